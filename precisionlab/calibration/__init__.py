@@ -1,0 +1,1 @@
+"""INT8 ranges: found from data, kept in a calibration table."""

@@ -1,0 +1,53 @@
+"""The calibration table: tensor → range, with how it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+INT8_LEVELS = 127  # symmetric: −127 … 127 stand for −amax … amax (TensorRT developer guide, INT8)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The largest |x| that a tensor's int8 values stand for.
+
+    `nonfinite` counts the NaN and Inf seen, which took no part in `amax`.
+    """
+
+    amax: float
+    nonfinite: int = 0
+    method: str = "max"
+
+    @property
+    def scale(self) -> float:
+        """amax / 127, the step between two int8 values; 1/127 for a tensor that was zero throughout."""
+        return (self.amax or 1.0) / INT8_LEVELS
+
+    def merge(self, other: Range) -> Range:
+        """The range over both sets of samples."""
+        return Range(max(self.amax, other.amax), self.nonfinite + other.nonfinite, self.method)
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """Tensor name → range, over `samples` samples."""
+
+    ranges: Mapping[str, Range]
+    samples: int
+
+
+def weight_scales(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
+    """Scale of each channel along `axis`, float32 (channels,), or of the whole tensor, float32 ().
+
+    scale = max |w| / 127; a channel of zeros gets 1/127. (TensorRT: weights are quantised
+    symmetrically, per output channel.)
+    """
+    magnitude = np.abs(weight)
+    amax = magnitude.max(initial=0) if axis is None else magnitude.max(
+        axis=tuple(i for i in range(weight.ndim) if i != axis), initial=0
+    )  # fmt: skip
+    return np.asarray(np.where(amax == 0, 1.0, amax) / INT8_LEVELS, np.float32)

@@ -1,0 +1,1 @@
+"""Error statistics that merge, the metrics taken from them, and the tolerance that judges."""

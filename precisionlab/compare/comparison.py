@@ -1,0 +1,114 @@
+"""What one comparison of a variant with the reference found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from precisionlab.compare.errors import Agreement, ErrorSums
+
+
+@dataclass(frozen=True)
+class OutputErrors:
+    """One final output of the model: its errors (None unless float32) and its top-1 agreement."""
+
+    errors: ErrorSums | None
+    top1: Agreement
+
+    def __add__(self, other: OutputErrors) -> OutputErrors:
+        errors = None if self.errors is None or other.errors is None else self.errors + other.errors
+        return OutputErrors(errors, self.top1 + other.top1)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A variant against the reference, over `samples` samples.
+
+    `inherited` and `introduced` map tensor names to statistics: what the tensor has lost so far, and
+    what its layer loses given the reference's inputs. `introduced` is empty where it was not asked
+    for, and holds nothing for layers that stay in float32. `metric` is the task metric of the
+    variant, `reference_metric` that of the reference; None without labels.
+    """
+
+    samples: int
+    inherited: Mapping[str, ErrorSums]
+    introduced: Mapping[str, ErrorSums]
+    outputs: Mapping[str, OutputErrors]
+    metric: float | None = None
+    reference_metric: float | None = None
+    metric_name: str | None = None
+    higher_is_better: bool = True
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def nonfinite(self) -> tuple[str, ...]:
+        """The tensors with a NaN or Inf that the reference does not have, in topological order."""
+        return tuple(name for name, errors in self.inherited.items() if errors.nonfinite)
+
+    def worst(self, metric: str) -> float:
+        """The worst output's sqnr, cosine, rel_l2, max_error or top1; NaN if any output's is NaN.
+
+        NaN too where no output has the figure. `metric` and `metric_drop` (how far the task metric is
+        worse than the reference's, relative to it) are of the task.
+        """
+        if metric == "metric":
+            return math.nan if self.metric is None else self.metric
+        if metric == "metric_drop":
+            return self.metric_drop
+        if metric == "top1":
+            values = [o.top1.share for o in self.outputs.values() if o.top1.total]
+        else:
+            values = [getattr(o.errors, metric) for o in self.outputs.values() if o.errors is not None]
+        if not values or any(math.isnan(v) for v in values):
+            return math.nan
+        return float(max(values) if metric in LOWER_IS_BETTER else min(values))
+
+    @property
+    def metric_drop(self) -> float:
+        """How much worse the task metric is than the reference's, as a share of it; below 0 is better."""
+        if self.metric is None or self.reference_metric is None:
+            return math.nan
+        loss = self.reference_metric - self.metric
+        if not self.higher_is_better:
+            loss = -loss
+        if loss == 0:
+            return 0.0
+        return loss / abs(self.reference_metric) if self.reference_metric else math.copysign(math.inf, loss)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the journal."""
+        return {
+            "samples": self.samples,
+            "inherited": {k: v.to_dict() for k, v in self.inherited.items()},
+            "introduced": {k: v.to_dict() for k, v in self.introduced.items()},
+            "outputs": {
+                k: {"errors": v.errors and v.errors.to_dict(), "top1": [v.top1.agree, v.top1.total]}
+                for k, v in self.outputs.items()
+            },
+            "metric": self.metric,
+            "reference_metric": self.reference_metric,
+            "metric_name": self.metric_name,
+            "higher_is_better": self.higher_is_better,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Comparison:
+        """The comparison that `to_dict` wrote."""
+        outputs = {
+            k: OutputErrors(None if v["errors"] is None else ErrorSums(**v["errors"]), Agreement(*v["top1"]))
+            for k, v in data["outputs"].items()
+        }
+        return cls(
+            **{
+                **data,
+                "inherited": {k: ErrorSums(**v) for k, v in data["inherited"].items()},
+                "introduced": {k: ErrorSums(**v) for k, v in data["introduced"].items()},
+                "outputs": outputs,
+            }
+        )
+
+
+LOWER_IS_BETTER = frozenset({"rel_l2", "max_error", "metric_drop"})

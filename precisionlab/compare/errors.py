@@ -1,0 +1,168 @@
+"""Error statistics of one tensor: sums that merge in any order, and the metrics that come out of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ErrorSums:
+    """What a tensor has lost against the reference, over any number of samples.
+
+    Sums are taken over the elements whose reference is finite (`elements` of them); the others are
+    counted in `ref_nonfinite`, and in `ref_mismatch` where the output is not the same there.
+    A NaN or Inf of the output is not left out: it makes the sums, and so the metrics, NaN or Inf.
+    """
+
+    elements: int = 0
+    ref2: float = 0.0  # Σ ref²
+    err2: float = 0.0  # Σ (out − ref)²
+    ref_out: float = 0.0  # Σ ref · out
+    out2: float = 0.0  # Σ out²
+    max_error: float = 0.0  # max |out − ref|
+    max_ref: float = 0.0  # max |ref|
+    overflow: int = 0  # |ref| > 65504, the largest float16
+    vanished: int = 0  # out is 0 where ref is not
+    ref_nonfinite: int = 0
+    nan: int = 0
+    inf: int = 0
+    new_nonfinite: int = 0  # out is NaN or Inf where ref is finite
+    ref_mismatch: int = 0
+
+    def __add__(self, other: ErrorSums) -> ErrorSums:
+        """The statistics of both sets of samples together."""
+        return ErrorSums(
+            **{
+                name: _max(a, getattr(other, name)) if name.startswith("max_") else a + getattr(other, name)
+                for name, a in asdict(self).items()
+            }
+        )
+
+    @property
+    def sqnr(self) -> float:
+        """Signal to quantisation-noise ratio, 10·log10(Σref² / Σerr²), in dB.
+
+        +inf where there is no error at all, −inf where the error is infinite or the reference is all
+        zero and the output is not, NaN where the output holds NaN or nothing was compared. No epsilon.
+        """
+        if self.elements == 0 or math.isnan(self.err2):
+            return math.nan
+        if self.err2 == 0:
+            return math.inf
+        if self.ref2 == 0 or math.isinf(self.err2):
+            return -math.inf
+        return 10 * (math.log10(self.ref2) - math.log10(self.err2))
+
+    @property
+    def cosine(self) -> float:
+        """Cosine similarity, Σref·out / √(Σref² · Σout²); NaN where either is all zero or not finite."""
+        if self.ref2 == 0 or self.out2 == 0:
+            return 1.0 if self.elements and self.ref2 == self.out2 else math.nan
+        norm = math.sqrt(self.ref2) * math.sqrt(self.out2)
+        return self.ref_out / norm if math.isfinite(norm) else math.nan
+
+    @property
+    def rel_l2(self) -> float:
+        """Relative L2 error, √(Σerr² / Σref²), without unit."""
+        if self.elements == 0:
+            return math.nan
+        if self.ref2 == 0:
+            return math.nan if math.isnan(self.err2) else (math.inf if self.err2 else 0.0)
+        return math.sqrt(self.err2 / self.ref2)
+
+    @property
+    def nonfinite(self) -> int:
+        """NaN and Inf that the reference does not have, and non-finite values it has that changed."""
+        return self.new_nonfinite + self.ref_mismatch
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the journal; read back by `ErrorSums(**data)`."""
+        return asdict(self)
+
+
+def _max(a: float, b: float) -> float:
+    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
+
+
+class ErrorTable:
+    """The statistics of many tensors under construction: rows of sums and counts that add up quickly."""
+
+    def __init__(self, rows: int) -> None:
+        self.sums: NDArray[np.float64] = np.zeros((rows, 6), np.float64)
+        self.counts: NDArray[np.int64] = np.zeros((rows, 8), np.int64)
+
+    def add(self, row: int, reference: NDArray[Any], output: NDArray[Any]) -> None:
+        """Add one float32 tensor against its reference to a row.
+
+        Tensors of different shape, as data-dependent operators may give, have no elementwise error: every
+        element of the output counts as a mismatch.
+        """
+        if reference.shape != output.shape:
+            self.counts[row, 7] += max(1, output.size)
+            self.sums[row, 1] = math.nan
+            return
+        from precisionlab.compare import kernel
+
+        kernel.error_sums(reference, output, self.sums[row], self.counts[row])
+
+    def merge(self, other: ErrorTable) -> None:
+        """Add the rows of another table to these. A NaN maximum stays NaN."""
+        self.sums[:, :4] += other.sums[:, :4]
+        np.maximum(self.sums[:, 4:], other.sums[:, 4:], out=self.sums[:, 4:])
+        self.counts += other.counts
+
+    def row(self, row: int) -> ErrorSums:
+        """The statistics of one row."""
+        elements, overflow, vanished, ref_nonfinite, nan, inf, new_nonfinite, mismatch = self.counts[row].tolist()
+        ref2, err2, ref_out, out2, max_error, max_ref = self.sums[row].tolist()
+        return ErrorSums(
+            elements, ref2, err2, ref_out, out2, max_error, max_ref, overflow, vanished, ref_nonfinite,
+            nan, inf, new_nonfinite, mismatch,
+        )  # fmt: skip
+
+
+def error_sums(reference: NDArray[Any], output: NDArray[Any]) -> ErrorSums:
+    """The statistics of one float32 tensor against its reference."""
+    table = ErrorTable(1)
+    table.add(0, reference, output)
+    return table.row(0)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often two outputs say the same: the largest along the class axis, or the same integer."""
+
+    agree: int = 0
+    total: int = 0
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(self.agree + other.agree, self.total + other.total)
+
+    @property
+    def share(self) -> float:
+        """Between 0 and 1; NaN where the output has no class axis."""
+        return self.agree / self.total if self.total else math.nan
+
+
+def agreement(reference: NDArray[Any], output: NDArray[Any]) -> Agreement:
+    """Top-1 agreement of two outputs.
+
+    The class axis is the last of (batch, classes) and (batch, steps, classes), and axis 1 of a map
+    (batch, classes, height, width); other float outputs have none, and give no figure. Integer and
+    boolean outputs are compared value by value. A row with NaN or Inf in the output agrees with nothing.
+    """
+    if reference.shape != output.shape:
+        return Agreement(0, max(1, reference.size))
+    if reference.dtype.kind in "iub":
+        return Agreement(int(np.count_nonzero(reference == output)), reference.size)
+    axis = {2: -1, 3: -1, 4: 1}.get(reference.ndim)
+    if axis is None or reference.dtype.kind != "f" or reference.shape[axis] < 2:
+        return Agreement()
+    same = reference.argmax(axis) == output.argmax(axis)
+    same &= np.isfinite(output).all(axis) | ~np.isfinite(reference).all(axis)
+    return Agreement(int(np.count_nonzero(same)), same.size)

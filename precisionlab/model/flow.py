@@ -1,0 +1,90 @@
+"""Tells float flow, which can be given a precision, from shape flow, which must not be touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from precisionlab.model.graph import TensorInfo
+
+# Inputs that say how, not what: sizes, axes, indices, scales of a resize. (ONNX operator
+# specification.) Rounding a float among them, such as Resize's scales, changes shapes and breaks
+# the graph.
+_SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "NonMaxSuppression": (2, 3, 4),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "Resize": (1, 2, 3),
+    "Reshape": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
+
+ONNX_DOMAINS = ("", "ai.onnx")
+_SUPPORTED_DOMAINS = (*ONNX_DOMAINS, "com.microsoft")
+# Nodes that convert between number formats: they have no precision of their own.
+_CONVERSIONS = {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+
+
+def is_shape_input(node: ir.Node, index: int) -> bool:
+    """Whether this input of the node carries a shape, an axis or an index rather than data."""
+    return node.domain in ONNX_DOMAINS and index in _SHAPE_INPUTS.get(node.op_type, ())
+
+
+def shape_flow(graph: ir.Graph) -> frozenset[ir.Value]:
+    """The values that end in shapes only: every use is a shape input, or a node of shape flow."""
+    found: set[ir.Value] = set()
+    for node in reversed(list(graph)):
+        for value in node.outputs:
+            if value.is_graph_output() or not value.uses():
+                continue
+            if all(
+                is_shape_input(use.node, use.idx)
+                or (use.node.graph is graph and use.node.outputs and all(o in found for o in use.node.outputs))
+                for use in value.uses()
+            ):
+                found.add(value)
+    return frozenset(found)
+
+
+def fixed_reason(
+    node: ir.Node,
+    tensors: Mapping[str, TensorInfo],
+    shapes: frozenset[ir.Value],
+    functions: frozenset[tuple[str, str]],
+) -> str | None:
+    """Why this node cannot be given a precision; None where it can.
+
+    `functions` are the (domain, name) of the model's local functions.
+    """
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        return f"{node.op_type} holds a subgraph; left in float32"
+    if (node.domain, node.op_type) in functions:
+        return f"call of the model-local function {node.op_type}; left in float32"
+    if node.domain not in _SUPPORTED_DOMAINS:
+        return f"custom operator {node.domain}::{node.op_type}; left in float32"
+    outputs = [v for v in node.outputs if v.name]
+    if outputs and all(v in shapes for v in outputs):
+        return "shape flow"
+    dtypes = [tensors[str(v.name)].dtype for v in outputs]
+    if all(d is None for d in dtypes):
+        return "output type not known"
+    if node.op_type in _CONVERSIONS:
+        return f"{node.op_type} converts between types and has no precision of its own"
+    other = [d for d in dtypes if d is not None and d.is_floating_point() and d != ir.DataType.FLOAT]
+    if other:
+        return f"computes in {other[0].name.lower()}, as the model says"
+    if not any(d == ir.DataType.FLOAT for d in dtypes):
+        return "no float output (integer, boolean or shape flow)"
+    return None

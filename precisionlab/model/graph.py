@@ -1,0 +1,94 @@
+"""What is known of a model: its tensors and its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor's name, ONNX element type (None: not a tensor, or unknown) and shape.
+
+    A dimension is an int, a str (symbolic), or None (unknown); `shape` is None for unknown rank.
+    """
+
+    name: str
+    dtype: ir.DataType | None
+    shape: tuple[int | str | None, ...] | None
+
+    @property
+    def elements(self) -> int | None:
+        """How many elements, where every dimension is known."""
+        if self.shape is None:
+            return None
+        count = 1
+        for dim in self.shape:
+            if not isinstance(dim, int):
+                return None
+            count *= dim
+        return count
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The unit that a precision is given to: the ONNX nodes that one kernel runs.
+
+    `name` is the name of its first node. `inputs` are the tensors that it takes from the graph's
+    inputs or from other layers, `weights` its constants, `outputs` the tensors that leave it.
+    `fixed` says why the layer cannot be given a precision (None: it can).
+    `quantizable` is true where int8 arithmetic applies: Conv, ConvTranspose, Gemm, MatMul.
+    `multiply_adds` is None where the shapes are not known; `weight_bytes` counts float32 storage.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    op_types: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    fixed: str | None
+    quantizable: bool
+    multiply_adds: int | None
+    weight_bytes: int
+
+    @property
+    def kind(self) -> str:
+        """The operators, as `Conv+BatchNormalization+Relu`."""
+        return "+".join(self.op_types)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One checked model. `ir` is never changed after loading: rewrites make new graphs.
+
+    `layers` are in topological order and cover every node of the main graph. `tensors` holds each
+    value of the main graph at the shapes that the model declares.
+    """
+
+    path: Path
+    sha256: str
+    ir: ir.Model
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    tensors: Mapping[str, TensorInfo]
+    layers: tuple[Layer, ...]
+
+    @cached_property
+    def layer(self) -> Mapping[str, Layer]:
+        """Layer name → layer."""
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def node(self) -> Mapping[str, ir.Node]:
+        """Node name → node of the main graph."""
+        return {str(node.name): node for node in self.ir.graph}
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; the run's folder is called after it."""
+        return self.path.stem

@@ -1,0 +1,161 @@
+"""Loads, checks, hashes and names a model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes import common as passes
+
+from precisionlab.errors import ModelError
+from precisionlab.model.graph import Model, TensorInfo
+from precisionlab.model.layers import layers_of, multiply_adds
+
+
+def load_model(path: Path) -> Model:
+    """Load an ONNX file, with external data beside it, and check it.
+
+    Constants become initialisers, dead nodes go (TensorRT drops both alike), unnamed nodes are named
+    as TensorRT's parser names them, and types and shapes are inferred.
+
+    Raises ModelError where the file is not a valid ONNX model.
+    """
+    proto = _read(path)
+    data_files = tuple(sorted(set(_external_files(proto, path))))
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
+    del proto
+    try:
+        model = ir.load(path)
+    except Exception as error:  # onnx-ir raises many kinds for one cause: a graph that it cannot hold
+        raise ModelError(f"{path}: cannot be read as a graph: {_first_line(error)}") from None
+    passes.RemoveInitializersFromInputsPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveUnusedNodesPass()(model)
+    if not any(True for _ in model.graph):
+        raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
+    name_nodes(model.graph)
+    tensors = infer_tensors(model)
+    return Model(
+        path=path,
+        sha256=_hash([path, *data_files]),
+        ir=model,
+        inputs=tuple(tensors[str(v.name)] for v in model.graph.inputs),
+        outputs=tuple(tensors[str(v.name)] for v in model.graph.outputs),
+        tensors=tensors,
+        layers=layers_of(model, tensors),
+    )
+
+
+def at_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """The same model with tensors and multiply-adds at these shapes of inputs and layer outputs.
+
+    The layers stay as they were grouped: what a plan pins must not depend on the data.
+    """
+    tensors = dict(model.tensors)
+    for layer in model.layers:
+        # Nothing is observed inside a fused layer; its Conv or MatMul has the shape of the layer's output.
+        anchor = str(model.node[layer.nodes[0]].outputs[0].name)
+        for name in (*layer.outputs, anchor):
+            if (shape := shapes.get(name, shapes.get(layer.outputs[0]))) is not None:
+                tensors[name] = replace(tensors[name], shape=shape)
+    for info in model.inputs:
+        if info.name in shapes:
+            tensors[info.name] = replace(info, shape=shapes[info.name])
+    layers = tuple(
+        replace(layer, multiply_adds=multiply_adds(model.node[layer.nodes[0]], tensors)) for layer in model.layers
+    )
+    return replace(model, tensors=tensors, layers=layers)
+
+
+def name_nodes(graph: ir.Graph) -> None:
+    """Name unnamed nodes `node_of_<first output>` and make names unique, as TensorRT's parser does."""
+    used: set[str] = set()
+    for node in graph:
+        base = node.name or f"node_of_{next((v.name for v in node.outputs if v.name), '')}"
+        name, count = base, 0
+        while name in used:
+            count += 1
+            name = f"{base}_{count}"
+        used.add(name)
+        node.name = name
+
+
+def infer_tensors(model: ir.Model) -> dict[str, TensorInfo]:
+    """Type and shape of each value of the main graph."""
+    inferred = model.clone()
+    # A model with operators that onnx does not know is left with what it declares; that is enough,
+    # and onnx-ir's warning with a traceback would only frighten.
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
+    graph = inferred.graph
+    values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+    return {str(v.name): _tensor_info(v) for v in values if v.name}
+
+
+def _tensor_info(value: ir.Value) -> TensorInfo:
+    dtype = value.dtype if isinstance(value.type, ir.TensorType) else None
+    shape = None
+    if value.shape is not None:
+        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return TensorInfo(str(value.name), dtype, shape)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path}: the file is empty")
+    try:
+        proto = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except (DecodeError, ValueError):
+        raise ModelError(f"{path}: not an ONNX model, or cut short (protobuf cannot parse it)") from None
+    if not proto.graph.node or not proto.graph.output:
+        raise ModelError(f"{path}: not an ONNX model: it holds no graph with nodes and outputs")
+    return proto
+
+
+def _external_files(proto: onnx.ModelProto, path: Path) -> Iterator[Path]:
+    """The files of external data, each checked to lie in the model's folder and to be long enough."""
+    folder = path.parent.resolve()
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            continue
+        entry = {e.key: e.value for e in tensor.external_data}
+        location = entry.get("location", "")
+        file = (folder / location).resolve()
+        where = f"{path}: tensor {tensor.name!r}: external data {location!r}"
+        if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
+            raise ModelError(f"{where} lies outside the model's folder; move it beside the model")
+        if not file.is_file():
+            raise ModelError(f"{where} is missing; put it beside the model")
+        try:
+            offset, length = int(entry.get("offset", 0)), int(entry.get("length", 0))
+        except ValueError:
+            raise ModelError(f"{where}: offset or length is not a number") from None
+        if offset < 0 or length < 0 or offset + length > file.stat().st_size:
+            raise ModelError(f"{where} ends at byte {offset + length}, the file is shorter; it is cut or stale")
+        yield file
+
+
+def _hash(files: list[Path]) -> str:
+    """SHA-256 over the files' bytes, in this order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

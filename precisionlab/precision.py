@@ -1,0 +1,155 @@
+"""Precisions, and the plan that says which layer gets which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from precisionlab.errors import OptionError, PlanError
+
+PLAN_SCHEMA = 1
+
+
+class Precision(str, Enum):
+    """A number format that a layer can be run in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @classmethod
+    def parse(cls, text: str) -> Precision:
+        """Read a precision's name. Raises OptionError for anything else."""
+        try:
+            return cls(text.strip().lower())
+        except ValueError:
+            names = ", ".join(p.value for p in cls)
+            raise OptionError(f"unknown precision {text.strip()!r}; use one of {names}") from None
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One layer that is given another precision than the plan's default, and why."""
+
+    layer: str
+    nodes: tuple[str, ...]
+    precision: Precision
+    reason: str
+
+
+@dataclass(frozen=True)
+class PrecisionPlan:
+    """A default precision, and the layers pinned to another with the reason why.
+
+    A pin to fp32 means that the nodes named take and give float32 values. `around` is the precision
+    of the layers that int8 does not touch (every layer that is not a Conv, ConvTranspose, Gemm or
+    MatMul); it only matters where the default is int8.
+    """
+
+    model_sha256: str
+    default: Precision
+    pins: tuple[Pin, ...] = ()
+    around: Precision = Precision.FP32
+
+    def pinned(self) -> dict[str, Precision]:
+        """Layer name → the precision that it is pinned to."""
+        return {pin.layer: pin.precision for pin in self.pins}
+
+    def with_pins(self, pins: Iterable[Pin]) -> PrecisionPlan:
+        """The same plan with these pins in place of its own."""
+        return replace(self, pins=tuple(pins))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of `plan.json`."""
+        return {
+            "schema": PLAN_SCHEMA,
+            "model": {"sha256": self.model_sha256},
+            "default": self.default.value,
+            "around": self.around.value,
+            "pins": [
+                {
+                    "layer": pin.layer,
+                    "nodes": list(pin.nodes),
+                    "precision": pin.precision.value,
+                    "reason": pin.reason,
+                }
+                for pin in self.pins
+            ],
+        }
+
+
+def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
+    """Read the JSON object of a plan; unknown keys are left alone.
+
+    Raises PlanError that names the key at fault.
+    """
+    if not isinstance(data, Mapping):
+        raise PlanError(f"{where}: a plan is a JSON object, this is a {type(data).__name__}")
+    if data.get("schema") != PLAN_SCHEMA:
+        raise PlanError(f"{where}: schema is {data.get('schema')!r}, this version reads {PLAN_SCHEMA}")
+    try:
+        sha256 = data["model"]["sha256"]
+        default = Precision.parse(str(data["default"]))
+        around = Precision.parse(str(data.get("around", "fp32")))
+        raw_pins = data["pins"]
+    except (KeyError, TypeError) as error:
+        raise PlanError(f"{where}: key {error} is missing or not of the right kind") from None
+    except OptionError as error:
+        raise PlanError(f"{where}: {error}") from None
+    if not isinstance(raw_pins, list) or not isinstance(sha256, str):
+        raise PlanError(f"{where}: `pins` must be a list and `model.sha256` a string")
+    return PrecisionPlan(sha256, default, tuple(_pin(p, i, where) for i, p in enumerate(raw_pins)), around)
+
+
+def _pin(data: Any, index: int, where: str) -> Pin:
+    try:
+        nodes = data["nodes"]
+        if not isinstance(nodes, list) or not nodes or not all(isinstance(n, str) for n in nodes):
+            raise PlanError(f"{where}: pins[{index}].nodes must be a list of node names")
+        return Pin(
+            layer=str(data.get("layer", nodes[0])),
+            nodes=tuple(nodes),
+            precision=Precision.parse(str(data.get("precision", "fp32"))),
+            reason=str(data.get("reason", "")),
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise PlanError(f"{where}: pins[{index}] needs `nodes` (a list of ONNX node names)") from None
+    except OptionError as error:
+        raise PlanError(f"{where}: pins[{index}]: {error}") from None
+
+
+def read_plan(path: Path, model_sha256: str, layers: Mapping[str, Collection[str]]) -> PrecisionPlan:
+    """Read `plan.json` for a model, and match its pins to the model's layers by node name.
+
+    `layers` maps each layer's name to its node names. Raises PlanError where the file is not a plan,
+    belongs to another model, or pins a node that the model does not have.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise PlanError(f"{path}: not JSON: {error}") from None
+    plan = plan_from_dict(data, str(path))
+    if plan.model_sha256 != model_sha256:
+        raise PlanError(
+            f"{path}: made for another model (sha256 {plan.model_sha256[:12]}…, this one is "
+            f"{model_sha256[:12]}…); sweep this model to get its own plan"
+        )
+    layer_of = {node: name for name, nodes in layers.items() for node in nodes}
+    pins: dict[str, Pin] = {}
+    for pin in plan.pins:
+        for node in pin.nodes:
+            if node not in layer_of:
+                raise PlanError(f"{path}: pins node {node!r}, which the model does not have")
+            name = layer_of[node]
+            pins[name] = Pin(name, tuple(layers[name]), pin.precision, pin.reason)
+    return plan.with_pins(pins.values())

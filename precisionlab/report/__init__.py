@@ -1,0 +1,1 @@
+"""Results as CSV and HTML. This room sees results, never backends."""

@@ -1,0 +1,108 @@
+"""What a sweep found, as values that can be written, read back and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.tolerance import Tolerance
+from precisionlab.model import Model
+from precisionlab.precision import Precision, PrecisionPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The model under one plan, and what comparing it found.
+
+    `name` is the precision, or "<precision> mixed" with pins. `figures` says where its error figures
+    come from: "emulated" or "measured".
+    """
+
+    name: str
+    plan: PrecisionPlan
+    comparison: Comparison
+    figures: str
+    tolerance: Tolerance
+    met: bool
+
+
+@dataclass(frozen=True)
+class PrecisionResult:
+    """One low precision: the variant without pins, and the one with the pins that were found.
+
+    `mixed` is `low` itself where no pin was needed. `ranked` are the layers that the precision touches,
+    the worst first. `causes` says for layers that break in it why. `evaluations` counts the plans that
+    were run and compared on the way.
+    """
+
+    precision: Precision
+    low: Variant
+    mixed: Variant
+    ranked: tuple[str, ...]
+    causes: Mapping[str, str]
+    evaluations: int
+    table: CalibrationTable | None
+
+    @property
+    def met(self) -> bool:
+        """Whether the plan found meets the tolerance."""
+        return self.mixed.met
+
+    @property
+    def first_nonfinite(self) -> str | None:
+        """The first tensor with a NaN or Inf that the reference does not have, without pins."""
+        found = self.low.comparison.nonfinite
+        return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The outcome of one sweep. `run` is what `run.json` holds.
+
+    `variants` and `layers` are the tables of `variants.csv` and `layers.csv`; their columns are
+    documented in `precisionlab.report.tables`.
+    """
+
+    model: Model
+    reference: Variant
+    precisions: tuple[PrecisionResult, ...]
+    run: Mapping[str, Any]
+    folder: Path | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether every precision swept has a plan that meets its tolerance."""
+        return all(result.met for result in self.precisions)
+
+    @property
+    def plans(self) -> dict[str, PrecisionPlan]:
+        """Precision → the plan found."""
+        return {result.precision.value: result.mixed.plan for result in self.precisions}
+
+    @cached_property
+    def variants(self) -> pd.DataFrame:
+        """One row for each variant and final output."""
+        from precisionlab.report.tables import variants_table
+
+        return variants_table(self)
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """One row for each layer and low precision, in topological order."""
+        from precisionlab.report.tables import layers_table
+
+        return layers_table(self)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the report's verdict and tables."""
+        from precisionlab.report.html import render_fragment
+
+        return render_fragment(self.run, self.variants, self.layers, self.plans)

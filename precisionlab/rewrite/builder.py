@@ -1,0 +1,137 @@
+"""Builds a new graph out of copies of a model's nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping
+
+import onnx_ir as ir
+
+MICROSOFT = "com.microsoft"
+
+Environment = MutableMapping[ir.Value, ir.Value]
+"""A value of the model → the value that stands for it in the graph under construction."""
+
+
+class GraphBuilder:
+    """Collects copies of nodes, gates and constants, and makes a model of them.
+
+    Values and nodes of the original model are never changed; its constants are shared, not copied.
+    """
+
+    def __init__(self, original: ir.Model) -> None:
+        self._original = original
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._constants: dict[str, ir.Value] = {}
+        self._names: set[str] = set()
+
+    def input(self, like: ir.Value, name: str) -> ir.Value:
+        """A graph input of the same type as `like`, and of any shape of the same rank."""
+        shape = None if like.shape is None else ir.Shape([None] * len(like.shape))
+        value = ir.Value(name=self._unique(name), type=like.type, shape=shape)
+        self._inputs.append(value)
+        return value
+
+    def constant(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+        """An initialiser with this content."""
+        value = ir.Value(
+            name=self._unique(name), type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+        )
+        self._constants[str(value.name)] = value
+        return value
+
+    def weight(self, original: ir.Value, environment: Environment) -> ir.Value:
+        """The model's initialiser in this graph, shared between all flows of the environment."""
+        if original not in environment:
+            assert original.const_value is not None
+            environment[original] = self.constant(original.const_value, str(original.name))
+        return environment[original]
+
+    def op(self, op_type: str, inputs: Iterable[ir.Value | None], name: str, *, domain: str = "", **attributes: int) -> ir.Value:
+        """A new node with one output, called `name`."""
+        node = ir.Node(domain, op_type, list(inputs), [ir.AttrInt64(k, v) for k, v in attributes.items()], num_outputs=1)
+        node.outputs[0].name = self._unique(name)
+        node.name = node.outputs[0].name
+        self._nodes.append(node)
+        return node.outputs[0]
+
+    def copy(
+        self,
+        node: ir.Node,
+        inputs: Iterable[ir.Value | None],
+        captured: Mapping[ir.Value, ir.Value],
+        prefix: str,
+        attributes: Mapping[str, ir.Attr],
+    ) -> ir.Node:
+        """A copy of the node with other inputs and attributes, its outputs named `prefix` + name.
+
+        `captured` replaces the outer values that subgraphs of the node refer to.
+        """
+        copied = ir.Node(
+            node.domain,
+            node.op_type,
+            list(inputs),
+            [_with_captured(a, captured) for a in attributes.values()],
+            overload=node.overload,
+            num_outputs=len(node.outputs),
+            name=prefix + str(node.name),
+        )
+        for old, new in zip(node.outputs, copied.outputs, strict=True):
+            new.name = self._unique(prefix + old.name) if old.name else ""
+            new.type, new.shape = old.type, None
+        self._nodes.append(copied)
+        return copied
+
+    def model(self, outputs: Iterable[ir.Value]) -> ir.Model:
+        """The graph built so far, with these outputs, as a model that ONNX Runtime can load."""
+        graph = ir.Graph(
+            self._inputs,
+            list(outputs),
+            nodes=self._nodes,
+            initializers=list(self._constants.values()),
+            opset_imports={**self._original.opset_imports, MICROSOFT: 1},
+            name="precisionlab",
+        )
+        functions = [f.clone() for f in self._original.functions.values()]
+        return ir.Model(graph, ir_version=self._original.ir_version, functions=functions)
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 0
+        while unique in self._names:
+            count += 1
+            unique = f"{name}~{count}"
+        self._names.add(unique)
+        return unique
+
+
+def outer_values(node: ir.Node) -> set[ir.Value]:
+    """The values of the enclosing graph that the node's subgraphs refer to."""
+    found: set[ir.Value] = set()
+    for attribute in node.attributes.values():
+        for graph in _graphs(attribute):
+            for inner in graph.all_nodes():
+                found.update(v for v in inner.inputs if v is not None and v.graph is node.graph)
+            found.update(v for v in graph.outputs if v.graph is node.graph)
+    return found
+
+
+def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.as_graph()]
+    if attribute.type == ir.AttributeType.GRAPHS:
+        return list(attribute.as_graphs())
+    return []
+
+
+def _with_captured(attribute: ir.Attr, captured: Mapping[ir.Value, ir.Value]) -> ir.Attr:
+    graphs = [graph.clone(allow_outer_scope_values=True) for graph in _graphs(attribute)]
+    if not graphs:
+        return attribute
+    for graph in graphs:
+        for inner in list(graph.all_nodes()):
+            for index, value in enumerate(inner.inputs):
+                if value in captured:
+                    inner.replace_input_with(index, captured[value])
+    if attribute.type == ir.AttributeType.GRAPH:
+        return ir.AttrGraph(attribute.name, graphs[0])
+    return ir.AttrGraphs(attribute.name, graphs)

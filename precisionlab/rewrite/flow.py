@@ -1,0 +1,114 @@
+"""Copies layers into a graph in a precision, with rounding gates at their borders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.model import Layer, Model
+from precisionlab.model.flow import is_shape_input
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.builder import Environment, GraphBuilder, outer_values
+from precisionlab.rewrite.gates import Gates, rounded_attributes, weight_axis
+
+# Operators whose output holds only values that their inputs held: with rounded inputs there is
+# nothing left to round.
+_KEEPS_VALUES = frozenset(
+    "Abs Clip Concat DepthToSpace Expand Flatten Gather GatherElements GatherND GlobalMaxPool Identity Max "
+    "MaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape Slice SpaceToDepth Split Squeeze Tile Transpose "
+    "Unsqueeze Where".split()
+)
+
+
+def precision_of(layer: Layer, plan: PrecisionPlan) -> Precision:
+    """The precision that the layer runs in under the plan."""
+    if layer.fixed is not None:
+        return Precision.FP32
+    precision = plan.pinned().get(layer.name, plan.default)
+    if precision is Precision.INT8 and not layer.quantizable:
+        return plan.around
+    return precision
+
+
+class LayerCopier:
+    """Copies layers into one graph: as they are, or in another precision with gates at the borders.
+
+    A float layer rounds its float inputs, its weights and its outputs; an int8 layer quantises the
+    two operands of its Conv, Gemm or MatMul, and gives its output in the precision of the float layers
+    around it. Inside a fused layer nothing is rounded: what stands behind the Conv (BatchNormalization,
+    scales, activation) is folded into its weights or computed in the accumulator's float32.
+    """
+
+    def __init__(self, builder: GraphBuilder, model: Model, table: CalibrationTable | None) -> None:
+        self._builder = builder
+        self._model = model
+        self._gates = Gates(builder, table)
+        self._weights: Environment = {}
+
+    def copy(
+        self,
+        layer: Layer,
+        source: Mapping[ir.Value, ir.Value],
+        precision: Precision,
+        around: Precision,
+        prefix: str,
+    ) -> dict[ir.Value, ir.Value]:
+        """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
+        inside: dict[ir.Value, ir.Value] = {}
+        nodes = [self._model.node[name] for name in layer.nodes]
+        border = around if precision is Precision.INT8 else precision
+        for node in nodes:
+            first = node is nodes[0]
+            inputs = [
+                self._input(node, i, value, source, inside, precision if first and i < 2 else border, first)
+                for i, value in enumerate(node.inputs)
+            ]
+            captured = {v: source[v] for v in outer_values(node) if v in source}
+            captured.update((v, self._builder.weight(v, self._weights)) for v in outer_values(node) if v.is_initializer())
+            attributes = rounded_attributes(node, precision)
+            copied = self._builder.copy(node, inputs, captured, prefix, attributes)
+            for old, new in zip(node.outputs, copied.outputs, strict=True):
+                inside[old] = new
+                known = self._model.tensors.get(str(old.name))
+                if known is not None and known.dtype is not None:
+                    new.type = ir.TensorType(known.dtype)
+        return {v: self._output(v, inside[v], nodes, border) for v in nodes_outputs(nodes) if str(v.name) in layer.outputs}
+
+    def _input(
+        self,
+        node: ir.Node,
+        index: int,
+        value: ir.Value | None,
+        source: Mapping[ir.Value, ir.Value],
+        inside: Mapping[ir.Value, ir.Value],
+        precision: Precision,
+        first: bool,
+    ) -> ir.Value | None:
+        if value is None:
+            return None
+        if value in inside:
+            return inside[value]
+        known = self._model.tensors.get(str(value.name))
+        is_data = known is not None and known.dtype == ir.DataType.FLOAT and not is_shape_input(node, index)
+        if value.is_initializer():
+            # BatchNormalization's parameters are folded in float32 before anything is rounded: a
+            # variance beyond 65504 does no harm in TensorRT.
+            foldable = not first or node.op_type == "BatchNormalization"
+            if not is_data or foldable:
+                precision = Precision.FP32
+            return self._gates.weight(value, precision, weight_axis(node, index), self._weights)
+        return self._gates.activation(source[value], precision if is_data else Precision.FP32, str(value.name))
+
+    def _output(self, old: ir.Value, new: ir.Value, nodes: list[ir.Node], border: Precision) -> ir.Value:
+        if border is Precision.FP32 or self._model.tensors[str(old.name)].dtype != ir.DataType.FLOAT:
+            return new
+        if len(nodes) == 1 and nodes[0].op_type in _KEEPS_VALUES:
+            self._gates.mark_rounded(new, border)
+        return self._gates.activation(new, border, str(old.name))
+
+
+def nodes_outputs(nodes: list[ir.Node]) -> list[ir.Value]:
+    """All outputs of the nodes that have a name."""
+    return [v for node in nodes for v in node.outputs if v.name]

@@ -1,0 +1,164 @@
+"""Rounding gates: float32 → a precision → float32, as nodes in a graph.
+
+Never a real half-precision graph: ONNX Runtime's CPU provider computes that in float32 and removes the
+casts between, so that nothing overflows. An explicit pair of casts does round, at every optimisation
+level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from precisionlab.calibration.table import CalibrationTable, weight_scales
+from precisionlab.errors import ModelError
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
+
+_CAST = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
+
+# Attributes that are operands of the arithmetic, with the defaults of the ONNX specification. A half
+# kernel holds them in half. Those that are not here (epsilon, axis, …) stay as they are: kernels
+# compute normalisation in float32.
+_OPERAND_ATTRIBUTES: Mapping[str, Mapping[str, float]] = {
+    "Celu": {"alpha": 1.0},
+    "Elu": {"alpha": 1.0},
+    "Gemm": {"alpha": 1.0, "beta": 1.0},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+    "LeakyRelu": {"alpha": 0.01},
+    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+    "ThresholdedRelu": {"alpha": 1.0},
+}
+
+
+class Gates:
+    """Puts rounding gates into one graph, each once for a value and a precision."""
+
+    def __init__(self, builder: GraphBuilder, table: CalibrationTable | None) -> None:
+        self._builder = builder
+        self._table = table
+        self._made: dict[tuple[ir.Value, Precision, int | None], ir.Value] = {}
+        self._rounded: set[tuple[ir.Value, Precision]] = set()
+
+    def is_rounded(self, value: ir.Value, precision: Precision) -> bool:
+        """Whether the value is known to hold nothing but values of the precision."""
+        return (value, precision) in self._rounded
+
+    def mark_rounded(self, value: ir.Value, precision: Precision) -> None:
+        """Note that the value holds nothing but values of the precision."""
+        self._rounded.add((value, precision))
+
+    def activation(self, value: ir.Value, precision: Precision, tensor: str) -> ir.Value:
+        """The value rounded; int8 with the range that the calibration table has for `tensor`."""
+        if precision is Precision.FP32 or self.is_rounded(value, precision):
+            return value
+        key = (value, precision, None)
+        if key not in self._made:
+            if precision is Precision.INT8:
+                assert self._table is not None
+                scale = np.float32(self._table.ranges[tensor].scale)
+                self._made[key] = self._quantize(value, np.asarray(scale), None)
+            else:
+                self._made[key] = self._cast(value, precision)
+                self.mark_rounded(self._made[key], precision)
+        return self._made[key]
+
+    def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
+        """The model's initialiser rounded; int8 with a scale for each channel along `axis`."""
+        value = self._builder.weight(original, weights)
+        if precision is Precision.FP32:
+            return value
+        key = (value, precision, axis)
+        if key not in self._made:
+            if precision is Precision.INT8:
+                assert original.const_value is not None
+                scales = weight_scales(original.const_value.numpy(), axis)
+                self._made[key] = self._quantize(value, scales, axis)
+            else:
+                self._made[key] = self._cast(value, precision)
+                self.mark_rounded(self._made[key], precision)
+        return self._made[key]
+
+    def _cast(self, value: ir.Value, precision: Precision) -> ir.Value:
+        low = self._builder.op("Cast", [value], f"{value.name}:{precision}", to=int(_CAST[precision]))
+        return self._builder.op("Cast", [low], f"{value.name}:from_{precision}", to=int(ir.DataType.FLOAT))
+
+    def _quantize(self, value: ir.Value, scales: np.ndarray, axis: int | None) -> ir.Value:
+        # The contrib operators take per-channel scales at every opset, ONNX's own only from 13.
+        attributes = {} if axis is None else {"axis": axis}
+        scale = self._builder.constant(ir.tensor(scales), f"{value.name}:scale")
+        zero = self._builder.constant(ir.tensor(np.zeros(scales.shape, np.int8)), f"{value.name}:zero")
+        low = self._builder.op(
+            "QuantizeLinear", [value, scale, zero], f"{value.name}:int8", domain=MICROSOFT, **attributes
+        )
+        return self._builder.op(
+            "DequantizeLinear", [low, scale, zero], f"{value.name}:from_int8", domain=MICROSOFT, **attributes
+        )
+
+
+def rounded_attributes(node: ir.Node, precision: Precision) -> dict[str, ir.Attr]:
+    """The node's attributes, with those that are operands rounded to the precision."""
+    attributes = dict(node.attributes)
+    if precision not in _CAST:
+        return attributes
+    for name, default in _OPERAND_ATTRIBUTES.get(node.op_type, {}).items():
+        value = attributes[name].as_float() if name in attributes else default
+        attributes[name] = ir.AttrFloat32(name, round_scalar(value, precision))
+    return attributes
+
+
+def round_scalar(value: float, precision: Precision) -> float:
+    """One number rounded to nearest, ties to even, as IEEE 754 binary16 or bfloat16; inf beyond it."""
+    if precision is Precision.FP16:
+        with np.errstate(over="ignore"):
+            return float(np.float32(value).astype(np.float16))
+    if precision is Precision.BF16:
+        return float(np.float32(value).astype(ml_dtypes.bfloat16))
+    return value
+
+
+def weight_axis(node: ir.Node, index: int) -> int | None:
+    """The output-channel axis of a weight of Conv, ConvTranspose, Gemm or MatMul; None: per tensor."""
+    value = node.inputs[index]
+    rank = None if value is None or value.shape is None else len(value.shape)
+    if index != 1 or rank is None or rank < 2:
+        return None
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1
+    if node.op_type == "Gemm":
+        return 0 if "transB" in node.attributes and node.attributes["transB"].as_int() else 1
+    return rank - 1
+
+
+def check_opset(model: ir.Model, plan: PrecisionPlan) -> None:
+    """Raises ModelError where the model's opset has no cast to a precision of the plan."""
+    opset = model.graph.opset_imports.get("", 0)
+    if Precision.BF16 in (plan.default, plan.around, *(pin.precision for pin in plan.pins)) and opset < 13:
+        raise ModelError(
+            f"bf16 needs opset 13 or newer, the model has {opset}; convert it "
+            "(onnx.version_converter.convert_version) or leave bf16 out"
+        )
+
+
+def unquantizable(node: ir.Node, table: CalibrationTable) -> str | None:
+    """Why int8 cannot hold this layer's operands (non-finite weights or ranges); None where it can."""
+    for value in node.inputs[:2]:
+        if value is None:
+            continue
+        if value.is_initializer():
+            assert value.const_value is not None
+            if not np.isfinite(value.const_value.numpy()).all():
+                return f"weight {value.name} holds values that are not finite"
+        else:
+            found = table.ranges.get(str(value.name))
+            if found is None:
+                return f"no range was found for {value.name}"
+            if found.nonfinite or not math.isfinite(found.amax):
+                return f"{value.name} is not finite in the reference ({found.nonfinite} values)"
+    return None
