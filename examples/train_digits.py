@@ -92,8 +92,7 @@ def load_data() -> tuple[Floats, Ints, Floats, Ints]:
 def build_net() -> nn.ModuleDict:
     """Give the untrained network: ``conv`` and ``bn`` for each unit (same order as UNITS), and ``head``."""
     convs = [
-        nn.Conv2d(u.inputs, u.outputs, u.kernel, u.stride, u.kernel // 2, groups=u.groups, bias=False)
-        for u in UNITS
+        nn.Conv2d(u.inputs, u.outputs, u.kernel, u.stride, u.kernel // 2, groups=u.groups, bias=False) for u in UNITS
     ]
     norms = [nn.BatchNorm2d(u.outputs, eps=BN_EPS) for u in UNITS]
     head = nn.Linear(UNITS[-1].outputs, CLASSES)

@@ -1,0 +1,31 @@
+"""precisionlab: finds the layers that break in FP16 or INT8, and pins as few of them as possible."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from precisionlab.errors import PrecisionLabError
+    from precisionlab.precision import Pin, Precision, PrecisionPlan
+    from precisionlab.results import SweepResult
+    from precisionlab.sweep import sweep
+
+__all__ = ["Pin", "Precision", "PrecisionLabError", "PrecisionPlan", "SweepResult", "sweep"]
+
+_HOMES = {
+    "Pin": "precisionlab.precision",
+    "Precision": "precisionlab.precision",
+    "PrecisionLabError": "precisionlab.errors",
+    "PrecisionPlan": "precisionlab.precision",
+    "SweepResult": "precisionlab.results",
+    "sweep": "precisionlab.sweep",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: onnx, onnxruntime and pandas take a second together.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'precisionlab' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -75,6 +75,7 @@ class Dataset:
     """
 
     model_inputs: tuple[TensorInfo, ...]
+    model_outputs: tuple[TensorInfo, ...]
     manifest: Manifest
     folder: Path | None
     files: tuple[Path, ...]
@@ -121,7 +122,7 @@ def open_dataset(folder: Path, model: Model, limit: int | None, seed: int) -> Da
         found = [found[i] for i in sorted(chosen)]
     labels = _read_labels(folder, manifest)
     extra = [folder / name for name in (MANIFEST, manifest.labels_file or "") if name and (folder / name).is_file()]
-    return Dataset(model.inputs, manifest, folder, tuple(found), labels, _hash([*extra, *found]), seed)
+    return Dataset(model.inputs, model.outputs, manifest, folder, tuple(found), labels, _hash([*extra, *found]), seed)
 
 
 def random_dataset(model: Model, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Dataset:
@@ -134,14 +135,14 @@ def random_dataset(model: Model, shapes: Mapping[str, tuple[int, ...]], seed: in
         shape = shapes.get(info.name, info.shape)
         if shape is None or not all(isinstance(dim, int) for dim in shape[1:]) or len(shape) == 0:
             raise DataError(
-                f"{model.path}: input {info.name!r} has dynamic dimensions {list(shape or ())}; give samples with --data, "
-                f"or its shape with --shape {info.name}:1x3x224x224"
+                f"{model.path}: input {info.name!r} has dynamic dimensions {list(shape or ())}; "
+                f"give samples with --data, or its shape with --shape {info.name}:1x3x224x224"
             )
         known[info.name] = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
     unknown = sorted(set(shapes) - set(known))
     if unknown:
         raise DataError(f"--shape {unknown[0]}: the model has no such input; it has {', '.join(known)}")
-    return Dataset(model.inputs, Manifest(name="random"), None, (), {}, f"random-{seed}", seed, known)
+    return Dataset(model.inputs, model.outputs, Manifest(name="random"), None, (), {}, f"random-{seed}", seed, known)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -229,11 +230,13 @@ def _check_manifest(manifest: Manifest, model: Model, folder: Path) -> None:
             raise DataError(f"{path}: [inputs.{name}]: the model has no such input; it has {', '.join(inputs)}")
     outputs = [info.name for info in model.outputs]
     if manifest.output is not None and manifest.output not in outputs:
-        raise DataError(f"{path}: labels.output {manifest.output!r} is no output of the model; it has {', '.join(outputs)}")
+        raise DataError(
+            f"{path}: labels.output {manifest.output!r} is no output of the model; it has {', '.join(outputs)}"
+        )
     if manifest.metric not in (None, "accuracy"):
         raise DataError(
-            f"{path}: labels.metric {manifest.metric!r} is not known; use \"accuracy\", or leave it out and give your own "
-            "with --metric package.module:name"
+            f'{path}: labels.metric {manifest.metric!r} is not known; use "accuracy", '
+            "or leave it out and give your own with --metric package.module:name"
         )
     if manifest.metric is not None and manifest.labels_file is None:
         raise DataError(f"{path}: labels.metric needs labels.file")
@@ -299,9 +302,11 @@ def _read_image(file: Path, info: TensorInfo, spec: InputSpec) -> NDArray[np.flo
     pixels = pixels[..., None] if spec.color == "L" else pixels
     pixels = pixels[..., ::-1] if spec.color == "BGR" else pixels
     try:
-        values = (pixels * np.float32(spec.scale) - np.float32(spec.mean)) / np.float32(spec.std)
+        values = (pixels * np.float32(spec.scale) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     except ValueError:
-        raise DataError(f"{file}: mean or std in {MANIFEST} has not one value for each of {pixels.shape[-1]} channels") from None
+        raise DataError(
+            f"{file}: mean or std in {MANIFEST} has not one value for each of {pixels.shape[-1]} channels"
+        ) from None
     return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout == "NCHW" else values)[None]
 
 

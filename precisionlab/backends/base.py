@@ -22,6 +22,7 @@ class Backend(Protocol):
     name: str
     figures: str
     """Where its error figures come from: "emulated" or "measured"."""
+    threads: int
     model: Model
     """The model at the shapes of the data."""
 

@@ -18,7 +18,7 @@ from precisionlab.backends.session import Session
 from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.compare.comparison import Comparison, OutputErrors
 from precisionlab.compare.errors import ErrorTable, agreement, error_sums
-from precisionlab.compare.task import Outputs, TaskMetric
+from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.model.load import at_shapes
@@ -106,9 +106,9 @@ class OnnxRuntimeBackend:
             inherited={name: errors.row(i) for (flow, name), i in rows.items() if flow is Flow.VARIANT},
             introduced={name: errors.row(i) for (flow, name), i in rows.items() if flow is Flow.ALONE},
             outputs=outputs,
-            metric=variant_metric and variant_metric.compute(),
-            reference_metric=reference_metric and reference_metric.compute(),
-            metric_name=variant_metric and variant_metric.name,
+            metric=variant_metric.compute() if variant_metric else None,
+            reference_metric=reference_metric.compute() if reference_metric else None,
+            metric_name=variant_metric.name if variant_metric else None,
             higher_is_better=variant_metric.higher_is_better if variant_metric else True,
             seconds=time.perf_counter() - started,
         )
@@ -152,7 +152,7 @@ class _Runner:
         self, backend: OnnxRuntimeBackend, plan: PrecisionPlan, table: CalibrationTable | None, flows: tuple[Flow, ...]
     ) -> None:
         model = backend.model
-        check_opset(model.ir, plan)
+        check_opset(model.onnx, plan)
         # The samples that run side by side share the budget.
         parts = cut(model, len(flows), backend.budget // backend.threads)
         self._segments = segments(model, plan, table, parts, flows)

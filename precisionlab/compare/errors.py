@@ -36,12 +36,11 @@ class ErrorSums:
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         """The statistics of both sets of samples together."""
-        return ErrorSums(
-            **{
-                name: _max(a, getattr(other, name)) if name.startswith("max_") else a + getattr(other, name)
-                for name, a in asdict(self).items()
-            }
-        )
+        total: dict[str, Any] = {
+            name: _max(a, getattr(other, name)) if name.startswith("max_") else a + getattr(other, name)
+            for name, a in asdict(self).items()
+        }
+        return ErrorSums(**total)
 
     @property
     def sqnr(self) -> float:

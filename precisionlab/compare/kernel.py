@@ -19,7 +19,7 @@ _FP16_MAX = np.int32(0x477FE000)  # the bits of 65504.0f, the largest float16 (I
 _SUMS = {"reassoc", "contract", "nsz"}
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
 def _sums(r, o):  # type: ignore[no-untyped-def]
     ref2, err2, ref_out, out2 = 0.0, 0.0, 0.0, 0.0
     for i in range(r.size):
@@ -33,7 +33,7 @@ def _sums(r, o):  # type: ignore[no-untyped-def]
     return ref2, err2, ref_out, out2
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy")
 def _counts(r, o, r_bits, o_bits, e, e_bits):  # type: ignore[no-untyped-def]
     # Integer comparisons of IEEE bits: magnitudes order as the values do, Inf above all numbers and
     # NaN above Inf; and unlike float comparisons they vectorise without leave to ignore NaN.
@@ -54,13 +54,13 @@ def _counts(r, o, r_bits, o_bits, e, e_bits):  # type: ignore[no-untyped-def]
     return largest_err, largest_ref, overflow, vanished, nan, inf
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy")
 def _larger(a, b):  # type: ignore[no-untyped-def]
     """The larger of a sum so far and a new value; NaN once either is."""
     return b if (b > a or b != b) and a == a else a
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy")
 def _beside_nonfinite(r, o, r_bits, o_bits, sums, counts):  # type: ignore[no-untyped-def]
     """One chunk whose reference is not finite everywhere: only the finite places are compared."""
     for i in range(r.size):
@@ -87,7 +87,7 @@ def _beside_nonfinite(r, o, r_bits, o_bits, sums, counts):  # type: ignore[no-un
         counts[6] += b_magnitude >= _INFINITY
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy")
 def _error_sums(r, o, r_bits, o_bits, e, e_bits, sums, counts):  # type: ignore[no-untyped-def]
     bits = np.empty(2, np.int32)
     values = bits.view(np.float32)
@@ -135,7 +135,7 @@ def error_sums(
     _error_sums(r, o, r.view(np.int32), o.view(np.int32), e, e.view(np.int32), sums, counts)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy")
 def _largest(bits, counts):  # type: ignore[no-untyped-def]
     largest = np.int32(0)
     for i in range(bits.size):

@@ -94,7 +94,9 @@ def load_metric(spec: str) -> Callable[[], TaskMetric]:
     if not module_name or not attribute:
         raise OptionError(f"metric {spec!r}: write package.module:name or path/to/file.py:name")
     try:
-        module = _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        module = (
+            _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        )
         found = getattr(module, attribute)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise OptionError(f"metric {spec!r} cannot be loaded: {error}") from None

@@ -57,14 +57,18 @@ def parse_tolerance(texts: Iterable[str]) -> Tolerance:
 def _bound(text: str) -> Bound:
     match = _BOUND.fullmatch(text)
     if not match or match[1] not in _METRICS:
-        raise OptionError(f"tolerance {text!r}: write METRIC>=NUMBER or METRIC<=NUMBER, METRIC one of {', '.join(_METRICS)}")
+        raise OptionError(
+            f"tolerance {text!r}: write METRIC>=NUMBER or METRIC<=NUMBER, METRIC one of {', '.join(_METRICS)}"
+        )
     metric, at_least = match[1], match[2] == ">="
     try:
         value = float(match[3])
     except ValueError:
         raise OptionError(f"tolerance {text!r}: {match[3]!r} is not a number") from None
     if metric != "metric" and at_least == (metric in LOWER_IS_BETTER):
-        raise OptionError(f"tolerance {text!r}: {metric} is better when {'lower' if at_least else 'higher'}; turn the sign")
+        raise OptionError(
+            f"tolerance {text!r}: {metric} is better when {'lower' if at_least else 'higher'}; turn the sign"
+        )
     return Bound(metric, at_least, value)
 
 

@@ -64,7 +64,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Model:
-    """One checked model. `ir` is never changed after loading: rewrites make new graphs.
+    """One checked model. `onnx` is never changed after loading: rewrites make new graphs.
 
     `layers` are in topological order and cover every node of the main graph. `tensors` holds each
     value of the main graph at the shapes that the model declares.
@@ -72,7 +72,7 @@ class Model:
 
     path: Path
     sha256: str
-    ir: ir.Model
+    onnx: ir.Model
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     tensors: Mapping[str, TensorInfo]
@@ -86,7 +86,7 @@ class Model:
     @cached_property
     def node(self) -> Mapping[str, ir.Node]:
         """Node name → node of the main graph."""
-        return {str(node.name): node for node in self.ir.graph}
+        return {str(node.name): node for node in self.onnx.graph}
 
     @property
     def name(self) -> str:

@@ -18,8 +18,25 @@ from precisionlab.model.graph import Layer, TensorInfo
 QUANTIZABLE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALES = frozenset({"Add", "Sub", "Mul", "Div"})
 _ACTIVATIONS = frozenset(
-    "Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Softplus Softsign "
-    "ThresholdedRelu Gelu Mish Swish".split()
+    [
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Clip",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Tanh",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Softplus",
+        "Softsign",
+        "ThresholdedRelu",
+        "Gelu",
+        "Mish",
+        "Swish",
+    ]
 )
 
 
@@ -80,7 +97,7 @@ def _fused_after(
 def _only_consumer(value: ir.Value) -> ir.Node | None:
     if value.is_graph_output():
         return None
-    uses = value.uses()
+    uses = tuple(value.uses())
     return uses[0].node if len(uses) == 1 else None
 
 
@@ -128,9 +145,7 @@ def _layer(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, Tensor
                 weights[str(value.name)] = value
             else:
                 inputs[str(value.name)] = None
-    outputs = [
-        v for v in inside if v.name and (v.is_graph_output() or any(use.node not in group for use in v.uses()))
-    ]
+    outputs = [v for v in inside if v.name and (v.is_graph_output() or any(use.node not in group for use in v.uses()))]
     order = {v: i for i, v in enumerate(v for node in group for v in node.outputs)}
     return Layer(
         name=str(group[0].name),

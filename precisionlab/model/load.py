@@ -47,7 +47,7 @@ def load_model(path: Path) -> Model:
     return Model(
         path=path,
         sha256=_hash([path, *data_files]),
-        ir=model,
+        onnx=model,
         inputs=tuple(tensors[str(v.name)] for v in model.graph.inputs),
         outputs=tuple(tensors[str(v.name)] for v in model.graph.outputs),
         tensors=tensors,

@@ -30,7 +30,8 @@
 | cause | what breaks in it (overflow, a constant that vanishes, …) |
 | shape, multiply_adds, weight_bytes | of its first output, at the first sample's shapes; float32 bytes |
 | ref_max, overflow | largest |x| of its outputs in the reference; values beyond 65504, float16's largest |
-| introduced_sqnr_db, _cosine, _rel_l2, _max_error, _nan, _inf, _vanished | what the layer loses given the reference's inputs |
+| introduced_sqnr_db, …_cosine, …_rel_l2, …_max_error | what the layer loses given the reference's inputs |
+| introduced_nan, …_inf, …_vanished | the NaN, Inf, and values that became 0 in that |
 | inherited_sqnr_db, … | what its outputs have lost so far, without pins |
 | mixed_sqnr_db | the same under the plan found |
 """
@@ -60,7 +61,8 @@ def variants_table(result: SweepResult) -> pd.DataFrame:
     for found in result.precisions:
         variants += [found.low] if found.mixed is found.low else [found.low, found.mixed]
         touched += [len(found.ranked)] * (len(variants) - len(touched))
-    return pd.DataFrame([row for v, n in zip(variants, touched, strict=True) for row in _variant_rows(v, n)])
+    rows = [row for v, n in zip(variants, touched, strict=True) for row in _variant_rows(v, n)]
+    return pd.DataFrame(rows)
 
 
 def _variant_rows(variant: Variant, layers: int) -> list[dict[str, Any]]:

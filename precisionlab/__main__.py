@@ -1,0 +1,5 @@
+"""`python -m precisionlab`."""
+
+from precisionlab.cli import main
+
+main()

@@ -1,0 +1,43 @@
+"""The command line: options in, one call, printing out. One file a command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from precisionlab.cli.sweep import sweep_command
+from precisionlab.errors import PrecisionLabError
+
+INPUT_ERROR = 2
+
+
+class _Commands(click.Group):
+    """Prints the user's errors as one sentence, and exits with 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PrecisionLabError as error:
+            click.echo(f"precisionlab: {error}", err=True)
+            ctx.exit(INPUT_ERROR)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="precisionlab")
+def cli() -> None:
+    """Find the layers of an ONNX model that lose accuracy in FP16 or INT8 under TensorRT, pin as few of
+    them as possible to FP32, and check that the model is right again."""
+
+
+cli.add_command(sweep_command)
+
+
+def main() -> None:
+    """The entry point of the `precisionlab` command."""
+    try:
+        cli(prog_name="precisionlab")
+    except KeyboardInterrupt:
+        click.echo("precisionlab: stopped; the same command goes on from here", err=True)
+        sys.exit(130)

@@ -1,0 +1,63 @@
+"""Progress on standard error: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from precisionlab.sweep import Observer
+
+
+class _Bars:
+    """One bar for the stage under way; notes stay above it."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task = bars.add_task("", total=None, visible=False)
+
+    def stage(self, title: str, total: int) -> None:
+        self._bars.reset(self._task, description=title, total=total, visible=True)
+
+    def advance(self, done: int) -> None:
+        self._bars.update(self._task, completed=done)
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+
+class _Lines:
+    """A line for each stage, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def stage(self, title: str, total: int) -> None:
+        self.note(f"{title} ({total} samples)")
+
+    def advance(self, done: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress() -> Iterator[Observer]:
+    """An observer that shows the work on standard error while it lasts."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield _Bars(bars)

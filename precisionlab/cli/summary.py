@@ -1,0 +1,161 @@
+"""The answer in the terminal: is it right, which layers, why, and what to do now."""
+
+from __future__ import annotations
+
+import math
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from precisionlab.report.tables import layer_errors
+from precisionlab.results import PrecisionResult, SweepResult, Variant
+
+_WIDTH = 80
+_WORST = 8
+
+
+def print_summary(result: SweepResult, stream: TextIO) -> None:
+    """Print tables that fit 80 columns, without colour where there is no terminal."""
+    console = Console(file=stream, width=None if stream.isatty() else _WIDTH, highlight=False, markup=False)
+    run = result.run
+    layers = sum(layer.fixed is None for layer in result.model.layers)
+    console.print(
+        f"{result.model.path.name}: {layers} layers that can be given a precision, {run['data']['samples']} samples, "
+        f"figures {run['figures']} by {run['backend']}"
+    )
+    if run["data"]["random"]:
+        console.print(
+            "WARNING: the inputs are random noise, which finds the wrong layers. Give real samples with --data.",
+            style="bold red",
+        )
+    console.print()
+    console.print(_variants(result))
+    for found in result.precisions:
+        _print_precision(console, result, found)
+    if result.folder is not None:
+        console.print()
+        console.print(f"Report: {result.folder / 'report.html'}")
+        for plan in sorted(result.folder.glob("plan*.json")):
+            console.print(f"Plan:   {plan}")
+
+
+def _variants(result: SweepResult) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    metric = result.reference.comparison.metric_name
+    table.add_column("variant")
+    for name in ("pins", "SQNR", "cosine", "top-1", *([metric] if metric else [])):
+        table.add_column(name, justify="right")
+    table.add_column("tolerance")
+    table.add_column("")
+    variants = [result.reference]
+    for found in result.precisions:
+        variants += [found.low] if found.mixed is found.low else [found.low, found.mixed]
+    for variant in variants:
+        table.add_row(*_variant_row(variant, metric, result.reference))
+    return table
+
+
+def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> list[str | Text]:
+    comparison = variant.comparison
+    is_reference = variant is reference
+    row: list[str | Text] = [
+        variant.name,
+        str(len(variant.plan.pins)) if not is_reference else "",
+        f"{decibel(comparison.worst('sqnr'))} dB",
+        number(comparison.worst("cosine"), 5),
+        number(comparison.worst("top1"), 3),
+    ]
+    if metric:
+        row.append(number(comparison.worst("metric"), 3))
+    row.append("" if is_reference else ", ".join(map(str, variant.tolerance)))
+    if is_reference:
+        row.append("reference")
+    else:
+        row.append(Text("met", style="bold green") if variant.met else Text("NOT met", style="bold red"))
+    return row
+
+
+def _print_precision(console: Console, result: SweepResult, found: PrecisionResult) -> None:
+    console.print()
+    low, mixed, name = found.low.comparison, found.mixed.comparison, found.precision.value
+    pins = found.mixed.plan.pins
+    if found.low.met:
+        console.print(f"{name}: right as it is; no layer needs a pin.", style="bold")
+    elif found.met:
+        console.print(
+            f"{name}: {len(pins)} of {len(found.ranked)} layers pinned to fp32 make it right: "
+            f"{decibel(low.worst('sqnr'))} → {decibel(mixed.worst('sqnr'))} dB"
+            f"{_metric_change(low.metric, mixed.metric, found)}",
+            style="bold",
+        )
+    else:
+        console.print(
+            f"{name}: the tolerance could NOT be met; the nearest plan has {len(pins)} of {len(found.ranked)} layers "
+            f"pinned: {decibel(low.worst('sqnr'))} → {decibel(mixed.worst('sqnr'))} dB"
+            f"{_metric_change(low.metric, mixed.metric, found)}",
+            style="bold red",
+        )
+    if low.nonfinite:
+        first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.outputs)
+        console.print(f"NaN or Inf in {len(low.nonfinite)} tensors without pins; the first at {first.name}")
+    for pin in pins[:_WORST]:
+        console.print(f"  pin {pin.layer}")
+        console.print(f"      {pin.reason}")
+    if len(pins) > _WORST:
+        console.print(f"  … and {len(pins) - _WORST} more, in the plan")
+    if found.ranked:
+        console.print()
+        console.print(_worst_layers(result, found))
+
+
+def _metric_change(before: float | None, after: float | None, found: PrecisionResult) -> str:
+    if before is None or after is None:
+        return ""
+    return f", {found.mixed.comparison.metric_name} {number(before, 3)} → {number(after, 3)}"
+
+
+def _worst_layers(result: SweepResult, found: PrecisionResult) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title=f"worst layers in {found.precision}")
+    table.title_justify = "left"
+    table.add_column("#", justify="right")
+    table.add_column("layer", ratio=1, overflow="fold")
+    table.add_column("kind", max_width=16, overflow="ellipsis", no_wrap=True)
+    for name in ("own dB", "so far dB", "largest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    pinned = {pin.layer for pin in found.mixed.plan.pins}
+    for place, name in enumerate(found.ranked[:_WORST], 1):
+        layer = result.model.layer[name]
+        own = layer_errors(layer, found.low.comparison.introduced)
+        far = layer_errors(layer, found.low.comparison.inherited)
+        table.add_row(
+            str(place),
+            shortened(name) + (" *" if name in pinned else ""),
+            layer.kind,
+            decibel(own.sqnr) if own else "–",
+            decibel(far.sqnr) if far else "–",
+            f"{far.max_ref:.3g}" if far else "–",
+        )
+    table.caption = "own: introduced by the layer itself; so far: inherited too; * pinned"
+    table.caption_justify = "left"
+    return table
+
+
+def shortened(name: str, width: int = 60) -> str:
+    """The end of a long name, which tells more than its beginning."""
+    return name if len(name) <= width else "…" + name[-width + 1 :]
+
+
+def decibel(value: float) -> str:
+    """One decimal; NaN and infinities as such."""
+    return number(value, 1)
+
+
+def number(value: float, digits: int) -> str:
+    """A figure for people: NaN and infinities as such."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{digits}f}"

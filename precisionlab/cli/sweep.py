@@ -1,0 +1,109 @@
+"""`precisionlab sweep`: the whole job."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from precisionlab.errors import OptionError
+
+
+@click.command("sweep")
+@click.argument("model", type=click.Path(path_type=str))
+@click.option("--data", type=click.Path(), help="Folder of samples (.npz, .npy, images) with an optional dataset.toml.")
+@click.option("--precisions", default="fp16,int8", show_default=True, help="Low precisions to sweep: fp16, bf16, int8.")
+@click.option(
+    "--tolerance",
+    multiple=True,
+    metavar="COND",
+    help='What counts as right on the worst output, such as "sqnr>=30", "cosine>=0.999", "top1>=0.99", '
+    '"metric_drop<=0.01"; may be given several times.  [default: sqnr>=30, for int8 sqnr>=20]',
+)
+@click.option("--metric", metavar="SPEC", help="Your own task metric: package.module:name or file.py:name.")
+@click.option("--plan", type=click.Path(), help="Measure this plan.json instead of searching for one.")
+@click.option("--max-pins", type=int, help="Pin no more layers than this.")
+@click.option(
+    "--around",
+    default="fp32",
+    show_default=True,
+    help="Precision of the float layers around int8 ones: fp32, fp16, bf16.",
+)
+@click.option("--backend", default="auto", show_default=True, help="What builds and runs the variants: onnxruntime.")
+@click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>]")
+@click.option("--samples", type=int, help="Use so many samples, chosen by the seed.")
+@click.option("--seed", default=0, show_default=True, help="Seed of that choice, and of random inputs.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME:1x3x224x224",
+    help="Shape of an input with dynamic dimensions, for random inputs.",
+)
+@click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+@click.pass_context
+def sweep_command(
+    ctx: click.Context,
+    model: str,
+    data: str | None,
+    precisions: str,
+    tolerance: tuple[str, ...],
+    metric: str | None,
+    plan: str | None,
+    max_pins: int | None,
+    around: str,
+    backend: str,
+    out: str | None,
+    samples: int | None,
+    seed: int,
+    shapes: tuple[str, ...],
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Find the layers of MODEL that break in low precision, pin them, and check the result.
+
+    Writes report.html, layers.csv, variants.csv, plan.json and run.json to the run's folder. Exits with 0
+    when the tolerance is met, 1 when it is not, 2 for input that cannot be used.
+    """
+    from precisionlab.cli.progress import progress
+    from precisionlab.sweep import sweep
+
+    with progress() as observer:
+        result = sweep(
+            model,
+            data,
+            precisions=precisions,
+            tolerance=tolerance,
+            backend=backend,
+            out=out,
+            samples=samples,
+            seed=seed,
+            plan=plan,
+            max_pins=max_pins,
+            threads=threads,
+            around=around,
+            metric=metric,
+            shapes=dict(_shape(text) for text in shapes),
+            observer=observer,
+        )
+    if as_json:
+        from precisionlab.report.machine import to_json
+
+        click.echo(to_json(result))
+    else:
+        from precisionlab.cli.summary import print_summary
+
+        print_summary(result, sys.stdout)
+    ctx.exit(0 if result.met else 1)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, dims = text.rpartition(":")
+    try:
+        shape = tuple(int(dim) for dim in dims.split("x"))
+    except ValueError:
+        shape = ()
+    if not name or not shape or min(shape) < 1:
+        raise OptionError(f"--shape {text!r}: write NAME:1x3x224x224")
+    return name, shape

@@ -1,0 +1,37 @@
+"""The result as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from precisionlab.results import SweepResult
+
+
+def to_json(result: SweepResult) -> str:
+    """One JSON object: `run`, `met`, `folder`, `plans`, and the rows of `variants` and `layers`.
+
+    JSON knows neither NaN nor infinities: they stand as the strings "nan", "inf" and "-inf"; a figure
+    that does not exist is null. Columns are documented in `precisionlab.report.tables`.
+    """
+    content = {
+        "met": result.met,
+        "folder": None if result.folder is None else str(result.folder),
+        "run": result.run,
+        "plans": {name: plan.to_dict() for name, plan in result.plans.items()},
+        "variants": result.variants.astype(object).to_dict("records"),
+        "layers": result.layers.astype(object).to_dict("records"),
+    }
+    return json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

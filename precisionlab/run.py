@@ -1,0 +1,103 @@
+"""A run's folder: files written whole or not at all, and a journal that a killed run goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from precisionlab.errors import OptionError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all, also after a crash."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # Windows cannot open a folder, and needs no such thing
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class RunFolder:
+    """The folder of one run, and its journal of finished evaluations.
+
+    The journal is a line of JSON for each; a line that a kill has cut short is dropped. It belongs to
+    one context (model, data, options, versions): with another one it starts afresh.
+    """
+
+    def __init__(self, path: Path, context: Mapping[str, Any]) -> None:
+        """Make the folder, or open it. Raises OptionError where it cannot be written."""
+        self.path = path
+        self._journal = path / "journal.jsonl"
+        self._context = _digest(context)
+        self._entries: dict[str, Any] = {}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._read()
+        except OSError as error:
+            raise OptionError(
+                f"{path}: cannot be written ({error.strerror}); choose another folder with --out"
+            ) from None
+
+    def _read(self) -> None:
+        lines = self._journal.read_text(encoding="utf-8").splitlines(keepends=True) if self._journal.exists() else []
+        entries = [e for line in lines if (e := _entry(line)) is not None]
+        if entries and entries[0] == {"context": self._context}:
+            self._entries = {e["key"]: e["value"] for e in entries[1:] if "key" in e and "value" in e}
+            if len(entries) == len(lines):
+                return
+        # Written anew where the context is another, or where a kill has left half a line.
+        kept = [{"context": self._context}, *({"key": k, "value": v} for k, v in self._entries.items())]
+        write_whole(self._journal, "".join(json.dumps(e) + "\n" for e in kept))
+
+    def known(self, key: Mapping[str, Any]) -> Any | None:
+        """What was recorded under this key, if anything was."""
+        return self._entries.get(_digest(key))
+
+    def record(self, key: Mapping[str, Any], value: Any) -> None:
+        """Note a finished evaluation; it is on disk when this returns."""
+        name = _digest(key)
+        self._entries[name] = value
+        with self._journal.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"key": name, "value": value}) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def write(self, name: str, text: str) -> Path:
+        """Write one of the run's files, whole or not at all."""
+        write_whole(self.path / name, text)
+        return self.path / name
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    if not line.endswith("\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Finds the layers to pin."""

@@ -1,0 +1,123 @@
+"""The search for a small set of pins: pure decisions; every set that it accepts was evaluated.
+
+1. The free pins, and with them layers where NaN or Inf still starts, until there is none.
+2. The shortest prefix of the ranking that passes: doubled until one does, then bisected.
+3. Pins are released again, in groups that halve, as long as the rest still passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from precisionlab.search.rank import Ranking
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What evaluating one set of pins found.
+
+    `closeness` orders sets that fail, the nearest to passing last. `starts` are the layers where a NaN
+    or Inf starts under it, that are not pinned.
+    """
+
+    passes: bool
+    closeness: tuple[int, float]
+    starts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The smallest passing set that was evaluated, or, where none passed, the nearest one."""
+
+    pins: frozenset[str]
+    passes: bool
+
+
+Evaluate = Callable[[frozenset[str]], Verdict]
+
+
+def find_pins(ranking: Ranking, evaluate: Evaluate, max_pins: int | None) -> Found:
+    """Search for pins; `evaluate` is called with sets of layer names, the empty one first."""
+    limit = len(ranking.order) if max_pins is None else min(max_pins, len(ranking.order))
+    tried: dict[frozenset[str], Verdict] = {}
+
+    def verdict(pins: frozenset[str]) -> Verdict:
+        if pins not in tried:
+            tried[pins] = evaluate(pins)
+        return tried[pins]
+
+    def passes(pins: frozenset[str]) -> bool:
+        return verdict(pins).passes
+
+    pins: frozenset[str] = frozenset()
+    if not passes(pins):
+        pins = _without_nonfinite(ranking, verdict, limit)
+    if not passes(pins):
+        pins = _shortest_prefix(ranking.order, pins, passes, limit)
+    if not passes(pins):
+        nearest = max(tried, key=lambda p: (tried[p].closeness, -len(p)))
+        return Found(nearest, False)
+    return Found(_released(pins, ranking.order, passes), True)
+
+
+def _without_nonfinite(ranking: Ranking, verdict: Callable[[frozenset[str]], Verdict], limit: int) -> frozenset[str]:
+    """The free pins, and then whatever layer a NaN or Inf still starts in, as long as the limit allows."""
+    pins = frozenset(ranking.free[:limit])
+    while len(pins) < limit and (starts := [s for s in verdict(pins).starts if s not in pins]):
+        pins |= frozenset(starts[: limit - len(pins)])
+    return pins
+
+
+def _shortest_prefix(
+    order: Sequence[str], pins: frozenset[str], passes: Callable[[frozenset[str]], bool], limit: int
+) -> frozenset[str]:
+    """`pins` with the shortest prefix of the other layers that passes, among those tried.
+
+    Where none does, the longest that the limit allows.
+    """
+    others = [name for name in order if name not in pins]
+    longest = min(len(others), limit - len(pins))
+    low, high = 0, 1
+    while high < longest and not passes(pins | frozenset(others[:high])):
+        low, high = high, high * 2
+    high = min(high, longest)
+    if not passes(pins | frozenset(others[:high])):
+        return pins | frozenset(others[:high])
+    while high - low > 1:
+        middle = (low + high) // 2
+        if passes(pins | frozenset(others[:middle])):
+            high = middle
+        else:
+            low = middle
+    return pins | frozenset(others[:high])
+
+
+def _released(pins: frozenset[str], order: Sequence[str], passes: Callable[[frozenset[str]], bool]) -> frozenset[str]:
+    """The pins without those that can be released, tried from the least suspect, in halving groups.
+
+    The last rounds try one at a time until none can go: no single pin can be taken from the result.
+    """
+    kept = [name for name in reversed(order) if name in pins]
+    size = max(1, len(kept) // 2)
+    while True:
+        before = len(kept)
+        start = 0
+        while start < len(kept):
+            rest = kept[:start] + kept[start + size :]
+            if passes(frozenset(rest)):
+                kept = rest
+            else:
+                start += size
+        if size == 1 and len(kept) == before:
+            return frozenset(kept)
+        size = max(1, size // 2)
+
+
+def most_evaluations(layers: int) -> int:
+    """The most that steps 1 and 2 evaluate for so many layers, but for NaN that starts anew on the way.
+
+    Releasing k pins takes about as many again as 2·k in the worst case.
+    """
+    return 2 + 2 * math.ceil(math.log2(max(2, layers)))

@@ -1,0 +1,424 @@
+"""The main job: reference → variants → comparison → ranking → pins → the mixed variant, measured again."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from precisionlab.backends import choose_backend
+from precisionlab.backends.base import Backend
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.task import Accuracy, TaskMetric, load_metric
+from precisionlab.compare.tolerance import Tolerance, closeness, default_tolerance, meets, parse_tolerance
+from precisionlab.data import Dataset, open_dataset, random_dataset
+from precisionlab.errors import DataError, OptionError
+from precisionlab.model import Model, load_model
+from precisionlab.precision import Pin, Precision, PrecisionPlan, read_plan
+from precisionlab.results import PrecisionResult, SweepResult, Variant
+from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.gates import unquantizable
+from precisionlab.run import RunFolder
+from precisionlab.search.causes import causes
+from precisionlab.search.pins import Verdict, find_pins, most_evaluations
+from precisionlab.search.rank import Ranking, rank
+from precisionlab.search.starts import nonfinite_starts
+
+
+class Observer(Protocol):
+    """Is told how the work goes. Each stage runs over `total` samples."""
+
+    def stage(self, title: str, total: int) -> None: ...
+
+    def advance(self, done: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class _Silent:
+    def stage(self, title: str, total: int) -> None:
+        pass
+
+    def advance(self, done: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. `tolerance` empty: the default of each precision."""
+
+    precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
+    tolerance: Tolerance = ()
+    max_pins: int | None = None
+    around: Precision = Precision.FP32
+    metric: str | None = None
+
+    def tolerance_of(self, precision: Precision) -> Tolerance:
+        """The tolerance that this precision is held to."""
+        return self.tolerance or default_tolerance(precision)
+
+
+def sweep(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    precisions: str | Iterable[str] = ("fp16", "int8"),
+    tolerance: str | Iterable[str] = (),
+    backend: str = "auto",
+    out: str | Path | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    plan: str | Path | None = None,
+    max_pins: int | None = None,
+    threads: int | None = None,
+    around: str = "fp32",
+    metric: str | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    observer: Observer | None = None,
+) -> SweepResult:
+    """Find the layers of an ONNX model that break in low precision, pin them, and check the result.
+
+    `data` is a folder of samples; without it the inputs are random, which finds the wrong layers.
+    `precisions` are swept one after the other, each held to `tolerance` (such as "sqnr>=30"). With `plan`
+    that plan alone is built and measured, and nothing is searched. `around` is the precision of the
+    float layers around int8 ones. `metric` names the user's own task metric, `package.module:name`.
+    The files of the run go to `out`, by default `reports/<model>`; a run that was killed goes on from
+    there.
+
+    Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
+    """
+    started = time.perf_counter()
+    see = observer or _Silent()
+    options = Options(
+        precisions=_precisions(precisions),
+        tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
+        max_pins=_at_least(max_pins, 0, "max_pins"),
+        around=_around(around),
+        metric=metric,
+    )
+    loaded = load_model(Path(model))
+    dataset = _dataset(loaded, data, shapes or {}, _at_least(samples, 1, "samples"), seed)
+    first = next(iter(dataset))
+    ready = choose_backend(backend, loaded, first, _at_least(threads, 1, "threads"))
+    asked = None
+    if plan is not None:
+        asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+        options = replace(options, precisions=(asked.default,), around=asked.around)
+    run = RunFolder(Path(out) if out else Path("reports") / loaded.name, _context(loaded, dataset, options, ready))
+    job = _Job(ready, dataset, options, run, see, _metric_of(options, dataset))
+
+    table = job.calibrate() if _needs_ranges(options, asked) else None
+    reference = job.reference()
+    results = tuple(job.measure(asked, table) if asked else job.search(p, table) for p in options.precisions)
+    facts = _facts(job, results, time.perf_counter() - started)
+    result = SweepResult(ready.model, reference, results, facts, run.path)
+    _write(run, result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One sweep under way: what is compared with what, and where results are noted."""
+
+    backend: Backend
+    dataset: Dataset
+    options: Options
+    run: RunFolder
+    see: Observer
+    metric: Callable[[], TaskMetric] | None
+
+    @property
+    def model(self) -> Model:
+        return self.backend.model
+
+    def calibrate(self) -> CalibrationTable:
+        """The ranges of every tensor that an int8 layer quantises."""
+        operands = {
+            str(value.name): None
+            for layer in self.model.layers
+            if layer.quantizable
+            for value in self.model.node[layer.nodes[0]].inputs[:2]
+            if value is not None and not value.is_initializer()
+        }
+        self.see.stage("int8 ranges", len(self.dataset))
+        return self.backend.collect_ranges(self.dataset, tuple(operands), self.see.advance)
+
+    def reference(self) -> Variant:
+        """The fp32 variant."""
+        plan = PrecisionPlan(self.model.sha256, Precision.FP32)
+        return self._variant("fp32", plan, self._compare("fp32", plan, None, introduced=False), Precision.FP32)
+
+    def search(self, precision: Precision, table: CalibrationTable | None) -> PrecisionResult:
+        """Compare one low precision, and pin layers until its tolerance holds."""
+        low_plan = PrecisionPlan(self.model.sha256, precision, around=self.options.around)
+        held = {} if precision is not Precision.INT8 or table is None else self._unquantizable(table)
+        # What int8 cannot hold at all is pinned from the start: there is no such variant without.
+        low_plan = low_plan.with_pins(self._pin(name, reason) for name, reason in held.items())
+        low = self._compare(f"{precision}", low_plan, table, introduced=True)
+        touched = [layer for layer in self.model.layers if precision_of(layer, low_plan) is not Precision.FP32]
+        ranking = rank(touched, low.introduced)
+        why = causes(self.model, precision, low.inherited, low.introduced)
+        tolerance = self.options.tolerance_of(precision)
+        evaluated = {frozenset[str](): low}
+
+        def plan_of(pins: frozenset[str]) -> PrecisionPlan:
+            chosen = [name for name in ranking.order if name in pins]
+            added = (self._pin(name, self._reason(name, why, low, ranking)) for name in chosen)
+            return low_plan.with_pins((*low_plan.pins, *added))
+
+        def evaluate(pins: frozenset[str]) -> Verdict:
+            if pins not in evaluated:
+                title = f"{precision}, plan {len(evaluated)}: {_count(len(pins), 'pin')}"
+                evaluated[pins] = self._compare(title, plan_of(pins), table, introduced=False)
+                self.see.note(_progress(pins, evaluated[pins], tolerance))
+            found = evaluated[pins]
+            return Verdict(
+                meets(found, tolerance),
+                closeness(found, tolerance),
+                nonfinite_starts(self.model, found, {layer.name for layer in touched} - pins),
+            )
+
+        if not meets(low, tolerance) and touched:
+            self.see.note(
+                f"{precision}: {', '.join(map(str, tolerance))} does not hold; searching among {len(touched)} layers, "
+                f"at most {most_evaluations(len(touched))} plans of about {low.seconds:.1f} s each until one holds, "
+                "then pins are released one group after the other"
+            )
+        found = find_pins(ranking, evaluate, self.options.max_pins)
+        low_variant = self._variant(f"{precision}", low_plan, low, precision)
+        mixed = low_variant
+        if found.pins:
+            plan = plan_of(found.pins)
+            again = self._compare(f"{precision} mixed, measured again", plan, table, introduced=False, verify=True)
+            mixed = self._variant(f"{precision} mixed", plan, again, precision)
+        return PrecisionResult(precision, low_variant, mixed, ranking.order, why, len(evaluated), table)
+
+    def measure(self, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionResult:
+        """Compare the user's own plan, beside the same precision without pins."""
+        precision = plan.default
+        bare = plan.with_pins(())
+        if precision is Precision.INT8 and table is not None:
+            bare = bare.with_pins(self._pin(n, r) for n, r in self._unquantizable(table).items())
+            pinned = {pin.layer for pin in plan.pins}
+            plan = plan.with_pins((*plan.pins, *(pin for pin in bare.pins if pin.layer not in pinned)))
+        low = self._compare(f"{precision}", bare, table, introduced=True)
+        touched = [layer for layer in self.model.layers if precision_of(layer, bare) is not Precision.FP32]
+        mixed = self._compare(f"{precision} mixed: {_count(len(plan.pins), 'pin')}", plan, table, introduced=False)
+        return PrecisionResult(
+            precision,
+            self._variant(f"{precision}", bare, low, precision),
+            self._variant(f"{precision} mixed", plan, mixed, precision),
+            rank(touched, low.introduced).order,
+            causes(self.model, precision, low.inherited, low.introduced),
+            2,
+            table,
+        )
+
+    def _compare(
+        self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool, verify: bool = False
+    ) -> Comparison:
+        key = {
+            "default": plan.default.value,
+            "around": plan.around.value,
+            "pins": {layer: p.value for layer, p in plan.pinned().items()},
+            "introduced": introduced,
+            "verify": verify,
+        }
+        if (known := self.run.known(key)) is not None:
+            self.see.note(f"{title}: taken from the journal of an earlier run")
+            return Comparison.from_dict(known)
+        self.see.stage(title, len(self.dataset))
+        found = self.backend.compare(
+            plan, table, self.dataset, self.see.advance, metric=self.metric, introduced=introduced
+        )
+        self.run.record(key, found.to_dict())
+        return found
+
+    def _variant(self, name: str, plan: PrecisionPlan, comparison: Comparison, precision: Precision) -> Variant:
+        tolerance = self.options.tolerance_of(precision)
+        return Variant(name, plan, comparison, self.backend.figures, tolerance, meets(comparison, tolerance))
+
+    def _unquantizable(self, table: CalibrationTable) -> dict[str, str]:
+        found = {
+            layer.name: unquantizable(self.model.node[layer.nodes[0]], table)
+            for layer in self.model.layers
+            if layer.quantizable
+        }
+        return {name: reason for name, reason in found.items() if reason is not None}
+
+    def _pin(self, layer: str, reason: str) -> Pin:
+        return Pin(layer, self.model.layer[layer].nodes, Precision.FP32, reason)
+
+    def _reason(self, name: str, why: Mapping[str, str], low: Comparison, ranking: Ranking) -> str:
+        if name in why:
+            return why[name]
+        errors = [low.introduced[o] for o in self.model.layer[name].outputs if o in low.introduced]
+        place = f"rank {ranking.order.index(name) + 1} of {len(ranking.order)}"
+        return f"{place}: introduces {min(e.sqnr for e in errors):.1f} dB" if errors else place
+
+
+def _progress(pins: frozenset[str], found: Comparison, tolerance: Tolerance) -> str:
+    figures = [f"{b.metric} {found.worst(b.metric):.4g}" for b in tolerance]
+    if found.nonfinite:
+        figures.append(f"NaN or Inf in {_count(len(found.nonfinite), 'tensor')}")
+    outcome = "holds" if meets(found, tolerance) else "does not hold"
+    return f"  {_count(len(pins), 'pin')}: {', '.join(figures)}: {outcome}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _dataset(
+    model: Model, data: str | Path | None, shapes: Mapping[str, tuple[int, ...]], samples: int | None, seed: int
+) -> Dataset:
+    if data is None:
+        return random_dataset(model, shapes, seed)
+    if shapes:
+        raise OptionError("shapes are for random inputs; with a data folder the samples say the shapes")
+    return open_dataset(Path(data), model, samples, seed)
+
+
+def _metric_of(options: Options, dataset: Dataset) -> Callable[[], TaskMetric] | None:
+    manifest = dataset.manifest
+    if options.metric is None and manifest.metric is None:
+        return None
+    if not dataset.is_labelled:
+        missing = [f.name for f in dataset.files if f.name not in dataset.labels]
+        what = f"sample {missing[0]} has no label" if missing else "random inputs have no labels"
+        raise DataError(f"{dataset.folder or 'no data folder'}: {what}, which the metric needs")
+    if options.metric is not None:
+        return load_metric(options.metric)
+    outputs = [info.name for info in dataset.model_outputs]
+    return partial(Accuracy, manifest.output or outputs[0])
+
+
+def _needs_ranges(options: Options, plan: PrecisionPlan | None) -> bool:
+    pinned = {pin.precision for pin in plan.pins} if plan else set()
+    return Precision.INT8 in {*options.precisions, *pinned}
+
+
+def _precisions(texts: str | Iterable[str]) -> tuple[Precision, ...]:
+    parts = texts.split(",") if isinstance(texts, str) else list(texts)
+    found = tuple(dict.fromkeys(Precision.parse(text) for text in parts))
+    if not found or Precision.FP32 in found:
+        raise OptionError("precisions are the low ones to sweep: fp16, bf16, int8 (fp32 is always measured)")
+    return found
+
+
+def _around(text: str) -> Precision:
+    precision = Precision.parse(text)
+    if precision is Precision.INT8:
+        raise OptionError("around is the precision of the float layers: fp32, fp16 or bf16")
+    return precision
+
+
+def _at_least(value: int | None, least: int, name: str) -> int | None:
+    if value is not None and value < least:
+        raise OptionError(f"{name} is {value}; it must be at least {least}")
+    return value
+
+
+def _context(model: Model, dataset: Dataset, options: Options, backend: Backend) -> dict[str, Any]:
+    """What finished evaluations depend on: with another context none of them is taken over."""
+    return {
+        "model": model.sha256,
+        "data": dataset.sha256,
+        "samples": [file.name for file in dataset.files],
+        "shapes": {name: list(shape) for name, shape in dataset.random_shapes.items()},
+        "metric": options.metric,
+        "backend": backend.name,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions that figures depend on."""
+    names = ("precisionlab", "onnx", "onnxruntime", "onnx-ir", "numpy", "numba")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _facts(job: _Job, results: Sequence[PrecisionResult], seconds: float) -> dict[str, Any]:
+    """The content of `run.json`."""
+    dataset, model = job.dataset, job.model
+    return {
+        "precisionlab": importlib.metadata.version("precisionlab"),
+        "versions": {**versions(), "python": sys.version.split()[0]},
+        "command": [Path(sys.argv[0]).name.replace("__main__.py", "precisionlab"), *sys.argv[1:]],
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "backend": job.backend.name,
+        "figures": job.backend.figures,
+        "model": {"path": str(model.path), "sha256": model.sha256, "layers": len(model.layers)},
+        "data": {
+            "folder": None if dataset.folder is None else str(dataset.folder),
+            "name": dataset.manifest.name,
+            "description": dataset.manifest.description,
+            "samples": len(dataset),
+            "random": dataset.is_random,
+            "sha256": dataset.sha256,
+            "seed": dataset.seed,
+        },
+        "tolerance": {p.value: ", ".join(map(str, job.options.tolerance_of(p))) for p in job.options.precisions},
+        "threads": job.backend.threads,
+        "seconds": round(seconds, 3),
+        "precisions": {r.precision.value: _precision_facts(model, r) for r in results},
+    }
+
+
+def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
+    first = result.first_nonfinite
+    layer = next((layer.name for layer in model.layers if first in layer.outputs), None)
+    return {
+        "met": result.met,
+        "pins": len(result.mixed.plan.pins),
+        "touched": len(result.ranked),
+        "evaluations": result.evaluations,
+        "first_nonfinite": first,
+        "first_nonfinite_layer": layer,
+        "table": None if result.table is None else f"max over {_count(result.table.samples, 'sample')}",
+    }
+
+
+def _write(run: RunFolder, result: SweepResult) -> None:
+    from precisionlab.report.html import render
+
+    for stale in run.path.glob("plan*.json"):
+        stale.unlink()
+    for name, plan in result.plans.items():
+        found = next(r for r in result.precisions if r.precision.value == name)
+        content = {**plan.to_dict(), **_plan_evidence(found)}
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        run.write("plan.json" if len(result.plans) == 1 else f"plan.{name}.json", text)
+    run.write("variants.csv", result.variants.to_csv(index=False))
+    run.write("layers.csv", result.layers.to_csv(index=False))
+    run.write("run.json", json.dumps(result.run, indent=2, ensure_ascii=False) + "\n")
+    run.write("report.html", render(result.run, result.variants, result.layers, result.plans))
+
+
+def _plan_evidence(result: PrecisionResult) -> dict[str, Any]:
+    """What speaks for the plan: whether it holds its tolerance, and the figures without and with pins."""
+    bounds = result.mixed.tolerance
+    return {
+        "tolerance": [str(b) for b in bounds],
+        "met": result.met,
+        "figures": result.mixed.figures,
+        "samples": result.mixed.comparison.samples,
+        "without_pins": {b.metric: _json_number(result.low.comparison.worst(b.metric)) for b in bounds},
+        "with_pins": {b.metric: _json_number(result.mixed.comparison.worst(b.metric)) for b in bounds},
+    }
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no NaN and no infinity: they stand as the words "nan", "inf" and "-inf"."""
+    return value if abs(value) < float("inf") else str(value)
