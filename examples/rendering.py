@@ -1,19 +1,20 @@
 """Lines and pages of text as images, all from seeded random numbers.
 
-Fonts are DejaVu and Liberation as Debian installs them, else matplotlib's DejaVu, else the one inside Pillow.
-The same fonts and the same Pillow give the same images.
+Fonts are the DejaVu family that comes inside matplotlib's package, so that the images are the same on every
+machine: what a system has installed does not matter.
 """
 
 from __future__ import annotations
 
 import random
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from examples.packages import MATPLOTLIB
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Color = tuple[int, int, int]
@@ -23,9 +24,7 @@ FACES = (
     "DejaVuSans-Bold",
     "DejaVuSansMono",
     "DejaVuSerif",
-    "LiberationSans-Bold",
-    "LiberationSans-Regular",
-    "LiberationSerif-Regular",
+    "DejaVuSerif-Bold",
 )
 
 _VOCABULARY = """
@@ -44,15 +43,8 @@ WORDS = tuple(_VOCABULARY.split())
 
 @cache
 def font_files() -> tuple[Path, ...]:
-    """The TrueType files of FACES: the system's or matplotlib's, or none."""
-    roots = [Path("/usr/share/fonts")]
-    matplotlib = find_spec("matplotlib")
-    if matplotlib is not None and matplotlib.origin is not None:
-        roots.append(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf")
-    for root in roots:
-        if found := {path.stem: path for path in root.rglob("*.ttf") if path.stem in FACES}:
-            return tuple(found[face] for face in FACES if face in found)
-    return ()
+    """The TrueType files of FACES."""
+    return tuple(MATPLOTLIB.file(f"matplotlib/mpl-data/fonts/ttf/{face}.ttf") for face in FACES)
 
 
 def bgr_planes(image: Image.Image) -> NDArray[np.float32]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import sys
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Dataset:
         return bool(self.files) and all(file.name in self.labels for file in self.files)
 
     def __len__(self) -> int:
-        return len(self.files) or RANDOM_SAMPLES
+        return RANDOM_SAMPLES if self.is_random else len(self.files)
 
     def __iter__(self) -> Iterator[Sample]:
         """Read one sample after the other. Raises DataError with the file's name."""
@@ -133,16 +133,20 @@ def random_dataset(model: Model, shapes: Mapping[str, tuple[int, ...]], seed: in
     known = {}
     for info in model.inputs:
         shape = shapes.get(info.name, info.shape)
-        if shape is None or not all(isinstance(dim, int) for dim in shape[1:]) or len(shape) == 0:
+        if shape is None or not all(isinstance(dim, int) for dim in shape[1:]):
             raise DataError(
                 f"{model.path}: input {info.name!r} has dynamic dimensions {list(shape or ())}; "
                 f"give samples with --data, or its shape with --shape {info.name}:1x3x224x224"
             )
         known[info.name] = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
+        if not _fits(known[info.name], info):
+            given = "x".join(map(str, shape))
+            raise DataError(f"--shape {info.name}:{given} does not fit; the model wants {_dims(info)}")
     unknown = sorted(set(shapes) - set(known))
     if unknown:
         raise DataError(f"--shape {unknown[0]}: the model has no such input; it has {', '.join(known)}")
-    return Dataset(model.inputs, model.outputs, Manifest(name="random"), None, (), {}, f"random-{seed}", seed, known)
+    name = f"random-{seed}-" + ",".join(f"{key}:{'x'.join(map(str, shape))}" for key, shape in known.items())
+    return Dataset(model.inputs, model.outputs, Manifest(name="random"), None, (), {}, name, seed, known)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -186,20 +190,44 @@ def _input_spec(data: Mapping[str, Any], name: str, path: Path) -> InputSpec:
             spec[key] = text
     if spec.get("layout", "NCHW") not in ("NCHW", "NHWC") or spec.get("color", "RGB") not in ("RGB", "BGR", "L"):
         raise DataError(f"{path}: {where}layout is NCHW or NHWC, {where}color is RGB, BGR or L")
-    try:
-        if "dtype" in spec:
-            np.dtype(spec["dtype"])
-        if "size" in data:
-            height, width = (int(v) for v in data["size"])
-            spec["size"] = (height, width)
-        if "scale" in data:
-            spec["scale"] = float(data["scale"])
-        for key in ("mean", "std"):
-            if key in data:
-                spec[key] = tuple(float(v) for v in np.atleast_1d(data[key]))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: {where}*: {error}") from None
+    readers: dict[str, Callable[[Any], Any]] = {
+        "dtype": lambda text: np.dtype(text).name,
+        "size": _size,
+        "scale": _number,
+        "mean": _numbers,
+        "std": _divisors,
+    }
+    for key, read in readers.items():
+        if key in data:
+            try:
+                spec[key] = read(data[key])
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{path}: {where}{key}: {error}") from None
     return InputSpec(**spec)
+
+
+def _size(value: Any) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
+        raise ValueError("write [height, width] in pixels")
+    return value[0], value[1]
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    if value == []:
+        raise ValueError("give one number, or one for each channel")
+    return tuple(_number(v) for v in (value if isinstance(value, list) else [value]))
+
+
+def _divisors(value: Any) -> tuple[float, ...]:
+    if 0 in (numbers := _numbers(value)):
+        raise ValueError("it divides, and must not be 0")
+    return numbers
 
 
 def _table(data: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
@@ -247,13 +275,17 @@ def _read_labels(folder: Path, manifest: Manifest) -> dict[str, str]:
         return {}
     path = inside(folder, manifest.labels_file, str(folder / MANIFEST))
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
             rows = csv.DictReader(stream)
             if not {"sample", "label"} <= set(rows.fieldnames or ()):
                 raise DataError(f"{path}: the first line must be the header sample,label")
-            return {row["sample"]: row["label"] for row in rows}
+            labels = {row["sample"]: row["label"] for row in rows}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: labels cannot be read: {error}") from None
+    short = [sample for sample, label in labels.items() if sample is None or label is None]
+    if short:
+        raise DataError(f"{path}: the line of sample {short[0]!r} has no label; give each line all columns")
+    return labels
 
 
 def _read_inputs(file: Path, inputs: Sequence[TensorInfo], manifest: Manifest) -> dict[str, NDArray[Any]]:
@@ -269,26 +301,42 @@ def _read_inputs(file: Path, inputs: Sequence[TensorInfo], manifest: Manifest) -
 def _read_arrays(file: Path, inputs: Sequence[TensorInfo], manifest: Manifest) -> dict[str, NDArray[Any]]:
     suffix = file.suffix.lower()
     if suffix == ".npz":
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{file}: not a readable .npz file: {error}") from None
+        return _load_npz(file)
     if len(inputs) != 1:
         raise DataError(
             f"{file}: the model has {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); "
             "give each sample as .npz with an array for each"
         )
     if suffix == ".npy":
-        try:
-            return {inputs[0].name: np.load(file, allow_pickle=False)}
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{file}: not a readable .npy file: {error}") from None
+        return {inputs[0].name: _load_npy(file)}
     return {inputs[0].name: _read_image(file, inputs[0], manifest.inputs.get(inputs[0].name, InputSpec()))}
 
 
+def _load_npz(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds for one cause: a damaged file
+        raise DataError(f"{file}: not a readable .npz file: {_first_line(error)}") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{file}: not a readable .npz file: {name!r} in it is not an array")
+    return arrays
+
+
+def _load_npy(file: Path) -> NDArray[Any]:
+    try:
+        array = np.load(file, allow_pickle=False)
+    except Exception as error:  # as above
+        raise DataError(f"{file}: not a readable .npy file: {_first_line(error)}") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise DataError(f"{file}: not a readable .npy file: it is an archive; call it .npz")
+    return array
+
+
 def _read_image(file: Path, info: TensorInfo, spec: InputSpec) -> NDArray[np.float32]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     size = spec.size or _image_size(info, spec)
     try:
@@ -297,16 +345,14 @@ def _read_image(file: Path, info: TensorInfo, spec: InputSpec) -> NDArray[np.flo
             if size is not None and picture.size != (size[1], size[0]):
                 picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, np.float32)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: not a readable image: {error}") from None
+    except Exception as error:  # Pillow raises many kinds for one cause: a damaged file
+        raise DataError(f"{file}: not a readable image: {_first_line(error)}") from None
     pixels = pixels[..., None] if spec.color == "L" else pixels
     pixels = pixels[..., ::-1] if spec.color == "BGR" else pixels
-    try:
-        values = (pixels * np.float32(spec.scale) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    except ValueError:
-        raise DataError(
-            f"{file}: mean or std in {MANIFEST} has not one value for each of {pixels.shape[-1]} channels"
-        ) from None
+    channels = pixels.shape[-1]
+    if not {len(spec.mean), len(spec.std)} <= {1, channels}:
+        raise DataError(f"{file}: mean or std in {MANIFEST} has not one value for each of {channels} channels")
+    values = (pixels * np.float32(spec.scale) - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout == "NCHW" else values)[None]
 
 
@@ -322,7 +368,10 @@ def _fitted(array: NDArray[Any], info: TensorInfo, spec: InputSpec | None, file:
     where = f"{file}: input {info.name!r}"
     wanted = None if info.dtype is None else info.dtype.numpy()
     if spec is not None and spec.dtype is not None:
-        array = array.astype(spec.dtype, copy=False)
+        try:
+            array = array.astype(spec.dtype, copy=False)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where} is {array.dtype} and cannot become {spec.dtype}: {_first_line(error)}") from None
     if wanted is not None and array.dtype != wanted:
         raise DataError(
             f"{where} is {array.dtype}, the model wants {wanted}; save it as {wanted}, "
@@ -332,16 +381,29 @@ def _fitted(array: NDArray[Any], info: TensorInfo, spec: InputSpec | None, file:
         # A sample without its batch dimension is what people save; add it where that fits.
         if array.ndim == len(info.shape) - 1 and not (isinstance(info.shape[0], int) and info.shape[0] != 1):
             array = array[None]
-        fits = array.ndim == len(info.shape) and all(
-            not isinstance(dim, int) or dim == size for dim, size in zip(info.shape, array.shape, strict=True)
-        )
-        if not fits:
-            dims = "×".join("?" if dim is None else str(dim) for dim in info.shape)
-            raise DataError(f"{where} has shape {'×'.join(map(str, array.shape)) or 'scalar'}, the model wants {dims}")
+        if not _fits(array.shape, info):
+            found = "×".join(map(str, array.shape)) or "scalar"
+            raise DataError(f"{where} has shape {found}, the model wants {_dims(info)}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int(np.count_nonzero(~np.isfinite(array)))
         raise DataError(f"{where} holds {count} values that are NaN or Inf; mend or remove the sample")
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dimension
+
+
+def _fits(shape: Sequence[int], info: TensorInfo) -> bool:
+    return info.shape is None or (
+        len(shape) == len(info.shape)
+        and all(not isinstance(dim, int) or dim == size for dim, size in zip(info.shape, shape, strict=True))
+    )
+
+
+def _dims(info: TensorInfo) -> str:
+    return "×".join("?" if dim is None else str(dim) for dim in info.shape or ()) or "a scalar"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _random_samples(dataset: Dataset) -> Iterator[Sample]:

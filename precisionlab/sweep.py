@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import Accuracy, TaskMetric, load_metric
 from precisionlab.compare.tolerance import Tolerance, closeness, default_tolerance, meets, parse_tolerance
-from precisionlab.data import Dataset, open_dataset, random_dataset
+from precisionlab.data import Dataset, Sample, open_dataset, random_dataset
 from precisionlab.errors import DataError, OptionError
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Pin, Precision, PrecisionPlan, read_plan
@@ -109,7 +110,7 @@ def sweep(
     )
     loaded = load_model(Path(model))
     dataset = _dataset(loaded, data, shapes or {}, _at_least(samples, 1, "samples"), seed)
-    first = next(iter(dataset))
+    first = _checked(dataset, see)
     ready = choose_backend(backend, loaded, first, _at_least(threads, 1, "threads"))
     asked = None
     if plan is not None:
@@ -120,6 +121,7 @@ def sweep(
 
     table = job.calibrate() if _needs_ranges(options, asked) else None
     reference = job.reference()
+    _check_tolerance(options, reference.comparison)
     results = tuple(job.measure(asked, table) if asked else job.search(p, table) for p in options.precisions)
     facts = _facts(job, results, time.perf_counter() - started)
     result = SweepResult(ready.model, reference, results, facts, run.path)
@@ -202,7 +204,8 @@ class _Job:
             plan = plan_of(found.pins)
             again = self._compare(f"{precision} mixed, measured again", plan, table, introduced=False, verify=True)
             mixed = self._variant(f"{precision} mixed", plan, again, precision)
-        return PrecisionResult(precision, low_variant, mixed, ranking.order, why, len(evaluated), table)
+        used = table if precision is Precision.INT8 else None
+        return PrecisionResult(precision, low_variant, mixed, ranking.order, why, len(evaluated), used)
 
     def measure(self, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionResult:
         """Compare the user's own plan, beside the same precision without pins."""
@@ -288,6 +291,30 @@ def _dataset(
     if shapes:
         raise OptionError("shapes are for random inputs; with a data folder the samples say the shapes")
     return open_dataset(Path(data), model, samples, seed)
+
+
+def _checked(dataset: Dataset, see: Observer) -> Sample:
+    """Read every sample once, so that a bad one is known before the work; returns the first."""
+    see.stage("reading the samples", len(dataset))
+    first = None
+    for count, sample in enumerate(dataset, 1):
+        first = first or sample
+        see.advance(count)
+    assert first is not None  # a dataset has at least one sample
+    return first
+
+
+def _check_tolerance(options: Options, reference: Comparison) -> None:
+    """Raises OptionError where the reference itself has not the figure that a tolerance asks for."""
+    for precision in options.precisions:
+        for bound in options.tolerance_of(precision):
+            if math.isnan(reference.worst(bound.metric)):
+                why = {
+                    "metric": "the data has no labels with a metric",
+                    "metric_drop": "the data has no labels with a metric",
+                    "top1": "no output of the model has a class axis",
+                }.get(bound.metric, "the model has no float32 output that is finite in the reference")
+                raise OptionError(f"tolerance {bound} cannot be judged: {why}")
 
 
 def _metric_of(options: Options, dataset: Dataset) -> Callable[[], TaskMetric] | None:

@@ -160,6 +160,8 @@ class _Runner:
         shrink = len(parts) > 1
         self._sessions = [Session(segment.graph, 1, shrink) for segment in self._segments]
         self._outputs = [info.name for info in model.outputs]
+        constants = {str(v.name): v.const_value for v in model.onnx.graph.outputs if v.is_initializer()}
+        self._constants = {name: value.numpy() for name, value in constants.items() if value is not None}
         self._last: dict[Key, int] = {}
         for index, segment in enumerate(self._segments):
             self._last.update((key, index) for key in segment.feeds.values())
@@ -182,8 +184,8 @@ class _Runner:
     def errors_of(self, sample: Sample) -> _SampleErrors:
         """The statistics of one sample, and its final outputs."""
         errors = ErrorTable(len(self.rows))
-        reference: dict[str, NDArray[Any]] = {}
-        variant: dict[str, NDArray[Any]] = {}
+        reference: dict[str, NDArray[Any]] = dict(self._constants)
+        variant: dict[str, NDArray[Any]] = dict(self._constants)
         for segment, state in self.run(sample):
             for name in segment.observed:
                 true = state[Flow.REFERENCE, name]
@@ -194,6 +196,8 @@ class _Runner:
                 if (Flow.REFERENCE, name) in state:
                     reference[name] = state[Flow.REFERENCE, name]
                     variant[name] = state.get((Flow.VARIANT, name), reference[name])
+        # In the model's order, whatever the order in which the segments gave them.
+        reference, variant = ({name: values[name] for name in self._outputs} for values in (reference, variant))
         return _SampleErrors(errors, reference, variant, sample.label)
 
 

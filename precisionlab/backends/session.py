@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from precisionlab.errors import ModelError
 
 # protobuf cannot hold more than 2 GB in one message; stay well below it.
 _INLINE_LIMIT = 1_500_000_000
+
+_UNKNOWN_OPERATOR = re.compile(r"([\w.\-]*):(\w+)\(-?\d+\) is not a registered function/op")
 
 
 class Session:
@@ -63,5 +66,8 @@ def _create(graph: ir.Model, options: ort.SessionOptions) -> ort.InferenceSessio
 def _reason(error: Exception) -> str:
     """ONNX Runtime's message without its error code and source position."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if match := _UNKNOWN_OPERATOR.search(text):
+        operator = f"{match[1]}::{match[2]}" if match[1] else match[2]
+        return f"it does not know the operator {operator}; replace it, or define it as a function in the model"
     parts = text.split(" : ", 3)
     return parts[-1][:400] if text.startswith("[ONNXRuntimeError]") else text[:400]

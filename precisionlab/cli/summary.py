@@ -65,7 +65,7 @@ def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> li
         str(len(variant.plan.pins)) if not is_reference else "",
         f"{decibel(comparison.worst('sqnr'))} dB",
         number(comparison.worst("cosine"), 5),
-        number(comparison.worst("top1"), 3),
+        number(comparison.worst("top1"), 3) if any(o.top1.total for o in comparison.outputs.values()) else "–",
     ]
     if metric:
         row.append(number(comparison.worst("metric"), 3))
@@ -108,6 +108,7 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
     if found.ranked:
         console.print()
         console.print(_worst_layers(result, found))
+        console.print("own: introduced by the layer itself; so far: with what it inherited; * pinned", style="dim")
 
 
 def _metric_change(before: float | None, after: float | None, found: PrecisionResult) -> str:
@@ -137,8 +138,6 @@ def _worst_layers(result: SweepResult, found: PrecisionResult) -> Table:
             decibel(far.sqnr) if far else "–",
             f"{far.max_ref:.3g}" if far else "–",
         )
-    table.caption = "own: introduced by the layer itself; so far: inherited too; * pinned"
-    table.caption_justify = "left"
     return table
 
 

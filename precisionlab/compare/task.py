@@ -52,9 +52,11 @@ class Accuracy:
         scores = outputs[self._output]
         scores = scores.reshape(-1, scores.shape[-1])
         try:
-            wanted = np.atleast_1d(np.asarray(json.loads(label), dtype=np.int64))
+            wanted = np.atleast_1d(np.asarray(json.loads(label)))
         except (ValueError, TypeError):
-            raise DataError(f"label {label!r} is not a class index, which the metric accuracy needs") from None
+            wanted = np.empty(0)
+        if wanted.dtype.kind != "i":
+            raise DataError(f"label {label!r} is not a class index, which the metric accuracy needs")
         if wanted.shape != (len(scores),):
             raise DataError(f"label {label!r}: {wanted.size} class indices for {len(scores)} rows of {self._output}")
         self._right += int(np.count_nonzero((scores.argmax(-1) == wanted) & ~np.isnan(scores).any(-1)))

@@ -76,6 +76,7 @@ def _fused_after(
     """The nodes that fuse behind an anchor: scales, then one residual sum, then one activation."""
     fused: list[ir.Node] = []
     residual = False
+    channel = _channel(anchor, tensors)
     value = anchor.outputs[0]
     while (node := _only_consumer(value)) is not None and fixed.get(node) is None and node not in taken:
         if node.graph is not anchor.graph or node.domain not in ONNX_DOMAINS:
@@ -83,7 +84,7 @@ def _fused_after(
         if node.op_type in _ACTIVATIONS and node.inputs[0] is value and _others_constant(node, value):
             fused.append(node)
             break
-        if not residual and (_is_batchnorm(node, value) or _is_scale(node, value)):
+        if not residual and (_is_batchnorm(node, value) or _is_scale(node, value, channel)):
             fused.append(node)
         elif not residual and _is_residual(node, value, tensors):
             residual = True
@@ -109,17 +110,26 @@ def _is_batchnorm(node: ir.Node, value: ir.Value) -> bool:
     return node.op_type == "BatchNormalization" and node.inputs[0] is value and _others_constant(node, value)
 
 
-def _is_scale(node: ir.Node, value: ir.Value) -> bool:
+def _channel(anchor: ir.Node, tensors: Mapping[str, TensorInfo]) -> int:
+    """How far the channels stand from the last axis of the anchor's output."""
+    weight = anchor.inputs[1]
+    shape = None if weight is None else tensors[str(weight.name)].shape
+    return len(shape) - 2 if anchor.op_type in ("Conv", "ConvTranspose") and shape is not None else 0
+
+
+def _is_scale(node: ir.Node, value: ir.Value, channel: int) -> bool:
     """Add, Sub, Mul or Div with a constant for each channel (a bias, an unfolded BatchNorm)."""
     if node.op_type not in _SCALES or not _others_constant(node, value):
         return False
+    if node.op_type == "Div" and node.inputs[0] is not value:
+        return False  # a constant over the value is no scale of it
     constants = [v for v in node.inputs if v is not None and v is not value]
-    return len(constants) == 1 and _per_channel(constants[0])
+    return len(constants) == 1 and _per_channel(constants[0], channel)
 
 
-def _per_channel(value: ir.Value) -> bool:
+def _per_channel(value: ir.Value, channel: int) -> bool:
     shape = value.shape
-    return shape is not None and sum(dim != 1 for dim in shape) <= 1
+    return shape is not None and all(dim == 1 or i == channel for i, dim in enumerate(reversed(list(shape))))
 
 
 def _is_residual(node: ir.Node, value: ir.Value, tensors: Mapping[str, TensorInfo]) -> bool:

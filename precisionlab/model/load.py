@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
 from precisionlab.errors import ModelError
+from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import Model, TensorInfo
 from precisionlab.model.layers import layers_of, multiply_adds
 
@@ -37,6 +39,7 @@ def load_model(path: Path) -> Model:
         model = ir.load(path)
     except Exception as error:  # onnx-ir raises many kinds for one cause: a graph that it cannot hold
         raise ModelError(f"{path}: cannot be read as a graph: {_first_line(error)}") from None
+    _read_inner_data(model)
     passes.RemoveInitializersFromInputsPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -98,11 +101,32 @@ def infer_tensors(model: ir.Model) -> dict[str, TensorInfo]:
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
     graph = inferred.graph
     values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
-    return {str(v.name): _tensor_info(v) for v in values if v.name}
+    containers = _containers(graph)
+    return {str(v.name): _tensor_info(v, v not in containers) for v in values if v.name}
 
 
-def _tensor_info(value: ir.Value) -> TensorInfo:
-    dtype = value.dtype if isinstance(value.type, ir.TensorType) else None
+def _containers(graph: ir.Graph) -> set[ir.Value]:
+    """The sequences and optionals: onnx-ir's inference gives them the type of the tensors that they hold."""
+    found = {v for v in graph.inputs if v.type is not None and not isinstance(v.type, ir.TensorType)}
+    opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
+    for node in graph:
+        if node.domain not in ONNX_DOMAINS or not onnx.defs.has(node.op_type):
+            continue
+        outputs = onnx.defs.get_schema(node.op_type, opset).outputs
+        inner = [g.outputs for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH for g in [a.as_graph()]]
+        for index, value in enumerate(node.outputs):
+            tensors = [kind.startswith("tensor(") for kind in outputs[min(index, len(outputs) - 1)].types]
+            # Identity, If and Loop (whose body gives a condition first) may hand on either.
+            at = index + (node.op_type == "Loop")
+            handed = any(isinstance(o[at].type, (ir.SequenceType, ir.OptionalType)) for o in inner if at < len(o))
+            handed = handed or (node.op_type == "Identity" and node.inputs[0] in found)
+            if not any(tensors) or (handed and not all(tensors)):
+                found.add(value)
+    return found
+
+
+def _tensor_info(value: ir.Value, is_tensor: bool) -> TensorInfo:
+    dtype = value.dtype if is_tensor and isinstance(value.type, ir.TensorType) else None
     shape = None
     if value.shape is not None:
         shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
@@ -111,7 +135,7 @@ def _tensor_info(value: ir.Value) -> TensorInfo:
 
 def _read(path: Path) -> onnx.ModelProto:
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(f"{path}: {'a folder, not an ONNX file' if path.is_dir() else 'no such file'}")
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: the file is empty")
     try:
@@ -141,9 +165,20 @@ def _external_files(proto: onnx.ModelProto, path: Path) -> Iterator[Path]:
             offset, length = int(entry.get("offset", 0)), int(entry.get("length", 0))
         except ValueError:
             raise ModelError(f"{where}: offset or length is not a number") from None
-        if offset < 0 or length < 0 or offset + length > file.stat().st_size:
-            raise ModelError(f"{where} ends at byte {offset + length}, the file is shorter; it is cut or stale")
+        needed = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+        if "length" in entry and length != needed:
+            raise ModelError(f"{where} holds {length} bytes, the tensor's shape and type need {needed} bytes")
+        if offset < 0 or offset + needed > file.stat().st_size:
+            raise ModelError(f"{where} ends at byte {offset + needed}, the file is shorter; it is cut or stale")
         yield file
+
+
+def _read_inner_data(model: ir.Model) -> None:
+    """Bring external data of subgraphs into memory: ONNX Runtime is given copies of them without the file's place."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if graph is not model.graph and isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
 
 
 def _hash(files: list[Path]) -> str:

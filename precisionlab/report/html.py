@@ -1,7 +1,7 @@
 """The HTML report: one file that opens from disk, offline, and answers without a manual.
 
 Is it right? Which layers, and why? What is given up? What now? Everything is drawn from exactly what
-stands in `run.json`, `variants.csv`, `layers.csv` and `plan.<precision>.json`, so that a report can be
+stands in `run.json`, `variants.csv`, `layers.csv` and the plans, so that a report can be
 drawn again from a run's folder.
 
 Names come from strangers' models. Jinja2 escapes whatever it prints; the two pieces of markup made here
@@ -104,6 +104,7 @@ def _template() -> Template:
         db=lambda value: show(value, ".1f"),
         short=lambda value: show(value, ".3g"),
         share=lambda value: show(value, ".3f"),
+        cosine=lambda value: show(value, ".5f"),
         count=lambda value: show(value, ".0f"),
         visible=visible,
         csp_hash=_csp_hash,
@@ -334,6 +335,8 @@ class PrecisionSection:
     first_nonfinite: str | None
     first_nonfinite_layer: str | None
     table: str | None
+    around: str | None
+    plan_file: str
     low: VariantView | None
     mixed: VariantView | None
     layers: tuple[LayerView, ...]
@@ -368,12 +371,15 @@ def _section(
         evaluations=int(found["evaluations"]),
         first_nonfinite=found["first_nonfinite"],
         first_nonfinite_layer=found["first_nonfinite_layer"],
-        table=found["table"],
+        # The run may hold the table for every precision; only int8 uses it.
+        table=found["table"] if name == "int8" else None,
+        around=plans[name].around.value.upper() if name in plans and name == "int8" else None,
+        plan_file="plan.json" if len(run["precisions"]) == 1 else f"plan.{name}.json",  # as the sweep names it
         low=_variant(low) if low else None,
         mixed=_variant(mixed) if mixed else None,
         layers=tuple(ranked),
         worst=tuple(view for view in ranked[:WORST_SHOWN] if view.rank is not None),
-        chart=draw_chart(name.upper(), views) if charted and views else None,
+        chart=draw_chart(name.upper(), views) if charted and any(map(_measured, views)) else None,
     )
 
 
@@ -431,6 +437,10 @@ def _layer(row: Row) -> LayerView:
     )
 
 
+def _measured(view: LayerView) -> bool:
+    return any(figure is not None for figure in (view.introduced, view.inherited, view.mixed))
+
+
 # The chart of errors along the network
 
 Point = tuple[float, float]
@@ -461,9 +471,9 @@ def _scale(values: Iterable[float]) -> Scale:
     height = (high - low) * 0.1
     kinds = {show(value, "g") for value in found if not math.isfinite(value)}
     below = [kind for kind in ("−∞", "NaN") if kind in kinds]
-    lanes = {kind: low - place * height for place, kind in enumerate(below, 1)}
+    lanes: dict[str, float] = {kind: low - (place + 0.4) * height for place, kind in enumerate(below, 1)}
     if "∞" in kinds:
-        lanes["∞"] = high + height
+        lanes["∞"] = high + 1.4 * height
     return Scale(low, high, lanes, height)
 
 
@@ -517,8 +527,7 @@ def draw_chart(title: str, layers: Sequence[LayerView]) -> Chart:
         range=(bottom - scale.lane_height / 2, top + scale.lane_height / 2),
         xrange=(min(places) - _HALF, max(places) + _HALF),
         y_labels=_y_labels(scale),
-        x_labels=_ticks(min(places), max(places), 12, whole=True),
-        formatter=lambda value: show(value, "g"),
+        x_labels=_labels(_ticks(min(places), max(places), 12, whole=True)),
         show_legend=False,
         show_dots=False,
         allow_interruptions=True,
@@ -526,13 +535,13 @@ def draw_chart(title: str, layers: Sequence[LayerView]) -> Chart:
     )
     shifts = {"introduced": 1.0, "inherited": 0.0, "mixed": -1.0}
     names = []
+    if pinned:  # first, so that the curves stand over its lines
+        chart.add("pins", _pin_marks(pinned, bottom, top), show_dots=True, dots_size=4)
+        names.append("pins")
     for name, values in figures.items():
         if strokes := _strokes(places, values, scale, shifts[name], joined=name != "introduced"):
             chart.add(name, strokes)
             names.append(name)
-    if pinned:
-        chart.add("pins", _pin_marks(pinned, bottom, top), show_dots=True, dots_size=4)
-        names.append("pins")
     tree = chart.render_tree()
     first, step = _tidy(tree, names)
     tree.set("role", "img")
@@ -554,8 +563,12 @@ def _pin_marks(pinned: Iterable[tuple[float, LayerView]], bottom: float, top: fl
 
 
 def _y_labels(scale: Scale) -> list[dict[str, Any]]:
-    numbers = [{"value": value, "label": show(value, "g")} for value in _ticks(scale.low, scale.high, 6)]
-    return numbers + [{"value": height, "label": kind} for kind, height in scale.lanes.items()]
+    lanes = [{"value": height, "label": kind} for kind, height in scale.lanes.items()]
+    return _labels(_ticks(scale.low, scale.high, 6)) + lanes
+
+
+def _labels(values: Iterable[float]) -> list[dict[str, Any]]:
+    return [{"value": value, "label": show(value, "g")} for value in values]
 
 
 def _ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:

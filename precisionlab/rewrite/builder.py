@@ -25,10 +25,11 @@ class GraphBuilder:
         self._constants: dict[str, ir.Value] = {}
         self._names: set[str] = set()
 
-    def input(self, like: ir.Value, name: str) -> ir.Value:
-        """A graph input of the same type as `like`, and of any shape of the same rank."""
+    def input(self, like: ir.Value, name: str, dtype: ir.DataType | None) -> ir.Value:
+        """A graph input that takes tensors of this type (None: what `like` is), of any shape of the same rank."""
         shape = None if like.shape is None else ir.Shape([None] * len(like.shape))
-        value = ir.Value(name=self._unique(name), type=like.type, shape=shape)
+        kind = like.type if dtype is None else ir.TensorType(dtype)
+        value = ir.Value(name=self._unique(name), type=kind, shape=shape)
         self._inputs.append(value)
         return value
 

@@ -136,14 +136,12 @@ def _segment(
     values = {str(v.name): v for v in _values(model)}
     needed = {name for layer in part for name in layer_inputs(model, layer)} - made
     for name in sorted(needed):
-        value, known = values[name], model.tensors[name]
-        if value.type is None and known.dtype is not None:
-            value.type = ir.TensorType(known.dtype)
-        reference[value] = builder.input(value, name)
+        value, dtype = values[name], model.tensors[name].dtype
+        reference[value] = builder.input(value, name, dtype)
         feeds[str(reference[value].name)] = (Flow.REFERENCE, name)
         variant[value] = reference[value]
         if Flow.VARIANT in flows and name in differs:
-            variant[value] = builder.input(value, f"variant/{name}")
+            variant[value] = builder.input(value, f"variant/{name}", dtype)
             feeds[str(variant[value].name)] = (Flow.VARIANT, name)
     for layer in part:
         precision = precision_of(layer, plan)
@@ -185,7 +183,7 @@ def shape_probe(model: Model) -> tuple[ir.Model, dict[str, str]]:
     """
     builder = GraphBuilder(model.onnx)
     copier = LayerCopier(builder, model, None)
-    environment: dict[ir.Value, ir.Value] = {v: builder.input(v, str(v.name)) for v in model.onnx.graph.inputs}
+    environment: dict[ir.Value, ir.Value] = {v: builder.input(v, str(v.name), v.dtype) for v in model.onnx.graph.inputs}
     shapes: dict[str, str] = {}
     shown: list[ir.Value] = []
     for layer in model.layers:
