@@ -10,8 +10,7 @@ example: $(VENV)/installed ## install, and sweep the bundled digits model
 
 magika: $(VENV)/installed-models ## sweep magika's model, which breaks in FP16
 	$(BIN)/python -m examples.prepare magika
-	$(BIN)/precisionlab sweep examples/prepared/magika/model.onnx --data examples/prepared/magika/data \
-		--precisions fp16 --out reports/magika
+	$(BIN)/precisionlab sweep examples/prepared/magika/magika.onnx --data examples/prepared/magika/data --precisions fp16
 
 models: $(VENV)/installed-models ## prepare all real models and their labelled data
 	$(BIN)/python -m examples.prepare all

@@ -1,6 +1,6 @@
 """Calibration folders: a model, its samples as `.npz` files, and their labels.
 
-- `<out>/<id>/model.onnx`
+- `<out>/<id>/<id>.onnx`
 - `<out>/<id>/data/dataset.toml`: what the samples are, the dtype of every input, how labels are judged
 - `<out>/<id>/data/labels.csv`: sample,label
 - `<out>/<id>/data/0000.npz` and on: one run of the model each, an array per input
@@ -56,7 +56,7 @@ def write(recipe: Recipe, out: Path) -> int:
     shutil.rmtree(partial, ignore_errors=True)
     data = partial / "data"
     data.mkdir(parents=True)
-    shutil.copyfile(recipe.model(), partial / "model.onnx")
+    shutil.copyfile(recipe.model(), partial / f"{recipe.id}.onnx")
 
     dtypes: dict[str, str] = {}
     count = 0

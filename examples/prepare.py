@@ -22,7 +22,7 @@ MODELS = ("magika", "minilm_l3", "ppocr4_rec", "ppocr4_det", "orient")
     help="Folder to write to; examples/prepared if left out.",
 )
 def main(models: tuple[str, ...], out: Path) -> None:
-    """Write OUT/MODEL/model.onnx and OUT/MODEL/data for each MODEL.
+    """Write OUT/MODEL/MODEL.onnx and OUT/MODEL/data for each MODEL.
 
     MODEL is magika, minilm_l3, ppocr4_rec, ppocr4_det, orient, or all. They come from installed packages:
     nothing is downloaded.

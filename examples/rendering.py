@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from examples.packages import MATPLOTLIB
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont
 Color = tuple[int, int, int]
 
 FACES = (
@@ -156,10 +156,7 @@ def _colors(rng: random.Random) -> tuple[Color, Color]:
 
 
 def _font(rng: random.Random, points: int) -> Font:
-    files = font_files()
-    if not files:
-        return ImageFont.load_default(points)
-    return _load(rng.choice(files), points)
+    return _load(rng.choice(font_files()), points)
 
 
 @cache

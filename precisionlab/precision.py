@@ -86,6 +86,11 @@ class PrecisionPlan:
         }
 
 
+def plan_files(precisions: Collection[str]) -> dict[str, str]:
+    """Precision → what the file of its plan is called in the folder of a sweep over these."""
+    return {name: "plan.json" if len(precisions) == 1 else f"plan.{name}.json" for name in precisions}
+
+
 def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
     """Read the JSON object of a plan; unknown keys are left alone.
 
@@ -133,10 +138,10 @@ def read_plan(path: Path, model_sha256: str, layers: Mapping[str, Collection[str
     belongs to another model, or pins a node that the model does not have.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{path}: not JSON: {error}") from None
     plan = plan_from_dict(data, str(path))
     if plan.model_sha256 != model_sha256:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all, also after a crash."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+        # A path may hold bytes that are not UTF-8, as lone surrogates: \udcff is how JSON writes them.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
@@ -51,16 +53,14 @@ class RunFolder:
         self._journal = path / "journal.jsonl"
         self._context = _digest(context)
         self._entries: dict[str, Any] = {}
-        try:
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        with self._writing():
             path.mkdir(parents=True, exist_ok=True)
             self._read()
-        except OSError as error:
-            raise OptionError(
-                f"{path}: cannot be written ({error.strerror}); choose another folder with --out"
-            ) from None
 
     def _read(self) -> None:
-        lines = self._journal.read_text(encoding="utf-8").splitlines(keepends=True) if self._journal.exists() else []
+        text = self._journal.read_text(encoding="utf-8", errors="replace") if self._journal.exists() else ""
+        lines = text.splitlines(keepends=True)
         entries = [e for line in lines if (e := _entry(line)) is not None]
         if entries and entries[0] == {"context": self._context}:
             self._entries = {e["key"]: e["value"] for e in entries[1:] if "key" in e and "value" in e}
@@ -78,15 +78,33 @@ class RunFolder:
         """Note a finished evaluation; it is on disk when this returns."""
         name = _digest(key)
         self._entries[name] = value
-        with self._journal.open("a", encoding="utf-8") as stream:
+        with self._writing(), self._journal.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"key": name, "value": value}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
     def write(self, name: str, text: str) -> Path:
         """Write one of the run's files, whole or not at all."""
-        write_whole(self.path / name, text)
+        with self._writing():
+            write_whole(self.path / name, text)
         return self.path / name
+
+    def discard(self) -> None:
+        """Remove what this run has made, where nothing has come of it; a folder that was there before stays."""
+        if self._made:
+            self._journal.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody has put something else there
+                for folder in self._made:
+                    folder.rmdir()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OptionError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another folder with --out"
+            ) from None
 
 
 def _entry(line: str) -> dict[str, Any] | None:

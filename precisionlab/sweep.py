@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import importlib
 import importlib.metadata
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +22,15 @@ from precisionlab.backends import choose_backend
 from precisionlab.backends.base import Backend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.task import Accuracy, TaskMetric, load_metric
+from precisionlab.compare.task import Accuracy, Outputs, TaskMetric, load_metric
 from precisionlab.compare.tolerance import Tolerance, closeness, default_tolerance, meets, parse_tolerance
 from precisionlab.data import Dataset, Sample, open_dataset, random_dataset
-from precisionlab.errors import DataError, OptionError
+from precisionlab.errors import DataError, OptionError, PrecisionLabError
 from precisionlab.model import Model, load_model
-from precisionlab.precision import Pin, Precision, PrecisionPlan, read_plan
+from precisionlab.precision import Pin, Precision, PrecisionPlan, plan_files, read_plan
 from precisionlab.results import PrecisionResult, SweepResult, Variant
 from precisionlab.rewrite.flow import precision_of
-from precisionlab.rewrite.gates import unquantizable
+from precisionlab.rewrite.gates import check_opset, unquantizable
 from precisionlab.run import RunFolder
 from precisionlab.search.causes import causes
 from precisionlab.search.pins import Verdict, find_pins, most_evaluations
@@ -104,28 +108,36 @@ def sweep(
     options = Options(
         precisions=_precisions(precisions),
         tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
-        max_pins=_at_least(max_pins, 0, "max_pins"),
+        max_pins=max_pins,
         around=_around(around),
         metric=metric,
     )
+    _at_least(0, max_pins=max_pins, seed=seed)
+    _at_least(1, samples=samples, threads=threads)
     loaded = load_model(Path(model))
-    dataset = _dataset(loaded, data, shapes or {}, _at_least(samples, 1, "samples"), seed)
-    first = _checked(dataset, see)
-    ready = choose_backend(backend, loaded, first, _at_least(threads, 1, "threads"))
     asked = None
     if plan is not None:
         asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
         options = replace(options, precisions=(asked.default,), around=asked.around)
+    _check_opset(loaded, options, asked)
+    dataset = _dataset(loaded, data, shapes or {}, samples, seed)
+    user_metric = _metric_of(options, dataset)
+    first = _checked(dataset, see)
+    ready = choose_backend(backend, loaded, first, threads)
     run = RunFolder(Path(out) if out else Path("reports") / loaded.name, _context(loaded, dataset, options, ready))
-    job = _Job(ready, dataset, options, run, see, _metric_of(options, dataset))
+    job = _Job(ready, dataset, options, run, see, user_metric)
 
-    table = job.calibrate() if _needs_ranges(options, asked) else None
-    reference = job.reference()
-    _check_tolerance(options, reference.comparison)
+    try:
+        reference = job.reference()
+        _check_tolerance(options, reference.comparison)
+        table = job.calibrate() if _needs_ranges(options, asked) else None
+    except PrecisionLabError:
+        run.discard()  # labels or a tolerance that only the reference could show to be wrong
+        raise
     results = tuple(job.measure(asked, table) if asked else job.search(p, table) for p in options.precisions)
     facts = _facts(job, results, time.perf_counter() - started)
     result = SweepResult(ready.model, reference, results, facts, run.path)
-    _write(run, result)
+    _write(run, result, measured=asked is not None)
     return result
 
 
@@ -170,7 +182,7 @@ class _Job:
         low = self._compare(f"{precision}", low_plan, table, introduced=True)
         touched = [layer for layer in self.model.layers if precision_of(layer, low_plan) is not Precision.FP32]
         ranking = rank(touched, low.introduced)
-        why = causes(self.model, precision, low.inherited, low.introduced)
+        why = causes(self.model, low_plan, low.inherited, low.introduced)
         tolerance = self.options.tolerance_of(precision)
         evaluated = {frozenset[str](): low}
 
@@ -223,7 +235,7 @@ class _Job:
             self._variant(f"{precision}", bare, low, precision),
             self._variant(f"{precision} mixed", plan, mixed, precision),
             rank(touched, low.introduced).order,
-            causes(self.model, precision, low.inherited, low.introduced),
+            causes(self.model, bare, low.inherited, low.introduced),
             2,
             table,
         )
@@ -293,6 +305,12 @@ def _dataset(
     return open_dataset(Path(data), model, samples, seed)
 
 
+def _check_opset(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
+    """Raises ModelError where a precision asked for cannot be had at the model's opset."""
+    for precision in options.precisions:
+        check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
+
+
 def _checked(dataset: Dataset, see: Observer) -> Sample:
     """Read every sample once, so that a bad one is known before the work; returns the first."""
     see.stage("reading the samples", len(dataset))
@@ -326,9 +344,43 @@ def _metric_of(options: Options, dataset: Dataset) -> Callable[[], TaskMetric] |
         what = f"sample {missing[0]} has no label" if missing else "random inputs have no labels"
         raise DataError(f"{dataset.folder or 'no data folder'}: {what}, which the metric needs")
     if options.metric is not None:
-        return load_metric(options.metric)
+        return _users_own(options.metric)
     outputs = [info.name for info in dataset.model_outputs]
     return partial(Accuracy, manifest.output or outputs[0])
+
+
+def _users_own(spec: str) -> Callable[[], TaskMetric]:
+    """The user's metric; what goes wrong inside it is told as an OptionError that names the line."""
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except PrecisionLabError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise OptionError(f"metric {spec!r}: {what} ({frame.filename}, line {frame.lineno})") from error
+
+    class Told:
+        def __init__(self) -> None:
+            with told():
+                self._metric = made()
+                self.name = str(getattr(self._metric, "name", spec.rpartition(":")[2]))
+                self.higher_is_better = bool(getattr(self._metric, "higher_is_better", True))
+
+        def update(self, outputs: Outputs, label: str) -> None:
+            with told():
+                self._metric.update(outputs, label)
+
+        def compute(self) -> float:
+            with told():
+                return float(self._metric.compute())
+
+    with told():
+        made = load_metric(spec)
+    return Told
 
 
 def _needs_ranges(options: Options, plan: PrecisionPlan | None) -> bool:
@@ -351,10 +403,10 @@ def _around(text: str) -> Precision:
     return precision
 
 
-def _at_least(value: int | None, least: int, name: str) -> int | None:
-    if value is not None and value < least:
-        raise OptionError(f"{name} is {value}; it must be at least {least}")
-    return value
+def _at_least(least: int, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise OptionError(f"{name} is {value}; it must be at least {least}")
 
 
 def _context(model: Model, dataset: Dataset, options: Options, backend: Backend) -> dict[str, Any]:
@@ -364,10 +416,17 @@ def _context(model: Model, dataset: Dataset, options: Options, backend: Backend)
         "data": dataset.sha256,
         "samples": [file.name for file in dataset.files],
         "shapes": {name: list(shape) for name, shape in dataset.random_shapes.items()},
-        "metric": options.metric,
+        "metric": options.metric and [options.metric, _source(options.metric)],
         "backend": backend.name,
         "versions": versions(),
     }
+
+
+def _source(metric: str) -> str:
+    """The hash of the file that holds the user's metric: its figures are void once it was edited."""
+    module = metric.rpartition(":")[0]
+    path = module if module.endswith(".py") else getattr(importlib.import_module(module), "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def versions() -> dict[str, str]:
@@ -417,16 +476,18 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
     }
 
 
-def _write(run: RunFolder, result: SweepResult) -> None:
+def _write(run: RunFolder, result: SweepResult, measured: bool) -> None:
     from precisionlab.report.html import render
 
-    for stale in run.path.glob("plan*.json"):
-        stale.unlink()
-    for name, plan in result.plans.items():
-        found = next(r for r in result.precisions if r.precision.value == name)
-        content = {**plan.to_dict(), **_plan_evidence(found)}
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        run.write("plan.json" if len(result.plans) == 1 else f"plan.{name}.json", text)
+    # The plans of an earlier search would contradict this one. A plan that the user had measured may be one
+    # of them, and a file of another name is the user's own: those stay.
+    if not measured:
+        for name in ("plan.json", *(f"plan.{p}.json" for p in Precision)):
+            (run.path / name).unlink(missing_ok=True)
+    files = plan_files(result.plans)
+    for found in result.precisions:
+        content = {**found.mixed.plan.to_dict(), **_plan_evidence(found)}
+        run.write(files[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     run.write("variants.csv", result.variants.to_csv(index=False))
     run.write("layers.csv", result.layers.to_csv(index=False))
     run.write("run.json", json.dumps(result.run, indent=2, ensure_ascii=False) + "\n")

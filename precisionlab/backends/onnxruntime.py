@@ -48,7 +48,7 @@ class OnnxRuntimeBackend:
 
     def _shapes(self, model: Model, first: Sample) -> dict[str, tuple[int, ...]]:
         graph, names = shape_probe(model)
-        values = Session(graph, self.threads, shrink=False).run(first.inputs)
+        values = Session(graph, self.threads).run(first.inputs)
         shapes = {name: array.shape for name, array in first.inputs.items()}
         return {**shapes, **{names[output]: tuple(value.tolist()) for output, value in values.items()}}
 
@@ -156,9 +156,7 @@ class _Runner:
         # The samples that run side by side share the budget.
         parts = cut(model, len(flows), backend.budget // backend.threads)
         self._segments = segments(model, plan, table, parts, flows)
-        # With one segment the arena is best kept; with several each would keep its own for ever.
-        shrink = len(parts) > 1
-        self._sessions = [Session(segment.graph, 1, shrink) for segment in self._segments]
+        self._sessions = [Session(segment.graph, 1) for segment in self._segments]
         self._outputs = [info.name for info in model.outputs]
         constants = {str(v.name): v.const_value for v in model.onnx.graph.outputs if v.is_initializer()}
         self._constants = {name: value.numpy() for name, value in constants.items() if value is not None}

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from functools import cache
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from precisionlab.errors import ModelError
 
-# protobuf cannot hold more than 2 GB in one message; stay well below it.
-_INLINE_LIMIT = 1_500_000_000
+# Below this size a weight travels inside the graph's protobuf, as small constants must for ONNX Runtime
+# to infer shapes from them.
+_INLINE_BYTES = 1024
+# The types of weights that numpy has too; others (bfloat16, int4, strings, …) travel inside.
+_SHARED = frozenset(
+    {
+        ir.DataType.FLOAT,
+        ir.DataType.DOUBLE,
+        ir.DataType.FLOAT16,
+        ir.DataType.INT8,
+        ir.DataType.UINT8,
+        ir.DataType.INT32,
+        ir.DataType.INT64,
+    }
+)
+
+# These reach across layers although the value between is shown: a scale or a transpose goes into the MatMul
+# behind it, and pooling adds up in another order behind a Conv than at the start of a segment. What a layer
+# gives, to the last bit, must not depend on what else its segment holds. (Costs up to a quarter of the time.)
+_ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion", "NchwcTransformer"]
 
 _UNKNOWN_OPERATOR = re.compile(r"([\w.\-]*):(\w+)\(-?\d+\) is not a registered function/op")
 
@@ -23,7 +41,8 @@ _UNKNOWN_OPERATOR = re.compile(r"([\w.\-]*):(\w+)\(-?\d+\) is not a registered f
 class Session:
     """One graph, ready to run on the CPU. Raises ModelError where ONNX Runtime cannot load it."""
 
-    def __init__(self, graph: ir.Model, threads: int, shrink: bool) -> None:
+    def __init__(self, graph: ir.Model, threads: int) -> None:
+        _share_arena()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
@@ -31,13 +50,13 @@ class Session:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         # Threads that spin after a run would fight with those that sum the errors.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.use_env_allocators", "1")
         self._run_options = ort.RunOptions()
         self._run_options.log_severity_level = 4
-        if shrink:
-            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self.outputs = [str(v.name) for v in graph.graph.outputs]
         try:
-            self._session = _create(graph, options)
+            # The session reads the shared weights where they are, so they must live as long as it does.
+            self._session, self._weights = _create(graph, options)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise ModelError(f"ONNX Runtime cannot load the model: {_reason(error)}") from None
 
@@ -50,17 +69,42 @@ class Session:
         return dict(zip(self.outputs, values, strict=True))
 
 
-def _create(graph: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
-    size = sum(v.const_value.nbytes for v in graph.graph.initializers.values() if v.const_value is not None)
-    if size < _INLINE_LIMIT and not any(
-        isinstance(v.const_value, ir.ExternalTensor) for v in graph.graph.initializers.values()
-    ):
+def _create(graph: ir.Model, options: ort.SessionOptions) -> tuple[ort.InferenceSession, list[ort.OrtValue]]:
+    """A session whose large weights are shared with the model in memory, neither written nor copied.
+
+    So a model with more than protobuf's 2 GB works, and a session costs little beside its run. Returns the
+    session and the weights.
+    """
+    large = {}
+    for name, value in graph.graph.initializers.items():
+        if (tensor := value.const_value) is None:
+            continue
+        if tensor.nbytes > _INLINE_BYTES and value.dtype in _SHARED:
+            large[str(name)] = tensor
+        elif isinstance(tensor, ir.ExternalTensor):  # its file cannot be found from inside the protobuf
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+    try:
+        for name, tensor in large.items():
+            graph.graph.initializers[name].const_value = ir.ExternalTensor(
+                "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tuple(tensor.shape.numpy())), name=name
+            )
         content = ir.to_proto(graph).SerializeToString()
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    with tempfile.TemporaryDirectory(prefix="precisionlab-") as folder:
-        path = Path(folder) / "graph.onnx"
-        ir.save(graph, path, external_data="weights.bin")
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    finally:
+        for name, tensor in large.items():
+            graph.graph.initializers[name].const_value = tensor
+    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(t.numpy())) for t in large.values()]
+    options.add_external_initializers(list(large), values)
+    session = ort.InferenceSession(
+        content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_ACROSS_LAYERS
+    )
+    return session, values
+
+
+@cache
+def _share_arena() -> None:
+    """One arena for all sessions of the process: with one for each, memory would be held many times over."""
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(info, None)
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from precisionlab.cli.sweep import sweep_command
 from precisionlab.errors import PrecisionLabError
 
 INPUT_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class _Commands(click.Group):
@@ -22,6 +24,9 @@ class _Commands(click.Group):
         except PrecisionLabError as error:
             click.echo(f"precisionlab: {error}", err=True)
             ctx.exit(INPUT_ERROR)
+        except KeyboardInterrupt:  # click would exit with 1, which here means that the tolerance is not met
+            click.echo("precisionlab: stopped; the same command goes on from here", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,8 +41,7 @@ cli.add_command(sweep_command)
 
 def main() -> None:
     """The entry point of the `precisionlab` command."""
-    try:
-        cli(prog_name="precisionlab")
-    except KeyboardInterrupt:
-        click.echo("precisionlab: stopped; the same command goes on from here", err=True)
-        sys.exit(130)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that has no sign for ∞ must not end the run
+            stream.reconfigure(errors="replace")
+    cli(prog_name="precisionlab")

@@ -37,7 +37,7 @@ class _Lines:
         self._console = console
 
     def stage(self, title: str, total: int) -> None:
-        self.note(f"{title} ({total} samples)")
+        self.note(f"{title} ({total} sample{'' if total == 1 else 's'})")
 
     def advance(self, done: int) -> None:
         pass

@@ -6,23 +6,28 @@ import math
 from typing import TextIO
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from precisionlab.precision import plan_files
 from precisionlab.report.tables import layer_errors
 from precisionlab.results import PrecisionResult, SweepResult, Variant
 
 _WIDTH = 80
 _WORST = 8
+_OTHER_COLUMNS = 52  # what the table of layers needs beside the names
 
 
 def print_summary(result: SweepResult, stream: TextIO) -> None:
     """Print tables that fit 80 columns, without colour where there is no terminal."""
     console = Console(file=stream, width=None if stream.isatty() else _WIDTH, highlight=False, markup=False)
     run = result.run
+    samples = run["data"]["samples"]
     layers = sum(layer.fixed is None for layer in result.model.layers)
     console.print(
-        f"{result.model.path.name}: {layers} layers that can be given a precision, {run['data']['samples']} samples, "
+        f"{result.model.path.name}: {layers} layers that can be given a precision, "
+        f"{samples} sample{'' if samples == 1 else 's'}, "
         f"figures {run['figures']} by {run['backend']}"
     )
     if run["data"]["random"]:
@@ -37,8 +42,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
     if result.folder is not None:
         console.print()
         console.print(f"Report: {result.folder / 'report.html'}")
-        for plan in sorted(result.folder.glob("plan*.json")):
-            console.print(f"Plan:   {plan}")
+        for plan in plan_files(result.plans).values():
+            console.print(f"Plan:   {result.folder / plan}")
 
 
 def _variants(result: SweepResult) -> Table:
@@ -102,12 +107,12 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
         console.print(f"NaN or Inf in {len(low.nonfinite)} tensors without pins; the first at {first.name}")
     for pin in pins[:_WORST]:
         console.print(f"  pin {pin.layer}")
-        console.print(f"      {pin.reason}")
+        console.print(Padding(pin.reason, (0, 0, 0, 6)))
     if len(pins) > _WORST:
         console.print(f"  … and {len(pins) - _WORST} more, in the plan")
     if found.ranked:
         console.print()
-        console.print(_worst_layers(result, found))
+        console.print(_worst_layers(result, found, console.width - _OTHER_COLUMNS))
         console.print("own: introduced by the layer itself; so far: with what it inherited; * pinned", style="dim")
 
 
@@ -117,11 +122,11 @@ def _metric_change(before: float | None, after: float | None, found: PrecisionRe
     return f", {found.mixed.comparison.metric_name} {number(before, 3)} → {number(after, 3)}"
 
 
-def _worst_layers(result: SweepResult, found: PrecisionResult) -> Table:
+def _worst_layers(result: SweepResult, found: PrecisionResult, width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title=f"worst layers in {found.precision}")
     table.title_justify = "left"
     table.add_column("#", justify="right")
-    table.add_column("layer", ratio=1, overflow="fold")
+    table.add_column("layer", no_wrap=True)
     table.add_column("kind", max_width=16, overflow="ellipsis", no_wrap=True)
     for name in ("own dB", "so far dB", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -132,7 +137,7 @@ def _worst_layers(result: SweepResult, found: PrecisionResult) -> Table:
         far = layer_errors(layer, found.low.comparison.inherited)
         table.add_row(
             str(place),
-            shortened(name) + (" *" if name in pinned else ""),
+            shortened(name, width) + (" *" if name in pinned else ""),
             layer.kind,
             decibel(own.sqnr) if own else "–",
             decibel(far.sqnr) if far else "–",
@@ -141,7 +146,7 @@ def _worst_layers(result: SweepResult, found: PrecisionResult) -> Table:
     return table
 
 
-def shortened(name: str, width: int = 60) -> str:
+def shortened(name: str, width: int) -> str:
     """The end of a long name, which tells more than its beginning."""
     return name if len(name) <= width else "…" + name[-width + 1 :]
 

@@ -92,6 +92,9 @@ class ErrorTable:
     """The statistics of many tensors under construction: rows of sums and counts that add up quickly."""
 
     def __init__(self, rows: int) -> None:
+        from precisionlab.compare import kernel  # numba takes a while: not before it is needed
+
+        self._kernel = kernel
         self.sums: NDArray[np.float64] = np.zeros((rows, 6), np.float64)
         self.counts: NDArray[np.int64] = np.zeros((rows, 8), np.int64)
 
@@ -105,9 +108,7 @@ class ErrorTable:
             self.counts[row, 7] += max(1, output.size)
             self.sums[row, 1] = math.nan
             return
-        from precisionlab.compare import kernel
-
-        kernel.error_sums(reference, output, self.sums[row], self.counts[row])
+        self._kernel.error_sums(reference, output, self.sums[row], self.counts[row])
 
     def merge(self, other: ErrorTable) -> None:
         """Add the rows of another table to these. A NaN maximum stays NaN."""

@@ -47,6 +47,7 @@ def load_model(path: Path) -> Model:
         raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
     name_nodes(model.graph)
     tensors = infer_tensors(model)
+    _note_ranks(model.graph, tensors)
     return Model(
         path=path,
         sha256=_hash([path, *data_files]),
@@ -67,7 +68,7 @@ def at_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     for layer in model.layers:
         # Nothing is observed inside a fused layer; its Conv or MatMul has the shape of the layer's output.
         anchor = str(model.node[layer.nodes[0]].outputs[0].name)
-        for name in (*layer.outputs, anchor):
+        for name in filter(None, (*layer.outputs, anchor)):  # an output that is left out has no name
             if (shape := shapes.get(name, shapes.get(layer.outputs[0]))) is not None:
                 tensors[name] = replace(tensors[name], shape=shape)
     for info in model.inputs:
@@ -105,6 +106,15 @@ def infer_tensors(model: ir.Model) -> dict[str, TensorInfo]:
     return {str(v.name): _tensor_info(v, v not in containers) for v in values if v.name}
 
 
+def _note_ranks(graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
+    """Give values their inferred rank: in a segment of its own, a layer is then optimised as in the whole graph."""
+    for node in graph:
+        for value in node.outputs:
+            shape = tensors[value.name].shape if value.name else None
+            if value.shape is None and shape is not None:
+                value.shape = ir.Shape([None] * len(shape))
+
+
 def _containers(graph: ir.Graph) -> set[ir.Value]:
     """The sequences and optionals: onnx-ir's inference gives them the type of the tensors that they hold."""
     found = {v for v in graph.inputs if v.type is not None and not isinstance(v.type, ir.TensorType)}
@@ -113,7 +123,7 @@ def _containers(graph: ir.Graph) -> set[ir.Value]:
         if node.domain not in ONNX_DOMAINS or not onnx.defs.has(node.op_type):
             continue
         outputs = onnx.defs.get_schema(node.op_type, opset).outputs
-        inner = [g.outputs for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH for g in [a.as_graph()]]
+        inner = [a.as_graph().outputs for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
         for index, value in enumerate(node.outputs):
             tensors = [kind.startswith("tensor(") for kind in outputs[min(index, len(outputs) - 1)].types]
             # Identity, If and Loop (whose body gives a condition first) may hand on either.

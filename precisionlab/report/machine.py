@@ -6,6 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from precisionlab.report.tables import layer_rows, variant_rows
+
 if TYPE_CHECKING:
     from precisionlab.results import SweepResult
 
@@ -21,10 +23,11 @@ def to_json(result: SweepResult) -> str:
         "folder": None if result.folder is None else str(result.folder),
         "run": result.run,
         "plans": {name: plan.to_dict() for name, plan in result.plans.items()},
-        "variants": result.variants.astype(object).to_dict("records"),
-        "layers": result.layers.astype(object).to_dict("records"),
+        "variants": variant_rows(result),
+        "layers": layer_rows(result),
     }
-    return json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False)
+    # ASCII alone, so that no terminal or pipe can change it.
+    return json.dumps(_strict(content), indent=2, allow_nan=False)
 
 
 def _strict(value: Any) -> Any:

@@ -38,8 +38,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
@@ -54,18 +53,43 @@ if TYPE_CHECKING:
     from precisionlab.results import PrecisionResult, SweepResult, Variant
 
 
+Row = dict[str, Any]
+"""Column → value. None stands for a figure that does not exist; a NaN was measured."""
+
+_FIGURES = ("sqnr_db", "cosine", "rel_l2", "max_error", "ref_max", "top1", "metric")
+_VARIANT_COUNTS = ("nan", "inf")
+_ERROR_COUNTS = tuple(f"{kind}_{name}" for kind in ("introduced", "inherited") for name in ("nan", "inf", "vanished"))
+_LAYER_COUNTS = ("rank", "multiply_adds", "overflow", *_ERROR_COUNTS)
+
+
 def variants_table(result: SweepResult) -> pd.DataFrame:
-    """The table of `variants.csv`."""
+    """The table of `variants.csv`. In float columns a figure that does not exist looks like a NaN."""
+    return _table(variant_rows(result), _VARIANT_COUNTS)
+
+
+def layers_table(result: SweepResult) -> pd.DataFrame:
+    """The table of `layers.csv`, as `variants_table`."""
+    return _table(layer_rows(result), _LAYER_COUNTS)
+
+
+def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
+    figures = [name for name in rows[0] if name.endswith(_FIGURES)]
+    types = {**dict.fromkeys(figures, "float64"), **dict.fromkeys(counts, "Int64")}
+    table: pd.DataFrame = pd.DataFrame(rows).astype(types)
+    return table
+
+
+def variant_rows(result: SweepResult) -> list[Row]:
+    """The rows of `variants.csv`."""
     variants = [result.reference]
     touched = [0]
     for found in result.precisions:
         variants += [found.low] if found.mixed is found.low else [found.low, found.mixed]
         touched += [len(found.ranked)] * (len(variants) - len(touched))
-    rows = [row for v, n in zip(variants, touched, strict=True) for row in _variant_rows(v, n)]
-    return pd.DataFrame(rows)
+    return [row for v, n in zip(variants, touched, strict=True) for row in _rows_of(v, n)]
 
 
-def _variant_rows(variant: Variant, layers: int) -> list[dict[str, Any]]:
+def _rows_of(variant: Variant, layers: int) -> list[Row]:
     comparison = variant.comparison
     head = {
         "variant": variant.name,
@@ -88,30 +112,28 @@ def _variant_rows(variant: Variant, layers: int) -> list[dict[str, Any]]:
             {
                 **head,
                 "output": name,
-                "sqnr_db": e.sqnr if e else math.nan,
-                "cosine": e.cosine if e else math.nan,
-                "rel_l2": e.rel_l2 if e else math.nan,
-                "max_error": e.max_error if e else math.nan,
+                "sqnr_db": e.sqnr if e else None,
+                "cosine": e.cosine if e else None,
+                "rel_l2": e.rel_l2 if e else None,
+                "max_error": e.max_error if e else None,
                 "nan": e.nan if e else None,
                 "inf": e.inf if e else None,
-                "top1": output.top1.share,
+                "top1": output.top1.share if output.top1.total else None,
             }
         )
     return rows
 
 
-def layers_table(result: SweepResult) -> pd.DataFrame:
-    """The table of `layers.csv`."""
-    return pd.DataFrame(
-        [
-            _layer_row(result, found, index, layer)
-            for found in result.precisions
-            for index, layer in enumerate(result.model.layers)
-        ]
-    )
+def layer_rows(result: SweepResult) -> list[Row]:
+    """The rows of `layers.csv`."""
+    return [
+        _layer_row(result, found, index, layer)
+        for found in result.precisions
+        for index, layer in enumerate(result.model.layers)
+    ]
 
 
-def _layer_row(result: SweepResult, found: PrecisionResult, index: int, layer: Layer) -> dict[str, Any]:
+def _layer_row(result: SweepResult, found: PrecisionResult, index: int, layer: Layer) -> Row:
     pins = {pin.layer: pin.reason for pin in found.mixed.plan.pins}
     rank = {name: place for place, name in enumerate(found.ranked, 1)}
     inherited = layer_errors(layer, found.low.comparison.inherited)
@@ -133,11 +155,11 @@ def _layer_row(result: SweepResult, found: PrecisionResult, index: int, layer: L
         "shape": "×".join("?" if dim is None else str(dim) for dim in shape) if shape is not None else "",
         "multiply_adds": layer.multiply_adds,
         "weight_bytes": layer.weight_bytes,
-        "ref_max": inherited.max_ref if inherited else math.nan,
+        "ref_max": inherited.max_ref if inherited else None,
         "overflow": inherited.overflow if inherited else None,
         **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
         **_error_columns("inherited", inherited),
-        "mixed_sqnr_db": mixed.sqnr if mixed else math.nan,
+        "mixed_sqnr_db": mixed.sqnr if mixed else None,
     }
 
 
@@ -147,16 +169,13 @@ def layer_errors(layer: Layer, errors: Mapping[str, ErrorSums]) -> ErrorSums | N
     return reduce(add, found) if found else None
 
 
-def _error_columns(prefix: str, errors: ErrorSums | None) -> dict[str, Any]:
-    if errors is None:
-        empty: dict[str, Any] = dict.fromkeys(("sqnr_db", "cosine", "rel_l2", "max_error"), math.nan)
-        return {f"{prefix}_{k}": v for k, v in {**empty, **dict.fromkeys(("nan", "inf", "vanished"))}.items()}
+def _error_columns(prefix: str, errors: ErrorSums | None) -> Row:
     return {
-        f"{prefix}_sqnr_db": errors.sqnr,
-        f"{prefix}_cosine": errors.cosine,
-        f"{prefix}_rel_l2": errors.rel_l2,
-        f"{prefix}_max_error": errors.max_error,
-        f"{prefix}_nan": errors.nan,
-        f"{prefix}_inf": errors.inf,
-        f"{prefix}_vanished": errors.vanished,
+        f"{prefix}_sqnr_db": errors.sqnr if errors else None,
+        f"{prefix}_cosine": errors.cosine if errors else None,
+        f"{prefix}_rel_l2": errors.rel_l2 if errors else None,
+        f"{prefix}_max_error": errors.max_error if errors else None,
+        f"{prefix}_nan": errors.nan if errors else None,
+        f"{prefix}_inf": errors.inf if errors else None,
+        f"{prefix}_vanished": errors.vanished if errors else None,
     }

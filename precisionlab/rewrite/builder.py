@@ -27,9 +27,8 @@ class GraphBuilder:
 
     def input(self, like: ir.Value, name: str, dtype: ir.DataType | None) -> ir.Value:
         """A graph input that takes tensors of this type (None: what `like` is), of any shape of the same rank."""
-        shape = None if like.shape is None else ir.Shape([None] * len(like.shape))
         kind = like.type if dtype is None else ir.TensorType(dtype)
-        value = ir.Value(name=self._unique(name), type=kind, shape=shape)
+        value = ir.Value(name=self._unique(name), type=kind, shape=_any_of_rank(like))
         self._inputs.append(value)
         return value
 
@@ -86,7 +85,7 @@ class GraphBuilder:
         )
         for old, new in zip(node.outputs, copied.outputs, strict=True):
             new.name = self._unique(prefix + old.name) if old.name else ""
-            new.type, new.shape = old.type, None
+            new.type, new.shape = old.type, _any_of_rank(old)
         self._nodes.append(copied)
         return copied
 
@@ -110,6 +109,10 @@ class GraphBuilder:
             unique = f"{name}~{count}"
         self._names.add(unique)
         return unique
+
+
+def _any_of_rank(value: ir.Value) -> ir.Shape | None:
+    return None if value.shape is None else ir.Shape([None] * len(value.shape))
 
 
 def outer_values(node: ir.Node) -> set[ir.Value]:

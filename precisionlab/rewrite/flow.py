@@ -127,7 +127,7 @@ class LayerCopier:
             # BatchNormalization's parameters are folded in float32 before anything is rounded: a
             # variance beyond 65504 does no harm in TensorRT.
             foldable = not first or node.op_type == "BatchNormalization"
-            if not is_data or foldable:
+            if not is_data or foldable or _is_lookup(node):
                 precision = Precision.FP32
             return self._gates.weight(value, precision, weight_axis(node, index), self._weights)
         return self._gates.activation(source[value], precision if is_data else Precision.FP32, str(value.name))
@@ -135,9 +135,15 @@ class LayerCopier:
     def _output(self, old: ir.Value, new: ir.Value, nodes: list[ir.Node], border: Precision) -> ir.Value:
         if border is Precision.FP32 or self._model.tensors[str(old.name)].dtype != ir.DataType.FLOAT:
             return new
-        if len(nodes) == 1 and nodes[0].op_type in _KEEPS_VALUES:
+        if len(nodes) == 1 and nodes[0].op_type in _KEEPS_VALUES and not _is_lookup(nodes[0]):
             self._gates.mark_rounded(new, border)
         return self._gates.activation(new, border, str(old.name))
+
+
+def _is_lookup(node: ir.Node) -> bool:
+    """Gather from a constant table: rounding what is gathered is the same as rounding the table, and cheaper."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    return table is not None and table.is_initializer()
 
 
 def nodes_outputs(nodes: list[ir.Node]) -> list[ir.Value]:

@@ -24,12 +24,14 @@ _CAST = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT
 # Attributes that are operands of the arithmetic, with the defaults of the ONNX specification. A half
 # kernel holds them in half. Those that are not here (epsilon, axis, …) stay as they are: kernels
 # compute normalisation in float32.
-_OPERAND_ATTRIBUTES: Mapping[str, Mapping[str, float]] = {
+_OPERAND_ATTRIBUTES: Mapping[str, Mapping[str, float | None]] = {
     "Celu": {"alpha": 1.0},
+    "Clip": {"min": None, "max": None},  # attributes before opset 11, and Pad's as well; None: no default to round
     "Elu": {"alpha": 1.0},
     "Gemm": {"alpha": 1.0, "beta": 1.0},
     "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
     "LeakyRelu": {"alpha": 0.01},
+    "Pad": {"value": None},
     "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
     "ThresholdedRelu": {"alpha": 1.0},
 }
@@ -107,7 +109,8 @@ def rounded_attributes(node: ir.Node, precision: Precision) -> dict[str, ir.Attr
         return attributes
     for name, default in _OPERAND_ATTRIBUTES.get(node.op_type, {}).items():
         value = attributes[name].as_float() if name in attributes else default
-        attributes[name] = ir.AttrFloat32(name, round_scalar(value, precision))
+        if value is not None:
+            attributes[name] = ir.AttrFloat32(name, round_scalar(value, precision))
     return attributes
 
 

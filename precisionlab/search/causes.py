@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.gates import round_scalar
 
 _LARGEST = {Precision.FP16: 65504.0, Precision.BF16: 3.3895313892515355e38}
@@ -20,17 +21,17 @@ _SCALAR = 8
 
 
 def causes(
-    model: Model, precision: Precision, inherited: Mapping[str, ErrorSums], introduced: Mapping[str, ErrorSums]
+    model: Model, plan: PrecisionPlan, inherited: Mapping[str, ErrorSums], introduced: Mapping[str, ErrorSums]
 ) -> dict[str, str]:
-    """Layer name → what breaks in it; only for layers that do break.
+    """Layer name → what breaks in it under the plan; only for layers that do break.
 
-    `inherited` and `introduced` are those of the variant without pins.
+    `inherited` and `introduced` are what comparing that plan found.
     """
     found: dict[str, str] = {}
     started = False
     for layer in model.layers:
         alone = [introduced[name] for name in layer.outputs if name in introduced]
-        text = _cause(model, layer, precision, alone, inherited) if alone else ""
+        text = _cause(model, layer, precision_of(layer, plan), alone, inherited) if alone else ""
         broken = any(inherited[name].nonfinite for name in layer.outputs if name in inherited)
         if broken and not started:
             started = True
@@ -45,20 +46,22 @@ def _cause(
 ) -> str:
     if precision not in _LARGEST:
         return ""
+    if not any(e.nonfinite for e in alone):
+        # x + 1e-10 breaks nothing by itself, but the logarithm or division behind it.
+        vanished = [_vanishing(model, name, precision) for name in layer.weights if any(e.vanished for e in alone)]
+        return "; ".join(filter(None, vanished))
+    parts = [_constant(model, name, precision) for name in layer.weights]
     largest = _LARGEST[precision]
-    parts = [_constant(model, name, precision) for name in layer.weights if alone and any(e.nonfinite for e in alone)]
-    over = max(e.max_ref for e in alone)
-    if any(e.nonfinite for e in alone):
-        entering = max((inherited[name].max_ref for name in layer.inputs if name in inherited), default=0.0)
-        if over > largest:
-            parts.append(f"overflow: values up to {over:.3g}, {precision} ends at {largest:.5g}")
-        elif entering > largest:
-            parts.append(f"its input overflows: values up to {entering:.3g}, {precision} ends at {largest:.5g}")
-    text = "; ".join(part for part in parts if part)
-    if not text and any(e.nonfinite for e in alone):
-        vanished = [_vanishing(model, name, precision) for name in layer.weights]
-        text = "; ".join(v for v in vanished if v) or f"NaN or Inf from finite inputs in {precision}"
-    return text
+    leaving = max(e.max_ref for e in alone)
+    entering = [inherited[name] for name in layer.inputs if name in inherited]
+    before = max((e.max_ref for e in entering), default=0.0)
+    if leaving > largest:
+        parts.append(f"overflow: values up to {leaving:.3g}, {precision} ends at {largest:.5g}")
+    elif before > largest:
+        parts.append(f"its input overflows: values up to {before:.3g}, {precision} ends at {largest:.5g}")
+    elif any(e.vanished for e in entering):
+        parts.append(f"its input vanishes: values that are not 0 become 0 in {precision}")
+    return "; ".join(filter(None, parts)) or f"NaN or Inf from finite inputs in {precision}"
 
 
 def _kind(layer: Layer, inherited: Mapping[str, ErrorSums]) -> str:
