@@ -7,12 +7,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from precisionlab.calibrate import calibrate
     from precisionlab.errors import PrecisionLabError
     from precisionlab.precision import Pin, Precision, PrecisionPlan
     from precisionlab.results import SweepResult
     from precisionlab.sweep import sweep
 
-__all__ = ["Pin", "Precision", "PrecisionLabError", "PrecisionPlan", "SweepResult", "sweep"]
+__all__ = ["Pin", "Precision", "PrecisionLabError", "PrecisionPlan", "SweepResult", "calibrate", "sweep"]
 
 _HOMES = {
     "Pin": "precisionlab.precision",
@@ -20,6 +21,7 @@ _HOMES = {
     "PrecisionLabError": "precisionlab.errors",
     "PrecisionPlan": "precisionlab.precision",
     "SweepResult": "precisionlab.results",
+    "calibrate": "precisionlab.calibrate",
     "sweep": "precisionlab.sweep",
 }
 

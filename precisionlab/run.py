@@ -16,11 +16,16 @@ from precisionlab.errors import OptionError
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all, also after a crash."""
+    # A path may hold bytes that are not UTF-8, as lone surrogates: \udcff is how JSON writes them.
+    write_whole_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_whole_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a crash."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        # A path may hold bytes that are not UTF-8, as lone surrogates: \udcff is how JSON writes them.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)

@@ -16,47 +16,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from precisionlab.backends import choose_backend
 from precisionlab.backends.base import Backend
 from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.thresholds import AUTO, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import Accuracy, Outputs, TaskMetric, load_metric
 from precisionlab.compare.tolerance import Tolerance, closeness, default_tolerance, meets, parse_tolerance
-from precisionlab.data import Dataset, Sample, open_dataset, random_dataset
+from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import DataError, OptionError, PrecisionLabError
 from precisionlab.model import Model, load_model
+from precisionlab.observer import Observer, Silent
 from precisionlab.precision import Pin, Precision, PrecisionPlan, plan_files, read_plan
+from precisionlab.ranges import best_table
 from precisionlab.results import PrecisionResult, SweepResult, Variant
-from precisionlab.rewrite.flow import precision_of
-from precisionlab.rewrite.gates import check_opset, unquantizable
+from precisionlab.rewrite.flow import int8_operands, precision_of, with_held_pins
+from precisionlab.rewrite.gates import check_opset
 from precisionlab.run import RunFolder
+from precisionlab.samples import checked
 from precisionlab.search.causes import causes
 from precisionlab.search.pins import Verdict, find_pins, most_evaluations
 from precisionlab.search.rank import Ranking, rank
 from precisionlab.search.starts import nonfinite_starts
-
-
-class Observer(Protocol):
-    """Is told how the work goes. Each stage runs over `total` samples."""
-
-    def stage(self, title: str, total: int) -> None: ...
-
-    def advance(self, done: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-class _Silent:
-    def stage(self, title: str, total: int) -> None:
-        pass
-
-    def advance(self, done: int) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
+from precisionlab.versions import versions
 
 
 @dataclass(frozen=True)
@@ -67,6 +51,7 @@ class Options:
     tolerance: Tolerance = ()
     max_pins: int | None = None
     around: Precision = Precision.FP32
+    calibration: str = "entropy"
     metric: str | None = None
 
     def tolerance_of(self, precision: Precision) -> Tolerance:
@@ -88,8 +73,10 @@ def sweep(
     max_pins: int | None = None,
     threads: int | None = None,
     around: str = "fp32",
+    calibration: str = "entropy",
     metric: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    skip_bad: bool = False,
     observer: Observer | None = None,
 ) -> SweepResult:
     """Find the layers of an ONNX model that break in low precision, pin them, and check the result.
@@ -97,19 +84,23 @@ def sweep(
     `data` is a folder of samples; without it the inputs are random, which finds the wrong layers.
     `precisions` are swept one after the other, each held to `tolerance` (such as "sqnr>=30"). With `plan`
     that plan alone is built and measured, and nothing is searched. `around` is the precision of the
-    float layers around int8 ones. `metric` names the user's own task metric, `package.module:name`.
+    float layers around int8 ones, `calibration` the method that finds int8 ranges (entropy,
+    capped, percentile, mse, max, auto).
+    `skip_bad` goes on past samples that cannot be used. `metric` names the user's own task metric,
+    `package.module:name`.
     The files of the run go to `out`, by default `reports/<model>`; a run that was killed goes on from
     there.
 
     Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
     """
     started = time.perf_counter()
-    see = observer or _Silent()
+    see = observer or Silent()
     options = Options(
         precisions=_precisions(precisions),
         tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
         max_pins=max_pins,
         around=_around(around),
+        calibration=_calibration(calibration),
         metric=metric,
     )
     _at_least(0, max_pins=max_pins, seed=seed)
@@ -120,10 +111,9 @@ def sweep(
         asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
         options = replace(options, precisions=(asked.default,), around=asked.around)
     _check_opset(loaded, options, asked)
-    dataset = _dataset(loaded, data, shapes or {}, samples, seed)
+    dataset = checked(_dataset(loaded, data, shapes or {}, samples, seed), skip_bad, see)
     user_metric = _metric_of(options, dataset)
-    first = _checked(dataset, see)
-    ready = choose_backend(backend, loaded, first, threads)
+    ready = choose_backend(backend, loaded, next(iter(dataset)), threads)
     run = RunFolder(Path(out) if out else Path("reports") / loaded.name, _context(loaded, dataset, options, ready))
     job = _Job(ready, dataset, options, run, see, user_metric)
 
@@ -158,15 +148,16 @@ class _Job:
 
     def calibrate(self) -> CalibrationTable:
         """The ranges of every tensor that an int8 layer quantises."""
-        operands = {
-            str(value.name): None
-            for layer in self.model.layers
-            if layer.quantizable
-            for value in self.model.node[layer.nodes[0]].inputs[:2]
-            if value is not None and not value.is_initializer()
-        }
+        operands = dict.fromkeys(name for layer in self.model.layers for name in int8_operands(self.model, layer))
         self.see.stage("int8 ranges", len(self.dataset))
-        return self.backend.collect_ranges(self.dataset, tuple(operands), self.see.advance)
+        collector = self.backend.collector(tuple(operands))
+        collector.add(self.dataset, self.see.advance)
+        found, samples = collector.histograms(), len(self.dataset)
+        if self.options.calibration != AUTO:
+            return table_of(found, self.options.calibration, samples)
+        return best_table(
+            self.backend, self.dataset, {name: table_of(found, name, samples) for name in METHODS}, self.see
+        )
 
     def reference(self) -> Variant:
         """The fp32 variant."""
@@ -176,9 +167,7 @@ class _Job:
     def search(self, precision: Precision, table: CalibrationTable | None) -> PrecisionResult:
         """Compare one low precision, and pin layers until its tolerance holds."""
         low_plan = PrecisionPlan(self.model.sha256, precision, around=self.options.around)
-        held = {} if precision is not Precision.INT8 or table is None else self._unquantizable(table)
-        # What int8 cannot hold at all is pinned from the start: there is no such variant without.
-        low_plan = low_plan.with_pins(self._pin(name, reason) for name, reason in held.items())
+        low_plan = with_held_pins(self.model, low_plan, table)
         low = self._compare(f"{precision}", low_plan, table, introduced=True)
         touched = [layer for layer in self.model.layers if precision_of(layer, low_plan) is not Precision.FP32]
         ranking = rank(touched, low.introduced)
@@ -194,8 +183,11 @@ class _Job:
         def evaluate(pins: frozenset[str]) -> Verdict:
             if pins not in evaluated:
                 title = f"{precision}, plan {len(evaluated)}: {_count(len(pins), 'pin')}"
-                evaluated[pins] = self._compare(title, plan_of(pins), table, introduced=False)
-                self.see.note(_progress(pins, evaluated[pins], tolerance))
+                found = self._judge(title, plan_of(pins), table, low)
+                if meets(found, tolerance):  # nothing is accepted but by a whole comparison
+                    found = self._compare(f"{title}, in full", plan_of(pins), table, introduced=False)
+                evaluated[pins] = found
+                self.see.note(_progress(pins, found, tolerance))
             found = evaluated[pins]
             return Verdict(
                 meets(found, tolerance),
@@ -205,8 +197,8 @@ class _Job:
 
         if not meets(low, tolerance) and touched:
             self.see.note(
-                f"{precision}: {', '.join(map(str, tolerance))} does not hold; searching among {len(touched)} layers, "
-                f"at most {most_evaluations(len(touched))} plans of about {low.seconds:.1f} s each until one holds, "
+                f"{precision}: {', '.join(map(str, tolerance))} does not hold; searching {len(touched)} layers, "
+                f"at most {most_evaluations(len(touched))} plans of under {low.seconds:.1f} s each until one holds, "
                 "then pins are released one group after the other"
             )
         found = find_pins(ranking, evaluate, self.options.max_pins)
@@ -222,11 +214,8 @@ class _Job:
     def measure(self, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionResult:
         """Compare the user's own plan, beside the same precision without pins."""
         precision = plan.default
-        bare = plan.with_pins(())
-        if precision is Precision.INT8 and table is not None:
-            bare = bare.with_pins(self._pin(n, r) for n, r in self._unquantizable(table).items())
-            pinned = {pin.layer for pin in plan.pins}
-            plan = plan.with_pins((*plan.pins, *(pin for pin in bare.pins if pin.layer not in pinned)))
+        bare = with_held_pins(self.model, plan.with_pins(()), table)
+        plan = with_held_pins(self.model, plan, table)
         low = self._compare(f"{precision}", bare, table, introduced=True)
         touched = [layer for layer in self.model.layers if precision_of(layer, bare) is not Precision.FP32]
         mixed = self._compare(f"{precision} mixed: {_count(len(plan.pins), 'pin')}", plan, table, introduced=False)
@@ -243,34 +232,43 @@ class _Job:
     def _compare(
         self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool, verify: bool = False
     ) -> Comparison:
+        """Compare the variant in full."""
+        kind = {"introduced": introduced, "verify": verify}
+        work = partial(self.backend.compare, metric=self.metric, introduced=introduced)
+        return self._journalled(title, plan, table, kind, work)
+
+    def _judge(self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, known: Comparison) -> Comparison:
+        """Compare the final outputs alone, and look for new NaN and Inf."""
+        work = partial(self.backend.judge, metric=self.metric, known=known)
+        return self._journalled(title, plan, table, {"judge": True}, work)
+
+    def _journalled(
+        self,
+        title: str,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        kind: Mapping[str, bool],
+        work: Callable[..., Comparison],
+    ) -> Comparison:
+        """What the journal knows already of this plan; else do the work, and note it there."""
         key = {
             "default": plan.default.value,
             "around": plan.around.value,
+            "calibration": self.options.calibration if table is not None else None,
             "pins": {layer: p.value for layer, p in plan.pinned().items()},
-            "introduced": introduced,
-            "verify": verify,
+            **kind,
         }
         if (known := self.run.known(key)) is not None:
             self.see.note(f"{title}: taken from the journal of an earlier run")
             return Comparison.from_dict(known)
         self.see.stage(title, len(self.dataset))
-        found = self.backend.compare(
-            plan, table, self.dataset, self.see.advance, metric=self.metric, introduced=introduced
-        )
+        found = work(plan, table, self.dataset, self.see.advance)
         self.run.record(key, found.to_dict())
         return found
 
     def _variant(self, name: str, plan: PrecisionPlan, comparison: Comparison, precision: Precision) -> Variant:
         tolerance = self.options.tolerance_of(precision)
         return Variant(name, plan, comparison, self.backend.figures, tolerance, meets(comparison, tolerance))
-
-    def _unquantizable(self, table: CalibrationTable) -> dict[str, str]:
-        found = {
-            layer.name: unquantizable(self.model.node[layer.nodes[0]], table)
-            for layer in self.model.layers
-            if layer.quantizable
-        }
-        return {name: reason for name, reason in found.items() if reason is not None}
 
     def _pin(self, layer: str, reason: str) -> Pin:
         return Pin(layer, self.model.layer[layer].nodes, Precision.FP32, reason)
@@ -302,24 +300,13 @@ def _dataset(
         return random_dataset(model, shapes, seed)
     if shapes:
         raise OptionError("shapes are for random inputs; with a data folder the samples say the shapes")
-    return open_dataset(Path(data), model, samples, seed)
+    return open_dataset(data, model, samples, seed)
 
 
 def _check_opset(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
     """Raises ModelError where a precision asked for cannot be had at the model's opset."""
     for precision in options.precisions:
         check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
-
-
-def _checked(dataset: Dataset, see: Observer) -> Sample:
-    """Read every sample once, so that a bad one is known before the work; returns the first."""
-    see.stage("reading the samples", len(dataset))
-    first = None
-    for count, sample in enumerate(dataset, 1):
-        first = first or sample
-        see.advance(count)
-    assert first is not None  # a dataset has at least one sample
-    return first
 
 
 def _check_tolerance(options: Options, reference: Comparison) -> None:
@@ -340,9 +327,10 @@ def _metric_of(options: Options, dataset: Dataset) -> Callable[[], TaskMetric] |
     if options.metric is None and manifest.metric is None:
         return None
     if not dataset.is_labelled:
-        missing = [f.name for f in dataset.files if f.name not in dataset.labels]
-        what = f"sample {missing[0]} has no label" if missing else "random inputs have no labels"
-        raise DataError(f"{dataset.folder or 'no data folder'}: {what}, which the metric needs")
+        if dataset.is_random:
+            raise DataError("no data folder: random inputs have no labels, which the metric needs")
+        missing = next(name for name in dataset.names if name not in dataset.labels)
+        raise DataError(f"{dataset.origin}: sample {missing} has no label, which the metric needs")
     if options.metric is not None:
         return _users_own(options.metric)
     outputs = [info.name for info in dataset.model_outputs]
@@ -403,6 +391,12 @@ def _around(text: str) -> Precision:
     return precision
 
 
+def _calibration(text: str) -> str:
+    if text not in (*METHODS, AUTO):
+        raise OptionError(f"unknown calibration method {text!r}; use one of {', '.join((*METHODS, AUTO))}")
+    return text
+
+
 def _at_least(least: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
@@ -414,7 +408,7 @@ def _context(model: Model, dataset: Dataset, options: Options, backend: Backend)
     return {
         "model": model.sha256,
         "data": dataset.sha256,
-        "samples": [file.name for file in dataset.files],
+        "samples": [] if dataset.is_random else list(dataset.names),
         "shapes": {name: list(shape) for name, shape in dataset.random_shapes.items()},
         "metric": options.metric and [options.metric, _source(options.metric)],
         "backend": backend.name,
@@ -429,12 +423,6 @@ def _source(metric: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
-def versions() -> dict[str, str]:
-    """The versions that figures depend on."""
-    names = ("precisionlab", "onnx", "onnxruntime", "onnx-ir", "numpy", "numba")
-    return {name: importlib.metadata.version(name) for name in names}
-
-
 def _facts(job: _Job, results: Sequence[PrecisionResult], seconds: float) -> dict[str, Any]:
     """The content of `run.json`."""
     dataset, model = job.dataset, job.model
@@ -447,10 +435,12 @@ def _facts(job: _Job, results: Sequence[PrecisionResult], seconds: float) -> dic
         "figures": job.backend.figures,
         "model": {"path": str(model.path), "sha256": model.sha256, "layers": len(model.layers)},
         "data": {
-            "folder": None if dataset.folder is None else str(dataset.folder),
+            "folder": None if dataset.is_random else dataset.origin,
             "name": dataset.manifest.name,
             "description": dataset.manifest.description,
             "samples": len(dataset),
+            "skipped": [bad.name for bad in dataset.skipped],
+            "look": None if dataset.look is None else dataset.look.to_dict(),
             "random": dataset.is_random,
             "sha256": dataset.sha256,
             "seed": dataset.seed,
@@ -460,6 +450,10 @@ def _facts(job: _Job, results: Sequence[PrecisionResult], seconds: float) -> dic
         "seconds": round(seconds, 3),
         "precisions": {r.precision.value: _precision_facts(model, r) for r in results},
     }
+
+
+def _method(table: CalibrationTable) -> str:
+    return ", ".join(sorted({found.method for found in table.ranges.values()}))
 
 
 def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
@@ -472,7 +466,9 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
         "evaluations": result.evaluations,
         "first_nonfinite": first,
         "first_nonfinite_layer": layer,
-        "table": None if result.table is None else f"max over {_count(result.table.samples, 'sample')}",
+        "table": None
+        if result.table is None
+        else f"{_method(result.table)} over {_count(result.table.samples, 'sample')}",
     }
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from precisionlab.backends.onnxruntime import DEFAULT_BUDGET, OnnxRuntimeBackend
 from precisionlab.backends.session import Session
 from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.thresholds import table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset, Sample, open_dataset
@@ -74,7 +75,9 @@ def calibrate(backend: OnnxRuntimeBackend, samples: Sequence[Sample]) -> Calibra
     wanted = {
         name for layer in backend.model.layers if layer.quantizable for name in layer_inputs(backend.model, layer)
     }
-    return backend.collect_ranges(samples, sorted(wanted), lambda done: None)
+    collector = backend.collector(sorted(wanted))
+    collector.add(samples, lambda done: None)
+    return table_of(collector.histograms(), "max", len(samples))
 
 
 def compared(
@@ -100,7 +103,7 @@ class Flows:
     """The values of reference, variant and lone layers of one plan, to be looked at one by one."""
 
     def __init__(self, model: Model, plan: PrecisionPlan, table: CalibrationTable | None = None) -> None:
-        (self._segment,) = segments(model, plan, table, [list(model.layers)], Flow)
+        (self._segment,) = segments(model, plan, table, [list(model.layers)], Flow, Flow)
         self._session = Session(self._segment.graph, 1)
 
     def __call__(self, **inputs: Any) -> dict[Key, Array]:

@@ -521,3 +521,431 @@ def test_the_bundled_data_is_whole(bundled: tuple[Model, Dataset]) -> None:
     assert dataset.manifest.inputs == {"image": InputSpec(dtype="float32")}
     assert [s.inputs["image"].shape for s in dataset] == [(1, 1, 8, 8)] * 8
     assert of.sha256 != dataset.sha256
+
+
+# Sub-folders and listings
+
+
+def names(folder: Path, of: Model) -> list[str]:
+    return [s.name for s in open_dataset(folder, of, None, 0)]
+
+
+def save(folder: Path, *paths: str) -> None:
+    for index, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / path, np.full((1, 3), index, np.float32))
+
+
+def test_sub_folders_are_searched_and_name_the_samples(folder: Path, one: Model) -> None:
+    save(folder, "dogs/001.npy", "cats/002.npy", "cats/001.npy", "cats/old/001.npy", "a.npy")
+    save(folder, ".cache/001.npy", "cats/.hidden.npy", "cats/._001.npy")
+    expected = ["a.npy", "cats/001.npy", "cats/002.npy", "cats/old/001.npy", "dogs/001.npy"]
+    dataset = open_dataset(folder, one, None, 0)
+    assert [s.name for s in dataset] == list(dataset.names) == expected
+    assert not dataset.is_labelled
+    with_labels(folder, "sample,label\n" + "".join(f"{name},{name[0]}\n" for name in expected))
+    assert [s.label for s in open_dataset(folder, one, None, 0)] == ["a", "c", "c", "c", "d"]
+
+
+def test_a_file_of_the_same_name_in_another_folder_is_other_data(folder: Path, one: Model) -> None:
+    save(folder, "a/1.npy")
+    before = open_dataset(folder, one, None, 0).sha256
+    (folder / "a").rename(folder / "b")
+    assert open_dataset(folder, one, None, 0).sha256 != before
+
+
+def test_links_that_lead_out_of_the_folder_are_told(folder: Path, one: Model, tmp_path: Path) -> None:
+    save(tmp_path, "outside/1.npy")
+    save(folder, "a.npy")
+    for link, target in (("1.npy", "outside/1.npy"), ("more", "outside")):
+        (folder / link).symlink_to(tmp_path / target)
+        fails(folder, one, link, "outside the data folder")
+        (folder / link).unlink()
+    save(folder, "sub/b.npy")
+    (folder / "again").symlink_to(folder / "sub")
+    (folder / "sub/loop").symlink_to(folder)
+    (folder / "c.npy").symlink_to(folder / "a.npy")
+    (folder / "gone.npy").symlink_to(folder / "nothing")
+    assert names(folder, one) == ["a.npy", "c.npy", "sub/b.npy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("samples.csv", "path,label\nsub/b.npy,1\na.npy,2\n"),
+        ("samples.csv", "\ufeffcomment,label,path\r\nx,1,./sub/b.npy\r\n\r\n,2,sub/../a.npy\r\n"),
+        ("samples.jsonl", '{"path": "sub/b.npy", "label": "1"}\n\n{"path": "a.npy", "label": 2, "split": "train"}\n'),
+    ],
+)
+def test_a_listing_says_which_samples_in_which_order_and_their_labels(
+    folder: Path, one: Model, name: str, text: str
+) -> None:
+    save(folder, "a.npy", "sub/b.npy", "c.npy")
+    (folder / name).write_text(text, encoding="utf-8")
+    dataset = open_dataset(folder, one, None, 0)
+    assert [(s.name, s.label) for s in dataset] == [("sub/b.npy", "1"), ("a.npy", "2")]
+    assert dataset.is_labelled
+
+
+def test_labels_of_a_listing_may_be_left_out(folder: Path, one: Model) -> None:
+    save(folder, "a.npy", "b.npy", "c.npy")
+    (folder / "list.jsonl").write_text('{"path": "b.npy", "label": [1, 2]}\n{"path": "c.npy", "label": null}\n')
+    (folder / MANIFEST).write_text('[samples]\nfile = "list.jsonl"\n')
+    assert [(s.name, s.label) for s in open_dataset(folder, one, None, 0)] == [("b.npy", "[1, 2]"), ("c.npy", None)]
+    (folder / "samples.csv").write_text("path\na.npy\n")  # the manifest's listing is the one
+    assert names(folder, one) == ["b.npy", "c.npy"]
+    (folder / MANIFEST).unlink()
+    (folder / "samples.csv").write_text("path,label\na.npy,\nb.npy,x\n")
+    assert [s.label for s in open_dataset(folder, one, None, 0)] == [None, "x"]
+
+
+def test_a_label_file_called_like_a_listing_is_none(folder: Path, one: Model) -> None:
+    save(folder, "a.npy", "b.npy")
+    (folder / MANIFEST).write_text('[labels]\nfile = "samples.csv"\n')
+    (folder / "samples.csv").write_text("sample,label\na.npy,1\nb.npy,2\n")
+    assert [s.label for s in open_dataset(folder, one, None, 0)] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("samples.csv", "", ["line 1", "path,label"]),
+        ("samples.csv", "sample,label\na.npy,1\n", ["line 1", "path,label"]),
+        ("samples.csv", "path,label\n", ["lists no sample"]),
+        ("samples.csv", "path,label\na.npy,1\n/etc/x.npy,1\n", ["line 3", "'/etc/x.npy' is absolute"]),
+        ("samples.csv", "path\nC:\\data\\x.npy\n", ["line 2", "absolute"]),
+        ("samples.csv", "path\na.npy\n\n../x.npy\n", ["line 4", "'../x.npy'", "outside the data folder"]),
+        ("samples.csv", "path\nout/x.npy\n", ["line 2", "outside the data folder"]),
+        ("samples.csv", "path\na.npy\n./a.npy\n", ["line 3", "second time", "line 2"]),
+        ("samples.csv", "path,label\na.npy\n", ["line 2", "no label"]),
+        ("samples.csv", "path,label\n,1\n", ["line 2", "no path"]),
+        ("samples.csv", "path\na.txt\n", ["line 2", "a.txt", "nor an image"]),
+        ("samples.csv", "path\na.npy\ngone.npy\n", ["line 3", "gone.npy", "no file"]),
+        ("samples.csv", "path\nsub\\b.npy\n", ["line 2", "write / between folders"]),
+        ("samples.jsonl", '{"path": "a.npy"}\n{"path"\n', ["line 2", "not JSON"]),
+        ("samples.jsonl", '"a.npy"\n', ["line 1", '{"path"']),
+        ("samples.jsonl", '{"path": 3}\n', ["line 1", '{"path"']),
+        ("samples.jsonl", '{"path": "a\\u0000.npy"}\n', ["line 1", "no usable path"]),
+        ("samples.jsonl", "[" * 100_000 + "\n", ["line 1", "not JSON"]),
+    ],
+)
+def test_a_listing_that_cannot_be_used_is_told_with_its_line(
+    folder: Path, one: Model, name: str, text: str, words: list[str]
+) -> None:
+    save(folder, "a.npy")
+    (folder / "out").symlink_to("/etc")
+    (folder / name).write_text(text)
+    fails(folder, one, name, *words)
+
+
+def test_one_listing_and_one_place_for_labels(folder: Path, one: Model) -> None:
+    save(folder, "a.npy")
+    (folder / "samples.csv").write_text("path,label\na.npy,1\n")
+    (folder / "samples.jsonl").write_text('{"path": "a.npy"}\n')
+    fails(folder, one, "both", "samples.csv", "samples.jsonl")
+    (folder / "samples.jsonl").unlink()
+    with_labels(folder, "sample,label\na.npy,2\n")
+    fails(folder, one, "samples.csv", "labels.csv", "keep one")
+    (folder / MANIFEST).write_text('[samples]\nfile = "list.txt"\n')
+    fails(folder, one, MANIFEST, ".jsonl")
+    (folder / MANIFEST).write_text('[samples]\nfile = "gone.csv"\n')
+    fails(folder, one, "gone.csv", "cannot be read")
+
+
+def test_the_hash_covers_the_listing(folder: Path, one: Model) -> None:
+    save(folder, "a.npy")
+    seen = []
+    for label in "12":
+        (folder / "samples.csv").write_text(f"path,label\na.npy,{label}\n")
+        seen.append(open_dataset(folder, one, None, 0).sha256)
+    assert seen[0] != seen[1]
+
+
+# Many samples in one file
+
+FIXED = "(float[1,3] x) => (float[1,3] y) { y = Relu(x) }"
+FIXED_TWO = "(float[1,3] x, int64[1,2] ids) => (float[1,3] y, int64[1,2] z) { y = Relu(x) z = Abs(ids) }"
+
+
+@pytest.fixture
+def fixed(tmp_path: Path) -> Model:
+    return model(tmp_path, FIXED)
+
+
+def write(path: Path, kind: str, value: Array) -> Path:
+    file = path.with_suffix(".npy" if kind in ("npy", "fortran") else ".npz")
+    if kind == "npz":
+        np.savez(file, x=value)
+    elif kind == "compressed":
+        np.savez_compressed(file, x=value)
+    else:
+        np.save(file, np.asfortranarray(value) if kind == "fortran" else value)
+    return file
+
+
+@pytest.mark.parametrize("kind", ["npy", "fortran", "npz", "compressed"])
+def test_a_stack_is_split_where_the_model_has_a_fixed_batch_of_one(
+    folder: Path, fixed: Model, one: Model, kind: str
+) -> None:
+    value = np.arange(60, dtype=np.float32).reshape(20, 3)
+    file = write(folder / "calib", kind, value)
+    dataset = open_dataset(folder, fixed, None, 0)
+    assert [s.name for s in dataset] == [f"{file.name}[{i}]" for i in range(20)]
+    assert all(s.inputs["x"].shape == (1, 3) for s in dataset)
+    assert np.array_equal(np.concatenate([s.inputs["x"] for s in dataset]), value)
+    few = open_dataset(folder, fixed, 4, 1)
+    assert len(few) == 4
+    for found in few:
+        row = int(found.name.split("[")[1][:-1])
+        assert np.array_equal(found.inputs["x"], value[row : row + 1])
+    assert few.sha256 != dataset.sha256
+    (whole,) = open_dataset(folder, one, None, 0)  # where the batch is dynamic, a file is one sample
+    assert whole.name == file.name
+    assert np.array_equal(whole.inputs["x"], value)
+
+
+@given(shape=st.lists(st.integers(1, 4), min_size=2, max_size=4), kind=st.sampled_from(["npy", "npz", "compressed"]))
+@settings(max_examples=40)
+def test_a_stack_is_the_same_as_its_rows_in_files(
+    shape: list[int], kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("stack")
+    (path / "data").mkdir()
+    dims = ",".join(map(str, [1, *shape[1:]]))
+    of = model(path, f"(float[{dims}] x) => (float[{dims}] y) {{ y = Relu(x) }}")
+    value = np.random.default_rng(0).standard_normal(shape, np.float32)
+    write(path / "data/a", kind, value)
+    found = read(path / "data", of)
+    assert [s["x"].tobytes() for s in found] == [row.tobytes() for row in value]
+
+
+def test_only_the_rows_that_are_asked_for_are_read(folder: Path, tmp_path: Path) -> None:
+    wide = model(tmp_path, "(float[1,3000] x) => (float[1,3000] y) { y = Relu(x) }")
+    with (folder / "a.npy").open("wb") as stream:  # 12 GB with a hole: nothing else could read it here
+        stream.write(huge((10**6, 3000)))
+        stream.seek(12 * 10**9 - 4, io.SEEK_CUR)
+        stream.write(np.float32(7).tobytes())
+    dataset = open_dataset(folder, wide, None, 0).only({"a.npy[999999]"})
+    (found,) = dataset
+    assert found.inputs["x"].sum() == found.inputs["x"][0, -1] == 7
+
+
+def test_a_header_cannot_promise_samples_that_are_not_there(folder: Path, fixed: Model) -> None:
+    (folder / "a.npy").write_bytes(huge((10**12, 3)))
+    fails(folder, fixed, "a.npy", "4 GiB")
+    (folder / "a.npy").write_bytes(huge((500, 3)))
+    fails(folder, fixed, "a.npy", "cut off")
+    with (folder / "a.npy").open("wb") as stream:
+        stream.write(huge((10**7, 3)))
+        stream.truncate(stream.tell() + 12 * 10**7)
+    fails(folder, fixed, "a.npy", "10,000,000 samples", "split")
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_a_damaged_stack_is_read_or_told_but_never_crashes(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("stack")
+    of = model(path, FIXED)
+    (path / "data").mkdir()
+    value = np.random.default_rng(0).standard_normal((20, 3), np.float32)
+    file = write(path / "data/a", data.draw(st.sampled_from(["npy", "npz", "compressed"])), value)
+    file.write_bytes(damaged(file.read_bytes(), data.draw))
+    try:
+        good = open_dataset(path / "data", of, None, 0).checked(skip_bad=True)
+        reasons = [reason for _, reason in good.skipped]
+    except DataError as error:
+        reasons = [str(error)]
+    assert all(file.name in reason and "\n" not in reason for reason in reasons)
+
+
+def test_rows_of_several_inputs_go_together(folder: Path, tmp_path: Path) -> None:
+    two = model(tmp_path, FIXED_TWO)
+    x, ids = np.float32([[1, 2, 3], [4, 5, 6]]), np.array([[1, 2], [3, 4]])
+    np.savez(folder / "a.npz", x=x, ids=ids)
+    first, second = read(folder, two)
+    assert first["x"].tolist() == [[1, 2, 3]]
+    assert second["ids"].tolist() == [[3, 4]]
+    np.savez(folder / "a.npz", x=x, ids=ids[:1])
+    fails(folder, two, "a.npz", "'x'", "2×3", "1×3")
+
+
+def test_what_is_wrong_in_a_stack_names_the_row(folder: Path, fixed: Model) -> None:
+    value = np.zeros((3, 3), np.float32)
+    value[1, 0] = np.nan
+    np.save(folder / "a.npy", value)
+    fails(folder, fixed, "a.npy[1]", "'x'", "1 value", "NaN or Inf")
+    np.savez(folder / "a.npz", x=np.asfortranarray(np.zeros((3, 3), np.float32)))
+    (folder / "a.npy").unlink()
+    fails(folder, fixed, "a.npz", "Fortran", ".npy")
+
+
+def test_one_label_cannot_stand_for_a_stack(folder: Path, fixed: Model) -> None:
+    np.save(folder / "a.npy", np.zeros((3, 3), np.float32))
+    (folder / "samples.csv").write_text("path,label\na.npy,1\n")
+    fails(folder, fixed, "samples.csv", "line 2", "3 samples", "a.npy[0]")
+    (folder / "samples.csv").write_text("path\na.npy\n")
+    with_labels(folder, "sample,label\na.npy[0],5\na.npy[1],6\na.npy[2],7\n")
+    assert [s.label for s in open_dataset(folder, fixed, None, 0)] == ["5", "6", "7"]
+
+
+def test_a_cut_stack_is_told(folder: Path, fixed: Model) -> None:
+    for kind in ("npy", "npz", "compressed"):
+        file = write(folder / "a", kind, np.random.default_rng(0).standard_normal((500, 3), np.float32))
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+        fails(folder, fixed, file.name, "not a readable")
+        file.unlink()
+
+
+# What is too large, and other traps
+
+
+def huge(shape: tuple[int, ...]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def test_arrays_beyond_the_limit_are_refused_before_they_are_read(folder: Path, one: Model, fixed: Model) -> None:
+    (folder / "a.npy").write_bytes(huge((10**12, 3)))
+    fails(folder, one, "a.npy", "GiB", "4 GiB")
+    (folder / "a.npy").unlink()
+    with zipfile.ZipFile(folder / "a.npz", "w") as archive:
+        archive.writestr("x.npy", huge((10**12, 3)))
+    fails(folder, one, "a.npz", "'x'", "4 GiB")
+    with zipfile.ZipFile(folder / "a.npz", "w") as archive:
+        archive.writestr("x.npy", huge((10**6, 3)))
+    fails(folder, one, "a.npz", "'x'", "cut off")
+    fails(folder, fixed, "a.npz", "cut off")
+    (folder / "a.npz").unlink()
+    (folder / "a.npy").write_bytes(huge((10**6, 3)))
+    fails(folder, one, "a.npy", "cut off")
+
+
+def test_what_the_model_does_not_take_is_not_read(folder: Path, one: Model) -> None:
+    with zipfile.ZipFile(folder / "a.npz", "w") as archive:
+        archive.writestr("x.npy", b"broken")
+        archive.writestr("bomb.npy", b"broken")
+    fails(folder, one, "a.npz", "has bomb")
+
+
+def test_an_image_of_a_billion_pixels_is_refused(folder: Path, image_model: Model) -> None:
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    for side in (40_000, 13_500):
+        size = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", b""))
+        fails(folder, image_model, "a.png", "pixels", "scale the image down")
+
+
+def test_images_of_more_than_eight_bits_are_refused_and_not_clipped(folder: Path, image_model: Model) -> None:
+    png(folder / "a.png", np.full((4, 4), 1000, np.uint16))
+    fails(folder, image_model, "a.png", "8 bits", ".npy")
+
+
+def test_the_other_byte_order_is_the_same_data(folder: Path, one: Model) -> None:
+    np.save(folder / "a.npy", np.array([[1, 2, 3]], ">f4"))
+    (found,) = read(folder, one)
+    assert found["x"].dtype == np.float32
+    assert found["x"].tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shape", "hint"),
+    [
+        ("N,3,8,9", (1, 8, 9, 3), ".transpose(0, 3, 1, 2)"),
+        ("N,3,H,W", (8, 9, 3), ".transpose(0, 3, 1, 2)"),
+        ("N,8,9,3", (1, 3, 8, 9), ".transpose(0, 2, 3, 1)"),
+        ("N,3,L", (2, 7, 3), ".transpose(0, 2, 1)"),
+    ],
+)
+def test_channels_in_the_wrong_place_are_told_with_the_transpose(
+    folder: Path, tmp_path: Path, wanted: str, shape: tuple[int, ...], hint: str
+) -> None:
+    np.save(folder / "a.npy", np.zeros(shape, np.float32))
+    text = f"(float[{wanted}] x) => (float[{wanted}] y) {{ y = Relu(x) }}"
+    fails(folder, model(tmp_path, text), "a.npy", "channels come", hint)
+
+
+def test_no_transpose_is_suggested_where_none_fits(folder: Path, tmp_path: Path) -> None:
+    np.save(folder / "a.npy", np.zeros((1, 8, 9, 4), np.float32))
+    assert ".transpose(" not in fails(folder, model(tmp_path, IMAGE), "a.npy")
+
+
+# The check before the work
+
+
+def with_bad(folder: Path) -> None:
+    fill(folder, 4)
+    np.save(folder / "1.npy", np.float32([[1, np.nan, 3]]))
+    (folder / "3.npy").write_bytes(b"no array")
+
+
+def test_a_bad_sample_stops_the_check_with_its_name(folder: Path, one: Model) -> None:
+    with_bad(folder)
+    with pytest.raises(DataError, match=r"1\.npy.*NaN"):
+        open_dataset(folder, one, None, 0).checked()
+
+
+def test_bad_samples_can_be_left_out_and_are_reported(folder: Path, one: Model) -> None:
+    with_bad(folder)
+    told: list[int] = []
+    dataset = open_dataset(folder, one, None, 0)
+    good = dataset.checked(skip_bad=True, progress=told.append)
+    assert told == [1, 2, 3, 4]
+    assert good.names == ("0.npy", "2.npy")
+    assert [s.name for s in good] == ["0.npy", "2.npy"]
+    assert [name for name, _ in good.skipped] == ["1.npy", "3.npy"]
+    assert "NaN" in good.skipped[0].reason
+    assert "not a readable" in good.skipped[1].reason
+    assert len(dataset) == 4
+    (folder / "1.npy").unlink()
+    (folder / "3.npy").unlink()
+    assert open_dataset(folder, one, None, 0).sha256 == good.sha256
+    assert good.checked().skipped == good.skipped
+
+
+def test_nothing_but_bad_samples_is_told(folder: Path, one: Model) -> None:
+    (folder / "a.npy").write_bytes(b"")
+    (folder / "b.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"all 2 samples are bad; the first: .*a\.npy"):
+        open_dataset(folder, one, None, 0).checked(skip_bad=True)
+
+
+def test_a_listed_file_that_is_gone_is_a_bad_sample(folder: Path, one: Model) -> None:
+    save(folder, "a.npy")
+    (folder / "samples.csv").write_text("path\ngone.npy\na.npy\n")
+    good = open_dataset(folder, one, None, 0).checked(skip_bad=True)
+    assert good.names == ("a.npy",)
+    assert "line 2" in good.skipped[0].reason
+
+
+def test_checking_changes_neither_samples_nor_hash(bundled: tuple[Model, Dataset]) -> None:
+    _, dataset = bundled
+    checked = dataset.checked()
+    assert checked.sha256 == dataset.sha256
+    assert checked.names == dataset.names
+    assert checked.is_labelled
+    assert [s.label for s in checked] == [s.label for s in dataset]
+
+
+def test_a_part_reads_only_its_samples(folder: Path, one: Model) -> None:
+    with_bad(folder)
+    part = open_dataset(folder, one, None, 0).only({"2.npy", "0.npy"})
+    assert [s.name for s in part] == ["0.npy", "2.npy"]
+    assert [f.name for f in part.files] == ["0.npy", "2.npy"]
+
+
+def test_random_inputs_can_be_checked(tmp_path: Path) -> None:
+    dataset = random(model(tmp_path, ONE))
+    checked = dataset.checked()
+    assert checked.is_random
+    assert checked.sha256 == dataset.sha256
+    assert checked.look is not None
+    assert checked.look.samples == RANDOM_SAMPLES

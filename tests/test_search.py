@@ -175,6 +175,12 @@ def test_without_any_pin_allowed_only_the_bare_variant_is_evaluated() -> None:
     assert evaluations.asked == [frozenset()]
 
 
+def test_more_starts_than_pins_allowed_are_cut_to_the_limit() -> None:
+    evaluations = Evaluations(lambda pins: False, starts=lambda pins: names(9))
+    evaluations.search(20, free=("layer11",), max_pins=3)
+    assert max(len(pins) for pins in evaluations.asked) == 3
+
+
 def test_too_few_pins_allowed_ends_with_the_nearest_plan_within_them() -> None:
     bad = frozenset(names(5))
     found = Evaluations(lambda p: p >= bad, closeness=lambda p: len(p & bad)).search(40, max_pins=3)

@@ -122,13 +122,30 @@ def test_int8_pins_until_a_stricter_tolerance_holds_and_no_more(tmp_path: Path) 
 def test_every_accepted_plan_was_evaluated_and_measured_again(tmp_path: Path) -> None:
     heard = Heard()
     result = sweep(MODEL, DIGITS, precisions="fp16", samples=8, out=tmp_path / "run", observer=heard)
-    plans = [title for title in heard.stages if re.match(r"fp16, plan \d+: ", title)]
+    plans = [title for title in heard.stages if re.fullmatch(r"fp16, plan \d+: \d+ pins?", title)]
     assert len(plans) == result.precisions[0].evaluations - 1  # the first is the variant without pins
     assert "fp16, plan 1: 4 pins" in plans
+    assert "fp16, plan 1: 4 pins, in full" in heard.stages  # a plan is accepted by a whole comparison alone
     assert heard.stages[-1] == "fp16 mixed, measured again"
     assert "  4 pins: sqnr 61.72: holds" in [re.sub(r"sqnr 6\d\.\d+", "sqnr 61.72", note) for note in heard.notes]
-    announced = next(note for note in heard.notes if "searching among 17 layers" in note)
+    announced = next(note for note in heard.notes if "searching 17 layers" in note)
     assert "sqnr>=30 does not hold" in announced
+
+
+def test_a_start_that_only_a_pin_brings_to_light_is_pinned_next_though_it_ranks_last(tmp_path: Path) -> None:
+    """log(x + 1e-10): the sum loses next to nothing, and the pinned logarithm then takes the 0 that is left."""
+    noise = " ".join(f'["noise{i}"] n{i + 1} = Mul(n{i}, third)' for i in range(8))
+    body = f'(float[1,4] x) => (float[1,4] n8) {{ ["eps"] a = Add(x, tiny) ["log"] n0 = Log(a) {noise} }}'
+    weights = {"tiny": np.float32([1e-10]), "third": np.float32([1 / 3])}
+    model = saved(proto(body, weights), tmp_path / "model.onnx")
+    heard = Heard()
+    data = samples(tmp_path / "data", np.float32([[0, 1, 2, 3]]))
+    result = sweep(model, data, precisions="fp16", out=tmp_path / "run", observer=heard)
+    assert result.precisions[0].ranked[-1] == "eps"
+    reasons = {pin.layer: pin.reason for pin in result.plans["fp16"].pins}
+    assert sorted(reasons) == ["eps", "log"]
+    assert reasons["eps"] == "constant 1e-10 becomes 0 in fp16"
+    assert "fp16, plan 2: 2 pins" in heard.stages
 
 
 def test_bf16_holds_where_fp16_overflows(tmp_path: Path) -> None:
@@ -283,7 +300,7 @@ def test_run_json_holds_what_a_reader_needs_to_trust_and_repeat_it(digits: Sweep
     assert {"onnx", "onnxruntime", "numpy", "precisionlab", "python"} <= run["versions"].keys()
     assert run["precisions"]["fp16"]["pins"] == 4
     assert run["precisions"]["fp16"]["touched"] == 17
-    assert run["precisions"]["int8"]["table"] == "max over 64 samples"
+    assert run["precisions"]["int8"]["table"] == "entropy over 64 samples"
     assert run["command"]
 
 

@@ -13,23 +13,28 @@ INT8_LEVELS = 127  # symmetric: −127 … 127 stand for −amax … amax (Tenso
 
 @dataclass(frozen=True)
 class Range:
-    """The largest |x| that a tensor's int8 values stand for.
+    """The largest |x| that a tensor's int8 values stand for, and what it is taken from.
 
-    `nonfinite` counts the NaN and Inf seen, which took no part in `amax`.
+    `largest` is the largest finite |x| seen, `count` how many finite values were, `clipped` how many of
+    them lie beyond `amax`, `nonfinite` how many NaN and Inf took no part.
     """
 
     amax: float
-    nonfinite: int = 0
     method: str = "max"
+    largest: float = 0.0
+    count: int = 0
+    clipped: int = 0
+    nonfinite: int = 0
 
     @property
     def scale(self) -> float:
         """amax / 127, the step between two int8 values; 1/127 for a tensor that was zero throughout."""
         return (self.amax or 1.0) / INT8_LEVELS
 
-    def merge(self, other: Range) -> Range:
-        """The range over both sets of samples."""
-        return Range(max(self.amax, other.amax), self.nonfinite + other.nonfinite, self.method)
+    @property
+    def clipped_share(self) -> float:
+        """Between 0 and 1."""
+        return self.clipped / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)

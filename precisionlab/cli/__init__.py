@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from precisionlab.cli.cache import cache_commands
+from precisionlab.cli.calibrate import calibrate_command
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.errors import PrecisionLabError
 
@@ -37,6 +39,8 @@ def cli() -> None:
 
 
 cli.add_command(sweep_command)
+cli.add_command(calibrate_command)
+cli.add_command(cache_commands)
 
 
 def main() -> None:

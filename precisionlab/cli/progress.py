@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from precisionlab.sweep import Observer
+    from precisionlab.observer import Observer
 
 
 class _Bars:
@@ -21,7 +21,7 @@ class _Bars:
         self._task = bars.add_task("", total=None, visible=False)
 
     def stage(self, title: str, total: int) -> None:
-        self._bars.reset(self._task, description=title, total=total, visible=True)
+        self._bars.reset(self._task, description=title, total=total or None, visible=True)
 
     def advance(self, done: int) -> None:
         self._bars.update(self._task, completed=done)

@@ -21,7 +21,7 @@ _OTHER_COLUMNS = 52  # what the table of layers needs beside the names
 
 def print_summary(result: SweepResult, stream: TextIO) -> None:
     """Print tables that fit 80 columns, without colour where there is no terminal."""
-    console = Console(file=stream, width=None if stream.isatty() else _WIDTH, highlight=False, markup=False)
+    console = console_for(stream)
     run = result.run
     samples = run["data"]["samples"]
     layers = sum(layer.fixed is None for layer in result.model.layers)
@@ -44,6 +44,11 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         console.print(f"Report: {result.folder / 'report.html'}")
         for plan in plan_files(result.plans).values():
             console.print(f"Plan:   {result.folder / plan}")
+
+
+def console_for(stream: TextIO) -> Console:
+    """A console for tables: as wide as the terminal, 80 columns and no colour where there is none."""
+    return Console(file=stream, width=None if stream.isatty() else _WIDTH, highlight=False, markup=False)
 
 
 def _variants(result: SweepResult) -> Table:

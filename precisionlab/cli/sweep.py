@@ -11,7 +11,9 @@ from precisionlab.errors import OptionError
 
 @click.command("sweep")
 @click.argument("model", type=click.Path(path_type=str))
-@click.option("--data", type=click.Path(), help="Folder of samples (.npz, .npy, images) with an optional dataset.toml.")
+@click.option(
+    "--data", type=click.Path(), help="Folder of samples (.npz, .npy, images), or a hook package.module:function."
+)
 @click.option("--precisions", default="fp16,int8", show_default=True, help="Low precisions to sweep: fp16, bf16, int8.")
 @click.option(
     "--tolerance",
@@ -29,6 +31,12 @@ from precisionlab.errors import OptionError
     show_default=True,
     help="Precision of the float layers around int8 ones: fp32, fp16, bf16.",
 )
+@click.option(
+    "--calibration",
+    default="entropy",
+    show_default=True,
+    help="How int8 ranges are found: entropy, capped, percentile, mse, max, auto.",
+)
 @click.option("--backend", default="auto", show_default=True, help="What builds and runs the variants: onnxruntime.")
 @click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>]")
 @click.option("--samples", type=int, help="Use so many samples, chosen by the seed.")
@@ -40,6 +48,7 @@ from precisionlab.errors import OptionError
     metavar="NAME:1x3x224x224",
     help="Shape of an input with dynamic dimensions, for random inputs.",
 )
+@click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.pass_context
@@ -53,11 +62,13 @@ def sweep_command(
     plan: str | None,
     max_pins: int | None,
     around: str,
+    calibration: str,
     backend: str,
     out: str | None,
     samples: int | None,
     seed: int,
     shapes: tuple[str, ...],
+    skip_bad: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -81,8 +92,10 @@ def sweep_command(
             seed=seed,
             plan=plan,
             max_pins=max_pins,
+            skip_bad=skip_bad,
             threads=threads,
             around=around,
+            calibration=calibration,
             metric=metric,
             shapes=dict(_shape(text) for text in shapes),
             observer=observer,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.errors import DataError, OptionError
+from precisionlab.usercode import import_named
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -96,10 +93,7 @@ def load_metric(spec: str) -> Callable[[], TaskMetric]:
     if not module_name or not attribute:
         raise OptionError(f"metric {spec!r}: write package.module:name or path/to/file.py:name")
     try:
-        module = (
-            _import_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-        )
-        found = getattr(module, attribute)
+        found = import_named(spec)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise OptionError(f"metric {spec!r} cannot be loaded: {error}") from None
     if isinstance(found, type) and hasattr(found, "update") and hasattr(found, "compute"):
@@ -107,14 +101,3 @@ def load_metric(spec: str) -> Callable[[], TaskMetric]:
     if callable(found) and not isinstance(found, type):
         return lambda: MeanOf(found)
     raise OptionError(f"metric {spec!r} must be a class with update() and compute(), or a function")
-
-
-def _import_file(path: Path) -> Any:
-    name = f"precisionlab_metric_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError(f"{path}: no such Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module

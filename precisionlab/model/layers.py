@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from precisionlab.model.flow import ONNX_DOMAINS, fixed_reason, shape_flow
-from precisionlab.model.graph import Layer, TensorInfo
+from precisionlab.model.graph import Layer, Model, TensorInfo
 
 QUANTIZABLE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALES = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -64,6 +65,15 @@ def layers_of(model: ir.Model, tensors: Mapping[str, TensorInfo]) -> tuple[Layer
     # in the graph orders the layers topologically even where a residual branch lies in between.
     groups.sort(key=lambda group: position[group[-1]])
     return tuple(_layer(group, fixed[group[0]], tensors) for group in groups)
+
+
+def one_node_a_layer(model: Model) -> Model:
+    """The same model with nothing fused: each node is a layer of its own.
+
+    TensorRT calibrates before it fuses, so that a calibration cache has the tensors inside fused layers too.
+    """
+    layers = (_layer([node], None, model.tensors) for node in model.onnx.graph)
+    return replace(model, layers=tuple(replace(layer, fixed="not fused") for layer in layers))
 
 
 def _is_anchor(node: ir.Node) -> bool:

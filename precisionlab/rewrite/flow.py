@@ -9,9 +9,9 @@ import onnx_ir as ir
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_shape_input
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.builder import Environment, GraphBuilder, outer_values
-from precisionlab.rewrite.gates import Gates, rounded_attributes, weight_axis
+from precisionlab.rewrite.gates import Gates, rounded_attributes, unquantizable, weight_axis
 
 # Operators whose output holds only values that their inputs held: with rounded inputs there is
 # nothing left to round.
@@ -57,6 +57,31 @@ def precision_of(layer: Layer, plan: PrecisionPlan) -> Precision:
     if precision is Precision.INT8 and not layer.quantizable:
         return plan.around
     return precision
+
+
+def with_held_pins(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionPlan:
+    """The plan with pins for the layers that int8 cannot hold at all, and that it does not pin already.
+
+    There is no variant without them: their weights or ranges are not finite.
+    """
+    if plan.default is not Precision.INT8 or table is None:
+        return plan
+    pinned = plan.pinned()
+    held = []
+    for layer in model.layers:
+        if layer.quantizable and layer.name not in pinned:
+            reason = unquantizable(model.node[layer.nodes[0]], table)
+            if reason is not None:
+                held.append(Pin(layer.name, layer.nodes, Precision.FP32, reason))
+    return plan.with_pins((*plan.pins, *held))
+
+
+def int8_operands(model: Model, layer: Layer) -> tuple[str, ...]:
+    """The activations that the layer quantises in int8; none for layers that int8 does not touch."""
+    if not layer.quantizable:
+        return ()
+    values = model.node[layer.nodes[0]].inputs[:2]
+    return tuple(str(v.name) for v in values if v is not None and not v.is_initializer())
 
 
 class LayerCopier:

@@ -95,13 +95,18 @@ def segments(
     table: CalibrationTable | None,
     parts: Sequence[Sequence[Layer]],
     flows: Iterable[Flow],
+    shown: Iterable[Flow],
 ) -> list[Segment]:
-    """The graphs that compute these flows over the cut `parts` of the model."""
+    """The graphs that compute these flows over the cut `parts` of the model.
+
+    Of the flows in `shown` every layer's output is fetched, of the others only what is needed later on.
+    """
     kinds = frozenset(flows)
+    open_flows = frozenset(shown)
     differs: set[str] = set()  # tensors of the variant that are not the reference's own
     wanted_later = _wanted(model, parts)
     return [
-        _segment(model, plan, table, part, kinds, differs, wanted)
+        _segment(model, plan, table, part, kinds, open_flows, differs, wanted)
         for part, wanted in zip(parts, wanted_later, strict=True)
     ]
 
@@ -123,6 +128,7 @@ def _segment(
     table: CalibrationTable | None,
     part: Sequence[Layer],
     flows: frozenset[Flow],
+    open_flows: frozenset[Flow],
     differs: set[str],
     wanted: set[str],
 ) -> Segment:
@@ -161,7 +167,7 @@ def _segment(
     for flow, environment in ((Flow.REFERENCE, reference), (Flow.VARIANT, variant), (Flow.ALONE, alone)):
         for name in names:
             copied = environment.get(values[name])
-            wanted_here = name in observed or (name in wanted and flow is not Flow.ALONE)
+            wanted_here = (name in observed and flow in open_flows) or (name in wanted and flow is not Flow.ALONE)
             if copied is None or not wanted_here or str(copied.name) in fetches:
                 continue
             fetches[str(copied.name)] = (flow, name)

@@ -1,0 +1,333 @@
+"""Calibration: data → histograms → ranges → a TensorRT calibration cache, with its fingerprint and report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from precisionlab.backends import choose_backend
+from precisionlab.backends.base import Backend
+from precisionlab.calibration.cache import version_digits, write_cache
+from precisionlab.calibration.fingerprint import Fingerprint
+from precisionlab.calibration.histogram import Histogram
+from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.thresholds import AUTO, DEFAULT_PERCENTILE, METHODS, table_of
+from precisionlab.data import Dataset, inside, open_dataset, read_manifest
+from precisionlab.errors import DataError, OptionError
+from precisionlab.model import Model, load_model
+from precisionlab.observer import Observer, Silent
+from precisionlab.ranges import best_table
+from precisionlab.run import write_whole, write_whole_bytes
+from precisionlab.samples import checked
+from precisionlab.versions import versions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CACHE_FILE = "calibration.cache"
+DEFAULT_TENSORRT = "10.16.1"
+_SAVE_EVERY = 5.0  # seconds of work that a kill may cost
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """The ranges found, and where they were written.
+
+    `table` holds the ranges of the chosen method, `methods` those of every method. `facts` is what the
+    fingerprint says beside the ranges. `cache` is None for a shard, which has only its histograms.
+    """
+
+    model: Model
+    table: CalibrationTable
+    methods: Mapping[str, CalibrationTable]
+    histograms: Mapping[str, Histogram]
+    facts: Mapping[str, Any]
+    folder: Path
+    cache: Path | None
+    complete: bool
+
+    @property
+    def ranges(self) -> pd.DataFrame:
+        """One row for each tensor; the columns are documented in `precisionlab.report.ranges`."""
+        from precisionlab.report.ranges import ranges_table
+
+        return ranges_table(self)
+
+
+def calibrate(
+    model: str | Path | None = None,
+    data: str | Path = "calib_data",
+    *,
+    method: str = "entropy",
+    percentile: float = DEFAULT_PERCENTILE,
+    tensorrt: str = DEFAULT_TENSORRT,
+    cache: str | Path | None = None,
+    out: str | Path | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    shard: tuple[int, int] | None = None,
+    skip_bad: bool = False,
+    observer: Observer | None = None,
+) -> CalibrationResult:
+    """Find the INT8 ranges of every float tensor of a model from a folder of samples.
+
+    Without a model, the one that the folder's manifest names. `method` is entropy, percentile, mse, max or
+    auto. The cache is for the given TensorRT version; it is written to `cache`, by default
+    `calibration.cache` in `out` (`reports/<model>-calibration`), with a JSON fingerprint beside it. `shard` (2, 8)
+    takes only every eighth sample from the second on, and writes histograms to be merged. A run that was
+    killed goes on from its histograms, and ends with the same bits.
+
+    Raises PrecisionLabError for input that cannot be used.
+    """
+    see = observer or Silent()
+    _check(method, percentile, tensorrt, shard)
+    loaded = load_model(_model_path(model, data))
+    dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
+    ready = choose_backend("auto", loaded, next(iter(dataset)), threads)
+    folder = _folder(out, loaded)
+    tensors = calibrated_tensors(ready.model)
+    context = {
+        "model": loaded.sha256,
+        "data": dataset.sha256,
+        "samples": dataset.names if samples is not None else "all",
+        "shard": list(shard) if shard else None,
+        "tensors": len(tensors),
+        "versions": versions(),
+    }
+    chosen = _of_shard(dataset, shard)
+    state = _collect(ready, dataset, chosen, tensors, context, folder / STATE_FILE, see)
+    source = {
+        "folder": str(data),
+        "sha256": dataset.sha256,
+        "samples": len(state.samples),
+        "skipped": len(dataset.skipped),
+    }
+    if shard is not None:
+        return CalibrationResult(
+            ready.model, CalibrationTable({}, len(chosen)), {}, state.histograms, source, folder, None, False
+        )
+    return _finish(ready, dataset, state.histograms, source, method, percentile, tensorrt, folder, cache, see)
+
+
+def merge(
+    model: str | Path | None,
+    shards: Sequence[str | Path],
+    data: str | Path,
+    *,
+    method: str = "entropy",
+    percentile: float = DEFAULT_PERCENTILE,
+    tensorrt: str = DEFAULT_TENSORRT,
+    cache: str | Path | None = None,
+    out: str | Path | None = None,
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> CalibrationResult:
+    """Merge the histograms of shards (their folders), and go on as `calibrate` does: to the same bits.
+
+    Raises DataError where they do not belong together, or where one is missing or comes twice.
+    """
+    see = observer or Silent()
+    _check(method, percentile, tensorrt, None)
+    loaded = load_model(_model_path(model, data))
+    states = {Path(shard): read_state(_state_file(Path(shard))) for shard in shards}
+    _check_shards(loaded, states)
+    dataset = checked(open_dataset(data, loaded, None, 0), False, see)
+    ready = choose_backend("auto", loaded, next(iter(dataset)), threads)
+    first, *others = states.values()
+    histograms = dict(first.histograms)
+    for state in others:
+        histograms = {name: h.merge(state.histograms[name]) for name, h in histograms.items()}
+    count = sum(len(state.samples) for state in states.values())
+    source = {"folder": str(data), "sha256": first.context["data"], "samples": count, "skipped": 0}
+    folder = _folder(out, loaded)
+    return _finish(ready, dataset, histograms, source, method, percentile, tensorrt, folder, cache, see)
+
+
+def calibrated_tensors(model: Model) -> tuple[str, ...]:
+    """The float32 tensors of the main graph, constants left out, in topological order.
+
+    Those inside fused layers too: TensorRT calibrates before it fuses, and a cache without one of them
+    keeps its layer from INT8.
+    """
+    values = [*model.onnx.graph.inputs, *(v for node in model.onnx.graph for v in node.outputs)]
+    names = dict.fromkeys(str(v.name) for v in values if v.name)
+    return tuple(name for name in names if model.tensors[name].dtype == ir.DataType.FLOAT)
+
+
+def _collect(
+    backend: Backend,
+    dataset: Dataset,
+    chosen: Sequence[str],
+    tensors: tuple[str, ...],
+    context: Mapping[str, Any],
+    path: Path,
+    see: Observer,
+) -> CalibrationState:
+    """Count what has not been counted yet, and save now and then."""
+    earlier = _earlier(path, context, tensors)
+    done = list(earlier.samples) if earlier else []
+    left = [name for name in chosen if name not in set(done)]
+    see.stage("histograms", len(chosen))
+    if earlier:
+        see.note(f"going on after {len(done)} of {len(chosen)} samples")
+        see.advance(len(done))
+    if earlier and not left:
+        return earlier
+    collector = backend.collector(tensors)
+    if earlier:
+        collector.restore(earlier.histograms)
+    saved = time.monotonic()
+    samples = iter(dataset.only(frozenset(left)))
+    while batch := list(islice(samples, _CHUNK)):
+        before = len(done)
+        collector.add(batch, partial(_advance, see, before))
+        done += [sample.name for sample in batch]
+        if time.monotonic() - saved > _SAVE_EVERY:
+            _save(path, CalibrationState(context, tuple(done), collector.histograms()))
+            saved = time.monotonic()
+    state = CalibrationState(context, tuple(done), collector.histograms())
+    _save(path, state)
+    return state
+
+
+def _advance(see: Observer, before: int, count: int) -> None:
+    see.advance(before + count)
+
+
+def _finish(
+    backend: Backend,
+    dataset: Dataset,
+    histograms: Mapping[str, Histogram],
+    source: Mapping[str, Any],
+    method: str,
+    percentile: float,
+    tensorrt: str,
+    folder: Path,
+    cache: str | Path | None,
+    see: Observer,
+) -> CalibrationResult:
+    from precisionlab.report.calibration import render_calibration
+
+    count = int(source["samples"])
+    methods = {name: table_of(histograms, name, count, percentile) for name in METHODS}
+    table = best_table(backend, dataset, methods, see) if method == AUTO else methods[method]
+    path = Path(cache) if cache else folder / CACHE_FILE
+    content = write_cache({name: found.scale for name, found in table.ranges.items()}, tensorrt)
+    fingerprint = Fingerprint.of(
+        model_path=str(backend.model.path),
+        model_sha256=backend.model.sha256,
+        data=source,
+        method=f"{method} {percentile:g}" if method == "percentile" else method,
+        tensorrt=tensorrt,
+        versions=versions(),
+        cache=content,
+        table=table,
+    )
+    result = CalibrationResult(
+        backend.model, table, methods, histograms, fingerprint.facts(), folder, path, complete=True
+    )
+    with _writing(path):
+        write_whole(path, content.decode("utf-8"))
+        write_whole(path.with_name(path.name + ".json"), fingerprint.to_json())
+        write_whole(folder / "ranges.csv", result.ranges.to_csv(index=False))
+        write_whole(folder / "calibration.html", render_calibration(result.facts, result.ranges, histograms))
+    return result
+
+
+def _check(method: str, percentile: float, tensorrt: str, shard: tuple[int, int] | None) -> None:
+    if method not in (*METHODS, AUTO):
+        raise OptionError(f"unknown calibration method {method!r}; use one of {', '.join((*METHODS, AUTO))}")
+    if not 0 < percentile <= 100:
+        raise OptionError(f"percentile is {percentile:g}; it must lie above 0 and be at most 100")
+    version_digits(tensorrt)
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise OptionError(f"shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")
+
+
+def _model_path(model: str | Path | None, data: str | Path) -> Path:
+    if model is not None:
+        return Path(model)
+    named = read_manifest(Path(data)).model if Path(data).is_dir() else None
+    if named is None:
+        raise DataError(f"{data}: no dataset.toml there names a model; give the model on the command line")
+    return inside(Path(data), named, f"{data}/dataset.toml")
+
+
+def _folder(out: str | Path | None, model: Model) -> Path:
+    folder = Path(out) if out else Path("reports") / f"{model.name}-calibration"
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _of_shard(dataset: Dataset, shard: tuple[int, int] | None) -> tuple[str, ...]:
+    chosen = dataset.names if shard is None else dataset.names[shard[0] - 1 :: shard[1]]
+    if not chosen and shard is not None:
+        raise OptionError(f"shard {shard[0]}/{shard[1]} is empty: there are only {len(dataset.names)} samples")
+    return chosen
+
+
+def _earlier(path: Path, context: Mapping[str, Any], tensors: tuple[str, ...]) -> CalibrationState | None:
+    """What an earlier run of the same work has saved; None where there is none, or it is another's."""
+    if not path.is_file():
+        return None
+    try:
+        state = read_state(path)
+    except DataError:
+        return None  # it will be written anew
+    same = json.dumps(state.context, sort_keys=True) == json.dumps(context, sort_keys=True)
+    return state if same and tuple(state.histograms) == tensors else None
+
+
+def _save(path: Path, state: CalibrationState) -> None:
+    with _writing(path):
+        write_whole_bytes(path, state.to_bytes())
+
+
+def _state_file(shard: Path) -> Path:
+    return shard / STATE_FILE if shard.is_dir() else shard
+
+
+def _check_shards(model: Model, states: Mapping[Path, CalibrationState]) -> None:
+    """Raises DataError where the states are not the shards of one calibration of this model, each once."""
+    seen: dict[int, Path] = {}
+    kind = None
+    for path, state in states.items():
+        shard = state.context.get("shard")
+        if state.context.get("model") != model.sha256:
+            raise DataError(f"{path}: histograms of another model")
+        if not shard:
+            raise DataError(f"{path}: not a shard; it has the histograms of all samples already")
+        this = {key: value for key, value in state.context.items() if key != "shard"} | {"of": shard[1]}
+        if kind is not None and this != kind:
+            raise DataError(
+                f"{path}: not of the same calibration as {next(iter(states))} (other data, options or versions)"
+            )
+        kind = this
+        if shard[0] in seen:
+            raise DataError(f"{path}: shard {shard[0]}/{shard[1]} comes twice, in {seen[shard[0]]} too")
+        seen[shard[0]] = path
+    total = kind["of"] if kind else 0
+    missing = [str(i) for i in range(1, total + 1) if i not in seen]
+    if missing:
+        raise DataError(f"shard {missing[0]}/{total} is missing; give the folders of all {total}")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror}); choose another place") from None

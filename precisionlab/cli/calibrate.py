@@ -1,0 +1,86 @@
+"""`precisionlab calibrate`: INT8 ranges from data, as a TensorRT calibration cache."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import click
+
+from precisionlab.errors import OptionError
+
+
+@click.command("calibrate")
+@click.argument("model", required=False, type=click.Path())
+@click.option(
+    "--data", default="calib_data", show_default=True, help="Folder of samples, or a hook package.module:function."
+)
+@click.option(
+    "--method",
+    default="entropy",
+    show_default=True,
+    help="entropy, capped, percentile, mse, max, or auto (the best of them, measured).",
+)
+@click.option(
+    "--percentile", default=99.99, show_default=True, help="Share of the values that the method percentile keeps."
+)
+@click.option("--tensorrt", default="10.16.1", show_default=True, help="TensorRT version that the cache is for.")
+@click.option(
+    "--cache", type=click.Path(), help="The cache to write.  [default: calibration.cache in the run's folder]"
+)
+@click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>-calibration]")
+@click.option("--samples", type=int, help="Use so many samples, chosen by the seed.")
+@click.option("--seed", default=0, show_default=True, help="Seed of that choice.")
+@click.option("--shard", metavar="I/N", help="Count only every N-th sample, from the I-th on; merge later.")
+@click.option(
+    "--merge", "shards", multiple=True, type=click.Path(), help="Folder of a shard to merge; give one for each."
+)
+@click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
+@click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+def calibrate_command(
+    model: str | None,
+    data: str,
+    method: str,
+    percentile: float,
+    tensorrt: str,
+    cache: str | None,
+    out: str | None,
+    samples: int | None,
+    seed: int,
+    shard: str | None,
+    shards: tuple[str, ...],
+    skip_bad: bool,
+    threads: int | None,
+) -> None:
+    """Find the INT8 ranges of MODEL's tensors (the model that the folder's manifest names, if none is given).
+
+    Writes a TensorRT calibration cache with a JSON fingerprint beside it, ranges.csv and calibration.html.
+    No GPU is needed. A run that was killed goes on where it was.
+    """
+    from precisionlab.calibrate import calibrate, merge
+    from precisionlab.cli.progress import progress
+    from precisionlab.cli.ranges import print_calibration
+
+    if shard and shards:
+        raise OptionError("--shard counts a part, --merge puts the parts together: give one of them")
+    with progress() as observer:
+        if shards:
+            result = merge(
+                model, shards, data, method=method, percentile=percentile, tensorrt=tensorrt, cache=cache, out=out,
+                threads=threads, observer=observer,
+            )  # fmt: skip
+        else:
+            result = calibrate(
+                model, data, method=method, percentile=percentile, tensorrt=tensorrt, cache=cache, out=out,
+                samples=samples, seed=seed, threads=threads, shard=_shard(shard), skip_bad=skip_bad, observer=observer,
+            )  # fmt: skip
+    print_calibration(result, sys.stdout)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise OptionError(f"--shard {text!r}: write I/N, such as 2/8")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,247 @@
+"""`.npy` and `.npz` files: whole, or row by row where one file holds many samples. Pickles are never read."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from precisionlab.data.fit import check_names
+from precisionlab.data.sample import Arrays, first_line
+from precisionlab.errors import DataError
+from precisionlab.model import TensorInfo
+
+ARRAY_SUFFIXES = frozenset({".npz", ".npy"})
+MOST_BYTES = 4 * 1024**3
+"""The largest array that is read at once: more is no sample, but a mistake or a zip bomb."""
+MOST_ROWS = 1_000_000
+"""The most samples that one file may hold."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an .npy file, or a member of an .npz, promises before its values."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry of the first axis."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_npy(file: Path) -> NDArray[Any]:
+    """The array of an .npy file. Raises DataError."""
+    with _readable(file), file.open("rb") as stream:
+        if stream.read(2) == b"PK":
+            raise ValueError("it is an archive; call it .npz")
+        stream.seek(0)
+        if header := _header(stream):
+            _check_size(header, file, file.name)
+            if header.bytes > file.stat().st_size:  # NumPy would first take the memory, and then find out
+                raise ValueError(f"cut off: its header promises {header.bytes:,} bytes")
+        stream.seek(0)
+        array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+        return array
+
+
+def read_npz(file: Path, inputs: Sequence[TensorInfo]) -> Arrays:
+    """The arrays of an .npz file, by name. Raises DataError, before anything is read that the model does not take."""
+    with _readable(file), zipfile.ZipFile(file) as archive:
+        members = _members(archive)
+        check_names(members, inputs, str(file))
+        return {name: _read_member(archive, member, file, name) for name, member in members.items()}
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, name: str) -> NDArray[Any]:
+    try:
+        with archive.open(member) as stream:
+            if header := _header(stream):
+                _check_size(header, file, name)
+                # zipfile gives no byte beyond the declared size, so that what it declares is what it can cost.
+                if header.bytes > member.file_size:
+                    raise ValueError(f"cut off: its header promises {header.bytes:,} bytes")
+            elif member.file_size > MOST_BYTES:
+                raise _too_large(file, name, member.file_size)
+        with archive.open(member) as stream:
+            array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+            return array
+    except DataError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{name!r} in it: {first_line(error)}") from None
+
+
+class Stack(Protocol):
+    """A file that holds many samples along the first axis. Opened when the first row is asked for."""
+
+    def row(self, index: int) -> Arrays:
+        """One sample, 1×… for each input. Raises DataError."""
+
+    def close(self) -> None:
+        """Let the file go."""
+
+
+def stacked_rows(file: Path, inputs: Sequence[TensorInfo]) -> int | None:
+    """How many samples a file holds, by its headers; None where it is one sample.
+
+    It holds many where every input of the model has a fixed batch of 1 and all arrays have one and the
+    same larger first axis. A file that cannot be read is one sample: reading it will say why. Raises
+    DataError where there are too many.
+    """
+    if any(info.shape is None or not info.shape or info.shape[0] != 1 for info in inputs):
+        return None
+    try:
+        headers = _headers(file, inputs)
+    except Exception:
+        return None
+    shapes = {name: header.shape for name, header in headers.items()}
+    if set(shapes) != {info.name for info in inputs}:
+        return None
+    if any(len(shapes[info.name]) != len(info.shape or ()) or 0 in shapes[info.name] for info in inputs):
+        return None
+    counts = {shape[0] for shape in shapes.values()}
+    count = counts.pop()
+    if counts or count == 1:
+        return None
+    if count > MOST_ROWS:
+        raise DataError(f"{file}: holds {count:,} samples; split it into files of at most {MOST_ROWS:,}")
+    return count
+
+
+def open_stack(file: Path, inputs: Sequence[TensorInfo]) -> Stack:
+    """The rows of a file that `stacked_rows` has found to hold many samples."""
+    return NpzStack(file) if file.suffix.lower() == ".npz" else NpyStack(file, inputs[0].name)
+
+
+class NpyStack:
+    """Rows of an .npy file, mapped into memory: only the row that is asked for is read."""
+
+    def __init__(self, file: Path, name: str) -> None:
+        self._file, self._name = file, name
+        self._mapped: NDArray[Any] | None = None
+
+    def row(self, index: int) -> Arrays:
+        with _readable(self._file):
+            if self._mapped is None:
+                self._mapped = np.load(self._file, mmap_mode="r", allow_pickle=False)
+            row = self._mapped[index : index + 1]
+            if row.nbytes > MOST_BYTES:
+                raise _too_large(self._file, self._name, row.nbytes)
+            return {self._name: np.array(row, order="C")}
+
+    def close(self) -> None:
+        self._mapped = None
+
+
+class NpzStack:
+    """Rows of an .npz file, read in a stream: in order costs one pass, even where it is compressed."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._held = ExitStack()
+        self._members: dict[str, tuple[IO[bytes], Header, int]] = {}
+
+    def row(self, index: int) -> Arrays:
+        with _readable(self._file):
+            if not self._members:
+                self._open()
+            return {name: self._read(index, *member) for name, member in self._members.items()}
+
+    def close(self) -> None:
+        self._members = {}
+        self._held.close()
+
+    def _open(self) -> None:
+        archive = self._held.enter_context(zipfile.ZipFile(self._file))
+        for name, member in _members(archive).items():
+            stream = self._held.enter_context(archive.open(member))
+            header = _header(stream)
+            if header is None or header.dtype.hasobject:
+                raise ValueError(f"{name!r} in it is no plain array")
+            if header.fortran:
+                raise ValueError(
+                    f"{name!r} in it is in Fortran order, which cannot be read row by row; save it as .npy"
+                )
+            if header.row_bytes > MOST_BYTES:
+                raise _too_large(self._file, name, header.row_bytes)
+            self._members[name] = stream, header, stream.tell()
+
+    def _read(self, index: int, stream: IO[bytes], header: Header, start: int) -> NDArray[Any]:
+        if stream.tell() != (place := start + index * header.row_bytes):
+            stream.seek(place)
+        content = stream.read(header.row_bytes)
+        if len(content) < header.row_bytes:
+            raise ValueError("cut off")
+        return np.frombuffer(bytearray(content), header.dtype).reshape(1, *header.shape[1:])
+
+
+def _headers(file: Path, inputs: Sequence[TensorInfo]) -> Mapping[str, Header]:
+    """The headers of the arrays in a file; those that promise more than is there are left out."""
+    found: dict[str, tuple[Header | None, int]] = {}
+    if file.suffix.lower() == ".npz":
+        with zipfile.ZipFile(file) as archive:
+            for name, member in _members(archive).items():
+                with archive.open(member) as stream:
+                    found[name] = _header(stream), member.file_size
+    elif len(inputs) == 1:
+        with file.open("rb") as plain:
+            found[inputs[0].name] = _header(plain), file.stat().st_size
+    return {name: header for name, (header, size) in found.items() if header is not None and header.bytes <= size}
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    return {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+
+
+def _header(stream: IO[bytes]) -> Header | None:
+    """The header at the stream's place, which then stands at the values. None for version 3, which NumPy keeps private.
+
+    Raises ValueError where there is none.
+    """
+    version = npy.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = npy.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, fortran, dtype = npy.read_array_header_2_0(stream)
+    else:
+        return None
+    return Header(shape, dtype, fortran)
+
+
+def _check_size(header: Header, file: Path, name: str) -> None:
+    if header.bytes > MOST_BYTES:
+        raise _too_large(file, name, header.bytes)
+
+
+def _too_large(file: Path, name: str, size: int) -> DataError:
+    return DataError(
+        f"{file}: array {name!r} would take {size / 1024**3:,.1f} GiB, and at most {MOST_BYTES // 1024**3} GiB "
+        "are read at once; save each sample in a file of its own"
+    )
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """What goes wrong inside is told as a DataError of the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds for one cause: a damaged file
+        raise DataError(f"{file}: not a readable {file.suffix.lower()} file: {first_line(error)}") from None

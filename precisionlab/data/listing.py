@@ -1,0 +1,123 @@
+"""Listings and labels: CSV and JSONL files that say which samples there are, and what they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from precisionlab.data.manifest import MANIFEST, Manifest, inside
+from precisionlab.errors import DataError
+
+LISTINGS = ("samples.csv", "samples.jsonl")
+"""The names under which a listing is found without a manifest."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One sample of a listing: its path relative to the folder, its label, and where that stands."""
+
+    path: str
+    label: str | None
+    where: str
+
+
+def find_listing(folder: Path, manifest: Manifest) -> Path | None:
+    """The folder's listing: the one that the manifest names, or one with a usual name.
+
+    Raises DataError where there is more than one, or it lies outside the folder.
+    """
+    if manifest.samples_file is not None:
+        path = inside(folder, manifest.samples_file, str(folder / MANIFEST))
+        if path.suffix.lower() not in (".csv", ".jsonl"):
+            raise DataError(f"{folder / MANIFEST}: samples.file must be a .csv or a .jsonl file")
+        return path
+    found = [folder / name for name in LISTINGS if name != manifest.labels_file and (folder / name).is_file()]
+    if len(found) > 1:
+        raise DataError(
+            f"{folder}: both {' and '.join(LISTINGS)}; keep one, or name it in {MANIFEST}: [samples] file = …"
+        )
+    return inside(folder, found[0].name, str(folder)) if found else None
+
+
+def read_listing(listing: Path, folder: Path) -> list[Line]:
+    """The samples of a listing, in its order. Raises DataError with the line's number."""
+    with _readable(listing, "the listing"):
+        lines = list(_csv_lines(listing) if listing.suffix.lower() == ".csv" else _json_lines(listing))
+    if not lines:
+        raise DataError(f"{listing}: lists no sample")
+    seen: dict[str, str] = {}
+    found = []
+    for line in lines:
+        path = _relative(line, folder)
+        if path in seen:
+            raise DataError(f"{line.where}: {path!r} is listed a second time (first in {seen[path]})")
+        seen[path] = line.where.rpartition(", ")[2]
+        found.append(Line(path, line.label, line.where))
+    return found
+
+
+def read_labels(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Sample name → label, from the file that the manifest names. Raises DataError."""
+    if manifest.labels_file is None:
+        return {}
+    path = inside(folder, manifest.labels_file, str(folder / MANIFEST))
+    with _readable(path, "labels"), path.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.DictReader(stream)
+        if not {"sample", "label"} <= set(rows.fieldnames or ()):
+            raise DataError(f"{path}: the first line must be the header sample,label")
+        labels = {row["sample"]: row["label"] for row in rows}
+    short = [sample for sample, label in labels.items() if sample is None or label is None]
+    if short:
+        raise DataError(f"{path}: the line of sample {short[0]!r} has no label; give each line all columns")
+    return labels
+
+
+def _csv_lines(listing: Path) -> Iterator[Line]:
+    with listing.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
+        rows = csv.DictReader(stream, skipinitialspace=True)
+        if "path" not in (rows.fieldnames or ()):
+            raise DataError(f"{listing}, line 1: must be the header path or path,label")
+        for row in rows:
+            where = f"{listing}, line {rows.line_num}"
+            if not row["path"]:
+                raise DataError(f"{where}: no path")
+            if "label" in row and row["label"] is None:
+                raise DataError(f"{where}: no label; give each line all columns")
+            yield Line(row["path"], row.get("label") or None, where)
+
+
+def _json_lines(listing: Path) -> Iterator[Line]:
+    with listing.open(encoding="utf-8-sig") as stream:
+        for number, text in enumerate(stream, 1):
+            where = f"{listing}, line {number}"
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}: not JSON: {error}") from None
+            if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not row["path"]:
+                raise DataError(f'{where}: write {{"path": "a.png", "label": …}}')
+            label = row.get("label")
+            yield Line(row["path"], label if isinstance(label, str | None) else json.dumps(label), where)
+
+
+def _relative(line: Line, folder: Path) -> str:
+    """The path as the samples are named: relative, with slashes, without detours."""
+    if PurePosixPath(line.path).is_absolute() or PureWindowsPath(line.path).drive:
+        raise DataError(f"{line.where}: {line.path!r} is absolute; write paths relative to {folder}")
+    inside(folder, line.path, line.where)
+    return posixpath.normpath(line.path)
+
+
+@contextmanager
+def _readable(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: {what} cannot be read: {error}") from None

@@ -1,0 +1,34 @@
+"""How long work tells of its progress."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Observer(Protocol):
+    """Is told how the work goes. Each stage runs over `total` samples, 0 where nobody can tell."""
+
+    def stage(self, title: str, total: int) -> None:
+        """A stage begins."""
+        ...
+
+    def advance(self, done: int) -> None:
+        """So many samples of the stage are done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def stage(self, title: str, total: int) -> None:
+        """Nothing."""
+
+    def advance(self, done: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""

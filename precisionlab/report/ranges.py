@@ -1,0 +1,73 @@
+"""The table of a calibration, with stable columns.
+
+`ranges.csv`, a row for each tensor in topological order:
+
+| column | meaning |
+|---|---|
+| tensor | its name in the model and in the cache |
+| method | how its range was found |
+| amax, scale | the range, and amax / 127 |
+| largest | the largest finite |x| seen |
+| count, zeros, nonfinite | values seen, exact zeros among them, NaN and Inf (not in count) |
+| clipped, clipped_share | values beyond the range |
+| levels_used | of the 128 magnitudes that int8 tells apart, those that any value falls on |
+| entropy, percentile, mse, max | the range by each method |
+| disagreement | the largest of these over the smallest |
+| operand | whether an int8 layer takes it |
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from precisionlab.calibration.histogram import Histogram
+from precisionlab.rewrite.flow import int8_operands
+
+if TYPE_CHECKING:
+    from precisionlab.calibrate import CalibrationResult
+
+_MAGNITUDES = 128
+
+
+def ranges_table(result: CalibrationResult) -> pd.DataFrame:
+    """The table of `ranges.csv`."""
+    operands = {name for layer in result.model.layers for name in int8_operands(result.model, layer)}
+    rows = [_row(result, name, name in operands) for name in result.table.ranges]
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
+
+
+def _row(result: CalibrationResult, name: str, operand: bool) -> dict[str, Any]:
+    found, histogram = result.table.ranges[name], result.histograms[name]
+    by_method = {method: table.ranges[name].amax for method, table in result.methods.items()}
+    least, most = min(by_method.values()), max(by_method.values())
+    return {
+        "tensor": name,
+        "method": found.method,
+        "amax": found.amax,
+        "scale": found.scale,
+        "largest": found.largest,
+        "count": found.count,
+        "zeros": histogram.zeros,
+        "nonfinite": found.nonfinite,
+        "clipped": found.clipped,
+        "clipped_share": found.clipped_share,
+        "levels_used": levels_used(histogram, found.amax),
+        **by_method,
+        "disagreement": most / least if least > 0 else math.nan,
+        "operand": operand,
+    }
+
+
+def levels_used(histogram: Histogram, amax: float) -> int:
+    """How many of the 128 magnitudes 0 … 127 some value rounds to, by its bin's centre."""
+    if amax == 0:
+        return 1
+    filled = np.flatnonzero(histogram.bins)
+    centres = (filled + 0.5) * histogram.width
+    levels = np.minimum(np.rint(centres / (amax / (_MAGNITUDES - 1))), _MAGNITUDES - 1)
+    return int(np.unique(np.concatenate([levels, [0.0]]) if histogram.zeros else levels).size)

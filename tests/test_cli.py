@@ -1,0 +1,417 @@
+"""The command line: what it prints and where, its exit codes, and one sentence for whatever cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from models import DIGITS, Array, proto
+
+from precisionlab.cli import cli
+
+MODEL = str(DIGITS / "digits.onnx")
+DATA = ["--data", str(DIGITS)]
+ANSI = re.compile(r"\x1b")
+
+
+def run(*args: str | Path) -> Result:
+    """The command in this process; an exception of any kind but an exit is a failure."""
+    return CliRunner().invoke(cli, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def command(*args: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "precisionlab", *map(str, args)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs go to reports/ below where the user stands."""
+    monkeypatch.chdir(tmp_path)
+
+
+def saved(model: onnx.ModelProto, name: str = "model.onnx") -> Path:
+    onnx.save_model(model, name)
+    return Path(name)
+
+
+def good_model() -> Path:
+    return saved(proto("(float[1,4] x) => (float[1,4] y) { y = Relu(x) }"))
+
+
+def folder(**arrays: Array) -> Path:
+    """One sample with these arrays."""
+    Path("data").mkdir()
+    np.savez("data/sample.npz", **arrays)
+    return Path("data")
+
+
+# Exit codes, and what is printed
+
+
+def test_met_is_0_and_says_what_was_pinned_why_and_where_to_look() -> None:
+    result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "8")
+    assert result.exit_code == 0
+    text = result.stdout
+    assert "digits.onnx: 17 layers that can be given a precision, 8 samples" in text
+    assert "emulated" in text
+    assert "4 of 17 layers pinned to fp32 make it right" in text
+    for name in ("/norm/square", "/norm/variance", "/norm/add_eps", "/norm/std"):
+        assert f"pin {name}" in text
+    assert "overflow" in text
+    assert "Report: reports/digits/report.html" in text
+    assert "Plan:   reports/digits/plan.json" in text
+    assert Path("reports/digits/report.html").is_file()
+    assert "fp16, plan 1: 4 pins (8 samples)" in result.stderr
+
+
+def test_not_met_is_1_and_says_how_near_it_came() -> None:
+    result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "8", "--max-pins", "0")
+    assert result.exit_code == 1
+    assert "fp16: the tolerance could NOT be met; the nearest plan has 0 of 17 layers" in result.stdout
+    assert "NOT met" in result.stdout
+
+
+def test_one_precision_that_fails_makes_the_run_fail() -> None:
+    result = run("sweep", MODEL, *DATA, "--samples", "4", "--tolerance", "cosine>=0.99", "--max-pins", "1")
+    assert "int8: right as it is" in result.stdout
+    assert "fp16: the tolerance could NOT be met" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_the_plan_of_a_sweep_is_measured_with_the_same_exit_code() -> None:
+    first = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "4")
+    again = run("sweep", MODEL, *DATA, "--samples", "4", "--plan", "reports/digits/plan.json", "--out", "again")
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    row = next(line for line in first.stdout.splitlines() if line.startswith("fp16 mixed"))
+    assert row in again.stdout.splitlines()
+    bare = json.loads(Path("reports/digits/plan.json").read_text()) | {"pins": []}
+    Path("bare.json").write_text(json.dumps(bare))
+    assert run("sweep", MODEL, *DATA, "--samples", "4", "--plan", "bare.json").exit_code == 1
+
+
+def test_only_this_runs_plans_are_named() -> None:
+    run("sweep", MODEL, *DATA, "--samples", "2", "--precisions", "int8")
+    Path("reports/digits/plan.mine.json").write_text("{}")
+    assert "mine" not in run("sweep", MODEL, *DATA, "--samples", "2", "--precisions", "int8").stdout
+
+
+def test_random_inputs_are_warned_of_loudly() -> None:
+    result = run("sweep", good_model())
+    assert result.exit_code == 0
+    assert "WARNING: the inputs are random noise, which finds the wrong layers" in result.stdout
+    assert "random" in Path("reports/model/report.html").read_text(encoding="utf-8").lower()
+    assert "WARNING" not in run("sweep", MODEL, *DATA, "--samples", "2", "--precisions", "int8").stdout
+
+
+def test_dynamic_inputs_take_their_shape_from_the_command_line() -> None:
+    model = saved(proto("(float[N,c,4] x) => (float[N,c,4] y) { y = Relu(x) }"))
+    assert "--shape x:1x3x224x224" in run("sweep", model).stderr
+    assert run("sweep", model, "--shape", "x:2x3x4").exit_code == 0
+    assert run("sweep", model, "--shape", "x:2x3x5").exit_code == 2
+
+
+def long_names() -> Path:
+    """A chain of layers with names and a task metric that are far too long for a line."""
+    name = "/encoder/layer.0/attention/" + "very_long_module_name/" * 8
+    body = (
+        f'(float[1,4] x) => (float[1,4] y) {{ ["{name}Mul"] a = Mul(x, big) ["{name}Root"] b = Sqrt(a) '
+        f'["{name}Norm"] y = LayerNormalization(b, ones) }}'
+    )
+    weights = {"big": np.float32([1e5]), "ones": np.ones(4, np.float32)}
+    Path("own.py").write_text("def a_figure_with_a_rather_long_name(outputs, label):\n    return 0.5\n")
+    data = folder(x=np.float32([[1, 2, 3, 4]]))
+    (data / "dataset.toml").write_text('[labels]\nfile = "labels.csv"\n')
+    (data / "labels.csv").write_text("sample,label\nsample.npz,1\n")
+    return saved(proto(body, weights), "a_model_with_" + "a_rather_long_name_" * 3 + ".onnx")
+
+
+def test_nothing_is_wider_than_80_columns_and_nothing_coloured_where_there_is_no_terminal() -> None:
+    options = ("--metric", "own.py:a_figure_with_a_rather_long_name", "--tolerance", "sqnr>=30,cosine>=0.99,top1>=0.99")
+    result = command("sweep", long_names(), "--data", "data", *options, TERM="xterm-256color")
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stdout.splitlines() if len(line) > 80] == []
+    assert not ANSI.search(result.stdout + result.stderr)
+    table = result.stdout[result.stdout.index("worst layers in fp16") :].splitlines()
+    assert table[1].startswith("#  layer")
+    assert table[2].startswith("1  …")
+
+
+def test_json_is_strict_and_alone_on_standard_output() -> None:
+    """Also with Inf and NaN among the figures, and with layers that a precision does not touch."""
+    result = command("sweep", MODEL, *DATA, "--samples", "4", "--json", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0
+    found = json.loads(result.stdout, parse_constant=lambda token: pytest.fail(f"{token} is not JSON"))
+    assert found["met"] is True
+    assert found["folder"] == "reports/digits"
+    assert found["run"] == json.loads(Path("reports/digits/run.json").read_text(encoding="utf-8"))
+    plan = json.loads(Path("reports/digits/plan.fp16.json").read_text(encoding="utf-8"))
+    assert found["plans"]["fp16"] == {key: plan[key] for key in found["plans"]["fp16"]}
+    assert [v["variant"] for v in found["variants"]] == ["fp32", "fp16", "fp16 mixed", "int8"]
+    layers = {(row["precision"], row["layer"]): row for row in found["layers"]}
+    square = layers["fp16", "/norm/square"]
+    assert square["introduced_sqnr_db"] == "-inf"
+    assert square["introduced_cosine"] == "nan", "a NaN that was measured"
+    assert square["rank"] == 1
+    assert square["pinned"] is True
+    untouched = layers["int8", "/norm/square"]
+    assert untouched["rank"] is None, "there is no such figure"
+    assert untouched["introduced_sqnr_db"] is None
+    assert untouched["introduced_nan"] is None
+    assert untouched["inherited_sqnr_db"] == "inf"
+
+
+def test_json_keeps_the_exit_code_and_errors_stay_off_standard_output() -> None:
+    result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "4", "--max-pins", "0", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["met"] is False
+    result = run("sweep", "none.onnx", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_terminal_without_the_signs_does_not_end_the_run() -> None:
+    result = command("sweep", MODEL, *DATA, "--samples", "2", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert result.returncode == 0
+    assert "Traceback" not in result.stderr
+    assert "? dB" in result.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")
+def test_a_folder_whose_name_is_not_utf8_is_no_obstacle() -> None:
+    data, out = os.fsdecode(b"data \xff"), os.fsdecode(b"run \xff")
+    folder(x=np.ones((1, 4), np.float32)).rename(data)
+    result = command("sweep", good_model(), "--data", data, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((Path(out) / "run.json").read_text(encoding="utf-8"))["data"]["folder"] == data
+
+
+def _heeding_interrupts() -> None:
+    """What a shell puts in the background, these tests perhaps, ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_an_interrupt_is_neither_met_nor_not_met_and_the_next_run_goes_on() -> None:
+    """Exit code 1 would say that the tolerance is not met."""
+    args = [sys.executable, "-m", "precisionlab", "sweep", MODEL, *DATA]
+    with subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heeding_interrupts
+    ) as process:
+        assert process.stderr is not None
+        for _ in range(4):
+            process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate()
+    assert process.returncode == 130
+    assert output == ""
+    assert errors.splitlines()[-1] == "precisionlab: stopped; the same command goes on from here"
+    assert "Traceback" not in errors
+    assert "taken from the journal" in run("sweep", MODEL, *DATA).stderr
+
+
+def test_in_a_terminal_a_bar_shows_the_work_and_notes_stay_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as rich takes it: a terminal
+    result = run("sweep", MODEL, *DATA, "--samples", "4", "--precisions", "fp16")
+    assert result.exit_code == 0
+    assert ANSI.search(result.stderr)
+    assert "4 pins: sqnr" in result.stderr
+    assert "/4" in result.stderr
+
+
+# Quick to start
+
+LIBRARIES = {"onnx", "onnx_ir", "onnxruntime", "pandas", "numba", "numpy", "jinja2", "pygal", "PIL"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["import precisionlab", "precisionlab --help", "precisionlab sweep --help", "precisionlab --version"]
+)
+def test_no_library_that_is_slow_to_import_is_imported_before_it_is_needed(statement: str) -> None:
+    call = statement
+    if statement.startswith("precisionlab"):
+        call = f"import sys; sys.argv = {statement.split()}\nfrom precisionlab.cli import main\n"
+        call += "try: main()\nexcept SystemExit: pass"
+    code = f"{call}\nimport sys; print('imported', *sorted(sys.modules), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(result.stderr.splitlines()[-1].split())
+    assert "precisionlab" in loaded
+    assert not loaded & LIBRARIES
+    if "--help" in statement:
+        assert "Usage: precisionlab" in result.stdout
+        assert "sweep" in result.stdout
+
+
+def test_help_fits_the_terminal_and_names_every_option() -> None:
+    text = run("sweep", "--help").stdout
+    assert all(len(line) <= 100 for line in text.splitlines())
+    for option in (
+        "--data", "--precisions", "--tolerance", "--metric", "--plan", "--max-pins", "--around", "--backend", "--out",
+        "--samples", "--seed", "--shape", "--threads", "--json",
+    ):  # fmt: skip
+        assert option in text
+
+
+def test_a_command_line_that_is_not_understood_is_2() -> None:
+    assert run("sweep").exit_code == 2
+    assert run("sweep", MODEL, "--samples", "many").exit_code == 2
+    assert run("sweep", MODEL, "--nonsense").exit_code == 2
+    assert run("sweeep").exit_code == 2
+
+
+# Input that cannot be used
+
+
+def text_file() -> list[str | Path]:
+    Path("model.onnx").write_text("This is not a model.\n" * 20)
+    return ["model.onnx"]
+
+
+def empty_file() -> list[str | Path]:
+    Path("model.onnx").touch()
+    return ["model.onnx"]
+
+
+def truncated_file() -> list[str | Path]:
+    Path("model.onnx").write_bytes(Path(MODEL).read_bytes()[:-1000])
+    return ["model.onnx"]
+
+
+def custom_op() -> list[str | Path]:
+    return [saved(proto("(float[1,4] x) => (float[1,4] y) { y = my.own.Thing(x) }", domains=', "my.own" : 1'))]
+
+
+def with_data(**arrays: Array) -> Callable[[], list[str | Path]]:
+    return lambda: [good_model(), "--data", folder(**arrays)]
+
+
+def empty_folder() -> list[str | Path]:
+    Path("data").mkdir()
+    return [good_model(), "--data", "data"]
+
+
+def damaged_sample() -> list[str | Path]:
+    data = folder(x=np.zeros((1, 4), np.float32))
+    (data / "sample.npz").write_bytes((data / "sample.npz").read_bytes()[:50])
+    return [good_model(), "--data", data]
+
+
+def bad_second_sample() -> list[str | Path]:
+    data = folder(x=np.zeros((1, 4), np.float32))
+    np.save(data / "z.npy", np.float32([[1, 2, np.nan, 4]]))
+    return [good_model(), "--data", data]
+
+
+def flat_output() -> list[str | Path]:
+    return [saved(proto("(float[4] x) => (float[4] y) { y = Relu(x) }")), "--tolerance", "top1>=0.9"]
+
+
+def no_float_output() -> list[str | Path]:
+    return [saved(proto("(int64[4] x) => (int64[4] y) { y = Neg(x) }"))]
+
+
+def unlabelled() -> list[str | Path]:
+    return [good_model(), "--data", folder(x=np.ones((1, 4), np.float32)), "--tolerance", "metric>=0.9"]
+
+
+def metric_without_labels() -> list[str | Path]:
+    return [good_model(), "--data", folder(x=np.ones((1, 4), np.float32)), "--metric", "math:hypot"]
+
+
+def plan_of_another_model() -> list[str | Path]:
+    plan = {"schema": 1, "model": {"sha256": "00"}, "default": "fp16", "pins": []}
+    Path("plan.json").write_text(json.dumps(plan))
+    return [good_model(), "--plan", "plan.json"]
+
+
+def out_is_a_file() -> list[str | Path]:
+    Path("taken").write_text("in the way")
+    return [good_model(), "--out", "taken"]
+
+
+def options(*values: str) -> Callable[[], list[str | Path]]:
+    return lambda: [good_model(), *values]
+
+
+BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
+    "no model": (lambda: ["none.onnx"], "none.onnx: no such file"),
+    "a folder as model": (lambda: ["."], "a folder, not an ONNX file"),
+    "an empty file": (empty_file, "model.onnx: the file is empty"),
+    "a text file": (text_file, "not an ONNX model"),
+    "a truncated file": (truncated_file, "not an ONNX model, or cut short"),
+    "a custom operator": (custom_op, "it does not know the operator my.own::Thing"),
+    "a wrong shape": (with_data(x=np.zeros((1, 5), np.float32)), "has shape 1×5, the model wants 1×4"),
+    "a wrong dtype": (with_data(x=np.zeros((1, 4))), "is float64, the model wants float32"),
+    "a wrong name": (with_data(image=np.zeros((1, 4), np.float32)), "lacks x; the model's inputs are x"),
+    "one name too many": (with_data(x=np.zeros((1, 4), np.float32), q=np.zeros(1)), "has q, which"),
+    "a NaN": (with_data(x=np.float32([[0, 1, np.nan, 3]])), "NaN or Inf; mend or remove the sample"),
+    "a NaN in a later sample": (bad_second_sample, "z.npy: input 'x' holds 1 value"),
+    "a damaged sample": (damaged_sample, "not a readable .npz file"),
+    "an empty folder": (empty_folder, "no sample in it"),
+    "no such folder": (options("--data", "nowhere"), "nowhere: no such folder"),
+    "an unknown precision": (options("--precisions", "fp16,fp8"), "unknown precision 'fp8'; use one of"),
+    "no precision": (options("--precisions", ""), "unknown precision"),
+    "fp32 as precision": (options("--precisions", "fp32"), "fp32 is always measured"),
+    "an unknown backend": (options("--backend", "cuda"), "unknown backend 'cuda'"),
+    "a senseless bound": (options("--tolerance", "sqnr<=30"), "sqnr is better when higher; turn the sign"),
+    "an unknown figure": (options("--tolerance", "foo>=1"), "METRIC one of sqnr, cosine"),
+    "half a bound": (options("--tolerance", "sqnr>="), "write METRIC>=NUMBER"),
+    "top-1 without classes": (flat_output, "tolerance top1>=0.9 cannot be judged: no output of the model has a class"),
+    "no output to judge": (no_float_output, "no float32 output"),
+    "a metric bound without labels": (unlabelled, "the data has no labels with a metric"),
+    "a metric without labels": (metric_without_labels, "sample.npz has no label, which the metric needs"),
+    "no such metric": (options("--metric", "none.py:figure"), "random inputs have no labels"),
+    "no such plan": (options("--plan", "none.json"), "none.json: cannot be read"),
+    "a plan of another model": (plan_of_another_model, "made for another model"),
+    "a file as run folder": (out_is_a_file, "taken: cannot be written"),
+    "a run folder nowhere": (options("--out", "/proc/none/run"), "/proc/none/run: cannot be written"),
+    "no shape": (options("--shape", "1x4"), "--shape '1x4': write NAME:1x3x224x224"),
+    "no number in a shape": (options("--shape", "x:1xfour"), "write NAME:1x3x224x224"),
+    "a shape of nothing": (options("--shape", "x:1x0"), "write NAME:1x3x224x224"),
+    "another input's shape": (options("--shape", "z:1x4"), "the model has no such input; it has x"),
+    "another shape": (options("--shape", "x:1x5"), "does not fit; the model wants 1×4"),
+    "no samples": (options("--samples", "0"), "samples is 0; it must be at least 1"),
+    "fewer than no samples": (options("--samples", "-3"), "samples is -3; it must be at least 1"),
+    "fewer than no pins": (options("--max-pins", "-1"), "max_pins is -1"),
+    "no threads": (options("--threads", "0"), "threads is 0"),
+    "a seed below zero": (options("--seed", "-1"), "seed is -1; it must be at least 0"),
+    "int8 around int8": (options("--around", "int8"), "fp32, fp16 or bf16"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_input_that_cannot_be_used_ends_in_one_sentence_and_leaves_nothing_behind(case: str) -> None:
+    make, words = BAD[case]
+    args = make()
+    before = sorted(Path().rglob("*"))
+    result = run("sweep", *args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    *progress, last = result.stderr.splitlines()
+    assert last.startswith("precisionlab: ")
+    assert words in last
+    assert not any(line.startswith(("precisionlab:", "Traceback")) for line in progress)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_the_sentence_is_the_same_in_a_process_of_its_own() -> None:
+    result = command("sweep", *text_file())
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"precisionlab: model\.onnx: not an ONNX model.*\n", result.stderr)
+    result = command("sweep", *custom_op())
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("precisionlab: ONNX Runtime cannot load the model")
