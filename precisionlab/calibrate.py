@@ -17,6 +17,7 @@ import onnx_ir as ir
 from precisionlab.backends import choose_backend
 from precisionlab.backends.base import Backend
 from precisionlab.calibration.cache import version_digits, write_cache
+from precisionlab.calibration.export import write_onnxruntime_tables
 from precisionlab.calibration.fingerprint import Fingerprint
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
@@ -55,7 +56,6 @@ class CalibrationResult:
     facts: Mapping[str, Any]
     folder: Path
     cache: Path | None
-    complete: bool
 
     @property
     def ranges(self) -> pd.DataFrame:
@@ -116,7 +116,7 @@ def calibrate(
     }
     if shard is not None:
         return CalibrationResult(
-            ready.model, CalibrationTable({}, len(chosen)), {}, state.histograms, source, folder, None, False
+            ready.model, CalibrationTable({}, len(chosen)), {}, state.histograms, source, folder, None
         )
     return _finish(ready, dataset, state.histograms, source, method, percentile, tensorrt, folder, cache, see)
 
@@ -235,14 +235,15 @@ def _finish(
         cache=content,
         table=table,
     )
-    result = CalibrationResult(
-        backend.model, table, methods, histograms, fingerprint.facts(), folder, path, complete=True
-    )
+    facts = fingerprint.facts()
+    facts["cache"] = {**facts["cache"], "path": str(path)}
+    result = CalibrationResult(backend.model, table, methods, histograms, facts, folder, path)
     with _writing(path):
         write_whole(path, content.decode("utf-8"))
         write_whole(path.with_name(path.name + ".json"), fingerprint.to_json())
         write_whole(folder / "ranges.csv", result.ranges.to_csv(index=False))
         write_whole(folder / "calibration.html", render_calibration(result.facts, result.ranges, histograms))
+        write_onnxruntime_tables(table, folder / "onnxruntime")
     return result
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from precisionlab.calibration.cache import CacheError
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.run import write_whole
+from precisionlab.run import write_whole, write_whole_bytes
 
 
 def onnxruntime_json(table: CalibrationTable) -> str:
@@ -81,7 +81,7 @@ def write_onnxruntime_tables(table: CalibrationTable, folder: Path) -> tuple[Pat
     paths = tuple(folder / name for name in ("calibration.flatbuffers", "calibration.json", "calibration.cache"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths[0].write_bytes(onnxruntime_flatbuffer(table))
+        write_whole_bytes(paths[0], onnxruntime_flatbuffer(table))
         write_whole(paths[1], onnxruntime_json(table))
         write_whole(paths[2], onnxruntime_text(table))
     except OSError as error:

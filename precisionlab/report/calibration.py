@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.lint import MOST_CLIPPED
 from precisionlab.calibration.thresholds import AUTO, METHODS
-from precisionlab.report.html import Row, _flag, _number, _records, _template, _text, show
+from precisionlab.report.html import Row, as_flag, as_number, as_text, load_template, records_of, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def render_calibration(facts: Mapping[str, Any], ranges: pd.DataFrame, histogram
     name the file as `cache`, or `cache.path`), `ranges` the table documented in `precisionlab.report.ranges`,
     `histograms` those that the ranges were taken from; a tensor without one has no picture.
     """
-    records = _records(ranges)
+    records = records_of(ranges)
     methods = tuple(name for name in METHODS if name in ranges)  # an older file may lack a method
     tensors = tuple(_tensor(i, row, methods, histograms.get(str(row["tensor"]))) for i, row in enumerate(records))
     samples = _fact(facts, "data", "samples")
@@ -59,7 +59,7 @@ def render_calibration(facts: Mapping[str, Any], ranges: pd.DataFrame, histogram
     model, folder = _fact(facts, "model", "path"), _fact(facts, "data", "folder")
     cache = _cache(facts)
     random = "folder" in (facts.get("data") or {}) and folder is None  # as the fingerprint writes it
-    page = _template().environment.get_template("calibration.html.j2")
+    page = load_template().environment.get_template("calibration.html.j2")
     text = page.render(
         model=model,
         model_name="calibration" if model is None else PurePath(str(model)).name,
@@ -190,30 +190,30 @@ class TensorView:
 
 
 def _tensor(index: int, row: Row, methods: Iterable[str], histogram: Histogram | None) -> TensorView:
-    count, zeros, amax = _number(row, "count"), _number(row, "zeros"), _number(row, "amax", "count")
-    method = _text(row, "method")
+    count, zeros, amax = as_number(row, "count"), as_number(row, "zeros"), as_number(row, "amax", "count")
+    method = as_text(row, "method")
     return TensorView(
         index=index,
         name=str(row["tensor"]),
-        operand=_flag(row, "operand"),
+        operand=as_flag(row, "operand"),
         method=method,
         amax=amax,
-        scale=_number(row, "scale", "count"),
-        largest=_number(row, "largest", "count"),
+        scale=as_number(row, "scale", "count"),
+        largest=as_number(row, "largest", "count"),
         count=count,
-        clipped=_number(row, "clipped"),
-        clipped_share=_number(row, "clipped_share") if count else None,
-        levels=_number(row, "levels_used"),
+        clipped=as_number(row, "clipped"),
+        clipped_share=as_number(row, "clipped_share") if count else None,
+        levels=as_number(row, "levels_used"),
         zeros_share=zeros / count if count and zeros is not None else None,
-        nonfinite=_number(row, "nonfinite"),
+        nonfinite=as_number(row, "nonfinite"),
         thresholds=tuple(_threshold(name, row, histogram, name == method) for name in methods),
-        disagreement=_number(row, "disagreement"),
+        disagreement=as_number(row, "disagreement"),
         picture=None if histogram is None or amax is None else sparkline(histogram, amax),
     )
 
 
 def _threshold(method: str, row: Row, histogram: Histogram | None, chosen: bool) -> Threshold:
-    amax = _number(row, method, "count")
+    amax = as_number(row, method, "count")
     counted = histogram is not None and histogram.count > 0 and amax is not None and math.isfinite(amax)
     clipped = histogram.clipped(amax) / histogram.count if counted and histogram and amax is not None else None
     return Threshold(method, amax, percent(clipped), chosen)

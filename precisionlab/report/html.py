@@ -71,9 +71,9 @@ def _draw(
     layers: pd.DataFrame,
     plans: Mapping[str, PrecisionPlan],
 ) -> str:
-    of_variants: list[Row] = _records(variants)
-    of_layers: list[Row] = _records(layers)
-    text = _template().render(
+    of_variants: list[Row] = records_of(variants)
+    of_layers: list[Row] = records_of(layers)
+    text = load_template().render(
         kind=kind,
         run=run,
         model_name=PurePath(str(run["model"]["path"])).name,
@@ -87,12 +87,12 @@ def _draw(
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _records(table: pd.DataFrame) -> list[Row]:
+def records_of(table: pd.DataFrame) -> list[Row]:
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
 @cache
-def _template() -> Template:
+def load_template() -> Template:
     environment = Environment(
         loader=PackageLoader("precisionlab", "report"),
         autoescape=True,
@@ -145,7 +145,7 @@ def _absent(value: Any) -> bool:
     return value is None or value != value or type(value).__name__ == "NAType"
 
 
-def _number(row: Row, column: str, counted: str | None = None) -> float | None:
+def as_number(row: Row, column: str, counted: str | None = None) -> float | None:
     """A cell as a float; None where it is empty.
 
     With `counted`, a count that is only empty where nothing was measured, an empty cell beside a filled
@@ -157,12 +157,12 @@ def _number(row: Row, column: str, counted: str | None = None) -> float | None:
     return None if counted is None or _absent(row[counted]) else math.nan
 
 
-def _text(row: Row, column: str) -> str:
+def as_text(row: Row, column: str) -> str:
     value = row[column]
     return "" if _absent(value) else str(value)
 
 
-def _flag(row: Row, column: str) -> bool:
+def as_flag(row: Row, column: str) -> bool:
     return str(row[column]) == "True"  # a file may give it back as text
 
 
@@ -225,13 +225,13 @@ def _variant(rows: Sequence[Row]) -> VariantView:
     return VariantView(
         name=str(head["variant"]),
         reference=head["precision"] == "fp32" == head["variant"],
-        figures=_text(head, "figures"),
-        pins=_number(head, "pins"),
-        layers=_number(head, "layers"),
-        met=_flag(head, "met"),
-        nonfinite_tensors=_number(head, "nonfinite_tensors"),
-        metric=_number(head, "metric", "metric_name"),
-        reference_metric=_number(head, "reference_metric", "metric_name"),
+        figures=as_text(head, "figures"),
+        pins=as_number(head, "pins"),
+        layers=as_number(head, "layers"),
+        met=as_flag(head, "met"),
+        nonfinite_tensors=as_number(head, "nonfinite_tensors"),
+        metric=as_number(head, "metric", "metric_name"),
+        reference_metric=as_number(head, "reference_metric", "metric_name"),
         worst=_worst(outputs),
         outputs=outputs,
     )
@@ -240,13 +240,13 @@ def _variant(rows: Sequence[Row]) -> VariantView:
 def _output(row: Row) -> OutputFigures:
     return OutputFigures(
         name=str(row["output"]),
-        sqnr=_number(row, "sqnr_db", "nan"),
-        cosine=_number(row, "cosine", "nan"),
-        rel_l2=_number(row, "rel_l2", "nan"),
-        max_error=_number(row, "max_error", "nan"),
-        nan=_number(row, "nan"),
-        inf=_number(row, "inf"),
-        top1=_number(row, "top1"),
+        sqnr=as_number(row, "sqnr_db", "nan"),
+        cosine=as_number(row, "cosine", "nan"),
+        rel_l2=as_number(row, "rel_l2", "nan"),
+        max_error=as_number(row, "max_error", "nan"),
+        nan=as_number(row, "nan"),
+        inf=as_number(row, "inf"),
+        top1=as_number(row, "top1"),
     )
 
 
@@ -270,7 +270,7 @@ def _worst(outputs: Sequence[OutputFigures]) -> OutputFigures:
 
 
 def _metric_name(rows: Iterable[Row]) -> str:
-    return next((name for row in rows if (name := _text(row, "metric_name"))), "")
+    return next((name for row in rows if (name := as_text(row, "metric_name"))), "")
 
 
 # Precisions
@@ -402,8 +402,8 @@ def _given_up(rows: Iterable[Row]) -> str:
     touched = [row for row in rows if not _absent(row["rank"])]
     parts = []
     for column, what in (("multiply_adds", "multiply-adds"), ("weight_bytes", "weights")):
-        total = sum(_number(row, column) or 0 for row in touched)
-        pinned = sum(_number(row, column) or 0 for row in touched if _flag(row, "pinned"))
+        total = sum(as_number(row, column) or 0 for row in touched)
+        pinned = sum(as_number(row, column) or 0 for row in touched if as_flag(row, "pinned"))
         if total:
             parts.append(f"{_percent(pinned / total)} of the {what}")
     return " and ".join(parts)
@@ -414,26 +414,26 @@ def _percent(share: float) -> str:
 
 
 def _layer(row: Row) -> LayerView:
-    nan, inf = _number(row, "introduced_nan"), _number(row, "introduced_inf")
-    ref_max = _number(row, "ref_max", "inherited_nan")
+    nan, inf = as_number(row, "introduced_nan"), as_number(row, "introduced_inf")
+    ref_max = as_number(row, "ref_max", "inherited_nan")
     return LayerView(
-        index=_number(row, "index"),
-        rank=_number(row, "rank"),
+        index=as_number(row, "index"),
+        rank=as_number(row, "rank"),
         layer=str(row["layer"]),
-        kind=_text(row, "kind"),
-        shape=_text(row, "shape"),
-        introduced=_number(row, "introduced_sqnr_db", "introduced_nan"),
-        max_error=_number(row, "introduced_max_error", "introduced_nan"),
+        kind=as_text(row, "kind"),
+        shape=as_text(row, "shape"),
+        introduced=as_number(row, "introduced_sqnr_db", "introduced_nan"),
+        max_error=as_number(row, "introduced_max_error", "introduced_nan"),
         nonfinite=None if nan is None or inf is None else nan + inf,
-        inherited=_number(row, "inherited_sqnr_db", "inherited_nan"),
+        inherited=as_number(row, "inherited_sqnr_db", "inherited_nan"),
         # The table holds no count for the plan found, but it is measured wherever the variant without is.
-        mixed=_number(row, "mixed_sqnr_db", "inherited_nan"),
+        mixed=as_number(row, "mixed_sqnr_db", "inherited_nan"),
         ref_max=ref_max,
         over=ref_max is not None and ref_max > FP16_MAX,
-        cause=_text(row, "cause"),
-        fixed=_text(row, "fixed"),
-        pinned=_flag(row, "pinned"),
-        reason=_text(row, "reason"),
+        cause=as_text(row, "cause"),
+        fixed=as_text(row, "fixed"),
+        pinned=as_flag(row, "pinned"),
+        reason=as_text(row, "reason"),
     )
 
 

@@ -11,7 +11,7 @@
 | count, zeros, nonfinite | values seen, exact zeros among them, NaN and Inf (not in count) |
 | clipped, clipped_share | values beyond the range |
 | levels_used | of the 128 magnitudes that int8 tells apart, those that any value falls on |
-| entropy, percentile, mse, max | the range by each method |
+| entropy, capped, percentile, mse, max | the range by each method |
 | disagreement | the largest of these over the smallest |
 | operand | whether an int8 layer takes it |
 """
