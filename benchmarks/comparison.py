@@ -12,11 +12,7 @@ and nothing were observed; an FP16 gate costs about 0.07 ms and the sums about 0
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
-import resource
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.processes import in_process, peak_megabytes, timed
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.data import Sample, open_dataset
 from precisionlab.model import load_model
@@ -45,21 +42,15 @@ def main(cases: tuple[str, ...], samples: int, repeats: int, threads: int, peer:
     click.echo(f"{samples} samples, {threads} threads, medians of {repeats}")
     click.echo(f"{'model':<26}{'plain ms':>9}{'ours ms':>9}{'ratio':>7}{'peak MB':>9}{'peer ratio':>12}{'peer MB':>9}")
     for case in cases or CASES:
-        row = _in_process(_measure, case, samples, repeats, threads)
+        row = in_process(_measure, case, samples, repeats, threads)
         line = f"{case:<26}{row['plain']:9.1f}{row['ours']:9.1f}{row['ratio']:7.1f}{row['peak']:9.0f}"
         if peer:
-            other = _in_process(_measure_peer, case, samples, threads)
+            other = in_process(_measure_peer, case, samples, threads)
             line += f"{other['ratio']:12.1f}{other['peak']:9.0f}" if "ratio" in other else f"  {other['failed']}"
         click.echo(line)
 
 
-def _in_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Run a measurement in a fresh process, so that its peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
-
-
-def _load(case: str, count: int) -> tuple[Path, list[Sample]]:
+def load_case(case: str, count: int) -> tuple[Path, list[Sample]]:
     name = case.split()[0]
     path = PREPARED / name / f"{name}.onnx"
     model = load_model(path)
@@ -81,7 +72,7 @@ def _repeated(dataset: Any) -> Iterator[Sample]:
         yield from dataset
 
 
-def _plain(path: Path, samples: list[Sample], threads: int) -> Callable[[], None]:
+def plain_passes(path: Path, samples: list[Sample], threads: int) -> Callable[[], None]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -96,16 +87,9 @@ def _plain(path: Path, samples: list[Sample], threads: int) -> Callable[[], None
     return run
 
 
-def _seconds(function: Callable[[], Any]) -> float:
-    gc.collect()
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any]:
-    path, samples = _load(case, count)
-    plain = _plain(path, samples, threads)
+    path, samples = load_case(case, count)
+    plain = plain_passes(path, samples, threads)
     backend = OnnxRuntimeBackend(load_model(path), samples[0], threads)
     plan = PrecisionPlan(backend.model.sha256, Precision.FP16)
 
@@ -114,12 +98,12 @@ def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any
 
     plain()
     ours()
-    times = [(_seconds(plain), _seconds(ours)) for _ in range(repeats)]
+    times = [(timed(plain), timed(ours)) for _ in range(repeats)]
     return {
         "plain": statistics.median(p for p, _ in times) * 1e3,
         "ours": statistics.median(o for _, o in times) * 1e3,
         "ratio": statistics.median(o / p for p, o in times),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak": peak_megabytes(),
     }
 
 
@@ -130,8 +114,8 @@ def _measure_peer(case: str, count: int, threads: int) -> dict[str, Any]:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, qdq_loss_debug, quantize_static
 
     logging.disable(logging.WARNING)
-    path, samples = _load(case, count)
-    plain = _plain(path, samples, threads)
+    path, samples = load_case(case, count)
+    plain = plain_passes(path, samples, threads)
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -160,12 +144,12 @@ def _measure_peer(case: str, count: int, threads: int) -> dict[str, Any]:
 
         plain()
         try:
-            seconds = _seconds(peer)
+            seconds = timed(peer)
         except Exception as error:
             return {"failed": f"{type(error).__name__}: {error}"[:60]}
         return {
-            "ratio": seconds / _seconds(plain),
-            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "ratio": seconds / timed(plain),
+            "peak": peak_megabytes(),
         }
 
 

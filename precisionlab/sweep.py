@@ -114,7 +114,7 @@ def sweep(
     dataset = checked(_dataset(loaded, data, shapes or {}, samples, seed), skip_bad, see)
     user_metric = _metric_of(options, dataset)
     ready = choose_backend(backend, loaded, next(iter(dataset)), threads)
-    run = RunFolder(Path(out) if out else Path("reports") / loaded.name, _context(loaded, dataset, options, ready))
+    run = RunFolder(Path(out) if out else _default_folder(loaded, asked), _context(loaded, dataset, options, ready))
     job = _Job(ready, dataset, options, run, see, user_metric)
 
     try:
@@ -278,7 +278,7 @@ class _Job:
             return why[name]
         errors = [low.introduced[o] for o in self.model.layer[name].outputs if o in low.introduced]
         place = f"rank {ranking.order.index(name) + 1} of {len(ranking.order)}"
-        return f"{place}: introduces {min(e.sqnr for e in errors):.1f} dB" if errors else place
+        return f"{place}: {min(e.sqnr for e in errors):.1f} dB SQNR by itself" if errors else place
 
 
 def _progress(pins: frozenset[str], found: Comparison, tolerance: Tolerance) -> str:
@@ -401,6 +401,11 @@ def _at_least(least: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
             raise OptionError(f"{name} is {value}; it must be at least {least}")
+
+
+def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:
+    """`reports/<model>`; measuring a plan must not overwrite the sweep that found it."""
+    return Path("reports") / (model.name if plan is None else f"{model.name}-plan")
 
 
 def _context(model: Model, dataset: Dataset, options: Options, backend: Backend) -> dict[str, Any]:
