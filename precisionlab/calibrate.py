@@ -22,12 +22,15 @@ from precisionlab.calibration.fingerprint import Fingerprint
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import AUTO, DEFAULT_PERCENTILE, METHODS, table_of
+from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, table_of
+from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, inside, open_dataset, read_manifest
 from precisionlab.errors import DataError, OptionError
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
+from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import best_table
+from precisionlab.rewrite.flow import with_held_pins
 from precisionlab.run import write_whole, write_whole_bytes
 from precisionlab.samples import checked
 from precisionlab.versions import versions
@@ -69,7 +72,7 @@ def calibrate(
     model: str | Path | None = None,
     data: str | Path = "calib_data",
     *,
-    method: str = "entropy",
+    method: str = DEFAULT_METHOD,
     percentile: float = DEFAULT_PERCENTILE,
     tensorrt: str = DEFAULT_TENSORRT,
     cache: str | Path | None = None,
@@ -83,8 +86,8 @@ def calibrate(
 ) -> CalibrationResult:
     """Find the INT8 ranges of every float tensor of a model from a folder of samples.
 
-    Without a model, the one that the folder's manifest names. `method` is entropy, percentile, mse, max or
-    auto. The cache is for the given TensorRT version; it is written to `cache`, by default
+    Without a model, the one that the folder's manifest names. `method` is entropy, capped, percentile, mse, max
+    or auto. The cache is for the given TensorRT version; it is written to `cache`, by default
     `calibration.cache` in `out` (`reports/<model>-calibration`), with a JSON fingerprint beside it. `shard` (2, 8)
     takes only every eighth sample from the second on, and writes histograms to be merged. A run that was
     killed goes on from its histograms, and ends with the same bits.
@@ -93,6 +96,8 @@ def calibrate(
     """
     see = observer or Silent()
     _check(method, percentile, tensorrt, shard)
+    _at_least(1, samples=samples, threads=threads)
+    _at_least(0, seed=seed)
     loaded = load_model(_model_path(model, data))
     dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
     ready = choose_backend("auto", loaded, next(iter(dataset)), threads)
@@ -126,7 +131,7 @@ def merge(
     shards: Sequence[str | Path],
     data: str | Path,
     *,
-    method: str = "entropy",
+    method: str = DEFAULT_METHOD,
     percentile: float = DEFAULT_PERCENTILE,
     tensorrt: str = DEFAULT_TENSORRT,
     cache: str | Path | None = None,
@@ -136,21 +141,31 @@ def merge(
 ) -> CalibrationResult:
     """Merge the histograms of shards (their folders), and go on as `calibrate` does: to the same bits.
 
-    Raises DataError where they do not belong together, or where one is missing or comes twice.
+    `data` is what the shards were counted from; samples that they left out (`samples`, `skip_bad`) stay out.
+
+    Raises DataError where they do not belong together or to the data, or where one is missing or comes twice.
     """
     see = observer or Silent()
     _check(method, percentile, tensorrt, None)
+    _at_least(1, threads=threads)
     loaded = load_model(_model_path(model, data))
-    states = {Path(shard): read_state(_state_file(Path(shard))) for shard in shards}
+    states = [(Path(shard), read_state(_state_file(Path(shard)))) for shard in shards]
     _check_shards(loaded, states)
-    dataset = checked(open_dataset(data, loaded, None, 0), False, see)
+    counted = frozenset(name for _, state in states for name in state.samples)
+    dataset = checked(open_dataset(data, loaded, None, 0), True, see).only(counted)
+    first, *others = (state for _, state in states)
+    if dataset.sha256 != first.context.get("data"):
+        raise DataError(f"{data}: not the samples that the shards were counted from; give their folder, unchanged")
     ready = choose_backend("auto", loaded, next(iter(dataset)), threads)
-    first, *others = states.values()
     histograms = dict(first.histograms)
     for state in others:
         histograms = {name: h.merge(state.histograms[name]) for name, h in histograms.items()}
-    count = sum(len(state.samples) for state in states.values())
-    source = {"folder": str(data), "sha256": first.context["data"], "samples": count, "skipped": 0}
+    source = {
+        "folder": str(data),
+        "sha256": dataset.sha256,
+        "samples": len(counted),
+        "skipped": len(dataset.skipped),
+    }
     folder = _folder(out, loaded)
     return _finish(ready, dataset, histograms, source, method, percentile, tensorrt, folder, cache, see)
 
@@ -222,7 +237,7 @@ def _finish(
 
     count = int(source["samples"])
     methods = {name: table_of(histograms, name, count, percentile) for name in METHODS}
-    table = best_table(backend, dataset, methods, see) if method == AUTO else methods[method]
+    table = _best(backend, dataset, methods, see) if method == AUTO else methods[method]
     path = Path(cache) if cache else folder / CACHE_FILE
     content = write_cache({name: found.scale for name, found in table.ranges.items()}, tensorrt)
     fingerprint = Fingerprint.of(
@@ -247,6 +262,17 @@ def _finish(
     return result
 
 
+def _best(
+    backend: Backend, dataset: Dataset, methods: Mapping[str, CalibrationTable], see: Observer
+) -> CalibrationTable:
+    def compare(name: str, table: CalibrationTable, introduced: bool) -> Comparison:
+        plan = with_held_pins(backend.model, PrecisionPlan(backend.model.sha256, Precision.INT8), table)
+        see.stage(f"int8, {name} ranges", len(dataset))
+        return backend.compare(plan, table, dataset, see.advance, metric=None, introduced=introduced)
+
+    return best_table(backend.model, methods, compare, see)
+
+
 def _check(method: str, percentile: float, tensorrt: str, shard: tuple[int, int] | None) -> None:
     if method not in (*METHODS, AUTO):
         raise OptionError(f"unknown calibration method {method!r}; use one of {', '.join((*METHODS, AUTO))}")
@@ -255,6 +281,12 @@ def _check(method: str, percentile: float, tensorrt: str, shard: tuple[int, int]
     version_digits(tensorrt)
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise OptionError(f"shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")
+
+
+def _at_least(least: int, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise OptionError(f"{name} is {value}; it must be at least {least}")
 
 
 def _model_path(model: str | Path | None, data: str | Path) -> Path:
@@ -301,11 +333,11 @@ def _state_file(shard: Path) -> Path:
     return shard / STATE_FILE if shard.is_dir() else shard
 
 
-def _check_shards(model: Model, states: Mapping[Path, CalibrationState]) -> None:
+def _check_shards(model: Model, states: Sequence[tuple[Path, CalibrationState]]) -> None:
     """Raises DataError where the states are not the shards of one calibration of this model, each once."""
     seen: dict[int, Path] = {}
     kind = None
-    for path, state in states.items():
+    for path, state in states:
         shard = state.context.get("shard")
         if state.context.get("model") != model.sha256:
             raise DataError(f"{path}: histograms of another model")
@@ -313,9 +345,7 @@ def _check_shards(model: Model, states: Mapping[Path, CalibrationState]) -> None
             raise DataError(f"{path}: not a shard; it has the histograms of all samples already")
         this = {key: value for key, value in state.context.items() if key != "shard"} | {"of": shard[1]}
         if kind is not None and this != kind:
-            raise DataError(
-                f"{path}: not of the same calibration as {next(iter(states))} (other data, options or versions)"
-            )
+            raise DataError(f"{path}: not of the same calibration as {states[0][0]} (other data, options or versions)")
         kind = this
         if shard[0] in seen:
             raise DataError(f"{path}: shard {shard[0]}/{shard[1]} comes twice, in {seen[shard[0]]} too")

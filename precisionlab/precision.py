@@ -51,13 +51,15 @@ class PrecisionPlan:
 
     A pin to fp32 means that the nodes named take and give float32 values. `around` is the precision
     of the layers that int8 does not touch (every layer that is not a Conv, ConvTranspose, Gemm or
-    MatMul); it only matters where the default is int8.
+    MatMul); it only matters where the default is int8. `calibration` is the method that found the int8
+    ranges; None where none were needed.
     """
 
     model_sha256: str
     default: Precision
     pins: tuple[Pin, ...] = ()
     around: Precision = Precision.FP32
+    calibration: str | None = None
 
     def pinned(self) -> dict[str, Precision]:
         """Layer name → the precision that it is pinned to."""
@@ -74,6 +76,7 @@ class PrecisionPlan:
             "model": {"sha256": self.model_sha256},
             "default": self.default.value,
             "around": self.around.value,
+            **({} if self.calibration is None else {"calibration": self.calibration}),
             "pins": [
                 {
                     "layer": pin.layer,
@@ -111,7 +114,10 @@ def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
         raise PlanError(f"{where}: {error}") from None
     if not isinstance(raw_pins, list) or not isinstance(sha256, str):
         raise PlanError(f"{where}: `pins` must be a list and `model.sha256` a string")
-    return PrecisionPlan(sha256, default, tuple(_pin(p, i, where) for i, p in enumerate(raw_pins)), around)
+    calibration = data.get("calibration")
+    if calibration is not None and not isinstance(calibration, str):
+        raise PlanError(f"{where}: `calibration` must be the name of a method")
+    return PrecisionPlan(sha256, default, tuple(_pin(p, i, where) for i, p in enumerate(raw_pins)), around, calibration)
 
 
 def _pin(data: Any, index: int, where: str) -> Pin:

@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from precisionlab.backends.base import Backend
 from precisionlab.calibration.auto import cheapest_ranges
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO
-from precisionlab.compare.errors import ErrorSums
-from precisionlab.data import Dataset
+from precisionlab.compare.comparison import Comparison
+from precisionlab.model import Model
 from precisionlab.observer import Observer
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import with_held_pins
+
+Compare = Callable[[str, CalibrationTable, bool], Comparison]
+"""Compares the INT8 model under a table, by its name; the flag asks for each layer's own error too."""
 
 
 def best_table(
-    backend: Backend, dataset: Dataset, methods: Mapping[str, CalibrationTable], see: Observer
+    model: Model, methods: Mapping[str, CalibrationTable], compare: Compare, see: Observer
 ) -> CalibrationTable:
     """The table under which the INT8 model loses least: one method for all tensors, or the cheapest for each.
 
-    Each candidate is run and compared; among equals the mixed one stays behind the single methods.
+    Each candidate is run and compared, and judged by the relative error of the worst final output.
     """
-    plan = PrecisionPlan(backend.model.sha256, Precision.INT8)
-    introduced: dict[str, Mapping[str, ErrorSums]] = {}
-    losses: dict[str, float] = {}
-    for name, table in methods.items():
-        see.stage(f"auto: {name}", len(dataset))
-        found = backend.compare(
-            with_held_pins(backend.model, plan, table), table, dataset, see.advance, metric=None, introduced=True
-        )
-        introduced[name] = found.introduced
-        losses[name] = found.worst("rel_l2")
-    mixed = cheapest_ranges(backend.model, methods, introduced)
-    see.stage("auto: the cheapest for each tensor", len(dataset))
-    found = backend.compare(
-        with_held_pins(backend.model, plan, mixed), mixed, dataset, see.advance, metric=None, introduced=False
-    )
-    losses[AUTO] = found.worst("rel_l2")
-    for name, loss in losses.items():
-        see.note(f"  {name}: relative error of the final output {loss:.3g}")
+    found = {name: compare(name, table, True) for name, table in methods.items()}
+    mixed = cheapest_ranges(model, methods, {name: comparison.introduced for name, comparison in found.items()})
+    losses = {name: comparison.worst("rel_l2") for name, comparison in found.items()}
+    losses[AUTO] = compare("the cheapest for each tensor", mixed, False).worst("rel_l2")
     best = min(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))
+    figures = ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items())
+    see.note(f"  relative error of the final output by ranges: {figures}; taken: {best}")
     return mixed if best == AUTO else methods[best]

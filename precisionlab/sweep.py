@@ -21,7 +21,7 @@ from typing import Any
 from precisionlab.backends import choose_backend
 from precisionlab.backends.base import Backend
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import AUTO, METHODS, table_of
+from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import Accuracy, Outputs, TaskMetric, load_metric
 from precisionlab.compare.tolerance import Tolerance, closeness, default_tolerance, meets, parse_tolerance
@@ -51,7 +51,7 @@ class Options:
     tolerance: Tolerance = ()
     max_pins: int | None = None
     around: Precision = Precision.FP32
-    calibration: str = "entropy"
+    calibration: str | None = None
     metric: str | None = None
 
     def tolerance_of(self, precision: Precision) -> Tolerance:
@@ -73,7 +73,7 @@ def sweep(
     max_pins: int | None = None,
     threads: int | None = None,
     around: str = "fp32",
-    calibration: str = "entropy",
+    calibration: str | None = None,
     metric: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     skip_bad: bool = False,
@@ -120,11 +120,16 @@ def sweep(
     try:
         reference = job.reference()
         _check_tolerance(options, reference.comparison)
-        table = job.calibrate() if _needs_ranges(options, asked) else None
+        methods = job.calibrate() if _needs_ranges(options, asked) else {}
     except PrecisionLabError:
         run.discard()  # labels or a tolerance that only the reference could show to be wrong
         raise
-    results = tuple(job.measure(asked, table) if asked else job.search(p, table) for p in options.precisions)
+    if asked:
+        results: tuple[PrecisionResult, ...] = (job.measure(asked, methods),)
+    else:
+        results = tuple(
+            job.int8(methods) if p is Precision.INT8 else job.search(p, None, None) for p in options.precisions
+        )
     facts = _facts(job, results, time.perf_counter() - started)
     result = SweepResult(ready.model, reference, results, facts, run.path)
     _write(run, result, measured=asked is not None)
@@ -146,27 +151,49 @@ class _Job:
     def model(self) -> Model:
         return self.backend.model
 
-    def calibrate(self) -> CalibrationTable:
-        """The ranges of every tensor that an int8 layer quantises."""
+    def calibrate(self) -> Mapping[str, CalibrationTable]:
+        """By each method the ranges of every tensor that an int8 layer quantises; from one pass."""
         operands = dict.fromkeys(name for layer in self.model.layers for name in int8_operands(self.model, layer))
         self.see.stage("int8 ranges", len(self.dataset))
         collector = self.backend.collector(tuple(operands))
         collector.add(self.dataset, self.see.advance)
         found, samples = collector.histograms(), len(self.dataset)
-        if self.options.calibration != AUTO:
-            return table_of(found, self.options.calibration, samples)
-        return best_table(
-            self.backend, self.dataset, {name: table_of(found, name, samples) for name in METHODS}, self.see
-        )
+        return {name: table_of(found, name, samples) for name in METHODS}
+
+    def ranges(self, methods: Mapping[str, CalibrationTable], method: str) -> CalibrationTable:
+        """The ranges by one method, or the best of all."""
+        return best_table(self.model, methods, self._with_ranges, self.see) if method == AUTO else methods[method]
+
+    def _with_ranges(self, name: str, table: CalibrationTable, introduced: bool) -> Comparison:
+        plan = with_held_pins(self.model, PrecisionPlan(self.model.sha256, Precision.INT8), table)
+        return self._compare(f"int8, {name} ranges", plan, table, introduced=introduced)
 
     def reference(self) -> Variant:
         """The fp32 variant."""
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
         return self._variant("fp32", plan, self._compare("fp32", plan, None, introduced=False), Precision.FP32)
 
-    def search(self, precision: Precision, table: CalibrationTable | None) -> PrecisionResult:
+    def int8(self, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
+        """As `search`; but where the default ranges do not hold, better ones are tried before any pin.
+
+        Ranges cost nothing at run time, pins do.
+        """
+        asked = self.options.calibration
+        if asked is not None:
+            return self.search(Precision.INT8, asked, self.ranges(methods, asked))
+        default = methods[DEFAULT_METHOD]
+        low = self._with_ranges(DEFAULT_METHOD, default, introduced=True)
+        tolerance = self.options.tolerance_of(Precision.INT8)
+        if not meets(low, tolerance):
+            self.see.note(f"int8 with {DEFAULT_METHOD} ranges{_figures(low, tolerance)}: trying others before any pin")
+            best = self.ranges(methods, AUTO)
+            if best.digest != default.digest:
+                return self.search(Precision.INT8, AUTO, best)
+        return self.search(Precision.INT8, DEFAULT_METHOD, default)
+
+    def search(self, precision: Precision, method: str | None, table: CalibrationTable | None) -> PrecisionResult:
         """Compare one low precision, and pin layers until its tolerance holds."""
-        low_plan = PrecisionPlan(self.model.sha256, precision, around=self.options.around)
+        low_plan = PrecisionPlan(self.model.sha256, precision, around=self.options.around, calibration=method)
         low_plan = with_held_pins(self.model, low_plan, table)
         low = self._compare(f"{precision}", low_plan, table, introduced=True)
         touched = [layer for layer in self.model.layers if precision_of(layer, low_plan) is not Precision.FP32]
@@ -208,11 +235,14 @@ class _Job:
             plan = plan_of(found.pins)
             again = self._compare(f"{precision} mixed, measured again", plan, table, introduced=False, verify=True)
             mixed = self._variant(f"{precision} mixed", plan, again, precision)
-        used = table if precision is Precision.INT8 else None
-        return PrecisionResult(precision, low_variant, mixed, ranking.order, why, len(evaluated), used)
+        return PrecisionResult(precision, low_variant, mixed, ranking.order, why, len(evaluated), table)
 
-    def measure(self, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionResult:
+    def measure(self, plan: PrecisionPlan, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
         """Compare the user's own plan, beside the same precision without pins."""
+        table = None
+        if methods:
+            method = self.options.calibration or plan.calibration or DEFAULT_METHOD
+            table, plan = self.ranges(methods, method), replace(plan, calibration=method)
         precision = plan.default
         bare = with_held_pins(self.model, plan.with_pins(()), table)
         plan = with_held_pins(self.model, plan, table)
@@ -254,7 +284,7 @@ class _Job:
         key = {
             "default": plan.default.value,
             "around": plan.around.value,
-            "calibration": self.options.calibration if table is not None else None,
+            "ranges": None if table is None else table.digest,
             "pins": {layer: p.value for layer, p in plan.pinned().items()},
             **kind,
         }
@@ -282,11 +312,15 @@ class _Job:
 
 
 def _progress(pins: frozenset[str], found: Comparison, tolerance: Tolerance) -> str:
+    outcome = "holds" if meets(found, tolerance) else "does not hold"
+    return f"  {_count(len(pins), 'pin')}{_figures(found, tolerance)}: {outcome}"
+
+
+def _figures(found: Comparison, tolerance: Tolerance) -> str:
     figures = [f"{b.metric} {found.worst(b.metric):.4g}" for b in tolerance]
     if found.nonfinite:
         figures.append(f"NaN or Inf in {_count(len(found.nonfinite), 'tensor')}")
-    outcome = "holds" if meets(found, tolerance) else "does not hold"
-    return f"  {_count(len(pins), 'pin')}: {', '.join(figures)}: {outcome}"
+    return f": {', '.join(figures)}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -391,8 +425,8 @@ def _around(text: str) -> Precision:
     return precision
 
 
-def _calibration(text: str) -> str:
-    if text not in (*METHODS, AUTO):
+def _calibration(text: str | None) -> str | None:
+    if text is not None and text not in (*METHODS, AUTO):
         raise OptionError(f"unknown calibration method {text!r}; use one of {', '.join((*METHODS, AUTO))}")
     return text
 
@@ -457,10 +491,6 @@ def _facts(job: _Job, results: Sequence[PrecisionResult], seconds: float) -> dic
     }
 
 
-def _method(table: CalibrationTable) -> str:
-    return ", ".join(sorted({found.method for found in table.ranges.values()}))
-
-
 def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
     first = result.first_nonfinite
     layer = next((layer.name for layer in model.layers if first in layer.outputs), None)
@@ -473,7 +503,7 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
         "first_nonfinite_layer": layer,
         "table": None
         if result.table is None
-        else f"{_method(result.table)} over {_count(result.table.samples, 'sample')}",
+        else f"{result.low.plan.calibration} over {_count(result.table.samples, 'sample')}",
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +17,12 @@ def import_named(spec: str) -> Any:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"precisionlab_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if not path.is_file():
         raise ImportError(f"{path}: no such Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
+    module = ModuleType(f"precisionlab_user_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    # Compiled from the source each time: Python's bytecode cache takes a file that was edited within the
+    # same second, and has kept its size, for the old one.
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     return module

@@ -126,7 +126,8 @@ class Histograms:
 
 def exponent_of(amax: float) -> int:
     """The smallest e with amax < 2^e, but at least −100."""
-    return max(math.frexp(amax)[1], _LEAST_EXPONENT)
+    # frexp(0) is 2^0: zeros alone, all in bin 0, must not widen the range.
+    return max(math.frexp(amax)[1], _LEAST_EXPONENT) if amax else _LEAST_EXPONENT
 
 
 def _widened(bins: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,6 +44,12 @@ class CalibrationTable:
 
     ranges: Mapping[str, Range]
     samples: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the tensors and their ranges: two tables with the same one quantise alike."""
+        text = "\n".join(f"{name}\0{found.amax.hex()}" for name, found in sorted(self.ranges.items()))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def weight_scales(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from precisionlab.calibration.table import INT8_LEVELS, CalibrationTable, Range
 from precisionlab.errors import OptionError
 
 DEFAULT_PERCENTILE = 99.99
+DEFAULT_METHOD = "entropy"
 AUTO = "auto"
 """Not a method of its own: for each tensor the one of METHODS that costs least, measured (`auto.py`)."""
 _MSE_STRIDE = 8
@@ -31,7 +32,8 @@ def maximum(histogram: Histogram) -> float:
 def percentile(histogram: Histogram, share: float = DEFAULT_PERCENTILE) -> float:
     """The upper edge of the first bin up to which at least `share` percent of the values lie.
 
-    As pytorch-quantization's `_compute_amax_percentile`, but never more than the largest value.
+    The bin of pytorch-quantization's `_compute_amax_percentile`, which takes its lower edge and so clips the bin
+    that `share` falls into as well. Never more than the largest value.
     """
     cumulated = np.cumsum(histogram.bins)
     if cumulated[-1] == 0:
@@ -43,7 +45,8 @@ def percentile(histogram: Histogram, share: float = DEFAULT_PERCENTILE) -> float
 def mse(histogram: Histogram) -> float:
     """The threshold with the smallest squared error, from 128 bins up in steps of 8.
 
-    As pytorch-quantization's `_compute_amax_mse`: values at their bins' centres, rounded to nearest.
+    The error of pytorch-quantization's `_compute_amax_mse`: values at their bins' centres, rounded to nearest.
+    Candidates are edges of bins here, centres there; exact zeros, which any threshold keeps, take no part.
     """
     from precisionlab.calibration import kernel
 

@@ -107,6 +107,8 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
             f"{_metric_change(low.metric, mixed.metric, found)}",
             style="bold red",
         )
+    if found.table is not None:
+        console.print(f"ranges: {found.low.plan.calibration} over {found.table.samples} samples")
     if low.nonfinite:
         first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.outputs)
         console.print(f"NaN or Inf in {len(low.nonfinite)} tensors without pins; the first at {first.name}")

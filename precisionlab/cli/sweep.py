@@ -33,9 +33,8 @@ from precisionlab.errors import OptionError
 )
 @click.option(
     "--calibration",
-    default="entropy",
-    show_default=True,
-    help="How int8 ranges are found: entropy, capped, percentile, mse, max, auto.",
+    help="How int8 ranges are found: entropy, capped, percentile, mse, max, auto.  "
+    "[default: entropy, and where that does not hold auto, before any pin]",
 )
 @click.option("--backend", default="auto", show_default=True, help="What builds and runs the variants: onnxruntime.")
 @click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>]")
@@ -62,7 +61,7 @@ def sweep_command(
     plan: str | None,
     max_pins: int | None,
     around: str,
-    calibration: str,
+    calibration: str | None,
     backend: str,
     out: str | None,
     samples: int | None,
