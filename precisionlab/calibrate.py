@@ -267,7 +267,7 @@ def _best(
 ) -> CalibrationTable:
     def compare(name: str, table: CalibrationTable, introduced: bool) -> Comparison:
         plan = with_held_pins(backend.model, PrecisionPlan(backend.model.sha256, Precision.INT8), table)
-        see.stage(f"int8, {name} ranges", len(dataset))
+        see.stage(f"int8, ranges by {name}", len(dataset))
         return backend.compare(plan, table, dataset, see.advance, metric=None, introduced=introduced)
 
     return best_table(backend.model, methods, compare, see)

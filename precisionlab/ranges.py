@@ -26,7 +26,7 @@ def best_table(
     found = {name: compare(name, table, True) for name, table in methods.items()}
     mixed = cheapest_ranges(model, methods, {name: comparison.introduced for name, comparison in found.items()})
     losses = {name: comparison.worst("rel_l2") for name, comparison in found.items()}
-    losses[AUTO] = compare("the cheapest for each tensor", mixed, False).worst("rel_l2")
+    losses[AUTO] = compare("the cheapest method for each tensor", mixed, False).worst("rel_l2")
     best = min(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))
     figures = ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items())
     see.note(f"  relative error of the final output by ranges: {figures}; taken: {best}")

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,7 @@ class _Job:
     run: RunFolder
     see: Observer
     metric: Callable[[], TaskMetric] | None
+    done: dict[str, Comparison] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
@@ -166,7 +167,8 @@ class _Job:
 
     def _with_ranges(self, name: str, table: CalibrationTable, introduced: bool) -> Comparison:
         plan = with_held_pins(self.model, PrecisionPlan(self.model.sha256, Precision.INT8), table)
-        return self._compare(f"int8, {name} ranges", plan, table, introduced=introduced)
+        title = "int8" if name == DEFAULT_METHOD else f"int8, ranges by {name}"
+        return self._compare(title, plan, table, introduced=introduced)
 
     def reference(self) -> Variant:
         """The fp32 variant."""
@@ -288,13 +290,16 @@ class _Job:
             "pins": {layer: p.value for layer, p in plan.pinned().items()},
             **kind,
         }
-        if (known := self.run.known(key)) is not None:
-            self.see.note(f"{title}: taken from the journal of an earlier run")
-            return Comparison.from_dict(known)
-        self.see.stage(title, len(self.dataset))
-        found = work(plan, table, self.dataset, self.see.advance)
-        self.run.record(key, found.to_dict())
-        return found
+        name = json.dumps(key, sort_keys=True)
+        if name not in self.done:
+            if (known := self.run.known(key)) is not None:
+                self.see.note(f"{title}: taken from the journal of an earlier run")
+                self.done[name] = Comparison.from_dict(known)
+            else:
+                self.see.stage(title, len(self.dataset))
+                self.done[name] = work(plan, table, self.dataset, self.see.advance)
+                self.run.record(key, self.done[name].to_dict())
+        return self.done[name]
 
     def _variant(self, name: str, plan: PrecisionPlan, comparison: Comparison, precision: Precision) -> Variant:
         tolerance = self.options.tolerance_of(precision)

