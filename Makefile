@@ -22,9 +22,10 @@ test: $(VENV)/installed-dev $(VENV)/installed-models ## install, check and test 
 	$(BIN)/python -m examples.prepare all
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-benchmark: $(VENV)/installed-models ## what the layer comparison costs, beside plain passes
+benchmark: $(VENV)/installed-models ## what comparison and calibration cost, beside plain passes and ONNX Runtime's tools
 	$(BIN)/python -m examples.prepare all
-	$(BIN)/python -m benchmarks.comparison
+	$(BIN)/python -m benchmarks.comparison --peer
+	$(BIN)/python -m benchmarks.calibration --peers
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -335,6 +335,8 @@ def _state_file(shard: Path) -> Path:
 
 def _check_shards(model: Model, states: Sequence[tuple[Path, CalibrationState]]) -> None:
     """Raises DataError where the states are not the shards of one calibration of this model, each once."""
+    if not states:
+        raise OptionError("no shard to merge; give the folders of all of them")
     seen: dict[int, Path] = {}
     kind = None
     for path, state in states:
