@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_SMALLEST_SCALE = 2.0**-126
 INT8_LEVELS = 127  # symmetric: −127 … 127 stand for −amax … amax (TensorRT developer guide, INT8)
 
 
@@ -29,8 +30,11 @@ class Range:
 
     @property
     def scale(self) -> float:
-        """amax / 127, the step between two int8 values; 1/127 for a tensor that was zero throughout."""
-        return (self.amax or 1.0) / INT8_LEVELS
+        """amax / 127, the step between two int8 values; 1/127 for a tensor that was zero throughout.
+
+        Never below the smallest normal float32, which is what scales are kept in.
+        """
+        return max((self.amax or 1.0) / INT8_LEVELS, _SMALLEST_SCALE)
 
     @property
     def clipped_share(self) -> float:
