@@ -77,19 +77,13 @@ def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any
 def _measure_peer(case: str, count: int, name: str, threads: int) -> dict[str, Any]:
     import logging
 
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    from benchmarks.peer import Reader
 
     logging.disable(logging.WARNING)
     path, samples = load_case(case, count)
     plain = plain_passes(path, samples, threads)
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._samples = iter(samples)
-
-        def get_next(self) -> dict[str, Any] | None:
-            sample = next(self._samples, None)
-            return None if sample is None else dict(sample.inputs)
 
     method, options = PEERS[name]
     plain()
@@ -101,7 +95,7 @@ def _measure_peer(case: str, count: int, name: str, threads: int) -> dict[str, A
                 path, None, str(Path(folder) / "augmented.onnx"), calibrate_method=CalibrationMethod[method],
                 extra_options={"symmetric": True, **options},
             )  # fmt: skip
-            calibrator.collect_data(Reader())
+            calibrator.collect_data(Reader(samples))
             calibrator.compute_data()
 
         try:

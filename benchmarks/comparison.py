@@ -111,25 +111,19 @@ def _measure_peer(case: str, count: int, threads: int) -> dict[str, Any]:
     import logging
     import tempfile
 
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, qdq_loss_debug, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, qdq_loss_debug, quantize_static
+
+    from benchmarks.peer import Reader
 
     logging.disable(logging.WARNING)
     path, samples = load_case(case, count)
     plain = plain_passes(path, samples, threads)
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._samples = iter(samples)
-
-        def get_next(self) -> dict[str, Any] | None:
-            sample = next(self._samples, None)
-            return None if sample is None else dict(sample.inputs)
-
     with tempfile.TemporaryDirectory() as folder:
         quantized, seen, seen_quantized = (str(Path(folder) / n) for n in ("int8.onnx", "float+.onnx", "int8+.onnx"))
         try:
             quantize_static(
-                str(path), quantized, Reader(), quant_format=QuantFormat.QDQ, activation_type=QuantType.QInt8,
+                str(path), quantized, Reader(samples), quant_format=QuantFormat.QDQ, activation_type=QuantType.QInt8,
                 op_types_to_quantize=["Conv", "MatMul", "Gemm"], extra_options={"ActivationSymmetric": True},
             )  # fmt: skip
         except Exception as error:  # the peer fails on some models; that is a result too
@@ -138,8 +132,8 @@ def _measure_peer(case: str, count: int, threads: int) -> dict[str, Any]:
         def peer() -> None:
             qdq_loss_debug.modify_model_output_intermediate_tensors(str(path), seen)
             qdq_loss_debug.modify_model_output_intermediate_tensors(quantized, seen_quantized)
-            floats = qdq_loss_debug.collect_activations(seen, Reader())
-            lows = qdq_loss_debug.collect_activations(seen_quantized, Reader())
+            floats = qdq_loss_debug.collect_activations(seen, Reader(samples))
+            lows = qdq_loss_debug.collect_activations(seen_quantized, Reader(samples))
             qdq_loss_debug.compute_activation_error(qdq_loss_debug.create_activation_matching(lows, floats))
 
         plain()

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -93,22 +92,16 @@ def _metric(name: str, dataset: Dataset) -> Callable[[], TaskMetric]:
 
 
 def _peer_table(path: Path, samples: list[Sample], method: str, operands: tuple[str, ...]) -> CalibrationTable:
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._samples = iter(samples)
-
-        def get_next(self) -> dict[str, Any] | None:
-            sample = next(self._samples, None)
-            return None if sample is None else dict(sample.inputs)
+    from benchmarks.peer import Reader
 
     with tempfile.TemporaryDirectory() as folder:
         calibrator = create_calibrator(
             path, None, str(Path(folder) / "augmented.onnx"), calibrate_method=CalibrationMethod[method],
             extra_options={"symmetric": True},
         )  # fmt: skip
-        calibrator.collect_data(Reader())
+        calibrator.collect_data(Reader(samples))
         found = calibrator.compute_data()
     ranges = {}
     for name in operands:
