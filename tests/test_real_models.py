@@ -188,14 +188,15 @@ def test_a_half_precision_copy_on_the_cpu_calls_right_what_the_sweep_calls_broke
 
 
 def test_orient_in_int8_is_won_back_to_the_tolerance_by_a_few_pins(prepared: Prepared, tmp_path: Path) -> None:
-    found = Swept(prepared("orient"), tmp_path / "run", "--precisions", "int8", "--samples", "16")
+    by_max = ("--calibration", "max")  # better ranges would do without a pin
+    found = Swept(prepared("orient"), tmp_path / "run", "--precisions", "int8", "--samples", "16", *by_max)
     bare = found.worst("int8", "sqnr_db")
     assert bare < 20
     assert found.met
     mixed = found.variants["int8 mixed"]
     assert float(mixed["sqnr_db"]) >= 20
     assert 1 <= mixed["pins"] <= 0.1 * mixed["layers"]
-    assert all("introduces" in reason for reason in found.reasons.values())
+    assert all("SQNR by itself" in reason for reason in found.reasons.values())
     # The ranking explains it: what is pinned stands at its top, ordered by each layer's own error.
     ranked = sorted((row for row in found.layers if row["rank"] is not None), key=lambda row: row["rank"])
     own = [float(row["introduced_sqnr_db"]) for row in ranked]

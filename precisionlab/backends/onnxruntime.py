@@ -31,8 +31,8 @@ from precisionlab.rewrite.observe import Flow, Key, Segment, cut, segments, shap
 
 T = TypeVar("T")
 
-DEFAULT_BUDGET = 256 * 1024**2
-"""Bytes of activations that one segment may show for one sample."""
+DEFAULT_BUDGET = 128 * 1024**2
+"""Bytes of activations that one segment may show for one sample; each thread holds one sample."""
 
 
 class OnnxRuntimeBackend:
@@ -244,8 +244,8 @@ class _Runner:
         shown: tuple[Flow, ...],
     ) -> None:
         check_opset(model.onnx, plan)
-        # The samples that run side by side share the budget.
-        parts = cut(model, len(shown), backend.budget // backend.threads)
+        # Not shared between the threads: where the model is cut, and so the last bits, must not depend on them.
+        parts = cut(model, len(shown), backend.budget)
         self._segments = segments(model, plan, table, parts, flows, shown)
         self._sessions = [Session(segment.graph, 1) for segment in self._segments]
         self._outputs = [info.name for info in model.outputs]
