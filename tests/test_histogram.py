@@ -243,12 +243,13 @@ def collected(model: Model, samples: Sequence[Sample] | Dataset, threads: int, b
     return CalibrationState({}, (), collector.histograms()).to_bytes()
 
 
-def test_one_thread_two_threads_and_a_small_budget_collect_the_same_bits() -> None:
+def test_any_number_of_threads_and_any_order_collect_the_same_bits_in_one_segment_and_in_many() -> None:
     model, dataset = digits()
-    one = collected(model, dataset, 1)
-    assert collected(model, dataset, 2) == one
-    assert collected(model, list(dataset)[::-1], 2) == one
-    assert collected(model, dataset, 2, budget=20_000) == one
+    for budget in (None, 20_000):
+        one = collected(model, dataset, 1, budget)
+        assert collected(model, dataset, 2, budget) == one
+        assert collected(model, dataset, 3, budget) == one
+        assert collected(model, list(dataset)[::-1], 2, budget) == one
 
 
 def test_a_collector_goes_on_from_what_another_counted() -> None:
