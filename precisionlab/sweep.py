@@ -109,6 +109,7 @@ def sweep(
     asked = None
     if plan is not None:
         asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+        _calibration(asked.calibration)
         options = replace(options, precisions=(asked.default,), around=asked.around)
     _check_opset(loaded, options, asked)
     dataset = checked(_dataset(loaded, data, shapes or {}, samples, seed), skip_bad, see)
@@ -178,7 +179,8 @@ class _Job:
     def int8(self, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
         """As `search`; but where the default ranges do not hold, better ones are tried before any pin.
 
-        Ranges cost nothing at run time, pins do.
+        Ranges cost nothing at run time, pins do. They are judged with float32 around the int8 layers, whatever
+        `around` is: what fp16 does there is not theirs to mend.
         """
         asked = self.options.calibration
         if asked is not None:

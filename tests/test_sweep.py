@@ -548,3 +548,11 @@ def test_a_model_with_an_integer_output_beside_is_judged_by_the_float_one(tmp_pa
     assert table.loc[("fp16", "k"), "top1"] == 1
     assert pd.isna(table.loc[("fp16", "k"), "nan"])
     assert result.met
+
+
+def test_a_plan_with_ranges_by_an_unknown_method_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    sweep(MODEL, DIGITS, precisions="int8", samples=4, out=tmp_path / "run")
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    (tmp_path / "odd.json").write_text(json.dumps({**plan, "calibration": "guess"}))
+    with pytest.raises(OptionError, match="unknown calibration method 'guess'"):
+        sweep(MODEL, DIGITS, plan=tmp_path / "odd.json", samples=4, out=tmp_path / "other")
