@@ -28,6 +28,7 @@ from precisionlab.data import Dataset, inside, open_dataset, read_manifest
 from precisionlab.errors import DataError, OptionError
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
+from precisionlab.options import check_at_least, check_calibration
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import best_table
 from precisionlab.rewrite.flow import with_held_pins
@@ -96,8 +97,8 @@ def calibrate(
     """
     see = observer or Silent()
     _check(method, percentile, tensorrt, shard)
-    _at_least(1, samples=samples, threads=threads)
-    _at_least(0, seed=seed)
+    check_at_least(1, samples=samples, threads=threads)
+    check_at_least(0, seed=seed)
     loaded = load_model(_model_path(model, data))
     dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
     ready = choose_backend("auto", loaded, next(iter(dataset)), threads)
@@ -147,7 +148,7 @@ def merge(
     """
     see = observer or Silent()
     _check(method, percentile, tensorrt, None)
-    _at_least(1, threads=threads)
+    check_at_least(1, threads=threads)
     loaded = load_model(_model_path(model, data))
     states = [(Path(shard), read_state(_state_file(Path(shard)))) for shard in shards]
     _check_shards(loaded, states)
@@ -274,19 +275,12 @@ def _best(
 
 
 def _check(method: str, percentile: float, tensorrt: str, shard: tuple[int, int] | None) -> None:
-    if method not in (*METHODS, AUTO):
-        raise OptionError(f"unknown calibration method {method!r}; use one of {', '.join((*METHODS, AUTO))}")
+    check_calibration(method)
     if not 0 < percentile <= 100:
         raise OptionError(f"percentile is {percentile:g}; it must lie above 0 and be at most 100")
     version_digits(tensorrt)
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise OptionError(f"shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")
-
-
-def _at_least(least: int, **options: int | None) -> None:
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise OptionError(f"{name} is {value}; it must be at least {least}")
 
 
 def _model_path(model: str | Path | None, data: str | Path) -> Path:

@@ -29,6 +29,7 @@ from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import DataError, OptionError, PrecisionLabError
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
+from precisionlab.options import check_at_least, check_calibration
 from precisionlab.precision import Pin, Precision, PrecisionPlan, plan_files, read_plan
 from precisionlab.ranges import best_table
 from precisionlab.results import PrecisionResult, SweepResult, Variant
@@ -100,16 +101,17 @@ def sweep(
         tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
         max_pins=max_pins,
         around=_around(around),
-        calibration=_calibration(calibration),
+        calibration=calibration,
         metric=metric,
     )
-    _at_least(0, max_pins=max_pins, seed=seed)
-    _at_least(1, samples=samples, threads=threads)
+    check_calibration(calibration)
+    check_at_least(0, max_pins=max_pins, seed=seed)
+    check_at_least(1, samples=samples, threads=threads)
     loaded = load_model(Path(model))
     asked = None
     if plan is not None:
         asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
-        _calibration(asked.calibration)
+        check_calibration(asked.calibration)
         options = replace(options, precisions=(asked.default,), around=asked.around)
     _check_opset(loaded, options, asked)
     dataset = checked(_dataset(loaded, data, shapes or {}, samples, seed), skip_bad, see)
@@ -430,18 +432,6 @@ def _around(text: str) -> Precision:
     if precision is Precision.INT8:
         raise OptionError("around is the precision of the float layers: fp32, fp16 or bf16")
     return precision
-
-
-def _calibration(text: str | None) -> str | None:
-    if text is not None and text not in (*METHODS, AUTO):
-        raise OptionError(f"unknown calibration method {text!r}; use one of {', '.join((*METHODS, AUTO))}")
-    return text
-
-
-def _at_least(least: int, **options: int | None) -> None:
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise OptionError(f"{name} is {value}; it must be at least {least}")
 
 
 def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:
