@@ -33,7 +33,8 @@ PEERS = {
     "Entropy": ("Entropy", {}),
     "Entropy 2048": ("Entropy", {"num_bins": 2048, "num_quantized_bins": 128}),
 }
-_PATIENCE = 300.0  # seconds; a peer that takes longer is cut off, and said to be
+_PATIENCE = 150.0  # seconds; a peer that takes longer is cut off, and said to be
+_MEMORY = 16 * 1024**3  # bytes; a peer that wants more is refused it, and said to be
 
 
 @click.command()
@@ -76,12 +77,14 @@ def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any
 
 def _measure_peer(case: str, count: int, name: str, threads: int) -> dict[str, Any]:
     import logging
+    import resource
 
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     from benchmarks.peer import Reader
 
     logging.disable(logging.WARNING)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     path, samples = load_case(case, count)
     plain = plain_passes(path, samples, threads)
 

@@ -1,8 +1,8 @@
 """The compiled loops of calibration: filling a histogram, and searching its thresholds.
 
 numba earns its place: filling takes a fifteenth of the time of `numpy.histogram` and of boost-histogram (0.5 ms for
-a million values against 7 to 17; `benchmarks/histogram.py`), because bins of a power of two need no search and
-four tables side by side need not wait for each other.
+a million values against 7 to 17; `benchmarks/histogram.py`), because bins of a power of two need no search, their
+numbers are worked out in vector registers, and four tables side by side need not wait for each other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,29 @@ LEVELS = 128
 """Magnitudes that int8 tells apart; what the published algorithm quantises to."""
 
 _FEW = 8192  # below it adding up four tables costs more than waiting for one
+_CHUNK = 4096  # bin numbers that are worked out together, in vector registers, before they are counted
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _numbers(values, scale, numbers):  # type: ignore[no-untyped-def]
+    """Write each |x|'s bin to `numbers`; returns how many are exactly 0."""
+    zeros = np.int32(0)
+    for i in range(values.size):
+        numbers[i] = np.int32(abs(values[i]) * scale)
+        zeros += np.int32(values[i] == np.float32(0))
+    return zeros
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _count_side_by_side(numbers, first, second, third, fourth):  # type: ignore[no-untyped-def]
+    even = numbers.size // 4 * 4
+    for i in range(0, even, 4):
+        first[np.uint32(numbers[i])] += np.uint32(1)
+        second[np.uint32(numbers[i + 1])] += np.uint32(1)
+        third[np.uint32(numbers[i + 2])] += np.uint32(1)
+        fourth[np.uint32(numbers[i + 3])] += np.uint32(1)
+    for i in range(even, numbers.size):
+        first[np.uint32(numbers[i])] += np.uint32(1)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -22,28 +45,22 @@ def fill(values, scale, bins):  # type: ignore[no-untyped-def]
 
     `values` float32 (n,), all finite; `scale` float32, a power of two; `bins` int64 (b,), changed.
     """
-    n = values.size
     zeros = np.int64(0)
-    for i in range(n):
-        zeros += np.int64(values[i] == np.float32(0))
-    if n < _FEW:
-        for i in range(n):
-            bins[np.uint32(np.int32(abs(values[i]) * scale))] += 1
+    numbers = np.empty(min(_CHUNK, values.size), np.int32)
+    if values.size < _FEW:
+        for start in range(0, values.size, _CHUNK):
+            part = values[start : start + _CHUNK]
+            zeros += _numbers(part, scale, numbers)
+            for i in range(part.size):
+                bins[np.uint32(numbers[i])] += 1
         return zeros
-    first = np.zeros(bins.size, np.uint32)
-    second = np.zeros(bins.size, np.uint32)
-    third = np.zeros(bins.size, np.uint32)
-    fourth = np.zeros(bins.size, np.uint32)
-    even = n // 4 * 4
-    for i in range(0, even, 4):
-        first[np.uint32(np.int32(abs(values[i]) * scale))] += np.uint32(1)
-        second[np.uint32(np.int32(abs(values[i + 1]) * scale))] += np.uint32(1)
-        third[np.uint32(np.int32(abs(values[i + 2]) * scale))] += np.uint32(1)
-        fourth[np.uint32(np.int32(abs(values[i + 3]) * scale))] += np.uint32(1)
-    for i in range(even, n):
-        first[np.uint32(np.int32(abs(values[i]) * scale))] += np.uint32(1)
+    tables = np.zeros((4, bins.size), np.uint32)
+    for start in range(0, values.size, _CHUNK):
+        part = values[start : start + _CHUNK]
+        zeros += _numbers(part, scale, numbers)
+        _count_side_by_side(numbers[: part.size], tables[0], tables[1], tables[2], tables[3])
     for i in range(bins.size):
-        bins[i] += np.int64(first[i]) + np.int64(second[i]) + np.int64(third[i]) + np.int64(fourth[i])
+        bins[i] += np.int64(tables[0, i]) + np.int64(tables[1, i]) + np.int64(tables[2, i]) + np.int64(tables[3, i])
     return zeros
 
 
