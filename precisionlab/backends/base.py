@@ -2,19 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.effects import SampleEffects
+from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.precision import PrecisionPlan
+from precisionlab.rewrite.observe import Flow, observed_rows
 
 Progress = Callable[[int], None]
 """Called with the number of samples done."""
+
+
+class Detail(Enum):
+    """What an evaluation tells of the layers, beside the final outputs."""
+
+    NONFINITE = "nonfinite"  # how many of the variant's values are not finite
+    INHERITED = "inherited"  # the statistics of every layer's output in the variant
+    INTRODUCED = "introduced"  # those, and of each layer alone
+
+
+_FLOWS = {
+    Detail.NONFINITE: (Flow.VARIANT,),
+    Detail.INHERITED: (Flow.REFERENCE, Flow.VARIANT),
+    Detail.INTRODUCED: (Flow.REFERENCE, Flow.VARIANT, Flow.ALONE),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One plan to be run beside the reference. `values` asks for the final outputs themselves."""
+
+    plan: PrecisionPlan
+    table: CalibrationTable | None
+    detail: Detail
+    values: bool
+
+    @property
+    def flows(self) -> tuple[Flow, ...]:
+        """Of which flows every layer's output is looked at."""
+        return _FLOWS[self.detail]
+
+
+@dataclass(frozen=True)
+class Toggling:
+    """Each of `layers`, one at a time, as `other` has it, while all others run under `plan`.
+
+    What a layer alone does: `plan` is float32 throughout, `other` the low precision. What restoring a
+    layer buys: the other way round.
+    """
+
+    plan: PrecisionPlan
+    other: PrecisionPlan
+    layers: tuple[str, ...]
+    table: CalibrationTable | None
 
 
 class Collector(Protocol):
@@ -33,7 +85,7 @@ class Collector(Protocol):
         ...
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """Builds variants of one model and compares them with the float32 reference."""
 
     name: str
@@ -43,9 +95,20 @@ class Backend(Protocol):
     model: Model
     """The model at the shapes of the data."""
 
+    @abstractmethod
     def collector(self, tensors: Sequence[str]) -> Collector:
         """Takes the histograms of |x| of these float32 tensors from reference passes."""
-        ...
+
+    @abstractmethod
+    def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
+        """Run reference and variant for each sample, in the samples' order.
+
+        The rows of a result are those of `observed_rows` for the model, the plan and the flows.
+        """
+
+    @abstractmethod
+    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+        """What toggling each layer does to the final outputs, for each sample, in the samples' order."""
 
     def compare(
         self,
@@ -61,7 +124,18 @@ class Backend(Protocol):
 
         `introduced` asks for each layer's own error too, which costs about another plain pass.
         """
-        ...
+        started = time.perf_counter()
+        detail = Detail.INTRODUCED if introduced else Detail.INHERITED
+        evaluation = Evaluation(plan, table, detail, values=metric is not None)
+        rows = observed_rows(self.model, plan, evaluation.flows)
+        gathering = Gathering(len(rows), metric)
+        for result in self.results(evaluation, samples):
+            progress(gathering.add(result))
+        return gathering.comparison(
+            inherited={name: gathering.layers.row(i) for (flow, name), i in rows.items() if flow is Flow.VARIANT},
+            introduced={name: gathering.layers.row(i) for (flow, name), i in rows.items() if flow is Flow.ALONE},
+            seconds=time.perf_counter() - started,
+        )
 
     def judge(
         self,
@@ -73,8 +147,19 @@ class Backend(Protocol):
         metric: Callable[[], TaskMetric] | None,
         known: Comparison,
     ) -> Comparison:
-        """As `compare`, but of the layers' outputs only whether they hold a new NaN or Inf.
+        """As `compare`, at less than half the cost: of the layers only whether NaN or Inf are new.
 
-        `known` is an earlier comparison over the same samples.
+        How many the reference has of its own is `known` from a comparison over the same samples.
         """
-        ...
+        started = time.perf_counter()
+        evaluation = Evaluation(plan, table, Detail.NONFINITE, values=metric is not None)
+        rows = observed_rows(self.model, plan, evaluation.flows)
+        gathering = Gathering(len(rows), metric)
+        for result in self.results(evaluation, samples):
+            progress(gathering.add(result))
+        counted = {name: gathering.layers.row(i).new_nonfinite for (_, name), i in rows.items()}
+        inherited = {
+            name: ErrorSums(new_nonfinite=max(0, count - known.inherited[name].ref_nonfinite))
+            for name, count in counted.items()
+        }
+        return gathering.comparison(inherited, introduced={}, seconds=time.perf_counter() - started)

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.backends.base import Progress
+from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, Toggling
 from precisionlab.backends.session import Session
+from precisionlab.backends.toggles import toggle_stages
 from precisionlab.calibration.histogram import Histogram, Histograms
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.compare.comparison import Comparison, OutputErrors
-from precisionlab.compare.errors import ErrorSums, ErrorTable, agreement, error_sums
-from precisionlab.compare.task import TaskMetric
+from precisionlab.compare.effects import SampleEffects
+from precisionlab.compare.errors import ErrorTable
+from precisionlab.compare.gather import SampleResult, output_errors
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.model.layers import one_node_a_layer
 from precisionlab.model.load import at_shapes
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.gates import check_opset
-from precisionlab.rewrite.observe import Flow, Key, Segment, cut, segments, shape_probe
+from precisionlab.rewrite.observe import Flow, Key, Segment, cut, observed_rows, segments, shape_probe
 
 T = TypeVar("T")
 
@@ -40,7 +38,7 @@ every value that was just written, and does little else (orient: 12.8 ms a sampl
 Comparing does more with each value, and gains nothing by it."""
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """Emulates any plan in ONNX Runtime, and compares it with the float32 reference beside it.
 
     Each sample runs on one thread and samples run side by side: that is faster than several threads
@@ -66,94 +64,17 @@ class OnnxRuntimeBackend:
         """Takes the histograms of |x| of these float32 tensors from reference passes."""
         return OnnxRuntimeCollector(self, tensors)
 
-    def compare(
-        self,
-        plan: PrecisionPlan,
-        table: CalibrationTable | None,
-        samples: Iterable[Sample],
-        progress: Progress,
-        *,
-        metric: Callable[[], TaskMetric] | None,
-        introduced: bool,
-    ) -> Comparison:
-        """Run reference and variant, and with `introduced` each layer alone, in one graph."""
-        started = time.perf_counter()
-        flows = (Flow.REFERENCE, Flow.VARIANT, Flow.ALONE) if introduced else (Flow.REFERENCE, Flow.VARIANT)
-        runner = _Runner(self.model, plan, table, flows, flows, self.budget)
-        errors = ErrorTable(len(runner.rows))
-        finals = _Finals(metric)
-        for result in _side_by_side(runner.errors_of, samples, self.threads):
-            errors.merge(result.errors)
-            progress(finals.add(result))
-        return finals.comparison(
-            inherited={name: errors.row(i) for (flow, name), i in runner.rows.items() if flow is Flow.VARIANT},
-            introduced={name: errors.row(i) for (flow, name), i in runner.rows.items() if flow is Flow.ALONE},
-            seconds=time.perf_counter() - started,
-        )
+    def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
+        """Reference and variant, and where it is asked for each layer alone, in one graph."""
+        flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
+        runner = _Runner(self.model, evaluation.plan, evaluation.table, flows, evaluation.flows, self.budget)
+        return _side_by_side(_Watch(runner, self.model, evaluation).result, samples, self.threads)
 
-    def judge(
-        self,
-        plan: PrecisionPlan,
-        table: CalibrationTable | None,
-        samples: Iterable[Sample],
-        progress: Progress,
-        *,
-        metric: Callable[[], TaskMetric] | None,
-        known: Comparison,
-    ) -> Comparison:
-        """As `compare`, at less than half the cost: of the layers only whether NaN or Inf are new.
-
-        How many the reference has of its own is `known` from a comparison over the same samples.
-        """
-        started = time.perf_counter()
-        runner = _Runner(self.model, plan, table, (Flow.REFERENCE, Flow.VARIANT), (Flow.VARIANT,), self.budget)
-        nonfinite = np.zeros(len(runner.rows), np.int64)
-        finals = _Finals(metric)
-        for result in _side_by_side(runner.nonfinite_of, samples, self.threads):
-            nonfinite += result.errors
-            progress(finals.add(result))
-        inherited = {
-            name: ErrorSums(new_nonfinite=max(0, int(nonfinite[i]) - known.inherited[name].ref_nonfinite))
-            for (_, name), i in runner.rows.items()
-        }
-        return finals.comparison(inherited=inherited, introduced={}, seconds=time.perf_counter() - started)
-
-
-class _Finals:
-    """The errors of the final outputs and the task metrics, one sample after the other."""
-
-    def __init__(self, metric: Callable[[], TaskMetric] | None) -> None:
-        self._samples = 0
-        self._outputs: dict[str, OutputErrors] = {}
-        self._variant: TaskMetric | None = metric() if metric else None
-        self._reference: TaskMetric | None = metric() if metric else None
-
-    def add(self, result: _SampleErrors[Any]) -> int:
-        """Take one sample; returns how many there were."""
-        for name, reference in result.reference.items():
-            found = _output_errors(reference, result.variant[name])
-            self._outputs[name] = self._outputs[name] + found if name in self._outputs else found
-        if self._variant and self._reference and result.label is not None:
-            self._variant.update(result.variant, result.label)
-            self._reference.update(result.reference, result.label)
-        self._samples += 1
-        return self._samples
-
-    def comparison(
-        self, inherited: dict[str, ErrorSums], introduced: dict[str, ErrorSums], seconds: float
-    ) -> Comparison:
-        """Everything together."""
-        return Comparison(
-            samples=self._samples,
-            inherited=inherited,
-            introduced=introduced,
-            outputs=self._outputs,
-            metric=self._variant.compute() if self._variant else None,
-            reference_metric=self._reference.compute() if self._reference else None,
-            metric_name=self._variant.name if self._variant else None,
-            higher_is_better=self._variant.higher_is_better if self._variant else True,
-            seconds=seconds,
-        )
+    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+        """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
+        every = list(samples)
+        for effects_of in toggle_stages(self.model, toggling, len(every), self.budget):
+            yield from _side_by_side(effects_of, every, self.threads)
 
 
 class OnnxRuntimeCollector:
@@ -229,14 +150,6 @@ def _side_by_side(work: Callable[[Sample], T], samples: Iterable[Sample], thread
                 future.cancel()
 
 
-@dataclass(frozen=True)
-class _SampleErrors(Generic[T]):
-    errors: T
-    reference: dict[str, NDArray[Any]]
-    variant: dict[str, NDArray[Any]]
-    label: str | None
-
-
 class _Runner:
     """The sessions of one plan's segments, run one after the other for a sample."""
 
@@ -254,17 +167,9 @@ class _Runner:
         parts = cut(model, len(shown), budget)
         self._segments = segments(model, plan, table, parts, flows, shown)
         self._sessions = [Session(segment.graph, 1) for segment in self._segments]
-        self._outputs = [info.name for info in model.outputs]
-        constants = {str(v.name): v.const_value for v in model.onnx.graph.outputs if v.is_initializer()}
-        self._constants = {name: value.numpy() for name, value in constants.items() if value is not None}
         self._last: dict[Key, int] = {}
         for index, segment in enumerate(self._segments):
             self._last.update((key, index) for key in segment.feeds.values())
-        observed = [(s, name) for s in self._segments for name in s.observed]
-        keys = [(Flow.VARIANT, name) for _, name in observed]
-        keys += [(Flow.ALONE, name) for s, name in observed if (Flow.ALONE, name) in s.fetches.values()]
-        self.rows: dict[Key, int] = {key: i for i, key in enumerate(keys)}
-        """Where the statistics of each tensor stand: in topological order, flow by flow."""
 
     def run(self, sample: Sample) -> Iterator[tuple[Segment, Mapping[Key, NDArray[Any]]]]:
         """Each segment with the values that stand after it: its own, and those still needed later."""
@@ -276,49 +181,49 @@ class _Runner:
             yield segment, state
             state = {key: value for key, value in state.items() if self._last.get(key, -1) > index}
 
-    def errors_of(self, sample: Sample) -> _SampleErrors[ErrorTable]:
-        """The statistics of one sample, and its final outputs."""
-        errors = ErrorTable(len(self.rows))
 
-        def add(segment: Segment, state: Mapping[Key, NDArray[Any]]) -> None:
-            for name in segment.observed:
-                true = state[Flow.REFERENCE, name]
-                errors.add(self.rows[Flow.VARIANT, name], true, state.get((Flow.VARIANT, name), true))
-                if (Flow.ALONE, name) in state:
-                    errors.add(self.rows[Flow.ALONE, name], true, state[Flow.ALONE, name])
+class _Watch:
+    """Looks at the values of an evaluation while a sample goes through, and keeps their statistics alone."""
 
-        return self._sample(sample, errors, add)
+    def __init__(self, runner: _Runner, model: Model, evaluation: Evaluation) -> None:
+        self._runner = runner
+        self._evaluation = evaluation
+        self._rows = observed_rows(model, evaluation.plan, evaluation.flows)
+        self._outputs = [info.name for info in model.outputs]
+        constants = {str(v.name): v.const_value for v in model.onnx.graph.outputs if v.is_initializer()}
+        self._constants = {name: value.numpy() for name, value in constants.items() if value is not None}
 
-    def nonfinite_of(self, sample: Sample) -> _SampleErrors[NDArray[np.int64]]:
-        """How many values of each tensor of the variant are not finite, and the sample's final outputs."""
-        from precisionlab.compare.kernel import largest_magnitude
-
-        counts = np.zeros(len(self.rows), np.int64)
-
-        def add(segment: Segment, state: Mapping[Key, NDArray[Any]]) -> None:
-            for name in segment.observed:
-                if (Flow.VARIANT, name) in state:
-                    counts[self.rows[Flow.VARIANT, name]] = largest_magnitude(state[Flow.VARIANT, name])[1]
-
-        return self._sample(sample, counts, add)
-
-    def _sample(
-        self, sample: Sample, found: T, add: Callable[[Segment, Mapping[Key, NDArray[Any]]], None]
-    ) -> _SampleErrors[T]:
-        """Run one sample, hand each segment's values to `add`, and keep the final outputs."""
+    def result(self, sample: Sample) -> SampleResult:
+        """Run one sample."""
+        layers = ErrorTable(len(self._rows))
+        look = self._count if self._evaluation.detail is Detail.NONFINITE else self._compare
         reference: dict[str, NDArray[Any]] = dict(self._constants)
         variant: dict[str, NDArray[Any]] = dict(self._constants)
-        for segment, state in self.run(sample):
-            add(segment, state)
+        for segment, state in self._runner.run(sample):
+            look(layers, segment, state)
             for name in self._outputs:
                 if (Flow.REFERENCE, name) in state:
                     reference[name] = state[Flow.REFERENCE, name]
                     variant[name] = state.get((Flow.VARIANT, name), reference[name])
         # In the model's order, whatever the order in which the segments gave them.
-        reference, variant = ({name: values[name] for name in self._outputs} for values in (reference, variant))
-        return _SampleErrors(found, reference, variant, sample.label)
+        errors = {name: output_errors(reference[name], variant[name]) for name in self._outputs}
+        values = None
+        if self._evaluation.values:
+            values = (_picked(reference, self._outputs), _picked(variant, self._outputs))
+        return SampleResult(layers, errors, values, sample.label)
+
+    def _compare(self, layers: ErrorTable, segment: Segment, state: Mapping[Key, NDArray[Any]]) -> None:
+        for name in segment.observed:
+            true = state[Flow.REFERENCE, name]
+            layers.add(self._rows[Flow.VARIANT, name], true, state.get((Flow.VARIANT, name), true))
+            if (Flow.ALONE, name) in self._rows:
+                layers.add(self._rows[Flow.ALONE, name], true, state[Flow.ALONE, name])
+
+    def _count(self, layers: ErrorTable, segment: Segment, state: Mapping[Key, NDArray[Any]]) -> None:
+        for name in segment.observed:
+            if (Flow.VARIANT, name) in state:
+                layers.count_nonfinite(self._rows[Flow.VARIANT, name], state[Flow.VARIANT, name])
 
 
-def _output_errors(reference: NDArray[Any], variant: NDArray[Any]) -> OutputErrors:
-    errors = error_sums(reference, variant) if reference.dtype == np.float32 else None
-    return OutputErrors(errors, agreement(reference, variant))
+def _picked(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    return {name: values[name] for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,16 @@ class OutputErrors:
         errors = None if self.errors is None or other.errors is None else self.errors + other.errors
         return OutputErrors(errors, self.top1 + other.top1)
 
+    def to_list(self) -> list[Any]:
+        """Plain values, for the journal; read back by `from_list`."""
+        return [self.errors and list(self.errors.to_dict().values()), self.top1.agree, self.top1.total]
+
+    @classmethod
+    def from_list(cls, data: Sequence[Any]) -> OutputErrors:
+        """What `to_list` wrote."""
+        errors, agree, total = data
+        return cls(None if errors is None else ErrorSums(*errors), Agreement(agree, total))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -29,14 +39,18 @@ class Comparison:
     `inherited` and `introduced` map tensor names to statistics: what the tensor has lost so far, and
     what its layer loses given the reference's inputs. `introduced` is empty where it was not asked
     for, and holds nothing for layers that stay in float32. `metric` is the task metric of the
-    variant, `reference_metric` that of the reference; None without labels.
+    variant, `reference_metric` that of the reference; None without labels. `metric_error` is the standard
+    error of `metric` over the samples, None where they are too few. `each` has the final outputs' errors sample
+    by sample, in the samples' order.
     """
 
     samples: int
     inherited: Mapping[str, ErrorSums]
     introduced: Mapping[str, ErrorSums]
     outputs: Mapping[str, OutputErrors]
+    each: Mapping[str, tuple[OutputErrors, ...]] = field(default_factory=dict)
     metric: float | None = None
+    metric_error: float | None = None
     reference_metric: float | None = None
     metric_name: str | None = None
     higher_is_better: bool = True
@@ -83,11 +97,10 @@ class Comparison:
             "samples": self.samples,
             "inherited": {k: v.to_dict() for k, v in self.inherited.items()},
             "introduced": {k: v.to_dict() for k, v in self.introduced.items()},
-            "outputs": {
-                k: {"errors": v.errors and v.errors.to_dict(), "top1": [v.top1.agree, v.top1.total]}
-                for k, v in self.outputs.items()
-            },
+            "outputs": {k: v.to_list() for k, v in self.outputs.items()},
+            "each": {k: [errors.to_list() for errors in v] for k, v in self.each.items()},
             "metric": self.metric,
+            "metric_error": self.metric_error,
             "reference_metric": self.reference_metric,
             "metric_name": self.metric_name,
             "higher_is_better": self.higher_is_better,
@@ -97,16 +110,13 @@ class Comparison:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Comparison:
         """The comparison that `to_dict` wrote."""
-        outputs = {
-            k: OutputErrors(None if v["errors"] is None else ErrorSums(**v["errors"]), Agreement(*v["top1"]))
-            for k, v in data["outputs"].items()
-        }
         return cls(
             **{
                 **data,
                 "inherited": {k: ErrorSums(**v) for k, v in data["inherited"].items()},
                 "introduced": {k: ErrorSums(**v) for k, v in data["introduced"].items()},
-                "outputs": outputs,
+                "outputs": {k: OutputErrors.from_list(v) for k, v in data["outputs"].items()},
+                "each": {k: tuple(map(OutputErrors.from_list, v)) for k, v in data["each"].items()},
             }
         )
 

@@ -92,9 +92,6 @@ class ErrorTable:
     """The statistics of many tensors under construction: rows of sums and counts that add up quickly."""
 
     def __init__(self, rows: int) -> None:
-        from precisionlab.compare import kernel  # numba takes a while: not before it is needed
-
-        self._kernel = kernel
         self.sums: NDArray[np.float64] = np.zeros((rows, 6), np.float64)
         self.counts: NDArray[np.int64] = np.zeros((rows, 8), np.int64)
 
@@ -108,7 +105,15 @@ class ErrorTable:
             self.counts[row, 7] += max(1, output.size)
             self.sums[row, 1] = math.nan
             return
-        self._kernel.error_sums(reference, output, self.sums[row], self.counts[row])
+        from precisionlab.compare import kernel  # numba takes a while: not before it is needed
+
+        kernel.error_sums(reference, output, self.sums[row], self.counts[row])
+
+    def count_nonfinite(self, row: int, output: NDArray[Any]) -> None:
+        """Add only how many values of a float32 tensor are not finite, as `new_nonfinite`; the reference unseen."""
+        from precisionlab.compare import kernel
+
+        self.counts[row, 6] += kernel.largest_magnitude(output)[1]
 
     def merge(self, other: ErrorTable) -> None:
         """Add the rows of another table to these. A NaN maximum stays NaN."""

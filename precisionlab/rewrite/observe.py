@@ -54,7 +54,7 @@ def cut(model: Model, flows: int, budget: int) -> list[list[Layer]]:
     """
     sizes = {name: 4 * info.elements for name, info in model.tensors.items() if info.elements is not None}
     largest = max((sizes[o] for layer in model.layers for o in layer.outputs if o in sizes), default=0)
-    untyped = _open_values(model)
+    untyped = open_values(model)
     parts: list[list[Layer]] = [[]]
     used = 0
     for index, layer in enumerate(model.layers):
@@ -67,7 +67,7 @@ def cut(model: Model, flows: int, budget: int) -> list[list[Layer]]:
     return parts
 
 
-def _open_values(model: Model) -> set[int]:
+def open_values(model: Model) -> set[int]:
     """The layer indices in front of which a value without a known tensor type is alive."""
     last_use = {name: i for i, layer in enumerate(model.layers) for name in layer_inputs(model, layer)}
     blocked: set[int] = set()
@@ -87,6 +87,20 @@ def layer_inputs(model: Model, layer: Layer) -> set[str]:
 def is_observed(model: Model, tensor: str) -> bool:
     """Whether the tensor's error is measured: float32 tensors alone have one."""
     return model.tensors[tensor].dtype == ir.DataType.FLOAT
+
+
+def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> dict[Key, int]:
+    """Where the statistics of each observed tensor stand: in topological order, flow by flow.
+
+    The reference has none; of layers that stay in float32 there is nothing to see alone.
+    """
+    kinds = frozenset(flows)
+    shown = [(layer, o) for layer in model.layers for o in layer.outputs if is_observed(model, o)]
+    keys = [(Flow.VARIANT, name) for _, name in shown if Flow.VARIANT in kinds]
+    if Flow.ALONE in kinds:
+        low = {layer.name for layer in model.layers if precision_of(layer, plan) is not Precision.FP32}
+        keys += [(Flow.ALONE, name) for layer, name in shown if layer.name in low]
+    return {key: i for i, key in enumerate(keys)}
 
 
 def segments(
@@ -139,7 +153,7 @@ def _segment(
     variant: dict[ir.Value, ir.Value] = {}
     alone: dict[ir.Value, ir.Value] = {}
     made = {str(v.name) for layer in part for v in nodes_outputs([model.node[n] for n in layer.nodes])}
-    values = {str(v.name): v for v in _values(model)}
+    values = {str(v.name): v for v in main_values(model)}
     needed = {name for layer in part for name in layer_inputs(model, layer)} - made
     for name in sorted(needed):
         value, dtype = values[name], model.tensors[name].dtype
@@ -176,7 +190,8 @@ def _segment(
     return Segment(builder.model(shown), feeds, fetches, observed, same)
 
 
-def _values(model: Model) -> Iterable[ir.Value]:
+def main_values(model: Model) -> Iterable[ir.Value]:
+    """The values of the main graph: its inputs, and what its nodes give."""
     yield from model.onnx.graph.inputs
     for node in model.onnx.graph:
         yield from (v for v in node.outputs if v.name)

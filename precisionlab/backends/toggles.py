@@ -1,0 +1,125 @@
+"""Runs the graphs that toggle single layers, and measures what each does to the final outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precisionlab.backends.base import Toggling
+from precisionlab.backends.session import Session
+from precisionlab.compare.effects import Effect, SampleEffects
+from precisionlab.compare.errors import error_sums
+from precisionlab.data import Sample
+from precisionlab.model import Model
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.observe import is_observed
+from precisionlab.rewrite.toggle import Stage, stages, whole
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def toggle_stages(
+    model: Model, toggling: Toggling, samples: int, budget: int
+) -> Iterator[Callable[[Sample], SampleEffects]]:
+    """For each stage a function that takes a sample; made while the stage before it is at work.
+
+    The sessions of a stage live no longer than until the next but one is made.
+    """
+    finals = _Finals(model, toggling)
+    every = stages(model, toggling.plan, toggling.other, toggling.layers, toggling.table, samples, budget)
+
+    def made() -> _StageRunner | None:
+        stage = next(every, None)
+        return None if stage is None else _StageRunner(stage, finals)
+
+    with ThreadPoolExecutor(1) as maker:
+        upcoming = maker.submit(made)
+        while (stage := upcoming.result()) is not None:
+            upcoming = maker.submit(made)
+            yield stage.effects_of
+
+
+class _Finals:
+    """The final outputs of the reference, of the base that layers are toggled in, and of the whole variant."""
+
+    def __init__(self, model: Model, toggling: Toggling) -> None:
+        self.names = [info.name for info in model.outputs if is_observed(model, info.name)]
+        constants = {str(v.name) for v in model.onnx.graph.outputs if v.is_initializer()}
+        self.names = [name for name in self.names if name not in constants]
+        reference = PrecisionPlan(model.sha256, Precision.FP32)
+        plans = (reference, toggling.plan, toggling.other)
+        self._sessions: dict[PrecisionPlan, tuple[Session, dict[str, str]]] = {}
+        for plan in dict.fromkeys(plans):
+            graph, names = whole(model, plan, toggling.table)
+            self._sessions[plan] = (Session(graph, 1), names)
+        self._plans = plans
+        self._low = 2 if toggling.plan.default is Precision.FP32 else 1
+        self._known: dict[str, tuple[Arrays, Arrays, Arrays]] = {}
+
+    def of(self, sample: Sample) -> tuple[Arrays, Arrays, Arrays]:
+        """Reference, base, and the whole variant's error, flat; kept, as every stage asks for them again."""
+        if sample.name not in self._known:
+            outputs: dict[PrecisionPlan, Arrays] = {}
+            for plan, (session, names) in self._sessions.items():
+                values = session.run(sample.inputs)
+                outputs[plan] = {name: values[names[name]] for name in self.names}
+            found = [outputs[plan] for plan in self._plans]
+            reference, base, variant = found[0], found[1], found[self._low]
+            error = {name: _difference(reference[name], variant[name]) for name in self.names}
+            self._known[sample.name] = (reference, base, error)
+        return self._known[sample.name]
+
+
+class _StageRunner:
+    def __init__(self, stage: Stage, finals: _Finals) -> None:
+        self._stage = stage
+        self._finals = finals
+        self._head = Session(stage.head, 1)
+        self._rest = None if stage.rest is None else Session(stage.rest, 1)
+
+    def effects_of(self, sample: Sample) -> SampleEffects:
+        """What each toggled layer of the stage does to the final outputs of one sample."""
+        reference, base, error = self._finals.of(sample)
+        values = self._head.run(sample.inputs)
+        alive = {name: values[shown] for name, shown in self._stage.alive.items()}
+        found: dict[str, dict[str, Effect]] = {}
+        for layer, branch in self._stage.branches.items():
+            changed = {name: values[shown] for name, shown in branch.items()}
+            outputs = self._outputs(base, alive, changed)
+            found[layer] = {name: _effect(reference[name], outputs[name], error[name]) for name in self._finals.names}
+        return found
+
+    def _outputs(self, base: Arrays, alive: Arrays, changed: Arrays) -> Arrays:
+        """The final outputs with these tensors changed; the base's own where they are the same after all."""
+        if all(_same(alive[name], value) for name, value in changed.items()):
+            return base
+        outputs = {**base, **changed}
+        if self._rest is not None:
+            state = {**alive, **changed}
+            feeds = {feed: state[name] for name, feed in self._stage.feeds.items()}
+            outputs.update((self._stage.fetches[name], v) for name, v in self._rest.run(feeds).items())
+        return outputs
+
+
+def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _effect(reference: NDArray[Any], output: NDArray[Any], error: NDArray[np.float32]) -> Effect:
+    difference = _difference(reference, output)
+    with np.errstate(invalid="ignore", over="ignore"):
+        along = float(np.einsum("i,i->", difference, error, dtype=np.float64))
+    return Effect(error_sums(reference, output), along)
+
+
+def _difference(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float32]:
+    """float32 (n,); NaN throughout where the shapes differ."""
+    if reference.shape != output.shape:
+        return np.full(reference.size, np.nan, np.float32)
+    with np.errstate(invalid="ignore"):
+        difference: NDArray[np.float32] = (output - reference).reshape(-1)
+    return difference

@@ -1,0 +1,104 @@
+"""From the results of single samples to one comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precisionlab.compare.comparison import Comparison, OutputErrors
+from precisionlab.compare.errors import ErrorSums, ErrorTable, agreement, error_sums
+from precisionlab.compare.task import Outputs, TaskMetric
+
+_GROUPS = 10
+"""Of the delete-a-group jackknife; each sample updates all replicates but one."""
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What one sample has shown: a row of statistics for each tensor, and the final outputs' errors.
+
+    `values` are the final outputs of reference and variant, where a task metric asks for them.
+    """
+
+    layers: ErrorTable
+    outputs: Mapping[str, OutputErrors]
+    values: tuple[Outputs, Outputs] | None
+    label: str | None
+
+
+def output_errors(reference: NDArray[Any], variant: NDArray[Any]) -> OutputErrors:
+    """The errors of one final output of one sample."""
+    errors = error_sums(reference, variant) if reference.dtype == np.float32 else None
+    return OutputErrors(errors, agreement(reference, variant))
+
+
+class Gathering:
+    """Takes the results of one sample after the other; gives the comparison over all of them."""
+
+    def __init__(self, rows: int, metric: Callable[[], TaskMetric] | None) -> None:
+        """`rows` is how many tensors each result has statistics of."""
+        self.layers = ErrorTable(rows)
+        self._each: dict[str, list[OutputErrors]] = {}
+        self._samples = 0
+        self._variant = metric() if metric else None
+        self._reference = metric() if metric else None
+        self._replicates = [metric() for _ in range(_GROUPS)] if metric else []
+        self._labelled = 0
+
+    def add(self, result: SampleResult) -> int:
+        """Take one sample; returns how many there were."""
+        self.layers.merge(result.layers)
+        for name, errors in result.outputs.items():
+            self._each.setdefault(name, []).append(errors)
+        if self._variant and self._reference and result.values is not None and result.label is not None:
+            reference, variant = result.values
+            self._reference.update(reference, result.label)
+            self._variant.update(variant, result.label)
+            for group, replicate in enumerate(self._replicates):
+                if self._labelled % _GROUPS != group:
+                    replicate.update(variant, result.label)
+            self._labelled += 1
+        self._samples += 1
+        return self._samples
+
+    def comparison(
+        self, inherited: Mapping[str, ErrorSums], introduced: Mapping[str, ErrorSums], seconds: float
+    ) -> Comparison:
+        """Everything together, with these statistics of the tensors."""
+        metric = self._variant.compute() if self._variant else None
+        return Comparison(
+            samples=self._samples,
+            inherited=inherited,
+            introduced=introduced,
+            outputs={name: _total(errors) for name, errors in self._each.items()},
+            each={name: tuple(errors) for name, errors in self._each.items()},
+            metric=metric,
+            metric_error=None if metric is None else self._standard_error(),
+            reference_metric=self._reference.compute() if self._reference else None,
+            metric_name=self._variant.name if self._variant else None,
+            higher_is_better=self._variant.higher_is_better if self._variant else True,
+            seconds=seconds,
+        )
+
+    def _standard_error(self) -> float | None:
+        """The task metric's standard error by the delete-a-group jackknife; None for too few samples.
+
+        √((G − 1) / G · Σ(θ_g − θ̄)²), θ_g the metric without group g. Source: P. S. Kott, "The delete-a-group
+        jackknife", Journal of Official Statistics 17 (2001).
+        """
+        if self._labelled < 2 * _GROUPS:
+            return None
+        values = np.array([replicate.compute() for replicate in self._replicates], np.float64)
+        return math.sqrt((_GROUPS - 1) / _GROUPS * float(((values - values.mean()) ** 2).sum()))
+
+
+def _total(errors: list[OutputErrors]) -> OutputErrors:
+    total = errors[0]
+    for other in errors[1:]:
+        total = total + other
+    return total
