@@ -1,0 +1,99 @@
+"""The peak figures of NVIDIA devices, as NVIDIA publishes them; what the cost estimate is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from precisionlab.errors import OptionError
+from precisionlab.precision import Precision
+
+_TERA = 1e12
+_GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device's peaks. `name` is what a user types, `title` what a report shows.
+
+    `compute` is the dense peak in operations per second (a multiply-add is 2) for each precision that the
+    device computes in; a precision that it cannot compute in is not there. `bandwidth` is the peak of its
+    memory in bytes per second. `source` names the document that the figures are from.
+    """
+
+    name: str
+    title: str
+    compute: Mapping[Precision, float]
+    bandwidth: float
+    source: str
+
+
+def _compute(fp32: float, fp16: float, bf16: float | None, int8: float) -> Mapping[Precision, float]:
+    """Figures in 10¹² operations per second.
+
+    FP32 is that of the CUDA cores: a layer pinned to fp32 is built with TF32 off. The others are those of
+    the tensor cores, dense: half of what a datasheet gives "with sparsity".
+    """
+    peaks = {Precision.FP32: fp32, Precision.FP16: fp16, Precision.BF16: bf16, Precision.INT8: int8}
+    return MappingProxyType({p: peak * _TERA for p, peak in peaks.items() if peak is not None})
+
+
+DEVICES: Mapping[str, Device] = MappingProxyType(
+    {
+        device.name: device
+        for device in (
+            Device(
+                "a100",
+                "NVIDIA A100 SXM 80 GB",
+                _compute(fp32=19.5, fp16=312, bf16=312, int8=624),
+                2039 * _GIGA,
+                "NVIDIA A100 Tensor Core GPU datasheet, column A100 80GB SXM",
+            ),
+            # The datasheet has 1,979 teraFLOPS and 3,958 TOPS with sparsity; the whitepaper, with one more digit, has
+            # 989.4 and 1,978.9 without.
+            Device(
+                "h100",
+                "NVIDIA H100 SXM5 80 GB",
+                _compute(fp32=67, fp16=989.4, bf16=989.4, int8=1978.9),
+                3350 * _GIGA,
+                "NVIDIA H100 Tensor Core GPU datasheet, column H100 SXM; NVIDIA H100 architecture whitepaper",
+            ),
+            # The brief has 5.3 FP32 TFLOPS and 170 sparse INT8 TOPS for the GPU: 85 dense. It gives no FP16 peak.
+            # FP16 and BF16 are DERIVED here: half of INT8, as on the A100 (its datasheet: 312 and 624), and as
+            # the brief has half as many HMMA as IMMA to a tensor core. Its 275 TOPS count the DLAs as well.
+            Device(
+                "orin",
+                "NVIDIA Jetson AGX Orin 64 GB (GPU alone, MAXN)",
+                _compute(fp32=5.3, fp16=42.5, bf16=42.5, int8=85),
+                204.8 * _GIGA,
+                "NVIDIA Jetson AGX Orin Series technical brief v1.2; FP16 and BF16 derived as half of dense INT8",
+            ),
+            # With sparsity: 242 FP16 and BF16, 485 INT8.
+            Device(
+                "l4",
+                "NVIDIA L4 24 GB",
+                _compute(fp32=30.3, fp16=121, bf16=121, int8=242.5),
+                300 * _GIGA,
+                "NVIDIA L4 Tensor Core GPU datasheet, its tensor core figures (with sparsity) halved",
+            ),
+            # Turing: no sparsity and no bfloat16. NVIDIA's product page has 320+ GB/s (256 bit at 10 Gbit/s).
+            Device(
+                "t4",
+                "NVIDIA T4 16 GB",
+                _compute(fp32=8.1, fp16=65, bf16=None, int8=130),
+                300 * _GIGA,
+                "NVIDIA T4 Tensor Core GPU datasheet",
+            ),
+        )
+    }
+)
+"""Name → device."""
+
+
+def find_device(name: str) -> Device:
+    """The device of this name, in any case. Raises OptionError with the choices for any other."""
+    try:
+        return DEVICES[name.strip().lower()]
+    except KeyError:
+        raise OptionError(f"unknown device {name.strip()!r}; use one of {', '.join(DEVICES)}") from None
