@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -24,8 +24,9 @@ from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_st
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
-from precisionlab.data import Dataset, inside, open_dataset, read_manifest
+from precisionlab.data import Dataset, Sample, inside, open_dataset, read_manifest
 from precisionlab.errors import DataError, OptionError
+from precisionlab.executors import open_executor
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_at_least, check_calibration
@@ -81,6 +82,8 @@ def calibrate(
     samples: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    processes: int | None = None,
+    dask: str | None = None,
     shard: tuple[int, int] | None = None,
     skip_bad: bool = False,
     observer: Observer | None = None,
@@ -90,41 +93,43 @@ def calibrate(
     Without a model, the one that the folder's manifest names. `method` is entropy, capped, percentile, mse, max
     or auto. The cache is for the given TensorRT version; it is written to `cache`, by default
     `calibration.cache` in `out` (`reports/<model>-calibration`), with a JSON fingerprint beside it. `shard` (2, 8)
-    takes only every eighth sample from the second on, and writes histograms to be merged. A run that was
-    killed goes on from its histograms, and ends with the same bits.
+    takes only every eighth sample from the second on, and writes histograms to be merged. `processes` or a Dask cluster
+    (the address of its scheduler) share the work. A run that was killed goes on from its histograms. All of that ends
+    with the same bits.
 
     Raises PrecisionLabError for input that cannot be used.
     """
     see = observer or Silent()
     _check(method, percentile, tensorrt, shard)
-    check_at_least(1, samples=samples, threads=threads)
+    check_at_least(1, samples=samples, threads=threads, processes=processes)
     check_at_least(0, seed=seed)
     loaded = load_model(_model_path(model, data))
-    dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
-    ready = choose_backend("auto", loaded, next(iter(dataset)), threads)
-    folder = _folder(out, loaded)
-    tensors = calibrated_tensors(ready.model)
-    context = {
-        "model": loaded.sha256,
-        "data": dataset.sha256,
-        "samples": dataset.names if samples is not None else "all",
-        "shard": list(shard) if shard else None,
-        "tensors": len(tensors),
-        "versions": versions(),
-    }
-    chosen = _of_shard(dataset, shard)
-    state = _collect(ready, dataset, chosen, tensors, context, folder / STATE_FILE, see)
-    source = {
-        "folder": str(data),
-        "sha256": dataset.sha256,
-        "samples": len(state.samples),
-        "skipped": len(dataset.skipped),
-    }
-    if shard is not None:
-        return CalibrationResult(
-            ready.model, CalibrationTable({}, len(chosen)), {}, state.histograms, source, folder, None
-        )
-    return _finish(ready, dataset, state.histograms, source, method, percentile, tensorrt, folder, cache, see)
+    with open_executor(processes, dask) or nullcontext() as executor:
+        dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
+        ready = choose_backend("auto", loaded, dataset, threads, executor)
+        folder = _folder(out, loaded)
+        tensors = calibrated_tensors(ready.model)
+        context = {
+            "model": loaded.sha256,
+            "data": dataset.sha256,
+            "samples": dataset.names if samples is not None else "all",
+            "shard": list(shard) if shard else None,
+            "tensors": len(tensors),
+            "versions": versions(),
+        }
+        chosen = _of_shard(dataset, shard)
+        state = _collect(ready, dataset, chosen, tensors, context, folder / STATE_FILE, see)
+        source = {
+            "folder": str(data),
+            "sha256": dataset.sha256,
+            "samples": len(state.samples),
+            "skipped": len(dataset.skipped),
+        }
+        if shard is not None:
+            return CalibrationResult(
+                ready.model, CalibrationTable({}, len(chosen)), {}, state.histograms, source, folder, None
+            )
+        return _finish(ready, dataset, state.histograms, source, method, percentile, tensorrt, folder, cache, see)
 
 
 def merge(
@@ -157,7 +162,7 @@ def merge(
     first, *others = (state for _, state in states)
     if dataset.sha256 != first.context.get("data"):
         raise DataError(f"{data}: not the samples that the shards were counted from; give their folder, unchanged")
-    ready = choose_backend("auto", loaded, next(iter(dataset)), threads)
+    ready = choose_backend("auto", loaded, dataset, threads)
     histograms = dict(first.histograms)
     for state in others:
         histograms = {name: h.merge(state.histograms[name]) for name, h in histograms.items()}
@@ -205,17 +210,28 @@ def _collect(
     if earlier:
         collector.restore(earlier.histograms)
     saved = time.monotonic()
-    samples = iter(dataset.only(frozenset(left)))
-    while batch := list(islice(samples, _CHUNK)):
-        before = len(done)
-        collector.add(batch, partial(_advance, see, before))
-        done += [sample.name for sample in batch]
+    for names, batch in _batches(dataset.only(frozenset(left)), backend):
+        collector.add(batch, partial(_advance, see, len(done)))
+        done += names
         if time.monotonic() - saved > _SAVE_EVERY:
             _save(path, CalibrationState(context, tuple(done), collector.histograms()))
             saved = time.monotonic()
     state = CalibrationState(context, tuple(done), collector.histograms())
     _save(path, state)
     return state
+
+
+def _batches(dataset: Dataset, backend: Backend) -> Iterator[tuple[list[str], Iterable[Sample]]]:
+    """The samples in batches, with their names; where other processes do the work, they are not read here."""
+    if backend.workers > 1:
+        step = _CHUNK * backend.workers
+        for start in range(0, len(dataset), step):
+            names = list(dataset.names[start : start + step])
+            yield names, dataset.only(frozenset(names))
+        return
+    samples = iter(dataset)
+    while batch := list(islice(samples, _CHUNK)):
+        yield [sample.name for sample in batch], batch
 
 
 def _advance(see: Observer, before: int, count: int) -> None:

@@ -6,14 +6,14 @@ from typing import Protocol
 
 
 class Observer(Protocol):
-    """Is told how the work goes. Each stage runs over `total` samples, 0 where nobody can tell."""
+    """Is told how the work goes. Each stage runs over `total` samples, or other units, 0 where nobody can tell."""
 
-    def stage(self, title: str, total: int) -> None:
+    def stage(self, title: str, total: int, unit: str = "sample") -> None:
         """A stage begins."""
         ...
 
     def advance(self, done: int) -> None:
-        """So many samples of the stage are done."""
+        """So many of them are done."""
         ...
 
     def note(self, text: str) -> None:
@@ -24,7 +24,7 @@ class Observer(Protocol):
 class Silent:
     """Tells nobody."""
 
-    def stage(self, title: str, total: int) -> None:
+    def stage(self, title: str, total: int, unit: str = "sample") -> None:
         """Nothing."""
 
     def advance(self, done: int) -> None:

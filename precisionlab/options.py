@@ -1,12 +1,55 @@
-"""Checks of option values that the jobs share."""
+"""What the user asked for, and the checks of option values that the jobs share."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
 from precisionlab.calibration.thresholds import AUTO, METHODS
+from precisionlab.compare.tolerance import Tolerance, default_tolerance
 from precisionlab.errors import OptionError
+from precisionlab.precision import Precision
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
-def check_at_least(least: int, **options: int | None) -> None:
+class Minimize(str, Enum):
+    """What a plan that meets the tolerance has as little of as possible."""
+
+    PINS = "pins"
+    COST = "cost"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for in a sweep.
+
+    `tolerance` empty: the default of each precision. `spend` is the share that the pins may add to the cost; then
+    the tolerance does not end the search. `ladder` are the precisions that pins may have; None: all that cost less
+    than fp32 there, and fp32. `budget` is in seconds, for each precision; None for `budget` and `max_evaluations`:
+    until the search is done.
+    """
+
+    precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
+    tolerance: Tolerance = ()
+    max_pins: int | None = None
+    around: Precision = Precision.FP32
+    calibration: str | None = None
+    metric: str | None = None
+    minimize: Minimize = Minimize.PINS
+    spend: float | None = None
+    ladder: tuple[Precision, ...] | None = None
+    budget: float | None = None
+    max_evaluations: int | None = None
+
+    def tolerance_of(self, precision: Precision) -> Tolerance:
+        """The tolerance that this precision is held to."""
+        return self.tolerance or default_tolerance(precision)
+
+
+def check_at_least(least: int, **options: float | None) -> None:
     """Raises OptionError for an option below `least`; None is an option that was not given."""
     for name, value in options.items():
         if value is not None and value < least:
@@ -17,3 +60,67 @@ def check_calibration(method: str | None) -> None:
     """Raises OptionError for what is neither a calibration method nor `auto`; None was not given."""
     if method is not None and method not in (*METHODS, AUTO):
         raise OptionError(f"unknown calibration method {method!r}; use one of {', '.join((*METHODS, AUTO))}")
+
+
+def parse_precisions(texts: str | Iterable[str]) -> tuple[Precision, ...]:
+    """The low precisions to sweep. Raises OptionError for none, an unknown one, or fp32."""
+    found = _parsed(texts)
+    if not found or Precision.FP32 in found:
+        raise OptionError("precisions are the low ones to sweep: fp16, bf16, int8 (fp32 is always measured)")
+    return found
+
+
+def parse_ladder(texts: str | Iterable[str] | None) -> tuple[Precision, ...] | None:
+    """The precisions that pins may have. Raises OptionError where fp32 is not among them, or int8 is."""
+    if texts is None:
+        return None
+    found = _parsed(texts)
+    if Precision.FP32 not in found or Precision.INT8 in found:
+        raise OptionError("ladder are the precisions that pins may have: fp32, and fp16 or bf16 beside it")
+    return found
+
+
+def parse_around(text: str) -> Precision:
+    """The precision of the float layers around int8 ones. Raises OptionError for int8."""
+    precision = Precision.parse(text)
+    if precision is Precision.INT8:
+        raise OptionError("around is the precision of the float layers: fp32, fp16 or bf16")
+    return precision
+
+
+def parse_minimize(text: str) -> Minimize:
+    """What to minimise. Raises OptionError for anything but pins and cost."""
+    try:
+        return Minimize(text.strip().lower())
+    except ValueError:
+        raise OptionError(f"unknown aim {text!r}: minimize pins or cost") from None
+
+
+def parse_share(text: str | float | None, name: str) -> float | None:
+    """A share such as 0.05 or "5%". Raises OptionError for what is neither, or below 0."""
+    if text is None:
+        return None
+    written = str(text).strip()
+    try:
+        share = float(written[:-1]) / 100 if written.endswith("%") else float(written)
+    except ValueError:
+        raise OptionError(f"{name} {text!r}: write a share such as 0.05 or 5%") from None
+    if not 0 <= share < float("inf"):
+        raise OptionError(f"{name} {text!r}: a share is at least 0")
+    return share
+
+
+def parse_duration(text: str | float | None, name: str) -> float | None:
+    """Seconds, from 90, "90s", "30m" or "1h30m". Raises OptionError for anything else, or nothing at all."""
+    if text is None:
+        return None
+    match = _DURATION.fullmatch(str(text).strip())
+    if not match or not any(match.groups()):
+        raise OptionError(f"{name} {text!r}: write a time such as 90s, 30m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _parsed(texts: str | Iterable[str]) -> tuple[Precision, ...]:
+    parts = texts.split(",") if isinstance(texts, str) else list(texts)
+    return tuple(dict.fromkeys(Precision.parse(text) for text in parts))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.effects import Effects
 from precisionlab.compare.tolerance import Tolerance
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.search.certificate import Certificate
+from precisionlab.search.cost import PlanCost
+from precisionlab.search.pareto import Point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +27,9 @@ class Variant:
     """The model under one plan, and what comparing it found.
 
     `name` is the precision, or "<precision> mixed" with pins. `figures` says where its error figures
-    come from: "emulated" or "measured".
+    come from: "emulated" or "measured". `comparison` rests on the samples that chose the pins, `held_out` on
+    those that did not (None where there are none); `met` says whether the tolerance holds on both. `cost` is
+    what the plan costs on the target, an estimate unless it says that it was measured.
     """
 
     name: str
@@ -32,6 +38,8 @@ class Variant:
     figures: str
     tolerance: Tolerance
     met: bool
+    held_out: Comparison | None = None
+    cost: PlanCost | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,9 @@ class PrecisionResult:
 
     `mixed` is `low` itself where no pin was needed. `ranked` are the layers that the precision touches,
     the worst first. `causes` says for layers that break in it why. `evaluations` counts the plans that
-    were run and compared on the way.
+    were run and compared on the way. `effects` says what each layer alone does to the final outputs, on the samples
+    where the precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
+    there are none. `points` are all plans evaluated, by cost and error.
     """
 
     precision: Precision
@@ -50,6 +60,9 @@ class PrecisionResult:
     causes: Mapping[str, str]
     evaluations: int
     table: CalibrationTable | None
+    effects: Effects = field(default_factory=dict)
+    certificate: Certificate | None = None
+    points: tuple[Point, ...] = ()
 
     @property
     def met(self) -> bool:

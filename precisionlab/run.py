@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from precisionlab.errors import OptionError
+from precisionlab.precision import PrecisionPlan
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -43,6 +44,36 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+class Journal(Protocol):
+    """Where finished evaluations are noted, and found again."""
+
+    def known(self, key: Mapping[str, Any]) -> Any | None:
+        """What was recorded under this key, if anything was."""
+        ...
+
+    def record(self, key: Mapping[str, Any], value: Any) -> None:
+        """Note a finished evaluation."""
+        ...
+
+    def keep_plan(self, name: str, plan: PrecisionPlan) -> None:
+        """Note the best plan of a search so far."""
+        ...
+
+
+class NoJournal:
+    """Keeps nothing: whatever is asked is done anew."""
+
+    def known(self, key: Mapping[str, Any]) -> Any | None:
+        """Nothing."""
+        return None
+
+    def record(self, key: Mapping[str, Any], value: Any) -> None:
+        """Nothing."""
+
+    def keep_plan(self, name: str, plan: PrecisionPlan) -> None:
+        """Nothing."""
 
 
 class RunFolder:
@@ -87,6 +118,14 @@ class RunFolder:
             stream.write(json.dumps({"key": name, "value": value}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    def keep_plan(self, name: str, plan: PrecisionPlan) -> None:
+        """Write the best plan so far, which a search that is cut short leaves behind."""
+        self.write(f"best.{name}.json", json.dumps(plan.to_dict(), indent=2, ensure_ascii=False) + "\n")
+
+    def drop_kept_plan(self, name: str) -> None:
+        """Remove it again: the search has come to its end, and written what it found."""
+        (self.path / f"best.{name}.json").unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> Path:
         """Write one of the run's files, whole or not at all."""

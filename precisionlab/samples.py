@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from precisionlab.data import Dataset
 from precisionlab.observer import Observer
 
@@ -19,3 +21,25 @@ def checked(opened: Dataset, skip_bad: bool, see: Observer) -> Dataset:
         for finding in dataset.look.findings:
             see.note(f"{finding.severity}: {finding.text}")
     return dataset
+
+
+FEWEST_TO_SPLIT = 12
+"""With fewer samples none is held out: too few would be left on either side to say anything."""
+
+
+def split(dataset: Dataset, share: float, see: Observer) -> tuple[Dataset, Dataset | None]:
+    """The samples that choose ranges and pins, and those that only judge; the same whatever else was asked.
+
+    Evenly spaced in the order of their names, so that both parts hold something of each class or folder.
+    """
+    if not share or dataset.is_random:
+        return dataset, None
+    if len(dataset) < FEWEST_TO_SPLIT:
+        see.note(f"only {len(dataset)} samples: none is held out, the same ones choose the pins and judge them")
+        return dataset, None
+    held = frozenset(
+        name for i, name in enumerate(dataset.names) if math.floor((i + 1) * share) > math.floor(i * share)
+    )
+    if not held or len(held) == len(dataset):
+        return dataset, None
+    return dataset.only(frozenset(dataset.names) - held), dataset.only(held)

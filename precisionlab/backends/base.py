@@ -33,6 +33,9 @@ class Detail(Enum):
     INTRODUCED = "introduced"  # those, and of each layer alone
 
 
+NEARLY_INFINITE = 65504 / 2
+"""A tensor of the reference whose values stay below is not infinite in float16 for want of range."""
+
 _FLOWS = {
     Detail.NONFINITE: (Flow.VARIANT,),
     Detail.INHERITED: (Flow.REFERENCE, Flow.VARIANT),
@@ -92,6 +95,8 @@ class Backend(ABC):
     figures: str
     """Where its error figures come from: "emulated" or "measured"."""
     threads: int
+    workers: int = 1
+    """How many processes or machines share its work."""
     model: Model
     """The model at the shapes of the data."""
 
@@ -131,11 +136,10 @@ class Backend(ABC):
         gathering = Gathering(len(rows), metric)
         for result in self.results(evaluation, samples):
             progress(gathering.add(result))
-        return gathering.comparison(
-            inherited={name: gathering.layers.row(i) for (flow, name), i in rows.items() if flow is Flow.VARIANT},
-            introduced={name: gathering.layers.row(i) for (flow, name), i in rows.items() if flow is Flow.ALONE},
-            seconds=time.perf_counter() - started,
-        )
+        inherited = {name: gathering.layers.row(i) for (flow, name), i in rows.items() if flow is Flow.VARIANT}
+        alone = {name: gathering.layers.row(i) for (flow, name), i in rows.items() if flow is Flow.ALONE}
+        broken = broken_tensors(self.model, inherited, inherited)
+        return gathering.comparison(inherited, alone, broken, time.perf_counter() - started)
 
     def judge(
         self,
@@ -157,9 +161,40 @@ class Backend(ABC):
         gathering = Gathering(len(rows), metric)
         for result in self.results(evaluation, samples):
             progress(gathering.add(result))
-        counted = {name: gathering.layers.row(i).new_nonfinite for (_, name), i in rows.items()}
-        inherited = {
-            name: ErrorSums(new_nonfinite=max(0, count - known.inherited[name].ref_nonfinite))
-            for name, count in counted.items()
+        counted = {
+            name: _new_nonfinite(gathering.layers.row(i), known.inherited[name]) for (_, name), i in rows.items()
         }
-        return gathering.comparison(inherited, introduced={}, seconds=time.perf_counter() - started)
+        broken = broken_tensors(self.model, counted, known.inherited)
+        return gathering.comparison(counted, {}, broken, time.perf_counter() - started)
+
+
+def broken_tensors(model: Model, inherited: Mapping[str, ErrorSums], known: Mapping[str, ErrorSums]) -> tuple[str, ...]:
+    """The tensors of a variant that hold a NaN or Inf which no rounding gives, in topological order.
+
+    Every new NaN, and every Inf that begins in a tensor whose values the precision could hold (a logarithm or a
+    division by what was rounded to zero). An Inf that begins where the reference is too large is what that rounds
+    to, and every device goes on from it alike (exp(−Inf) is 0, Inf − Inf is NaN), so what it does is seen at the
+    outputs. A NaN's course is not: CPU kernels of Max, Clip, Relu or ReduceMax lose it, and a GPU's do not.
+    """
+    found = []
+    for layer in model.layers:
+        taken = [inherited[name] for name in layer.inputs if name in inherited]
+        passed_on = any(errors.new_nonfinite for errors in taken)
+        for name in layer.outputs:
+            errors = inherited.get(name)
+            if errors is None:
+                continue
+            begins = errors.new_nonfinite and not passed_on and known[name].max_ref <= NEARLY_INFINITE
+            if errors.new_nan or errors.ref_mismatch or begins:
+                found.append(name)
+    return tuple(found)
+
+
+def _new_nonfinite(counted: ErrorSums, known: ErrorSums) -> ErrorSums:
+    """What a tensor has of NaN and Inf beyond those that are known of the reference."""
+    return ErrorSums(
+        nan=counted.nan,
+        inf=counted.inf,
+        new_nonfinite=max(0, counted.nan + counted.inf - known.ref_nonfinite),
+        new_nan=max(0, counted.nan - known.ref_nan),
+    )

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -66,9 +67,13 @@ class OnnxRuntimeBackend(Backend):
 
     def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
         """Reference and variant, and where it is asked for each layer alone, in one graph."""
+        return _side_by_side(self.watch(evaluation), samples, self.threads)
+
+    def watch(self, evaluation: Evaluation) -> Callable[[Sample], SampleResult]:
+        """The function that gives `results` for one sample; its sessions live as long as it does."""
         flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
         runner = _Runner(self.model, evaluation.plan, evaluation.table, flows, evaluation.flows, self.budget)
-        return _side_by_side(_Watch(runner, self.model, evaluation).result, samples, self.threads)
+        return _Watch(runner, self.model, evaluation).result
 
     def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
@@ -95,6 +100,12 @@ class OnnxRuntimeCollector:
         self._wanted = frozenset(tensors)
         # A set of histograms for each thread: counts are integers, so who counted what leaves no trace.
         self._every = [Histograms(tensors) for _ in range(backend.threads)]
+
+    def emptied(self) -> OnnxRuntimeCollector:
+        """Another with nothing counted yet, that shares the sessions."""
+        fresh = copy(self)
+        fresh._every = [Histograms(self._tensors) for _ in self._every]
+        return fresh
 
     def add(self, samples: Iterable[Sample], progress: Progress) -> None:
         """Count the values of these samples."""

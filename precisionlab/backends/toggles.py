@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,7 @@ from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.observe import is_observed
-from precisionlab.rewrite.toggle import Stage, stages, whole
+from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -29,18 +30,47 @@ def toggle_stages(
 
     The sessions of a stage live no longer than until the next but one is made.
     """
-    finals = _Finals(model, toggling)
-    every = stages(model, toggling.plan, toggling.other, toggling.layers, toggling.table, samples, budget)
-
-    def made() -> _StageRunner | None:
-        stage = next(every, None)
-        return None if stage is None else _StageRunner(stage, finals)
-
+    every = Toggles(model, toggling, samples, budget)
     with ThreadPoolExecutor(1) as maker:
-        upcoming = maker.submit(made)
-        while (stage := upcoming.result()) is not None:
-            upcoming = maker.submit(made)
-            yield stage.effects_of
+        upcoming = [maker.submit(every.made, 0)] if every.count else []
+        for index in range(every.count):
+            effects_of = upcoming.pop().result()
+            if index + 1 < every.count:
+                upcoming.append(maker.submit(every.made, index + 1))
+            yield effects_of
+
+
+class Toggles:
+    """The stages of one toggling, each by its number, counted from 0. Threads may share it."""
+
+    def __init__(self, model: Model, toggling: Toggling, samples: int, budget: int) -> None:
+        self._model = model
+        self._toggling = toggling
+        self._stops = stage_ends(model, frozenset(toggling.layers), samples, budget)
+        self._finals = _Finals(model, toggling)
+        self._last: tuple[int, Callable[[Sample], SampleEffects]] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def count(self) -> int:
+        """How many stages there are."""
+        return len(self._stops)
+
+    def stage(self, index: int) -> Callable[[Sample], SampleEffects]:
+        """The function of this stage; the last one asked for is kept."""
+        with self._lock:
+            if self._last is None or self._last[0] != index:
+                self._last = None  # not two at a time: sessions take memory
+                self._last = (index, self.made(index))
+            return self._last[1]
+
+    def made(self, index: int) -> Callable[[Sample], SampleEffects]:
+        """The function of this stage, made anew."""
+        plan, other, table = self._toggling.plan, self._toggling.other, self._toggling.table
+        start = self._stops[index - 1] if index else 0
+        layers = frozenset(self._toggling.layers)
+        stage = stage_of(self._model, plan, other, layers, table, start, self._stops[index])
+        return _StageRunner(stage, self._finals).effects_of
 
 
 class _Finals:

@@ -36,6 +36,8 @@ from precisionlab.errors import OptionError
     "--merge", "shards", multiple=True, type=click.Path(), help="Folder of a shard to merge; give one for each."
 )
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
+@click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
+@click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 def calibrate_command(
     model: str | None,
@@ -51,6 +53,8 @@ def calibrate_command(
     shards: tuple[str, ...],
     skip_bad: bool,
     threads: int | None,
+    processes: int | None,
+    dask: str | None,
 ) -> None:
     """Find the INT8 ranges of MODEL's tensors (the model that the folder's manifest names, if none is given).
 
@@ -72,7 +76,8 @@ def calibrate_command(
         else:
             result = calibrate(
                 model, data, method=method, percentile=percentile, tensorrt=tensorrt, cache=cache, out=out,
-                samples=samples, seed=seed, threads=threads, shard=_shard(shard), skip_bad=skip_bad, observer=observer,
+                samples=samples, seed=seed, threads=threads, processes=processes, dask=dask, shard=_shard(shard),
+                skip_bad=skip_bad, observer=observer,
             )  # fmt: skip
     print_calibration(result, sys.stdout)
 

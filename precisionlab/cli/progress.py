@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from precisionlab.wording import counted
+
 if TYPE_CHECKING:
     from precisionlab.observer import Observer
 
@@ -20,7 +22,7 @@ class _Bars:
         self._bars = bars
         self._task = bars.add_task("", total=None, visible=False)
 
-    def stage(self, title: str, total: int) -> None:
+    def stage(self, title: str, total: int, unit: str = "sample") -> None:
         self._bars.reset(self._task, description=title, total=total or None, visible=True)
 
     def advance(self, done: int) -> None:
@@ -36,8 +38,8 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def stage(self, title: str, total: int) -> None:
-        self.note(f"{title} ({total} sample{'' if total == 1 else 's'})")
+    def stage(self, title: str, total: int, unit: str = "sample") -> None:
+        self.note(f"{title} ({counted(total, unit)})")
 
     def advance(self, done: int) -> None:
         pass

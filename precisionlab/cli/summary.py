@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -10,9 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from precisionlab.precision import plan_files
+from precisionlab.compare.confidence import hangs_on_samples
+from precisionlab.precision import Pin, plan_files
 from precisionlab.report.tables import layer_errors
 from precisionlab.results import PrecisionResult, SweepResult, Variant
+from precisionlab.wording import counted
 
 _WIDTH = 80
 _WORST = 8
@@ -23,12 +27,11 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
     """Print tables that fit 80 columns, without colour where there is no terminal."""
     console = console_for(stream)
     run = result.run
-    samples = run["data"]["samples"]
     layers = sum(layer.fixed is None for layer in result.model.layers)
     console.print(
-        f"{result.model.path.name}: {layers} layers that can be given a precision, "
-        f"{samples} sample{'' if samples == 1 else 's'}, "
-        f"figures {run['figures']} by {run['backend']}"
+        f"{result.model.path.name}: {layers} layers that can be given a precision; "
+        f"{counted(run['data']['choosing'], 'sample')} chose, {_held_out(run['data']['held_out'])}; "
+        f"errors {run['figures']} by {run['backend']}, cost estimated for {run['target']['title']}"
     )
     if run["data"]["random"]:
         console.print(
@@ -55,9 +58,8 @@ def _variants(result: SweepResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = result.reference.comparison.metric_name
     table.add_column("variant")
-    for name in ("pins", "SQNR", "cosine", "top-1", *([metric] if metric else [])):
+    for name in ("pins", "SQNR dB", "held out", "cosine", "top-1", *([metric] if metric else []), "cost"):
         table.add_column(name, justify="right")
-    table.add_column("tolerance")
     table.add_column("")
     variants = [result.reference]
     for found in result.precisions:
@@ -73,13 +75,14 @@ def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> li
     row: list[str | Text] = [
         variant.name,
         str(len(variant.plan.pins)) if not is_reference else "",
-        f"{decibel(comparison.worst('sqnr'))} dB",
+        decibel(comparison.worst("sqnr")),
+        decibel(variant.held_out.worst("sqnr")) if variant.held_out else "–",
         number(comparison.worst("cosine"), 5),
         number(comparison.worst("top1"), 3) if any(o.top1.total for o in comparison.outputs.values()) else "–",
     ]
     if metric:
         row.append(number(comparison.worst("metric"), 3))
-    row.append("" if is_reference else ", ".join(map(str, variant.tolerance)))
+    row.append(f"{variant.cost.seconds / reference.cost.seconds:.0%}" if variant.cost and reference.cost else "–")
     if is_reference:
         row.append("reference")
     else:
@@ -95,7 +98,7 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
         console.print(f"{name}: right as it is; no layer needs a pin.", style="bold")
     elif found.met:
         console.print(
-            f"{name}: {len(pins)} of {len(found.ranked)} layers pinned to fp32 make it right: "
+            f"{name}: {len(pins)} of {len(found.ranked)} layers pinned to {rungs(pins)} make it right: "
             f"{decibel(low.worst('sqnr'))} → {decibel(mixed.worst('sqnr'))} dB"
             f"{_metric_change(low.metric, mixed.metric, found)}",
             style="bold",
@@ -107,13 +110,14 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
             f"{_metric_change(low.metric, mixed.metric, found)}",
             style="bold red",
         )
+    _print_proof(console, found)
     if found.table is not None:
         console.print(f"ranges: {found.low.plan.calibration} over {found.table.samples} samples")
     if low.nonfinite:
         first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.outputs)
         console.print(f"NaN or Inf in {len(low.nonfinite)} tensors without pins; the first at {first.name}")
     for pin in pins[:_WORST]:
-        console.print(f"  pin {pin.layer}")
+        console.print(f"  {pin.precision} {pin.layer}")
         console.print(Padding(pin.reason, (0, 0, 0, 6)))
     if len(pins) > _WORST:
         console.print(f"  … and {len(pins) - _WORST} more, in the plan")
@@ -121,6 +125,38 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
         console.print()
         console.print(_worst_layers(result, found, console.width - _OTHER_COLUMNS))
         console.print("own: introduced by the layer itself; so far: with what it inherited; * pinned", style="dim")
+
+
+def _print_proof(console: Console, found: PrecisionResult) -> None:
+    """What speaks for the pins, and what the verdict hangs on."""
+    asked = ", ".join(map(str, found.mixed.tolerance))
+    console.print(f"tolerance {asked}; {counted(found.evaluations, 'plan')} evaluated")
+    proof = found.certificate
+    if proof is not None and proof.proven:
+        console.print(f"proven: with any one of the pins released, {asked} does not hold (certificate in the plan)")
+    elif proof is not None and proof.figures.met:
+        console.print("not proven that every pin is needed: the search was cut short, or a pin proved needless")
+    if found.mixed.met and found.mixed.comparison.nonfinite:
+        count = counted(len(found.mixed.comparison.nonfinite), "tensor")
+        console.print(f"Inf in {count} on the way, which the layers behind make finite again (see the report)")
+    for bound, ends in hangs_on_samples(found.mixed.comparison, found.mixed.tolerance):
+        console.print(
+            f"WARNING: {bound} hangs on the samples: with others of their kind {bound.figure} would lie between "
+            f"{ends.low:.4g} and {ends.high:.4g} (95 %). Give more.",
+            style="yellow",
+        )
+
+
+def rungs(pins: Sequence[Pin]) -> str:
+    """The precisions that the pins have, as `fp32`, or `1 to fp16 and 2 to fp32`."""
+    counts = Counter(pin.precision for pin in pins)
+    if len(counts) == 1:
+        return str(pins[0].precision)
+    return " and ".join(f"{precision} ({count})" for precision, count in counts.items())
+
+
+def _held_out(count: int) -> str:
+    return f"{count} were held out" if count else "none was held out"
 
 
 def _metric_change(before: float | None, after: float | None, found: PrecisionResult) -> str:

@@ -26,6 +26,20 @@ from precisionlab.errors import OptionError
 @click.option("--plan", type=click.Path(), help="Measure this plan.json instead of searching for one.")
 @click.option("--max-pins", type=int, help="Pin no more layers than this.")
 @click.option(
+    "--minimize", default="pins", show_default=True, help="Meet the tolerance with as few pins, or as cheaply: cost."
+)
+@click.option(
+    "--spend", metavar="SHARE", help="Make the error as small as so much added cost allows, such as 5%, instead."
+)
+@click.option(
+    "--ladder", metavar="LIST", help="Precisions that pins may have, such as fp16,fp32.  [default: all that hold]"
+)
+@click.option(
+    "--target", default="a100", show_default=True, help="The GPU that costs are for: a100, h100, l4, orin, t4."
+)
+@click.option("--budget", metavar="TIME", help="End each precision's search after this, such as 30m, with the best.")
+@click.option("--max-evaluations", type=int, help="End each precision's search after so many plans, with the best.")
+@click.option(
     "--around",
     default="fp32",
     show_default=True,
@@ -39,6 +53,13 @@ from precisionlab.errors import OptionError
 @click.option("--backend", default="auto", show_default=True, help="What builds and runs the variants: onnxruntime.")
 @click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>]")
 @click.option("--samples", type=int, help="Use so many samples, chosen by the seed.")
+@click.option(
+    "--holdout",
+    default="0.25",
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the samples that choose no range and no pin, and only judge.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of that choice, and of random inputs.")
 @click.option(
     "--shape",
@@ -48,6 +69,8 @@ from precisionlab.errors import OptionError
     help="Shape of an input with dynamic dimensions, for random inputs.",
 )
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
+@click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
+@click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.pass_context
@@ -60,15 +83,24 @@ def sweep_command(
     metric: str | None,
     plan: str | None,
     max_pins: int | None,
+    minimize: str,
+    spend: str | None,
+    ladder: str | None,
+    target: str,
+    budget: str | None,
+    max_evaluations: int | None,
     around: str,
     calibration: str | None,
     backend: str,
     out: str | None,
     samples: int | None,
+    holdout: str,
     seed: int,
     shapes: tuple[str, ...],
     skip_bad: bool,
     threads: int | None,
+    processes: int | None,
+    dask: str | None,
     as_json: bool,
 ) -> None:
     """Find the layers of MODEL that break in low precision, pin them, and check the result.
@@ -90,9 +122,18 @@ def sweep_command(
             samples=samples,
             seed=seed,
             plan=plan,
+            holdout=holdout,
             max_pins=max_pins,
+            minimize=minimize,
+            spend=spend,
+            ladder=ladder,
+            target=target,
+            budget=budget,
+            max_evaluations=max_evaluations,
             skip_bad=skip_bad,
             threads=threads,
+            processes=processes,
+            dask=dask,
             around=around,
             calibration=calibration,
             metric=metric,

@@ -40,7 +40,8 @@ class Comparison:
     what its layer loses given the reference's inputs. `introduced` is empty where it was not asked
     for, and holds nothing for layers that stay in float32. `metric` is the task metric of the
     variant, `reference_metric` that of the reference; None without labels. `metric_error` is the standard
-    error of `metric` over the samples, None where they are too few. `each` has the final outputs' errors sample
+    error of `metric` over the samples, None where they are too few. `broken` are the tensors that hold what no rounding
+    gives (see `precisionlab.backends.base.broken_tensors`). `each` has the final outputs' errors sample
     by sample, in the samples' order.
     """
 
@@ -49,6 +50,7 @@ class Comparison:
     introduced: Mapping[str, ErrorSums]
     outputs: Mapping[str, OutputErrors]
     each: Mapping[str, tuple[OutputErrors, ...]] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
     metric: float | None = None
     metric_error: float | None = None
     reference_metric: float | None = None
@@ -61,20 +63,24 @@ class Comparison:
         """The tensors with a NaN or Inf that the reference does not have, in topological order."""
         return tuple(name for name, errors in self.inherited.items() if errors.nonfinite)
 
-    def worst(self, metric: str) -> float:
+    def worst(self, metric: str, output: str | None = None) -> float:
         """The worst output's sqnr, cosine, rel_l2, max_error or top1; NaN if any output's is NaN.
 
-        NaN too where no output has the figure. `metric` and `metric_drop` (how far the task metric is
-        worse than the reference's, relative to it) are of the task.
+        With `output` that one's alone. NaN too where no output has the figure. `metric` and `metric_drop` (how far the
+        task metric is worse than the reference's, relative to it) are of the task; `nonfinite` is the number of
+        tensors on the way with a NaN or Inf that the reference does not have.
         """
         if metric == "metric":
             return math.nan if self.metric is None else self.metric
         if metric == "metric_drop":
             return self.metric_drop
+        if metric == "nonfinite":
+            return float(len(self.nonfinite))
+        asked = [errors for name, errors in self.outputs.items() if output in (None, name)]
         if metric == "top1":
-            values = [o.top1.share for o in self.outputs.values() if o.top1.total]
+            values = [o.top1.share for o in asked if o.top1.total]
         else:
-            values = [getattr(o.errors, metric) for o in self.outputs.values() if o.errors is not None]
+            values = [getattr(o.errors, metric) for o in asked if o.errors is not None]
         if not values or any(math.isnan(v) for v in values):
             return math.nan
         return float(max(values) if metric in LOWER_IS_BETTER else min(values))
@@ -99,6 +105,7 @@ class Comparison:
             "introduced": {k: v.to_dict() for k, v in self.introduced.items()},
             "outputs": {k: v.to_list() for k, v in self.outputs.items()},
             "each": {k: [errors.to_list() for errors in v] for k, v in self.each.items()},
+            "broken": list(self.broken),
             "metric": self.metric,
             "metric_error": self.metric_error,
             "reference_metric": self.reference_metric,
@@ -115,10 +122,11 @@ class Comparison:
                 **data,
                 "inherited": {k: ErrorSums(**v) for k, v in data["inherited"].items()},
                 "introduced": {k: ErrorSums(**v) for k, v in data["introduced"].items()},
+                "broken": tuple(data["broken"]),
                 "outputs": {k: OutputErrors.from_list(v) for k, v in data["outputs"].items()},
                 "each": {k: tuple(map(OutputErrors.from_list, v)) for k, v in data["each"].items()},
             }
         )
 
 
-LOWER_IS_BETTER = frozenset({"rel_l2", "max_error", "metric_drop"})
+LOWER_IS_BETTER = frozenset({"rel_l2", "max_error", "metric_drop", "nonfinite"})

@@ -33,6 +33,8 @@ class ErrorSums:
     inf: int = 0
     new_nonfinite: int = 0  # out is NaN or Inf where ref is finite
     ref_mismatch: int = 0
+    new_nan: int = 0  # out is NaN where ref is finite
+    ref_nan: int = 0
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         """The statistics of both sets of samples together."""
@@ -93,7 +95,7 @@ class ErrorTable:
 
     def __init__(self, rows: int) -> None:
         self.sums: NDArray[np.float64] = np.zeros((rows, 6), np.float64)
-        self.counts: NDArray[np.int64] = np.zeros((rows, 8), np.int64)
+        self.counts: NDArray[np.int64] = np.zeros((rows, 10), np.int64)
 
     def add(self, row: int, reference: NDArray[Any], output: NDArray[Any]) -> None:
         """Add one float32 tensor against its reference to a row.
@@ -110,10 +112,12 @@ class ErrorTable:
         kernel.error_sums(reference, output, self.sums[row], self.counts[row])
 
     def count_nonfinite(self, row: int, output: NDArray[Any]) -> None:
-        """Add only how many values of a float32 tensor are not finite, as `new_nonfinite`; the reference unseen."""
+        """Add only how many values of a float32 tensor are NaN or Inf; the reference is not looked at."""
         from precisionlab.compare import kernel
 
-        self.counts[row, 6] += kernel.largest_magnitude(output)[1]
+        nan, inf = kernel.nonfinite(output)
+        self.counts[row, 4] += nan
+        self.counts[row, 5] += inf
 
     def merge(self, other: ErrorTable) -> None:
         """Add the rows of another table to these. A NaN maximum stays NaN."""
@@ -123,11 +127,12 @@ class ErrorTable:
 
     def row(self, row: int) -> ErrorSums:
         """The statistics of one row."""
-        elements, overflow, vanished, ref_nonfinite, nan, inf, new_nonfinite, mismatch = self.counts[row].tolist()
+        counts = self.counts[row].tolist()
+        elements, overflow, vanished, ref_nonfinite, nan, inf, new_nonfinite, mismatch, *more = counts
         ref2, err2, ref_out, out2, max_error, max_ref = self.sums[row].tolist()
         return ErrorSums(
             elements, ref2, err2, ref_out, out2, max_error, max_ref, overflow, vanished, ref_nonfinite,
-            nan, inf, new_nonfinite, mismatch,
+            nan, inf, new_nonfinite, mismatch, *more,
         )  # fmt: skip
 
 

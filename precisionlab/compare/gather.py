@@ -67,7 +67,11 @@ class Gathering:
         return self._samples
 
     def comparison(
-        self, inherited: Mapping[str, ErrorSums], introduced: Mapping[str, ErrorSums], seconds: float
+        self,
+        inherited: Mapping[str, ErrorSums],
+        introduced: Mapping[str, ErrorSums],
+        broken: tuple[str, ...],
+        seconds: float,
     ) -> Comparison:
         """Everything together, with these statistics of the tensors."""
         metric = self._variant.compute() if self._variant else None
@@ -75,6 +79,7 @@ class Gathering:
             samples=self._samples,
             inherited=inherited,
             introduced=introduced,
+            broken=broken,
             outputs={name: _total(errors) for name, errors in self._each.items()},
             each={name: tuple(errors) for name, errors in self._each.items()},
             metric=metric,

@@ -14,7 +14,6 @@ _CHUNK = 4096
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INFINITY = np.int32(0x7F800000)
 _FP16_MAX = np.int32(0x477FE000)  # the bits of 65504.0f, the largest float16 (IEEE 754 binary16)
-
 # Reassociation lets the compiler add in vectors; NaN and Inf keep their IEEE meaning.
 _SUMS = {"reassoc", "contract", "nsz"}
 
@@ -74,6 +73,7 @@ def _one_by_one(r, o, r_bits, o_bits, sums, counts):  # type: ignore[no-untyped-
         counts[5] += b_magnitude == _INFINITY
         if a_magnitude >= _INFINITY:
             counts[3] += 1
+            counts[9] += a_magnitude > _INFINITY
             # Equal infinities agree, and NaN with NaN; anything else there has changed.
             counts[7] += not (a == b or (a != a and b != b))
             continue
@@ -93,6 +93,7 @@ def _one_by_one(r, o, r_bits, o_bits, sums, counts):  # type: ignore[no-untyped-
         counts[1] += a_magnitude > _FP16_MAX
         counts[2] += b_magnitude == 0 and a_magnitude != 0
         counts[6] += b_magnitude >= _INFINITY
+        counts[8] += b_magnitude > _INFINITY
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -120,6 +121,7 @@ def _error_sums(r, o, r_bits, o_bits, e, e_bits, sums, counts):  # type: ignore[
         counts[4] += nan
         counts[5] += inf
         counts[6] += nan + inf
+        counts[8] += nan
 
 
 def error_sums(
@@ -131,9 +133,9 @@ def error_sums(
     """Add the sums and counts over two float32 tensors of one size to `sums` and `counts`.
 
     `sums`, float64 (6,): Σref², Σerr², Σref·out, Σout², max |err|, max |ref|, over the elements whose
-    reference is finite. `counts`, int64 (8,): those elements, |ref| beyond 65504, vanished (out is 0 where
+    reference is finite. `counts`, int64 (10,): those elements, |ref| beyond 65504, vanished (out is 0 where
     ref is not), non-finite in ref, NaN in out, Inf in out, non-finite in out where ref is finite, elements
-    whose reference is non-finite and whose output is not the same.
+    whose reference is non-finite and whose output is not the same, NaN in out where ref is finite, NaN in ref.
     """
     r = np.ascontiguousarray(reference).reshape(-1)
     o = np.ascontiguousarray(output).reshape(-1)
@@ -158,6 +160,22 @@ def _largest(bits, counts):  # type: ignore[no-untyped-def]
         else:
             largest = max(largest, magnitude)
     return largest
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _nonfinite(bits):  # type: ignore[no-untyped-def]
+    nan, inf = np.int32(0), np.int32(0)
+    for i in range(bits.size):
+        magnitude = bits[i] & _MAGNITUDE
+        nan += np.int32(magnitude > _INFINITY)
+        inf += np.int32(magnitude == _INFINITY)
+    return nan, inf
+
+
+def nonfinite(tensor: NDArray[np.float32]) -> tuple[int, int]:
+    """How many values of a float32 tensor are NaN, and how many are infinite."""
+    nan, inf = _nonfinite(np.ascontiguousarray(tensor).reshape(-1).view(np.int32))
+    return int(nan), int(inf)
 
 
 def largest_magnitude(tensor: NDArray[np.float32]) -> tuple[float, int]:

@@ -1,18 +1,20 @@
-"""What counts as right: bounds on the worst final output, and no new NaN or Inf anywhere."""
+"""What counts as right: bounds on the worst final output, and no NaN or Inf on the way that is no rounding."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from precisionlab.compare.comparison import LOWER_IS_BETTER, Comparison
 from precisionlab.errors import OptionError
 from precisionlab.precision import Precision
 
-_METRICS = ("sqnr", "cosine", "rel_l2", "max_error", "top1", "metric", "metric_drop")
-_BOUND = re.compile(r"\s*(\w+)\s*(>=|<=)\s*([-+.\deE]+)\s*")
+_OF_ALL = ("metric", "metric_drop", "nonfinite")  # of the task or the whole network, not of an output
+_METRICS = ("sqnr", "cosine", "rel_l2", "max_error", "top1", "metric", "metric_drop", "nonfinite")
+# An output's name may hold anything but "]" in front of a comparison: commas, colons and slashes too.
+_BOUND = re.compile(r"\s*(\w+)\s*(?:\[(.+?)\])?\s*(>=|<=)\s*([-+.\deE]+)\s*(?:,|$)")
 
 # Noise of a thousandth of the signal's power for the float formats, of a hundredth for int8: what
 # models in good health reach, and what task metrics do not notice.
@@ -21,55 +23,88 @@ DEFAULT_SQNR = {Precision.FP32: 30.0, Precision.FP16: 30.0, Precision.BF16: 30.0
 
 @dataclass(frozen=True)
 class Bound:
-    """One condition, such as sqnr>=30."""
+    """One condition, such as sqnr>=30, or sqnr[logits]>=30 for one output; without a name the worst output's."""
 
     metric: str
     at_least: bool
     value: float
+    output: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.metric}{'>=' if self.at_least else '<='}{self.value:g}"
+        return f"{self.figure}{'>=' if self.at_least else '<='}{self.value:g}"
+
+    @property
+    def figure(self) -> str:
+        """What it is about: sqnr, or sqnr[logits]."""
+        return self.metric if self.output is None else f"{self.metric}[{self.output}]"
+
+    def admits(self, figure: float) -> bool:
+        """Whether such a figure holds it; False for NaN."""
+        return figure >= self.value if self.at_least else figure <= self.value
+
+    def of(self, comparison: Comparison) -> float:
+        """The figure that it is about."""
+        return comparison.worst(self.metric, self.output)
 
     def holds(self, comparison: Comparison) -> bool:
         """False for NaN, whatever the bound."""
-        figure = comparison.worst(self.metric)
-        return figure >= self.value if self.at_least else figure <= self.value
+        return self.admits(self.of(comparison))
 
     def margin(self, comparison: Comparison) -> float:
         """How far the figure is on the right side (negative: on the wrong one); −inf for NaN."""
-        figure = comparison.worst(self.metric)
+        figure = self.of(comparison)
         if math.isnan(figure):
             return -math.inf
         return figure - self.value if self.at_least else self.value - figure
+
+    def tighter(self, by: float) -> Bound:
+        """The same bound, stricter by so much."""
+        return replace(self, value=self.value + by if self.at_least else self.value - by)
 
 
 Tolerance = tuple[Bound, ...]
 
 
 def parse_tolerance(texts: Iterable[str]) -> Tolerance:
-    """Read conditions such as "sqnr>=30" or "sqnr>=30,top1>=0.99".
+    """Read conditions such as "sqnr>=30", "sqnr>=30,top1>=0.99" or "sqnr[logits]>=40".
 
     Raises OptionError for an unknown metric or a bound in the senseless direction.
     """
-    return tuple(_bound(part) for text in texts for part in text.split(","))
+    return tuple(bound for text in texts for bound in _bounds(text))
 
 
-def _bound(text: str) -> Bound:
-    match = _BOUND.fullmatch(text)
-    if not match or match[1] not in _METRICS:
-        raise OptionError(
-            f"tolerance {text!r}: write METRIC>=NUMBER or METRIC<=NUMBER, METRIC one of {', '.join(_METRICS)}"
-        )
-    metric, at_least = match[1], match[2] == ">="
+def _bounds(text: str) -> Iterator[Bound]:
+    place = 0
+    while place < len(text) or place == 0:
+        match = _BOUND.match(text, place)
+        if not match:
+            raise _unreadable(text)
+        yield _bound(text, match)
+        place = match.end()
+    if text.rstrip().endswith(","):
+        raise _unreadable(text)
+
+
+def _unreadable(text: str) -> OptionError:
+    return OptionError(
+        f"tolerance {text!r}: write METRIC>=NUMBER or METRIC<=NUMBER, METRIC one of {', '.join(_METRICS)}, "
+        "or METRIC[OUTPUT]>=NUMBER for one output"
+    )
+
+
+def _bound(text: str, match: re.Match[str]) -> Bound:
+    metric, output, at_least = match[1], match[2], match[3] == ">="
+    if metric not in _METRICS or (output is not None and metric in _OF_ALL):
+        raise _unreadable(text)
     try:
-        value = float(match[3])
+        value = float(match[4])
     except ValueError:
-        raise OptionError(f"tolerance {text!r}: {match[3]!r} is not a number") from None
+        raise OptionError(f"tolerance {text!r}: {match[4]!r} is not a number") from None
     if metric != "metric" and at_least == (metric in LOWER_IS_BETTER):
         raise OptionError(
             f"tolerance {text!r}: {metric} is better when {'lower' if at_least else 'higher'}; turn the sign"
         )
-    return Bound(metric, at_least, value)
+    return Bound(metric, at_least, value, output)
 
 
 def default_tolerance(precision: Precision) -> Tolerance:
@@ -80,12 +115,14 @@ def default_tolerance(precision: Precision) -> Tolerance:
 def meets(comparison: Comparison, tolerance: Sequence[Bound]) -> bool:
     """Whether a variant is right.
 
-    Every bound holds, and no tensor on the way has a NaN or Inf that the reference does not have: a CPU
-    kernel such as ReduceMax or Clip may have swallowed it before the output, and a GPU's does not.
+    Every bound holds, and no tensor on the way has a NaN or Inf that the reference does not have: a CPU kernel such
+    as ReduceMax or Clip may have swallowed it before the output, and a GPU's does not. But an Inf in place of a value
+    that the precision cannot hold (the −3.4e38 of an attention mask, which softmax makes 0 as it does −Inf) is right
+    where the output is; who wants none of those either asks for nonfinite<=0.
     """
-    return not comparison.nonfinite and all(bound.holds(comparison) for bound in tolerance)
+    return not comparison.broken and all(bound.holds(comparison) for bound in tolerance)
 
 
 def closeness(comparison: Comparison, tolerance: Sequence[Bound]) -> tuple[int, float]:
-    """Orders variants by how near they come: fewer non-finite tensors first, then the worst margin."""
-    return -len(comparison.nonfinite), min((bound.margin(comparison) for bound in tolerance), default=0.0)
+    """Orders variants by how near they come: fewer broken tensors first, then the worst margin."""
+    return -len(comparison.broken), min((bound.margin(comparison) for bound in tolerance), default=0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -49,26 +49,6 @@ class Stage:
     fetches: Mapping[str, str]
 
 
-def stages(
-    model: Model,
-    plan: PrecisionPlan,
-    other: PrecisionPlan,
-    toggled: Collection[str],
-    table: CalibrationTable | None,
-    samples: int,
-    budget: int,
-) -> Iterator[Stage]:
-    """The stages in topological order; each of the `toggled` layers is in one. Made one at a time.
-
-    As many as pay for themselves over so many samples. The branches of a stage hold no more than about `budget`
-    bytes for one sample.
-    """
-    start = 0
-    for stop in _ends(model, frozenset(toggled), _stage_count(model, len(toggled), samples), budget):
-        yield _stage(model, plan, other, frozenset(toggled), table, start, stop)
-        start = stop
-
-
 def whole(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> tuple[ir.Model, dict[str, str]]:
     """The model under a plan, with nothing shown but its final outputs; and those by the graph's names for them."""
     builder = GraphBuilder(model.onnx)
@@ -87,9 +67,13 @@ def _stage_count(model: Model, toggled: int, samples: int) -> int:
     return max(1, min(round(best), math.isqrt(toggled)))
 
 
-def _ends(model: Model, toggled: frozenset[str], stage_count: int, budget: int) -> list[int]:
-    """Where stages end: at equal numbers of toggled layers, or sooner where their branches would not fit the budget."""
-    limit = math.ceil(len(toggled) / stage_count)
+def stage_ends(model: Model, toggled: Collection[str], samples: int, budget: int) -> list[int]:
+    """Behind which layers (how many of them) the stages end; each of the `toggled` layers is in one.
+
+    As many stages as pay for themselves over so many samples, with equal numbers of toggled layers; more where their
+    branches would hold more than about `budget` bytes for one sample.
+    """
+    limit = math.ceil(len(toggled) / _stage_count(model, len(toggled), samples))
     sizes = {name: 4 * (info.elements or 0) for name, info in model.tensors.items()}
     untyped = open_values(model)
     ends: list[int] = []
@@ -105,15 +89,16 @@ def _ends(model: Model, toggled: frozenset[str], stage_count: int, budget: int) 
     return ends
 
 
-def _stage(
+def stage_of(
     model: Model,
     plan: PrecisionPlan,
     other: PrecisionPlan,
-    toggled: frozenset[str],
+    toggled: Collection[str],
     table: CalibrationTable | None,
     start: int,
     stop: int,
 ) -> Stage:
+    """The layers from `start` up to `stop`, all under `plan`, and each toggled one in turn as `other` has it."""
     builder = GraphBuilder(model.onnx)
     copier = LayerCopier(builder, model, table)
     base = _inputs(model, builder)

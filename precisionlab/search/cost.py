@@ -153,7 +153,7 @@ class CostModel:
                 raise OptionError(f"a time was measured for layer {name!r}, which the model does not have")
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise OptionError(f"the time measured for layer {name!r} in {precision} is {seconds}, not seconds")
-        self._device = device
+        self.device = device
         self._measured = measured
         self._traffic = tuple(_traffic(model, layer) for layer in model.layers)
         self._inputs = tuple(info.name for info in model.inputs if info.dtype == ir.DataType.FLOAT)
@@ -186,7 +186,7 @@ class CostModel:
             for name, kept in zip(traffic.outputs, stored, strict=True):
                 reformats += self._conversions(name, kept, wanted)
         figures = _figures(layers, reformats, unknown)
-        return PlanCost(tuple(layers), tuple(reformats), tuple(unknown), self._device.name, figures)
+        return PlanCost(tuple(layers), tuple(reformats), tuple(unknown), self.device.name, figures)
 
     def seconds(self, plan: PrecisionPlan) -> float:
         """The sum alone, in seconds. Raises OptionError as `of`."""
@@ -198,9 +198,9 @@ class CostModel:
         # What a layer pinned to p runs in is what it would run in under a plan whose default is p.
         plain = {p: PrecisionPlan(plan.model_sha256, p, around=plan.around) for p in Precision}
         found = [precision_of(t.layer, plain[pinned.get(t.layer.name, plan.default)]) for t in self._traffic]
-        if missing := sorted(set(found) - set(self._device.compute)):
-            names = ", ".join(self._device.compute)
-            raise OptionError(f"{self._device.title} does not compute in {missing[0]}; it has {names}")
+        if missing := sorted(set(found) - set(self.device.compute)):
+            names = ", ".join(self.device.compute)
+            raise OptionError(f"{self.device.title} does not compute in {missing[0]}; it has {names}")
         return found
 
     def _wanted(self, precisions: Iterable[Precision], borders: Iterable[Precision]) -> dict[str, set[Precision]]:
@@ -242,8 +242,8 @@ class CostModel:
             return LayerCost(layer.name, precision, layer.multiply_adds, size, measured, "measured")
         if not traffic.known or layer.multiply_adds is None:
             return None
-        memory = moved / self._device.bandwidth
-        compute = 2 * layer.multiply_adds / self._device.compute[precision]
+        memory = moved / self.device.bandwidth
+        compute = 2 * layer.multiply_adds / self.device.compute[precision]
         bound: Bound = "compute" if compute > memory else "memory"
         return LayerCost(layer.name, precision, layer.multiply_adds, moved, max(compute, memory), bound)
 
@@ -263,7 +263,7 @@ class CostModel:
                 self._reformats[key] = None
             else:
                 moved = elements * (_BYTES[stored] + _BYTES[wanted])
-                self._reformats[key] = Reformat(*key, moved, moved / self._device.bandwidth)
+                self._reformats[key] = Reformat(*key, moved, moved / self.device.bandwidth)
         return self._reformats[key]
 
 

@@ -27,6 +27,10 @@ class Verdict:
     starts: tuple[str, ...]
 
 
+class Spent(Exception):  # noqa: N818 - no error: the search ends with the best that it has
+    """Raised by an evaluation that the budget does not allow any more."""
+
+
 @dataclass(frozen=True)
 class Found:
     """The smallest passing set that was evaluated, or, where none passed, the nearest one."""
@@ -39,7 +43,10 @@ Evaluate = Callable[[frozenset[str]], Verdict]
 
 
 def find_pins(ranking: Ranking, evaluate: Evaluate, max_pins: int | None) -> Found:
-    """Search for pins; `evaluate` is called with sets of layer names, the empty one first."""
+    """Search for pins; `evaluate` is called with sets of layer names, the empty one first.
+
+    Where it raises Spent, the search ends with the smallest passing set so far.
+    """
     limit = len(ranking.order) if max_pins is None else min(max_pins, len(ranking.order))
     tried: dict[frozenset[str], Verdict] = {}
 
@@ -51,15 +58,21 @@ def find_pins(ranking: Ranking, evaluate: Evaluate, max_pins: int | None) -> Fou
     def passes(pins: frozenset[str]) -> bool:
         return verdict(pins).passes
 
-    pins: frozenset[str] = frozenset()
-    if not passes(pins):
-        pins = _without_nonfinite(ranking, verdict, limit)
-    if not passes(pins):
-        pins = _shortest_prefix(ranking.order, pins, passes, limit)
-    if not passes(pins):
-        nearest = max(tried, key=lambda p: (tried[p].closeness, -len(p)))
-        return Found(nearest, False)
-    return Found(_released(pins, ranking.order, passes), True)
+    try:
+        pins: frozenset[str] = frozenset()
+        if not passes(pins):
+            pins = _without_nonfinite(ranking, verdict, limit)
+        if not passes(pins):
+            pins = _shortest_prefix(ranking.order, pins, passes, limit)
+        if passes(pins):
+            return Found(released(pins, ranking.order, passes), True)
+    except Spent:
+        passing = [p for p in tried if tried[p].passes]
+        if passing:
+            return Found(min(passing, key=len), True)
+        if not tried:
+            raise
+    return Found(max(tried, key=lambda p: (tried[p].closeness, -len(p))), False)
 
 
 def _without_nonfinite(ranking: Ranking, verdict: Callable[[frozenset[str]], Verdict], limit: int) -> frozenset[str]:
@@ -94,7 +107,7 @@ def _shortest_prefix(
     return pins | frozenset(others[:high])
 
 
-def _released(pins: frozenset[str], order: Sequence[str], passes: Callable[[frozenset[str]], bool]) -> frozenset[str]:
+def released(pins: frozenset[str], order: Sequence[str], passes: Callable[[frozenset[str]], bool]) -> frozenset[str]:
     """The pins without those that can be released, tried from the least suspect, in halving groups.
 
     The last rounds try one at a time until none can go: no single pin can be taken from the result.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from precisionlab.compare.effects import Effect, Effects
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer
 
@@ -24,13 +25,49 @@ def rank(layers: Sequence[Layer], introduced: Mapping[str, ErrorSums]) -> Rankin
     Layers that give NaN or Inf from the reference's finite inputs come first, the earliest first, and
     are free pins. Then by SQNR, the lowest first; ties by place.
     """
-    must: set[str] = set()
-    keys: dict[str, tuple[int, float]] = {}
-    for layer in layers:
-        errors = [introduced[name] for name in layer.outputs if name in introduced]
-        if any(e.nonfinite for e in errors):
-            must.add(layer.name)
-        sqnr = min((e.sqnr for e in errors if not math.isnan(e.sqnr)), default=math.inf)
-        keys[layer.name] = (0, 0.0) if layer.name in must else (1, sqnr)
+    free = {layer.name for layer in layers if any(e.nonfinite for e in _own(layer, introduced))}
+    keys = {layer.name: (0, 0.0) if layer.name in free else (1, _sqnr(layer, introduced)) for layer in layers}
     order = sorted(keys, key=keys.__getitem__)
-    return Ranking(tuple(order), tuple(name for name in order if name in must))
+    return Ranking(tuple(order), tuple(name for name in order if name in free))
+
+
+def rank_by_effects(first: Ranking, effects: Effects, weights: Mapping[str, float] | None = None) -> Ranking:
+    """Rank anew by what each layer does to the final outputs: by the error that should go if the layer is pinned.
+
+    Free pins stay in front. Then layers that alone make a final output NaN or Inf, then by gain, the largest first;
+    of equal gain in the order of `first`. `weights` divide the gain: what pinning each layer costs.
+    """
+    place = {name: i for i, name in enumerate(first.order)}
+
+    def key(name: str) -> tuple[int, float, int]:
+        if name in first.free:
+            return 0, 0.0, place[name]
+        gain = relative_gain(effects.get(name, {}))
+        if math.isnan(gain):
+            return 1, 0.0, place[name]
+        return 2, -gain / (weights[name] if weights else 1.0), place[name]
+
+    return Ranking(tuple(sorted(first.order, key=key)), first.free)
+
+
+def relative_gain(outputs: Mapping[str, Effect]) -> float:
+    """The squared error that should go with the layer's, relative to the reference, summed over the final outputs.
+
+    Where the whole variant's error is not finite, so that nothing can be said of its direction, the layer's own
+    squared error alone. NaN where that is not finite either.
+    """
+    total = 0.0
+    for effect in outputs.values():
+        if not effect.errors.ref2:
+            continue
+        gain = effect.gain if math.isfinite(effect.along) else effect.errors.err2
+        total += gain / effect.errors.ref2 if math.isfinite(gain) else math.nan
+    return total
+
+
+def _own(layer: Layer, introduced: Mapping[str, ErrorSums]) -> list[ErrorSums]:
+    return [introduced[name] for name in layer.outputs if name in introduced]
+
+
+def _sqnr(layer: Layer, introduced: Mapping[str, ErrorSums]) -> float:
+    return min((e.sqnr for e in _own(layer, introduced) if not math.isnan(e.sqnr)), default=math.inf)

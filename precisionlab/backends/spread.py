@@ -1,0 +1,129 @@
+"""A backend whose samples are spread over the workers of an executor, to the same bits as in one process.
+
+Each sample's statistics are those of the inner backend, and are merged here in the samples' order; the counts of
+histograms are integers, which have none. How the samples are cut into tasks depends on their number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from precisionlab.backends import worker
+from precisionlab.backends.base import Backend, Evaluation, Progress, Toggling
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.worker import Chunk, Source, Wanted
+from precisionlab.calibration.histogram import Histogram, Histograms
+from precisionlab.compare.effects import SampleEffects
+from precisionlab.compare.gather import SampleResult
+from precisionlab.data import Dataset, Sample
+from precisionlab.data.sample import digest
+from precisionlab.executors import Executor
+from precisionlab.rewrite.toggle import stage_ends
+from precisionlab.versions import versions
+
+_CHUNKS = 32
+"""As many tasks as there should be, so that some tens of workers have something to do to the end."""
+
+_LARGEST = 8
+"""Samples of a task: it should end soon, as it begins again when its worker dies."""
+
+
+def source_of(backend: OnnxRuntimeBackend, dataset: Dataset) -> Source:
+    """What workers open to work on the backend's model and on samples of this dataset, or of parts of it."""
+    model, data = backend.model, dataset.folder
+    return Source(
+        model=str(model.path.resolve()),
+        model_sha256=model.sha256,
+        data=None if dataset.is_random else str(data.resolve()) if data else _anywhere(dataset.origin),
+        shapes=tuple(dataset.random_shapes.items()),
+        seed=dataset.seed,
+        first=_wanted(dataset.only(dataset.names[:1]))[0],
+        budget=backend.budget,
+        versions=tuple(versions().items()),
+    )
+
+
+class SpreadBackend(Backend):
+    """The inner backend's work, done by workers. Samples must be of the dataset that `source` names.
+
+    A checked Dataset is not read here; of other samples the inputs are hashed.
+    """
+
+    def __init__(self, inner: OnnxRuntimeBackend, source: Source, executor: Executor) -> None:
+        self.name = inner.name
+        self.figures = inner.figures
+        self.model = inner.model
+        self.threads = 1
+        self.workers = executor.workers
+        self._budget = inner.budget
+        self._source = source
+        self._executor = executor
+
+    def collector(self, tensors: Sequence[str]) -> SpreadCollector:
+        """Takes the histograms of |x| of these float32 tensors from reference passes."""
+        return SpreadCollector(self._source, self._executor, tensors)
+
+    def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
+        """Reference and variant, a few samples in each task."""
+        function = partial(worker.evaluate, self._source, evaluation)
+        for found in self._executor.map(function, _chunks(_wanted(samples))):
+            yield from found
+
+    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+        """Stage after stage. A task is a stage with many samples: its sessions cost about as much as its runs."""
+        wanted = _wanted(samples)
+        stages = len(stage_ends(self.model, frozenset(toggling.layers), len(wanted), self._budget))
+        parts = [wanted[start : start + _LARGEST] for start in range(0, len(wanted), _LARGEST)]
+        tasks = [Chunk(part, stage) for stage in range(stages) for part in parts]
+        function = partial(worker.effects, self._source, toggling, len(wanted))
+        for found in self._executor.map(function, tasks):
+            yield from found
+
+
+class SpreadCollector:
+    """Histograms of tensors in the reference, counted by workers."""
+
+    def __init__(self, source: Source, executor: Executor, tensors: Sequence[str]) -> None:
+        self._source = source
+        self._executor = executor
+        self._tensors = tuple(tensors)
+        self._total = Histograms(tensors)
+
+    def add(self, samples: Iterable[Sample], progress: Progress) -> None:
+        """Count the values of these samples. At each call of `progress` exactly so many are counted."""
+        tasks = _chunks(_wanted(samples))
+        function = partial(worker.histograms, self._source, self._tensors)
+        done = 0
+        for chunk, found in zip(tasks, self._executor.map(function, tasks), strict=True):
+            self.restore(found)
+            done += len(chunk.samples)
+            progress(done)
+
+    def restore(self, histograms: Mapping[str, Histogram]) -> None:
+        """Add what an earlier run has counted."""
+        for name in self._tensors:
+            self._total.merge(name, histograms[name])
+
+    def histograms(self) -> dict[str, Histogram]:
+        """What has been counted so far."""
+        return {name: self._total[name] for name in self._tensors}
+
+
+def _wanted(samples: Iterable[Sample]) -> tuple[Wanted, ...]:
+    """What workers are told of these samples; read only where nobody has done so yet."""
+    if isinstance(samples, Dataset) and samples.digests:
+        return tuple(Wanted(name, samples.digests[name], samples.labels.get(name)) for name in samples.names)
+    return tuple(Wanted(sample.name, digest(sample.inputs), sample.label) for sample in samples)
+
+
+def _chunks(wanted: Sequence[Wanted]) -> list[Chunk]:
+    size = max(1, min(_LARGEST, len(wanted) // _CHUNKS))
+    return [Chunk(tuple(wanted[start : start + size])) for start in range(0, len(wanted), size)]
+
+
+def _anywhere(hook: str) -> str:
+    """The hook with the whole path of its file, if it has one: workers may run in another folder."""
+    module, _, function = hook.rpartition(":")
+    return f"{Path(module).resolve()}:{function}" if module.endswith(".py") else hook

@@ -1,0 +1,126 @@
+"""Evaluations of plans on the two parts of the data, each journalled so that a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from precisionlab.backends.base import Backend, Toggling
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.effects import Effects, from_plain, merged, to_plain
+from precisionlab.compare.task import TaskMetric
+from precisionlab.data import Dataset
+from precisionlab.model import Model
+from precisionlab.observer import Observer
+from precisionlab.precision import PrecisionPlan
+from precisionlab.run import Journal
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates plans of one model: on the samples that choose the pins, and on those held out.
+
+    `held_out` is None where the samples are too few to hold any out.
+    """
+
+    backend: Backend
+    chosen: Dataset
+    held_out: Dataset | None
+    metric: Callable[[], TaskMetric] | None
+    journal: Journal
+    see: Observer
+    _done: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The model at the shapes of the data."""
+        return self.backend.model
+
+    def compare(
+        self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool = False
+    ) -> Comparison:
+        """Compare the variant in full, on the samples that choose."""
+        work = partial(self.backend.compare, metric=self.metric, introduced=introduced)
+        return self._compared(title, plan, table, self.chosen, {"introduced": introduced}, work)
+
+    def judge(self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, known: Comparison) -> Comparison:
+        """Compare the final outputs alone, and look for new NaN and Inf, on the samples that choose."""
+        work = partial(self.backend.judge, metric=self.metric, known=known)
+        return self._compared(title, plan, table, self.chosen, {"judge": True}, work)
+
+    def hold_to(self, title: str, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison | None:
+        """Compare the variant in full, on the samples held out."""
+        if self.held_out is None:
+            return None
+        work = partial(self.backend.compare, metric=self.metric, introduced=False)
+        return self._compared(f"{title}, held-out samples", plan, table, self.held_out, {"introduced": False}, work)
+
+    def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
+        """What toggling each layer does to the final outputs of these samples."""
+        layers = hashlib.sha256(json.dumps(toggling.layers).encode()).hexdigest()
+        key = {
+            "toggled": layers,
+            "plan": _key(toggling.plan, toggling.table),
+            "other": _key(toggling.other, toggling.table),
+            "on": _digest(samples),
+        }
+
+        def work() -> Any:
+            self.see.stage(title, len(toggling.layers), "layer")
+            parts = []
+            seen: set[str] = set()
+            for part in self.backend.effects(toggling, samples):
+                parts.append(part)
+                seen.update(part)
+                self.see.advance(len(seen))
+            return to_plain(merged(parts))
+
+        return from_plain(self._journalled(title, key, work))
+
+    def _compared(
+        self,
+        title: str,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        samples: Dataset,
+        kind: Mapping[str, bool],
+        work: Callable[..., Comparison],
+    ) -> Comparison:
+        key = {**_key(plan, table), **kind, "on": _digest(samples)}
+
+        def worked() -> Any:
+            self.see.stage(title, len(samples))
+            return work(plan, table, samples, self.see.advance).to_dict()
+
+        return Comparison.from_dict(self._journalled(title, key, worked))
+
+    def _journalled(self, title: str, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+        """What is known already under this key; else do the work, and note it in the journal."""
+        name = json.dumps(key, sort_keys=True)
+        if name not in self._done:
+            if (known := self.journal.known(key)) is not None:
+                self.see.note(f"{title}: taken from the journal of an earlier run")
+                self._done[name] = known
+            else:
+                self._done[name] = work()
+                self.journal.record(key, self._done[name])
+        return self._done[name]
+
+
+def _key(plan: PrecisionPlan, table: CalibrationTable | None) -> dict[str, Any]:
+    return {
+        "default": plan.default.value,
+        "around": plan.around.value,
+        "ranges": None if table is None else table.digest,
+        "pins": {layer: p.value for layer, p in plan.pinned().items()},
+    }
+
+
+def _digest(samples: Dataset) -> str:
+    """The context says what the samples hold; here their names tell one part of them from another."""
+    return hashlib.sha256(json.dumps(samples.names).encode()).hexdigest()

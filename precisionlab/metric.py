@@ -1,0 +1,75 @@
+"""The task metric of a run: the labels' own, or the user's."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from precisionlab.compare.task import Accuracy, Outputs, TaskMetric, load_metric
+from precisionlab.data import Dataset
+from precisionlab.errors import DataError, OptionError, PrecisionLabError
+
+
+def metric_of(spec: str | None, dataset: Dataset) -> Callable[[], TaskMetric] | None:
+    """Makes the metric that the user or the folder's manifest names; None where neither does.
+
+    Raises DataError where a sample has no label, OptionError where the user's metric cannot be loaded.
+    """
+    manifest = dataset.manifest
+    if spec is None and manifest.metric is None:
+        return None
+    if not dataset.is_labelled:
+        if dataset.is_random:
+            raise DataError("no data folder: random inputs have no labels, which the metric needs")
+        missing = next(name for name in dataset.names if name not in dataset.labels)
+        raise DataError(f"{dataset.origin}: sample {missing} has no label, which the metric needs")
+    if spec is not None:
+        return _users_own(spec)
+    outputs = [info.name for info in dataset.model_outputs]
+    return partial(Accuracy, manifest.output or outputs[0])
+
+
+def _users_own(spec: str) -> Callable[[], TaskMetric]:
+    """The user's metric; what goes wrong inside it is told as an OptionError that names the line."""
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except PrecisionLabError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise OptionError(f"metric {spec!r}: {what} ({frame.filename}, line {frame.lineno})") from error
+
+    class Told:
+        def __init__(self) -> None:
+            with told():
+                self._metric = made()
+                self.name = str(getattr(self._metric, "name", spec.rpartition(":")[2]))
+                self.higher_is_better = bool(getattr(self._metric, "higher_is_better", True))
+
+        def update(self, outputs: Outputs, label: str) -> None:
+            with told():
+                self._metric.update(outputs, label)
+
+        def compute(self) -> float:
+            with told():
+                return float(self._metric.compute())
+
+    with told():
+        made = load_metric(spec)
+    return Told
+
+
+def source_of(metric: str) -> str:
+    """The hash of the file that holds the user's metric: its figures are void once it was edited."""
+    module = metric.rpartition(":")[0]
+    path = module if module.endswith(".py") else getattr(importlib.import_module(module), "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""

@@ -1,0 +1,132 @@
+"""The files of a run: the facts in run.json, the plans with their evidence, the tables and the report."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from precisionlab.backends.base import Backend
+from precisionlab.compare.confidence import hangs_on_samples
+from precisionlab.data import Dataset
+from precisionlab.model import Model
+from precisionlab.options import Options
+from precisionlab.precision import Precision, plan_files
+from precisionlab.results import PrecisionResult, SweepResult, Variant
+from precisionlab.run import RunFolder
+from precisionlab.search.certificate import json_number
+from precisionlab.search.devices import Device
+from precisionlab.versions import versions
+from precisionlab.wording import counted
+
+
+def run_facts(
+    backend: Backend,
+    dataset: Dataset,
+    chosen: Dataset,
+    held_out: Dataset | None,
+    options: Options,
+    device: Device,
+    results: Sequence[PrecisionResult],
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of `run.json`."""
+    model = backend.model
+    return {
+        "precisionlab": importlib.metadata.version("precisionlab"),
+        "versions": {**versions(), "python": sys.version.split()[0]},
+        "command": [Path(sys.argv[0]).name.replace("__main__.py", "precisionlab"), *sys.argv[1:]],
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "backend": backend.name,
+        "figures": backend.figures,
+        "target": {"name": device.name, "title": device.title, "source": device.source},
+        "model": {"path": str(model.path), "sha256": model.sha256, "layers": len(model.layers)},
+        "data": {
+            "folder": None if dataset.is_random else dataset.origin,
+            "name": dataset.manifest.name,
+            "description": dataset.manifest.description,
+            "samples": len(dataset),
+            "choosing": len(chosen),
+            "held_out": len(held_out) if held_out else 0,
+            "skipped": [bad.name for bad in dataset.skipped],
+            "look": None if dataset.look is None else dataset.look.to_dict(),
+            "random": dataset.is_random,
+            "sha256": dataset.sha256,
+            "seed": dataset.seed,
+        },
+        "tolerance": {p.value: ", ".join(map(str, options.tolerance_of(p))) for p in options.precisions},
+        "threads": backend.threads,
+        "seconds": round(seconds, 3),
+        "precisions": {r.precision.value: _precision_facts(model, r) for r in results},
+    }
+
+
+def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
+    first = result.first_nonfinite
+    layer = next((layer.name for layer in model.layers if first in layer.outputs), None)
+    return {
+        "met": result.met,
+        "pins": len(result.mixed.plan.pins),
+        "touched": len(result.ranked),
+        "evaluations": result.evaluations,
+        "proven": None if result.certificate is None else result.certificate.proven,
+        "hangs": [
+            {"bound": str(bound), "low": json_number(ends.low), "high": json_number(ends.high)}
+            for bound, ends in hangs_on_samples(result.mixed.comparison, result.mixed.tolerance)
+        ],
+        "first_nonfinite": first,
+        "first_nonfinite_layer": layer,
+        "table": None
+        if result.table is None
+        else f"{result.low.plan.calibration} over {counted(result.table.samples, 'sample')}",
+    }
+
+
+def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
+    """Write everything that a run leaves behind, each file whole or not at all.
+
+    `measured` says that a plan of the user's was measured, and none was searched.
+    """
+    from precisionlab.report.html import render
+
+    # The plans of an earlier search would contradict this one. A plan that the user had measured may be one
+    # of them, and a file of another name is the user's own: those stay.
+    if not measured:
+        for name in ("plan.json", *(f"plan.{p}.json" for p in Precision)):
+            (run.path / name).unlink(missing_ok=True)
+    files = plan_files(result.plans)
+    for found in result.precisions:
+        content = {**found.mixed.plan.to_dict(), **_plan_evidence(found)}
+        run.write(files[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        run.drop_kept_plan(found.precision.value)
+    run.write("variants.csv", result.variants.to_csv(index=False))
+    run.write("layers.csv", result.layers.to_csv(index=False))
+    run.write("run.json", json.dumps(result.run, indent=2, ensure_ascii=False) + "\n")
+    run.write("report.html", render(result.run, result.variants, result.layers, result.plans))
+
+
+def _plan_evidence(result: PrecisionResult) -> dict[str, Any]:
+    """What speaks for the plan: whether it holds its tolerance, and the figures without and with pins."""
+    bounds = result.mixed.tolerance
+    return {
+        "tolerance": [str(b) for b in bounds],
+        "met": result.met,
+        "figures": result.mixed.figures,
+        "samples": result.mixed.comparison.samples,
+        "without_pins": {b.figure: json_number(b.of(result.low.comparison)) for b in bounds},
+        "with_pins": {b.figure: json_number(b.of(result.mixed.comparison)) for b in bounds},
+        "held_out": _held_out(result.mixed),
+        **({} if result.certificate is None else {"certificate": result.certificate.to_dict()}),
+    }
+
+
+def _held_out(variant: Variant) -> dict[str, Any] | None:
+    """The plan's figures on the samples that chose nothing."""
+    if variant.held_out is None:
+        return None
+    figures = {b.figure: json_number(b.of(variant.held_out)) for b in variant.tolerance}
+    return {"samples": variant.held_out.samples, **figures}
