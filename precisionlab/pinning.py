@@ -304,17 +304,20 @@ class PinSearch:
                 break
             precision = precision_of(self._evaluator.model.layer[name], self._low_plan)
             releases.append(Release(name, precision, figures_of(found, self._strict)))
-        return Certificate(figures_of(mixed.comparison, self._strict), tuple(releases), complete)
+        bounds = tuple(map(str, self._strict))
+        return Certificate(bounds, figures_of(mixed.comparison, self._strict), tuple(releases), complete)
 
     def _widen_front(self, mixed: Variant) -> None:
         """Evaluate a few plans around the one found, so that the front shows what fewer and more pins would give."""
         chosen = {pin.layer: pin.precision for pin in mixed.plan.pins if pin.layer in self._ranking.order}
+        limit = len(self._ranking.order) if self._options.max_pins is None else self._options.max_pins
         others = [name for name in self._ranking.order if name not in chosen]
         order = list(chosen)
         fewer = [{name: chosen[name] for name in order[:count]} for count in _spread(len(order))]
-        more = [{**chosen, **dict.fromkeys(others[:count], Precision.FP32)} for count in (1, 2, 4, 8)]
+        counts = [count for count in (1, 2, 4, 8) if count <= min(len(others), limit - len(chosen))]
+        more = [{**chosen, **dict.fromkeys(others[:count], Precision.FP32)} for count in counts]
         try:
-            for assignment in [*fewer, *more[: max(0, len(others)).bit_length()]]:
+            for assignment in [*fewer, *more]:
                 self._evaluate(assignment)
         except Spent:
             pass

@@ -23,7 +23,7 @@ def checked(opened: Dataset, skip_bad: bool, see: Observer) -> Dataset:
     return dataset
 
 
-FEWEST_TO_SPLIT = 12
+FEWEST_TO_SPLIT = 32
 """With fewer samples none is held out: too few would be left on either side to say anything."""
 
 

@@ -302,7 +302,7 @@ def comparison_of(
         for i, (r, o) in enumerate(pairs_)
     }
     seen = {} if inherited is None else {"inner": error_sums(np.float32(inherited[0]), np.float32(inherited[1]))}
-    return Comparison(1, seen, {}, outputs)
+    return Comparison(1, seen, {}, outputs, broken=tuple(name for name, errors in seen.items() if errors.new_nan))
 
 
 def test_the_worst_output_decides_and_nan_fails_every_bound() -> None:
@@ -353,7 +353,7 @@ def test_a_senseless_tolerance_is_one_sentence(text: str) -> None:
     (0.1, 0.0, False, math.inf),
 ])  # fmt: skip
 def test_metric_drop_is_how_much_worse_as_a_share(own: float, reference: float, higher: bool, drop: float) -> None:
-    found = Comparison(1, {}, {}, {}, own, reference, "m", higher)
+    found = Comparison(1, {}, {}, {}, metric=own, reference_metric=reference, higher_is_better=higher)
     assert found.metric_drop == pytest.approx(drop)
 
 

@@ -133,7 +133,8 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
     console.print(f"tolerance {asked}; {counted(found.evaluations, 'plan')} evaluated")
     proof = found.certificate
     if proof is not None and proof.proven:
-        console.print(f"proven: with any one of the pins released, {asked} does not hold (certificate in the plan)")
+        held = ", ".join(proof.bounds)
+        console.print(f"proven: with any one of the pins released, {held} does not hold (certificate in the plan)")
     elif proof is not None and proof.figures.met:
         console.print("not proven that every pin is needed: the search was cut short, or a pin proved needless")
     if found.mixed.met and found.mixed.comparison.nonfinite:

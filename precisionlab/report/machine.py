@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from precisionlab.report.pareto import pareto_rows
 from precisionlab.report.tables import layer_rows, variant_rows
 
 if TYPE_CHECKING:
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def to_json(result: SweepResult) -> str:
-    """One JSON object: `run`, `met`, `folder`, `plans`, and the rows of `variants` and `layers`.
+    """One JSON object: `run`, `met`, `folder`, `plans`, and the rows of `variants`, `layers` and `pareto`.
 
     JSON knows neither NaN nor infinities: they stand as the strings "nan", "inf" and "-inf"; a figure
-    that does not exist is null. Columns are documented in `precisionlab.report.tables`.
+    that does not exist is null. Columns are documented in `precisionlab.report.tables` and `precisionlab.report.pareto`.
     """
     content = {
         "met": result.met,
@@ -25,6 +26,7 @@ def to_json(result: SweepResult) -> str:
         "plans": {name: plan.to_dict() for name, plan in result.plans.items()},
         "variants": variant_rows(result),
         "layers": layer_rows(result),
+        "pareto": pareto_rows(result),
     }
     # ASCII alone, so that no terminal or pipe can change it.
     return json.dumps(_strict(content), indent=2, allow_nan=False)

@@ -7,15 +7,25 @@
 | variant | fp32, fp16, int8, …, or "<precision> mixed" with pins |
 | precision | the plan's default precision |
 | figures | emulated or measured: where the error figures come from |
-| samples | how many samples they rest on |
+| samples | how many samples they rest on: those that the pins were chosen on |
+| held_out_samples | how many samples chose nothing; empty, as all held_out_ columns, where none was held out |
 | pins, layers | pinned layers, of the layers that the precision touches |
-| tolerance, met | what was asked, and whether this variant holds it |
+| tolerance, met | what was asked, and whether this variant holds it, on the samples held out as well |
 | nonfinite_tensors | tensors on the way with a NaN or Inf that the reference does not have |
+| held_out_nonfinite_tensors | the same on the samples held out |
 | metric_name, metric, reference_metric | task metric of the variant and of the float32 reference |
+| metric_error | standard error of the variant's over the samples; empty where they are too few |
+| held_out_metric | the variant's on the samples held out |
+| target | the device that costs are for |
+| cost_us, cost_of_fp32 | what the plan costs on it, in microseconds and as a share of the fp32 variant's cost |
+| cost_figures | estimated, measured or partly measured; an estimate compares plans and predicts no latency |
 | output | the final output's name |
 | sqnr_db, cosine, rel_l2, max_error | its error; empty for outputs that are not float32 |
+| sqnr_low_db, sqnr_high_db | 95 % interval of its SQNR over samples; empty where they are too few, or it is NaN |
 | nan, inf | its non-finite values |
 | top1 | share of equal top-1, empty where it has no class axis |
+| held_out_sqnr_db, held_out_cosine, held_out_rel_l2, held_out_max_error | its error on the samples held out |
+| held_out_top1 | its equal top-1 there |
 
 `layers.csv`, a row for each low precision and layer in topological order:
 
@@ -26,28 +36,47 @@
 | runs_in | the precision that the layer has in the variant without pins |
 | fixed | why it cannot be given a precision, else empty |
 | rank | 1 is the worst; empty for layers that the precision does not touch |
-| pinned, reason | whether the plan found pins it to float32, and why |
+| pinned, pinned_to, reason | whether the plan found pins it, to which precision (else empty), and why |
+| released_figure | the tolerance's first figure with this pin alone released to `runs_in`: the pin's proof |
+| released_nonfinite | tensors with a new NaN or Inf then; these two are empty where it was not released |
 | cause | what breaks in it (overflow, a constant that vanishes, …) |
 | shape, multiply_adds, weight_bytes | of its first output, at the first sample's shapes; float32 bytes |
+| cost_us | what it costs on the target without pins, conversions before and after not counted; empty if unknown |
+| cost_figures | estimated or measured; empty as cost_us |
 | ref_max, overflow | largest |x| of its outputs in the reference; values beyond 65504, float16's largest |
+| alone_sqnr_db | what this layer's precision alone does to the worst final output, all others in float32 |
+| alone_nonfinite | the new NaN and Inf in the final outputs by it |
+| gain | final outputs' squared error, relative to the signal's, that should go if it is pinned: an estimate |
 | introduced_sqnr_db, …_cosine, …_rel_l2, …_max_error | what the layer loses given the reference's inputs |
 | introduced_nan, …_inf, …_vanished | the NaN, Inf, and values that became 0 in that |
 | inherited_sqnr_db, … | what its outputs have lost so far, without pins |
 | mixed_sqnr_db | the same under the plan found |
+
+`alone_sqnr_db`, `alone_nonfinite` and `gain` rest on the samples where the precision is worst, and are empty where
+no pin was searched for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.confidence import interval
+from precisionlab.compare.effects import Effect, worst_sqnr
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.tolerance import Bound
 from precisionlab.model import Layer
+from precisionlab.precision import Pin
 from precisionlab.rewrite.flow import precision_of
+from precisionlab.search.certificate import Figures
+from precisionlab.search.cost import LayerCost
+from precisionlab.search.rank import relative_gain
 
 if TYPE_CHECKING:
     from precisionlab.results import PrecisionResult, SweepResult, Variant
@@ -56,10 +85,13 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 """Column → value. None stands for a figure that does not exist; a NaN was measured."""
 
-_FIGURES = ("sqnr_db", "cosine", "rel_l2", "max_error", "ref_max", "top1", "metric")
-_VARIANT_COUNTS = ("nan", "inf")
+_FIGURES = (
+    *("sqnr_db", "cosine", "rel_l2", "max_error", "ref_max", "top1", "metric", "metric_error"),
+    *("sqnr_low_db", "sqnr_high_db", "cost_us", "cost_of_fp32", "released_figure", "gain"),
+)
+_VARIANT_COUNTS = ("held_out_samples", "held_out_nonfinite_tensors", "nan", "inf")
 _ERROR_COUNTS = tuple(f"{kind}_{name}" for kind in ("introduced", "inherited") for name in ("nan", "inf", "vanished"))
-_LAYER_COUNTS = ("rank", "multiply_adds", "overflow", *_ERROR_COUNTS)
+_LAYER_COUNTS = ("rank", "multiply_adds", "overflow", "released_nonfinite", "alone_nonfinite", *_ERROR_COUNTS)
 
 
 def variants_table(result: SweepResult) -> pd.DataFrame:
@@ -86,56 +118,98 @@ def variant_rows(result: SweepResult) -> list[Row]:
     for found in result.precisions:
         variants += [found.low] if found.mixed is found.low else [found.low, found.mixed]
         touched += [len(found.ranked)] * (len(variants) - len(touched))
-    return [row for v, n in zip(variants, touched, strict=True) for row in _rows_of(v, n)]
+    return [row for v, n in zip(variants, touched, strict=True) for row in _rows_of(v, n, result.reference)]
 
 
-def _rows_of(variant: Variant, layers: int) -> list[Row]:
-    comparison = variant.comparison
+def _rows_of(variant: Variant, layers: int, reference: Variant) -> list[Row]:
+    comparison, held_out = variant.comparison, variant.held_out
     head = {
         "variant": variant.name,
         "precision": variant.plan.default.value,
         "figures": variant.figures,
         "samples": comparison.samples,
+        "held_out_samples": held_out.samples if held_out else None,
         "pins": len(variant.plan.pins),
         "layers": layers,
         "tolerance": ", ".join(map(str, variant.tolerance)),
         "met": variant.met,
         "nonfinite_tensors": len(comparison.nonfinite),
+        "held_out_nonfinite_tensors": len(held_out.nonfinite) if held_out else None,
         "metric_name": comparison.metric_name,
         "metric": comparison.metric,
         "reference_metric": comparison.reference_metric,
+        "metric_error": comparison.metric_error,
+        "held_out_metric": held_out.metric if held_out else None,
+        **_cost_columns(variant, reference),
     }
-    rows = []
-    for name, output in comparison.outputs.items():
-        e = output.errors
-        rows.append(
-            {
-                **head,
-                "output": name,
-                "sqnr_db": e.sqnr if e else None,
-                "cosine": e.cosine if e else None,
-                "rel_l2": e.rel_l2 if e else None,
-                "max_error": e.max_error if e else None,
-                "nan": e.nan if e else None,
-                "inf": e.inf if e else None,
-                "top1": output.top1.share if output.top1.total else None,
-            }
-        )
-    return rows
+    return [{**head, **_output_columns(name, comparison, held_out)} for name in comparison.outputs]
+
+
+def _cost_columns(variant: Variant, reference: Variant) -> Row:
+    cost = variant.cost
+    fp32 = reference.cost.seconds if reference.cost else 0.0
+    return {
+        "target": cost.device if cost else "",
+        "cost_us": cost.seconds * 1e6 if cost else None,
+        "cost_of_fp32": cost.seconds / fp32 if cost and fp32 else None,
+        "cost_figures": cost.figures if cost else "",
+    }
+
+
+def _output_columns(name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
+    e, top1 = comparison.outputs[name].errors, comparison.outputs[name].top1
+    held = held_out.outputs[name] if held_out else None
+    h = held.errors if held else None
+    ends = interval(comparison, Bound("sqnr", True, 0.0, name))
+    return {
+        "output": name,
+        "sqnr_db": e.sqnr if e else None,
+        "cosine": e.cosine if e else None,
+        "rel_l2": e.rel_l2 if e else None,
+        "max_error": e.max_error if e else None,
+        "sqnr_low_db": ends.low if ends else None,
+        "sqnr_high_db": ends.high if ends else None,
+        "nan": e.nan if e else None,
+        "inf": e.inf if e else None,
+        "top1": top1.share if top1.total else None,
+        "held_out_sqnr_db": h.sqnr if h else None,
+        "held_out_cosine": h.cosine if h else None,
+        "held_out_rel_l2": h.rel_l2 if h else None,
+        "held_out_max_error": h.max_error if h else None,
+        "held_out_top1": held.top1.share if held and held.top1.total else None,
+    }
 
 
 def layer_rows(result: SweepResult) -> list[Row]:
     """The rows of `layers.csv`."""
-    return [
-        _layer_row(result, found, index, layer)
-        for found in result.precisions
-        for index, layer in enumerate(result.model.layers)
-    ]
+    rows = []
+    for found in result.precisions:
+        known = _Known.of(found)
+        rows += [_layer_row(result, found, known, index, layer) for index, layer in enumerate(result.model.layers)]
+    return rows
 
 
-def _layer_row(result: SweepResult, found: PrecisionResult, index: int, layer: Layer) -> Row:
-    pins = {pin.layer: pin.reason for pin in found.mixed.plan.pins}
-    rank = {name: place for place, name in enumerate(found.ranked, 1)}
+@dataclass(frozen=True)
+class _Known:
+    """What the result of one precision says of its layers, by name."""
+
+    rank: Mapping[str, int]
+    pins: Mapping[str, Pin]
+    releases: Mapping[str, Figures]
+    costs: Mapping[str, LayerCost]
+
+    @classmethod
+    def of(cls, found: PrecisionResult) -> _Known:
+        return cls(
+            {name: place for place, name in enumerate(found.ranked, 1)},
+            {pin.layer: pin for pin in found.mixed.plan.pins},
+            {r.layer: r.figures for r in found.certificate.releases} if found.certificate else {},
+            {cost.layer: cost for cost in found.low.cost.layers} if found.low.cost else {},
+        )
+
+
+def _layer_row(result: SweepResult, found: PrecisionResult, known: _Known, index: int, layer: Layer) -> Row:
+    pin, released, cost = known.pins.get(layer.name), known.releases.get(layer.name), known.costs.get(layer.name)
     inherited = layer_errors(layer, found.low.comparison.inherited)
     mixed = layer_errors(layer, found.mixed.comparison.inherited)
     shape = result.model.tensors[layer.outputs[0]].shape if layer.outputs else None
@@ -148,18 +222,35 @@ def _layer_row(result: SweepResult, found: PrecisionResult, index: int, layer: L
         "nodes": " + ".join(layer.nodes),
         "runs_in": precision_of(layer, found.low.plan).value,
         "fixed": layer.fixed or "",
-        "rank": rank.get(layer.name),
-        "pinned": layer.name in pins,
-        "reason": pins.get(layer.name, ""),
+        "rank": known.rank.get(layer.name),
+        "pinned": pin is not None,
+        "pinned_to": pin.precision.value if pin else "",
+        "reason": pin.reason if pin else "",
+        "released_figure": next(iter(released.values.values()), None) if released else None,
+        "released_nonfinite": released.nonfinite if released else None,
         "cause": found.causes.get(layer.name, ""),
         "shape": "×".join("?" if dim is None else str(dim) for dim in shape) if shape is not None else "",
         "multiply_adds": layer.multiply_adds,
         "weight_bytes": layer.weight_bytes,
+        "cost_us": cost.seconds * 1e6 if cost else None,
+        "cost_figures": "" if cost is None else "measured" if cost.bound == "measured" else "estimated",
         "ref_max": inherited.max_ref if inherited else None,
         "overflow": inherited.overflow if inherited else None,
+        **_effect_columns(found.effects.get(layer.name)),
         **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
         **_error_columns("inherited", inherited),
         "mixed_sqnr_db": mixed.sqnr if mixed else None,
+    }
+
+
+def _effect_columns(outputs: Mapping[str, Effect] | None) -> Row:
+    """What the layer alone does to the final outputs; all empty where that was not measured."""
+    if outputs is None:
+        return {"alone_sqnr_db": None, "alone_nonfinite": None, "gain": None}
+    return {
+        "alone_sqnr_db": worst_sqnr(outputs),
+        "alone_nonfinite": sum(effect.errors.new_nonfinite for effect in outputs.values()),
+        "gain": relative_gain(outputs),
     }
 
 

@@ -31,12 +31,16 @@ class Release:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The plan's own figures, and those of each release.
+    """The plan's own figures, and those of each release, held to `bounds`.
+
+    These are the tolerance, or what the search was held to instead because samples that were held out did not
+    confirm its first plan.
 
     `complete` is true where each pin was released to the precision that it would have without the pin, and none of
     that met the tolerance: then no layer can be taken from the set.
     """
 
+    bounds: tuple[str, ...]
     figures: Figures
     releases: tuple[Release, ...]
     complete: bool
@@ -49,6 +53,7 @@ class Certificate:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of the plan's `certificate`."""
         return {
+            "tolerance": list(self.bounds),
             "figures": _plain(self.figures),
             "proven": self.proven,
             "releases": [

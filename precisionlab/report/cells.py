@@ -1,0 +1,130 @@
+"""Cells of the tables read back, and figures and names as text: what all the pages share.
+
+NaN, ∞ and −∞ are shown as such; "–" stands for a figure that was never taken. The two look alike in a
+table's float columns, so the counts beside them (`nan`, `introduced_nan`, …), which are empty only where
+nothing was measured, tell them apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from precisionlab.compare.tolerance import Bound, Tolerance, parse_tolerance
+from precisionlab.errors import OptionError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ABSENT = "–"
+
+Row = Mapping[str, Any]
+
+
+# Cells
+
+
+def records_of(table: pd.DataFrame) -> list[Row]:
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a cell is empty: None, NaN or NA, as tables and files write it."""
+    return value is None or value != value or type(value).__name__ == "NAType"
+
+
+def as_number(row: Row, column: str, counted: str | None = None) -> float | None:
+    """A cell as a float; None where it is empty.
+
+    With `counted`, a count that is only empty where nothing was measured, an empty cell beside a filled
+    count is a NaN that was measured.
+    """
+    value = row[column]
+    if not is_absent(value):
+        return float(value)
+    return None if counted is None or is_absent(row[counted]) else math.nan
+
+
+def as_text(row: Row, column: str) -> str:
+    value = row[column]
+    return "" if is_absent(value) else str(value)
+
+
+def as_flag(row: Row, column: str) -> bool:
+    return str(row[column]) == "True"  # a file may give it back as text
+
+
+# Text
+
+
+def show(value: float | None, form: str) -> str:
+    """A figure as text: NaN and infinities by name, "–" for None."""
+    if value is None:
+        return ABSENT
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return format(value, form).replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage: `51.2 %`."""
+    return ABSENT if share is None else f"{show(100 * share, '.1f')} %"
+
+
+_CONTROLS = {**{code: 0x2400 + code for code in range(0x20)}, 0x7F: 0x2421}
+
+
+def visible(text: Any) -> str:
+    """A name with its control characters shown as their pictures (␊ for a newline)."""
+    return str(text).translate(_CONTROLS)
+
+
+# Tolerances
+
+_NAMES = {
+    "sqnr": "SQNR",
+    "rel_l2": "relative L2 error",
+    "max_error": "largest error",
+    "top1": "equal top-1",
+    "metric_drop": "loss of the task metric",
+    "metric": "task metric",
+    "nonfinite": "tensors with NaN or Inf",
+}
+_FORMS = {"sqnr": ".1f", "cosine": ".5f", "top1": ".3f", "metric": ".3f"}
+
+
+def bounds_of(text: str) -> Tolerance:
+    """The bounds of a tolerance as `run.json` writes it; none where it cannot be read."""
+    try:
+        return parse_tolerance([text])
+    except OptionError:
+        return ()
+
+
+def tolerance_text(text: str) -> str:
+    """A tolerance such as "sqnr>=30" in words; what is not understood stays as it was written."""
+    return ", ".join(map(bound_text, bounds_of(text))) or text or "no bound"
+
+
+def bound_text(bound: Bound) -> str:
+    """`SQNR ≥ 30 dB`, `equal top-1 of logits ≥ 0.99`."""
+    return f"{figure_text(bound)} {'≥' if bound.at_least else '≤'} {show(bound.value, 'g')}{unit_of(bound)}"
+
+
+def figure_text(bound: Bound) -> str:
+    """What a bound is about: `SQNR`, `SQNR of logits`."""
+    name = _NAMES.get(bound.metric, bound.metric)
+    return name if bound.output is None else f"{name} of {bound.output}"
+
+
+def unit_of(bound: Bound) -> str:
+    """The unit behind its figure, with a blank."""
+    return " dB" if bound.metric == "sqnr" else ""
+
+
+def value_text(bound: Bound, value: float | None) -> str:
+    """A figure that a bound is about, without its unit."""
+    return show(value, _FORMS.get(bound.metric, ".3g"))

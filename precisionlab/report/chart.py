@@ -1,0 +1,123 @@
+"""The chart of errors along the network."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from markupsafe import Markup
+
+from precisionlab.report.cells import show, visible
+from precisionlab.report.drawing import Scale, as_markup, labels, scale_of, ticks, tidy
+from precisionlab.report.views import LayerView
+
+Point = tuple[float, float]
+_HALF = 0.4  # half a layer's width, less a gap, so that a single layer is a stroke that can be seen
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The drawing, and which of its parts need a word in the legend."""
+
+    svg: Markup
+    first: float  # the place of layer 0 and the width of one layer, for the script that reads the chart
+    step: float
+    mixed: bool
+    pins: bool
+
+
+def draw_chart(title: str, layers: Sequence[LayerView]) -> Chart:
+    """Introduced and inherited SQNR over the layers, what is left with the pins, and the pins."""
+    import pygal  # type: ignore[import-untyped]
+
+    places = [float(number) if view.index is None else view.index for number, view in enumerate(layers)]
+    pinned = [(x, view) for x, view in zip(places, layers, strict=True) if view.pinned]
+    figures = {
+        "introduced": [view.introduced for view in layers],
+        "inherited": [view.inherited for view in layers],
+        # Without pins the plan found is the variant without pins, and its curve the same.
+        "mixed": [view.mixed if pinned else None for view in layers],
+    }
+    scale = scale_of((v for curve in figures.values() for v in curve if v is not None), unit=10, least=20)
+    chart = pygal.XY(
+        width=1000,
+        height=360,
+        margin=4,
+        margin_right=12,
+        range=scale.range,
+        xrange=(min(places) - _HALF, max(places) + _HALF),
+        y_labels=scale.labels,
+        x_labels=labels(ticks(min(places), max(places), 12, whole=True)),
+        show_legend=False,
+        show_dots=False,
+        allow_interruptions=True,
+        js=[],  # pygal's own tooltips would be fetched from the network
+    )
+    shifts = {"introduced": 1.0, "inherited": 0.0, "mixed": -1.0}
+    names = []
+    if pinned:  # first, so that the curves stand over its lines
+        chart.add("pins", _pin_marks(pinned, *scale.ends), show_dots=True, dots_size=4)
+        names.append("pins")
+    for name, values in figures.items():
+        if strokes := _strokes(places, values, scale, shifts[name], joined=name != "introduced"):
+            chart.add(name, strokes)
+            names.append(name)
+    tree = chart.render_tree()
+    tidy(tree, names)
+    first, step = _places(tree)
+    words = f"{title}: SQNR over the layers of the network. The layer table below holds all its figures."
+    return Chart(as_markup(tree, words), first, step, "mixed" in names, bool(pinned))
+
+
+def _places(svg: Any) -> tuple[float, float]:
+    """Where on the drawing layer 0 stands, and the width of one layer."""
+    plot = svg.find("g").find("g[@class='plot']")
+    left = float(re.findall(r"[\d.]+", plot.get("transform"))[0])
+    marks = [
+        (float(text.text.replace("−", "-")), float(text.get("x"))) for text in plot.findall("g[@class='axis x']/g/text")
+    ]
+    if len(marks) < 2:
+        return left + (marks[0][1] if marks else 0.0), 0.0
+    step = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+    return round(left + marks[0][1] - marks[0][0] * step, 2), round(step, 4)
+
+
+def _pin_marks(pinned: Iterable[tuple[float, LayerView]], bottom: float, top: float) -> list[Any]:
+    """A line from bottom to top for each pin, with a dot that says its name."""
+    marks: list[Any] = []
+    for x, view in pinned:
+        name = f"{visible(view.layer)}: pinned to FP32"
+        marks += [{"value": (x, bottom)}, {"value": (x, top), "label": name}, None]
+    return marks
+
+
+def _strokes(
+    places: Sequence[float], values: Sequence[float | None], scale: Scale, shift: float, joined: bool
+) -> list[Point | None]:
+    """One curve as strokes, None between two of them.
+
+    Layers next to each other that share a lane make one stroke; finite ones make one where `joined`,
+    and one each where not. A layer without a figure is a gap.
+    """
+
+    def stretch(item: tuple[int, tuple[float, float | None]]) -> Any:
+        number, (_, value) = item
+        if value is None:
+            return None
+        return show(value, "g") if not math.isfinite(value) else ("finite", 0 if joined else number)
+
+    points: list[Point | None] = []
+    for key, items in groupby(enumerate(zip(places, values, strict=True)), key=stretch):
+        run = [(x, scale.place(value, shift)) for _, (x, value) in items if value is not None]
+        if key is None:
+            continue
+        if isinstance(key, str):  # a lane: its two ends are enough
+            run = [run[0], run[-1]]
+            points += [(run[0][0] - _HALF, run[0][1]), (run[1][0] + _HALF, run[1][1]), None]
+        else:
+            points += [end for x, y in run for end in ((x - _HALF, y), (x + _HALF, y))] + [None]
+    return points
