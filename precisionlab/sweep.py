@@ -10,16 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from precisionlab.backends import choose_backend
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, METHODS, table_of
+from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import meets, parse_tolerance
-from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
-from precisionlab.metric import metric_of, source_of
+from precisionlab.metric import source_of
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import (
@@ -35,13 +33,13 @@ from precisionlab.options import (
 )
 from precisionlab.pinning import PinSearch, figures_text
 from precisionlab.precision import Precision, PrecisionPlan, read_plan
-from precisionlab.ranges import best_table
+from precisionlab.prepare import Prepared, Source, parse_holdout, prepare
+from precisionlab.ranges import chosen_ranges, compared_with, ranges_by_method
 from precisionlab.report.files import run_facts, write_results
 from precisionlab.results import PrecisionResult, SweepResult, Variant
-from precisionlab.rewrite.flow import int8_operands, precision_of, with_held_pins
+from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.rewrite.gates import check_opset
 from precisionlab.run import RunFolder
-from precisionlab.samples import checked, split
 from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import find_device
@@ -118,6 +116,7 @@ def sweep(
     check_at_least(0, max_pins=max_pins, seed=seed)
     check_at_least(1, samples=samples, threads=threads, max_evaluations=max_evaluations, processes=processes)
     device = find_device(target)
+    source = Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
     loaded = load_model(Path(model))
     asked = None
     if plan is not None:
@@ -126,20 +125,16 @@ def sweep(
         options = replace(options, precisions=(asked.default,), around=asked.around)
     _check_opset(loaded, options, asked)
     with open_executor(processes, dask) or nullcontext() as executor:
-        dataset = checked(_dataset(loaded, data, shapes or {}, samples, seed), skip_bad, see)
-        chosen, held_out = split(dataset, _share(holdout), see)
-        user_metric = metric_of(metric, dataset)
-        ready = choose_backend(backend, loaded, dataset, threads, executor)
-        cost = CostModel(ready.model, device)
-        run = RunFolder(
-            Path(out) if out else _default_folder(loaded, asked), _context(loaded, dataset, options, ready.name)
-        )
-        job = _Job(Evaluator(ready, chosen, held_out, user_metric, run, see), options, cost)
+        ready = prepare(loaded, source, metric, backend, threads, executor, see)
+        cost = CostModel(ready.backend.model, device)
+        run = RunFolder(Path(out) if out else _default_folder(loaded, asked), _context(loaded, ready, options))
+        evaluator = ready.evaluator(run, see)
+        job = _Job(evaluator, options, cost)
         try:
             reference = job.reference()
             _check_tolerance(options, reference.comparison)
             _check_cost(options, cost)
-            methods = job.calibrate() if _needs_ranges(options, asked) else {}
+            methods = ranges_by_method(evaluator) if _needs_ranges(options, asked) else {}
         except PrecisionLabError:
             run.discard()  # labels or a tolerance that only the reference could show to be wrong
             raise
@@ -149,8 +144,8 @@ def sweep(
             results = tuple(
                 job.int8(methods) if p is Precision.INT8 else job.search(p, None, None) for p in options.precisions
             )
-        facts = run_facts(ready, dataset, chosen, held_out, options, device, results, time.perf_counter() - started)
-        result = SweepResult(ready.model, reference, results, facts, run.path)
+        facts = run_facts(ready, source, options, device, results, time.perf_counter() - started)
+        result = SweepResult(ready.backend.model, reference, results, facts, run.path)
         write_results(run, result, measured=asked is not None)
         return result
 
@@ -173,27 +168,6 @@ class _Job:
         figures, cost = self._evaluator.backend.figures, self._cost.of(plan)
         return Variant("fp32", plan, comparison, figures, tolerance, meets(comparison, tolerance), held_out, cost)
 
-    def calibrate(self) -> Mapping[str, CalibrationTable]:
-        """By each method the ranges of every tensor that an int8 layer quantises; from one pass."""
-        operands = dict.fromkeys(name for layer in self._model.layers for name in int8_operands(self._model, layer))
-        chosen, see = self._evaluator.chosen, self._evaluator.see
-        see.stage("int8 ranges", len(chosen))
-        collector = self._evaluator.backend.collector(tuple(operands))
-        collector.add(chosen, see.advance)
-        found = collector.histograms()
-        return {name: table_of(found, name, len(chosen)) for name in METHODS}
-
-    def ranges(self, methods: Mapping[str, CalibrationTable], method: str) -> CalibrationTable:
-        """The ranges by one method, or the best of all."""
-        if method != AUTO:
-            return methods[method]
-        return best_table(self._model, methods, self._with_ranges, self._evaluator.see)
-
-    def _with_ranges(self, name: str, table: CalibrationTable, introduced: bool) -> Comparison:
-        plan = with_held_pins(self._model, PrecisionPlan(self._model.sha256, Precision.INT8), table)
-        title = "int8" if name == DEFAULT_METHOD else f"int8, ranges by {name}"
-        return self._evaluator.compare(title, plan, table, introduced=introduced)
-
     def int8(self, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
         """As `search`; but where the default ranges do not hold, better ones are tried before any pin.
 
@@ -202,15 +176,15 @@ class _Job:
         """
         asked = self._options.calibration
         if asked is not None:
-            return self.search(Precision.INT8, asked, self.ranges(methods, asked))
+            return self.search(Precision.INT8, asked, chosen_ranges(self._evaluator, methods, asked))
         default = methods[DEFAULT_METHOD]
-        low = self._with_ranges(DEFAULT_METHOD, default, introduced=True)
+        low = compared_with(self._evaluator, DEFAULT_METHOD, default, introduced=True)
         tolerance = self._options.tolerance_of(Precision.INT8)
         if not meets(low, tolerance):
             self._evaluator.see.note(
                 f"int8 with {DEFAULT_METHOD} ranges{figures_text(low, tolerance)}: trying others before any pin"
             )
-            best = self.ranges(methods, AUTO)
+            best = chosen_ranges(self._evaluator, methods, AUTO)
             if best.digest != default.digest:
                 return self.search(Precision.INT8, AUTO, best)
         return self.search(Precision.INT8, DEFAULT_METHOD, default)
@@ -224,7 +198,7 @@ class _Job:
         table = None
         if methods:
             method = self._options.calibration or plan.calibration or DEFAULT_METHOD
-            table, plan = self.ranges(methods, method), replace(plan, calibration=method)
+            table, plan = chosen_ranges(self._evaluator, methods, method), replace(plan, calibration=method)
         precision = plan.default
         bare = with_held_pins(self._model, plan.with_pins(()), table)
         plan = with_held_pins(self._model, plan, table)
@@ -241,16 +215,6 @@ class _Job:
             2,
             table,
         )
-
-
-def _dataset(
-    model: Model, data: str | Path | None, shapes: Mapping[str, tuple[int, ...]], samples: int | None, seed: int
-) -> Dataset:
-    if data is None:
-        return random_dataset(model, shapes, seed)
-    if shapes:
-        raise OptionError("shapes are for random inputs; with a data folder the samples say the shapes")
-    return open_dataset(data, model, samples, seed)
 
 
 def _check_opset(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
@@ -284,13 +248,6 @@ def _check_cost(options: Options, cost: CostModel) -> None:
             raise OptionError(f"target {cost.device.name} has no {precision}; choose another --target or precision")
 
 
-def _share(holdout: str | float) -> float:
-    share = parse_share(holdout, "holdout")
-    if share is None or share >= 1:
-        raise OptionError(f"holdout {holdout!r}: write a share below 1, such as 0.25; 0 holds nothing out")
-    return share
-
-
 def _needs_ranges(options: Options, plan: PrecisionPlan | None) -> bool:
     pinned = {pin.precision for pin in plan.pins} if plan else set()
     return Precision.INT8 in {*options.precisions, *pinned}
@@ -301,14 +258,15 @@ def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:
     return Path("reports") / (model.name if plan is None else f"{model.name}-plan")
 
 
-def _context(model: Model, dataset: Dataset, options: Options, backend: str) -> dict[str, Any]:
+def _context(model: Model, ready: Prepared, options: Options) -> dict[str, Any]:
     """What finished evaluations depend on: with another context none of them is taken over."""
+    dataset = ready.dataset
     return {
         "model": model.sha256,
         "data": dataset.sha256,
         "samples": [] if dataset.is_random else list(dataset.names),
         "shapes": {name: list(shape) for name, shape in dataset.random_shapes.items()},
         "metric": options.metric and [options.metric, source_of(options.metric)],
-        "backend": backend,
+        "backend": ready.backend.name,
         "versions": versions(),
     }

@@ -43,8 +43,10 @@ def layer(index: int, name: str, precision: str = "fp16", **changes: Any) -> dic
     """A row of layers.csv."""
     return {
         "precision": precision, "figures": "emulated", "index": index, "layer": name, "kind": "Conv",
-        "nodes": name, "runs_in": precision, "fixed": "", "rank": index + 1, "pinned": False, "reason": "",
-        "cause": "", "shape": "1×8", "multiply_adds": 100, "weight_bytes": 400, "ref_max": 3.0, "overflow": 0,
+        "nodes": name, "runs_in": precision, "fixed": "", "rank": index + 1, "pinned": False, "pinned_to": "",
+        "reason": "", "released_figure": None, "released_nonfinite": None, "cause": "", "shape": "1×8",
+        "multiply_adds": 100, "weight_bytes": 400, "cost_us": 2.5, "cost_figures": "estimated", "ref_max": 3.0,
+        "overflow": 0, "alone_sqnr_db": 45.25, "alone_nonfinite": 0, "gain": 1e-5,
         **errors("introduced", 70.25), **errors("inherited", 60.75), "mixed_sqnr_db": 65.5, **changes,
     }  # fmt: skip
 
@@ -52,18 +54,22 @@ def layer(index: int, name: str, precision: str = "fp16", **changes: Any) -> dic
 def variant(name: str, precision: str, output: str = "out", **changes: Any) -> dict[str, Any]:
     """A row of variants.csv."""
     return {
-        "variant": name, "precision": precision, "figures": "emulated", "samples": 64, "pins": 0, "layers": 4,
-        "tolerance": "sqnr>=30", "met": True, "nonfinite_tensors": 0, "metric_name": "accuracy", "metric": 1.0,
-        "reference_metric": 1.0, "output": output, "sqnr_db": 57.0, "cosine": 0.99999, "rel_l2": 0.001,
-        "max_error": 0.01, "nan": 0, "inf": 0, "top1": 1.0, **changes,
+        "variant": name, "precision": precision, "figures": "emulated", "samples": 48, "held_out_samples": 16,
+        "pins": 0, "layers": 4, "tolerance": "sqnr>=30", "met": True, "nonfinite_tensors": 0,
+        "held_out_nonfinite_tensors": 0, "metric_name": "accuracy", "metric": 1.0, "reference_metric": 1.0,
+        "metric_error": 0.01, "held_out_metric": 0.9375, "target": "a100", "cost_us": 12.5, "cost_of_fp32": 0.5125,
+        "cost_figures": "estimated", "output": output, "sqnr_db": 57.0, "cosine": 0.99999, "rel_l2": 0.001,
+        "max_error": 0.01, "sqnr_low_db": 55.5, "sqnr_high_db": 58.5, "nan": 0, "inf": 0, "top1": 1.0,
+        "held_out_sqnr_db": 56.75, "held_out_cosine": 0.99998, "held_out_rel_l2": 0.002,
+        "held_out_max_error": 0.02, "held_out_top1": 0.96, **changes,
     }  # fmt: skip
 
 
 def facts(**changes: Any) -> dict[str, Any]:
     """What run.json holds."""
     found = {
-        "met": True, "pins": 1, "touched": 4, "evaluations": 9, "first_nonfinite": "sum_out",
-        "first_nonfinite_layer": "LayerNorm_1/Sum_1", "table": None,
+        "met": True, "pins": 1, "touched": 4, "evaluations": 9, "proven": True, "hangs": [],
+        "first_nonfinite": "sum_out", "first_nonfinite_layer": "LayerNorm_1/Sum_1", "table": None,
     }  # fmt: skip
     return {
         "precisionlab": "0.1.0",
@@ -72,10 +78,11 @@ def facts(**changes: Any) -> dict[str, Any]:
         "created": "2026-11-22T20:00:00+00:00",
         "backend": "onnxruntime",
         "figures": "emulated",
+        "target": {"name": "a100", "title": "NVIDIA A100", "source": "its datasheet"},
         "model": {"path": "models/my model.onnx", "sha256": "ab" * 32, "layers": 4},
         "data": {
-            "folder": "samples", "name": "files", "description": "", "samples": 64, "random": False,
-            "sha256": "cd" * 32, "seed": 0,
+            "folder": "samples", "name": "files", "description": "", "samples": 64, "choosing": 48,
+            "held_out": 16, "random": False, "sha256": "cd" * 32, "seed": 0,
         },
         "tolerance": {"fp16": "sqnr>=30"},
         "threads": 2,
@@ -93,10 +100,13 @@ def report(names: list[str] | None = None, **changes: Any) -> Report:
     names = names or ["Conv_0", "LayerNorm_1/Sum_1", "Tanh_2", "Shape_3"]
     layers = [layer(i, name) for i, name in enumerate(names)]
     layers[1] |= {
-        "pinned": True, "reason": "reaches 3.5e+05", "cause": "overflow", "ref_max": 349120.0, "overflow": 7,
+        "pinned": True, "pinned_to": "fp32", "reason": "reaches 3.5e+05", "released_figure": -0.31,
+        "released_nonfinite": 41, "alone_sqnr_db": NAN, "alone_nonfinite": 3,
+        "cause": "overflow", "ref_max": 349120.0, "overflow": 7,
         **errors("introduced", NAN, NAN, nan=12, inf=3), **errors("inherited", -INF, INF, inf=3),
     }  # fmt: skip
-    layers[3] |= {"rank": None, "fixed": "integers", "ref_max": NAN, "mixed_sqnr_db": NAN}
+    layers[3] |= {"rank": None, "fixed": "integers", "ref_max": NAN, "mixed_sqnr_db": NAN, "alone_sqnr_db": NAN}
+    layers[3] |= {"alone_nonfinite": None, "gain": NAN}
     layers[3] |= errors("introduced", None) | errors("inherited", None)
     variants = [
         variant("fp32", "fp32", sqnr_db=INF),
@@ -155,7 +165,7 @@ def test_verdict_says_before_and_after() -> None:
     assert page.row("Worst output’s SQNR, dB")[1:] == ["–", "−0.3", "57.0"]
     assert page.row("accuracy")[1:] == ["1.000", "0.065", "1.000"]
     assert page.row("Tensors with new NaN or Inf")[1:] == ["–", "41", "0"]
-    assert "SQNR ≥ 30 dB, and no new NaN or Inf anywhere" in page.text
+    assert "SQNR ≥ 30 dB; no new NaN, and no Inf but where FP16 cannot hold a value" in page.text
     assert "sum_out" in page.text
     assert "33.3 % of the multiply-adds" in page.text  # of the three layers that FP16 touches
     assert "EMULATED" in page.text
@@ -174,13 +184,13 @@ def test_not_met_is_said() -> None:
 
 def test_right_without_pins_has_no_column_for_them() -> None:
     run, variants, layers, _ = report()
-    run["precisions"]["fp16"] |= {"pins": 0, "first_nonfinite": None, "first_nonfinite_layer": None}
+    run["precisions"]["fp16"] |= {"pins": 0, "proven": None, "first_nonfinite": None, "first_nonfinite_layer": None}
     layers["pinned"] = False
     plans = {"fp16": PrecisionPlan("ab" * 32, Precision.FP16)}
     page = Page(render(run, variants[variants.variant != "fp16 mixed"], layers, plans))
-    assert "Right as it is: no layer needs FP32" in page.text
+    assert "Right as it is: no layer needs a pin" in page.text
     assert len(page.row("Worst output’s SQNR, dB")) == 3
-    assert "No layer needs to stay in FP32." in page.text
+    assert "No layer needs a pin." in page.text
 
 
 def test_measured_figures_are_not_called_emulated() -> None:
@@ -198,9 +208,9 @@ def test_random_data_is_warned_of(draw: Any) -> None:
 def test_nonfinite_figures_are_shown_as_such_and_absent_ones_as_dashes() -> None:
     page = Page(render(*report()))
     broken = page.row("2", "1", "LayerNorm_1/Sum_1")
-    assert broken[5:11] == ["NaN", "NaN", "15", "−∞", "65.5", "3.49e+05 > 65504"]
-    assert page.row("–", "3", "Shape_3")[5:11] == ["–"] * 6
-    assert page.row("fp32")[6] == "∞"
+    assert broken[5:12] == ["NaN", "NaN", "NaN", "15", "−∞", "65.5", "3.49e+05 > 65504"]
+    assert page.row("–", "3", "Shape_3")[5:12] == ["–"] * 7
+    assert page.row("fp32")[8] == "∞"
 
 
 @pytest.mark.parametrize(
@@ -244,6 +254,7 @@ def test_names_of_strangers_are_text(draw: Any, name: str) -> None:
     run["command"] = ["precisionlab", name]
     run["precisions"]["fp16"] |= {"first_nonfinite": name, "first_nonfinite_layer": name, "table": name}
     run["tolerance"]["fp16"] = name
+    run["target"] = {"name": name, "title": name, "source": name}
     plans["fp16"] = plans["fp16"].with_pins([Pin(name, (name, name), Precision.FP32, name)])
     html = draw(run, variants, layers, plans)
     page, plain = Page(html), Page(draw(*report()))
@@ -365,6 +376,7 @@ def test_three_thousand_layers_are_drawn() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("sqnr[a, b]>=40,rel_l2<=0.1", "SQNR of a, b ≥ 40 dB, relative L2 error ≤ 0.1"),
         ("sqnr>=30", "SQNR ≥ 30 dB"),
         ("sqnr>=30, top1>=0.99", "SQNR ≥ 30 dB, equal top-1 ≥ 0.99"),
         ("metric_drop<=0.01", "loss of the task metric ≤ 0.01"),

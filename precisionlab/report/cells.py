@@ -69,9 +69,9 @@ def show(value: float | None, form: str) -> str:
     return format(value, form).replace("-", "−")
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, form: str = ".1f") -> str:
     """A share as a percentage: `51.2 %`."""
-    return ABSENT if share is None else f"{show(100 * share, '.1f')} %"
+    return ABSENT if share is None else f"{show(100 * share, form)} %"
 
 
 _CONTROLS = {**{code: 0x2400 + code for code in range(0x20)}, 0x7F: 0x2421}
@@ -123,6 +123,12 @@ def figure_text(bound: Bound) -> str:
 def unit_of(bound: Bound) -> str:
     """The unit behind its figure, with a blank."""
     return " dB" if bound.metric == "sqnr" else ""
+
+
+def axis_text(bound: Bound) -> str:
+    """The figure with its unit, for a column or an axis: `SQNR, dB`."""
+    unit = unit_of(bound).strip()
+    return f"{figure_text(bound)}, {unit}" if unit else figure_text(bound)
 
 
 def value_text(bound: Bound, value: float | None) -> str:

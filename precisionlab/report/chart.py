@@ -90,7 +90,7 @@ def _pin_marks(pinned: Iterable[tuple[float, LayerView]], bottom: float, top: fl
     """A line from bottom to top for each pin, with a dot that says its name."""
     marks: list[Any] = []
     for x, view in pinned:
-        name = f"{visible(view.layer)}: pinned to FP32"
+        name = f"{visible(view.layer)}: pinned to {view.pinned_to.upper()}"
         marks += [{"value": (x, bottom)}, {"value": (x, top), "label": name}, None]
     return marks
 

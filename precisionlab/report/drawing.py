@@ -64,9 +64,9 @@ def scale_of(values: Iterable[float], unit: float, least: float) -> Scale:
     return Scale(low, high, lanes, height)
 
 
-def labels(values: Iterable[float]) -> list[dict[str, Any]]:
+def labels(values: Iterable[float], unit: str = "") -> list[dict[str, Any]]:
     """Labels at these values of an axis, as pygal takes them."""
-    return [{"value": value, "label": show(value, "g")} for value in values]
+    return [{"value": value, "label": show(value, "g") + unit} for value in values]
 
 
 def ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from precisionlab.backends.base import Backend
 from precisionlab.compare.confidence import hangs_on_samples
-from precisionlab.data import Dataset
 from precisionlab.model import Model
 from precisionlab.options import Options
 from precisionlab.precision import Precision, plan_files
+from precisionlab.prepare import Prepared, Source
 from precisionlab.results import PrecisionResult, SweepResult, Variant
 from precisionlab.run import RunFolder
 from precisionlab.search.certificate import json_number
@@ -25,17 +24,15 @@ from precisionlab.wording import counted
 
 
 def run_facts(
-    backend: Backend,
-    dataset: Dataset,
-    chosen: Dataset,
-    held_out: Dataset | None,
+    ready: Prepared,
+    source: Source,
     options: Options,
     device: Device,
     results: Sequence[PrecisionResult],
     seconds: float,
 ) -> dict[str, Any]:
     """The content of `run.json`."""
-    model = backend.model
+    backend, dataset, model = ready.backend, ready.dataset, ready.backend.model
     return {
         "precisionlab": importlib.metadata.version("precisionlab"),
         "versions": {**versions(), "python": sys.version.split()[0]},
@@ -50,8 +47,11 @@ def run_facts(
             "name": dataset.manifest.name,
             "description": dataset.manifest.description,
             "samples": len(dataset),
-            "choosing": len(chosen),
-            "held_out": len(held_out) if held_out else 0,
+            "choosing": len(ready.chosen),
+            "held_out": len(ready.held_out) if ready.held_out else 0,
+            "holdout": source.holdout,
+            "limit": source.samples,
+            "skip_bad": source.skip_bad,
             "skipped": [bad.name for bad in dataset.skipped],
             "look": None if dataset.look is None else dataset.look.to_dict(),
             "random": dataset.is_random,
@@ -92,6 +92,7 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
     `measured` says that a plan of the user's was measured, and none was searched.
     """
     from precisionlab.report.html import render
+    from precisionlab.report.pareto import pareto_table
 
     # The plans of an earlier search would contradict this one. A plan that the user had measured may be one
     # of them, and a file of another name is the user's own: those stay.
@@ -105,8 +106,10 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
         run.drop_kept_plan(found.precision.value)
     run.write("variants.csv", result.variants.to_csv(index=False))
     run.write("layers.csv", result.layers.to_csv(index=False))
+    pareto = pareto_table(result)
+    run.write("pareto.csv", pareto.to_csv(index=False))
     run.write("run.json", json.dumps(result.run, indent=2, ensure_ascii=False) + "\n")
-    run.write("report.html", render(result.run, result.variants, result.layers, result.plans))
+    run.write("report.html", render(result.run, result.variants, result.layers, result.plans, pareto))
 
 
 def _plan_evidence(result: PrecisionResult) -> dict[str, Any]:

@@ -53,7 +53,8 @@ _TYPES = {
 def pareto_table(result: SweepResult) -> pd.DataFrame:
     """The table of `pareto.csv`; without rows where nothing was searched."""
     rows = [{**row, "layers": json.dumps(row["layers"], ensure_ascii=False)} for row in pareto_rows(result)]
-    return pd.DataFrame(rows, columns=list(_TYPES)).astype(_TYPES)
+    table: pd.DataFrame = pd.DataFrame(rows, columns=list(_TYPES)).astype(_TYPES)
+    return table
 
 
 def pareto_rows(result: SweepResult) -> list[dict[str, Any]]:

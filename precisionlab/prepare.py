@@ -1,0 +1,84 @@
+"""What every job begins with: the model, its samples in two parts, and the backend that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from precisionlab.backends import choose_backend
+from precisionlab.backends.base import Backend
+from precisionlab.compare.task import TaskMetric
+from precisionlab.data import Dataset, open_dataset, random_dataset
+from precisionlab.errors import OptionError
+from precisionlab.evaluator import Evaluator
+from precisionlab.executors import Executor
+from precisionlab.metric import metric_of
+from precisionlab.model import Model
+from precisionlab.observer import Observer
+from precisionlab.options import parse_share
+from precisionlab.run import Journal
+from precisionlab.samples import checked, split
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the samples come from, and which of them are held out. `data` None: random inputs of these `shapes`."""
+
+    data: str | Path | None
+    shapes: Mapping[str, tuple[int, ...]]
+    samples: int | None
+    seed: int
+    holdout: float
+    skip_bad: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Samples that were looked at, and a backend at their shapes. `held_out` is None where they are too few."""
+
+    dataset: Dataset
+    chosen: Dataset
+    held_out: Dataset | None
+    metric: Callable[[], TaskMetric] | None
+    backend: Backend
+
+    def evaluator(self, journal: Journal, see: Observer) -> Evaluator:
+        """Evaluates plans on these samples."""
+        return Evaluator(self.backend, self.chosen, self.held_out, self.metric, journal, see)
+
+
+def prepare(
+    model: Model,
+    source: Source,
+    metric: str | None,
+    backend: str,
+    threads: int | None,
+    executor: Executor | None,
+    see: Observer,
+) -> Prepared:
+    """Open and check the samples, part them, and make the backend ready.
+
+    Raises DataError for bad samples or missing labels, OptionError for options that do not fit them, ModelError
+    where the model does not run.
+    """
+    dataset = checked(_dataset(model, source), source.skip_bad, see)
+    chosen, held_out = split(dataset, source.holdout, see)
+    made = metric_of(metric, dataset)
+    return Prepared(dataset, chosen, held_out, made, choose_backend(backend, model, dataset, threads, executor))
+
+
+def parse_holdout(holdout: str | float) -> float:
+    """The share of samples to hold out. Raises OptionError for none below 1."""
+    share = parse_share(holdout, "holdout")
+    if share is None or share >= 1:
+        raise OptionError(f"holdout {holdout!r}: write a share below 1, such as 0.25; 0 holds nothing out")
+    return share
+
+
+def _dataset(model: Model, source: Source) -> Dataset:
+    if source.data is None:
+        return random_dataset(model, source.shapes, source.seed)
+    if source.shapes:
+        raise OptionError("shapes are for random inputs; with a data folder the samples say the shapes")
+    return open_dataset(source.data, model, source.samples, source.seed)

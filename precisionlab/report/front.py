@@ -1,0 +1,168 @@
+"""The trade between error and cost: the plans evaluated, the front among them, and the plan found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from precisionlab.compare.tolerance import Bound
+from precisionlab.report.cells import (
+    Row,
+    as_flag,
+    as_number,
+    as_text,
+    axis_text,
+    figure_text,
+    percent,
+    unit_of,
+    value_text,
+    visible,
+)
+from precisionlab.report.drawing import Scale, as_markup, labels, round_step, scale_of, ticks, tidy
+from precisionlab.wording import counted
+
+_FEWEST = 3
+"""Fewer plans make no trade."""
+
+_LEAST_SPANS = {"sqnr": 20.0, "cosine": 0.01, "top1": 0.05}
+"""Figures that differ by less are drawn as lying close together."""
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """One plan that was evaluated. `cost` is relative to float32."""
+
+    pins: int
+    value: float
+    shown: str
+    cost: float
+    meets: bool
+    on_front: bool
+    chosen: bool
+
+    def __str__(self) -> str:
+        pins = counted(self.pins, "pin") if self.pins else "no pin"
+        return f"{pins}, {self.shown}, {percent(self.cost, '.2f')} of FP32"
+
+
+@dataclass(frozen=True)
+class Front:
+    """The drawing, what it says in words, and the plans on the front, the cheapest first."""
+
+    svg: Markup
+    axes: str
+    words: str
+    figure: str
+    plans: tuple[PlanView, ...]
+    others: bool
+    chosen: bool
+
+
+def draw_front(title: str, bound: Bound | None, rows: Sequence[Row], target: str) -> Front | None:
+    """The plans of one precision by cost and figure; None for fewer than three, or where no cost is known."""
+    if bound is None:
+        return None
+    plans = [plan for row in rows if (plan := _plan(row, bound)) is not None]
+    if len(plans) < _FEWEST:
+        return None
+    front = tuple(sorted((plan for plan in plans if plan.on_front), key=lambda plan: plan.cost))
+    others = tuple(plan for plan in plans if not plan.on_front)
+    kinds = " and ".join(dict.fromkeys(as_text(row, "cost_figures") for row in rows))
+    axes = f"{figure_text(bound)}{' in dB' if unit_of(bound) else ''} against cost in % of FP32, {kinds} for {target}"
+    words = _words(plans, bound)
+    svg = _draw(plans, front, bound, f"{title}: {axes}. {words}")
+    return Front(svg, axes, words, axis_text(bound), front, bool(others), any(plan.chosen for plan in plans))
+
+
+def _plan(row: Row, bound: Bound) -> PlanView | None:
+    cost, value = as_number(row, "cost_of_fp32"), as_number(row, "value", "pins")
+    if cost is None or value is None or not math.isfinite(cost):
+        return None
+    shown = value_text(bound, value) + unit_of(bound)
+    flags = (as_flag(row, name) for name in ("meets", "on_front", "chosen"))
+    return PlanView(int(row["pins"]), value, shown, cost, *flags)
+
+
+def _words(plans: Sequence[PlanView], bound: Bound) -> str:
+    """What the picture says: how many plans, the plan found, and whether a cheaper one meets the tolerance."""
+    meeting = [plan for plan in plans if plan.meets]
+    found = next((plan for plan in plans if plan.chosen), None)
+    least = min(plans, key=lambda plan: plan.cost)
+    met = f"{len(meeting) or 'none'} of them met the tolerance on the samples that chose"
+    said = [f"{counted(len(plans), 'plan')} evaluated; {met}."]
+    if found is None:
+        return said[0]
+    said.append(f"The plan found: {found}.")
+    if least.cost < found.cost:
+        said.append(f"The cheapest: {least}.")
+    cheaper = min((plan for plan in meeting if plan.cost < found.cost), key=lambda plan: plan.cost, default=None)
+    if found.meets and cheaper is not None:
+        # One with more pins was passed over because few were asked for; others may have failed held-out samples.
+        hint = " (--minimize cost asks for such)" if cheaper.pins > found.pins else ""
+        said.append(f"A cheaper one met it there: {cheaper}{hint}.")
+    elif found.meets:
+        said.append("None that met it is cheaper.")
+    return " ".join(said)
+
+
+def _draw(plans: Sequence[PlanView], front: Sequence[PlanView], bound: Bound, description: str) -> Markup:
+    import pygal  # type: ignore[import-untyped]
+
+    scale = _scale(plans, bound)
+    costs = [100 * plan.cost for plan in plans]
+    left, right = min(costs), max(costs)
+    room = max((right - left) * 0.05, 0.05)
+    chart = pygal.XY(
+        width=1000,
+        height=340,
+        margin=4,
+        margin_right=12,
+        range=scale.range,
+        xrange=(left - room, right + room),
+        y_labels=scale.labels,
+        x_labels=labels(ticks(left - room, right + room, 10), " %"),
+        show_legend=False,
+        show_dots=False,
+        allow_interruptions=True,
+        js=[],  # pygal's own tooltips would be fetched from the network
+    )
+    series: dict[str, tuple[list[Any], int]] = {
+        "tolerance": ([(left - room, bound.value), (right + room, bound.value)], 0),
+        "front": (_stairs(front, scale), 0),
+        "tried": (_dots((p for p in plans if not p.on_front and not p.chosen), scale), 4),
+        "best": (_dots((p for p in plans if p.on_front and not p.chosen), scale), 5),
+        "found": (_dots((p for p in plans if p.chosen), scale), 8),
+    }
+    names = [name for name, (points, _) in series.items() if points]
+    for name in names:
+        points, size = series[name]
+        chart.add(name, points, stroke=not size, show_dots=bool(size), dots_size=size)
+    tree = chart.render_tree()
+    tidy(tree, names)
+    return as_markup(tree, description)
+
+
+def _scale(plans: Sequence[PlanView], bound: Bound) -> Scale:
+    values = [plan.value for plan in plans] + [bound.value]
+    finite = [value for value in values if math.isfinite(value)]
+    span = max(max(finite) - min(finite), _LEAST_SPANS.get(bound.metric, 0.1 * abs(bound.value)))
+    return scale_of(values, round_step(span / 6), span)
+
+
+def _stairs(front: Sequence[PlanView], scale: Scale) -> list[Any]:
+    """What can be had for each cost: level up to the next plan that is better."""
+    points: list[Any] = []
+    for plan in front:
+        height = scale.place(plan.value)
+        if points:
+            points.append((100 * plan.cost, points[-1][1]))
+        points.append((100 * plan.cost, height))
+    return points if len(front) > 1 else []
+
+
+def _dots(plans: Any, scale: Scale) -> list[Any]:
+    return [{"value": (100 * plan.cost, scale.place(plan.value)), "label": visible(plan)} for plan in plans]

@@ -1,0 +1,288 @@
+"""All that the report says of one low precision: verdict, proof, pins, layers and drawings."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from precisionlab.compare.tolerance import Bound, Tolerance
+from precisionlab.precision import Pin, PrecisionPlan, plan_files
+from precisionlab.report.cells import (
+    ABSENT,
+    Row,
+    as_flag,
+    as_number,
+    axis_text,
+    bound_text,
+    bounds_of,
+    figure_text,
+    is_absent,
+    percent,
+    show,
+    tolerance_text,
+    unit_of,
+    value_text,
+)
+from precisionlab.report.chart import Chart, draw_chart
+from precisionlab.report.front import Front, draw_front
+from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
+
+WORST_SHOWN = 10  # layers in a notebook's short form
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One row of the verdict: a figure of the reference, without pins, and with them. `below` belongs to another."""
+
+    label: str
+    cells: tuple[str, ...]
+    below: bool = False
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A bound whose verdict other samples might turn."""
+
+    bound: str
+    figure: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class PrecisionSection:
+    """All that the page says of one low precision.
+
+    `proven` says whether no pin can be released; None where none was to be proved; `strict`, that this holds for more
+    than was asked. `absorbed` is the number of tensors with an Inf that does the outputs no harm. `fused` says whether
+    a pinned layer has nodes of other names. `released` names the figure that stands for released pins.
+    """
+
+    name: str
+    title: str
+    met: bool
+    headline: str
+    tolerance: str
+    rows: tuple[FigureRow, ...]
+    proven: bool | None
+    strict: bool
+    doubts: tuple[Doubt, ...]
+    absorbed: int
+    pins: tuple[PinView, ...]
+    fused: bool
+    rungs: str
+    released: str
+    bound: Bound | None
+    touched: int
+    given_up: str
+    cost: str
+    evaluations: int
+    first_nonfinite: str | None
+    first_nonfinite_layer: str | None
+    table: str | None
+    around: str | None
+    plan_file: str
+    low: VariantView | None
+    mixed: VariantView | None
+    layers: tuple[LayerView, ...]
+    worst: tuple[LayerView, ...]
+    chart: Chart | None
+    front: Front | None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows that all sections are made from."""
+
+    variants: Sequence[Row]
+    layers: Sequence[Row]
+    pareto: Sequence[Row]
+
+
+def section_of(
+    name: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str, PrecisionPlan], charted: bool
+) -> PrecisionSection:
+    """The section of one precision; its drawings only where `charted`."""
+    found, title = run["precisions"][name], name.upper()
+    met, touched = bool(found["met"]), int(found["touched"])
+    rows = [row for row in tables.layers if row["precision"] == name]
+    views = tuple(map(layer_view, rows))
+    pins = plans[name].pins if name in plans else ()
+    reference, low, mixed = (_variant(tables.variants, v) for v in ("fp32", name, f"{name} mixed"))
+    last = mixed or low
+    bounds = bounds_of(str(run["tolerance"][name]))
+    bound = bounds[0] if bounds else None
+    ranked = sorted(views, key=lambda view: math.inf if view.rank is None else view.rank)
+    return PrecisionSection(
+        name=name,
+        title=title,
+        met=met,
+        headline=_headline(met, pins, int(found["pins"]), touched, title),
+        tolerance=tolerance_text(str(run["tolerance"][name])),
+        rows=_figure_rows(reference, low, mixed, bounds, metric_name(tables.variants)),
+        proven=found["proven"],
+        strict=bool(found["proven"]) and any(_admitted(view, bounds) for view in views),
+        doubts=tuple(_doubt(entry) for entry in found["hangs"]),
+        absorbed=int(last.nonfinite_tensors or 0) if last and met else 0,
+        pins=pin_views(pins, views),
+        fused=any(pin.nodes != (pin.layer,) for pin in pins),
+        rungs=_rungs(pins),
+        released=figure_text(bound) if bound else "",
+        bound=bound,
+        touched=touched,
+        given_up=_given_up(rows),
+        cost=_cost(low, mixed),
+        evaluations=int(found["evaluations"]),
+        first_nonfinite=found["first_nonfinite"],
+        first_nonfinite_layer=found["first_nonfinite_layer"],
+        # The run may hold the table for every precision; only int8 uses it.
+        table=found["table"] if name == "int8" else None,
+        around=plans[name].around.value.upper() if name in plans and name == "int8" else None,
+        plan_file=plan_files(run["precisions"])[name],
+        low=low,
+        mixed=mixed,
+        layers=tuple(ranked),
+        worst=tuple(view for view in ranked[:WORST_SHOWN] if view.rank is not None),
+        chart=draw_chart(title, views) if charted and any(view.measured for view in views) else None,
+        front=_front(name, bound, tables.pareto, run) if charted else None,
+    )
+
+
+def metric_name(rows: Iterable[Row]) -> str:
+    """What the task metric is called; nothing where there is none."""
+    return next((str(row["metric_name"]) for row in rows if not is_absent(row["metric_name"])), "")
+
+
+def _variant(rows: Iterable[Row], name: str) -> VariantView | None:
+    found = [row for row in rows if row["variant"] == name]
+    return variant_view(found) if found else None
+
+
+def _front(name: str, bound: Bound | None, rows: Iterable[Row], run: Mapping[str, Any]) -> Front | None:
+    mine = [row for row in rows if row["precision"] == name]
+    return draw_front(name.upper(), bound, mine, str(run["target"]["title"]))
+
+
+# The verdict
+
+_HELD_OUT = "on the samples held out"
+
+
+def _headline(met: bool, pins: Sequence[Pin], count: int, touched: int, title: str) -> str:
+    kept = f"{count} of {touched} layers kept in {_rungs(pins) or 'FP32'}"
+    if touched == 0:
+        return f"{title} touches no layer of this model"
+    if met:
+        return f"Right with {kept}" if count else "Right as it is: no layer needs a pin"
+    return f"Still wrong with {kept}, the best plan found" if count else "Wrong, and no pin was found that helps"
+
+
+def _rungs(pins: Sequence[Pin]) -> str:
+    """The precisions that the pins have: `FP32`, or `BF16 (3) and FP32 (1)`."""
+    counts = Counter(pin.precision.value.upper() for pin in pins)
+    return next(iter(counts), "") if len(counts) < 2 else " and ".join(f"{p} ({n})" for p, n in counts.items())
+
+
+def _figure_rows(
+    reference: VariantView | None,
+    low: VariantView | None,
+    mixed: VariantView | None,
+    bounds: Tolerance,
+    metric: str,
+) -> tuple[FigureRow, ...]:
+    if low is None:
+        return ()
+    variants = [low] if mixed is None else [low, mixed]
+    rows = [_row("Worst output’s SQNR, dB", [ABSENT, *(show(v.worst.sqnr, ".1f") for v in variants)])]
+    rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.worst.held_out.sqnr, ".1f") for v in variants)])
+    rows += _row_below("95 % interval", [ABSENT, *(_interval(v) for v in variants)])
+    for bound in bounds:
+        if bound.metric not in ("metric", "metric_drop", "nonfinite") and bound.figure != "sqnr":
+            figures = [v.of(bound) for v in variants]
+            label = axis_text(bound)
+            rows.append(_row(label[0].upper() + label[1:], [ABSENT, *(value_text(bound, f) for f, _ in figures)]))
+            rows += _row_below(_HELD_OUT, [ABSENT, *(value_text(bound, held) for _, held in figures)])
+    if metric:
+        rows.append(_row(metric, [show(low.reference_metric, ".3f"), *(show(v.metric, ".3f") for v in variants)]))
+        everyone = [reference, *variants]
+        held = [show(v.held_out_metric, ".3f") if v else ABSENT for v in everyone]
+        rows += _row_below(_HELD_OUT, held)
+        rows += _row_below("95 % interval, ±", [_half_width(v) for v in everyone])
+    if any(v.cost is not None for v in variants):
+        kinds = " and ".join(dict.fromkeys(v.cost_figures for v in variants))
+        rows.append(_row(f"Cost, % of FP32 ({kinds})", ["100", *(_percentage(v.cost) for v in variants)]))
+    rows.append(_row("Tensors with new NaN or Inf", [ABSENT, *(show(v.nonfinite_tensors, ".0f") for v in variants)]))
+    if any(v.held_out_nonfinite not in (None, v.nonfinite_tensors) for v in variants):
+        rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.held_out_nonfinite, ".0f") for v in variants)])
+    return tuple(rows)
+
+
+def _row(label: str, cells: Sequence[str]) -> FigureRow:
+    return FigureRow(label, tuple(cells))
+
+
+def _row_below(label: str, cells: Sequence[str]) -> list[FigureRow]:
+    """A row that belongs to the one above; none where it would be empty."""
+    return [] if set(cells) == {ABSENT} else [FigureRow(label, tuple(cells), below=True)]
+
+
+def _interval(variant: VariantView) -> str:
+    low, high = variant.worst.low, variant.worst.high
+    return ABSENT if low is None or high is None else f"{show(low, '.1f')} to {show(high, '.1f')}"
+
+
+def _half_width(variant: VariantView | None) -> str:
+    error = None if variant is None else variant.metric_error
+    return show(1.96 * error if error else None, ".3f")  # all samples alike say nothing of how others would spread
+
+
+def _percentage(share: float | None) -> str:
+    return ABSENT if share is None else show(100 * share, ".1f")
+
+
+def _doubt(entry: Mapping[str, Any]) -> Doubt:
+    bounds = bounds_of(str(entry["bound"]))
+    low, high = float(entry["low"]), float(entry["high"])  # the words nan and inf, where JSON has no number
+    if not bounds:
+        return Doubt(str(entry["bound"]), str(entry["bound"]), show(low, ".4g"), show(high, ".4g"))
+    bound = bounds[0]
+    ends = (value_text(bound, end) for end in (low, high))
+    return Doubt(bound_text(bound), figure_text(bound) + (" in dB" if unit_of(bound) else ""), *ends)
+
+
+def _admitted(view: LayerView, bounds: Tolerance) -> bool:
+    """Whether the plan with this pin released met all that was asked, as far as one figure can tell."""
+    if view.released is None or view.released_nonfinite:
+        return False
+    return len(bounds) == 1 and bounds[0].admits(view.released)
+
+
+# What the pins cost
+
+
+def _given_up(rows: Iterable[Row]) -> str:
+    """The pinned layers' share of work and weights, among the layers that the precision touches."""
+    touched = [row for row in rows if not is_absent(row["rank"])]
+    parts = []
+    for column, what in (("multiply_adds", "multiply-adds"), ("weight_bytes", "weights")):
+        total = sum(as_number(row, column) or 0 for row in touched)
+        pinned = sum(as_number(row, column) or 0 for row in touched if as_flag(row, "pinned"))
+        if total:
+            parts.append(f"{_small_share(pinned / total)} of the {what}")
+    return " and ".join(parts)
+
+
+def _small_share(share: float) -> str:
+    return "less than 0.1 %" if 0 < share < 0.001 else percent(share) if share else "0 %"
+
+
+def _cost(low: VariantView | None, mixed: VariantView | None) -> str:
+    """What the plan costs; nothing where it is not known."""
+    last = mixed or low
+    if last is None or last.cost is None:
+        return ""
+    without = f", {percent(low.cost)} without pins" if mixed and low and low.cost is not None else ""
+    return f"{percent(last.cost)} of FP32{without}; {last.cost_figures}"

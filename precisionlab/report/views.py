@@ -1,0 +1,243 @@
+"""Variants, layers and pins as the report shows them, made from the tables' rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from precisionlab.compare.tolerance import Bound
+from precisionlab.precision import Pin
+from precisionlab.report.cells import Row, as_flag, as_number, as_text
+
+FP16_MAX = 65504.0  # IEEE 754 binary16
+
+# Variants
+
+
+@dataclass(frozen=True)
+class ErrorFigures:
+    """How far an output, or the worst of all, is from the reference's."""
+
+    sqnr: float | None
+    cosine: float | None
+    rel_l2: float | None
+    max_error: float | None
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class OutputFigures(ErrorFigures):
+    """What one output of a variant has lost, or the worst of all its outputs.
+
+    `held_out` is the same on the samples that chose nothing. `low` and `high` are the ends of the SQNR's interval.
+    """
+
+    name: str
+    nan: float | None
+    inf: float | None
+    low: float | None
+    high: float | None
+    held_out: ErrorFigures
+
+
+@dataclass(frozen=True)
+class VariantView:
+    """One variant: its worst figures, and those of each output."""
+
+    name: str
+    reference: bool
+    figures: str
+    pins: float | None
+    layers: float | None
+    met: bool
+    nonfinite_tensors: float | None
+    held_out_nonfinite: float | None
+    metric: float | None
+    metric_error: float | None
+    held_out_metric: float | None
+    reference_metric: float | None
+    cost: float | None
+    cost_figures: str
+    worst: OutputFigures
+    outputs: tuple[OutputFigures, ...]
+
+    def of(self, bound: Bound) -> tuple[float | None, float | None]:
+        """The figure that a bound is about, on the samples that chose and on those held out; None where it has none."""
+        if bound.metric == "metric":
+            return self.metric, self.held_out_metric
+        if bound.metric == "nonfinite":
+            return self.nonfinite_tensors, self.held_out_nonfinite
+        one = self.worst if bound.output is None else next((o for o in self.outputs if o.name == bound.output), None)
+        return getattr(one, bound.metric, None), getattr(one and one.held_out, bound.metric, None)
+
+
+def variant_view(rows: Sequence[Row]) -> VariantView:
+    """One variant from its rows, one for each output."""
+    head = rows[0]
+    outputs = tuple(map(_output, rows))
+    # A metric that was taken has a name, whatever its value.
+    named = None if not as_text(head, "metric_name") else "held_out_samples"
+    return VariantView(
+        name=str(head["variant"]),
+        reference=head["precision"] == "fp32" == head["variant"],
+        figures=as_text(head, "figures"),
+        pins=as_number(head, "pins"),
+        layers=as_number(head, "layers"),
+        met=as_flag(head, "met"),
+        nonfinite_tensors=as_number(head, "nonfinite_tensors"),
+        held_out_nonfinite=as_number(head, "held_out_nonfinite_tensors"),
+        metric=as_number(head, "metric", "metric_name"),
+        metric_error=as_number(head, "metric_error"),
+        held_out_metric=as_number(head, "held_out_metric", named),
+        reference_metric=as_number(head, "reference_metric", "metric_name"),
+        cost=as_number(head, "cost_of_fp32"),
+        cost_figures=as_text(head, "cost_figures"),
+        worst=_worst(outputs),
+        outputs=outputs,
+    )
+
+
+def _output(row: Row) -> OutputFigures:
+    # What is no float32 has no errors, held out or not.
+    held = None if as_number(row, "nan") is None else "held_out_samples"
+    return OutputFigures(
+        name=str(row["output"]),
+        sqnr=as_number(row, "sqnr_db", "nan"),
+        cosine=as_number(row, "cosine", "nan"),
+        rel_l2=as_number(row, "rel_l2", "nan"),
+        max_error=as_number(row, "max_error", "nan"),
+        top1=as_number(row, "top1"),
+        nan=as_number(row, "nan"),
+        inf=as_number(row, "inf"),
+        low=as_number(row, "sqnr_low_db"),
+        high=as_number(row, "sqnr_high_db"),
+        held_out=ErrorFigures(
+            sqnr=as_number(row, "held_out_sqnr_db", held),
+            cosine=as_number(row, "held_out_cosine", held),
+            rel_l2=as_number(row, "held_out_rel_l2", held),
+            max_error=as_number(row, "held_out_max_error", held),
+            top1=as_number(row, "held_out_top1"),
+        ),
+    )
+
+
+def _worst(outputs: Sequence[OutputFigures]) -> OutputFigures:
+    worst = _worst_errors(outputs)
+    # The interval is that of the output with the least SQNR.
+    least = next((o for o in outputs if o.sqnr is not None and o.sqnr == worst.sqnr), None)
+    return OutputFigures(
+        name="worst output",
+        sqnr=worst.sqnr,
+        cosine=worst.cosine,
+        rel_l2=worst.rel_l2,
+        max_error=worst.max_error,
+        top1=worst.top1,
+        nan=_chosen((o.nan for o in outputs), sum),
+        inf=_chosen((o.inf for o in outputs), sum),
+        low=least.low if least else None,
+        high=least.high if least else None,
+        held_out=_worst_errors([o.held_out for o in outputs]),
+    )
+
+
+def _worst_errors(errors: Sequence[ErrorFigures]) -> ErrorFigures:
+    return ErrorFigures(
+        sqnr=_chosen((e.sqnr for e in errors), min),
+        cosine=_chosen((e.cosine for e in errors), min),
+        rel_l2=_chosen((e.rel_l2 for e in errors), max),
+        max_error=_chosen((e.max_error for e in errors), max),
+        top1=_chosen((e.top1 for e in errors), min),
+    )
+
+
+def _chosen(values: Iterable[float | None], choose: Callable[[Iterable[float]], float]) -> float | None:
+    """One of those that there are; NaN where one of them is."""
+    found = [value for value in values if value is not None]
+    if any(map(math.isnan, found)):
+        return math.nan
+    return choose(found) if found else None
+
+
+# Layers and pins
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One row of the layer table."""
+
+    index: float | None
+    rank: float | None
+    layer: str
+    kind: str
+    shape: str
+    runs_in: str
+    alone: float | None
+    introduced: float | None
+    max_error: float | None
+    nonfinite: float | None
+    inherited: float | None
+    mixed: float | None
+    ref_max: float | None
+    over: bool
+    cause: str
+    fixed: str
+    pinned: bool
+    pinned_to: str
+    reason: str
+    released: float | None
+    released_nonfinite: float | None
+
+    @property
+    def measured(self) -> bool:
+        """Whether any of its errors is known."""
+        return any(figure is not None for figure in (self.introduced, self.inherited, self.mixed))
+
+
+@dataclass(frozen=True)
+class PinView:
+    """One pinned layer, what it loses in the low precision, and what releasing it alone did."""
+
+    layer: str
+    nodes: tuple[str, ...]
+    precision: str
+    reason: str
+    measured: LayerView | None
+
+
+def layer_view(row: Row) -> LayerView:
+    """One layer from its row."""
+    nan, inf = as_number(row, "introduced_nan"), as_number(row, "introduced_inf")
+    ref_max = as_number(row, "ref_max", "inherited_nan")
+    return LayerView(
+        index=as_number(row, "index"),
+        rank=as_number(row, "rank"),
+        layer=str(row["layer"]),
+        kind=as_text(row, "kind"),
+        shape=as_text(row, "shape"),
+        runs_in=as_text(row, "runs_in"),
+        alone=as_number(row, "alone_sqnr_db", "alone_nonfinite"),
+        introduced=as_number(row, "introduced_sqnr_db", "introduced_nan"),
+        max_error=as_number(row, "introduced_max_error", "introduced_nan"),
+        nonfinite=None if nan is None or inf is None else nan + inf,
+        inherited=as_number(row, "inherited_sqnr_db", "inherited_nan"),
+        # The table holds no count for the plan found, but it is measured wherever the variant without is.
+        mixed=as_number(row, "mixed_sqnr_db", "inherited_nan"),
+        ref_max=ref_max,
+        over=ref_max is not None and ref_max > FP16_MAX,
+        cause=as_text(row, "cause"),
+        fixed=as_text(row, "fixed"),
+        pinned=as_flag(row, "pinned"),
+        pinned_to=as_text(row, "pinned_to"),
+        reason=as_text(row, "reason"),
+        released=as_number(row, "released_figure", "released_nonfinite"),
+        released_nonfinite=as_number(row, "released_nonfinite"),
+    )
+
+
+def pin_views(pins: Sequence[Pin], layers: Iterable[LayerView]) -> tuple[PinView, ...]:
+    """The pins of a plan, with what is known of their layers."""
+    known: Mapping[str, LayerView] = {view.layer: view for view in layers}
+    return tuple(
+        PinView(pin.layer, pin.nodes, pin.precision.value.upper(), pin.reason, known.get(pin.layer)) for pin in pins
+    )
