@@ -99,14 +99,28 @@ class Histograms:
     def add(self, name: str, tensor: NDArray[np.float32]) -> None:
         """Count the values of a float32 tensor of any shape."""
         values = np.ascontiguousarray(tensor).reshape(-1)
+        i = self._row[name]
+        # Nearly always everything fits, and one look at each value is enough.
+        counted = self._count(i, values)
+        if counted == values.size:
+            return
+        values = values[counted:]
         amax, nonfinite = self._largest(values)
+        self._nonfinite[i] += nonfinite
         if nonfinite:
             values = values[np.isfinite(values)]
-        i = self._widen(name, exponent_of(amax))
-        scale = np.float32(math.ldexp(BINS, -self._exponents[i]))
-        self._zeros[i] += int(self._fill(values, scale, self._bins[i]))
-        self._amax[i] = max(self._amax[i], amax)
-        self._nonfinite[i] += nonfinite
+        self._widen(name, exponent_of(amax))
+        self._count(i, values)
+
+    def _count(self, i: int, values: NDArray[np.float32]) -> int:
+        """Count values as far as they fit into the bins; returns how many that were."""
+        exponent = self._exponents[i]
+        bound = np.float32(math.ldexp(1.0, exponent)) if exponent <= 127 else np.float32(np.inf)
+        scale = np.float32(math.ldexp(BINS, -exponent))
+        counted, zeros, largest = self._fill(values, scale, bound.view(np.int32), self._bins[i])
+        self._zeros[i] += int(zeros)
+        self._amax[i] = max(self._amax[i], float(np.int32(largest).view(np.float32)))
+        return int(counted)
 
     def merge(self, name: str, other: Histogram) -> None:
         """Add a histogram of the same tensor over other values."""

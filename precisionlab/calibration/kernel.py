@@ -14,17 +14,24 @@ LEVELS = 128
 """Magnitudes that int8 tells apart; what the published algorithm quantises to."""
 
 _FEW = 8192  # below it adding up four tables costs more than waiting for one
+_MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 but its sign
 _CHUNK = 4096  # bin numbers that are worked out together, in vector registers, before they are counted
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _numbers(values, scale, numbers):  # type: ignore[no-untyped-def]
-    """Write each |x|'s bin to `numbers`; returns how many are exactly 0."""
-    zeros = np.int32(0)
+def _numbers(values, bits, scale, numbers):  # type: ignore[no-untyped-def]
+    """Write each |x|'s bin to `numbers`; returns how many are exactly 0, and the bits of the largest |x|.
+
+    Magnitudes' bits order as the values do, Inf above all numbers and NaN above Inf (IEEE 754), and their largest is
+    found in vector registers; a comparison of floats that must not lose NaN is not.
+    """
+    zeros, largest = np.int32(0), np.int32(0)
     for i in range(values.size):
         numbers[i] = np.int32(abs(values[i]) * scale)
-        zeros += np.int32(values[i] == np.float32(0))
-    return zeros
+        magnitude = bits[i] & _MAGNITUDE
+        zeros += np.int32(magnitude == 0)
+        largest = max(largest, magnitude)
+    return zeros, largest
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -40,28 +47,35 @@ def _count_side_by_side(numbers, first, second, third, fourth):  # type: ignore[
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def fill(values, scale, bins):  # type: ignore[no-untyped-def]
-    """Add each |x| to bin floor(|x| · scale); returns how many are exactly 0, which stand in bin 0 too.
+def fill(values, scale, bound, bins):  # type: ignore[no-untyped-def]
+    """Add each |x| to bin floor(|x| · scale), as far as all are below `bound`.
 
-    `values` float32 (n,), all finite; `scale` float32, a power of two; `bins` int64 (b,), changed.
+    `values` float32 (n,); `scale` float32, a power of two; `bound` the bits of the float32 where the bins end, int32;
+    `bins` int64 (b,), changed. Values are taken in pieces, and the first piece that holds one beyond the bound (or
+    NaN, or Inf) ends the work: returns how many values were counted, how many of them are exactly 0 (which stand in
+    bin 0 too), and the bits of the largest.
     """
-    zeros = np.int64(0)
+    done, zeros, largest = 0, np.int64(0), np.int32(0)
     numbers = np.empty(min(_CHUNK, values.size), np.int32)
-    if values.size < _FEW:
-        for start in range(0, values.size, _CHUNK):
-            part = values[start : start + _CHUNK]
-            zeros += _numbers(part, scale, numbers)
+    bits = values.view(np.int32)
+    # Four tables side by side need not wait for each other, but have to be added up.
+    tables = np.zeros((4, bins.size if values.size >= _FEW else 0), np.uint32)
+    while done < values.size:
+        part = values[done : done + _CHUNK]
+        nothing, magnitude = _numbers(part, bits[done : done + _CHUNK], scale, numbers)
+        if magnitude >= bound:
+            break
+        if values.size < _FEW:
             for i in range(part.size):
                 bins[np.uint32(numbers[i])] += 1
-        return zeros
-    tables = np.zeros((4, bins.size), np.uint32)
-    for start in range(0, values.size, _CHUNK):
-        part = values[start : start + _CHUNK]
-        zeros += _numbers(part, scale, numbers)
-        _count_side_by_side(numbers[: part.size], tables[0], tables[1], tables[2], tables[3])
-    for i in range(bins.size):
+        else:
+            _count_side_by_side(numbers[: part.size], tables[0], tables[1], tables[2], tables[3])
+        zeros += nothing
+        largest = max(largest, magnitude)
+        done += part.size
+    for i in range(tables.shape[1]):
         bins[i] += np.int64(tables[0, i]) + np.int64(tables[1, i]) + np.int64(tables[2, i]) + np.int64(tables[3, i])
-    return zeros
+    return done, zeros, largest
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

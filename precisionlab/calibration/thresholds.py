@@ -8,7 +8,9 @@ bins, 128 levels, the smallest KL(P‖Q) wins; `capped` is the same with a bound
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -129,4 +131,9 @@ def table_of(
     if method not in METHODS:
         raise OptionError(f"unknown calibration method {method!r}; use one of {', '.join(METHODS)}")
     find = METHODS[method] if method != "percentile" else partial(percentile, share=share)
-    return CalibrationTable({n: range_of(h, method, find(h)) for n, h in histograms.items()}, samples)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the search is compiled, and waits for nobody
+        found = pool.map(find, histograms.values())
+        ranges = {
+            n: range_of(h, method, threshold) for (n, h), threshold in zip(histograms.items(), found, strict=True)
+        }
+    return CalibrationTable(ranges, samples)
