@@ -1,7 +1,8 @@
 """INT8 task metrics by the method that finds the ranges: `python -m benchmarks.ranges [MODELS]`.
 
 Ours (all methods and `auto`) beside ONNX Runtime's MinMax and Entropy (its defaults, symmetric), each calibrated on
-the same samples, and judged on others by the same emulation: SQNR of the worst output in dB, and the task metric.
+the same samples, and judged on others by the same emulation: SQNR of the worst output in dB over all samples, which
+one bad sample may rule; the typical sample's SQNR (the mean of the samples' own, in dB); and the task metric.
 Needs the prepared models (`make models`).
 """
 
@@ -82,7 +83,16 @@ def _print(name: str, model: Model, known: list[Sample], judged: list[Sample]) -
         f"{len(known)} samples calibrate, {len(judged)} judge"
     )
     for method, comparison in found.items():
-        click.echo(f"{name:<12} {method:<22} {comparison.worst('sqnr'):7.1f} dB {comparison.metric:9.3f}")
+        click.echo(
+            f"{name:<12} {method:<22} {comparison.worst('sqnr'):7.1f} dB, typical {_typical(comparison):5.1f} dB "
+            f"{comparison.metric:9.3f}"
+        )
+
+
+def _typical(comparison: Comparison) -> float:
+    """The mean over samples of the worst output's SQNR in dB."""
+    every = [[e.errors.sqnr for e in each if e.errors is not None] for each in comparison.each.values()]
+    return float(np.mean(np.min([sqnr for sqnr in every if sqnr], 0)))
 
 
 def _metric(name: str, dataset: Dataset) -> Callable[[], TaskMetric]:

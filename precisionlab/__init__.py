@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from precisionlab.precision import Pin, Precision, PrecisionPlan
     from precisionlab.results import SweepResult
     from precisionlab.sweep import sweep
+    from precisionlab.verify import verify
 
-__all__ = ["Pin", "Precision", "PrecisionLabError", "PrecisionPlan", "SweepResult", "calibrate", "sweep"]
+__all__ = ["Pin", "Precision", "PrecisionLabError", "PrecisionPlan", "SweepResult", "calibrate", "sweep", "verify"]
 
 _HOMES = {
     "Pin": "precisionlab.precision",
@@ -23,6 +24,7 @@ _HOMES = {
     "SweepResult": "precisionlab.results",
     "calibrate": "precisionlab.calibrate",
     "sweep": "precisionlab.sweep",
+    "verify": "precisionlab.verify",
 }
 
 

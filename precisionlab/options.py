@@ -114,6 +114,8 @@ def parse_duration(text: str | float | None, name: str) -> float | None:
     """Seconds, from 90, "90s", "30m" or "1h30m". Raises OptionError for anything else, or nothing at all."""
     if text is None:
         return None
+    if isinstance(text, (int, float)) and 0 <= text < float("inf"):
+        return float(text)
     match = _DURATION.fullmatch(str(text).strip())
     if not match or not any(match.groups()):
         raise OptionError(f"{name} {text!r}: write a time such as 90s, 30m or 1h30m")

@@ -20,7 +20,7 @@ from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.results import PrecisionResult, Variant
 from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.search.causes import causes
-from precisionlab.search.certificate import Certificate, Release, figures_of
+from precisionlab.search.certificate import Certificate, certificate_of
 from precisionlab.search.cost import CostModel
 from precisionlab.search.ladder import RUNGS, Assignment, lower_rungs, without_needless
 from precisionlab.search.pareto import Point
@@ -293,19 +293,9 @@ class PinSearch:
     def _certificate(self, mixed: Variant) -> Certificate:
         """The plan's figures, and those with each pin released, one at a time; most of that is evaluated already."""
         assignment = {pin.layer: pin.precision for pin in mixed.plan.pins if pin.layer in self._ranking.order}
-        releases = []
-        complete = True
-        for name in assignment:
-            rest = {other: rung for other, rung in assignment.items() if other != name}
-            try:
-                found = self._evaluate(rest)
-            except Spent:
-                complete = False
-                break
-            precision = precision_of(self._evaluator.model.layer[name], self._low_plan)
-            releases.append(Release(name, precision, figures_of(found, self._strict)))
-        bounds = tuple(map(str, self._strict))
-        return Certificate(bounds, figures_of(mixed.comparison, self._strict), tuple(releases), complete)
+        layer = self._evaluator.model.layer
+        without = {name: precision_of(layer[name], self._low_plan) for name in assignment}
+        return certificate_of(assignment, without, mixed.comparison, self._evaluate, self._strict)
 
     def _widen_front(self, mixed: Variant) -> None:
         """Evaluate a few plans around the one found, so that the front shows what fewer and more pins would give."""

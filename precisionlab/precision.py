@@ -137,19 +137,23 @@ def _pin(data: Any, index: int, where: str) -> Pin:
         raise PlanError(f"{where}: pins[{index}]: {error}") from None
 
 
+def read_plan_content(path: Path) -> Any:
+    """The JSON of a plan's file, whatever it holds. Raises PlanError where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path}: not JSON: {error}") from None
+
+
 def read_plan(path: Path, model_sha256: str, layers: Mapping[str, Collection[str]]) -> PrecisionPlan:
     """Read `plan.json` for a model, and match its pins to the model's layers by node name.
 
     `layers` maps each layer's name to its node names. Raises PlanError where the file is not a plan,
     belongs to another model, or pins a node that the model does not have.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
-    except OSError as error:
-        raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"{path}: not JSON: {error}") from None
-    plan = plan_from_dict(data, str(path))
+    plan = plan_from_dict(read_plan_content(path), str(path))
     if plan.model_sha256 != model_sha256:
         raise PlanError(
             f"{path}: made for another model (sha256 {plan.model_sha256[:12]}…, this one is "

@@ -205,9 +205,6 @@ def test_a_comparison_of_an_old_kind_without_single_samples_has_none() -> None:
     assert interval(Comparison(50, {}, {}, {"y": total}), SQNR) is None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="interval() takes nonfinite for cosine: it falls to the last return of _resampled"
-)
 def test_the_number_of_broken_tensors_has_no_interval() -> None:
     """It counts tensors of the network, and says nothing of outputs sample by sample."""
     found = comparison({"y": noisy(0, 50, 0.1)})

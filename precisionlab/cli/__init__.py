@@ -11,6 +11,7 @@ import click
 from precisionlab.cli.cache import cache_commands
 from precisionlab.cli.calibrate import calibrate_command
 from precisionlab.cli.sweep import sweep_command
+from precisionlab.cli.verify import verify_command
 from precisionlab.errors import PrecisionLabError
 
 INPUT_ERROR = 2
@@ -39,6 +40,7 @@ def cli() -> None:
 
 
 cli.add_command(sweep_command)
+cli.add_command(verify_command)
 cli.add_command(calibrate_command)
 cli.add_command(cache_commands)
 

@@ -17,6 +17,7 @@ FEWEST = 8
 _RESAMPLES = 2000
 _SEED = 0
 _TAIL = 2.5  # percent on each side
+_RESAMPLED = ("sqnr", "rel_l2", "cosine", "top1")
 _NORMAL = 1.959964  # the standard normal's 97.5 % quantile
 
 
@@ -37,12 +38,12 @@ def interval(comparison: Comparison, bound: Bound) -> Interval | None:
     """The 95 % interval of the figure that a bound is about; None for too few samples, or where there is none.
 
     Percentile bootstrap over samples (Efron, "Bootstrap methods", Annals of Statistics 7, 1979) with a fixed seed;
-    for a task metric its standard error times 1.96. A largest error has no such interval.
+    for a task metric its standard error times 1.96. A largest error has no such interval, nor has a count of tensors.
     """
     if bound.metric in ("metric", "metric_drop"):
         return _of_metric(comparison, bound)
     every = [errors for name, errors in comparison.each.items() if bound.output in (None, name)]
-    if bound.metric == "max_error" or comparison.samples < FEWEST or not every:
+    if bound.metric not in _RESAMPLED or comparison.samples < FEWEST or not every:
         return None
     weights = _weights(comparison.samples)
     found = [values for errors in every if (values := _resampled(errors, bound.metric, weights)) is not None]

@@ -52,6 +52,8 @@ def run_facts(
             "holdout": source.holdout,
             "limit": source.samples,
             "skip_bad": source.skip_bad,
+            "shapes": {name: list(shape) for name, shape in source.shapes.items()},
+            "metric": options.metric,
             "skipped": [bad.name for bad in dataset.skipped],
             "look": None if dataset.look is None else dataset.look.to_dict(),
             "random": dataset.is_random,

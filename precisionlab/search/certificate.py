@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.precision import Precision
+from precisionlab.search.ladder import Assignment
+from precisionlab.search.pins import Spent
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,29 @@ class Certificate:
                 {"layer": r.layer, "precision": r.precision.value, **_plain(r.figures)} for r in self.releases
             ],
         }
+
+
+def certificate_of(
+    assignment: Assignment,
+    without: Mapping[str, Precision],
+    found: Comparison,
+    evaluate: Callable[[Assignment], Comparison],
+    bounds: Tolerance,
+) -> Certificate:
+    """The proof of these pins, each released in turn.
+
+    `found` is the comparison with all of them, `without` says what precision each layer has without its pin. Where
+    `evaluate` raises Spent, the proof ends there, and is not complete.
+    """
+    releases: list[Release] = []
+    try:
+        for name in assignment:
+            rest = {other: rung for other, rung in assignment.items() if other != name}
+            releases.append(Release(name, without[name], figures_of(evaluate(rest), bounds)))
+    except Spent:
+        pass
+    complete = len(releases) == len(assignment)
+    return Certificate(tuple(map(str, bounds)), figures_of(found, bounds), tuple(releases), complete)
 
 
 def figures_of(comparison: Comparison, tolerance: Tolerance) -> Figures:

@@ -1,0 +1,104 @@
+"""`precisionlab verify`: a plan and its certificate, measured again."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from precisionlab.search.certificate import Figures
+    from precisionlab.verify import Verification
+
+
+@click.command("verify")
+@click.argument("plan", type=click.Path())
+@click.option("--model", type=click.Path(), help="The model.  [default: that of the run.json beside the plan]")
+@click.option("--data", type=click.Path(), help="The samples.  [default: those of the run.json beside the plan]")
+@click.option("--backend", default="auto", show_default=True, help="What builds and runs the variants.")
+@click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
+@click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
+@click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+@click.pass_context
+def verify_command(
+    ctx: click.Context,
+    plan: str,
+    model: str | None,
+    data: str | None,
+    backend: str,
+    processes: int | None,
+    dask: str | None,
+    threads: int | None,
+) -> None:
+    """Measure PLAN (a plan.json) and its certificate again: that it is right, and that each of its pins is needed.
+
+    Exits with 0 where both are so, with 1 where one is not, with 2 for input that cannot be used.
+    """
+    from precisionlab.cli.progress import progress
+    from precisionlab.verify import verify
+
+    with progress() as observer:
+        found = verify(
+            plan, model=model, data=data, backend=backend, processes=processes, dask=dask, threads=threads,
+            observer=observer,
+        )  # fmt: skip
+    _print(found, sys.stdout)
+    ctx.exit(0 if found.holds else 1)
+
+
+def _print(found: Verification, stream: TextIO) -> None:
+    """A table of what was measured beside what the plan claims, and the verdict."""
+    from rich.table import Table
+
+    from precisionlab.cli.summary import console_for, shortened
+    from precisionlab.wording import counted
+
+    console = console_for(stream)
+    proof = found.certificate
+    names = list(proof.figures.values)
+    console.print(
+        f"{counted(len(found.plan.pins), 'pin')} on {found.plan.default}, held to {', '.join(proof.bounds)}; "
+        f"figures {found.figures} on {counted(found.samples[0], 'sample')}"
+        + (f", and on {found.samples[1]} that chose nothing" if found.samples[1] else "")
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("plan", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("claimed", justify="right", no_wrap=True)
+    table.add_column("")
+    rows: list[tuple[str, str, Figures, bool]] = [("the plan", "", proof.figures, True)]
+    rows += [(f"without {shortened(r.layer, 30)}", r.layer, r.figures, False) for r in proof.releases]
+    for title, layer, figures, wanted in rows:
+        claim = found.claimed.get(layer, {})
+        cells = [cell for name in names for cell in (_figure(figures.values[name]), _figure(claim.get(name)))]
+        table.add_row(title, *cells, _verdict(figures.met, wanted))
+    if found.held_out is not None:
+        cells = [cell for name in names for cell in (_figure(found.held_out.values[name]), "–")]
+        table.add_row("the plan, held-out samples", *cells, _verdict(found.held_out.met, True))
+    console.print(table)
+    if found.holds:
+        console.print(
+            "verified: the plan is right, and with any one of its pins released it is not", style="bold green"
+        )
+        return
+    needless = [release.layer for release in proof.releases if release.figures.met]
+    if not proof.figures.met or (found.held_out is not None and not found.held_out.met):
+        console.print("NOT verified: the plan does not hold its tolerance", style="bold red")
+    for layer in needless:
+        console.print(f"NOT verified: the pin of {layer} is not needed", style="bold red")
+
+
+def _figure(value: float | None) -> str:
+    from precisionlab.cli.summary import number
+
+    return "–" if value is None else number(value, 4)
+
+
+def _verdict(met: bool, wanted: bool) -> str:
+    if met:
+        return "holds" if wanted else "holds: not needed"
+    return "does NOT hold" if wanted else "does not hold: needed"

@@ -1,0 +1,199 @@
+"""Verification: a plan and its certificate are measured again, from nothing but the model and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.thresholds import DEFAULT_METHOD
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_tolerance
+from precisionlab.errors import PlanError
+from precisionlab.evaluator import Evaluator
+from precisionlab.executors import open_executor
+from precisionlab.model import load_model
+from precisionlab.observer import Observer, Silent
+from precisionlab.options import check_at_least, check_calibration
+from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
+from precisionlab.prepare import Source, prepare
+from precisionlab.ranges import chosen_ranges, ranges_by_method
+from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.run import NoJournal
+from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
+from precisionlab.search.ladder import Assignment
+
+RUN_FILE = "run.json"
+_HOLDOUT = 0.25  # of a plan that stands alone; as in a sweep
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a plan was measured to be, beside what it says of itself.
+
+    `certificate` holds the plan's figures and those with each pin released, `held_out` the plan's on the samples
+    that chose nothing (None where there are none), `samples` how many each of the two rests on. `claimed` are the
+    figures that the plan's file has for the same: under "" the whole plan's, under a layer's name those without its
+    pin; a plan without a certificate claims nothing. `figures` says "emulated" or "measured".
+    """
+
+    plan: PrecisionPlan
+    certificate: Certificate
+    held_out: Figures | None
+    samples: tuple[int, int]
+    claimed: Mapping[str, Mapping[str, float]]
+    figures: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the plan meets its tolerance on all samples, and each of its pins is needed."""
+        return self.certificate.proven and (self.held_out is None or self.held_out.met)
+
+
+def verify(
+    plan: str | Path,
+    *,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    processes: int | None = None,
+    dask: str | None = None,
+    observer: Observer | None = None,
+) -> Verification:
+    """Measure a plan and its certificate again: its figures, and those with each pin released.
+
+    Model, data, and how these were sampled are those of the `run.json` beside the plan, unless `model` and `data` name
+    others. INT8 ranges are found anew, by the plan's own method. Nothing is taken from the run's journal, and nothing
+    is written. Raises PlanError where the plan cannot be read, is another model's, or says neither model nor data.
+    """
+    see = observer or Silent()
+    check_at_least(1, threads=threads, processes=processes)
+    path = Path(plan)
+    content = read_plan_content(path)
+    run = _run_beside(path)
+    loaded = load_model(Path(model if model is not None else _model_of(run, path)))
+    asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+    check_calibration(asked.calibration)
+    source = _source(run, data)
+    bounds = _held_to(content, asked)
+    metric = run["data"]["metric"] if run else None
+    with open_executor(processes, dask) or nullcontext() as executor:
+        ready = prepare(loaded, source, metric, backend, threads, executor, see)
+        evaluator = ready.evaluator(NoJournal(), see)
+        table = None
+        if Precision.INT8 in {asked.default, *asked.pinned().values()}:
+            method = asked.calibration or DEFAULT_METHOD
+            table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
+            asked = replace(asked, calibration=method)
+        bare = with_held_pins(evaluator.model, asked.with_pins(()), table)
+        asked = with_held_pins(evaluator.model, asked, table)
+        found = evaluator.compare("the plan", asked, table)
+        held_out = evaluator.hold_to("the plan", asked, table)
+        certificate = _proof(evaluator, asked, bare, table, found, bounds)
+        return Verification(
+            asked,
+            certificate,
+            None if held_out is None else figures_of(held_out, _asked_for(content, asked)),
+            (found.samples, 0 if held_out is None else held_out.samples),
+            _claims(content),
+            ready.backend.figures,
+        )
+
+
+def _proof(
+    evaluator: Evaluator,
+    plan: PrecisionPlan,
+    bare: PrecisionPlan,
+    table: CalibrationTable | None,
+    found: Comparison,
+    bounds: Tolerance,
+) -> Certificate:
+    """The certificate, measured."""
+    layers = evaluator.model.layer
+    # Held pins, and those of layers that run in float32 anyway, cannot be released: nothing would change.
+    without = {name: precision_of(layers[name], bare) for name in plan.pinned()}
+    releasable = {name: rung for name, rung in plan.pinned().items() if without[name] is not rung}
+
+    def judged(assignment: Assignment) -> Comparison:
+        pins = [pin for pin in plan.pins if pin.layer not in releasable or pin.layer in assignment]
+        (released,) = releasable.keys() - assignment.keys()
+        return evaluator.judge(f"without the pin of {released}", plan.with_pins(pins), table, found)
+
+    return certificate_of(releasable, without, found, judged, bounds)
+
+
+def _run_beside(plan: Path) -> Mapping[str, Any]:
+    """What the run's folder says of how the plan was found; empty where the plan stands alone."""
+    path = plan.parent / RUN_FILE
+    if not path.exists():
+        return {}
+    run = read_plan_content(path)
+    try:
+        run["model"]["path"], [run["data"][key] for key in _SAMPLING]
+    except (KeyError, TypeError) as error:
+        raise PlanError(f"{path}: {error} is missing; move it away, and give --model and --data") from None
+    return dict(run)
+
+
+_SAMPLING = ("folder", "shapes", "limit", "seed", "holdout", "skip_bad", "metric")
+
+
+def _model_of(run: Mapping[str, Any], plan: Path) -> str:
+    if not run:
+        raise PlanError(
+            f"{plan}: no {RUN_FILE} beside it says which model and data it belongs to; give --model and --data"
+        )
+    return str(run["model"]["path"])
+
+
+def _source(run: Mapping[str, Any], data: str | Path | None) -> Source:
+    """The samples of the run, chosen and parted as they were there; others where `data` names them."""
+    if not run:
+        return Source(data, {}, None, 0, _HOLDOUT, skip_bad=False)
+    known = run["data"]
+    shapes = {name: tuple(shape) for name, shape in known["shapes"].items()}
+    return Source(
+        known["folder"] if data is None else data,
+        {} if data is not None else shapes,
+        known["limit"],
+        known["seed"],
+        known["holdout"],
+        known["skip_bad"],
+    )
+
+
+def _asked_for(content: Any, plan: PrecisionPlan) -> Tolerance:
+    """The tolerance that the plan's file names; the default of its precision where it names none."""
+    texts = content.get("tolerance") or ()
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise PlanError("the plan's `tolerance` must be a list of conditions such as sqnr>=30")
+    return parse_tolerance(texts) or default_tolerance(plan.default)
+
+
+def _held_to(content: Any, plan: PrecisionPlan) -> Tolerance:
+    """What the search held the plan to: the tolerance, or the stricter one that its certificate names."""
+    certificate = content.get("certificate")
+    return _asked_for(certificate if isinstance(certificate, Mapping) else content, plan)
+
+
+def _claims(content: Any) -> dict[str, Mapping[str, float]]:
+    """The figures that a plan's file has in its certificate."""
+    certificate = content.get("certificate")
+    if not isinstance(certificate, Mapping):
+        return {}
+    releases = certificate.get("releases")
+    found = {"": certificate.get("figures")}
+    if isinstance(releases, list):
+        found.update((str(release.get("layer")), release) for release in releases if isinstance(release, Mapping))
+    return {name: _numbers(claim) for name, claim in found.items() if isinstance(claim, Mapping)}
+
+
+def _numbers(claim: Mapping[Any, Any]) -> dict[str, float]:
+    """The numbers among the values; NaN and infinities stand as words in JSON."""
+    numbers = {str(name): value for name, value in claim.items() if isinstance(value, int | float)}
+    words = {name: float(value) for name, value in claim.items() if value in ("nan", "inf", "-inf")}
+    return {**numbers, **words}
