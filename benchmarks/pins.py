@@ -162,6 +162,8 @@ def _rows(case: Case, peers: Sequence[Peer], patience: float) -> Sequence[dict[s
     else:
         amax = {}
     choices = [Choice("nothing kept high", seconds=0.0), ours]
+    if case.precision == "fp16":  # peers keep nodes in float32 alone
+        choices.append(ask_precisionlab(case, patience, "--ladder", "fp32"))
     choices += [ask(peer, case, patience) for peer in peers if case.precision in peer.precisions]
     return [_judged(case, choice, amax) for choice in choices]
 
@@ -190,17 +192,18 @@ def prepare(name: str, most: int, folder: Path) -> Case:
     return Case(name, CASES[name], folder / f"{name}.onnx", data, len(seen), held_out, seconds)
 
 
-def ask_precisionlab(case: Case, patience: float) -> Choice:
+def ask_precisionlab(case: Case, patience: float, *options: str) -> Choice:
     """Sweep the model as a user would, with the patience as the search's budget, and read the plan."""
-    out = case.data.parent / "sweep"
+    out = case.data.parent / "-".join(["sweep", *options])
     command = [sys.executable, "-m", "precisionlab", "sweep", str(case.model), "--data", str(case.data)]
-    command += ["--precisions", case.precision, "--out", str(out), "--budget", f"{patience:.0f}s"]
+    command += ["--precisions", case.precision, "--out", str(out), "--budget", f"{patience:.0f}s", *options]
+    title = " ".join(["precisionlab", *options])
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode > 1:  # 1: the tolerance is not met; the nearest plan is there all the same
-        return Choice("precisionlab", failed=_last_line(done.stderr))
+        return Choice(title, failed=_last_line(done.stderr))
     plan, run = (json.loads((out / name).read_text()) for name in ("plan.json", "run.json"))
     high = {node: pin["precision"] for pin in plan["pins"] for node in pin["nodes"]}
-    return Choice("precisionlab", high, run["seconds"], run["precisionlab"], calibration=plan.get("calibration"))
+    return Choice(title, high, run["seconds"], run["precisionlab"], calibration=plan.get("calibration"))
 
 
 def ask(peer: Peer, case: Case, patience: float) -> Choice:

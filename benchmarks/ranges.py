@@ -2,7 +2,7 @@
 
 Ours (all methods and `auto`) beside ONNX Runtime's MinMax and Entropy (its defaults, symmetric), each calibrated on
 the same samples, and judged on others by the same emulation: SQNR of the worst output in dB over all samples, which
-one bad sample may rule; the typical sample's SQNR (the mean of the samples' own, in dB); and the task metric.
+one bad sample may rule; the typical sample's SQNR (the mean of the samples' own); and the task metric.
 Needs the prepared models (`make models`).
 """
 
@@ -27,7 +27,7 @@ from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Silent
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.ranges import best_table
+from precisionlab.ranges import best_table, typical_sqnr
 from precisionlab.rewrite.flow import int8_operands, with_held_pins
 
 METRICS = {
@@ -84,15 +84,9 @@ def _print(name: str, model: Model, known: list[Sample], judged: list[Sample]) -
     )
     for method, comparison in found.items():
         click.echo(
-            f"{name:<12} {method:<22} {comparison.worst('sqnr'):7.1f} dB, typical {_typical(comparison):5.1f} dB "
+            f"{name:<12} {method:<22} {comparison.worst('sqnr'):7.1f} dB, typical {typical_sqnr(comparison):5.1f} dB "
             f"{comparison.metric:9.3f}"
         )
-
-
-def _typical(comparison: Comparison) -> float:
-    """The mean over samples of the worst output's SQNR in dB."""
-    every = [[e.errors.sqnr for e in each if e.errors is not None] for each in comparison.each.values()]
-    return float(np.mean(np.min([sqnr for sqnr in every if sqnr], 0)))
 
 
 def _metric(name: str, dataset: Dataset) -> Callable[[], TaskMetric]:

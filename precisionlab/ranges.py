@@ -10,11 +10,15 @@ from precisionlab.calibration.auto import cheapest_ranges
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.confidence import interval
+from precisionlab.compare.tolerance import Bound
 from precisionlab.evaluator import Evaluator
 from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.flow import int8_operands, with_held_pins
+
+_EXACT = 20 * math.log10(2**24)  # dB; a relative error of float32's last digit
 
 Compare = Callable[[str, CalibrationTable, bool], Comparison]
 """Compares the INT8 model under a table, by its name; the flag asks for each layer's own error too."""
@@ -25,16 +29,41 @@ def best_table(
 ) -> CalibrationTable:
     """The table under which the INT8 model loses least: one method for all tensors, or the cheapest for each.
 
-    Each candidate is run and compared, and judged by the relative error of the worst final output.
+    Each candidate is run and compared, and judged by the error of the worst final output.
     """
     found = {name: compare(name, table, True) for name, table in methods.items()}
     mixed = cheapest_ranges(model, methods, {name: comparison.introduced for name, comparison in found.items()})
-    losses = {name: comparison.worst("rel_l2") for name, comparison in found.items()}
-    losses[AUTO] = compare("the cheapest method for each tensor", mixed, False).worst("rel_l2")
-    best = min(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))
-    figures = ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items())
-    see.note(f"  relative error of the final output by ranges: {figures}; taken: {best}")
+    found[AUTO] = compare("the cheapest method for each tensor", mixed, False)
+    best = least_lossy(found)
+    figures = ", ".join(f"{name} {c.worst('sqnr'):.1f} ({typical_sqnr(c):.1f})" for name, c in found.items())
+    see.note(f"  SQNR of the final output by ranges (typical sample), dB: {figures}; taken: {best}")
     return mixed if best == AUTO else methods[best]
+
+
+def least_lossy(found: Mapping[str, Comparison]) -> str:
+    """The name of the comparison with the least error at the final outputs.
+
+    One bad sample can rule the error over all, and which method it hits is chance. So among those whose SQNR lies
+    within the 95 % interval of the best one's, which these samples cannot tell apart, the typical sample decides.
+    """
+    total = {name: _or_least(comparison.worst("sqnr")) for name, comparison in found.items()}
+    best = max(total, key=total.__getitem__)
+    ends = interval(found[best], Bound("sqnr", True, 0.0))
+    low = total[best] if ends is None else min(ends.low, total[best])
+    near = [name for name in found if total[name] >= low]
+    return max(near, key=lambda name: (_or_least(typical_sqnr(found[name])), total[name]))
+
+
+def typical_sqnr(comparison: Comparison) -> float:
+    """The mean over samples of the worst final output's SQNR, in dB; NaN where one has none."""
+    every = [[e.errors.sqnr for e in each if e.errors is not None] for each in comparison.each.values()]
+    worst = [min(sample) for sample in zip(*filter(None, every), strict=True)]
+    # An output without any error would rule the mean as an infinity: nothing is better than float32's own noise.
+    return math.fsum(min(sqnr, _EXACT) for sqnr in worst) / len(worst) if worst else math.nan
+
+
+def _or_least(sqnr: float) -> float:
+    return -math.inf if math.isnan(sqnr) else sqnr
 
 
 def ranges_by_method(evaluator: Evaluator) -> Mapping[str, CalibrationTable]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import operator
 import random
 import re
 import shutil
@@ -27,10 +29,13 @@ from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_st
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import METHODS
 from precisionlab.cli import cli
+from precisionlab.compare.comparison import Comparison, OutputErrors
+from precisionlab.compare.errors import Agreement, error_sums
 from precisionlab.data import open_dataset
 from precisionlab.errors import DataError, OptionError
 from precisionlab.model import load_model
 from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.ranges import least_lossy, typical_sqnr
 from precisionlab.rewrite.flow import int8_operands, with_held_pins
 from precisionlab.sweep import sweep
 
@@ -384,30 +389,57 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(tmp_p
 # auto
 
 
-def loss(result: CalibrationResult, table: CalibrationTable) -> float:
-    """The relative error of the worst final output under these ranges, by a comparison of its own."""
+def comparison_of(result: CalibrationResult, table: CalibrationTable) -> Comparison:
+    """The int8 model under these ranges, by a comparison of its own."""
     dataset = open_dataset(DIGITS, load_model(MODEL), 16, 0)
     backend = OnnxRuntimeBackend(result.model, next(iter(dataset)), 2)
     plan = with_held_pins(backend.model, PrecisionPlan(backend.model.sha256, Precision.INT8), table)
-    found = backend.compare(plan, table, dataset, lambda done: None, metric=None, introduced=False)
-    return found.worst("rel_l2")
+    return backend.compare(plan, table, dataset, lambda done: None, metric=None, introduced=False)
 
 
-def test_auto_is_no_worse_than_any_single_method(tmp_path: Path) -> None:
+def test_auto_takes_what_the_measured_candidates_speak_for(tmp_path: Path) -> None:
     heard = Heard()
     result = calibrate(data=DIGITS, method="auto", samples=16, out=tmp_path / "run", observer=heard)
-    (note,) = [note for note in heard.notes if "relative error of the final output" in note]
-    noted = {name: float(value) for name, value in re.findall(r"(\w+) ([\d.e-]+)[,;]", note)}
+    (note,) = [note for note in heard.notes if "SQNR of the final output" in note]
+    noted = {name: (float(a), float(b)) for name, a, b in re.findall(r"(\w+) ([\d.]+) \(([\d.]+)\)[,;]", note)}
     assert list(noted) == [*METHODS, "auto"]
-    losses = {name: loss(result, table) for name, table in result.methods.items()}
-    for name, value in losses.items():
-        assert noted[name] == pytest.approx(value, rel=0.01)
-    chosen = loss(result, result.table)
-    assert chosen <= min(losses.values())
-    assert chosen == pytest.approx(min(noted.values()), rel=0.01)
+    found = {name: comparison_of(result, table) for name, table in result.methods.items()}
+    for name, comparison in found.items():
+        assert noted[name] == pytest.approx((comparison.worst("sqnr"), typical_sqnr(comparison)), abs=0.06)
+    taken = note.rpartition("taken: ")[2]
+    chosen = comparison_of(result, result.table)
+    assert noted[taken] == pytest.approx((chosen.worst("sqnr"), typical_sqnr(chosen)), abs=0.06)
+    assert least_lossy({**found, "chosen": chosen}) in ("chosen", taken)
     assert result.facts["method"] == "auto"
-    for name, found in result.table.ranges.items():
-        assert found == result.methods[found.method].ranges[name]
+    for name, range_ in result.table.ranges.items():
+        assert range_ == result.methods[range_.method].ranges[name]
+
+
+def of_samples(*noise: float) -> Comparison:
+    """One output of signal 1 with so much noise in each sample."""
+    each = tuple(OutputErrors(error_sums(np.float32([1, 0]), np.float32([1, n])), Agreement(0, 0)) for n in noise)
+    return Comparison(len(noise), {}, {}, {"y": functools.reduce(operator.add, each)}, {"y": each})
+
+
+def test_of_ranges_that_the_samples_cannot_tell_apart_the_typical_sample_decides() -> None:
+    """One sample of twenty rules both sums; which of the two it hits less is chance."""
+    often_good = of_samples(*[0.001] * 19, 0.6)
+    often_bad = of_samples(*[0.05] * 19, 0.5)
+    assert often_bad.worst("sqnr") > often_good.worst("sqnr")
+    assert least_lossy({"bad": often_bad, "good": often_good}) == "good"
+
+
+def test_ranges_that_are_worse_beyond_chance_are_not_taken_for_their_typical_sample() -> None:
+    even = of_samples(*[0.05] * 20)
+    uneven = of_samples(*[0.001] * 10, *[0.9] * 10)
+    assert typical_sqnr(uneven) > typical_sqnr(even)
+    assert least_lossy({"uneven": uneven, "even": even}) == "even"
+
+
+def test_ranges_under_which_a_sample_breaks_are_never_taken() -> None:
+    broken = of_samples(*[0.0] * 19, math.nan)
+    assert least_lossy({"broken": broken, "poor": of_samples(*[0.9] * 20)}) == "poor"
+    assert least_lossy({"few": of_samples(0.1), "fewer": of_samples(0.01)}) == "fewer"
 
 
 # Samples and options that cannot be used
