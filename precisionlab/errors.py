@@ -21,3 +21,11 @@ class PlanError(PrecisionLabError):
 
 class OptionError(PrecisionLabError):
     """An option has a value that cannot be used."""
+
+
+class EngineError(PrecisionLabError):
+    """TensorRT or its GPU cannot be used, or an engine cannot be loaded or run."""
+
+
+class BuildError(EngineError):
+    """TensorRT refuses to build an engine. That says nothing of its accuracy."""

@@ -1,0 +1,63 @@
+"""The TensorRT that is installed: its module, and what it can do."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from precisionlab.errors import EngineError
+
+TENSORRT = "tensorrt"
+RTX = "tensorrt_rtx"
+_INSTALL = {
+    TENSORRT: "install it with `pip install precisionlab[tensorrt]`, or on a Jetson take JetPack's own",
+    RTX: "install it with `pip install precisionlab[rtx]`",
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a TensorRT module can do, found by looking at what it has.
+
+    `pins`: precisions are builder flags, and layers are pinned (8.6 to 10.x); without, types stand in the ONNX graph.
+    `calibrators`: it calibrates INT8 by itself and takes a calibration cache. `bf16`: kernels may have bfloat16.
+    `debug_tensors`: tensors can be looked at without becoming outputs. `implicit_batch`: networks must be told that
+    their batch is explicit (8.6).
+    """
+
+    version: str
+    pins: bool
+    calibrators: bool
+    bf16: bool
+    debug_tensors: bool
+    implicit_batch: bool
+
+
+def load_tensorrt(name: str = TENSORRT) -> Any:
+    """The module `tensorrt` or `tensorrt_rtx`. Raises EngineError where it cannot be loaded."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = error.name == name
+        what = "is not installed" if missing else f"is installed, but cannot be loaded ({_first_line(error)})"
+        raise EngineError(f"the Python package {name} {what}; {_INSTALL[name]}") from None
+
+
+def features_of(trt: Any) -> Features:
+    """What this TensorRT module can do."""
+    flags = trt.BuilderFlag
+    return Features(
+        version=str(trt.__version__),
+        pins=hasattr(flags, "OBEY_PRECISION_CONSTRAINTS"),
+        calibrators=hasattr(trt, "IInt8EntropyCalibrator2") and hasattr(flags, "INT8"),
+        bf16=hasattr(flags, "BF16"),
+        debug_tensors=hasattr(trt.INetworkDefinition, "mark_debug"),
+        # In 8.6 a network is of implicit batch unless it is told otherwise; 10.x has kept the flag, and ignores it.
+        implicit_batch=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,129 @@
+"""What is asked of the process that TensorRT runs in, and what it answers: plain values that can be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from precisionlab.precision import Precision
+
+Arrays = Mapping[str, NDArray[Any]]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerPin:
+    """One layer of a plan that TensorRT is to run in `precision`.
+
+    `nodes` are the names of its ONNX nodes (as the model is loaded: `node_of_<first output>` where a node had none),
+    `tensors` all float tensors that these nodes give, by which they are found first.
+    """
+
+    layer: str
+    nodes: tuple[str, ...]
+    tensors: tuple[str, ...]
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The shapes of one dynamic input that an engine is built for."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """One engine to be built.
+
+    `model` is the ONNX file. `enabled` are the low precisions that kernels may have (empty: FP32 alone, and no TF32);
+    with a strongly typed TensorRT it is empty, and the file itself says the types. `pins` are held to by
+    `obey` (else only preferred). `cache` is a calibration cache for INT8; with None and INT8 enabled, TensorRT
+    calibrates itself, on samples that it asks for. `profiles` has each dynamic input. `marked` are tensors to become
+    outputs, so that they can be looked at. `workspace` is in bytes, None for TensorRT's own limit. `timing_cache` is the file
+    that kernel timings are kept in between builds. `engine` is where the engine is written.
+    """
+
+    model: Path
+    engine: Path
+    enabled: frozenset[Precision] = frozenset()
+    pins: tuple[LayerPin, ...] = ()
+    obey: bool = True
+    cache: bytes | None = None
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    marked: tuple[str, ...] = ()
+    workspace: int | None = None
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class PinOutcome:
+    """What became of one pin in the network, before the build.
+
+    `network_layers` are the layers that were given the precision, `skipped` those of the pin's that must be left
+    alone, each with the reason. `unmatched` says why no layer of the network belongs to the pin; None where one does.
+    """
+
+    layer: str
+    network_layers: tuple[str, ...]
+    skipped: Mapping[str, str]
+    unmatched: str | None
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """What one layer of an engine takes or gives.
+
+    `dtype` is `fp32`, `fp16`, `bf16`, `int8`, `int32`, …; it and `shape` are None where the engine does not tell.
+    """
+
+    name: str
+    dtype: str | None
+    shape: Shape | None
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One layer of a built engine, as the inspector or the builder's log describes it.
+
+    `nodes` are the ONNX nodes that its metadata names (several where they were fused; none for reformats and helpers).
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+    tactic: str | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built engine: where it lies, and what is known of it.
+
+    `layers` is empty where TensorRT does not tell them. `seconds` is the build's wall time, `size` the engine's bytes.
+    `outcomes` is what became of each pin in the network. `warnings` are TensorRT's own warnings and errors.
+    """
+
+    engine: Path
+    seconds: float
+    size: int
+    outcomes: tuple[PinOutcome, ...]
+    layers: tuple[EngineLayer, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long an engine takes for one sample, milliseconds, of `runs` warm runs; measured by CUDA events."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
