@@ -35,6 +35,11 @@ _WORST_SAMPLES = 8
 _ROUNDS = 3
 """How often the search starts over with a stricter tolerance where the held-out samples do not confirm its plan."""
 
+_GROWN = (
+    "no smallest set of pins that is right on the samples that chose it is right on those held out; "
+    "longer prefixes of the ranking are taken instead, so some of the pins may not be needed"
+)
+
 _Key = frozenset[tuple[str, Precision]]
 
 
@@ -104,6 +109,8 @@ class PinSearch:
             mixed = self._confirmed(assignment) if assignment else low
             if not self._is_worth_another_round(assignment, mixed):
                 break
+        if self._owes_it_to_its_samples(mixed) and (grown := self._grown(mixed)) is not None:
+            return self._result(low, grown, effects, None, _GROWN)
         certificate = self._certificate(mixed) if mixed is not low else None
         self._widen_front(mixed)
         return self._result(low, mixed, effects, certificate)
@@ -116,7 +123,7 @@ class PinSearch:
         return Variant(name, plan, comparison, figures, self._tolerance, met, held_out, self._cost.of(plan))
 
     def _result(
-        self, low: Variant, mixed: Variant, effects: Effects, certificate: Certificate | None
+        self, low: Variant, mixed: Variant, effects: Effects, certificate: Certificate | None, remark: str = ""
     ) -> PrecisionResult:
         return PrecisionResult(
             self._precision,
@@ -129,6 +136,7 @@ class PinSearch:
             effects,
             certificate,
             tuple(self._points()),
+            remark,
         )
 
     # What is known before the search
@@ -287,6 +295,34 @@ class PinSearch:
             f"{', '.join(map(str, self._strict))}"
         )
         return True
+
+    def _owes_it_to_its_samples(self, mixed: Variant) -> bool:
+        """Whether the plan is right on the samples that chose it alone."""
+        if mixed.met or self._options.spend is not None:
+            return False
+        return mixed.held_out is not None and meets(mixed.comparison, self._tolerance)
+
+    def _grown(self, last: Variant) -> Variant | None:
+        """A prefix of the ranking that is right on the held-out samples too; None where none is.
+
+        Where every smallest set turns out to owe its figure to the samples that it was chosen on (errors that hang on
+        a few samples are like dice), more pins than these samples ask for are what others need.
+        """
+        self._evaluator.see.note(f"{self._precision}: {_GROWN}")
+        self._strict = self._tolerance
+        order = self._ranking.order
+        limit = len(order) if self._options.max_pins is None else min(len(order), self._options.max_pins)
+        count = max(1, len(last.plan.pins) - len(self._low_plan.pins))
+        try:
+            while count < limit:
+                count = min(2 * count, limit)
+                for rung in self._rungs():
+                    pins = dict.fromkeys(order[:count], rung)
+                    if meets(self._evaluate(pins), self._tolerance) and (variant := self._confirmed(pins)).met:
+                        return variant
+        except Spent:
+            pass
+        return None
 
     # The proof, and the trade beside it
 

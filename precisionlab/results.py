@@ -50,7 +50,8 @@ class PrecisionResult:
     the worst first. `causes` says for layers that break in it why. `evaluations` counts the plans that
     were run and compared on the way. `effects` says what each layer alone does to the final outputs, on the samples
     where the precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
-    there are none. `points` are all plans evaluated, by cost and error.
+    there are none. `points` are all plans evaluated, by cost and error. `remark` is what else is to be said of the
+    pins.
     """
 
     precision: Precision
@@ -63,6 +64,7 @@ class PrecisionResult:
     effects: Effects = field(default_factory=dict)
     certificate: Certificate | None = None
     points: tuple[Point, ...] = ()
+    remark: str = ""
 
     @property
     def met(self) -> bool:

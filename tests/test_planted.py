@@ -205,6 +205,26 @@ def test_on_the_ladder_range_is_mended_by_bf16_and_lost_digits_by_fp32(tmp_path:
     assert found.certificate.proven
 
 
+def test_a_fault_that_only_held_out_samples_show_is_pinned_too_and_the_pins_are_not_called_proven(
+    tmp_path: Path,
+) -> None:
+    """The samples that choose hold no zero, whose logarithm the planted layers break."""
+    model, data, planted = chain(7, ["logarithm"], 30, tmp_path)
+    for file in data.iterdir():
+        file.unlink()
+    for index in range(32):
+        numbers = np.random.default_rng(index).integers(1, 4, (1, 8)).astype(np.float32)
+        if index % 4 == 3:
+            numbers[0, 0] = 0
+        np.save(data / f"{index:02}.npy", numbers)
+    found = swept(model, data, tmp_path / "run", ladder="fp32", holdout=0.25)
+    assert found.met
+    assert found.mixed.held_out is not None
+    assert planted <= {pin.layer for pin in found.mixed.plan.pins}
+    assert found.certificate is None
+    assert "held out" in found.remark
+
+
 def test_the_ranking_has_the_planted_layers_in_front(tmp_path: Path) -> None:
     """What breaks at the outputs is seen layer by layer, before any set of pins is tried."""
     model, data, planted = chain(6, ["weight", "overflow"], 60, tmp_path)

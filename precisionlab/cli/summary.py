@@ -137,6 +137,8 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
         console.print(f"proven: with any one of the pins released, {held} does not hold (certificate in the plan)")
     elif proof is not None and proof.figures.met:
         console.print("not proven that every pin is needed: the search was cut short, or a pin proved needless")
+    if found.remark:
+        console.print(found.remark)
     if found.mixed.met and found.mixed.comparison.nonfinite:
         count = counted(len(found.mixed.comparison.nonfinite), "tensor")
         console.print(f"Inf in {count} on the way, which the layers behind make finite again (see the report)")

@@ -76,6 +76,7 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
         "touched": len(result.ranked),
         "evaluations": result.evaluations,
         "proven": None if result.certificate is None else result.certificate.proven,
+        "remark": result.remark,
         "hangs": [
             {"bound": str(bound), "low": json_number(ends.low), "high": json_number(ends.high)}
             for bound, ends in hangs_on_samples(result.mixed.comparison, result.mixed.tolerance)

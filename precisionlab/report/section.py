@@ -69,6 +69,7 @@ class PrecisionSection:
     rows: tuple[FigureRow, ...]
     proven: bool | None
     strict: bool
+    remark: str
     doubts: tuple[Doubt, ...]
     absorbed: int
     pins: tuple[PinView, ...]
@@ -125,6 +126,7 @@ def section_of(
         rows=_figure_rows(reference, low, mixed, bounds, metric_name(tables.variants)),
         proven=found["proven"],
         strict=bool(found["proven"]) and any(_admitted(view, bounds) for view in views),
+        remark=str(found["remark"]),
         doubts=tuple(_doubt(entry) for entry in found["hangs"]),
         absorbed=int(last.nonfinite_tensors or 0) if last and met else 0,
         pins=pin_views(pins, views),

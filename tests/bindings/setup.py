@@ -21,9 +21,13 @@ STUBS = Path(__file__).with_name("stubs.c")
 PACKAGES = {
     "8.6.1": "tensorrt-bindings",
     "10.0.1": "tensorrt-cu12-bindings",
+    "10.9.0.34": "tensorrt-cu12-bindings",
+    "10.13.3.9": "tensorrt-cu12-bindings",
     "10.16.1.11": "tensorrt-cu12-bindings",
 }
-"""Version → the package on PyPI."""
+"""Version → the package on PyPI, of the weakly typed TensorRT: with calibrators and precision flags."""
+STRONGLY_TYPED = {"11.4.0.106": "tensorrt-cu12-bindings"}
+"""The same for the versions that have neither."""
 
 
 def unsupported() -> str | None:
@@ -55,7 +59,7 @@ def bindings(version: str) -> Path:
 
 
 def _unpack(version: str, downloads: Path, target: Path) -> None:
-    package = f"{PACKAGES[version]}=={version}"
+    package = f"{(PACKAGES | STRONGLY_TYPED)[version]}=={version}"
     options = [
         "--no-deps",
         "--only-binary",
@@ -89,5 +93,5 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or PACKAGES:
+    for wanted in sys.argv[1:] or PACKAGES | STRONGLY_TYPED:
         print(bindings(wanted))

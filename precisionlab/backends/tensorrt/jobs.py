@@ -46,8 +46,8 @@ class BuildJob:
     with a strongly typed TensorRT it is empty, and the file itself says the types. `pins` are held to by
     `obey` (else only preferred). `cache` is a calibration cache for INT8; with None and INT8 enabled, TensorRT
     calibrates itself, on samples that it asks for. `profiles` has each dynamic input. `marked` are tensors to become
-    outputs, so that they can be looked at. `workspace` is in bytes, None for TensorRT's own limit. `timing_cache` is the file
-    that kernel timings are kept in between builds. `engine` is where the engine is written.
+    outputs, so that they can be looked at. `workspace` is in bytes, None for TensorRT's own limit. `timing_cache` is
+    the file that kernel timings are kept in between builds. `engine` is where the engine is written.
     """
 
     model: Path
