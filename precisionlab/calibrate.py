@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from precisionlab.backends import choose_backend
+from precisionlab.backends import emulation, spread
 from precisionlab.backends.base import Backend
 from precisionlab.calibration.cache import version_digits, write_cache
 from precisionlab.calibration.export import write_onnxruntime_tables
@@ -106,7 +106,7 @@ def calibrate(
     loaded = load_model(_model_path(model, data))
     with open_executor(processes, dask) or nullcontext() as executor:
         dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
-        ready = choose_backend("auto", loaded, dataset, threads, executor)
+        ready = spread(emulation(loaded, dataset, threads), dataset, executor)
         folder = _folder(out, loaded)
         tensors = calibrated_tensors(ready.model)
         context = {
@@ -162,7 +162,7 @@ def merge(
     first, *others = (state for _, state in states)
     if dataset.sha256 != first.context.get("data"):
         raise DataError(f"{data}: not the samples that the shards were counted from; give their folder, unchanged")
-    ready = choose_backend("auto", loaded, dataset, threads)
+    ready = emulation(loaded, dataset, threads)
     histograms = dict(first.histograms)
     for state in others:
         histograms = {name: h.merge(state.histograms[name]) for name, h in histograms.items()}

@@ -48,8 +48,13 @@ class Evaluator:
         work = partial(self.backend.compare, metric=self.metric, introduced=introduced)
         return self._compared(title, plan, table, self.chosen, {"introduced": introduced}, work)
 
-    def judge(self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, known: Comparison) -> Comparison:
-        """Compare the final outputs alone, and look for new NaN and Inf, on the samples that choose."""
+    def judge(
+        self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, known: Comparison | None
+    ) -> Comparison:
+        """Compare the final outputs alone, and look for new NaN and Inf, on the samples that choose.
+
+        `known` has what the reference holds of its own; None for engines, whose layers are not looked at then.
+        """
         work = partial(self.backend.judge, metric=self.metric, known=known)
         return self._compared(title, plan, table, self.chosen, {"judge": True}, work)
 
@@ -59,6 +64,13 @@ class Evaluator:
             return None
         work = partial(self.backend.compare, metric=self.metric, introduced=False)
         return self._compared(f"{title}, held-out samples", plan, table, self.held_out, {"introduced": False}, work)
+
+    def hold_outputs_to(self, title: str, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison | None:
+        """Compare an engine's final outputs alone, on the samples held out."""
+        if self.held_out is None:
+            return None
+        work = partial(self.backend.judge, metric=self.metric, known=None)
+        return self._compared(f"{title}, held-out samples", plan, table, self.held_out, {"judge": True}, work)
 
     def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
         """What toggling each layer does to the final outputs of these samples."""
@@ -91,7 +103,7 @@ class Evaluator:
         kind: Mapping[str, bool],
         work: Callable[..., Comparison],
     ) -> Comparison:
-        key = {**_key(plan, table), **kind, "on": _digest(samples)}
+        key = {**_key(plan, table), **kind, "on": _digest(samples), "by": self.backend.name}
 
         def worked() -> Any:
             self.see.stage(title, len(samples))

@@ -12,6 +12,8 @@ from precisionlab.compare.tolerance import Tolerance, default_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.precision import Precision
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -20,6 +22,25 @@ class Minimize(str, Enum):
 
     PINS = "pins"
     COST = "cost"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How TensorRT's engines are built and looked at, where they are.
+
+    `shapes` are `--shapes` texts for dynamic inputs; empty: as the data has them. `workspace` and `observe` are bytes:
+    what TensorRT may use in a build (None: its own limit), and what may be looked at in one engine (0: nothing).
+    `prefer` makes pins wishes. `calibrate` lets TensorRT find the INT8 ranges by itself. `builds` is how many engines
+    of a precision are built at most. `store` is where engines are kept between runs; None: in the run's folder.
+    """
+
+    shapes: tuple[str, ...] = ()
+    workspace: int | None = None
+    observe: int = 256 * 1024**2
+    prefer: bool = False
+    calibrate: bool = False
+    builds: int = 8
+    store: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +142,16 @@ def parse_duration(text: str | float | None, name: str) -> float | None:
         raise OptionError(f"{name} {text!r}: write a time such as 90s, 30m or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + seconds
+
+
+def parse_size(text: str | int | None, name: str) -> int | None:
+    """Bytes, from 4096, "512M" or "4G" (powers of 1024). Raises OptionError for anything else."""
+    if text is None:
+        return None
+    match = _SIZE.fullmatch(str(text).strip())
+    if not match:
+        raise OptionError(f"{name} {text!r}: write a size such as 512M or 4G")
+    return round(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def _parsed(texts: str | Iterable[str]) -> tuple[Precision, ...]:

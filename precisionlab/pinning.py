@@ -32,7 +32,7 @@ from precisionlab.wording import counted, duration
 _WORST_SAMPLES = 8
 """On so many samples, those where the low precision is worst, the layers' effects are measured."""
 
-_ROUNDS = 3
+_ROUNDS = 2
 """How often the search starts over with a stricter tolerance where the held-out samples do not confirm its plan."""
 
 _GROWN = (

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from precisionlab.backends import choose_backend
+from precisionlab.backends import emulation, spread
 from precisionlab.backends.base import Backend
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import OptionError
@@ -35,29 +36,32 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Samples that were looked at, and a backend at their shapes. `held_out` is None where they are too few."""
+    """Samples that were looked at, and the emulation at their shapes. `held_out` is None where they are too few.
+
+    `local` is the emulation in this process, `backend` the same with its work shared out where that was asked for.
+    """
 
     dataset: Dataset
     chosen: Dataset
     held_out: Dataset | None
     metric: Callable[[], TaskMetric] | None
+    local: OnnxRuntimeBackend
     backend: Backend
 
-    def evaluator(self, journal: Journal, see: Observer) -> Evaluator:
-        """Evaluates plans on these samples."""
-        return Evaluator(self.backend, self.chosen, self.held_out, self.metric, journal, see)
+    def evaluator(self, journal: Journal, see: Observer, backend: Backend | None = None) -> Evaluator:
+        """Evaluates plans on these samples, in emulation or by another backend."""
+        return Evaluator(backend or self.backend, self.chosen, self.held_out, self.metric, journal, see)
 
 
 def prepare(
     model: Model,
     source: Source,
     metric: str | None,
-    backend: str,
     threads: int | None,
     executor: Executor | None,
     see: Observer,
 ) -> Prepared:
-    """Open and check the samples, part them, and make the backend ready.
+    """Open and check the samples, part them, and make the emulation ready.
 
     Raises DataError for bad samples or missing labels, OptionError for options that do not fit them, ModelError
     where the model does not run.
@@ -65,7 +69,8 @@ def prepare(
     dataset = checked(_dataset(model, source), source.skip_bad, see)
     chosen, held_out = split(dataset, source.holdout, see)
     made = metric_of(metric, dataset)
-    return Prepared(dataset, chosen, held_out, made, choose_backend(backend, model, dataset, threads, executor))
+    local = emulation(model, dataset, threads)
+    return Prepared(dataset, chosen, held_out, made, local, spread(local, dataset, executor))
 
 
 def parse_holdout(holdout: str | float) -> float:

@@ -21,6 +21,9 @@ from precisionlab.search.pareto import Point
 if TYPE_CHECKING:
     import pandas as pd
 
+    from precisionlab.backends.tensorrt.backend import Inside
+    from precisionlab.backends.tensorrt.jobs import Latency
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -43,6 +46,38 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class EngineVariant:
+    """A variant as a real engine: measured errors, what the engine is inside, and its time for one sample.
+
+    `times` has the milliseconds of each layer whose time could be told apart.
+    """
+
+    variant: Variant
+    inside: Inside
+    latency: Latency
+    times: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """One low precision on the GPU.
+
+    `low` is the engine without pins, `mixed` the one that was taken: `low` itself where that is right. None for what
+    TensorRT would not build. `builds` counts the engines tried, `notes` say what was seen on the way.
+    """
+
+    low: EngineVariant | None
+    mixed: EngineVariant | None
+    builds: int
+    notes: tuple[str, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether the engine that was taken meets the tolerance."""
+        return self.mixed is not None and self.mixed.variant.met
+
+
+@dataclass(frozen=True)
 class PrecisionResult:
     """One low precision: the variant without pins, and the one with the pins that were found.
 
@@ -51,7 +86,7 @@ class PrecisionResult:
     were run and compared on the way. `effects` says what each layer alone does to the final outputs, on the samples
     where the precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
     there are none. `points` are all plans evaluated, by cost and error. `remark` is what else is to be said of the
-    pins.
+    pins. `engine` is what was measured on the GPU; None where all is emulated.
     """
 
     precision: Precision
@@ -65,11 +100,18 @@ class PrecisionResult:
     certificate: Certificate | None = None
     points: tuple[Point, ...] = ()
     remark: str = ""
+    engine: EngineResult | None = None
 
     @property
     def met(self) -> bool:
-        """Whether the plan found meets the tolerance."""
-        return self.mixed.met
+        """Whether the plan found meets the tolerance: on the GPU, where it was measured there."""
+        return self.mixed.met if self.engine is None else self.engine.met
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """The plan found: the one that was taken on the GPU, where there is one."""
+        taken = None if self.engine is None else self.engine.mixed
+        return self.mixed.plan if taken is None else taken.variant.plan
 
     @property
     def first_nonfinite(self) -> str | None:
@@ -80,7 +122,7 @@ class PrecisionResult:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The outcome of one sweep. `run` is what `run.json` holds.
+    """The outcome of one sweep. `run` is what `run.json` holds, `engine` the fp32 engine where there is one.
 
     `variants` and `layers` are the tables of `variants.csv` and `layers.csv`; their columns are
     documented in `precisionlab.report.tables`.
@@ -91,6 +133,7 @@ class SweepResult:
     precisions: tuple[PrecisionResult, ...]
     run: Mapping[str, Any]
     folder: Path | None = None
+    engine: EngineVariant | None = None
 
     @property
     def met(self) -> bool:
@@ -100,7 +143,7 @@ class SweepResult:
     @property
     def plans(self) -> dict[str, PrecisionPlan]:
         """Precision → the plan found."""
-        return {result.precision.value: result.mixed.plan for result in self.precisions}
+        return {result.precision.value: result.plan for result in self.precisions}
 
     @cached_property
     def variants(self) -> pd.DataFrame:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from precisionlab.backends import TENSORRT, which_backend
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD
+from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import meets, parse_tolerance
+from precisionlab.engines import EngineStage
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
@@ -21,6 +23,7 @@ from precisionlab.metric import source_of
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import (
+    EngineOptions,
     Options,
     check_at_least,
     check_calibration,
@@ -36,9 +39,10 @@ from precisionlab.precision import Precision, PrecisionPlan, read_plan
 from precisionlab.prepare import Prepared, Source, parse_holdout, prepare
 from precisionlab.ranges import chosen_ranges, compared_with, ranges_by_method
 from precisionlab.report.files import run_facts, write_results
-from precisionlab.results import PrecisionResult, SweepResult, Variant
+from precisionlab.results import EngineVariant, PrecisionResult, SweepResult, Variant
 from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.rewrite.gates import check_opset
+from precisionlab.rewrite.observe import is_observed
 from precisionlab.run import RunFolder
 from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
@@ -46,6 +50,9 @@ from precisionlab.search.devices import find_device
 from precisionlab.search.rank import rank
 from precisionlab.versions import versions
 from precisionlab.wording import counted
+
+if TYPE_CHECKING:
+    from precisionlab.backends.tensorrt.backend import TensorRTBackend
 
 
 def sweep(
@@ -75,6 +82,7 @@ def sweep(
     metric: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     skip_bad: bool = False,
+    engine: EngineOptions | None = None,
     observer: Observer | None = None,
 ) -> SweepResult:
     """Find the layers of an ONNX model that break in low precision, pin them, and check the result.
@@ -89,6 +97,9 @@ def sweep(
     model will run on. `ladder` names the precisions that pins may have (such as "fp16,fp32"). `budget` (such as
     "30m") and `max_evaluations` end each precision's search early, with the best plan so far. `processes` or a Dask
     cluster (the address of its scheduler) share the work, to the same bits.
+
+    `backend` is "onnxruntime" (all is emulated), "tensorrt" (the emulation ranks and searches, and real engines are
+    built, measured and verified, as `engine` says), or "auto": TensorRT where it and a GPU are.
 
     `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
     (entropy, capped, percentile, mse, max, auto). `skip_bad` goes on past samples that cannot be used. `metric`
@@ -115,7 +126,7 @@ def sweep(
     check_calibration(calibration)
     check_at_least(0, max_pins=max_pins, seed=seed)
     check_at_least(1, samples=samples, threads=threads, max_evaluations=max_evaluations, processes=processes)
-    device = find_device(target)
+    device, chosen_backend = find_device(target), which_backend(backend)
     source = Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
     loaded = load_model(Path(model))
     asked = None
@@ -124,12 +135,20 @@ def sweep(
         check_calibration(asked.calibration)
         options = replace(options, precisions=(asked.default,), around=asked.around)
     _check_opset(loaded, options, asked)
-    with open_executor(processes, dask) or nullcontext() as executor:
-        ready = prepare(loaded, source, metric, backend, threads, executor, see)
+    with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
+        ready = prepare(loaded, source, metric, threads, executor, see)
         cost = CostModel(ready.backend.model, device)
-        run = RunFolder(Path(out) if out else _default_folder(loaded, asked), _context(loaded, ready, options))
+        folder = Path(out) if out else _default_folder(loaded, asked)
+        engines = None
+        if chosen_backend == TENSORRT:
+            engines = opened.enter_context(_open_engines(ready, engine or EngineOptions(), folder, see))
+        run = RunFolder(folder, _context(loaded, ready, options, engines))
         evaluator = ready.evaluator(run, see)
-        job = _Job(evaluator, options, cost)
+        stage = None
+        if engines is not None:
+            builds = (engine or EngineOptions()).builds
+            stage = EngineStage(ready.evaluator(run, see, engines), engines, device, builds)
+        job = _Job(evaluator, options, cost, stage)
         try:
             reference = job.reference()
             _check_tolerance(options, reference.comparison)
@@ -138,25 +157,35 @@ def sweep(
         except PrecisionLabError:
             run.discard()  # labels or a tolerance that only the reference could show to be wrong
             raise
+        fp32_engine = job.reference_engine(reference)
         if asked:
             results: tuple[PrecisionResult, ...] = (job.measure(asked, methods),)
         else:
             results = tuple(
                 job.int8(methods) if p is Precision.INT8 else job.search(p, None, None) for p in options.precisions
             )
-        facts = run_facts(ready, source, options, device, results, time.perf_counter() - started)
-        result = SweepResult(ready.backend.model, reference, results, facts, run.path)
+        facts = run_facts(ready, source, options, device, results, engines, time.perf_counter() - started)
+        result = SweepResult(ready.backend.model, reference, results, facts, run.path, fp32_engine)
         write_results(run, result, measured=asked is not None)
         return result
+
+
+def _open_engines(ready: Prepared, options: EngineOptions, folder: Path, see: Observer) -> AbstractContextManager[TensorRTBackend]:
+    from precisionlab.backends.tensorrt.opening import open_tensorrt
+
+    return open_tensorrt(ready.local, ready.dataset, ready.chosen, options, folder, see)
 
 
 class _Job:
     """One sweep under way."""
 
-    def __init__(self, evaluator: Evaluator, options: Options, cost: CostModel) -> None:
+    def __init__(
+        self, evaluator: Evaluator, options: Options, cost: CostModel, engines: EngineStage | None = None
+    ) -> None:
         self._evaluator = evaluator
         self._options = options
         self._cost = cost
+        self._engines = engines
         self._model = evaluator.model
 
     def reference(self) -> Variant:
@@ -167,6 +196,13 @@ class _Job:
         held_out = self._evaluator.hold_to("fp32", plan, None)
         figures, cost = self._evaluator.backend.figures, self._cost.of(plan)
         return Variant("fp32", plan, comparison, figures, tolerance, meets(comparison, tolerance), held_out, cost)
+
+    def reference_engine(self, reference: Variant) -> EngineVariant | None:
+        """The model as an FP32 engine, TF32 off: what the GPU's own arithmetic does; None without engines."""
+        if self._engines is None:
+            return None
+        self._engines.announce(self._options.precisions)
+        return self._engines.measure("fp32", reference.plan, None, reference.tolerance)
 
     def int8(self, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
         """As `search`; but where the default ranges do not hold, better ones are tried before any pin.
@@ -190,8 +226,34 @@ class _Job:
         return self.search(Precision.INT8, DEFAULT_METHOD, default)
 
     def search(self, precision: Precision, method: str | None, table: CalibrationTable | None) -> PrecisionResult:
-        """Compare one low precision, and pin layers until its tolerance holds."""
-        return PinSearch(self._evaluator, self._options, self._cost, precision, method, table).run()
+        """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
+        if self._engines is None:
+            return PinSearch(self._evaluator, self._options, self._cost, precision, method, table).run()
+        engines, wide = self._engines, self._engine_ranges(table)
+        plan = PrecisionPlan(self._model.sha256, precision, around=self._options.around, calibration=method)
+        bare = with_held_pins(self._model, plan, table)
+        low = engines.measure(f"{precision}", bare, wide, self._options.tolerance_of(precision))
+        # Times that were measured just now are what the search goes by, in place of estimates.
+        found = PinSearch(self._evaluator, self._options, engines.cost, precision, method, table).run()
+        return replace(found, engine=engines.verify(found, low, wide))
+
+    def _engine_ranges(self, table: CalibrationTable | None) -> CalibrationTable | None:
+        """The table with ranges for all that an int8 layer's nodes give too, its inside included.
+
+        TensorRT looks at ranges before it fuses, and a layer that gives a tensor without one does not run in int8.
+        Other layers get none, so that they stay in float as the plan has them. What is no operand gets its largest
+        value, which clips nothing.
+        """
+        if table is None:
+            return None
+        nodes = [self._model.node[name] for layer in self._model.layers if layer.quantizable for name in layer.nodes]
+        given = (str(value.name) for node in nodes for value in node.outputs if value.name)
+        tensors = tuple(name for name in given if name not in table.ranges and is_observed(self._model, name))
+        self._evaluator.see.stage("int8 ranges inside layers", len(self._evaluator.chosen))
+        collector = self._evaluator.backend.collector(tensors)
+        collector.add(self._evaluator.chosen, self._evaluator.see.advance)
+        others = table_of(collector.histograms(), "max", table.samples)
+        return CalibrationTable({**others.ranges, **table.ranges}, table.samples)
 
     def measure(self, plan: PrecisionPlan, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
         """Compare the user's own plan, beside the same precision without pins."""
@@ -206,6 +268,10 @@ class _Job:
         low = self._evaluator.compare(f"{precision}", bare, table, introduced=True)
         touched = [layer for layer in self._model.layers if precision_of(layer, bare) is not Precision.FP32]
         mixed = self._evaluator.compare(f"{precision} mixed: {counted(len(plan.pins), 'pin')}", plan, table)
+        engine = None
+        if self._engines is not None:
+            wide, tolerance = self._engine_ranges(table), self._options.tolerance_of(precision)
+            engine = self._engines.measure_plan(precision, bare, plan, wide, tolerance)
         return PrecisionResult(
             precision,
             search.variant(f"{precision}", bare, low),
@@ -214,6 +280,7 @@ class _Job:
             causes(self._model, bare, low.inherited, low.introduced),
             2,
             table,
+            engine=engine,
         )
 
 
@@ -258,7 +325,7 @@ def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:
     return Path("reports") / (model.name if plan is None else f"{model.name}-plan")
 
 
-def _context(model: Model, ready: Prepared, options: Options) -> dict[str, Any]:
+def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTBackend | None) -> dict[str, Any]:
     """What finished evaluations depend on: with another context none of them is taken over."""
     dataset = ready.dataset
     return {
@@ -268,5 +335,6 @@ def _context(model: Model, ready: Prepared, options: Options) -> dict[str, Any]:
         "shapes": {name: list(shape) for name, shape in dataset.random_shapes.items()},
         "metric": options.metric and [options.metric, source_of(options.metric)],
         "backend": ready.backend.name,
+        "engines": None if engines is None else engines.identity,
         "versions": versions(),
     }

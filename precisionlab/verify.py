@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from precisionlab.backends import TENSORRT, which_backend
+from precisionlab.backends.base import Backend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import DEFAULT_METHOD
 from precisionlab.compare.comparison import Comparison
@@ -17,9 +19,9 @@ from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
 from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import check_at_least, check_calibration
+from precisionlab.options import EngineOptions, check_at_least, check_calibration
 from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
-from precisionlab.prepare import Source, prepare
+from precisionlab.prepare import Prepared, Source, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.run import NoJournal
@@ -62,13 +64,15 @@ def verify(
     threads: int | None = None,
     processes: int | None = None,
     dask: str | None = None,
+    engine: EngineOptions | None = None,
     observer: Observer | None = None,
 ) -> Verification:
     """Measure a plan and its certificate again: its figures, and those with each pin released.
 
     Model, data, and how these were sampled are those of the `run.json` beside the plan, unless `model` and `data` name
-    others. INT8 ranges are found anew, by the plan's own method. Nothing is taken from the run's journal, and nothing
-    is written. Raises PlanError where the plan cannot be read, is another model's, or says neither model nor data.
+    others. INT8 ranges are found anew, by the plan's own method. With `backend` "tensorrt" each figure is an engine's.
+    Nothing is taken from the run's journal, and nothing but engines is written. Raises PlanError where the plan cannot
+    be read, is another model's, or says neither model nor data.
     """
     see = observer or Silent()
     check_at_least(1, threads=threads, processes=processes)
@@ -81,13 +85,17 @@ def verify(
     source = _source(run, data)
     bounds = _held_to(content, asked)
     metric = run["data"]["metric"] if run else None
-    with open_executor(processes, dask) or nullcontext() as executor:
-        ready = prepare(loaded, source, metric, backend, threads, executor, see)
-        evaluator = ready.evaluator(NoJournal(), see)
+    use_engines = which_backend(backend) == TENSORRT
+    with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
+        ready = prepare(loaded, source, metric, threads, executor, see)
+        measuring: Backend = ready.backend
+        if use_engines:
+            measuring = opened.enter_context(_open_engines(ready, engine or EngineOptions(), path.parent, see))
+        emulated, evaluator = (ready.evaluator(NoJournal(), see, by) for by in (ready.backend, measuring))
         table = None
         if Precision.INT8 in {asked.default, *asked.pinned().values()}:
             method = asked.calibration or DEFAULT_METHOD
-            table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
+            table = chosen_ranges(emulated, ranges_by_method(emulated), method)
             asked = replace(asked, calibration=method)
         bare = with_held_pins(evaluator.model, asked.with_pins(()), table)
         asked = with_held_pins(evaluator.model, asked, table)
@@ -100,8 +108,14 @@ def verify(
             None if held_out is None else figures_of(held_out, _asked_for(content, asked)),
             (found.samples, 0 if held_out is None else held_out.samples),
             _claims(content),
-            ready.backend.figures,
+            measuring.figures,
         )
+
+
+def _open_engines(ready: Prepared, options: EngineOptions, folder: Path, see: Observer) -> AbstractContextManager[Backend]:
+    from precisionlab.backends.tensorrt.opening import open_tensorrt
+
+    return open_tensorrt(ready.local, ready.dataset, ready.chosen, options, folder, see)
 
 
 def _proof(

@@ -54,7 +54,7 @@ def folder(result: SweepResult) -> Path:
 
 def row(result: SweepResult, variant: str) -> Mapping[str, Any]:
     (found,) = result.variants[result.variants["variant"] == variant].to_dict("records")
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in found.items() if not pd.isna(value)}
 
 
 def pinned(result: SweepResult, precision: str) -> list[str]:

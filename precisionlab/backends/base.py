@@ -149,12 +149,15 @@ class Backend(ABC):
         progress: Progress,
         *,
         metric: Callable[[], TaskMetric] | None,
-        known: Comparison,
+        known: Comparison | None,
     ) -> Comparison:
         """As `compare`, at less than half the cost: of the layers only whether NaN or Inf are new.
 
-        How many the reference has of its own is `known` from a comparison over the same samples.
+        How many the reference has of its own is `known` from a comparison over the same samples. Raises ValueError
+        without one, where a backend looks at the layers.
         """
+        if known is None:
+            raise ValueError("what the reference has of NaN and Inf must be known")
         started = time.perf_counter()
         evaluation = Evaluation(plan, table, Detail.NONFINITE, values=metric is not None)
         rows = observed_rows(self.model, plan, evaluation.flows)

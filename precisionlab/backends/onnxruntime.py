@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from queue import SimpleQueue
@@ -68,6 +68,21 @@ class OnnxRuntimeBackend(Backend):
     def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
         """Reference and variant, and where it is asked for each layer alone, in one graph."""
         return _side_by_side(self.watch(evaluation), samples, self.threads)
+
+    def reference(self, names: Collection[str]) -> Callable[[Sample], dict[str, NDArray[Any]]]:
+        """The function that gives the reference's values of these final or layer outputs, for one sample."""
+        flows = (Flow.REFERENCE,)
+        runner = _Runner(self.model, PrecisionPlan(self.model.sha256, Precision.FP32), None, flows, flows, self.budget)
+        constants = _constant_outputs(self.model)
+
+        def values(sample: Sample) -> dict[str, NDArray[Any]]:
+            given = {**constants, **sample.inputs}
+            found = {name: given[name] for name in names if name in given}
+            for _, state in runner.run(sample):
+                found.update((name, state[Flow.REFERENCE, name]) for name in names if (Flow.REFERENCE, name) in state)
+            return found
+
+        return values
 
     def watch(self, evaluation: Evaluation) -> Callable[[Sample], SampleResult]:
         """The function that gives `results` for one sample; its sessions live as long as it does."""
@@ -201,8 +216,7 @@ class _Watch:
         self._evaluation = evaluation
         self._rows = observed_rows(model, evaluation.plan, evaluation.flows)
         self._outputs = [info.name for info in model.outputs]
-        constants = {str(v.name): v.const_value for v in model.onnx.graph.outputs if v.is_initializer()}
-        self._constants = {name: value.numpy() for name, value in constants.items() if value is not None}
+        self._constants = _constant_outputs(model)
 
     def result(self, sample: Sample) -> SampleResult:
         """Run one sample."""
@@ -234,6 +248,12 @@ class _Watch:
         for name in segment.observed:
             if (Flow.VARIANT, name) in state:
                 layers.count_nonfinite(self._rows[Flow.VARIANT, name], state[Flow.VARIANT, name])
+
+
+def _constant_outputs(model: Model) -> dict[str, NDArray[Any]]:
+    """The final outputs that are constants."""
+    constants = {str(v.name): v.const_value for v in model.onnx.graph.outputs if v.is_initializer()}
+    return {name: value.numpy() for name, value in constants.items() if value is not None}
 
 
 def _picked(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> dict[str, NDArray[Any]]:

@@ -93,7 +93,7 @@ def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> li
 def _print_precision(console: Console, result: SweepResult, found: PrecisionResult) -> None:
     console.print()
     low, mixed, name = found.low.comparison, found.mixed.comparison, found.precision.value
-    pins = found.mixed.plan.pins
+    pins = found.plan.pins
     if found.low.met:
         console.print(f"{name}: right as it is; no layer needs a pin.", style="bold")
     elif found.met:
@@ -176,7 +176,7 @@ def _worst_layers(result: SweepResult, found: PrecisionResult, width: int) -> Ta
     table.add_column("kind", max_width=16, overflow="ellipsis", no_wrap=True)
     for name in ("own dB", "so far dB", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
-    pinned = {pin.layer for pin in found.mixed.plan.pins}
+    pinned = {pin.layer for pin in found.plan.pins}
     for place, name in enumerate(found.ranked[:_WORST], 1):
         layer = result.model.layer[name]
         own = layer_errors(layer, found.low.comparison.introduced)

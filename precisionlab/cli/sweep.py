@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
+from precisionlab.cli.engines import engine_options, engine_options_of
 from precisionlab.errors import OptionError
 
 
@@ -50,7 +52,13 @@ from precisionlab.errors import OptionError
     help="How int8 ranges are found: entropy, capped, percentile, mse, max, auto.  "
     "[default: entropy, and where that does not hold auto, before any pin]",
 )
-@click.option("--backend", default="auto", show_default=True, help="What builds and runs the variants: onnxruntime.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="What builds and runs the variants: onnxruntime (emulation), tensorrt, auto: tensorrt where there is a GPU.",
+)
+@engine_options
 @click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>]")
 @click.option("--samples", type=int, help="Use so many samples, chosen by the seed.")
 @click.option(
@@ -76,6 +84,7 @@ from precisionlab.errors import OptionError
 @click.pass_context
 def sweep_command(
     ctx: click.Context,
+    /,
     model: str,
     data: str | None,
     precisions: str,
@@ -102,6 +111,7 @@ def sweep_command(
     processes: int | None,
     dask: str | None,
     as_json: bool,
+    **engine: Any,
 ) -> None:
     """Find the layers of MODEL that break in low precision, pin them, and check the result.
 
@@ -138,6 +148,7 @@ def sweep_command(
             calibration=calibration,
             metric=metric,
             shapes=dict(_shape(text) for text in shapes),
+            engine=engine_options_of(engine),
             observer=observer,
         )
     if as_json:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from precisionlab.cli.engines import engine_options, engine_options_of
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -18,13 +20,17 @@ if TYPE_CHECKING:
 @click.argument("plan", type=click.Path())
 @click.option("--model", type=click.Path(), help="The model.  [default: that of the run.json beside the plan]")
 @click.option("--data", type=click.Path(), help="The samples.  [default: those of the run.json beside the plan]")
-@click.option("--backend", default="auto", show_default=True, help="What builds and runs the variants.")
+@click.option(
+    "--backend", default="auto", show_default=True, help="What measures: onnxruntime (emulation), tensorrt, auto."
+)
+@engine_options
 @click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
 @click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 @click.pass_context
 def verify_command(
     ctx: click.Context,
+    /,
     plan: str,
     model: str | None,
     data: str | None,
@@ -32,6 +38,7 @@ def verify_command(
     processes: int | None,
     dask: str | None,
     threads: int | None,
+    **engine: Any,
 ) -> None:
     """Measure PLAN (a plan.json) and its certificate again: that it is right, and that each of its pins is needed.
 
@@ -43,7 +50,7 @@ def verify_command(
     with progress() as observer:
         found = verify(
             plan, model=model, data=data, backend=backend, processes=processes, dask=dask, threads=threads,
-            observer=observer,
+            engine=engine_options_of(engine), observer=observer,
         )  # fmt: skip
     _print(found, sys.stdout)
     ctx.exit(0 if found.holds else 1)

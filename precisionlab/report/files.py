@@ -8,19 +8,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.model import Model
 from precisionlab.options import Options
 from precisionlab.precision import Precision, plan_files
 from precisionlab.prepare import Prepared, Source
-from precisionlab.results import PrecisionResult, SweepResult, Variant
+from precisionlab.results import EngineResult, PrecisionResult, SweepResult, Variant
 from precisionlab.run import RunFolder
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import Device
 from precisionlab.versions import versions
 from precisionlab.wording import counted
+
+if TYPE_CHECKING:
+    from precisionlab.backends.tensorrt.backend import TensorRTBackend
 
 
 def run_facts(
@@ -29,9 +32,10 @@ def run_facts(
     options: Options,
     device: Device,
     results: Sequence[PrecisionResult],
+    engines: TensorRTBackend | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """The content of `run.json`."""
+    """The content of `run.json`; `engines` are those that the plans were measured on, None where all is emulated."""
     backend, dataset, model = ready.backend, ready.dataset, ready.backend.model
     return {
         "precisionlab": importlib.metadata.version("precisionlab"),
@@ -40,6 +44,7 @@ def run_facts(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "backend": backend.name,
         "figures": backend.figures,
+        "engines": None if engines is None else dict(engines.identity),
         "target": {"name": device.name, "title": device.title, "source": device.source},
         "model": {"path": str(model.path), "sha256": model.sha256, "layers": len(model.layers)},
         "data": {
@@ -72,11 +77,12 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
     layer = next((layer.name for layer in model.layers if first in layer.outputs), None)
     return {
         "met": result.met,
-        "pins": len(result.mixed.plan.pins),
+        "pins": len(result.plan.pins),
         "touched": len(result.ranked),
         "evaluations": result.evaluations,
         "proven": None if result.certificate is None else result.certificate.proven,
         "remark": result.remark,
+        "engine": None if result.engine is None else _engine_facts(result.engine),
         "hangs": [
             {"bound": str(bound), "low": json_number(ends.low), "high": json_number(ends.high)}
             for bound, ends in hangs_on_samples(result.mixed.comparison, result.mixed.tolerance)
@@ -86,6 +92,31 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
         "table": None
         if result.table is None
         else f"{result.low.plan.calibration} over {counted(result.table.samples, 'sample')}",
+    }
+
+
+def _engine_facts(engine: EngineResult) -> dict[str, Any]:
+    """What was measured of one precision on the GPU, beside the tables."""
+    taken = engine.mixed
+    return {
+        "met": engine.met,
+        "builds": engine.builds,
+        "notes": list(engine.notes),
+        "warnings": [] if taken is None else list(taken.inside.built.warnings),
+        "pins": []
+        if taken is None
+        else [
+            {
+                "layer": pin.layer,
+                "asked": pin.asked.value,
+                "got": list(pin.got),
+                "verdict": pin.verdict,
+                "fused_with": list(pin.fused_with),
+                "reformats": pin.reformats,
+                "advice": pin.advice,
+            }
+            for pin in taken.inside.pins
+        ],
     }
 
 
@@ -104,7 +135,7 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
             (run.path / name).unlink(missing_ok=True)
     files = plan_files(result.plans)
     for found in result.precisions:
-        content = {**found.mixed.plan.to_dict(), **_plan_evidence(found)}
+        content = {**found.plan.to_dict(), **_plan_evidence(found)}
         run.write(files[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         run.drop_kept_plan(found.precision.value)
     run.write("variants.csv", result.variants.to_csv(index=False))

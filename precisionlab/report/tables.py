@@ -19,6 +19,8 @@
 | target | the device that costs are for |
 | cost_us, cost_of_fp32 | what the plan costs on it, in microseconds and as a share of the fp32 variant's cost |
 | cost_figures | estimated, measured or partly measured; an estimate compares plans and predicts no latency |
+| latency_ms, latency_low_ms, latency_high_ms | an engine's time for one sample, measured: median, and its spread |
+| engine_mb | of an engine: its size |
 | output | the final output's name |
 | sqnr_db, cosine, rel_l2, max_error | its error; empty for outputs that are not float32 |
 | sqnr_low_db, sqnr_high_db | 95 % interval of its SQNR over samples; empty where they are too few, or it is NaN |
@@ -51,6 +53,12 @@
 | introduced_nan, …_inf, …_vanished | the NaN, Inf, and values that became 0 in that |
 | inherited_sqnr_db, … | what its outputs have lost so far, without pins |
 | mixed_sqnr_db | the same under the plan found |
+| engine_sqnr_db | the same in the engine that was taken, measured; empty where the layer could not be looked at |
+| engine_types | what the layer's kernels give there, such as `fp16`; empty where the engine does not tell |
+| engine_pin | what became of the layer's pin there: taken, swallowed (with advice in the report), or not found |
+| engine_ms | the layer's own time there, measured; empty where it runs in one kernel with others |
+
+The last four are of real engines, and empty where all is emulated.
 
 `alone_sqnr_db`, `alone_nonfinite` and `gain` rest on the samples where the precision is worst, and are empty where
 no pin was searched for.
@@ -79,7 +87,7 @@ from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain
 
 if TYPE_CHECKING:
-    from precisionlab.results import PrecisionResult, SweepResult, Variant
+    from precisionlab.results import EngineVariant, PrecisionResult, SweepResult, Variant
 
 
 Row = dict[str, Any]
@@ -89,6 +97,7 @@ _FIGURES = (
     *("sqnr_db", "cosine", "rel_l2", "max_error", "ref_max", "top1", "metric", "metric_error"),
     *("sqnr_low_db", "sqnr_high_db", "cost_us", "cost_of_fp32", "released_figure", "gain"),
 )
+_ENGINE = ("latency_ms", "latency_low_ms", "latency_high_ms", "engine_mb", "engine_ms")
 _VARIANT_COUNTS = ("held_out_samples", "held_out_nonfinite_tensors", "nan", "inf")
 _ERROR_COUNTS = tuple(f"{kind}_{name}" for kind in ("introduced", "inherited") for name in ("nan", "inf", "vanished"))
 _LAYER_COUNTS = ("rank", "multiply_adds", "overflow", "released_nonfinite", "alone_nonfinite", *_ERROR_COUNTS)
@@ -105,7 +114,7 @@ def layers_table(result: SweepResult) -> pd.DataFrame:
 
 
 def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
-    figures = [name for name in rows[0] if name.endswith(_FIGURES)]
+    figures = [name for name in rows[0] if name.endswith((*_FIGURES, *_ENGINE))]
     types = {**dict.fromkeys(figures, "float64"), **dict.fromkeys(counts, "Int64")}
     table: pd.DataFrame = pd.DataFrame(rows).astype(types)
     return table
@@ -113,15 +122,27 @@ def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
 
 def variant_rows(result: SweepResult) -> list[Row]:
     """The rows of `variants.csv`."""
-    variants = [result.reference]
-    touched = [0]
+    rows = _rows_of(result.reference, 0, result.reference, None)
+    if result.engine is not None:
+        rows += _rows_of(result.engine.variant, 0, result.reference, result.engine)
     for found in result.precisions:
-        variants += [found.low] if found.mixed is found.low else [found.low, found.mixed]
-        touched += [len(found.ranked)] * (len(variants) - len(touched))
-    return [row for v, n in zip(variants, touched, strict=True) for row in _rows_of(v, n, result.reference)]
+        touched = len(found.ranked)
+        for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
+            rows += _rows_of(variant, touched, result.reference, None)
+        for engine in engines_of(found):
+            rows += _rows_of(engine.variant, touched, result.reference, engine)
+    return rows
 
 
-def _rows_of(variant: Variant, layers: int, reference: Variant) -> list[Row]:
+def engines_of(found: PrecisionResult) -> list[EngineVariant]:
+    """The engines of one precision, each once: without pins, and with those that were taken."""
+    if found.engine is None:
+        return []
+    low, mixed = found.engine.low, found.engine.mixed
+    return [engine for engine in ([low] if mixed is low else [low, mixed]) if engine is not None]
+
+
+def _rows_of(variant: Variant, layers: int, reference: Variant, engine: EngineVariant | None) -> list[Row]:
     comparison, held_out = variant.comparison, variant.held_out
     head = {
         "variant": variant.name,
@@ -141,6 +162,10 @@ def _rows_of(variant: Variant, layers: int, reference: Variant) -> list[Row]:
         "metric_error": comparison.metric_error,
         "held_out_metric": held_out.metric if held_out else None,
         **_cost_columns(variant, reference),
+        "latency_ms": engine.latency.median if engine else None,
+        "latency_low_ms": engine.latency.low if engine else None,
+        "latency_high_ms": engine.latency.high if engine else None,
+        "engine_mb": engine.inside.built.size / 1e6 if engine else None,
     }
     return [{**head, **_output_columns(name, comparison, held_out)} for name in comparison.outputs]
 
@@ -202,7 +227,7 @@ class _Known:
     def of(cls, found: PrecisionResult) -> _Known:
         return cls(
             {name: place for place, name in enumerate(found.ranked, 1)},
-            {pin.layer: pin for pin in found.mixed.plan.pins},
+            {pin.layer: pin for pin in found.plan.pins},
             {r.layer: r.figures for r in found.certificate.releases} if found.certificate else {},
             {cost.layer: cost for cost in found.low.cost.layers} if found.low.cost else {},
         )
@@ -240,6 +265,20 @@ def _layer_row(result: SweepResult, found: PrecisionResult, known: _Known, index
         **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
         **_error_columns("inherited", inherited),
         "mixed_sqnr_db": mixed.sqnr if mixed else None,
+        **_engine_columns(layer, found.engine.mixed if found.engine else None),
+    }
+
+
+def _engine_columns(layer: Layer, engine: EngineVariant | None) -> Row:
+    """What was measured of the layer in the engine that was taken."""
+    if engine is None:
+        return {"engine_sqnr_db": None, "engine_types": "", "engine_pin": "", "engine_ms": None}
+    errors = layer_errors(layer, engine.variant.comparison.inherited)
+    return {
+        "engine_sqnr_db": errors.sqnr if errors else None,
+        "engine_types": " ".join(engine.inside.got.get(layer.name, ())),
+        "engine_pin": next((pin.verdict for pin in engine.inside.pins if pin.layer == layer.name), ""),
+        "engine_ms": engine.times.get(layer.name),
     }
 
 

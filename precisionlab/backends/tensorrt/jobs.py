@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from precisionlab.precision import Precision
+from precisionlab.wording import counted
 
 Arrays = Mapping[str, NDArray[Any]]
 Shape = tuple[int, ...]
@@ -60,6 +61,23 @@ class BuildJob:
     marked: tuple[str, ...] = ()
     workspace: int | None = None
     timing_cache: Path | None = None
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether TensorRT finds the INT8 ranges by itself."""
+        return Precision.INT8 in self.enabled and self.cache is None
+
+    @property
+    def title(self) -> str:
+        """What the engine is called while it is built: `digits (fp16, 4 pins)`."""
+        parts = [" + ".join(sorted(p.value for p in self.enabled)) or "fp32"]
+        parts += [counted(len(self.pins), "pin")] * bool(self.pins)
+        parts += [f"{counted(len(self.marked), 'tensor')} shown"] * bool(self.marked)
+        return f"{self.model.stem} ({', '.join(parts)})"
+
+    def into(self, engine: Path) -> BuildJob:
+        """The same job, with its engine written there."""
+        return replace(self, engine=engine)
 
 
 @dataclass(frozen=True)

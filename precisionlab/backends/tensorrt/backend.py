@@ -1,0 +1,279 @@
+"""Variants as real engines: their final outputs and their layers' outputs, measured against ONNX Runtime's float32."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precisionlab.backends.base import Backend, Collector, Detail, Evaluation, Progress, Toggling, broken_tensors
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.tensorrt.api import Features
+from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
+from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, Profile
+from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.backends.tensorrt.observation import differs, eligible, groups
+from precisionlab.backends.tensorrt.pins import enabled_of, pins_of
+from precisionlab.calibration.cache import write_cache
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.effects import SampleEffects
+from precisionlab.compare.errors import ErrorSums, ErrorTable
+from precisionlab.compare.gather import Gathering, SampleResult, output_errors
+from precisionlab.compare.task import TaskMetric
+from precisionlab.data import Sample
+from precisionlab.errors import BuildError
+from precisionlab.precision import PrecisionPlan
+from precisionlab.wording import counted
+
+_LOOKED_AT = 4
+"""On so many samples an engine with marked tensors is held against the one without."""
+
+
+class Engines(Protocol):
+    """What builds engines and runs them: a process of its own, where TensorRT may crash without harm."""
+
+    features: Features
+    device: str
+    """The GPU's name."""
+
+    def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
+        """The network that the parser makes of an ONNX file. Raises BuildError where it refuses it."""
+        ...
+
+    def build(self, job: BuildJob) -> Built:
+        """Build an engine, or take it from the store. Raises BuildError where TensorRT refuses."""
+        ...
+
+    def run(self, engine: Path, inputs: Arrays) -> Arrays:
+        """All outputs of an engine, marked tensors among them, for one sample. Raises EngineError."""
+        ...
+
+    def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
+        """The time of one run, and of each of the engine's layers in it, in milliseconds."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How engines are built. `folder` is where they are kept, `observe` the bytes of tensors looked at in one engine.
+
+    `obey` is false where pins are only preferred. `calibrate` lets TensorRT calibrate INT8 by itself.
+    """
+
+    folder: Path
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    obey: bool = True
+    calibrate: bool = False
+    workspace: int | None = None
+    observe: int = 256 * 1024**2
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """These settings as text, for run.json."""
+        profiles = {name: f"{shapes.min},{shapes.opt},{shapes.max}" for name, shapes in self.profiles.items()}
+        return {
+            "constraints": "obey" if self.obey else "prefer",
+            "int8_ranges": "TensorRT's own calibration" if self.calibrate else "calibration cache",
+            "workspace": "TensorRT's own limit" if self.workspace is None else f"{self.workspace} bytes",
+            "observed_in_one_engine": f"{self.observe} bytes",
+            **{f"shapes of {name}": text for name, text in profiles.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What one engine was found to be: see `asked.py` for pins, `got` has each layer's real data types."""
+
+    built: Built
+    pins: tuple[PinReport, ...]
+    got: Mapping[str, tuple[str, ...]]
+
+
+class TensorRTBackend(Backend):
+    """Builds each plan as an engine of a weakly typed TensorRT, and runs it beside the float32 reference."""
+
+    name = "tensorrt"
+    figures = "measured"
+    threads = 1
+
+    def __init__(self, reference: OnnxRuntimeBackend, engines: Engines, settings: EngineSettings) -> None:
+        self.model = reference.model
+        self.notes: list[str] = []
+        """What was seen on the way and belongs into the report: engines that looking has changed, and the like."""
+        self._reference = reference
+        self._engines = engines
+        self._settings = settings
+        self._built: dict[tuple[PrecisionPlan, str, tuple[str, ...]], Built] = {}
+        self._network: tuple[NetworkLayer, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What measured figures depend on: with another of these none is taken over from an earlier run."""
+        return {"tensorrt": self._engines.features.version, "device": self._engines.device, **self._settings.facts}
+
+    @property
+    def device(self) -> str:
+        """The GPU that engines run on."""
+        return self._engines.device
+
+    def collector(self, tensors: Sequence[str]) -> Collector:
+        """The reference's: ranges are of float32 values, whatever runs the variant."""
+        return self._reference.collector(tensors)
+
+    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+        """Raises BuildError: each toggled layer would be an engine of its own."""
+        raise BuildError("an engine's layers cannot be toggled one by one; the emulation ranks them")
+
+    def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
+        """The final outputs of engine and reference; nothing of the layers."""
+        engine = self.built(evaluation.plan, evaluation.table).engine
+        names = [info.name for info in self.model.outputs]
+        reference_of = self._reference.reference(names)
+        for sample in samples:
+            reference, variant = reference_of(sample), self._outputs(engine, sample)
+            errors = {name: output_errors(reference[name], variant[name]) for name in names}
+            values = (reference, {name: variant[name] for name in names}) if evaluation.values else None
+            yield SampleResult(ErrorTable(0), errors, values, sample.label)
+
+    def compare(
+        self,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        samples: Iterable[Sample],
+        progress: Progress,
+        *,
+        metric: Callable[[], TaskMetric] | None,
+        introduced: bool,
+    ) -> Comparison:
+        """As of every backend; but no engine can run a layer on the reference's inputs: nothing is `introduced`.
+
+        The final outputs are those of the engine as it will be used. The layers' outputs come from further engines in
+        which they were marked, in groups; whether that changed the final outputs is noted.
+        """
+        started = time.perf_counter()
+        found = self.judge(plan, table, samples, progress, metric=metric, known=None)
+        inherited = self._inherited(plan, table, samples)
+        broken = broken_tensors(self.model, inherited, inherited)
+        return replace(found, inherited=inherited, broken=broken, seconds=time.perf_counter() - started)
+
+    def judge(
+        self,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        samples: Iterable[Sample],
+        progress: Progress,
+        *,
+        metric: Callable[[], TaskMetric] | None,
+        known: Comparison | None,
+    ) -> Comparison:
+        """The final outputs alone, from one engine."""
+        started = time.perf_counter()
+        gathering = Gathering(0, metric)
+        for result in self.results(Evaluation(plan, table, Detail.NONFINITE, metric is not None), samples):
+            progress(gathering.add(result))
+        return gathering.comparison({}, {}, (), time.perf_counter() - started)
+
+    def built(self, plan: PrecisionPlan, table: CalibrationTable | None, marked: tuple[str, ...] = ()) -> Built:
+        """The engine of a plan; built once. Raises BuildError where TensorRT refuses it."""
+        key = (plan, "" if table is None else table.digest, marked)
+        if key not in self._built:
+            self._built[key] = self._engines.build(self.job(plan, table, marked))
+        return self._built[key]
+
+    def job(self, plan: PrecisionPlan, table: CalibrationTable | None, marked: tuple[str, ...] = ()) -> BuildJob:
+        """What is asked of TensorRT for a plan."""
+        settings = self._settings
+        cache = None
+        if table is not None and not settings.calibrate:
+            scales = {name: found.scale for name, found in table.ranges.items()}
+            cache = write_cache(scales, self._engines.features.version)
+        return BuildJob(
+            model=self.model.path.resolve(),
+            engine=settings.folder,
+            enabled=enabled_of(plan),
+            pins=pins_of(self.model, plan),
+            obey=settings.obey,
+            cache=cache,
+            profiles=settings.profiles,
+            marked=marked,
+            workspace=settings.workspace,
+            timing_cache=settings.folder / "timing.cache",
+        )
+
+    def inside(self, plan: PrecisionPlan, table: CalibrationTable | None) -> Inside:
+        """What the engine of a plan really is: what became of each pin, and the types that each layer runs in."""
+        built = self.built(plan, table)
+        # What the user pinned; the layers that are held beside them are the plan's own business.
+        pins = [pin for pin in pins_of(self.model, plan) if pin.layer in plan.pinned()]
+        return Inside(built, reports_of(pins, built.outcomes, built.layers), ran_in(self.model.layers, built.layers))
+
+    def latency(
+        self, plan: PrecisionPlan, table: CalibrationTable | None, sample: Sample
+    ) -> tuple[Latency, Mapping[str, float]]:
+        """How long the engine takes for one sample, and each of its layers in that, in milliseconds."""
+        return self._engines.latency(self.built(plan, table).engine, sample.inputs)
+
+    # The layers' outputs
+
+    def _inherited(
+        self, plan: PrecisionPlan, table: CalibrationTable | None, samples: Iterable[Sample]
+    ) -> dict[str, ErrorSums]:
+        """The errors of what the layers give, as far as it can be marked as an output."""
+        if not self._settings.observe:
+            return {}
+        if not self._network:
+            self._network = self._engines.describe(self.model.path.resolve())
+        # Fusion boundaries alone: inside of a layer there is nothing to compare with, as nothing is rounded there.
+        borders = {name for layer in self.model.layers for name in layer.outputs}
+        wanted = borders.intersection(eligible(self._network))
+        plain = self.built(plan, table).engine
+        looked_at = [(sample, self._outputs(plain, sample)) for sample in islice(samples, _LOOKED_AT)]
+        found: dict[str, ErrorSums] = {}
+        for group in groups(self.model, wanted, self._settings.observe):
+            try:
+                engine = self.built(plan, table, group).engine
+            except BuildError as error:
+                count = counted(len(group), "tensor")
+                self.notes.append(f"{plan.default}: {count} could not be looked at, from {group[0]} on: {error}")
+                continue
+            self._check(plan, engine, group, looked_at)
+            found.update(self._errors(engine, group, samples))
+        return found
+
+    def _errors(self, engine: Path, group: Sequence[str], samples: Iterable[Sample]) -> dict[str, ErrorSums]:
+        table = ErrorTable(len(group))
+        reference_of = self._reference.reference(group)
+        for sample in samples:
+            reference, variant = reference_of(sample), self._outputs(engine, sample)
+            for row, name in enumerate(group):
+                table.add(row, reference[name], variant[name])
+        return {name: table.row(row) for row, name in enumerate(group)}
+
+    def _check(
+        self, plan: PrecisionPlan, engine: Path, group: Sequence[str], looked_at: Sequence[tuple[Sample, Arrays]]
+    ) -> None:
+        """Note where marking tensors has changed the engine's final outputs: then its layers tell of another engine."""
+        names = [info.name for info in self.model.outputs]
+        for sample, plain in looked_at:
+            seen = self._outputs(engine, sample)
+            check = differs({n: plain[n] for n in names}, {n: seen[n] for n in names})
+            if check.warning is not None:
+                self.notes.append(
+                    f"{plan.default}, {counted(len(group), 'tensor')} from {group[0]} on: {check.warning}"
+                )
+                return
+
+    def _outputs(self, engine: Path, sample: Sample) -> Arrays:
+        """What the engine gives; half and bfloat16 as float32, which holds all their values."""
+        return {name: _as_model_has_it(value) for name, value in self._engines.run(engine, sample.inputs).items()}
+
+
+def _as_model_has_it(value: NDArray[Any]) -> NDArray[Any]:
+    return value.astype(np.float32) if value.dtype.itemsize == 2 and value.dtype.kind in "fV" else value

@@ -1,0 +1,219 @@
+"""One engine: from the job to the file, and what is known of it.
+
+Runs in TensorRT's own process (see `process.py`): a build may crash.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from precisionlab.backends.tensorrt.api import features_of
+from precisionlab.backends.tensorrt.buildlog import layers_of as layers_in_log
+from precisionlab.backends.tensorrt.calibrator import Feed, make_calibrator
+from precisionlab.backends.tensorrt.configuration import check_job, configure, save_timings
+from precisionlab.backends.tensorrt.inspector import layers_of as layers_in_engine
+from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, EngineLayer
+from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
+from precisionlab.backends.tensorrt.matching import match_pins
+from precisionlab.backends.tensorrt.monitor import make_monitor
+from precisionlab.backends.tensorrt.network import NetworkLayer, describe, parse
+from precisionlab.backends.tensorrt.pins import apply_pins
+from precisionlab.backends.tensorrt.refusal import why_refused
+from precisionlab.errors import BuildError, DataError, EngineError
+from precisionlab.precision import Precision
+from precisionlab.run import write_whole_bytes
+
+Progress = Callable[[str, int, int], None]
+"""Called with what the build is at, how many parts of it are done, and how many there are."""
+
+
+Upload = Callable[[str, NDArray[Any]], int]
+"""Copies an input's array into GPU memory, and answers with its address; that holds until the input's next array."""
+
+
+class Asking(Protocol):
+    """How a handler reaches the parent process (`worker.Link`)."""
+
+    def tell(self, name: str, *args: Any) -> None:
+        """Let the parent hear something."""
+        ...
+
+    def ask(self, name: str, *args: Any) -> Any:
+        """What the parent answers."""
+        ...
+
+
+def handlers(trt: Any, keeper: LogKeeper, link: Asking, upload: Upload) -> dict[str, Callable[..., Any]]:
+    """What TensorRT's process can be asked for in builds.
+
+    `build(job) -> Built` tells the parent's `progress` a title, the parts done and their number; where TensorRT
+    calibrates, it asks for `sample` with the inputs' names, and wants their arrays by name, or None at the end.
+    `describe(path) -> tuple[NetworkLayer, ...]`, and `features() -> Features`.
+    """
+
+    def feed(names: Sequence[str]) -> list[int] | None:
+        sample: Arrays | None = link.ask("sample", tuple(names))
+        if sample is None:
+            return None
+        missing = [name for name in names if name not in sample]
+        if missing:
+            raise DataError(f"a sample has no input {missing[0]!r}, which TensorRT calibrates on")
+        return [upload(name, sample[name]) for name in names]
+
+    def progress(title: str, done: int, total: int) -> None:
+        link.tell("progress", title, done, total)
+
+    return {
+        "features": lambda: features_of(trt),
+        "describe": lambda path: network_layers(trt, path, keeper),
+        "build": lambda job: build(trt, job, keeper, feed, progress),
+    }
+
+
+def build(
+    trt: Any,
+    job: BuildJob,
+    keeper: LogKeeper,
+    feed: Feed | None = None,
+    progress: Progress = lambda title, done, total: None,
+) -> Built:
+    """Build the job's engine, and write it to `job.engine`.
+
+    `feed` gives samples in GPU memory, where INT8 is enabled without a calibration cache. `keeper` has what TensorRT
+    said of this build when it is over.
+
+    Raises BuildError where TensorRT refuses the model, the job, or gives no engine; EngineError where it cannot be used
+    or the engine not written; what `feed` raised while TensorRT calibrated.
+    """
+    started = time.perf_counter()
+    keeper.forget()
+    features = features_of(trt)
+    check_job(job, features)
+    calibrates = Precision.INT8 in job.enabled
+    calibrator = make_calibrator(trt, job.cache, feed) if calibrates else None
+    logger = make_logger(trt, keeper)
+    builder = make_builder(trt, logger, keeper)
+    with parse(trt, logger, builder, job.model, features, keeper) as parsed:
+        network = parsed.network
+        outcomes = apply_pins(trt, network, match_pins(job.pins, describe(network))) if job.pins else ()
+        mark(network, job.marked)
+        configured = configure(trt, builder, network, job, features, calibrator)
+        config = configured.config
+        # After an error in the data the rest of the build is of no use to anybody.
+        monitor = make_monitor(trt, progress, lambda: _has_failed(calibrator))
+        if monitor is not None:
+            config.progress_monitor = monitor
+        serialized = builder.build_serialized_network(network, config)
+        for callbacks in (calibrator, monitor):
+            if callbacks is not None:
+                callbacks.raise_kept()
+        if serialized is None:
+            why = why_refused(keeper.errors, keeper.warnings, outcomes, job.obey)
+            raise BuildError(f"{job.model}: TensorRT gives no engine: {why}")
+        size = write_engine(serialized, job.engine)
+        timings: tuple[str, ...] = ()
+        if job.timing_cache is not None:
+            timings = save_timings(config, configured.timing_cache, job.timing_cache)
+        seconds = time.perf_counter() - started
+        said = (*parsed.warnings, *configured.warnings, *keeper.warnings, *keeper.errors, *timings)
+        layers, unread = read_layers(trt, logger, keeper, serialized)
+    return Built(job.engine, seconds, size, outcomes, layers, (*said, *unread))
+
+
+def network_layers(trt: Any, model: Path, keeper: LogKeeper) -> tuple[NetworkLayer, ...]:
+    """The network that the parser makes of an ONNX file. Raises BuildError where it refuses it."""
+    keeper.forget()
+    logger = make_logger(trt, keeper)
+    builder = make_builder(trt, logger, keeper)
+    with parse(trt, logger, builder, model, features_of(trt), keeper) as parsed:
+        return describe(parsed.network)
+
+
+def make_builder(trt: Any, logger: Any, keeper: LogKeeper) -> Any:
+    """TensorRT's builder. Raises EngineError where it cannot start: then the GPU or its driver is missing."""
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # the bindings' words for a null pointer
+        said = "; ".join(keeper.errors[-2:]) or str(error)
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot start ({said}); "
+            "is there an NVIDIA GPU, with a driver new enough for it?"
+        ) from None
+
+
+def mark(network: Any, names: Iterable[str]) -> None:
+    """Make these tensors outputs of the network, so that they can be looked at. Raises BuildError for unknown ones."""
+    wanted = dict.fromkeys(names)
+    if not wanted:
+        return
+    tensors = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for output in range(layer.num_outputs):
+            tensor = layer.get_output(output)
+            if tensor is not None and tensor.name in wanted:
+                tensors[tensor.name] = tensor
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise BuildError(f"no layer of the network gives the tensor {missing[0]!r}, which was to be looked at")
+    for name in wanted:
+        if not tensors[name].is_network_output:
+            network.mark_output(tensors[name])
+
+
+def write_engine(serialized: Any, path: Path) -> int:
+    """Write an engine whole or not at all; its size in bytes. Raises EngineError where the disk does not take it."""
+    content: Any = memoryview(serialized)  # an engine may be gigabytes: not another copy of it
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole_bytes(path, content)
+    except OSError as error:
+        raise EngineError(
+            f"{path}: the engine cannot be written ({error.strerror}); make room, or choose another folder"
+        ) from None
+    return int(content.nbytes)
+
+
+def read_layers(
+    trt: Any, logger: Any, keeper: LogKeeper, serialized: Any
+) -> tuple[tuple[EngineLayer, ...], tuple[str, ...]]:
+    """The layers of an engine just built, and warnings where they cannot be had.
+
+    From the builder's log where it lists them (TensorRT-RTX; that needs no GPU), else from the engine's inspector.
+    """
+    told: tuple[str, ...] = ()
+    if keeper.layers is not None:
+        try:
+            return layers_in_log(keeper.layers), ()
+        except EngineError as error:
+            told = (str(error),)
+    try:
+        runtime = trt.Runtime(logger)
+        engine = runtime.deserialize_cuda_engine(serialized)
+    except (TypeError, RuntimeError) as error:
+        return (), (*told, f"the engine's layers are not known: it cannot be loaded ({error})")
+    if engine is None:
+        why = keeper.errors[-1] if keeper.errors else "TensorRT does not say why"
+        return (), (*told, f"the engine's layers are not known: it cannot be loaded ({why})")
+    inspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    del inspector, engine, runtime  # in this order: none may outlive the one that made it
+    try:
+        return layers_in_engine(text), told
+    except EngineError as error:
+        return (), (*told, f"the engine's layers are not known: {error}")
+
+
+def _has_failed(calibrator: Any | None) -> bool:
+    if calibrator is None:
+        return False
+    try:
+        calibrator.raise_kept()
+    except BaseException:
+        return True
+    return False

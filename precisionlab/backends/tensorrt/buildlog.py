@@ -1,0 +1,89 @@
+"""A built engine's layers, out of the builder's own log: what is to be had where an engine cannot be loaded.
+
+Built with `ProfilingVerbosity.DETAILED`, TensorRT-RTX logs one VERBOSE message with a line a kernel:
+
+    Layers:
+    Name: …, LayerType: gemm, Inputs: [ { Name: …, Dimensions: [4,8], Strides: [8,1], StrideOrder: [1,0],
+    Datatype: Half, Format: (Linear) Row major linear format }], Constants: [], Outputs: [ … ], TacticName: …,
+    StreamId: 0, Metadata: [ONNX Layer: a][ONNX Layer: b]
+
+(here broken into several), an empty line, and then the engine's inputs and outputs. Nothing in it is quoted, and names
+may hold any of its commas, colons, brackets and words. So a line is read from left to right, and a name ends only where
+all that has to follow it does follow.
+"""
+
+from __future__ import annotations
+
+import re
+
+from precisionlab.backends.tensorrt.inspector import dtype_of, nodes_of, shape_of
+from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor
+from precisionlab.errors import EngineError
+
+START = "Layers:"
+"""What the message begins with."""
+
+_DIMENSIONS = r"\[[-\d, ]*\]"
+_LINE = re.compile(r"\n(?=Name: )")
+_END = re.compile(r"\n\s*\n(?=I/O Tensors:|Engine Metadata:)")
+_HEAD = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,:\[\]{}]*), Inputs: \[", re.DOTALL)
+_TENSOR = re.compile(
+    rf",? *\{{ Name: (?P<name>.*?), Dimensions: (?P<dimensions>{_DIMENSIONS})(?:, \w+: {_DIMENSIONS})*"
+    r"(?:, Location: \w+)?, Datatype: (?P<dtype>\w+)(?:, Format: [^{}]*)? \}",
+    re.DOTALL,
+)
+_CONSTANTS = re.compile(r" *\], Constants: \[")
+_OUTPUTS = re.compile(r" *\], Outputs: \[")
+_TAIL = re.compile(
+    r" *\], TacticName: (?P<tactic>.*?)(?:, StreamId: -?\d+)?(?:, JumpTarget\w*: .*?)*, Metadata: (?P<metadata>.*)",
+    re.DOTALL,
+)
+
+
+def layers_of(message: str) -> tuple[EngineLayer, ...]:
+    """The layers of the builder's message that starts with `Layers:`, in the engine's order.
+
+    Inputs and outputs are what kernels take and give; their constants are left out (a half GEMM has its factors in
+    float). Raises EngineError where the message is not in the form above.
+    """
+    if not message.startswith(START):
+        raise EngineError(f"TensorRT's log of an engine's layers starts with {START!r}, this with {message[:40]!r}")
+    body = _END.split(message[len(START) :], maxsplit=1)[0].strip("\n")
+    return tuple(_layer(line) for line in _LINE.split(body)) if body.strip() else ()
+
+
+def _layer(line: str) -> EngineLayer:
+    head = _HEAD.match(line)
+    if head is None:
+        raise _unreadable(line, 0)
+    inputs, end = _tensors(line, head.end())
+    constants = _CONSTANTS.match(line, end)
+    if constants is not None:
+        _, end = _tensors(line, constants.end())
+    between = _OUTPUTS.match(line, end)
+    if between is None:
+        raise _unreadable(line, end)
+    outputs, end = _tensors(line, between.end())
+    tail = _TAIL.fullmatch(line, end)
+    if tail is None:
+        raise _unreadable(line, end)
+    return EngineLayer(
+        head["name"], head["kind"], nodes_of(tail["metadata"]), inputs, outputs, tail["tactic"].strip() or None
+    )
+
+
+def _tensors(line: str, start: int) -> tuple[tuple[EngineTensor, ...], int]:
+    """The tensors that stand from `start` on, and where they end."""
+    found = []
+    while (tensor := _TENSOR.match(line, start)) is not None:
+        dimensions = [int(dim) for dim in tensor["dimensions"].strip("[] ").split(",") if dim.strip()]
+        found.append(EngineTensor(tensor["name"], dtype_of(tensor["dtype"]), shape_of(dimensions)))
+        start = tensor.end()
+    return tuple(found), start
+
+
+def _unreadable(line: str, position: int) -> EngineError:
+    return EngineError(
+        f"TensorRT's log of an engine's layers cannot be read from {line[position : position + 60]!r} on, "
+        f"in the line that starts with {line[:60]!r}"
+    )

@@ -1,0 +1,148 @@
+"""A build's configuration: precision flags, limits, profiles, the calibrator, and the timings kept between builds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precisionlab.backends.tensorrt.api import Features
+from precisionlab.backends.tensorrt.jobs import BuildJob
+from precisionlab.backends.tensorrt.profiles import add_profile
+from precisionlab.errors import BuildError
+from precisionlab.precision import Precision
+from precisionlab.run import write_whole_bytes
+
+_HAVE_IT = {Precision.BF16: "TensorRT 10.0 to 10.16 have it"}
+_STRONGLY_TYPED = (
+    "this TensorRT takes the types from the ONNX graph alone (strongly typed); flags and pins are of 8.6 to 10.16"
+)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """TensorRT's configuration of one build.
+
+    `timing_cache` is held for as long as the configuration, which only refers to it. `warnings` are ours, on a timing
+    cache that could not be used.
+    """
+
+    config: Any
+    timing_cache: Any | None
+    warnings: tuple[str, ...]
+
+
+def configure(
+    trt: Any, builder: Any, network: Any, job: BuildJob, features: Features, calibrator: Any | None
+) -> Configuration:
+    """What the builder is to keep to.
+
+    Raises BuildError where this TensorRT cannot do what the job asks, ValueError for INT8 without a calibrator.
+    """
+    check_job(job, features)
+    calibrates = Precision.INT8 in job.enabled
+    if calibrates and calibrator is None:
+        raise ValueError("INT8 needs a calibration cache or samples")
+    config = builder.create_builder_config()
+    # TF32 is on by default, and cuts float32's mantissa to 10 bits: "FP32" would be nearly FP16.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    for precision in sorted(job.enabled):
+        config.set_flag(getattr(trt.BuilderFlag, precision.name))
+    if job.pins:
+        flags = trt.BuilderFlag
+        config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS if job.obey else flags.PREFER_PRECISION_CONSTRAINTS)
+    if calibrates:
+        config.int8_calibrator = calibrator
+    # The inspector tells a layer's types only of an engine that was built with this.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if job.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
+    add_profile(trt, builder, network, config, job.profiles, calibrates)
+    timing_cache, warnings = (None, ()) if job.timing_cache is None else load_timings(config, job.timing_cache)
+    return Configuration(config, timing_cache, warnings)
+
+
+def check_job(job: BuildJob, features: Features) -> None:
+    """Whether a TensorRT with these features can do what is asked. Raises BuildError that says which one can."""
+    if (job.enabled or job.pins) and not features.pins:
+        asked = ", ".join(sorted(p.value for p in job.enabled)) or "pinned layers"
+        raise BuildError(f"TensorRT {features.version} cannot be asked for {asked}: {_STRONGLY_TYPED}")
+    if Precision.FP32 in job.enabled:
+        raise ValueError("fp32 is not a low precision: kernels may always have it")
+    if Precision.BF16 in job.enabled | {pin.precision for pin in job.pins} and not features.bf16:
+        raise BuildError(f"TensorRT {features.version} has no bfloat16; {_HAVE_IT[Precision.BF16]}")
+    if Precision.INT8 in job.enabled and not features.calibrators:
+        raise BuildError(f"TensorRT {features.version} has no INT8 calibrators: {_STRONGLY_TYPED}")
+
+
+def load_timings(config: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Give the build the kernel timings of earlier ones, from this file; an empty timing cache where there is none.
+
+    A file that TensorRT refuses (another version's, another GPU's, a broken one) is set aside under
+    `<name>.refused`: the answer has a warning that says so.
+    """
+    content = _read(path)
+    if content:
+        timing_cache = _accepted(config, content)
+        if timing_cache is not None:
+            return timing_cache, ()
+        aside = path.with_name(f"{path.name}.refused")
+        path.replace(aside)
+        warnings: tuple[str, ...] = (
+            f"{path}: TensorRT does not take these kernel timings (of another version or GPU, or broken); they are "
+            f"now in {aside.name}, and kernels are timed anew",
+        )
+    else:
+        warnings = ()
+    timing_cache = config.create_timing_cache(b"")
+    config.set_timing_cache(timing_cache, False)
+    return timing_cache, warnings
+
+
+def save_timings(config: Any, timing_cache: Any, path: Path) -> tuple[str, ...]:
+    """Write the timings for later builds, with those that another process has written meanwhile.
+
+    A file that cannot be written is a warning in the answer: the engine is there all the same.
+    """
+    content = _read(path)
+    if content:
+        other = _loaded(config, content)
+        if other is not None and hasattr(timing_cache, "combine"):
+            # False where the other is of another GPU: then ours alone is written.
+            timing_cache.combine(other, False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole_bytes(path, bytes(timing_cache.serialize()))
+    except OSError as error:
+        return (f"{path}: the kernel timings cannot be kept: {error.strerror}",)
+    return ()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _accepted(config: Any, content: bytes) -> Any | None:
+    """The timing cache with this content, in use by the build; None where TensorRT refuses it."""
+    timing_cache = _loaded(config, content)
+    if timing_cache is None or not config.set_timing_cache(timing_cache, False):
+        return None
+    return timing_cache
+
+
+def _loaded(config: Any, content: bytes) -> Any | None:
+    """The timing cache with this content; None where TensorRT refuses it.
+
+    Some versions answer a content that they cannot read with an empty cache and a mere warning.
+    """
+    try:
+        timing_cache = config.create_timing_cache(content)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    if timing_cache is None:
+        return None
+    nothing = bytes(config.create_timing_cache(b"").serialize())
+    return None if bytes(timing_cache.serialize()) == nothing != content else timing_cache

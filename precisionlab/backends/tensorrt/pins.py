@@ -1,0 +1,139 @@
+"""A plan's precisions as TensorRT's constraints on the layers of a network (8.6 to 10.x)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from precisionlab.backends.tensorrt.jobs import LayerPin, PinOutcome
+from precisionlab.backends.tensorrt.matching import PinMatch
+from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.model import Layer, Model
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.flow import precision_of
+
+_DTYPES = {Precision.FP32: "FLOAT", Precision.FP16: "HALF", Precision.BF16: "BF16", Precision.INT8: "INT8"}
+"""Precision → the name of TensorRT's DataType."""
+
+_FLOAT_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+
+_LEFT_ALONE = {
+    "CONSTANT": "a constant",
+    "SHAPE": "a tensor's shape",
+    "CAST": "converts between types",
+    "QUANTIZE": "converts between types",
+    "DEQUANTIZE": "converts between types",
+    "DYNAMIC_QUANTIZE": "converts between types",
+    **dict.fromkeys(("CONDITION", "CONDITIONAL_INPUT", "CONDITIONAL_OUTPUT"), "only steers a condition"),
+    **dict.fromkeys(("TRIP_LIMIT", "RECURRENCE", "ITERATOR", "LOOP_OUTPUT"), "only steers a loop"),
+    "ASSERTION": "only checks a shape",
+}
+"""Kinds of layers that TensorRT does not let be constrained, or that have no arithmetic to constrain."""
+
+_PINNABLE = frozenset({"fp32", "fp16", "bf16", "int8"})
+_INT8_KINDS = frozenset({"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"})
+
+
+def pins_of(model: Model, plan: PrecisionPlan) -> tuple[LayerPin, ...]:
+    """What a weakly typed TensorRT must be held to, so that it builds this plan; in the order of the model's layers.
+
+    Those are the plan's own pins, and the layers that one of the enabled precisions (`enabled_of`) would else be free
+    for though the plan gives them a better or another one: with a single layer in fp16, all others are held in fp32.
+    Layers that int8 is meant for may always have more. A layer that cannot be given a precision is left to TensorRT.
+    """
+    pinned = plan.pinned()
+    enabled = enabled_of(plan)
+    found = []
+    for layer in model.layers:
+        precision = precision_of(layer, plan)
+        tensors = _float_outputs(model, layer)
+        if not tensors:
+            continue
+        if layer.name in pinned or (layer.fixed is None and _strays(layer, precision, enabled)):
+            found.append(LayerPin(layer.name, layer.nodes, tensors, precision))
+    return tuple(found)
+
+
+def enabled_of(plan: PrecisionPlan) -> frozenset[Precision]:
+    """The low precisions that kernels may have under this plan."""
+    asked = {plan.default, *(pin.precision for pin in plan.pins)}
+    if Precision.INT8 in asked:
+        asked.add(plan.around)
+    return frozenset(asked - {Precision.FP32})
+
+
+def skip_reason(layer: NetworkLayer) -> str | None:
+    """Why a layer must not be given a precision; None where it may.
+
+    TensorRT refuses the network, or fails while it builds, where such a layer is constrained.
+    """
+    if layer.kind in _LEFT_ALONE:
+        return _LEFT_ALONE[layer.kind]
+    if not layer.outputs:
+        return "gives no tensor"
+    for tensor in layer.outputs:
+        if not tensor.is_execution:
+            return f"its output {tensor.name!r} is computed on the host (a shape)"
+        if tensor.dtype not in _PINNABLE:
+            return f"its output {tensor.name!r} is {tensor.dtype}"
+    return None
+
+
+def apply_pins(trt: Any, network: Any, matches: Sequence[PinMatch]) -> tuple[PinOutcome, ...]:
+    """Constrain the layers of each pin, and tell what became of it.
+
+    Both the precision that a layer computes in and the types that it stores are set: with the first alone, a float32
+    result may be stored in half precision. An output of the network keeps the type that the ONNX model declares, and
+    is constrained only where it is the same. An int8 pin is for the layers that have int8 arithmetic; what those give
+    is left to TensorRT, as it depends on what takes it.
+    """
+    return tuple(_apply(trt, network, match) for match in matches)
+
+
+def clear_pins(network: Any) -> None:
+    """Take all constraints from a network's layers."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        layer.reset_precision()
+        for output in range(layer.num_outputs):
+            layer.reset_output_type(output)
+
+
+def _apply(trt: Any, network: Any, match: PinMatch) -> PinOutcome:
+    precision = match.pin.precision
+    dtype = getattr(trt.DataType, _DTYPES[precision])
+    done, skipped = [], {}
+    for described in match.layers:
+        reason = skip_reason(described)
+        if reason is None and precision is Precision.INT8 and described.kind not in _INT8_KINDS:
+            reason = "has no int8 arithmetic of its own"
+        if reason is not None:
+            skipped[described.name] = reason
+            continue
+        layer = network.get_layer(described.index)
+        layer.precision = dtype
+        if precision is not Precision.INT8:
+            for index in range(layer.num_outputs):
+                tensor = layer.get_output(index)
+                if not tensor.is_network_output or tensor.dtype == dtype:
+                    layer.set_output_type(index, dtype)
+        done.append(described.name)
+    return PinOutcome(match.pin.layer, tuple(done), skipped, match.unmatched)
+
+
+def _strays(layer: Layer, precision: Precision, enabled: Iterable[Precision]) -> bool:
+    """Whether TensorRT could run the layer in a precision that the plan does not give it."""
+    if precision is Precision.INT8:
+        return False
+    others = {other for other in enabled if other is not precision}
+    if not layer.quantizable:
+        others.discard(Precision.INT8)
+    return bool(others)
+
+
+def _float_outputs(model: Model, layer: Layer) -> tuple[str, ...]:
+    """All float tensors that the layer's nodes give, those inside it too."""
+    names = (str(value.name) for node in layer.nodes for value in model.node[node].outputs if value.name)
+    return tuple(name for name in names if model.tensors[name].dtype in _FLOAT_TYPES)

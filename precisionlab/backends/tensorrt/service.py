@@ -1,0 +1,99 @@
+"""What TensorRT's process can be asked for: the handlers that `process.EngineProcess` calls by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precisionlab.backends.tensorrt.api import Features, features_of, load_tensorrt
+from precisionlab.backends.tensorrt.buffers import Buffers
+from precisionlab.backends.tensorrt.build import build, network_layers
+from precisionlab.backends.tensorrt.cuda import Cuda
+from precisionlab.backends.tensorrt.execution import Engine
+from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency
+from precisionlab.backends.tensorrt.latency import measure, measure_layers
+from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
+from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.backends.tensorrt.worker import Link
+from precisionlab.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The TensorRT and the GPU of a process. `device` is the GPU's name, compute capability and driver."""
+
+    features: Features
+    device: str
+
+
+def service(link: Link, module: str, log: Path) -> Mapping[str, Callable[..., Any]]:
+    """The handlers of one process. Raises EngineError where TensorRT or the GPU cannot be used."""
+    return _Service(link, module, log).handlers()
+
+
+class _Service:
+    def __init__(self, link: Link, module: str, log: Path) -> None:
+        self._link = link
+        self._trt = load_tensorrt(module)
+        self._cuda = Cuda.load()
+        self._keeper = LogKeeper(log)
+        self._logger = make_logger(self._trt, self._keeper)
+        self._engine: Engine | None = None
+
+    def handlers(self) -> Mapping[str, Callable[..., Any]]:
+        return {
+            "facts": self.facts,
+            "describe": self.describe,
+            "build": self.build,
+            "load": self.load,
+            "run": self.run,
+            "latency": self.latency,
+        }
+
+    def facts(self) -> Facts:
+        return Facts(features_of(self._trt), str(self._cuda.device()))
+
+    def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
+        return network_layers(self._trt, model, self._keeper)
+
+    def build(self, job: BuildJob) -> Built:
+        self._unload()
+        with Buffers(self._cuda) as buffers:
+            feed = self._feed(buffers) if job.calibrates else None
+            return build(self._trt, job, self._keeper, feed, self._progress)
+
+    def load(self, engine: Path) -> None:
+        self._unload()
+        self._engine = Engine(self._trt, self._cuda, self._logger, engine)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        return self._loaded().run(inputs)
+
+    def latency(self, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
+        """The whole engine's time first: a profiler slows it down."""
+        engine = self._loaded()
+        return measure(engine, inputs), measure_layers(engine, inputs)
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            raise EngineError("no engine is loaded")
+        return self._engine
+
+    def _unload(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _progress(self, title: str, done: int, total: int) -> None:
+        self._link.tell("progress", title, done, total)
+
+    def _feed(self, buffers: Buffers) -> Callable[[Sequence[str]], Sequence[int] | None]:
+        """Asks the parent for one sample after the other, and puts each into the GPU's memory."""
+
+        def feed(names: Sequence[str]) -> Sequence[int] | None:
+            inputs: Arrays | None = self._link.ask("sample")
+            return None if inputs is None else [buffers.upload(name, inputs[name]) for name in names]
+
+        return feed

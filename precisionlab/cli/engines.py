@@ -1,0 +1,58 @@
+"""The options of commands that build TensorRT engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from precisionlab.options import EngineOptions
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--shapes",
+        "engine_shapes",
+        multiple=True,
+        metavar="NAME:MIN,OPT,MAX",
+        help="Engines: shapes of a dynamic input, as image:1x3x224x224,4x3x224x224,8x3x224x224.  [default: the data's]",
+    ),
+    click.option("--workspace", metavar="SIZE", help="Engines: memory for a build, such as 4G.  [default: TensorRT's]"),
+    click.option(
+        "--observe",
+        default="256M",
+        show_default=True,
+        metavar="SIZE",
+        help="Engines: bytes of layer outputs to look at in one engine; 0 looks at none.",
+    ),
+    click.option("--prefer", is_flag=True, help="Engines: pins are wishes (PREFER, not OBEY)."),
+    click.option("--engine-calibration", is_flag=True, help="Engines: TensorRT finds the int8 ranges by itself."),
+    click.option("--builds", default=8, show_default=True, help="Engines: build no more of each precision than this."),
+    click.option("--engines", type=click.Path(), help="Engines: keep them here.  [default: in the run's folder]"),
+)
+
+
+def engine_options(command: Command) -> Command:
+    """Give a command the options that say how engines are built."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def engine_options_of(given: Mapping[str, Any]) -> EngineOptions:
+    """What was given for them. Raises OptionError."""
+    from precisionlab.options import EngineOptions, check_at_least, parse_size
+
+    check_at_least(1, builds=given["builds"])
+    return EngineOptions(
+        shapes=tuple(given["engine_shapes"]),
+        workspace=parse_size(given["workspace"], "workspace"),
+        observe=parse_size(given["observe"], "observe") or 0,
+        prefer=given["prefer"],
+        calibrate=given["engine_calibration"],
+        builds=given["builds"],
+        store=given["engines"],
+    )

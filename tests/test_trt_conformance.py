@@ -1,0 +1,312 @@
+"""Every attribute, enumeration member and call of TensorRT that our code has is there in the real bindings.
+
+The uses are collected from the source (tests/bindings/conformance.py), so that no call goes unseen; the versions are
+the real bindings without their libraries, and TensorRT-RTX as a whole.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from bindings.conformance import DYNAMIC, Found, Surface, Use, merged, missing, misused, uses
+from bindings.setup import PACKAGES, STRONGLY_TYPED, bindings, unsupported
+from rtx import needs_rtx
+
+from precisionlab.precision import Precision
+
+pytestmark = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
+
+SOURCES = Path(__file__).parent.parent / "precisionlab" / "backends" / "tensorrt"
+SURFACE = Path(__file__).parent / "bindings" / "surface.py"
+RTX = "tensorrt_rtx"
+
+OLD = frozenset({"8.6.1"})
+STRONG = frozenset({*STRONGLY_TYPED, RTX})
+VERSIONS = [*PACKAGES, *STRONGLY_TYPED, pytest.param(RTX, marks=needs_rtx)]
+
+
+class Absent(NamedTuple):
+    """The versions that lack a name that we use, and what keeps the code from using it there."""
+
+    versions: frozenset[str]
+    gate: str
+
+
+_PINS = "Features.pins: there are no pins where types stand in the graph"
+_CALIBRATORS = "Features.calibrators"
+_ONE_ERROR = "network._error asks the error for node_name first"
+ABSENT = {
+    "BuilderFlag.FP16": Absent(STRONG, "BuildJob.enabled is empty where types stand in the graph"),
+    "BuilderFlag.INT8": Absent(STRONG, "BuildJob.enabled is empty where types stand in the graph"),
+    "BuilderFlag.BF16": Absent(OLD | STRONG, "Features.bf16"),
+    "BuilderFlag.OBEY_PRECISION_CONSTRAINTS": Absent(STRONG, _PINS),
+    "BuilderFlag.PREFER_PRECISION_CONSTRAINTS": Absent(STRONG, _PINS),
+    "DataType.BF16": Absent(OLD, "Features.bf16"),
+    "IBuilderConfig.int8_calibrator": Absent(STRONG, _CALIBRATORS),
+    "IBuilderConfig.progress_monitor": Absent(OLD, "make_monitor gives None"),
+    "IBuilderConfig.set_calibration_profile": Absent(STRONG, "profiles asks the config for it"),
+    "IDebugListener": Absent(OLD, "make_listener asks the module for it"),
+    "IInt8EntropyCalibrator2": Absent(STRONG, _CALIBRATORS),
+    "ILayer.precision": Absent(STRONG, _PINS),
+    "ILayer.reset_output_type": Absent(STRONG, _PINS),
+    "ILayer.reset_precision": Absent(STRONG, _PINS),
+    "ILayer.set_output_type": Absent(STRONG, _PINS),
+    "IProgressMonitor": Absent(OLD, "make_monitor asks the module for it"),
+    "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": Absent(STRONG, "Features.implicit_batch"),
+    "ParserError.local_function_stack": Absent(OLD, _ONE_ERROR),
+    "ParserError.local_function_stack_size": Absent(OLD, _ONE_ERROR),
+    "ParserError.node_name": Absent(OLD, _ONE_ERROR),
+    "ParserError.node_operator": Absent(OLD, _ONE_ERROR),
+}
+
+MADE_NAMES = {
+    ("configuration.py", "BuilderFlag"): tuple(p.name for p in Precision if p is not Precision.FP32),
+    ("pins.py", "DataType"): ("FLOAT", "HALF", "BF16", "INT8"),
+}
+"""(file, class) → the members that `getattr(trt.CLASS, name)` may ask for there."""
+
+NOT_TENSORRTS = {member.name for member in signal.Signals}
+"""Words in capitals that are no member of an enumeration of TensorRT."""
+
+
+@cache
+def surface_of(version: str) -> Surface:
+    """All that this version has."""
+    module, path = (RTX, "") if version == RTX else ("tensorrt_bindings", str(bindings(version)))
+    done = subprocess.run(
+        [sys.executable, str(SURFACE), module],
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found: Surface = json.loads(done.stdout)
+    return found
+
+
+@cache
+def all_versions() -> Surface:
+    """All that any version has, but for TensorRT-RTX: whether it is installed makes no difference to what is found."""
+    return merged(surface_of(version) for version in (*PACKAGES, *STRONGLY_TYPED))
+
+
+def found_in(sources: Mapping[str, str]) -> Found:
+    """The uses in these files, with the members that are asked for by a name that the code makes."""
+    found = uses(sources, all_versions())
+    every: list[Use] = []
+    for use in found.uses:
+        made = MADE_NAMES.get((use.file, use.owner), (DYNAMIC,))
+        every.extend(replace(use, attribute=name) for name in made) if use.attribute == DYNAMIC else every.append(use)
+    return Found(tuple(every), found.unseen)
+
+
+@cache
+def ours() -> Found:
+    return found_in(sources())
+
+
+@cache
+def sources() -> Mapping[str, str]:
+    return {path.name: path.read_text("utf-8") for path in sorted(SOURCES.glob("*.py"))}
+
+
+def test_every_use_of_tensorrt_in_our_source_is_understood() -> None:
+    assert ours().unseen == (), "name what is TensorRT's as CONVENTION has it, and annotate what is not"
+    for file, text in sources().items():
+        if re.search(r"\btrt\.[A-Za-z]", re.sub(r'"""[\s\S]*?"""|#.*', "", text)):
+            assert any(use.file == file for use in ours().uses), f"nothing found in {file}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_version_has_all_that_we_use_but_for_what_is_gated(version: str) -> None:
+    lacking = missing(ours().uses, surface_of(version))
+    gated = {name for name, absent in ABSENT.items() if version in absent.versions}
+    assert {name: where for name, where in lacking.items() if name not in gated} == {}
+    assert misused(ours().uses, surface_of(version)) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nothing_is_excused_that_a_version_has_or_that_nobody_uses(version: str) -> None:
+    lacking = missing(ours().uses, surface_of(version))
+    assert {name for name, absent in ABSENT.items() if version in absent.versions} - set(lacking) == set()
+    asked = {(use.file, use.owner) for use in uses(sources(), all_versions()).uses if use.attribute == DYNAMIC}
+    assert set(MADE_NAMES) == asked
+
+
+def test_what_the_code_only_asks_for_exists_in_some_version() -> None:
+    asked = {use.name: use for use in ours().uses if use.asked}
+    assert {"IDebugListener", "IProgressMonitor", "BuilderFlag.OBEY_PRECISION_CONSTRAINTS"} <= set(asked)
+    unknown = [use.where for use in asked.values() if use.attribute not in all_versions().get(use.owner, {})]
+    assert unknown == []
+
+
+def test_words_in_capitals_are_members_of_tensorrts_enumerations() -> None:
+    """Types of layers and data are compared by name: a name that is wrong would never match, and nobody would know."""
+    members = {
+        name
+        for owner, things in all_versions().items()
+        if "__members__" in things
+        for name, thing in things.items()
+        if thing == {"kind": "value", "type": owner}
+    }
+    words = {
+        (file, node.value)
+        for file, text in sources().items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"[A-Z][A-Z0-9_]{2,}", node.value)
+    }
+    assert ("logger.py", "INTERNAL_ERROR") in words
+    wrong = {(file, word) for file, word in words if word not in members | NOT_TENSORRTS and "Layer" not in word}
+    assert wrong == set()
+
+
+def names_in(body: str) -> set[str]:
+    return {use.name for use in found_in({"a.py": body}).uses}
+
+
+class TestCollecting:
+    """What is found in a file; the types come from the real bindings."""
+
+    def test_chains_from_the_module_also_by_another_name(self) -> None:
+        body = "def f(trt: Any):\n flags = trt.BuilderFlag\n return flags.FP16, [trt.DataType.HALF for _ in 'a']"
+        assert names_in(body) == {"BuilderFlag", "BuilderFlag.FP16", "DataType", "DataType.HALF"}
+
+    def test_parameters_of_type_any_by_their_name(self) -> None:
+        assert names_in("def f(network: Any, _layer: Any | None): network.num_layers; _layer.metadata") == {
+            "INetworkDefinition.num_layers",
+            "ILayer.metadata",
+        }
+        assert names_in("def f(layer: EngineLayer, tensor): layer.nodes; tensor.name") == set()
+
+    def test_what_methods_and_properties_give(self) -> None:
+        body = (
+            "def f(trt: Any, network: Any):\n"
+            " thing = network.get_layer(0).get_output(1)\n"
+            " for one in [network.get_layer(i) for i in range(3)]:\n"
+            "  for index, other in enumerate([one]): other.type.name, thing.dtype\n"
+            " with trt.Builder(None) as who: who.create_builder_config().set_flag(0)\n"
+        )
+        assert names_in(body) == {
+            "INetworkDefinition.get_layer",
+            "ILayer.get_output",
+            "ILayer.type",
+            "LayerType.name",
+            "ITensor.dtype",
+            "Builder",
+            "Builder.create_builder_config",
+            "IBuilderConfig.set_flag",
+        }
+
+    def test_fields_of_our_own_classes_and_what_our_functions_give(self) -> None:
+        body = (
+            "class Parsed:\n network: Any\n path: Path\n"
+            "class Engine:\n def __init__(self, trt: Any):\n  self._held = trt.Runtime(None)\n"
+            " def run(self): self._held.deserialize_cuda_engine(b'').num_io_tensors\n"
+            "def parse() -> Parsed: ...\n"
+            "def configure() -> tuple[Any, int]: ...\n"
+            "def f(parsed: Parsed):\n"
+            " parsed.network.num_inputs; parse().network.num_outputs; parsed.path.name\n"
+            " config, count = configure()\n config.clear_flag(count)\n"
+        )
+        assert names_in(body) == {
+            "Runtime",
+            "Runtime.deserialize_cuda_engine",
+            "ICudaEngine.num_io_tensors",
+            "INetworkDefinition.num_inputs",
+            "INetworkDefinition.num_outputs",
+            "IBuilderConfig.clear_flag",
+        }
+
+    def test_our_own_things_of_the_same_name_are_left_alone(self) -> None:
+        body = (
+            "class Layer:\n nodes: tuple[str, ...]\n"
+            "class Job:\n engine: Path\n layers: tuple[Layer, ...]\n"
+            "def f(job: Job, layers: Mapping[str, Layer]):\n"
+            " job.engine.unlink()\n"
+            " for layer in job.layers: layer.nodes\n"
+            " for layer in layers.values(): layer.nodes\n"
+        )
+        assert found_in({"a.py": body}) == Found((), ())
+
+    def test_what_cannot_be_followed_is_told(self) -> None:
+        body = "def f(things: dict[str, Any], x: Any):\n things['a'].num_io_tensors\n x.execute_async_v3(0)\n x.name"
+        assert found_in({"a.py": body}).unseen == ("a.py:2: things['a'].num_io_tensors", "a.py:3: x.execute_async_v3")
+
+
+class TestChecking:
+    """What is told of a use that is wrong."""
+
+    def wrong(self, body: str, version: str = "10.13.3.9") -> tuple[set[str], int]:
+        """The missing names, and how many calls and settings are wrong."""
+        found = found_in({"a.py": body}).uses
+        return set(missing(found, surface_of(version))), len(misused(found, surface_of(version)))
+
+    @pytest.mark.parametrize(
+        ("body", "name"),
+        [
+            ("trt.BuilderFlags.FP16", "BuilderFlags"),
+            ("trt.BuilderFlag.FP32", "BuilderFlag.FP32"),
+            ("trt.ILogger.Severity.WARN", "ILogger.Severity.WARN"),
+            ("network.layers", "INetworkDefinition.layers"),
+            ("network.get_layer(0).get_output(0).nme", "ITensor.nme"),
+            ("network.get_layer(0).precison = trt.DataType.FLOAT", "ILayer.precison"),
+            ("getattr(trt.BuilderFlag, 'FP32')", "BuilderFlag.FP32"),
+            ("getattr(trt.BuilderFlag, name)", f"BuilderFlag.{DYNAMIC}"),
+        ],
+    )
+    def test_a_name_that_is_not_there(self, body: str, name: str) -> None:
+        assert self.wrong(f"def f(trt: Any, network: Any, name: str): {body}") == ({name}, 0)
+
+    def test_a_name_of_another_version(self) -> None:
+        body = "def f(trt: Any, layer: Any): layer.reset_precision(); trt.IProgressMonitor.step_complete"
+        assert self.wrong(body, "8.6.1") == ({"IProgressMonitor"}, 0)
+        assert self.wrong(body, "10.0.1") == (set(), 0)
+        assert self.wrong(body, "11.4.0.106") == ({"ILayer.reset_precision"}, 0)
+
+    def test_a_name_that_is_only_asked_for_may_be_missing(self) -> None:
+        body = "def f(trt: Any): hasattr(trt, 'ISomething'); getattr(trt.BuilderFlag, 'FP4', None)"
+        assert self.wrong(body) == (set(), 0)
+
+    @pytest.mark.parametrize(
+        ("call", "right"),
+        [
+            ("network.get_layer(1)", True),
+            ("network.get_layer(index=1)", True),
+            ("network.get_layer()", False),
+            ("network.get_layer(1, 2)", False),
+            ("network.get_layer(number=1)", False),
+            ("network.get_layer(1, index=1)", False),
+            ("network.num_layers()", False),
+            ("trt.Builder(0)", True),
+            ("trt.Builder()", False),
+            ("trt.OnnxParser(network, 0)", True),
+            ("trt.OnnxParser(network)", False),
+            ("context.set_input_shape('x', (1, 2))", True),
+            ("context.set_input_shape('x')", False),
+            ("builder.build_serialized_network(network, 0)", True),
+            ("network.get_layer(*some)", True),
+        ],
+    )
+    def test_calls_have_a_signature_that_takes_them(self, call: str, right: bool) -> None:
+        body = f"def f(trt: Any, network: Any, context: Any, builder: Any, some: list[int]): {call}"
+        assert self.wrong(body) == (set(), 0 if right else 1)
+
+    def test_only_what_can_be_set_is_set(self) -> None:
+        assert self.wrong("def f(layer: Any): layer.precision = 1; layer.name = ''") == (set(), 0)
+        assert self.wrong("def f(layer: Any): layer.type = 1") == (set(), 1)
+        assert self.wrong("def f(layer: Any): layer.get_output = 1") == (set(), 1)
