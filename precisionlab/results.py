@@ -114,6 +114,18 @@ class PrecisionResult:
         return self.mixed.plan if taken is None else taken.variant.plan
 
     @property
+    def before(self) -> Variant:
+        """The variant without pins: as measured on the GPU, where it was, else as emulated."""
+        engine = None if self.engine is None else self.engine.low
+        return self.low if engine is None else engine.variant
+
+    @property
+    def after(self) -> Variant:
+        """The variant of the plan found: as measured on the GPU, where it was, else as emulated."""
+        engine = None if self.engine is None else self.engine.mixed
+        return self.mixed if engine is None else engine.variant
+
+    @property
     def first_nonfinite(self) -> str | None:
         """The first tensor with a NaN or Inf that the reference does not have, without pins."""
         found = self.low.comparison.nonfinite

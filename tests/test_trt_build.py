@@ -18,7 +18,7 @@ from models import DIGITS, load, proto
 from rtx import drive, needs_rtx
 
 from precisionlab.backends.tensorrt.api import Features
-from precisionlab.backends.tensorrt.build import build, handlers
+from precisionlab.backends.tensorrt.build import build
 from precisionlab.backends.tensorrt.configuration import check_job, configure, load_timings, save_timings
 from precisionlab.backends.tensorrt.jobs import (
     BuildJob,
@@ -580,13 +580,14 @@ def test_an_engine_larger_than_the_store_is_kept_alone(tmp_path: Path) -> None:
 
 def test_the_rest_of_a_write_that_was_cut_short_goes_after_a_day(tmp_path: Path) -> None:
     store = EngineStore(tmp_path / "store")
-    old, new = (tmp_path / "store" / f"{name}.engine" for name in ("old", "new"))
-    for path in (old, new):
-        path.write_bytes(b"half")
-    os.utime(old, (1, 1))
-    store.put(key(), built(tmp_path, "fresh"))
-    assert not old.exists()
-    assert new.exists()  # another process may be writing its facts
+    names = {"old.engine", ".old.building", ".old.json.x1", "timing.cache", "new.engine", ".new.building"}
+    for name in names:
+        (store.folder / name).write_bytes(b"half")
+        if "new" not in name:  # another process may be at work on the new ones
+            os.utime(store.folder / name, (1, 1))
+    kept = store.put(key(), built(tmp_path, "fresh")).engine
+    left = {path.name for path in store.folder.iterdir()} - {kept.name, kept.with_suffix(".json").name}
+    assert left == {"timing.cache", "new.engine", ".new.building"}
 
 
 def test_an_engine_moves_from_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -769,24 +770,20 @@ def calibrate(network: Network, config: Config, log: Any) -> bytes | None:
     return b"an engine"
 
 
-def test_int8_is_calibrated_on_the_samples_of_the_parent(conv_job: BuildJob) -> None:
+def test_int8_is_calibrated_on_the_samples_that_are_fed(conv_job: BuildJob) -> None:
     job = replace(conv_job, enabled=frozenset({Precision.INT8}))
-    samples = [{"x": np.full((1, 1, 4, 4), value, np.float32)} for value in (1, 2)]
-    uploaded: list[float] = []
-
-    def upload(name: str, array: Any) -> int:
-        uploaded.append(float(array[0, 0, 0, 0]))
-        return 0x1000
-
-    link = SimpleNamespace(
-        ask=lambda name, names: samples.pop(0) if samples else None,
-        tell=lambda name, *now: told.append((name, *now)),
-    )
+    addresses = [[0x1000], [0x2000]]
+    asked: list[Any] = []
     told: list[Any] = []
-    found = handlers(Weak(calibrate), LogKeeper(), link, upload)["build"](job)
+
+    def feed(names: Any) -> list[int] | None:
+        asked.append(names)
+        return addresses.pop(0) if addresses else None
+
+    found = build(Weak(calibrate), job, LogKeeper(), feed, lambda *now: told.append(now))
     assert found.size == 9
-    assert uploaded == [1, 2]
-    assert told[-1] == ("progress", "Building engine", 1000, 1000)
+    assert asked == [["x"]] * 3
+    assert told[-1] == ("Building engine", 1000, 1000)
 
 
 def test_a_ready_cache_is_taken_without_a_sample(conv_job: BuildJob) -> None:
@@ -796,10 +793,12 @@ def test_a_ready_cache_is_taken_without_a_sample(conv_job: BuildJob) -> None:
 
 def test_an_error_in_the_data_stops_the_build_and_comes_out_of_it(conv_job: BuildJob) -> None:
     job = replace(conv_job, enabled=frozenset({Precision.INT8}))
-    asked = [{}]
-    link = SimpleNamespace(ask=lambda name, names: asked.pop(), tell=lambda *_: None)
-    with pytest.raises(DataError, match="a sample has no input 'x'"):
-        handlers(Weak(calibrate), LogKeeper(), link, lambda name, array: 1)["build"](job)
+
+    def feed(names: Any) -> None:
+        raise DataError("sample 7 has another shape")
+
+    with pytest.raises(DataError, match="sample 7 has another shape"):
+        build(Weak(calibrate), job, LogKeeper(), feed)
     assert not job.engine.exists()
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from precisionlab.backends.tensorrt.api import RTX, load_tensorrt
-from precisionlab.backends.tensorrt.build import build
-from precisionlab.backends.tensorrt.build import handlers as build_handlers
+from precisionlab.backends.tensorrt.build import build, network_layers
 from precisionlab.backends.tensorrt.jobs import BuildJob
 from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.backends.tensorrt.process import EngineProcess
@@ -143,13 +142,17 @@ def rtx_handlers(link: Link, log: Path) -> Mapping[str, Callable[..., Any]]:
     trt = load_tensorrt(RTX)
     keeper = LogKeeper(log)
 
-    def upload(name: str, array: Any) -> int:
-        raise AssertionError("there is no GPU")
+    def progress(title: str, done: int, total: int) -> None:
+        link.tell("progress", title, done, total)
 
     def build_and_abort(job: BuildJob) -> None:
         build(trt, job, keeper, progress=lambda title, done, total: os.abort() if done > 500 else None)
 
-    return {**build_handlers(trt, keeper, link, upload), "build and abort": build_and_abort}
+    return {
+        "build": lambda job: build(trt, job, keeper, progress=progress),
+        "build and abort": build_and_abort,
+        "describe": lambda path: network_layers(trt, path, keeper),
+    }
 
 
 if __name__ == "__main__":  # a parent that is itself killed: it prints its child's process, and waits

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.precision import Pin, plan_files
-from precisionlab.report.tables import layer_errors
-from precisionlab.results import PrecisionResult, SweepResult, Variant
+from precisionlab.report.tables import engines_of, layer_errors
+from precisionlab.results import EngineResult, EngineVariant, PrecisionResult, SweepResult, Variant
 from precisionlab.wording import counted
 
 _WIDTH = 80
@@ -33,6 +33,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         f"{counted(run['data']['choosing'], 'sample')} chose, {_held_out(run['data']['held_out'])}; "
         f"errors {run['figures']} by {run['backend']}, cost estimated for {run['target']['title']}"
     )
+    if run["engines"] is not None:
+        console.print(f"engines MEASURED on {run['engines']['device']}, TensorRT {run['engines']['tensorrt']}")
     if run["data"]["random"]:
         console.print(
             "WARNING: the inputs are random noise, which finds the wrong layers. Give real samples with --data.",
@@ -58,15 +60,26 @@ def _variants(result: SweepResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = result.reference.comparison.metric_name
     table.add_column("variant")
-    for name in ("pins", "SQNR dB", "held out", "cosine", "top-1", *([metric] if metric else []), "cost"):
+    # 80 columns have no room for a latency beside all others; what it replaces is the estimate.
+    last = "cost" if result.engine is None else "cost, ms"
+    for name in ("pins", "SQNR dB", "held out", "cosine", "top-1", *([metric] if metric else []), last):
         table.add_column(name, justify="right")
     table.add_column("")
-    variants = [result.reference]
+    table.add_row(*_variant_row(result.reference, metric, result.reference))
+    if result.engine is not None:
+        table.add_row(*_engine_row(result.engine, metric, result.reference))
     for found in result.precisions:
-        variants += [found.low] if found.mixed is found.low else [found.low, found.mixed]
-    for variant in variants:
-        table.add_row(*_variant_row(variant, metric, result.reference))
+        for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
+            table.add_row(*_variant_row(variant, metric, result.reference))
+        for engine in engines_of(found):
+            table.add_row(*_engine_row(engine, metric, result.reference))
     return table
+
+
+def _engine_row(engine: EngineVariant, metric: str | None, reference: Variant) -> list[str | Text]:
+    row = _variant_row(engine.variant, metric, reference)
+    row[-2] = f"{engine.latency.median:.3g} ms"
+    return row
 
 
 def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> list[str | Text]:
@@ -92,13 +105,14 @@ def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> li
 
 def _print_precision(console: Console, result: SweepResult, found: PrecisionResult) -> None:
     console.print()
-    low, mixed, name = found.low.comparison, found.mixed.comparison, found.precision.value
-    pins = found.plan.pins
-    if found.low.met:
+    before, after, name = found.before, found.after, found.precision.value
+    low, mixed, pins = before.comparison, after.comparison, found.plan.pins
+    if after.met and after.plan is before.plan:
         console.print(f"{name}: right as it is; no layer needs a pin.", style="bold")
     elif found.met:
         console.print(
-            f"{name}: {len(pins)} of {len(found.ranked)} layers pinned to {rungs(pins)} make it right: "
+            f"{name}: {len(pins)} of {len(found.ranked)} layers pinned to {rungs(pins)} make it right, "
+            f"{after.figures}: "
             f"{decibel(low.worst('sqnr'))} → {decibel(mixed.worst('sqnr'))} dB"
             f"{_metric_change(low.metric, mixed.metric, found)}",
             style="bold",
@@ -111,6 +125,8 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
             style="bold red",
         )
     _print_proof(console, found)
+    if found.engine is not None:
+        _print_engine(console, found, found.engine)
     if found.table is not None:
         console.print(f"ranges: {found.low.plan.calibration} over {found.table.samples} samples")
     if low.nonfinite:
@@ -127,6 +143,29 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
         console.print("own: introduced by the layer itself; so far: with what it inherited; * pinned", style="dim")
 
 
+def _print_engine(console: Console, found: PrecisionResult, engine: EngineResult) -> None:
+    """What the GPU said: whether the plan holds there, pins that did not take, and what else was seen."""
+    taken = engine.mixed
+    if taken is None:
+        console.print(f"on the GPU: no {found.precision} engine could be built", style="bold red")
+    else:
+        pins, count = taken.variant.plan.pins, counted(engine.builds, "engine")
+        verdict = "right" if taken.variant.met else "NOT right"
+        console.print(
+            f"on the GPU: {verdict} with {counted(len(pins), 'pin')}, "
+            f"{decibel(taken.variant.comparison.worst('sqnr'))} dB, measured; {count} tried",
+            style="bold" if taken.variant.met else "bold red",
+        )
+        for pin in taken.inside.pins:
+            if pin.advice:
+                console.print(f"  pin of {pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types unknown'})")
+                console.print(Padding(pin.advice, (0, 0, 0, 6)))
+    for note in engine.notes[:_WORST]:
+        console.print(f"  note: {note}", style="yellow")
+    if len(engine.notes) > _WORST:
+        console.print(f"  … and {len(engine.notes) - _WORST} more notes, in run.json")
+
+
 def _print_proof(console: Console, found: PrecisionResult) -> None:
     """What speaks for the pins, and what the verdict hangs on."""
     asked = ", ".join(map(str, found.mixed.tolerance))
@@ -134,7 +173,8 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
     proof = found.certificate
     if proof is not None and proof.proven:
         held = ", ".join(proof.bounds)
-        console.print(f"proven: with any one of the pins released, {held} does not hold (certificate in the plan)")
+        how = "" if found.engine is None else ", emulated"
+        console.print(f"proven{how}: with any one of the pins released, {held} does not hold (certificate in the plan)")
     elif proof is not None and proof.figures.met:
         console.print("not proven that every pin is needed: the search was cut short, or a pin proved needless")
     if found.remark:

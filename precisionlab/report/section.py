@@ -70,6 +70,8 @@ class PrecisionSection:
     proven: bool | None
     strict: bool
     remark: str
+    engine: Mapping[str, Any] | None
+    latency: str
     doubts: tuple[Doubt, ...]
     absorbed: int
     pins: tuple[PinView, ...]
@@ -127,6 +129,8 @@ def section_of(
         proven=found["proven"],
         strict=bool(found["proven"]) and any(_admitted(view, bounds) for view in views),
         remark=str(found["remark"]),
+        engine=found["engine"],
+        latency=_latency(tables.variants, name),
         doubts=tuple(_doubt(entry) for entry in found["hangs"]),
         absorbed=int(last.nonfinite_tensors or 0) if last and met else 0,
         pins=pin_views(pins, views),
@@ -161,6 +165,15 @@ def metric_name(rows: Iterable[Row]) -> str:
 def _variant(rows: Iterable[Row], name: str) -> VariantView | None:
     found = [row for row in rows if row["variant"] == name]
     return variant_view(found) if found else None
+
+
+def _latency(rows: Iterable[Row], name: str) -> str:
+    """The measured times of FP32, of the precision without pins and of the engine taken; nothing without engines."""
+    engines = {"FP32": "fp32 engine", "without pins": f"{name} engine", "with pins": f"{name} mixed engine"}
+    times = {v: as_number(row, "latency_ms") for row in rows if (v := str(row["variant"])) in engines.values()}
+    found = [(label, times.get(variant)) for label, variant in engines.items()]
+    parts = [f"{show(time, '.3g')} ms {label}" for label, time in found if time is not None]
+    return ", ".join(parts) + " for a sample" if parts else ""
 
 
 def _front(name: str, bound: Bound | None, rows: Iterable[Row], run: Mapping[str, Any]) -> Front | None:

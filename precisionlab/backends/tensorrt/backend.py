@@ -114,6 +114,11 @@ class TensorRTBackend(Backend):
         self._network: tuple[NetworkLayer, ...] = ()
 
     @property
+    def has_bf16(self) -> bool:
+        """Whether its kernels may have bfloat16."""
+        return self._engines.features.bf16
+
+    @property
     def identity(self) -> dict[str, str]:
         """What measured figures depend on: with another of these none is taken over from an earlier run."""
         return {"tensorrt": self._engines.features.version, "device": self._engines.device, **self._settings.facts}

@@ -6,73 +6,28 @@ Runs in TensorRT's own process (see `process.py`): a build may crash.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Any
 
 from precisionlab.backends.tensorrt.api import features_of
 from precisionlab.backends.tensorrt.buildlog import layers_of as layers_in_log
 from precisionlab.backends.tensorrt.calibrator import Feed, make_calibrator
 from precisionlab.backends.tensorrt.configuration import check_job, configure, save_timings
 from precisionlab.backends.tensorrt.inspector import layers_of as layers_in_engine
-from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, EngineLayer
+from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, Profile
 from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
 from precisionlab.backends.tensorrt.matching import match_pins
 from precisionlab.backends.tensorrt.monitor import make_monitor
 from precisionlab.backends.tensorrt.network import NetworkLayer, describe, parse
 from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.refusal import why_refused
-from precisionlab.errors import BuildError, DataError, EngineError
+from precisionlab.errors import BuildError, EngineError
 from precisionlab.precision import Precision
 from precisionlab.run import write_whole_bytes
 
 Progress = Callable[[str, int, int], None]
 """Called with what the build is at, how many parts of it are done, and how many there are."""
-
-
-Upload = Callable[[str, NDArray[Any]], int]
-"""Copies an input's array into GPU memory, and answers with its address; that holds until the input's next array."""
-
-
-class Asking(Protocol):
-    """How a handler reaches the parent process (`worker.Link`)."""
-
-    def tell(self, name: str, *args: Any) -> None:
-        """Let the parent hear something."""
-        ...
-
-    def ask(self, name: str, *args: Any) -> Any:
-        """What the parent answers."""
-        ...
-
-
-def handlers(trt: Any, keeper: LogKeeper, link: Asking, upload: Upload) -> dict[str, Callable[..., Any]]:
-    """What TensorRT's process can be asked for in builds.
-
-    `build(job) -> Built` tells the parent's `progress` a title, the parts done and their number; where TensorRT
-    calibrates, it asks for `sample` with the inputs' names, and wants their arrays by name, or None at the end.
-    `describe(path) -> tuple[NetworkLayer, ...]`, and `features() -> Features`.
-    """
-
-    def feed(names: Sequence[str]) -> list[int] | None:
-        sample: Arrays | None = link.ask("sample", tuple(names))
-        if sample is None:
-            return None
-        missing = [name for name in names if name not in sample]
-        if missing:
-            raise DataError(f"a sample has no input {missing[0]!r}, which TensorRT calibrates on")
-        return [upload(name, sample[name]) for name in names]
-
-    def progress(title: str, done: int, total: int) -> None:
-        link.tell("progress", title, done, total)
-
-    return {
-        "features": lambda: features_of(trt),
-        "describe": lambda path: network_layers(trt, path, keeper),
-        "build": lambda job: build(trt, job, keeper, feed, progress),
-    }
 
 
 def build(
@@ -94,8 +49,7 @@ def build(
     keeper.forget()
     features = features_of(trt)
     check_job(job, features)
-    calibrates = Precision.INT8 in job.enabled
-    calibrator = make_calibrator(trt, job.cache, feed) if calibrates else None
+    calibrator = make_calibrator(trt, job.cache, feed) if Precision.INT8 in job.enabled else None
     logger = make_logger(trt, keeper)
     builder = make_builder(trt, logger, keeper)
     with parse(trt, logger, builder, job.model, features, keeper) as parsed:
@@ -121,7 +75,7 @@ def build(
             timings = save_timings(config, configured.timing_cache, job.timing_cache)
         seconds = time.perf_counter() - started
         said = (*parsed.warnings, *configured.warnings, *keeper.warnings, *keeper.errors, *timings)
-        layers, unread = read_layers(trt, logger, keeper, serialized)
+        layers, unread = read_layers(trt, logger, keeper, serialized, job.profiles)
     return Built(job.engine, seconds, size, outcomes, layers, (*said, *unread))
 
 
@@ -180,7 +134,7 @@ def write_engine(serialized: Any, path: Path) -> int:
 
 
 def read_layers(
-    trt: Any, logger: Any, keeper: LogKeeper, serialized: Any
+    trt: Any, logger: Any, keeper: LogKeeper, serialized: Any, profiles: Mapping[str, Profile]
 ) -> tuple[tuple[EngineLayer, ...], tuple[str, ...]]:
     """The layers of an engine just built, and warnings where they cannot be had.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,6 @@ from precisionlab.backends.tensorrt.store import EngineStore, key_of
 from precisionlab.data import Dataset
 from precisionlab.model import Model
 from precisionlab.observer import Observer
-from precisionlab.wording import counted
 
 _SILENCE = 3600.0
 """Seconds without a word after which a build counts as hanging; TensorRT tells of its progress from 10.0 on."""

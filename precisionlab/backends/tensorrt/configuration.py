@@ -40,8 +40,8 @@ def configure(
     Raises BuildError where this TensorRT cannot do what the job asks, ValueError for INT8 without a calibrator.
     """
     check_job(job, features)
-    calibrates = Precision.INT8 in job.enabled
-    if calibrates and calibrator is None:
+    int8 = Precision.INT8 in job.enabled
+    if int8 and calibrator is None:
         raise ValueError("INT8 needs a calibration cache or samples")
     config = builder.create_builder_config()
     # TF32 is on by default, and cuts float32's mantissa to 10 bits: "FP32" would be nearly FP16.
@@ -51,13 +51,13 @@ def configure(
     if job.pins:
         flags = trt.BuilderFlag
         config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS if job.obey else flags.PREFER_PRECISION_CONSTRAINTS)
-    if calibrates:
+    if int8:
         config.int8_calibrator = calibrator
     # The inspector tells a layer's types only of an engine that was built with this.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if job.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
-    add_profile(trt, builder, network, config, job.profiles, calibrates)
+    add_profile(trt, builder, network, config, job.profiles, int8)
     timing_cache, warnings = (None, ()) if job.timing_cache is None else load_timings(config, job.timing_cache)
     return Configuration(config, timing_cache, warnings)
 

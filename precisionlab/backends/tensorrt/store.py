@@ -143,10 +143,12 @@ class EngineStore:
     def _make_room(self, kept: str) -> None:
         """Drop the least recently used entries until the rest fits; never the one just put, however large."""
         entries = []
-        for file in self.folder.glob("*.engine"):
+        for file in self.folder.iterdir():
             facts = file.with_suffix(".json")
             with suppress(OSError):  # another process has dropped it meanwhile
-                if facts.exists():
+                if not _is_temporary(file) and file.suffix != ".engine":
+                    continue
+                if not _is_temporary(file) and facts.exists():
                     entries.append((facts.stat().st_mtime_ns, file.stat().st_size, file.stem))
                 elif time.time() - file.stat().st_mtime > _CUT_SHORT:
                     file.unlink()
@@ -157,6 +159,11 @@ class EngineStore:
             if digest != kept:
                 self._drop(digest)
                 total -= size
+
+
+def _is_temporary(file: Path) -> bool:
+    """Whether it is the rest of a build or of a write: those are moved to their names when they are whole."""
+    return file.name.startswith(".")
 
 
 def _move(source: Path, target: Path) -> None:

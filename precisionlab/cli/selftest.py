@@ -1,0 +1,32 @@
+"""`precisionlab selftest`: does the TensorRT backend work on this machine?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("selftest")
+@click.option(
+    "--out", default="reports/selftest", show_default=True, type=click.Path(), help="Where engines and logs go."
+)
+@click.pass_context
+def selftest_command(ctx: click.Context, out: str) -> None:
+    """Try the TensorRT backend on this machine's GPU: engines, pins, INT8 both ways, layers, times.
+
+    Takes a few minutes. Exits with 0 where everything went as it has to, 1 where something did not, 2 where TensorRT or
+    the GPU cannot be used.
+    """
+    from precisionlab.cli.progress import progress
+    from precisionlab.selftest import selftest
+
+    Path(out).mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with progress() as observer:
+        for step in selftest(Path(out), observer):
+            failed += not step.passed
+            click.echo(f"{'PASS' if step.passed else 'FAIL'}  {step.name}: {step.seen}")
+    if failed:
+        click.echo(f"{failed} failed; TensorRT's own words are in {Path(out) / 'tensorrt.log'}")
+    ctx.exit(1 if failed else 0)

@@ -1,0 +1,270 @@
+"""A sweep on engines: the emulation ranks, engines are built, measured and verified.
+
+No GPU is here. In the place of TensorRT's process stands one that runs the same job through the emulation, so that all
+decisions are the real ones: which engines are asked for, how many, what is made of their figures, and of refusals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import DIGITS
+
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.session import Session
+from precisionlab.backends.tensorrt import opening
+from precisionlab.backends.tensorrt.api import Features
+from precisionlab.backends.tensorrt.backend import EngineSettings, TensorRTBackend
+from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, EngineLayer, EngineTensor, Latency
+from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor
+from precisionlab.calibration.cache import read_cache
+from precisionlab.calibration.table import CalibrationTable, Range
+from precisionlab.data import Dataset
+from precisionlab.errors import BuildError
+from precisionlab.model import Model
+from precisionlab.observer import Observer
+from precisionlab.options import EngineOptions
+from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.results import SweepResult
+from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.toggle import whole
+from precisionlab.selftest import selftest
+from precisionlab.sweep import sweep
+from precisionlab.verify import verify
+
+MODEL = DIGITS / "digits.onnx"
+
+
+class Emulated:
+    """Runs build jobs through the emulation. `rough` layers are worse on this GPU: in bf16 unless held in fp32."""
+
+    features = Features("10.3.0", pins=True, calibrators=True, bf16=True, debug_tensors=True, implicit_batch=True)
+    device = "Stand-in GPU 8.9"
+
+    def __init__(self, model: Model, rough: Collection[str] = (), refuses: Collection[str] = ()) -> None:
+        self.model = model
+        self.jobs: list[BuildJob] = []
+        self._rough = rough
+        self._refuses = refuses
+        self._ready: dict[Path, tuple[Session, dict[str, str]]] = {}
+
+    def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
+        layers = []
+        for index, node in enumerate(self.model.onnx.graph):
+            inputs = tuple(NetworkTensor(str(v.name), "fp32") for v in node.inputs if v is not None)
+            outputs = tuple(NetworkTensor(str(v.name), "fp32") for v in node.outputs)
+            layers.append(NetworkLayer(index, str(node.name), "ELEMENTWISE", (str(node.name),), inputs, outputs))
+        return tuple(layers)
+
+    def build(self, job: BuildJob) -> Built:
+        self.jobs.append(job)
+        pinned = {pin.layer: pin.precision for pin in job.pins}
+        if refused := self._refuses & pinned.keys():
+            raise BuildError(f"no implementation of {sorted(refused)[0]} obeys the requested constraints")
+        engine = Path(f"engine{len(self.jobs)}")
+        plan = self._plan(job, pinned)
+        graph, names = whole(self.model, plan, self._table(job))
+        self._ready[engine] = (Session(graph, 1), names)
+        layers = tuple(
+            EngineLayer(
+                layer.name, "Emulated", layer.nodes, (),
+                tuple(EngineTensor(o, precision_of(layer, plan).value, None) for o in layer.outputs),
+            )
+            for layer in self.model.layers
+        )  # fmt: skip
+        return Built(engine, 0.1, 1000, (), layers, ())
+
+    def _plan(self, job: BuildJob, pinned: Mapping[str, Precision]) -> PrecisionPlan:
+        low = next((p for p in (Precision.INT8, Precision.FP16, Precision.BF16) if p in job.enabled), Precision.FP32)
+        rough = {name: Precision.BF16 for name in self._rough if low is not Precision.FP32}
+        pins = [Pin(name, self.model.layer[name].nodes, p, "") for name, p in {**rough, **pinned}.items()]
+        return PrecisionPlan(self.model.sha256, low, tuple(pins))
+
+    def _table(self, job: BuildJob) -> CalibrationTable | None:
+        if job.cache is None:
+            return None
+        scales = read_cache(job.cache, "cache").scales
+        return CalibrationTable({name: Range(scale * 127) for name, scale in scales.items()}, 1)
+
+    def run(self, engine: Path, inputs: Arrays) -> Arrays:
+        session, names = self._ready[engine]
+        values = session.run(inputs)
+        return {name: values[shown] for name, shown in names.items()}
+
+    def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
+        number = int(engine.name.removeprefix("engine"))
+        return Latency(1.0 / number, 0.9 / number, 1.1 / number, 100), {layer.name: 0.01 for layer in self.model.layers}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Opens the stand-in in TensorRT's place. The dictionary says how it behaves, and has it in the end."""
+    settings: dict[str, Any] = {"rough": (), "refuses": frozenset()}
+
+    @contextmanager
+    def open_emulated(
+        reference: OnnxRuntimeBackend,
+        every: Dataset,
+        chosen: Dataset,
+        options: EngineOptions,
+        folder: Path,
+        see: Observer,
+    ) -> Iterator[TensorRTBackend]:
+        settings["engines"] = Emulated(reference.model, settings["rough"], settings["refuses"])
+        yield TensorRTBackend(
+            reference, settings["engines"], EngineSettings(folder / "engines", observe=settings.get("observe", 0))
+        )
+
+    monkeypatch.setattr(opening, "open_tensorrt", open_emulated)
+    return settings
+
+
+def swept(out: Path, **options: Any) -> SweepResult:
+    return sweep(MODEL, DIGITS, precisions="fp16", backend="tensorrt", out=out, threads=2, **options)
+
+
+def test_engines_are_measured_beside_the_emulation_and_each_figure_says_which_it_is(
+    gpu: dict[str, Any], tmp_path: Path
+) -> None:
+    result = swept(tmp_path)
+    assert result.met
+    kinds = dict(zip(result.variants["variant"], result.variants["figures"], strict=True))
+    assert kinds == {
+        "fp32": "emulated",
+        "fp32 engine": "measured",
+        "fp16": "emulated",
+        "fp16 mixed": "emulated",
+        "fp16 engine": "measured",
+        "fp16 mixed engine": "measured",
+    }
+    measured = result.variants.set_index("variant")
+    assert measured.loc["fp16 mixed engine", "met"]
+    assert not measured.loc["fp16 engine", "met"]
+    assert measured["latency_ms"].notna().tolist() == [k == "measured" for k in measured["figures"]]
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["engines"]["device"] == "Stand-in GPU 8.9"
+    assert run["engines"]["tensorrt"] == "10.3.0"
+
+
+def test_of_one_precision_three_engines_are_built_where_the_emulation_was_right(
+    gpu: dict[str, Any], tmp_path: Path
+) -> None:
+    """One in fp32, one without pins, one with those that the emulation found."""
+    result = swept(tmp_path)
+    jobs = gpu["engines"].jobs
+    assert [(sorted(map(str, job.enabled)), len(job.pins)) for job in jobs] == [([], 0), (["fp16"], 0), (["fp16"], 4)]
+    assert result.precisions[0].engine is not None
+    assert result.precisions[0].engine.builds == 2
+
+
+def test_a_gpu_that_is_worse_than_the_emulation_gets_more_pins_until_it_is_right(
+    gpu: dict[str, Any], tmp_path: Path
+) -> None:
+    found = swept(tmp_path / "first").precisions[0]
+    others = [name for name in found.ranked if name not in found.mixed.plan.pinned()]
+    gpu["rough"] = others[:2]
+    result = swept(tmp_path / "second", tolerance="sqnr>=60")
+    (again,) = result.precisions
+    assert again.engine is not None
+    assert again.engine.mixed is not None
+    assert again.mixed.met, "the emulation knows nothing of it"
+    taken = again.engine.mixed.variant
+    assert taken.met == result.met
+    assert taken.met
+    assert set(gpu["rough"]) <= taken.plan.pinned().keys()
+    assert result.plans["fp16"] == taken.plan
+    written = json.loads((tmp_path / "second" / "plan.json").read_text())
+    assert {pin["layer"] for pin in written["pins"]} == set(taken.plan.pinned())
+
+
+def test_an_engine_that_is_right_without_pins_takes_none(gpu: dict[str, Any], tmp_path: Path) -> None:
+    result = swept(tmp_path, tolerance="sqnr>=1,nonfinite<=1000")
+    assert result.met
+    assert result.plans["fp16"].pins == ()
+
+
+def test_a_refused_build_is_no_bad_result_and_the_sweep_goes_on(gpu: dict[str, Any], tmp_path: Path) -> None:
+    found = swept(tmp_path / "first").precisions[0]
+    gpu["refuses"] = frozenset({found.mixed.plan.pins[0].layer})
+    result = swept(tmp_path / "second", engine=EngineOptions(builds=3))
+    (again,) = result.precisions
+    assert again.engine is not None
+    assert again.engine.mixed is again.engine.low
+    assert not result.met
+    assert any("obeys the requested constraints" in note for note in again.engine.notes)
+    assert again.engine.builds == 3
+
+
+def test_int8_engines_are_given_ranges_for_what_int8_layers_take_and_give_and_no_other(
+    gpu: dict[str, Any], tmp_path: Path
+) -> None:
+    sweep(MODEL, DIGITS, precisions="int8", backend="tensorrt", out=tmp_path, threads=2)
+    job = next(job for job in gpu["engines"].jobs if Precision.INT8 in job.enabled)
+    assert job.cache is not None
+    cache = read_cache(job.cache, "cache")
+    assert cache.version == "100300"
+    model = gpu["engines"].model
+    quantised = [layer for layer in model.layers if layer.quantizable]
+    wanted = {str(v.name) for la in quantised for n in la.nodes for v in model.node[n].outputs}
+    wanted |= {str(model.node[layer.nodes[0]].inputs[0].name) for layer in quantised}
+    assert set(cache.scales) == wanted
+
+
+def test_a_plan_of_the_users_is_measured_on_the_gpu_too(gpu: dict[str, Any], tmp_path: Path) -> None:
+    first = swept(tmp_path / "first")
+    again = swept(tmp_path / "second", plan=tmp_path / "first" / "plan.json")
+    assert again.met
+    assert again.plans["fp16"].pinned() == first.plans["fp16"].pinned()
+    assert "fp16 mixed engine" in set(again.variants["variant"])
+
+
+def test_verify_measures_the_certificate_on_engines_where_it_is_told_to(gpu: dict[str, Any], tmp_path: Path) -> None:
+    swept(tmp_path)
+    found = verify(tmp_path / "plan.json", backend="tensorrt", threads=2)
+    assert found.figures == "measured"
+    assert found.holds
+    assert len(gpu["engines"].jobs) == 1 + len(found.certificate.releases)
+
+
+def test_a_killed_sweep_builds_no_engine_twice_for_figures_that_it_has(gpu: dict[str, Any], tmp_path: Path) -> None:
+    first = swept(tmp_path)
+    again = swept(tmp_path)
+    assert again.variants["sqnr_db"].tolist() == pytest.approx(first.variants["sqnr_db"].tolist(), nan_ok=True)
+    # Only what the inspector and the clock tell is asked anew; with TensorRT these come from the store.
+    assert len(gpu["engines"].jobs) == 3
+
+
+def test_the_report_and_the_terminal_tell_of_the_engines(gpu: dict[str, Any], tmp_path: Path) -> None:
+    import io
+
+    from precisionlab.cli.summary import print_summary
+
+    result = swept(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "Stand-in GPU 8.9" in html
+    assert "MEASURED" in html
+    stream = io.StringIO()
+    print_summary(result, stream)
+    assert "fp16 mixed engine" in stream.getvalue()
+    assert "Stand-in GPU 8.9" in stream.getvalue()
+
+
+def test_the_self_test_passes_on_a_gpu_that_does_as_the_emulation_does(gpu: dict[str, Any], tmp_path: Path) -> None:
+    gpu["observe"] = 1 << 20
+    steps = list(selftest(tmp_path))
+    assert [step.name for step in steps if not step.passed] == []
+    assert {"FP32, TF32 off", "pins mend it", "INT8, our calibration cache", "dynamic shapes"} <= {
+        s.name for s in steps
+    }
+
+
+def test_the_self_test_says_what_fails(gpu: dict[str, Any], tmp_path: Path) -> None:
+    gpu["refuses"] = frozenset({"up"})
+    failed = {step.name: step.seen for step in selftest(tmp_path) if not step.passed}
+    assert "obeys the requested constraints" in failed["pins mend it"]
+    assert "FP32, TF32 off" not in failed
