@@ -49,8 +49,9 @@ class Options:
 
     `tolerance` empty: the default of each precision. `spend` is the share that the pins may add to the cost; then
     the tolerance does not end the search. `ladder` are the precisions that pins may have; None: all that cost less
-    than fp32 there, and fp32. `budget` is in seconds, for each precision; None for `budget` and `max_evaluations`:
-    until the search is done.
+    than fp32 there, and fp32; but with `no_new_precision` only those that the plan has without its pins as well, as a
+    precision that TensorRT's builder may use for one layer it may use for all. `budget` is in seconds, for each
+    precision; None for `budget` and `max_evaluations`: until the search is done.
     """
 
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
@@ -62,6 +63,7 @@ class Options:
     minimize: Minimize = Minimize.PINS
     spend: float | None = None
     ladder: tuple[Precision, ...] | None = None
+    no_new_precision: bool = False
     budget: float | None = None
     max_evaluations: int | None = None
 

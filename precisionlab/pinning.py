@@ -237,11 +237,15 @@ class PinSearch:
         possible = [
             rung
             for rung in RUNGS[self._precision]
-            if (asked is None or rung in asked)
+            if (self._is_at_hand(rung) if asked is None else rung in asked)
             and rung in self._cost.device.compute
             and (rung is not Precision.BF16 or opset >= 13)
         ]
         return tuple(possible)
+
+    def _is_at_hand(self, rung: Precision) -> bool:
+        around = self._options.around if self._precision is Precision.INT8 else self._precision
+        return not self._options.no_new_precision or rung in (Precision.FP32, around)
 
     def _spend(self) -> dict[str, Precision]:
         """The pins that make the error least within what may be spent, of all that were evaluated."""

@@ -141,6 +141,7 @@ def sweep(
         folder = Path(out) if out else _default_folder(loaded, asked)
         engines = None
         if chosen_backend == TENSORRT:
+            options = replace(options, no_new_precision=True)
             engines = opened.enter_context(_open_engines(ready, engine or EngineOptions(), folder, see))
         run = RunFolder(folder, _context(loaded, ready, options, engines))
         evaluator = ready.evaluator(run, see)
@@ -158,6 +159,9 @@ def sweep(
             run.discard()  # labels or a tolerance that only the reference could show to be wrong
             raise
         fp32_engine = job.reference_engine(reference)
+        if stage is not None:
+            # All costs are shares of this one: measured times on one side and estimates on the other do not compare.
+            reference = replace(reference, cost=stage.cost.of(reference.plan))
         if asked:
             results: tuple[PrecisionResult, ...] = (job.measure(asked, methods),)
         else:
@@ -170,7 +174,9 @@ def sweep(
         return result
 
 
-def _open_engines(ready: Prepared, options: EngineOptions, folder: Path, see: Observer) -> AbstractContextManager[TensorRTBackend]:
+def _open_engines(
+    ready: Prepared, options: EngineOptions, folder: Path, see: Observer
+) -> AbstractContextManager[TensorRTBackend]:
     from precisionlab.backends.tensorrt.opening import open_tensorrt
 
     return open_tensorrt(ready.local, ready.dataset, ready.chosen, options, folder, see)

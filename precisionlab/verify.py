@@ -20,16 +20,14 @@ from precisionlab.executors import open_executor
 from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import EngineOptions, check_at_least, check_calibration
+from precisionlab.planfile import model_of, run_beside, source_of
 from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
-from precisionlab.prepare import Prepared, Source, prepare
+from precisionlab.prepare import Prepared, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.run import NoJournal
 from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
 from precisionlab.search.ladder import Assignment
-
-RUN_FILE = "run.json"
-_HOLDOUT = 0.25  # of a plan that stands alone; as in a sweep
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,11 @@ def verify(
     check_at_least(1, threads=threads, processes=processes)
     path = Path(plan)
     content = read_plan_content(path)
-    run = _run_beside(path)
-    loaded = load_model(Path(model if model is not None else _model_of(run, path)))
+    run = run_beside(path)
+    loaded = load_model(Path(model if model is not None else model_of(run, path)))
     asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
     check_calibration(asked.calibration)
-    source = _source(run, data)
+    source = source_of(run, data)
     bounds = _held_to(content, asked)
     metric = run["data"]["metric"] if run else None
     use_engines = which_backend(backend) == TENSORRT
@@ -112,7 +110,9 @@ def verify(
         )
 
 
-def _open_engines(ready: Prepared, options: EngineOptions, folder: Path, see: Observer) -> AbstractContextManager[Backend]:
+def _open_engines(
+    ready: Prepared, options: EngineOptions, folder: Path, see: Observer
+) -> AbstractContextManager[Backend]:
     from precisionlab.backends.tensorrt.opening import open_tensorrt
 
     return open_tensorrt(ready.local, ready.dataset, ready.chosen, options, folder, see)
@@ -138,46 +138,6 @@ def _proof(
         return evaluator.judge(f"without the pin of {released}", plan.with_pins(pins), table, found)
 
     return certificate_of(releasable, without, found, judged, bounds)
-
-
-def _run_beside(plan: Path) -> Mapping[str, Any]:
-    """What the run's folder says of how the plan was found; empty where the plan stands alone."""
-    path = plan.parent / RUN_FILE
-    if not path.exists():
-        return {}
-    run = read_plan_content(path)
-    try:
-        run["model"]["path"], [run["data"][key] for key in _SAMPLING]
-    except (KeyError, TypeError) as error:
-        raise PlanError(f"{path}: {error} is missing; move it away, and give --model and --data") from None
-    return dict(run)
-
-
-_SAMPLING = ("folder", "shapes", "limit", "seed", "holdout", "skip_bad", "metric")
-
-
-def _model_of(run: Mapping[str, Any], plan: Path) -> str:
-    if not run:
-        raise PlanError(
-            f"{plan}: no {RUN_FILE} beside it says which model and data it belongs to; give --model and --data"
-        )
-    return str(run["model"]["path"])
-
-
-def _source(run: Mapping[str, Any], data: str | Path | None) -> Source:
-    """The samples of the run, chosen and parted as they were there; others where `data` names them."""
-    if not run:
-        return Source(data, {}, None, 0, _HOLDOUT, skip_bad=False)
-    known = run["data"]
-    shapes = {name: tuple(shape) for name, shape in known["shapes"].items()}
-    return Source(
-        known["folder"] if data is None else data,
-        {} if data is not None else shapes,
-        known["limit"],
-        known["seed"],
-        known["holdout"],
-        known["skip_bad"],
-    )
 
 
 def _asked_for(content: Any, plan: PrecisionPlan) -> Tolerance:

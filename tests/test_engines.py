@@ -32,7 +32,7 @@ from precisionlab.options import EngineOptions
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.results import SweepResult
 from precisionlab.rewrite.flow import precision_of
-from precisionlab.rewrite.toggle import whole
+from precisionlab.rewrite.observe import Flow, Segment, segments
 from precisionlab.selftest import selftest
 from precisionlab.sweep import sweep
 from precisionlab.verify import verify
@@ -51,7 +51,7 @@ class Emulated:
         self.jobs: list[BuildJob] = []
         self._rough = rough
         self._refuses = refuses
-        self._ready: dict[Path, tuple[Session, dict[str, str]]] = {}
+        self._ready: dict[Path, tuple[Session, Segment, tuple[str, ...]]] = {}
 
     def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
         layers = []
@@ -68,8 +68,10 @@ class Emulated:
             raise BuildError(f"no implementation of {sorted(refused)[0]} obeys the requested constraints")
         engine = Path(f"engine{len(self.jobs)}")
         plan = self._plan(job, pinned)
-        graph, names = whole(self.model, plan, self._table(job))
-        self._ready[engine] = (Session(graph, 1), names)
+        flows = (Flow.REFERENCE, Flow.VARIANT)
+        (segment,) = segments(self.model, plan, self._table(job), [list(self.model.layers)], flows, flows)
+        finals = [info.name for info in self.model.outputs]
+        self._ready[engine] = (Session(segment.graph, 1), segment, (*finals, *job.marked))
         layers = tuple(
             EngineLayer(
                 layer.name, "Emulated", layer.nodes, (),
@@ -92,9 +94,11 @@ class Emulated:
         return CalibrationTable({name: Range(scale * 127) for name, scale in scales.items()}, 1)
 
     def run(self, engine: Path, inputs: Arrays) -> Arrays:
-        session, names = self._ready[engine]
-        values = session.run(inputs)
-        return {name: values[shown] for name, shown in names.items()}
+        session, segment, names = self._ready[engine]
+        values = session.run({feed: inputs[key[1]] for feed, key in segment.feeds.items()})
+        state = {segment.fetches[shown]: value for shown, value in values.items()}
+        # What no layer before it changes stands under the reference alone.
+        return {n: state.get((Flow.VARIANT, n), state.get((Flow.REFERENCE, n))) for n in names}
 
     def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
         number = int(engine.name.removeprefix("engine"))
@@ -183,9 +187,13 @@ def test_a_gpu_that_is_worse_than_the_emulation_gets_more_pins_until_it_is_right
 
 
 def test_an_engine_that_is_right_without_pins_takes_none(gpu: dict[str, Any], tmp_path: Path) -> None:
-    result = swept(tmp_path, tolerance="sqnr>=1,nonfinite<=1000")
+    result = sweep(MODEL, DIGITS, precisions="bf16", tolerance="sqnr>=5", backend="tensorrt", out=tmp_path, threads=2)
     assert result.met
-    assert result.plans["fp16"].pins == ()
+    assert result.plans["bf16"].pins == ()
+    (found,) = result.precisions
+    assert found.engine is not None
+    assert found.engine.mixed is found.engine.low
+    assert found.engine.builds == 1
 
 
 def test_a_refused_build_is_no_bad_result_and_the_sweep_goes_on(gpu: dict[str, Any], tmp_path: Path) -> None:

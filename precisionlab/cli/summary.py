@@ -15,7 +15,7 @@ from rich.text import Text
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.precision import Pin, plan_files
 from precisionlab.report.tables import engines_of, layer_errors
-from precisionlab.results import EngineResult, EngineVariant, PrecisionResult, SweepResult, Variant
+from precisionlab.results import EngineResult, PrecisionResult, SweepResult, Variant
 from precisionlab.wording import counted
 
 _WIDTH = 80
@@ -42,6 +42,9 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         )
     console.print()
     console.print(_variants(result))
+    if run["engines"] is not None:
+        console.print()
+        console.print(_engines(result))
     for found in result.precisions:
         _print_precision(console, result, found)
     if result.folder is not None:
@@ -59,27 +62,32 @@ def console_for(stream: TextIO) -> Console:
 def _variants(result: SweepResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = result.reference.comparison.metric_name
-    table.add_column("variant")
-    # 80 columns have no room for a latency beside all others; what it replaces is the estimate.
-    last = "cost" if result.engine is None else "cost, ms"
-    for name in ("pins", "SQNR dB", "held out", "cosine", "top-1", *([metric] if metric else []), last):
+    table.add_column("variant", no_wrap=True)
+    for name in ("pins", "SQNR dB", "held out", "cosine", "top-1", *([metric] if metric else []), "cost"):
         table.add_column(name, justify="right")
     table.add_column("")
-    table.add_row(*_variant_row(result.reference, metric, result.reference))
-    if result.engine is not None:
-        table.add_row(*_engine_row(result.engine, metric, result.reference))
+    variants = [result.reference]
     for found in result.precisions:
-        for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
-            table.add_row(*_variant_row(variant, metric, result.reference))
-        for engine in engines_of(found):
-            table.add_row(*_engine_row(engine, metric, result.reference))
+        variants += [found.low] if found.mixed is found.low else [found.low, found.mixed]
+    for variant in variants:
+        table.add_row(*_variant_row(variant, metric, result.reference))
     return table
 
 
-def _engine_row(engine: EngineVariant, metric: str | None, reference: Variant) -> list[str | Text]:
-    row = _variant_row(engine.variant, metric, reference)
-    row[-2] = f"{engine.latency.median:.3g} ms"
-    return row
+def _engines(result: SweepResult) -> Table:
+    """What was measured on the GPU: as the table of variants, with times in the place of estimates."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    metric = result.reference.comparison.metric_name
+    table.add_column("measured", no_wrap=True)
+    for name in ("pins", "SQNR dB", "held out", *([metric] if metric else []), "ms a sample"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    engines = [] if result.engine is None else [result.engine]
+    for engine in (*engines, *(engine for found in result.precisions for engine in engines_of(found))):
+        row = _variant_row(engine.variant, metric, result.reference)
+        time = f"{engine.latency.median:.3g}"
+        table.add_row(*row[:4], *([row[6]] if metric else []), time, row[-1])
+    return table
 
 
 def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> list[str | Text]:

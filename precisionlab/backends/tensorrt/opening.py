@@ -9,7 +9,6 @@ from pathlib import Path
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import TENSORRT
 from precisionlab.backends.tensorrt.backend import EngineSettings, TensorRTBackend
-from precisionlab.backends.tensorrt.child import ChildEngines
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import check_profiles, dynamic_inputs, parse_shapes, profiles_of, sizes_of
 from precisionlab.data import Dataset, Sample
@@ -34,6 +33,8 @@ def open_tensorrt(
 
     Raises EngineError where TensorRT or the GPU cannot be used, OptionError for shapes that do not fit the model.
     """
+    from precisionlab.backends.tensorrt.child import ChildEngines
+
     model = reference.model
     profiles = _profiles(model, every, options.shapes)
     store = Path(options.store) if options.store else folder / "engines"

@@ -1,0 +1,419 @@
+"""A built engine, loaded and run: what goes in, what comes out, in the engine's own types.
+
+Not by Polygraphy's TrtRunner, though it does much of this: it imports `tensorrt` (or by a setting TensorRT-RTX) itself,
+it ends in log lines where we need errors that say whose fault it is, it hands inputs of another type on as they are or
+refuses them, reads no bfloat16 debug tensors, keeps an allocator on every output (a call into Python for each, in each
+run that is timed), and has no stream that events could be recorded in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, Memory, as_dtype, numpy_dtype
+from precisionlab.backends.tensorrt.cuda import Cuda, Stream
+from precisionlab.backends.tensorrt.jobs import Arrays, Profile, Shape
+from precisionlab.backends.tensorrt.listener import Take
+from precisionlab.backends.tensorrt.logger import LogKeeper
+from precisionlab.errors import DataError, EngineError
+
+_PROFILE = 0
+"""Our engines have one optimization profile, which a new context has by itself."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of an engine, in the type that it has there, which need not be the ONNX model's.
+
+    `shape` has -1 for what is not fixed; `limits` are the shapes that such an input may have. `on_host` is true where
+    TensorRT wants the values in the host's memory (they are a shape). `alias` is the input whose memory an output
+    shares.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: Shape
+    on_host: bool
+    limits: Profile | None = None
+    alias: str | None = None
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether its shape differs from run to run."""
+        return any(dim < 0 for dim in self.shape)
+
+
+class Engine:
+    """One engine on the GPU, for one run at a time; a context manager.
+
+    `inputs` and `outputs` are what it has. `run` is what most want; who times it calls `bind` once, then `enqueue` and
+    `stream.wait()` as often as needed. `cuda` and `trt` are what it runs by.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def __init__(self, trt: Any, cuda: Cuda, logger: Any, path: Path, keeper: LogKeeper | None = None) -> None:
+        """Load an engine's file. `keeper` is what `logger` writes to: with it, errors say what TensorRT has said.
+
+        Raises EngineError where the file cannot be read, TensorRT refuses it, or the GPU has no room.
+        """
+        self.trt = trt
+        self.cuda = cuda
+        self.name = path.name
+        self._keeper = keeper
+        self._listener: Any | None = None
+        self._context: Any | None = None
+        self._engine: Any | None = None
+        self._host = HostBuffers()
+        try:
+            serialized = path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{path}: the engine cannot be read: {error.strerror}") from None
+        with ExitStack() as stack:
+            self._device = stack.enter_context(Buffers(cuda))
+            self.stream = stack.enter_context(Stream(cuda))
+            self._allocator = make_allocator(trt, self._reserve)
+            self._runtime = trt.Runtime(logger)
+            stack.callback(self._release)
+            self._forget()
+            self._engine = self._runtime.deserialize_cuda_engine(serialized)
+            if self._engine is None:
+                raise EngineError(self._refusal(path))
+            self.inputs, self.outputs = read_ports(trt, self._engine)
+            self._ports = {port.name: port for port in (*self.inputs, *self.outputs)}
+            self._new_context()
+            self._closing = stack.pop_all()
+
+    def run(self, inputs: Arrays, listener: Any | None = None) -> dict[str, NDArray[Any]]:
+        """All outputs for one sample, in the engine's own types: half and bfloat16 stay what they are.
+
+        `listener` is what `make_listener` gives; it is called for each debug tensor of the engine.
+        Raises DataError where an input is missing, unknown, or not of a type and shape that the engine takes,
+        EngineError where the run fails, and what the listener has raised.
+        """
+        self._listen(listener)
+        self.bind(inputs)
+        try:
+            self.enqueue()
+            return self.fetch()
+        finally:
+            if listener is not None:
+                # Its error is the cause of what TensorRT makes of it.
+                listener.raise_kept()
+
+    def bind(self, inputs: Arrays) -> None:
+        """Copy one sample's inputs to where the engine takes them, and make room for its outputs.
+
+        Raises DataError and EngineError as `run` does.
+        """
+        context = self._in_use()
+        self._forget()
+        arrays = check_inputs(inputs, self.inputs)
+        for port in self.inputs:
+            array = arrays[port.name]
+            if port.is_dynamic and not context.set_input_shape(port.name, array.shape):
+                raise DataError(f"input {port.name!r}: TensorRT refuses the shape {_dims(array.shape)}{self._why()}")
+            self._set_address(port, self._memory(port).upload(port.name, array))
+        self._infer_shapes(arrays)
+        for port in self.outputs:
+            if port.alias is not None:
+                taken = self._ports[port.alias]
+                self._set_address(port, self._memory(taken).reserve(taken.name, arrays[taken.name].nbytes))
+                continue
+            shape = tuple(context.get_tensor_shape(port.name))
+            if min(shape, default=0) >= 0:
+                self._set_address(port, self._memory(port).reserve(port.name, _nbytes(port, shape)))
+            elif not context.set_output_allocator(port.name, self._allocator):
+                raise EngineError(f"{self.name}: TensorRT takes no allocator for output {port.name!r}{self._why()}")
+
+    def enqueue(self) -> None:
+        """Queue one run of what is bound in `stream`. Raises EngineError where TensorRT does not begin it."""
+        begun = self._in_use().execute_async_v3(self.stream.address)
+        self._allocator.raise_kept()
+        if not begun:
+            raise EngineError(f"{self.name}: TensorRT could not run the engine{self._why()}")
+
+    def fetch(self) -> dict[str, NDArray[Any]]:
+        """The outputs of the last run, once it is done. Raises EngineError where it has failed."""
+        self.stream.wait()
+        return {port.name: self._output(port) for port in self.outputs}
+
+    @contextmanager
+    def profiled(self, profiler: Any) -> Iterator[Callable[[], bool]]:
+        """Within it, runs are watched by what `make_profiler` gives: bind the inputs anew, and after each run that
+        is done call what this yields. It tells the profiler the layers' times, and is false where TensorRT has none.
+        """
+        self._new_context()
+        context = self._in_use()
+        context.profiler = profiler
+        # Else each run ends with the report, within the call that should only begin it.
+        context.enqueue_emits_profile = False
+        try:
+            yield lambda: bool(context.report_to_profiler())
+        finally:
+            # A context with a profiler is slower, and nothing says how one is taken away again.
+            del context
+            self._new_context()
+
+    def close(self) -> None:
+        """Give up the engine and all its memory."""
+        self._closing.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The context: what one run after the other is done in
+
+    def _in_use(self) -> Any:
+        if self._context is None:
+            raise EngineError(f"{self.name}: the engine is closed")
+        return self._context
+
+    def _new_context(self) -> None:
+        """A context with nothing bound, no profiler and no listener."""
+        self._context = None  # first: both might not fit into the GPU's memory
+        self._listener = None
+        engine = self._engine
+        if engine is None:
+            raise EngineError(f"{self.name}: the engine is closed")
+        context = engine.create_execution_context()
+        if context is None:
+            raise EngineError(
+                f"{self.name}: TensorRT has no room to run the engine{self._why()}; end other programs that use the "
+                "GPU, or give smaller shapes"
+            )
+        self._context = context
+
+    def _release(self) -> None:
+        """Let TensorRT's objects go, none before those that it made."""
+        self._context = None
+        self._listener = None
+        self._engine = None
+        self._runtime = None
+
+    def _listen(self, listener: Any | None) -> None:
+        """Let this one see the debug tensors; None: nobody."""
+        if listener is self._listener:
+            return
+        if listener is None:
+            self._new_context()
+            return
+        context = self._in_use()
+        if not context.set_debug_listener(listener):
+            raise EngineError(f"{self.name}: TensorRT takes no debug listener{self._why()}")
+        self._listener = listener
+        # What these answer is left alone: an engine need not have tensors of both kinds.
+        context.set_all_tensors_debug_state(True)
+        if hasattr(context, "unfused_tensors_debug_state"):
+            context.unfused_tensors_debug_state = True
+
+    # Tensors
+
+    def _memory(self, port: Port) -> Memory:
+        return self._host if port.on_host else self._device
+
+    def _reserve(self, name: str, nbytes: int) -> int:
+        """Memory for an output whose size only the run itself tells."""
+        return self._memory(self._ports[name]).reserve(name, nbytes)
+
+    def _set_address(self, port: Port, address: int) -> None:
+        if not self._in_use().set_tensor_address(port.name, address):
+            raise EngineError(f"{self.name}: TensorRT takes no address for {port.name!r}{self._why()}")
+
+    def _infer_shapes(self, arrays: Arrays) -> None:
+        """Let TensorRT find out all shapes that the inputs tell."""
+        try:
+            unknown = self._in_use().infer_shapes()
+        except RuntimeError:
+            given = ", ".join(_described(port, arrays[port.name]) for port in self.inputs)
+            raise DataError(f"these inputs do not go together in the engine: {given}{self._why()}") from None
+        if unknown:
+            raise EngineError(f"{self.name}: TensorRT misses the shape or the values of {', '.join(unknown)}")
+
+    def _output(self, port: Port) -> NDArray[Any]:
+        if port.alias is not None:
+            taken = self._ports[port.alias]
+            shape = tuple(self._in_use().get_tensor_shape(port.name))
+            return self._memory(taken).download(taken.name, port.dtype, shape)
+        shape = tuple(self._in_use().get_tensor_shape(port.name))
+        if min(shape, default=0) < 0:  # it stays unknown after the run, too: only the allocator is told
+            if port.name not in self._allocator.shapes:
+                raise EngineError(f"{self.name}: TensorRT has not told the shape of output {port.name!r}{self._why()}")
+            shape = self._allocator.shapes[port.name]
+        return self._memory(port).download(port.name, port.dtype, shape)
+
+    # Words
+
+    def _forget(self) -> None:
+        if self._keeper is not None:
+            self._keeper.forget()
+
+    def _why(self) -> str:
+        """What TensorRT has said last, as ` (…)`."""
+        errors = () if self._keeper is None else self._keeper.errors
+        return f" ({errors[-1]})" if errors else ""
+
+    def _refusal(self, path: Path) -> str:
+        return (
+            f"{path}: TensorRT cannot load the engine{self._why()}. An engine loads with the TensorRT that built it and "
+            "on the kind of GPU that it was built for (TensorRT-RTX: compute capability 7.5, 8.x and 12.x); here are "
+            f"{self.trt.__version__} and {self.cuda.device()}. Delete the file to have it built anew"
+        )
+
+
+def read_ports(trt: Any, engine: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """What an engine takes and gives, each in the engine's order.
+
+    Raises EngineError for a type that NumPy lacks, and for a tensor that is not stored row by row.
+    """
+    inputs, outputs = [], []
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        layout = engine.get_tensor_format(name)
+        if layout != trt.TensorFormat.LINEAR:
+            raise EngineError(f"tensor {name!r} of the engine is stored as {layout.name}; build it with LINEAR ones")
+        shape = tuple(engine.get_tensor_shape(name))
+        limits = None
+        if is_input and min(shape, default=0) < 0:
+            least, usual, most = (tuple(dims) for dims in engine.get_tensor_profile_shape(name, _PROFILE))
+            limits = Profile(least, usual, most)
+        alias = None
+        if not is_input and hasattr(engine, "get_aliased_input_tensor"):
+            alias = engine.get_aliased_input_tensor(name) or None
+        port = Port(
+            name=name,
+            dtype=numpy_dtype(engine.get_tensor_dtype(name).name, name),
+            shape=shape,
+            on_host=engine.get_tensor_location(name) == trt.TensorLocation.HOST,
+            limits=limits,
+            alias=alias,
+        )
+        (inputs if is_input else outputs).append(port)
+    return tuple(inputs), tuple(outputs)
+
+
+def check_inputs(inputs: Arrays, ports: tuple[Port, ...]) -> dict[str, NDArray[Any]]:
+    """The inputs in the types that the engine takes, contiguous.
+
+    Raises DataError, naming the input, where one is missing or unknown, has a shape that the engine does not take, or
+    a type that cannot be turned into the engine's without changing a value.
+    """
+    known = {port.name for port in ports}
+    for name in inputs:
+        if name not in known:
+            raise DataError(f"the engine has no input {name!r}; it takes {_listed(known)}")
+    found = {}
+    for port in ports:
+        if port.name not in inputs:
+            raise DataError(f"input {port.name!r} is missing; the engine takes {_listed(known)}")
+        array = as_dtype(np.asarray(inputs[port.name]), port.dtype, f"input {port.name!r}")
+        if not _takes(port, array.shape):
+            raise DataError(
+                f"input {port.name!r} has the shape {_dims(array.shape)}; the engine takes {_wanted(port)}"
+                + ("" if port.limits is None else ": give it other shapes with --shapes, or other samples")
+            )
+        found[port.name] = array
+    return found
+
+
+def make_allocator(trt: Any, reserve: Callable[[str, int], int]) -> Any:
+    """A `trt.IOutputAllocator` for outputs whose shape depends on values: it takes memory from `reserve(name, bytes)`.
+
+    `shapes` has each output's shape in the last run. TensorRT does not hear of an exception, so none leaves the
+    allocator: the first is kept, the output gets no memory, and `raise_kept()` raises it; call that after every run.
+    """
+
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
+        """TensorRT's output allocator, for all outputs of one engine."""
+
+        def __init__(self) -> None:
+            trt.IOutputAllocator.__init__(self)
+            self.shapes: dict[str, Shape] = {}
+            self._kept: BaseException | None = None
+
+        def reallocate_output(self, tensor_name: str, memory: Any, size: int, alignment: int) -> int:
+            """Called by TensorRT 8.6, within a run, with the bytes that an output needs; 0 where there are none."""
+            try:
+                return reserve(tensor_name, size)
+            except BaseException as error:
+                self._kept = self._kept or error
+                return 0
+
+        def reallocate_output_async(
+            self, tensor_name: str, memory: Any, size: int, alignment: int, stream: Any
+        ) -> int:
+            """Called by later versions. The memory is ready at once, so the stream does not matter."""
+            return self.reallocate_output(tensor_name, memory, size, alignment)
+
+        def notify_shape(self, tensor_name: str, shape: Any) -> None:
+            """Called by TensorRT when an output's shape is known."""
+            self.shapes[tensor_name] = tuple(shape)
+
+        def raise_kept(self) -> None:
+            """Raise what went wrong in `reserve`, if anything did."""
+            kept, self._kept = self._kept, None
+            if kept is not None:
+                raise kept
+
+    return Allocator()
+
+
+def take_into(cuda: Cuda, values: dict[str, NDArray[Any]]) -> Take:
+    """What a debug listener hands its tensors to: it copies each into `values`.
+
+    Raises EngineError for a type that NumPy has nothing for.
+    """
+
+    def take(name: str, address: int, dtype: str, shape: Shape, stream: Any) -> None:
+        array = np.empty(shape, numpy_dtype(dtype, name))
+        cuda.fetch(address, array, stream)
+        values[name] = array
+
+    return take
+
+
+def _takes(port: Port, shape: Shape) -> bool:
+    if len(shape) != len(port.shape):
+        return False
+    if port.limits is None:
+        return shape == port.shape
+    return all(low <= dim <= high for low, dim, high in zip(port.limits.min, shape, port.limits.max, strict=True))
+
+
+def _wanted(port: Port) -> str:
+    if port.limits is None:
+        return _dims(port.shape)
+    return f"{_dims(port.limits.min)} to {_dims(port.limits.max)}"
+
+
+def _nbytes(port: Port, shape: Shape) -> int:
+    return math.prod(shape) * port.dtype.itemsize
+
+
+def _described(port: Port, array: NDArray[Any]) -> str:
+    values = f" with the values {array.tolist()}" if port.on_host else ""
+    return f"{port.name!r} of {_dims(array.shape)}{values}"
+
+
+def _dims(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(map(repr, sorted(names))) or "none"

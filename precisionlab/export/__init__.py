@@ -1,0 +1,7 @@
+"""A plan for other tools: one file a target, each a pure function from a `Subject` to an `Export`."""
+
+from __future__ import annotations
+
+from precisionlab.export.subject import Export, Subject
+
+__all__ = ["Export", "Subject"]

@@ -1,0 +1,89 @@
+"""What TensorRT must be held to for a plan, node by node, as far as the ONNX model tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from precisionlab.backends.tensorrt.pins import pins_of
+from precisionlab.export.subject import Subject
+from precisionlab.model import Model
+from precisionlab.precision import Precision
+
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+_TYPE = {
+    Precision.FP32: ir.DataType.FLOAT,
+    Precision.FP16: ir.DataType.FLOAT16,
+    Precision.BF16: ir.DataType.BFLOAT16,
+}
+_LEFT_ALONE = {
+    **dict.fromkeys(("Cast", "CastLike"), "converts between types"),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), "converts between types"),
+    **dict.fromkeys(("Constant", "ConstantOfShape"), "a constant"),
+    **dict.fromkeys(("If", "Loop", "Scan"), "its layers are called after the nodes inside it"),
+}
+"""Operators whose layers TensorRT does not let be constrained, or that are no layers."""
+
+
+@dataclass(frozen=True)
+class NodeConstraint:
+    """One node of the model and the precision that its layers are held to.
+
+    `stores` is false where the types of its outputs are left to TensorRT: for int8, and for outputs of the model whose
+    declared type is another. `alike` is true where all tensors that the node takes and gives are floats, so that every
+    layer made of it can be held to the same.
+    """
+
+    node: str
+    layer: str
+    precision: Precision
+    stores: bool
+    alike: bool
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """The nodes to be constrained, in the model's order, and why others of pinned layers are not: node → reason."""
+
+    nodes: tuple[NodeConstraint, ...]
+    left_alone: dict[str, str]
+
+
+def constraints_of(subject: Subject) -> Constraints:
+    """What `pins.py` does to the layers of a network, said of the nodes that they are made of."""
+    model = subject.model
+    finals = {info.name: info.dtype for info in model.outputs}
+    found: list[NodeConstraint] = []
+    left_alone: dict[str, str] = {}
+    for pin in pins_of(model, subject.plan):
+        for index, name in enumerate(pin.nodes):
+            node = model.node[name]
+            reason = _reason(model, node)
+            if reason is None and pin.precision is Precision.INT8 and index > 0:
+                reason = "has no int8 arithmetic of its own"
+            if reason is not None:
+                left_alone[name] = reason
+                continue
+            given = [str(value.name) for value in node.outputs if value.name]
+            fits = all(finals.get(tensor, _TYPE.get(pin.precision)) == _TYPE.get(pin.precision) for tensor in given)
+            stores = pin.precision is not Precision.INT8 and fits
+            taken = (str(value.name) for value in node.inputs if value is not None)
+            found.append(NodeConstraint(name, pin.layer, pin.precision, stores, _all_float(model, [*taken, *given])))
+    return Constraints(tuple(found), left_alone)
+
+
+def _reason(model: Model, node: ir.Node) -> str | None:
+    """Why a node's layers must not be given a precision; None where they may."""
+    if node.op_type in _LEFT_ALONE:
+        return _LEFT_ALONE[node.op_type]
+    for value in node.outputs:
+        if value.name and not _all_float(model, [str(value.name)]):
+            dtype = model.tensors[str(value.name)].dtype
+            return f"its output {value.name!r} is {'of unknown type' if dtype is None else dtype.name.lower()}"
+    return None
+
+
+def _all_float(model: Model, names: Iterable[str]) -> bool:
+    return all(name in model.tensors and model.tensors[name].dtype in _FLOATS for name in names)

@@ -1,0 +1,80 @@
+"""What is exported, and what an export is."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from precisionlab.backends.tensorrt.jobs import Profile
+from precisionlab.calibration.cache import write_cache
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.errors import PlanError
+from precisionlab.model import Model
+from precisionlab.precision import Precision, PrecisionPlan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plan with all that an export may need of it.
+
+    `table` is None where the plan has no int8 layer, `profiles` has each dynamic input. `names` counts how often the
+    model's file itself gives a name to a node of the main graph: the loaded model has a name for every node, and each
+    name once. `tensorrt` is the version that calibration caches are written for.
+    """
+
+    model: Model
+    plan: PrecisionPlan
+    table: CalibrationTable | None
+    profiles: Mapping[str, Profile]
+    names: Mapping[str, int]
+    tensorrt: str
+
+    @property
+    def path(self) -> Path:
+        """The model's file, absolute: what is exported runs in any folder of this machine."""
+        return self.model.path.resolve()
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Tensor name → int8 scale. Raises PlanError where the plan has int8 layers, and no ranges are known."""
+        if self.table is None:
+            raise PlanError("the plan has int8 layers, and their ranges are not known; give the samples with --data")
+        return {name: found.scale for name, found in self.table.ranges.items()}
+
+    @property
+    def cache(self) -> bytes:
+        """TensorRT's calibration cache with these scales. Raises CacheError for names that it cannot hold."""
+        return write_cache(self.scales, self.tensorrt)
+
+    @property
+    def asked(self) -> frozenset[Precision]:
+        """All precisions that the plan gives to some layer."""
+        return frozenset({self.plan.default, *(pin.precision for pin in self.plan.pins)})
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is written: the content of the file asked for, and of files beside it, by name.
+
+    `executable` is true for a shell script. `notes` say what the target cannot be told, or does differently.
+    """
+
+    content: str | bytes
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    executable: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The words as one line for a POSIX shell."""
+    return " ".join(map(quoted, words))
+
+
+def quoted(word: str) -> str:
+    """The word for a POSIX shell; of an option with a value only the value stands in quotes, for people to read."""
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and equals and shlex.quote(option) == option:
+        return f"{option}={shlex.quote(value)}" if value else word
+    return shlex.quote(word)

@@ -1,0 +1,156 @@
+"""A plan as one command line of trtexec (TensorRT 8.6 to 10.16).
+
+How trtexec reads its options (`samples/common/sampleOptions.cpp` and `sampleEngines.cpp` of TensorRT's open source):
+
+- `--layerPrecisions` and `--layerOutputTypes` are split at every `,`, and each part at its last `:`. A single quote opens
+  a quoted name, in which `,` still splits; the quotes are taken away. So a name with `,` or `'` cannot be given.
+- `*` in a name stands for anything, at the first `*` alone. So a name with `*` would hit other layers.
+- A name that is given exactly wins over one with `*`. A name that no layer has is passed over in silence.
+- One output type alone stands for all outputs. With several, each layer of that name must have as many outputs, or
+  trtexec ends with an error; an ONNX Split of two outputs is two layers of one output each. So here it is always one.
+- For a name with `*`, the output type is ignored and float32 is set. So only float32 pins get one.
+- Shapes for a model without dynamic inputs are an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from precisionlab.backends.tensorrt.jobs import Profile
+from precisionlab.backends.tensorrt.pins import enabled_of
+from precisionlab.errors import PlanError
+from precisionlab.export.constraints import NodeConstraint, constraints_of
+from precisionlab.export.subject import Export, Subject, command_line, quoted
+from precisionlab.model import Model
+from precisionlab.precision import Precision
+from precisionlab.wording import counted
+
+CACHE = "calibration.cache"
+_UNREADABLE = {",": "splits its lists there", "'": "takes it for a quotation mark", "*": "takes it for any text"}
+_LONGEST_WORD = 128 * 1024 - 1  # bytes; Linux's MAX_ARG_STRLEN, with the zero at the end
+_INSTEAD = "rename it in the model, or export the plan with --format polygraphy"
+
+
+def trtexec_command(subject: Subject) -> Export:
+    """The command as one line. Raises PlanError for names that trtexec cannot be given, and for too long a command.
+
+    With int8 layers, the line names the calibration cache that stands beside it.
+    """
+    words, notes = _words(subject)
+    return Export(command_line(words) + "\n", _beside(subject), notes=notes)
+
+
+def trtexec_script(subject: Subject) -> Export:
+    """The command as a shell script, one option a line; it changes to its own folder, where the cache stands."""
+    words, notes = _words(subject)
+    lines = ["#!/bin/sh", f"# {_title(subject)}", *(f"# {_commented(note)}" for note in notes), "set -e"]
+    lines += ['cd -- "$(dirname -- "$0")"', "exec " + " \\\n    ".join([*map(quoted, words), '"$@"'])]
+    return Export("\n".join(lines) + "\n", _beside(subject), executable=True, notes=notes)
+
+
+def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
+    """The words of the command, and what is to be known of it."""
+    enabled = enabled_of(subject.plan)
+    held = constraints_of(subject)
+    for constraint in held.nodes:
+        _check(subject, constraint)
+    words = ["trtexec", f"--onnx={subject.path}", f"--saveEngine={subject.model.name}.engine", "--skipInference"]
+    # On by default, TF32 cuts float32's mantissa to 10 bits: a layer in "fp32" would be nearly in fp16.
+    words.append("--noTF32")
+    words += [f"--{precision}" for precision in Precision if precision in enabled]
+    if Precision.INT8 in enabled:
+        words.append(f"--calib={CACHE}")
+    if held.nodes:
+        words.append("--precisionConstraints=obey")
+        words.append(f"--layerPrecisions={_listed(subject.model, held.nodes)}")
+        if storing := [constraint for constraint in held.nodes if constraint.stores]:
+            words.append(f"--layerOutputTypes={_listed(subject.model, storing)}")
+    words += _shapes(subject.profiles)
+    for word in words:
+        if len(word.encode("utf-8", "surrogateescape")) > _LONGEST_WORD:
+            raise PlanError(
+                f"{counted(len(held.nodes), 'node')} are to be held, and {word.partition('=')[0]} with all of them is "
+                "longer than the 128 KiB that Linux gives one argument; export the plan with --format polygraphy"
+            )
+    return words, _notes(subject, held.nodes, held.left_alone)
+
+
+def _check(subject: Subject, constraint: NodeConstraint) -> None:
+    """Raises PlanError for a node that trtexec cannot be told of."""
+    name = constraint.node
+    _check_name("node", name)
+    if subject.names.get(name, 0) > 1 or (name not in subject.names and not name.startswith("node_of_")):
+        raise PlanError(
+            f"node {name!r}: several nodes of the model's file have this name, and TensorRT numbers their layers by a "
+            f"counter of its own, so trtexec cannot be told which is meant; {_INSTEAD}"
+        )
+
+
+def _check_name(what: str, name: str) -> None:
+    for sign, why in _UNREADABLE.items():
+        if sign in name:
+            raise PlanError(f"{what} {name!r} has {sign!r} in its name, and trtexec {why}; {_INSTEAD}")
+
+
+def _listed(model: Model, held: Iterable[NodeConstraint]) -> str:
+    known = {*model.node, *(str(name) for name in model.onnx.graph.initializers)}
+    parts = []
+    for constraint in held:
+        parts.append(f"{constraint.node}:{constraint.precision}")
+        if _is_widened(constraint, known):
+            parts.append(f"{constraint.node}_*:{constraint.precision}")
+    return ",".join(parts)
+
+
+def _is_widened(constraint: NodeConstraint, known: Iterable[str]) -> bool:
+    """Whether `NAME_*` is given as well: of a Gemm the parser makes `fc` and `fc_<n>`, the sum with the bias.
+
+    Only where no other node or constant is called so, and all that the node takes and gives is float.
+    """
+    prefix = f"{constraint.node}_"
+    widens = constraint.precision is Precision.FP32 and constraint.stores and constraint.alike
+    return widens and not any(name.startswith(prefix) for name in known)
+
+
+def _shapes(profiles: Mapping[str, Profile]) -> list[str]:
+    words = []
+    for name in profiles:
+        _check_name("input", name)
+    for option, which in (("--minShapes", "min"), ("--optShapes", "opt"), ("--maxShapes", "max")):
+        shapes = ((name, getattr(profile, which)) for name, profile in profiles.items())
+        if parts := [f"{name}:{'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes]:
+            words.append(f"{option}={','.join(parts)}")
+    return words
+
+
+def _beside(subject: Subject) -> dict[str, bytes]:
+    return {CACHE: subject.cache} if Precision.INT8 in enabled_of(subject.plan) else {}
+
+
+def _title(subject: Subject) -> str:
+    pins = counted(len(subject.plan.pins), "pin")
+    return _commented(f"{subject.model.name}: {subject.plan.default} with {pins}, for trtexec of TensorRT 8.6 to 10.16")
+
+
+def _commented(text: str) -> str:
+    """Text that cannot end a comment: names may hold line ends."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def _notes(subject: Subject, held: Iterable[NodeConstraint], left_alone: Mapping[str, str]) -> tuple[str, ...]:
+    notes = []
+    if Precision.BF16 in enabled_of(subject.plan):
+        notes.append("--bf16 needs TensorRT 10.0 to 10.16")
+    if Precision.INT8 in enabled_of(subject.plan):
+        notes.append(
+            f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it without a word: "
+            "give yours with --tensorrt"
+        )
+    known = {*subject.model.node, *(str(name) for name in subject.model.onnx.graph.initializers)}
+    if partly := [constraint.node for constraint in held if not _is_widened(constraint, known)]:
+        notes.append(
+            f"of {counted(len(partly), 'node')} ({partly[0]!r}{', …' if len(partly) > 1 else ''}) only the layer that "
+            "is called as the node is is held; where TensorRT makes several of one node, --format polygraphy holds all"
+        )
+    notes += [f"node {name!r} is left to TensorRT: {reason}" for name, reason in left_alone.items()]
+    return tuple(notes)

@@ -1,0 +1,53 @@
+"""What stands round a plan's file: the run beside it, and with that the model and the samples that it was found on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from precisionlab.errors import PlanError
+from precisionlab.precision import read_plan_content
+from precisionlab.prepare import Source
+
+RUN_FILE = "run.json"
+_HOLDOUT = 0.25  # of a plan that stands alone; as in a sweep
+_SAMPLING = ("folder", "shapes", "limit", "seed", "holdout", "skip_bad", "metric")
+
+
+def run_beside(plan: Path) -> Mapping[str, Any]:
+    """What the run's folder says of how the plan was found; empty where the plan stands alone. Raises PlanError."""
+    path = plan.parent / RUN_FILE
+    if not path.exists():
+        return {}
+    run = read_plan_content(path)
+    try:
+        run["model"]["path"], [run["data"][key] for key in _SAMPLING]
+    except (KeyError, TypeError) as error:
+        raise PlanError(f"{path}: {error} is missing; move it away, and give --model and --data") from None
+    return dict(run)
+
+
+def model_of(run: Mapping[str, Any], plan: Path) -> str:
+    """The path of the model that the plan was found for. Raises PlanError where the plan stands alone."""
+    if not run:
+        raise PlanError(
+            f"{plan}: no {RUN_FILE} beside it says which model and data it belongs to; give --model and --data"
+        )
+    return str(run["model"]["path"])
+
+
+def source_of(run: Mapping[str, Any], data: str | Path | None) -> Source:
+    """The samples of the run, chosen and parted as they were there; others where `data` names them."""
+    if not run:
+        return Source(data, {}, None, 0, _HOLDOUT, skip_bad=False)
+    known = run["data"]
+    shapes = {name: tuple(shape) for name, shape in known["shapes"].items()}
+    return Source(
+        known["folder"] if data is None else data,
+        {} if data is not None else shapes,
+        known["limit"],
+        known["seed"],
+        known["holdout"],
+        known["skip_bad"],
+    )
