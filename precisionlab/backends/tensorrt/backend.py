@@ -17,6 +17,7 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, Profile
+from precisionlab.backends.tensorrt.latency import times_of_layers
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.observation import differs, eligible, groups
 from precisionlab.backends.tensorrt.pins import enabled_of, pins_of
@@ -222,8 +223,10 @@ class TensorRTBackend(Backend):
     def latency(
         self, plan: PrecisionPlan, table: CalibrationTable | None, sample: Sample
     ) -> tuple[Latency, Mapping[str, float]]:
-        """How long the engine takes for one sample, and each of its layers in that, in milliseconds."""
-        return self._engines.latency(self.built(plan, table).engine, sample.inputs)
+        """How long the engine takes for one sample, and in that each layer that runs in kernels of its own; in ms."""
+        built = self.built(plan, table)
+        latency, kernels = self._engines.latency(built.engine, sample.inputs)
+        return latency, times_of_layers(kernels, built.layers, self.model.layers).times
 
     # The layers' outputs
 

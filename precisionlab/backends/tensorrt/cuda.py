@@ -1,8 +1,8 @@
 """NVIDIA's CUDA runtime, by cuda-python: the GPU's facts and memory, streams and events.
 
 cuda-python has its functions in `cuda.bindings.runtime` (from 12.6 on, 13 has nothing else) or in `cuda.cudart`
-(before). Both are the same functions: each gives a tuple, the error first. A release that links the driver late gives no
-error where there is no driver, but raises RuntimeError.
+(before). Both are the same functions: each gives a tuple, the error first. Those up to 12.6 give no error where there
+is no driver, but raise RuntimeError.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.errors import EngineError

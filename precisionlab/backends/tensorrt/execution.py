@@ -72,7 +72,7 @@ class Engine:
         self.name = path.name
         self._keeper = keeper
         self._listener: Any | None = None
-        self._context: Any | None = None
+        self._current: Any | None = None
         self._engine: Any | None = None
         self._host = HostBuffers()
         try:
@@ -116,7 +116,7 @@ class Engine:
 
         Raises DataError and EngineError as `run` does.
         """
-        context = self._in_use()
+        context = self._context
         self._forget()
         arrays = check_inputs(inputs, self.inputs)
         for port in self.inputs:
@@ -138,7 +138,7 @@ class Engine:
 
     def enqueue(self) -> None:
         """Queue one run of what is bound in `stream`. Raises EngineError where TensorRT does not begin it."""
-        begun = self._in_use().execute_async_v3(self.stream.address)
+        begun = self._context.execute_async_v3(self.stream.address)
         self._allocator.raise_kept()
         if not begun:
             raise EngineError(f"{self.name}: TensorRT could not run the engine{self._why()}")
@@ -154,15 +154,13 @@ class Engine:
         is done call what this yields. It tells the profiler the layers' times, and is false where TensorRT has none.
         """
         self._new_context()
-        context = self._in_use()
-        context.profiler = profiler
+        self._context.profiler = profiler
         # Else each run ends with the report, within the call that should only begin it.
-        context.enqueue_emits_profile = False
+        self._context.enqueue_emits_profile = False
         try:
-            yield lambda: bool(context.report_to_profiler())
+            yield lambda: bool(self._context.report_to_profiler())
         finally:
             # A context with a profiler is slower, and nothing says how one is taken away again.
-            del context
             self._new_context()
 
     def close(self) -> None:
@@ -179,14 +177,15 @@ class Engine:
 
     # The context: what one run after the other is done in
 
-    def _in_use(self) -> Any:
-        if self._context is None:
+    @property
+    def _context(self) -> Any:
+        if self._current is None:
             raise EngineError(f"{self.name}: the engine is closed")
-        return self._context
+        return self._current
 
     def _new_context(self) -> None:
         """A context with nothing bound, no profiler and no listener."""
-        self._context = None  # first: both might not fit into the GPU's memory
+        self._current = None  # first: both might not fit into the GPU's memory
         self._listener = None
         engine = self._engine
         if engine is None:
@@ -197,11 +196,11 @@ class Engine:
                 f"{self.name}: TensorRT has no room to run the engine{self._why()}; end other programs that use the "
                 "GPU, or give smaller shapes"
             )
-        self._context = context
+        self._current = context
 
     def _release(self) -> None:
         """Let TensorRT's objects go, none before those that it made."""
-        self._context = None
+        self._current = None
         self._listener = None
         self._engine = None
         self._runtime = None
@@ -213,7 +212,7 @@ class Engine:
         if listener is None:
             self._new_context()
             return
-        context = self._in_use()
+        context = self._context
         if not context.set_debug_listener(listener):
             raise EngineError(f"{self.name}: TensorRT takes no debug listener{self._why()}")
         self._listener = listener
@@ -232,13 +231,13 @@ class Engine:
         return self._memory(self._ports[name]).reserve(name, nbytes)
 
     def _set_address(self, port: Port, address: int) -> None:
-        if not self._in_use().set_tensor_address(port.name, address):
+        if not self._context.set_tensor_address(port.name, address):
             raise EngineError(f"{self.name}: TensorRT takes no address for {port.name!r}{self._why()}")
 
     def _infer_shapes(self, arrays: Arrays) -> None:
         """Let TensorRT find out all shapes that the inputs tell."""
         try:
-            unknown = self._in_use().infer_shapes()
+            unknown = self._context.infer_shapes()
         except RuntimeError:
             given = ", ".join(_described(port, arrays[port.name]) for port in self.inputs)
             raise DataError(f"these inputs do not go together in the engine: {given}{self._why()}") from None
@@ -248,9 +247,9 @@ class Engine:
     def _output(self, port: Port) -> NDArray[Any]:
         if port.alias is not None:
             taken = self._ports[port.alias]
-            shape = tuple(self._in_use().get_tensor_shape(port.name))
+            shape = tuple(self._context.get_tensor_shape(port.name))
             return self._memory(taken).download(taken.name, port.dtype, shape)
-        shape = tuple(self._in_use().get_tensor_shape(port.name))
+        shape = tuple(self._context.get_tensor_shape(port.name))
         if min(shape, default=0) < 0:  # it stays unknown after the run, too: only the allocator is told
             if port.name not in self._allocator.shapes:
                 raise EngineError(f"{self.name}: TensorRT has not told the shape of output {port.name!r}{self._why()}")
@@ -270,7 +269,7 @@ class Engine:
 
     def _refusal(self, path: Path) -> str:
         return (
-            f"{path}: TensorRT cannot load the engine{self._why()}. An engine loads with the TensorRT that built it and "
+            f"{path}: TensorRT cannot load the engine{self._why()}. An engine loads with the TensorRT that built it, "
             "on the kind of GPU that it was built for (TensorRT-RTX: compute capability 7.5, 8.x and 12.x); here are "
             f"{self.trt.__version__} and {self.cuda.device()}. Delete the file to have it built anew"
         )
@@ -281,7 +280,8 @@ def read_ports(trt: Any, engine: Any) -> tuple[tuple[Port, ...], tuple[Port, ...
 
     Raises EngineError for a type that NumPy lacks, and for a tensor that is not stored row by row.
     """
-    inputs, outputs = [], []
+    inputs: list[Port] = []
+    outputs: list[Port] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
@@ -355,9 +355,7 @@ def make_allocator(trt: Any, reserve: Callable[[str, int], int]) -> Any:
                 self._kept = self._kept or error
                 return 0
 
-        def reallocate_output_async(
-            self, tensor_name: str, memory: Any, size: int, alignment: int, stream: Any
-        ) -> int:
+        def reallocate_output_async(self, tensor_name: str, memory: Any, size: int, alignment: int, stream: Any) -> int:
             """Called by later versions. The memory is ready at once, so the stream does not matter."""
             return self.reallocate_output(tensor_name, memory, size, alignment)
 

@@ -66,7 +66,7 @@ class _Service:
 
     def load(self, engine: Path) -> None:
         self._unload()
-        self._engine = Engine(self._trt, self._cuda, self._logger, engine)
+        self._engine = Engine(self._trt, self._cuda, self._logger, engine, self._keeper)
 
     def run(self, inputs: Arrays) -> Arrays:
         return self._loaded().run(inputs)
