@@ -10,6 +10,7 @@ import click
 
 from precisionlab.cli.cache import cache_commands
 from precisionlab.cli.calibrate import calibrate_command
+from precisionlab.cli.export import export_command
 from precisionlab.cli.selftest import selftest_command
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.cli.verify import verify_command
@@ -42,6 +43,7 @@ def cli() -> None:
 
 cli.add_command(sweep_command)
 cli.add_command(verify_command)
+cli.add_command(export_command)
 cli.add_command(calibrate_command)
 cli.add_command(cache_commands)
 cli.add_command(selftest_command)

@@ -2,8 +2,8 @@
 
 How trtexec reads its options (`samples/common/sampleOptions.cpp` and `sampleEngines.cpp` of TensorRT's open source):
 
-- `--layerPrecisions` and `--layerOutputTypes` are split at every `,`, and each part at its last `:`. A single quote opens
-  a quoted name, in which `,` still splits; the quotes are taken away. So a name with `,` or `'` cannot be given.
+- `--layerPrecisions` and `--layerOutputTypes` are split at every `,`, and each part at its last `:`. A single quote
+  opens a quoted name, in which `,` still splits; the quotes are taken away. So a name with `,` or `'` cannot be given.
 - `*` in a name stands for anything, at the first `*` alone. So a name with `*` would hit other layers.
 - A name that is given exactly wins over one with `*`. A name that no layer has is passed over in silence.
 - One output type alone stands for all outputs. With several, each layer of that name must have as many outputs, or

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,12 @@ class Features:
     bf16: bool
     debug_tensors: bool
     implicit_batch: bool
+
+
+def check_installed(name: str) -> None:
+    """Raises EngineError where the module is not installed. Loads nothing."""
+    if importlib.util.find_spec(name) is None:
+        raise EngineError(f"the Python package {name} is not installed; {_INSTALL[name]}")
 
 
 def load_tensorrt(name: str = TENSORRT) -> Any:

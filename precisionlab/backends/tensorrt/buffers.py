@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.backends.tensorrt.cuda import Cuda
+from precisionlab.backends.tensorrt.cuda import Cuda, address_of
 from precisionlab.errors import DataError, EngineError
 
 # `trt.nptype` raises TypeError for BF16, FP8, INT4; and 8.6 has no BF16 and no INT64 to be asked for.
@@ -154,9 +154,9 @@ class HostBuffers:
         held = self._held.get(name)
         if held is None or held.nbytes < nbytes:
             room = np.zeros(max(nbytes, 1) + _ALIGNMENT, np.uint8)
-            start = -room.ctypes.data % _ALIGNMENT
+            start = -address_of(room) % _ALIGNMENT
             held = self._held[name] = room[start : start + max(nbytes, 1)]
-        return int(held.ctypes.data)
+        return address_of(held)
 
     def upload(self, name: str, array: NDArray[Any]) -> int:
         """See `Memory`."""

@@ -59,36 +59,36 @@ class Cuda:
 
     def check(self, result: Iterable[Any], doing: str) -> tuple[Any, ...]:
         """What a call of the runtime has given behind its error. `doing` says in an EngineError what was being done."""
-        error, *values = result
-        if error != self.cudart.cudaError_t.cudaSuccess:
+        code, *values = result
+        if code != self.cudart.cudaError_t.cudaSuccess:
             self.cudart.cudaGetLastError()  # or TensorRT finds this error later, and takes it for its own
-            raise EngineError(f"the GPU failed while {doing}: {self._words(error)}{self._advice(error)}")
+            raise EngineError(f"the GPU failed while {doing}: {self._words(code)}{self._advice(code)}")
         return tuple(values)
 
     def need_gpu(self) -> None:
         """Raise EngineError, with what to do, where there is no GPU that can be used."""
         try:
-            error, count = self.cudart.cudaGetDeviceCount()
+            code, count = self.cudart.cudaGetDeviceCount()
             _, driver = self.cudart.cudaDriverGetVersion()
         except RuntimeError as failure:  # an older cuda-python that finds no libcuda
             raise EngineError(
                 f"no NVIDIA driver is here ({failure}); install it, check it with `nvidia-smi`, {_OTHERWISE}"
             ) from None
         errors = self.cudart.cudaError_t
-        if error == errors.cudaErrorInsufficientDriver and driver:
+        if code == errors.cudaErrorInsufficientDriver and driver:
             (runtime,) = self.check(self.cudart.cudaRuntimeGetVersion(), "its version was asked for")
             raise EngineError(
                 f"the NVIDIA driver can do CUDA {_version(driver)}, the installed cuda-python needs "
                 f"{_version(runtime)}: update the driver, or `pip install 'cuda-python<{runtime // 1000}'`"
             )
-        if error == errors.cudaErrorInsufficientDriver:
+        if code == errors.cudaErrorInsufficientDriver:
             raise EngineError(f"no NVIDIA driver is here; install it, check it with `nvidia-smi`, {_OTHERWISE}")
-        if error == errors.cudaErrorNoDevice or (error == errors.cudaSuccess and count == 0):
+        if code == errors.cudaErrorNoDevice or (code == errors.cudaSuccess and count == 0):
             raise EngineError(
                 "no NVIDIA GPU can be seen; check it with `nvidia-smi` and look at CUDA_VISIBLE_DEVICES, "
                 f"in a container give it the GPU (`docker run --gpus all`), {_OTHERWISE}"
             )
-        self.check((error,), "it was looked for")
+        self.check((code,), "it was looked for")
 
     # Facts
 
@@ -98,12 +98,15 @@ class Cuda:
         doing = "its properties were asked for"
         (number,) = self.check(cudart.cudaGetDevice(), doing)
         (properties,) = self.check(cudart.cudaGetDeviceProperties(number), doing)
+        kinds = cudart.cudaDeviceAttr
+        (major,) = self.check(cudart.cudaDeviceGetAttribute(kinds.cudaDevAttrComputeCapabilityMajor, number), doing)
+        (minor,) = self.check(cudart.cudaDeviceGetAttribute(kinds.cudaDevAttrComputeCapabilityMinor, number), doing)
         (driver,) = self.check(cudart.cudaDriverGetVersion(), doing)
         (runtime,) = self.check(cudart.cudaRuntimeGetVersion(), doing)
         name = properties.name
         return Device(
             name=(name.decode(errors="replace") if isinstance(name, bytes) else str(name)).rstrip("\0"),
-            compute_capability=(int(properties.major), int(properties.minor)),
+            compute_capability=(int(major), int(minor)),
             memory=int(properties.totalGlobalMem),
             driver=_version(driver),
             runtime=_version(runtime),
@@ -132,7 +135,7 @@ class Cuda:
         if array.nbytes:
             kind = self.cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
             doing = f"{_size(array.nbytes)} were copied to it"
-            self.check(self.cudart.cudaMemcpy(address, array.ctypes.data, array.nbytes, kind), doing)
+            self.check(self.cudart.cudaMemcpy(address, address_of(array), array.nbytes, kind), doing)
             # cudaMemcpy may return while the last bytes are still on their way, and other streams do not wait for them.
             self.wait(0)
 
@@ -141,7 +144,7 @@ class Cuda:
         if array.nbytes:
             kind = self.cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
             doing = f"{_size(array.nbytes)} were copied from it"
-            self.check(self.cudart.cudaMemcpy(array.ctypes.data, address, array.nbytes, kind), doing)
+            self.check(self.cudart.cudaMemcpy(address_of(array), address, array.nbytes, kind), doing)
 
     def fetch(self, address: int, array: NDArray[Any], stream: Any) -> None:
         """Fill a contiguous array from an address of GPU or host memory, once the work queued in `stream` is done."""
@@ -149,22 +152,22 @@ class Cuda:
         if array.nbytes:
             kind = self.cudart.cudaMemcpyKind.cudaMemcpyDefault
             doing = f"{_size(array.nbytes)} were copied from it"
-            self.check(self.cudart.cudaMemcpy(array.ctypes.data, address, array.nbytes, kind), doing)
+            self.check(self.cudart.cudaMemcpy(address_of(array), address, array.nbytes, kind), doing)
 
     def wait(self, stream: Any) -> None:
         """Wait until the work queued in this stream is done (0: the default stream); its errors come up here."""
         self.check(self.cudart.cudaStreamSynchronize(stream), "it worked")
 
-    def _words(self, error: Any) -> str:
+    def _words(self, code: Any) -> str:
         """`cudaErrorMemoryAllocation (out of memory)`."""
         try:
-            (_, name), (_, text) = self.cudart.cudaGetErrorName(error), self.cudart.cudaGetErrorString(error)
+            (_, name), (_, text) = self.cudart.cudaGetErrorName(code), self.cudart.cudaGetErrorString(code)
         except RuntimeError:  # an older cuda-python asks the driver for the text, and there is none
-            return str(error.name)
+            return str(code.name)
         return f"{_text(name)} ({_text(text)})"
 
-    def _advice(self, error: Any) -> str:
-        if error != self.cudart.cudaError_t.cudaErrorMemoryAllocation:
+    def _advice(self, code: Any) -> str:
+        if code != self.cudart.cudaError_t.cudaErrorMemoryAllocation:
             return ""
         failed, free, total = self.cudart.cudaMemGetInfo()
         left = f"{_size(free)} of {_size(total)} are free; " if failed == self.cudart.cudaError_t.cudaSuccess else ""
@@ -230,6 +233,12 @@ class Event:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """Where an array's values begin, in the host's memory."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _installed() -> Any:

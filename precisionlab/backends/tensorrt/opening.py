@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.tensorrt.api import TENSORRT
+from precisionlab.backends.tensorrt.api import TENSORRT, check_installed
 from precisionlab.backends.tensorrt.backend import EngineSettings, TensorRTBackend
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import check_profiles, dynamic_inputs, parse_shapes, profiles_of, sizes_of
@@ -35,6 +35,7 @@ def open_tensorrt(
     """
     from precisionlab.backends.tensorrt.child import ChildEngines
 
+    check_installed(TENSORRT)  # here, before anything is written
     model = reference.model
     profiles = _profiles(model, every, options.shapes)
     store = Path(options.store) if options.store else folder / "engines"

@@ -1,0 +1,59 @@
+"""`precisionlab export`: a plan for other tools."""
+
+from __future__ import annotations
+
+import click
+
+FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-onnx")
+
+
+@click.command("export")
+@click.argument("plan", type=click.Path())
+@click.option("--format", "target", type=click.Choice(FORMATS), required=True, help="What the plan is for.")
+@click.option("--out", type=click.Path(), help="The file to write.  [default: standard output, for text alone]")
+@click.option("--model", type=click.Path(), help="The model.  [default: that of the run.json beside the plan]")
+@click.option("--data", type=click.Path(), help="The samples.  [default: those of the run.json beside the plan]")
+@click.option(
+    "--shapes",
+    multiple=True,
+    metavar="NAME:MIN,OPT,MAX",
+    help="Shapes of a dynamic input, as image:1x3x224x224,4x3x224x224,8x3x224x224.  [default: the data's]",
+)
+@click.option("--tensorrt", default="10.16.1", show_default=True, help="TensorRT version that a cache is for.")
+@click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+def export_command(
+    plan: str,
+    target: str,
+    out: str | None,
+    model: str | None,
+    data: str | None,
+    shapes: tuple[str, ...],
+    tensorrt: str,
+    threads: int | None,
+) -> None:
+    """Write PLAN (a plan.json) as another tool wants it.
+
+    \b
+    trtexec      a command line, or with --out a shell script, for TensorRT 8.6 to 10.16
+    polygraphy   a script that holds the layers of the network, and the command to run it
+    modelopt     ModelOpt's commands and lists of nodes, as JSON
+    onnxruntime  a Q/DQ model with the plan's int8 scales
+    json         every layer with its precision, and what TensorRT is to be told
+    typed-onnx   a model that holds its types itself, for TensorRT 11 and TensorRT-RTX
+
+    Where data is needed, for int8 ranges or the shapes of dynamic inputs, it is looked at anew.
+    """
+    from precisionlab.cli.progress import progress
+    from precisionlab.export_plan import export_plan
+
+    with progress() as observer:
+        found = export_plan(
+            plan, target, out=out, model=model, data=data, shapes=shapes, tensorrt=tensorrt, threads=threads,
+            observer=observer,
+        )  # fmt: skip
+    if found.text is not None:
+        click.echo(found.text, nl=False)
+    for file in found.files:
+        click.echo(f"written: {file}", err=True)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)

@@ -1,0 +1,62 @@
+"""A plan as JSON for programs of your own: every layer with its precision, and what TensorRT is to be told."""
+
+from __future__ import annotations
+
+import json
+
+from precisionlab.backends.tensorrt.pins import enabled_of, pins_of
+from precisionlab.export.constraints import constraints_of
+from precisionlab.export.subject import Export, Subject
+from precisionlab.rewrite.flow import precision_of
+
+SCHEMA = 1
+
+
+def plan_json(subject: Subject) -> Export:
+    """The plan's own object (`plan`), and beside it
+
+    - `layers`: each layer with its nodes, operators, tensors, and the precision that it runs in; `fixed` says why it
+      cannot be given one, else null;
+    - `tensorrt`: `enabled` precisions; `pins`, each layer to be held with the nodes and tensors to find it by, as
+      TensorRT's names of layers are not known before it has parsed the model; `nodes`, those whose layers can be held;
+      `left_alone`, node → why not;
+    - `scales`: tensor → int8 scale, null without int8 layers.
+    """
+    model, plan = subject.model, subject.plan
+    held = constraints_of(subject)
+    content = {
+        "schema": SCHEMA,
+        "plan": plan.to_dict(),
+        "model": str(subject.path),
+        "layers": [
+            {
+                "name": layer.name,
+                "nodes": list(layer.nodes),
+                "op_types": list(layer.op_types),
+                "inputs": list(layer.inputs),
+                "outputs": list(layer.outputs),
+                "precision": precision_of(layer, plan).value,
+                "fixed": layer.fixed,
+            }
+            for layer in model.layers
+        ],
+        "tensorrt": {
+            "enabled": sorted(precision.value for precision in enabled_of(plan)),
+            "pins": [
+                {
+                    "layer": pin.layer,
+                    "nodes": list(pin.nodes),
+                    "tensors": list(pin.tensors),
+                    "precision": pin.precision.value,
+                }
+                for pin in pins_of(model, plan)
+            ],
+            "nodes": [
+                {"node": node.node, "layer": node.layer, "precision": node.precision.value, "stores": node.stores}
+                for node in held.nodes
+            ],
+            "left_alone": held.left_alone,
+        },
+        "scales": None if subject.table is None else subject.scales,
+    }
+    return Export(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,123 @@
+"""A plan for NVIDIA's ModelOpt: which nodes its converters leave alone, and the commands that run them.
+
+Int8 layers are made by `modelopt.onnx.quantization`, fp16 and bf16 by AutoCast, one after the other: the first has
+exclusions by node for int8 alone, and would give all else one precision. Both match nodes by `re.match`, which is
+content with the beginning of a name; so the patterns end with `\\Z`, and signs in names are escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from precisionlab.errors import PlanError
+from precisionlab.export.subject import Export, Subject, command_line
+from precisionlab.model import Layer
+from precisionlab.precision import Precision
+from precisionlab.rewrite.flow import precision_of
+from precisionlab.wording import counted
+
+CACHE = "calibration.cache"
+_CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def modelopt_json(subject: Subject) -> Export:
+    """A JSON object: `commands` to be run in this order, and the lists that are in them, for use by ModelOpt's API.
+
+    `autocast.nodes_to_exclude` are patterns of the nodes that stay in float32, `quantization.nodes_to_quantize` those
+    that become int8, `quantization.nodes_to_exclude` their like that do not. A part that the plan does not need is null.
+    Raises PlanError where ModelOpt cannot be told the plan: two low float precisions, or nodes without a name.
+    """
+    model, name = subject.model, subject.model.name
+    of = {layer.name: precision_of(layer, subject.plan) for layer in model.layers if layer.fixed is None}
+    quantized = [layer for layer in model.layers if of.get(layer.name) is Precision.INT8]
+    floats = {layer: subject.plan.around if p is Precision.INT8 else p for layer, p in of.items()}
+    low = sorted(set(floats.values()) - {Precision.FP32})
+    if len(low) > 1:
+        raise PlanError(
+            f"the plan has both {low[0]} and {low[1]}, and AutoCast converts to one of them; export it as typed-onnx"
+        )
+    last, commands, quantization, autocast = str(subject.path), [], None, None
+    if quantized:
+        others = [layer for layer in model.layers if layer.quantizable and of.get(layer.name) is not Precision.INT8]
+        quantization = {
+            "op_types_to_quantize": [kind for kind in _CONTRACTIONS if any(kind == q.op_types[0] for q in quantized)],
+            "nodes_to_quantize": _patterns(subject, (layer.nodes[0] for layer in quantized)),
+            "nodes_to_exclude": _patterns(subject, (layer.nodes[0] for layer in others)),
+            "calibration_cache_path": CACHE,
+        }
+        commands.append(_quantize(last, f"{name}.int8.onnx", quantization))
+        last = f"{name}.int8.onnx"
+    if low:
+        kept = [node for layer in model.layers if floats.get(layer.name) is Precision.FP32 for node in layer.nodes]
+        autocast = {
+            "low_precision_type": str(low[0]),
+            "nodes_to_exclude": _patterns(subject, kept),
+            "op_types_to_exclude": [],
+        }
+        commands.append(_cast(last, f"{name}.mixed.onnx", autocast))
+    if not commands:
+        raise PlanError("the plan keeps the whole model in fp32; there is nothing to convert")
+    content = {
+        "commands": [command_line(words) for words in commands],
+        "autocast": autocast,
+        "quantization": quantization,
+    }
+    beside = {CACHE: _cache(subject)} if quantized else {}
+    return Export(json.dumps(content, indent=1, ensure_ascii=False) + "\n", beside, notes=_notes(quantized))
+
+
+def _quantize(source: str, target: str, how: dict[str, object]) -> list[str]:
+    words = ["python", "-m", "modelopt.onnx.quantization", f"--onnx_path={source}", f"--output_path={target}"]
+    words += ["--quantize_mode=int8", "--calibration_method=max", f"--calibration_cache_path={CACHE}"]
+    # Cast to fp16 here would take no heed of the pins; AutoCast does it afterwards.
+    words += ["--high_precision_dtype=fp32", "--calibration_eps", "cpu"]
+    return words + _options(how, "op_types_to_quantize", "nodes_to_quantize", "nodes_to_exclude")
+
+
+def _cast(source: str, target: str, how: dict[str, object]) -> list[str]:
+    words = ["python", "-m", "modelopt.onnx.autocast", f"--onnx_path={source}", f"--output_path={target}"]
+    # By default AutoCast keeps what goes beyond 512 as well, whatever that does to the outputs.
+    words += [f"--low_precision_type={how['low_precision_type']}", "--keep_io_types", "--data_max=inf"]
+    return words + _options(how, "nodes_to_exclude")
+
+
+def _options(how: dict[str, object], *names: str) -> list[str]:
+    words: list[str] = []
+    for name in names:
+        values = how[name]
+        if isinstance(values, list) and values:
+            words += [f"--{name}", *values]
+    return words
+
+
+def _patterns(subject: Subject, nodes: Iterable[str]) -> list[str]:
+    """A pattern for each node that matches its name alone. Raises PlanError for nodes that have none of their own."""
+    found = []
+    for node in nodes:
+        if subject.names.get(node) != 1:
+            why = "several nodes have this name" if node in subject.names else "it has no name there, or one twice"
+            raise PlanError(
+                f"node {node!r} cannot be told to ModelOpt by the name that it has in the model's file ({why}); "
+                "give every node a name of its own, and sweep the model again"
+            )
+        found.append(rf"^{re.escape(node)}\Z")
+    return found
+
+
+def _cache(subject: Subject) -> bytes:
+    for tensor in subject.scales:
+        if ": " in tensor:
+            raise PlanError(f"tensor {tensor!r} has ': ' in its name, where ModelOpt splits the cache; rename it")
+    return subject.cache
+
+
+def _notes(quantized: list[Layer]) -> tuple[str, ...]:
+    notes = ["op types and nodes that ModelOpt never converts stay as they are, whatever the plan says"]
+    if quantized:
+        notes.append(
+            f"ModelOpt quantises {counted(len(quantized), 'layer')} by our scales of activations; the scales of "
+            "weights are its own"
+        )
+    return tuple(notes)

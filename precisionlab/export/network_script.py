@@ -1,0 +1,188 @@
+"""Holds layers of a TensorRT network to the precisions of a plan (TensorRT 8.6 to 10.16).
+
+A layer of the network belongs to a pinned layer of the model where it gives one of its tensors, where its metadata
+names one of its nodes, or where it stands without metadata before these alone. Both the precision that a layer computes
+in and the types that it stores are set: with the first alone, a float32 result may be stored in half precision.
+"""
+
+import re
+import sys
+from collections import defaultdict, namedtuple
+
+PINS = ()
+"""(layer, its ONNX nodes, the float tensors that these give, the name of a TensorRT DataType) for each pin."""
+
+Layer = namedtuple("Layer", "index name kind nodes inputs outputs")
+Tensor = namedtuple("Tensor", "name dtype is_execution is_output")
+
+LEFT_ALONE = frozenset(
+    "CONSTANT SHAPE CAST QUANTIZE DEQUANTIZE DYNAMIC_QUANTIZE CONDITION CONDITIONAL_INPUT CONDITIONAL_OUTPUT "
+    "TRIP_LIMIT RECURRENCE ITERATOR LOOP_OUTPUT ASSERTION".split()
+)
+INT8_KINDS = frozenset(["CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"])
+PINNABLE = frozenset(["FLOAT", "HALF", "BF16", "INT8"])
+FLOATS = frozenset(["FLOAT", "HALF", "BF16"])
+BODIES = frozenset(["then_branch", "else_branch", "body"])
+
+
+def postprocess(network):
+    """What Polygraphy calls with the parsed network."""
+    import tensorrt
+
+    hold(tensorrt, network, PINS)
+
+
+def hold(trt, network, pins):
+    """Constrain the layers of all pins; tell on standard error what could not be held, and return that too."""
+    if not hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"):
+        raise RuntimeError(
+            "this TensorRT takes the precisions from the ONNX model alone (flags and pins went with 11.0); "
+            "export the plan with --format typed-onnx"
+        )
+    matches = match(pins, [describe(network.get_layer(i), i) for i in range(network.num_layers)])
+    if pins and not any(matches):
+        raise RuntimeError("none of the pinned layers is in this network; the plan belongs to another model")
+    told = []
+    for (name, _, _, dtype), layers in zip(pins, matches):
+        if not layers:
+            told.append("no layer of the network belongs to %r: folded into a constant, or left out" % name)
+        for layer in layers:
+            reason = skip_reason(layer)
+            if reason is None and dtype == "INT8" and layer.kind not in INT8_KINDS:
+                reason = "has no int8 arithmetic of its own"
+            if reason is None:
+                constrain(network.get_layer(layer.index), getattr(trt.DataType, dtype), stores=dtype != "INT8")
+            else:
+                told.append("layer %r of %r is left alone: %s" % (layer.name, name, reason))
+    for line in told:
+        print("precision plan:", line, file=sys.stderr)
+    return told
+
+
+def constrain(layer, dtype, stores):
+    """An output of the network keeps the type that the ONNX model declares."""
+    layer.precision = dtype
+    for i in range(layer.num_outputs if stores else 0):
+        tensor = layer.get_output(i)
+        if not tensor.is_network_output or tensor.dtype == dtype:
+            layer.set_output_type(i, dtype)
+
+
+def skip_reason(layer):
+    """Why a layer must not be given a precision; None where it may."""
+    if layer.kind in LEFT_ALONE:
+        return "it is of kind %s" % layer.kind
+    if not layer.outputs:
+        return "it gives no tensor"
+    for tensor in layer.outputs:
+        if not tensor.is_execution:
+            return "its output %r is computed on the host (a shape)" % tensor.name
+        if tensor.dtype not in PINNABLE:
+            return "its output %r is %s" % (tensor.name, tensor.dtype)
+    return None
+
+
+def describe(layer, index):
+    inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+    outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+    return Layer(
+        index,
+        layer.name,
+        layer.type.name,
+        nodes_of(layer.metadata),
+        tuple(describe_tensor(tensor) for tensor in inputs if tensor is not None),
+        tuple(describe_tensor(tensor) for tensor in outputs if tensor is not None),
+    )
+
+
+def describe_tensor(tensor):
+    return Tensor(tensor.name, tensor.dtype.name, tensor.is_execution_tensor, tensor.is_network_output)
+
+
+def nodes_of(metadata):
+    """The ONNX nodes of `[ONNX Layer: inner | tb (then_branch) | iff (If)]`, innermost first."""
+    text = metadata.strip()
+    if not text.startswith("[ONNX Layer: ") or not text.endswith("]"):
+        return ()
+    groups = re.split(r"\][\x00-\x1f]*\[ONNX Layer: ", text[len("[ONNX Layer: ") : -1])
+    return tuple(dict.fromkeys(node for group in groups for node in chain_of(group)))
+
+
+def chain_of(text):
+    inner, *around = text.split(" | ")
+    parts = [re.fullmatch(r"(.*) \(([^()]*)\)", part, re.DOTALL) for part in around]
+    if not all(parts):
+        return (text,)  # a bar in the name
+    return (inner, *(part[1] for part in parts if part[2] not in BODIES))
+
+
+def match(pins, layers):
+    """For each pin, in order, the layers that belong to it; no layer belongs to two pins.
+
+    Names are compared whole, never by substring or position. The better evidence goes first, for all pins.
+    """
+    giver, takers, of_node = {}, defaultdict(set), defaultdict(list)
+    for layer in layers:
+        if layer.kind != "CONSTANT":  # whose tensors may be called as others of the model
+            giver.update((tensor.name, layer) for tensor in layer.outputs)
+        for tensor in layer.inputs:
+            takers[tensor.name].add(layer.index)
+        if layer.nodes:
+            of_node[layer.nodes[-1]].append(layer)
+    pinned = {node for _, nodes, _, _ in pins for node in nodes}
+    taken = set()
+    found = [{} for _ in pins]
+
+    def claim(place, wanted):
+        for layer in wanted:
+            if layer.index not in taken:
+                taken.add(layer.index)
+                found[place][layer.index] = layer
+
+    def only_for(own, names):
+        """The helpers without a node of their own that these layers alone take from."""
+        behind, waiting = {}, list(own.values())
+        while waiting:
+            for tensor in waiting.pop().inputs:
+                layer = giver.get(tensor.name)
+                if layer is None or layer.index in own or layer.index in behind or not is_internal(layer):
+                    continue
+                if not layer.nodes or layer.nodes[-1] in names:
+                    behind[layer.index] = layer
+                    waiting.append(layer)
+        while True:
+            known = own.keys() | behind.keys()
+            shared = [i for i, layer in behind.items() if any(takers[t.name] - known for t in layer.outputs)]
+            if not shared:
+                return behind.values()
+            for i in shared:
+                del behind[i]
+
+    for place, (_, nodes, tensors, _) in enumerate(pins):
+        givers = [giver[tensor] for tensor in tensors if tensor in giver]
+        claim(place, [layer for layer in givers if len(layer.nodes) < 2 or layer.nodes[-1] in nodes])
+        called = {layer.nodes[-1] for layer in found[place].values() if layer.nodes}
+        claim(place, only_for(found[place], {*nodes, *called}))
+    for place, (_, nodes, _, _) in enumerate(pins):
+        claim(place, [layer for node in nodes for layer in of_node.get(node, ())])
+        claim(place, only_for(found[place], set(nodes)))
+    known = {*pinned, *of_node}
+    for place, (_, nodes, _, _) in enumerate(pins):
+        if not found[place]:
+            for layer in layers:
+                if not layer.nodes and layer.kind != "CONSTANT":
+                    suffixed = None if layer.name in known else re.fullmatch(r"(.+)_[0-9]+", layer.name, re.DOTALL)
+                    if layer.name in nodes or (suffixed and suffixed[1] in nodes):
+                        claim(place, [layer])
+    return [[layers[i] for i in sorted(each)] for each in found]
+
+
+def is_internal(layer):
+    """Whether all that a layer gives are activations that the ONNX model does not know."""
+    return bool(layer.outputs) and all(
+        tensor.dtype in FLOATS
+        and tensor.is_execution
+        and not tensor.is_output
+        and (tensor.name == layer.name + "_output" or tensor.name.startswith("(Unnamed Layer* "))
+        for tensor in layer.outputs
+    )

@@ -1,0 +1,92 @@
+"""A plan for Polygraphy: a script that it runs on the parsed network, and the command to build the engine with.
+
+Polygraphy's own `--layer-precisions` sets what a layer computes in, never what it stores, and finds layers by name
+alone; so all of it is left to the script, `--trt-network-postprocess-script`, which goes by the rules of `pins.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+from precisionlab.backends.tensorrt.jobs import LayerPin, Profile
+from precisionlab.backends.tensorrt.pins import enabled_of, pins_of
+from precisionlab.errors import OptionError, PlanError
+from precisionlab.export import network_script
+from precisionlab.export.subject import Export, Subject, command_line
+from precisionlab.precision import Precision
+
+CACHE = "calibration.cache"
+_DTYPES = {Precision.FP32: "FLOAT", Precision.FP16: "HALF", Precision.BF16: "BF16", Precision.INT8: "INT8"}
+FILE = "precision_pins.py"
+_PLACE = "PINS = ()\n"
+_TAKEN = frozenset({*sys.stdlib_module_names, "tensorrt", "polygraphy", "numpy", "onnx"})
+
+
+def check_file(out: Path | None) -> str:
+    """What the script is called. Raises OptionError for a name that Polygraphy, which imports it, cannot import."""
+    if out is None:
+        return FILE
+    if out.suffix != ".py" or not out.stem.isidentifier() or out.stem in _TAKEN:
+        raise OptionError(
+            f"--out {out}: Polygraphy imports the script, so its name must be that of a Python module of its own, "
+            f"such as {FILE}"
+        )
+    return out.name
+
+
+def polygraphy_script(subject: Subject, file: str) -> Export:
+    """The script, with the command in its first lines; `file` is what it will be called.
+
+    Raises PlanError for names of inputs that Polygraphy's command line cannot be given.
+    """
+    command = command_line(polygraphy_words(subject, file))
+    source = inspect.getsource(network_script)
+    before, place, after = source.partition(_PLACE)
+    assert place, "the place of the pins is gone from network_script.py"
+    pins = "".join(f"    {_row(pin)},\n" for pin in pins_of(subject.model, subject.plan))
+    # In a comment, no name can end the line.
+    head = f"# Run in this folder:\n#   {ascii(command)[1:-1] if not command.isprintable() else command}\n"
+    content = f"{head}{before}PINS = (\n{pins})\n{after}" if pins else f"{head}{source}"
+    int8 = Precision.INT8 in enabled_of(subject.plan)
+    return Export(content, {CACHE: subject.cache} if int8 else {}, notes=_notes(subject))
+
+
+def polygraphy_words(subject: Subject, file: str) -> list[str]:
+    """The words of the command. Raises PlanError."""
+    enabled = enabled_of(subject.plan)
+    words = ["polygraphy", "convert", str(subject.path), "--model-type", "onnx", "--convert-to", "trt"]
+    words += ["-o", f"{subject.model.name}.engine"]
+    words += [f"--{precision}" for precision in Precision if precision in enabled]
+    if Precision.INT8 in enabled:
+        words += ["--calibration-cache", CACHE]
+    if pins_of(subject.model, subject.plan):
+        words += ["--precision-constraints", "obey", "--trt-network-postprocess-script", f"{file}:postprocess"]
+    for option, which in (("--trt-min-shapes", "min"), ("--trt-opt-shapes", "opt"), ("--trt-max-shapes", "max")):
+        if subject.profiles:
+            words += [option, *(_shape(name, profile, which) for name, profile in subject.profiles.items())]
+    return words
+
+
+def _shape(name: str, profile: Profile, which: str) -> str:
+    if name.startswith("-"):
+        raise PlanError(f"input {name!r} begins with '-', and Polygraphy would take it for an option; rename it")
+    return f"{name}:[{','.join(map(str, getattr(profile, which)))}]"
+
+
+def _row(pin: LayerPin) -> str:
+    return ascii((pin.layer, pin.nodes, pin.tensors, _DTYPES[pin.precision]))
+
+
+def _notes(subject: Subject) -> tuple[str, ...]:
+    enabled = enabled_of(subject.plan)
+    notes = []
+    if Precision.BF16 in enabled:
+        notes.append("--bf16 needs TensorRT 10.0 to 10.16")
+    if Precision.INT8 in enabled:
+        notes.append(
+            f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it and calibrates on random inputs: "
+            "give yours with --tensorrt"
+        )
+    return tuple(notes)

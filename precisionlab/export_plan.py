@@ -1,0 +1,209 @@
+"""The export of a plan: what another tool needs to build the same model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from precisionlab.backends.tensorrt.jobs import Profile
+from precisionlab.backends.tensorrt.pins import enabled_of
+from precisionlab.backends.tensorrt.profiles import check_profiles, dynamic_inputs, parse_shapes, profiles_of, sizes_of
+from precisionlab.calibration.cache import version_digits
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.thresholds import DEFAULT_METHOD
+from precisionlab.errors import OptionError
+from precisionlab.export import Export, Subject
+from precisionlab.model import Model, load_model
+from precisionlab.observer import Observer, Silent
+from precisionlab.options import check_at_least, check_calibration
+from precisionlab.planfile import model_of, run_beside, source_of
+from precisionlab.precision import Precision, PrecisionPlan, read_plan
+from precisionlab.prepare import Prepared, Source, prepare
+from precisionlab.ranges import chosen_ranges, ranges_by_method
+from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.run import NoJournal, write_whole_bytes
+
+TENSORRT_VERSION = "10.16.1"
+"""The one that calibration caches are written for where none is given; as `calibrate` has it."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported: `text` where it goes to standard output, and otherwise the files that were written."""
+
+    text: str | None
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def export_plan(
+    plan: str | Path,
+    target: str,
+    *,
+    out: str | Path | None = None,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    shapes: Sequence[str] = (),
+    tensorrt: str = TENSORRT_VERSION,
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> Exported:
+    """Write a plan as `target` (see `TARGETS`) wants it, to the file `out` and to files beside it.
+
+    Without `out` the text is returned; targets of several files, or of binary ones, need it. Model and data are those of
+    the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where the target needs
+    int8 ranges, or the shapes of dynamic inputs that `shapes` (NAME:MIN,OPT,MAX) does not give. `tensorrt` is the
+    version that a calibration cache is written for. Raises a PrecisionLabError where the plan cannot be read or is
+    another model's, the target cannot be told it, or a file cannot be written.
+    """
+    if target not in TARGETS:
+        raise OptionError(f"unknown format {target!r}; use one of {', '.join(TARGETS)}")
+    check_at_least(1, threads=threads)
+    version_digits(tensorrt)
+    path = Path(plan)
+    run = run_beside(path)
+    loaded = load_model(Path(model if model is not None else model_of(run, path)))
+    asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+    check_calibration(asked.calibration)
+    source = source_of(run, data)
+    found = _Needs(loaded, asked, source, threads, observer or Silent())
+    asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
+    profiles = found.profiles(shapes) if target in _SHAPED else {}
+    subject = Subject(loaded, asked, table, profiles, _names(loaded.path), tensorrt)
+    if target == TYPED:
+        return _typed(subject, _required(out, "the model is a file"))
+    return _written(TARGETS[target](subject, None if out is None else Path(out)), None if out is None else Path(out))
+
+
+class _Needs:
+    """What a target needs of the samples, looked at when it is asked for."""
+
+    def __init__(self, model: Model, plan: PrecisionPlan, source: Source, threads: int | None, see: Observer) -> None:
+        self._model, self._plan, self._source, self._threads, self._see = model, plan, source, threads, see
+        self._ready: Prepared | None = None
+
+    def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
+        """The plan with the pins that int8 needs anyway, and the ranges, by the plan's own method."""
+        ready = self._prepared("the plan has int8 layers, and their ranges come from the samples; give --data")
+        evaluator = ready.evaluator(NoJournal(), self._see)
+        method = self._plan.calibration or DEFAULT_METHOD
+        table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
+        return with_held_pins(evaluator.model, replace(self._plan, calibration=method), table), table
+
+    def profiles(self, shapes: Sequence[str]) -> dict[str, Profile]:
+        """The shapes of each dynamic input: as given, and else as the samples have them."""
+        given = dict(map(parse_shapes, shapes))
+        missing = [info.name for info in dynamic_inputs(self._model) if info.name not in given]
+        found: Mapping[str, Profile] = {}
+        if missing:
+            ready = self._prepared(f"input {missing[0]!r} is of no fixed size; give --shapes or --data")
+            found = profiles_of(self._model, (sizes_of(self._model, sample.inputs) for sample in ready.dataset))
+        profiles = {**{name: found[name] for name in missing}, **given}
+        check_profiles(self._model, profiles)
+        return profiles
+
+    def _prepared(self, why: str) -> Prepared:
+        if self._ready is None:
+            if self._source.data is None and not self._source.shapes:
+                raise OptionError(why)
+            self._ready = prepare(self._model, self._source, None, self._threads, None, self._see)
+        return self._ready
+
+
+def _has_int8(model: Model, plan: PrecisionPlan) -> bool:
+    return any(precision_of(layer, plan) is Precision.INT8 for layer in model.layers)
+
+
+def _names(path: Path) -> Counter[str]:
+    """How often the file gives each name to a node of its main graph."""
+    proto = onnx.load_model(path, load_external_data=False)
+    return Counter(node.name for node in proto.graph.node if node.name)
+
+
+def _trtexec(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.trtexec import trtexec_command, trtexec_script
+
+    if out is not None:
+        return trtexec_script(subject)
+    if Precision.INT8 in enabled_of(subject.plan):
+        _required(out, "a calibration cache stands beside the command")
+    return trtexec_command(subject)
+
+
+def _polygraphy(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.polygraphy import check_file, polygraphy_script
+
+    if out is None and Precision.INT8 in enabled_of(subject.plan):
+        _required(out, "a calibration cache stands beside the script")
+    return polygraphy_script(subject, check_file(out))
+
+
+def _modelopt(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.modelopt import modelopt_json
+
+    export = modelopt_json(subject)
+    if export.beside:
+        _required(out, "a calibration cache stands beside it")
+    return export
+
+
+def _onnxruntime(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.onnxruntime import onnxruntime_model
+
+    _required(out, "the model is a file")
+    return onnxruntime_model(subject)
+
+
+def _json(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.json import plan_json
+
+    return plan_json(subject)
+
+
+def _typed(subject: Subject, out: Path) -> Exported:
+    from precisionlab.rewrite.typed import save_typed, typed_model
+
+    typed = typed_model(subject.model, subject.plan, subject.table)
+    save_typed(typed, out)
+    return Exported(None, (out,), tuple(typed.notes))
+
+
+TYPED = "typed-onnx"
+_SHAPED = frozenset({"trtexec", "polygraphy"})
+TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {
+    "trtexec": _trtexec,
+    "polygraphy": _polygraphy,
+    "modelopt": _modelopt,
+    "onnxruntime": _onnxruntime,
+    "json": _json,
+}
+
+
+def _required(out: str | Path | None, why: str) -> Path:
+    if out is None:
+        raise OptionError(f"--out is needed: {why}")
+    return Path(out)
+
+
+def _written(export: Export, out: Path | None) -> Exported:
+    """Write the files; files beside first, so that what names them never stands alone."""
+    if out is None:
+        assert isinstance(export.content, str)
+        return Exported(export.content, (), export.notes)
+    content = export.content.encode("utf-8", "surrogateescape") if isinstance(export.content, str) else export.content
+    files = [*((out.parent / name, data) for name, data in export.beside.items()), (out, content)]
+    try:
+        for file, data in files:
+            if file.is_dir():
+                raise OptionError(f"{file}: is a folder; --out names a file")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole_bytes(file, data)
+        if export.executable:
+            out.chmod(0o755)
+    except OSError as error:
+        raise OptionError(f"{out}: cannot be written: {error.strerror}") from None
+    return Exported(None, tuple(file for file, _ in reversed(files)), export.notes)
