@@ -54,9 +54,9 @@ def export_plan(
 ) -> Exported:
     """Write a plan as `target` (see `TARGETS`) wants it, to the file `out` and to files beside it.
 
-    Without `out` the text is returned; targets of several files, or of binary ones, need it. Model and data are those of
-    the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where the target needs
-    int8 ranges, or the shapes of dynamic inputs that `shapes` (NAME:MIN,OPT,MAX) does not give. `tensorrt` is the
+    Without `out` the text is returned; targets of several files, or of binary ones, need it. Model and data are those
+    of the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where int8 ranges
+    are needed, or the shapes of dynamic inputs that `shapes` (NAME:MIN,OPT,MAX) does not give. `tensorrt` is the
     version that a calibration cache is written for. Raises a PrecisionLabError where the plan cannot be read or is
     another model's, the target cannot be told it, or a file cannot be written.
     """
@@ -159,7 +159,7 @@ def _onnxruntime(subject: Subject, out: Path | None) -> Export:
 
 
 def _json(subject: Subject, out: Path | None) -> Export:
-    from precisionlab.export.json import plan_json
+    from precisionlab.export.plain import plan_json
 
     return plan_json(subject)
 

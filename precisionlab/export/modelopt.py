@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from precisionlab.errors import PlanError
 from precisionlab.export.subject import Export, Subject, command_line
@@ -26,7 +26,7 @@ def modelopt_json(subject: Subject) -> Export:
     """A JSON object: `commands` to be run in this order, and the lists that are in them, for use by ModelOpt's API.
 
     `autocast.nodes_to_exclude` are patterns of the nodes that stay in float32, `quantization.nodes_to_quantize` those
-    that become int8, `quantization.nodes_to_exclude` their like that do not. A part that the plan does not need is null.
+    that become int8, `quantization.nodes_to_exclude` their like that do not. A part that is not needed is null.
     Raises PlanError where ModelOpt cannot be told the plan: two low float precisions, or nodes without a name.
     """
     model, name = subject.model, subject.model.name
@@ -68,7 +68,7 @@ def modelopt_json(subject: Subject) -> Export:
     return Export(json.dumps(content, indent=1, ensure_ascii=False) + "\n", beside, notes=_notes(quantized))
 
 
-def _quantize(source: str, target: str, how: dict[str, object]) -> list[str]:
+def _quantize(source: str, target: str, how: Mapping[str, object]) -> list[str]:
     words = ["python", "-m", "modelopt.onnx.quantization", f"--onnx_path={source}", f"--output_path={target}"]
     words += ["--quantize_mode=int8", "--calibration_method=max", f"--calibration_cache_path={CACHE}"]
     # Cast to fp16 here would take no heed of the pins; AutoCast does it afterwards.
@@ -76,14 +76,14 @@ def _quantize(source: str, target: str, how: dict[str, object]) -> list[str]:
     return words + _options(how, "op_types_to_quantize", "nodes_to_quantize", "nodes_to_exclude")
 
 
-def _cast(source: str, target: str, how: dict[str, object]) -> list[str]:
+def _cast(source: str, target: str, how: Mapping[str, object]) -> list[str]:
     words = ["python", "-m", "modelopt.onnx.autocast", f"--onnx_path={source}", f"--output_path={target}"]
     # By default AutoCast keeps what goes beyond 512 as well, whatever that does to the outputs.
     words += [f"--low_precision_type={how['low_precision_type']}", "--keep_io_types", "--data_max=inf"]
     return words + _options(how, "nodes_to_exclude")
 
 
-def _options(how: dict[str, object], *names: str) -> list[str]:
+def _options(how: Mapping[str, object], *names: str) -> list[str]:
     words: list[str] = []
     for name in names:
         values = how[name]

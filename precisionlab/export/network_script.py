@@ -5,19 +5,19 @@ names one of its nodes, or where it stands without metadata before these alone. 
 in and the types that it stores are set: with the first alone, a float32 result may be stored in half precision.
 """
 
+from __future__ import annotations
+
 import re
 import sys
-from collections import defaultdict, namedtuple
+from collections import defaultdict
+from typing import Any, Iterable, NamedTuple, Sequence
 
 PINS = ()
 """(layer, its ONNX nodes, the float tensors that these give, the name of a TensorRT DataType) for each pin."""
 
-Layer = namedtuple("Layer", "index name kind nodes inputs outputs")
-Tensor = namedtuple("Tensor", "name dtype is_execution is_output")
-
-LEFT_ALONE = frozenset(
-    "CONSTANT SHAPE CAST QUANTIZE DEQUANTIZE DYNAMIC_QUANTIZE CONDITION CONDITIONAL_INPUT CONDITIONAL_OUTPUT "
-    "TRIP_LIMIT RECURRENCE ITERATOR LOOP_OUTPUT ASSERTION".split()
+LEFT_ALONE = frozenset(["CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE", "DYNAMIC_QUANTIZE", "ASSERTION"])
+STEERING = frozenset(
+    ["CONDITION", "CONDITIONAL_INPUT", "CONDITIONAL_OUTPUT", "TRIP_LIMIT", "RECURRENCE", "ITERATOR", "LOOP_OUTPUT"]
 )
 INT8_KINDS = frozenset(["CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"])
 PINNABLE = frozenset(["FLOAT", "HALF", "BF16", "INT8"])
@@ -25,14 +25,34 @@ FLOATS = frozenset(["FLOAT", "HALF", "BF16"])
 BODIES = frozenset(["then_branch", "else_branch", "body"])
 
 
-def postprocess(network):
+class Tensor(NamedTuple):
+    """What one layer takes or gives."""
+
+    name: str
+    dtype: str
+    is_execution: bool
+    is_output: bool
+
+
+class Layer(NamedTuple):
+    """One layer of the network, and the ONNX nodes that its metadata names; the last stands in the main graph."""
+
+    index: int
+    name: str
+    kind: str
+    nodes: Sequence[str]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+
+
+def postprocess(network: Any) -> None:
     """What Polygraphy calls with the parsed network."""
     import tensorrt
 
     hold(tensorrt, network, PINS)
 
 
-def hold(trt, network, pins):
+def hold(trt: Any, network: Any, pins: Sequence[Any]) -> list[str]:
     """Constrain the layers of all pins; tell on standard error what could not be held, and return that too."""
     if not hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"):
         raise RuntimeError(
@@ -43,9 +63,10 @@ def hold(trt, network, pins):
     if pins and not any(matches):
         raise RuntimeError("none of the pinned layers is in this network; the plan belongs to another model")
     told = []
-    for (name, _, _, dtype), layers in zip(pins, matches):
+    for place, layers in enumerate(matches):
+        name, _, _, dtype = pins[place]
         if not layers:
-            told.append("no layer of the network belongs to %r: folded into a constant, or left out" % name)
+            told.append(f"no layer of the network belongs to {name!r}: folded into a constant, or left out")
         for layer in layers:
             reason = skip_reason(layer)
             if reason is None and dtype == "INT8" and layer.kind not in INT8_KINDS:
@@ -53,13 +74,13 @@ def hold(trt, network, pins):
             if reason is None:
                 constrain(network.get_layer(layer.index), getattr(trt.DataType, dtype), stores=dtype != "INT8")
             else:
-                told.append("layer %r of %r is left alone: %s" % (layer.name, name, reason))
+                told.append(f"layer {layer.name!r} of {name!r} is left alone: {reason}")
     for line in told:
         print("precision plan:", line, file=sys.stderr)
     return told
 
 
-def constrain(layer, dtype, stores):
+def constrain(layer: Any, dtype: Any, stores: bool) -> None:
     """An output of the network keeps the type that the ONNX model declares."""
     layer.precision = dtype
     for i in range(layer.num_outputs if stores else 0):
@@ -68,21 +89,22 @@ def constrain(layer, dtype, stores):
             layer.set_output_type(i, dtype)
 
 
-def skip_reason(layer):
+def skip_reason(layer: Layer) -> str | None:
     """Why a layer must not be given a precision; None where it may."""
-    if layer.kind in LEFT_ALONE:
-        return "it is of kind %s" % layer.kind
+    if layer.kind in LEFT_ALONE or layer.kind in STEERING:
+        return f"it is of kind {layer.kind}"
     if not layer.outputs:
         return "it gives no tensor"
     for tensor in layer.outputs:
         if not tensor.is_execution:
-            return "its output %r is computed on the host (a shape)" % tensor.name
+            return f"its output {tensor.name!r} is computed on the host (a shape)"
         if tensor.dtype not in PINNABLE:
-            return "its output %r is %s" % (tensor.name, tensor.dtype)
+            return f"its output {tensor.name!r} is {tensor.dtype}"
     return None
 
 
-def describe(layer, index):
+def describe(layer: Any, index: int) -> Layer:
+    """What is known of a layer before the build."""
     inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
     outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
     return Layer(
@@ -95,11 +117,12 @@ def describe(layer, index):
     )
 
 
-def describe_tensor(tensor):
+def describe_tensor(tensor: Any) -> Tensor:
+    """What is known of a tensor."""
     return Tensor(tensor.name, tensor.dtype.name, tensor.is_execution_tensor, tensor.is_network_output)
 
 
-def nodes_of(metadata):
+def nodes_of(metadata: str) -> Sequence[str]:
     """The ONNX nodes of `[ONNX Layer: inner | tb (then_branch) | iff (If)]`, innermost first."""
     text = metadata.strip()
     if not text.startswith("[ONNX Layer: ") or not text.endswith("]"):
@@ -108,20 +131,24 @@ def nodes_of(metadata):
     return tuple(dict.fromkeys(node for group in groups for node in chain_of(group)))
 
 
-def chain_of(text):
+def chain_of(text: str) -> Sequence[str]:
+    """The nodes of `inner | tb (then_branch) | iff (If)`; a name with a bar in it is that name."""
     inner, *around = text.split(" | ")
     parts = [re.fullmatch(r"(.*) \(([^()]*)\)", part, re.DOTALL) for part in around]
-    if not all(parts):
-        return (text,)  # a bar in the name
-    return (inner, *(part[1] for part in parts if part[2] not in BODIES))
+    found = [part.groups() for part in parts if part is not None]
+    if len(found) < len(parts):
+        return (text,)
+    return (inner, *(name for name, kind in found if kind not in BODIES))
 
 
-def match(pins, layers):
+def match(pins: Sequence[Any], layers: Sequence[Layer]) -> list[list[Layer]]:
     """For each pin, in order, the layers that belong to it; no layer belongs to two pins.
 
     Names are compared whole, never by substring or position. The better evidence goes first, for all pins.
     """
-    giver, takers, of_node = {}, defaultdict(set), defaultdict(list)
+    giver: dict[str, Layer] = {}
+    takers: dict[str, set[int]] = defaultdict(set)
+    of_node: dict[str, list[Layer]] = defaultdict(list)
     for layer in layers:
         if layer.kind != "CONSTANT":  # whose tensors may be called as others of the model
             giver.update((tensor.name, layer) for tensor in layer.outputs)
@@ -130,18 +157,19 @@ def match(pins, layers):
         if layer.nodes:
             of_node[layer.nodes[-1]].append(layer)
     pinned = {node for _, nodes, _, _ in pins for node in nodes}
-    taken = set()
-    found = [{} for _ in pins]
+    taken: set[int] = set()
+    found: list[dict[int, Layer]] = [{} for _ in pins]
 
-    def claim(place, wanted):
+    def claim(place: int, wanted: Iterable[Layer]) -> None:
         for layer in wanted:
             if layer.index not in taken:
                 taken.add(layer.index)
                 found[place][layer.index] = layer
 
-    def only_for(own, names):
+    def only_for(own: dict[int, Layer], names: set[str]) -> Iterable[Layer]:
         """The helpers without a node of their own that these layers alone take from."""
-        behind, waiting = {}, list(own.values())
+        behind: dict[int, Layer] = {}
+        waiting = list(own.values())
         while waiting:
             for tensor in waiting.pop().inputs:
                 layer = giver.get(tensor.name)
@@ -177,7 +205,7 @@ def match(pins, layers):
     return [[layers[i] for i in sorted(each)] for each in found]
 
 
-def is_internal(layer):
+def is_internal(layer: Layer) -> bool:
     """Whether all that a layer gives are activations that the ONNX model does not know."""
     return bool(layer.outputs) and all(
         tensor.dtype in FLOATS
