@@ -35,8 +35,12 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+# TensorRT-RTX compiles without a GPU, on Linux x86_64; elsewhere its tests are skipped. Its package on PyPI is a source
+# distribution that fetches its wheels, and builds only with what is installed already.
 $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet wheel setuptools
+	test "`uname -sm`" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --no-build-isolation "tensorrt-rtx-cu13==1.7.1.116"
 	touch $@
 
 $(VENV)/installed-models: pyproject.toml examples/requirements.txt $(VENV)/installed

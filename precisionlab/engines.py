@@ -15,8 +15,9 @@ from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.errors import BuildError
 from precisionlab.evaluator import Evaluator
 from precisionlab.model import Model
+from precisionlab.observer import Observer
 from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.results import EngineResult, EngineVariant, PrecisionResult, Variant
+from precisionlab.results import CompiledVariant, EngineResult, EngineVariant, PrecisionResult, Variant
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import Device
@@ -156,3 +157,25 @@ def candidates(model: Model, found: PrecisionResult) -> Iterator[PrecisionPlan]:
         if count >= len(others):
             return
         count *= 2
+
+
+class Compiler:
+    """Compiles the plans of a sweep where no GPU can run them: to see what the compiler makes of them."""
+
+    def __init__(self, backend: TensorRTBackend, see: Observer) -> None:
+        self._backend = backend
+        self._see = see
+
+    def of(self, found: PrecisionResult) -> tuple[CompiledVariant, ...]:
+        """The engine without pins, and with those that were found."""
+        variants = [found.low] if found.mixed is found.low else [found.low, found.mixed]
+        compiled = []
+        for variant in variants:
+            try:
+                inside = self._backend.inside(variant.plan, found.table)
+            except BuildError as error:
+                compiled.append(CompiledVariant(variant.name, self._backend.device, None, str(error)))
+                self._see.note(f"  {variant.name}: not compiled: {error}")
+            else:
+                compiled.append(CompiledVariant(variant.name, self._backend.device, inside, ""))
+        return tuple(compiled)

@@ -52,7 +52,7 @@ def export_plan(
     threads: int | None = None,
     observer: Observer | None = None,
 ) -> Exported:
-    """Write a plan as `target` (see `TARGETS`) wants it, to the file `out` and to files beside it.
+    """Write a plan as `target` (one of `TARGETS`, or `TYPED`) wants it, to the file `out` and to files beside it.
 
     Without `out` the text is returned; targets of several files, or of binary ones, need it. Model and data are those
     of the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where int8 ranges
@@ -60,8 +60,8 @@ def export_plan(
     version that a calibration cache is written for. Raises a PrecisionLabError where the plan cannot be read or is
     another model's, the target cannot be told it, or a file cannot be written.
     """
-    if target not in TARGETS:
-        raise OptionError(f"unknown format {target!r}; use one of {', '.join(TARGETS)}")
+    if target not in (*TARGETS, TYPED):
+        raise OptionError(f"unknown format {target!r}; use one of {', '.join((*TARGETS, TYPED))}")
     check_at_least(1, threads=threads)
     version_digits(tensorrt)
     path = Path(plan)

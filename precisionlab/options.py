@@ -32,6 +32,7 @@ class EngineOptions:
     what TensorRT may use in a build (None: its own limit), and what may be looked at in one engine (0: nothing).
     `prefer` makes pins wishes. `calibrate` lets TensorRT find the INT8 ranges by itself. `builds` is how many engines
     of a precision are built at most. `store` is where engines are kept between runs; None: in the run's folder.
+    `compute` is the compute capability that is compiled for where no GPU is here, such as `SM80`.
     """
 
     shapes: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class EngineOptions:
     calibrate: bool = False
     builds: int = 8
     store: str | None = None
+    compute: str | None = None
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,19 @@ class EngineResult:
 
 
 @dataclass(frozen=True)
+class CompiledVariant:
+    """A variant that was compiled for a GPU that is not here: what is inside the engine, and nothing of its errors.
+
+    `name` is the variant's. `inside` is None where the compiler refused, for the reason in `refused`.
+    """
+
+    name: str
+    target: str
+    inside: Inside | None
+    refused: str
+
+
+@dataclass(frozen=True)
 class PrecisionResult:
     """One low precision: the variant without pins, and the one with the pins that were found.
 
@@ -86,7 +99,8 @@ class PrecisionResult:
     were run and compared on the way. `effects` says what each layer alone does to the final outputs, on the samples
     where the precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
     there are none. `points` are all plans evaluated, by cost and error. `remark` is what else is to be said of the
-    pins. `engine` is what was measured on the GPU; None where all is emulated.
+    pins. `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
+    compiled for a GPU that is not here.
     """
 
     precision: Precision
@@ -101,6 +115,7 @@ class PrecisionResult:
     points: tuple[Point, ...] = ()
     remark: str = ""
     engine: EngineResult | None = None
+    compiled: tuple[CompiledVariant, ...] = ()
 
     @property
     def met(self) -> bool:
@@ -112,6 +127,13 @@ class PrecisionResult:
         """The plan found: the one that was taken on the GPU, where there is one."""
         taken = None if self.engine is None else self.engine.mixed
         return self.mixed.plan if taken is None else taken.variant.plan
+
+    @property
+    def inside(self) -> Inside | None:
+        """What the engine of the plan found is inside, run or only compiled; None where there is none."""
+        if self.engine is not None:
+            return None if self.engine.mixed is None else self.engine.mixed.inside
+        return self.compiled[-1].inside if self.compiled else None
 
     @property
     def before(self) -> Variant:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from precisionlab.backends import emulation
+from precisionlab.backends import TENSORRT, emulation
 from precisionlab.backends.tensorrt import opening
 from precisionlab.backends.tensorrt.backend import TensorRTBackend
 from precisionlab.calibration.table import CalibrationTable
@@ -70,14 +70,14 @@ def selftest(folder: Path, see: Observer | None = None) -> Iterator[Step]:
         collector = reference.collector(tuple(name for name in model.tensors if is_observed(model, name)))
         collector.add(dataset, lambda done: None)
         table = table_of(collector.histograms(), "max", len(dataset))
-        with opening.open_tensorrt(reference, dataset, dataset, EngineOptions(), folder, see) as backend:
+        with opening.open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), folder, see) as backend:
             yield Step("TensorRT and GPU", True, ", ".join(f"{k} {v}" for k, v in backend.identity.items()))
             yield from _Steps(backend, dataset, table).all()
         options = EngineOptions(calibrate=True)
-        with opening.open_tensorrt(reference, dataset, dataset, options, folder, see) as backend:
+        with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, see) as backend:
             yield from _Steps(backend, dataset, table).calibrated()
         options = EngineOptions(shapes=("image:1x3x16x16,2x3x16x16,4x3x16x16",))
-        with opening.open_tensorrt(reference, dataset, dataset, options, folder, see) as backend:
+        with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, see) as backend:
             yield from _Steps(backend, dataset, table).batches()
 
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends import TENSORRT, which_backend
+from precisionlab.backends import EMULATION, TENSORRT, which_backend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import meets, parse_tolerance
-from precisionlab.engines import EngineStage
+from precisionlab.engines import Compiler, EngineStage
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
@@ -99,7 +99,9 @@ def sweep(
     cluster (the address of its scheduler) share the work, to the same bits.
 
     `backend` is "onnxruntime" (all is emulated), "tensorrt" (the emulation ranks and searches, and real engines are
-    built, measured and verified, as `engine` says), or "auto": TensorRT where it and a GPU are.
+    built, measured and verified, as `engine` says), "tensorrt-rtx" (the same from typed models; where no GPU is, the
+    engines are compiled for `target` and told of, and all figures are emulated), or "auto": TensorRT where it and a
+    GPU are.
 
     `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
     (entropy, capped, percentile, mse, max, auto). `skip_bad` goes on past samples that cannot be used. `metric`
@@ -140,15 +142,18 @@ def sweep(
         cost = CostModel(ready.backend.model, device)
         folder = Path(out) if out else _default_folder(loaded, asked)
         engines = None
-        if chosen_backend == TENSORRT:
-            options = replace(options, no_new_precision=True)
-            engines = opened.enter_context(_open_engines(ready, engine or EngineOptions(), folder, see))
+        if chosen_backend != EMULATION:
+            how = replace(engine or EngineOptions(), compute=device.capability.upper())
+            engines = opened.enter_context(_open_engines(chosen_backend, ready, how, folder, see))
+            # In a strongly typed model each layer has the type that it is given.
+            options = replace(options, no_new_precision=chosen_backend == TENSORRT)
         run = RunFolder(folder, _context(loaded, ready, options, engines))
         evaluator = ready.evaluator(run, see)
-        stage = None
-        if engines is not None:
-            builds = (engine or EngineOptions()).builds
-            stage = EngineStage(ready.evaluator(run, see, engines), engines, device, builds)
+        stage, compiler = None, None
+        if engines is not None and engines.can_run:
+            stage = EngineStage(ready.evaluator(run, see, engines), engines, device, how.builds)
+        elif engines is not None:
+            compiler = Compiler(engines, see)
         job = _Job(evaluator, options, cost, stage)
         try:
             reference = job.reference()
@@ -168,6 +173,8 @@ def sweep(
             results = tuple(
                 job.int8(methods) if p is Precision.INT8 else job.search(p, None, None) for p in options.precisions
             )
+        if compiler is not None:
+            results = tuple(replace(found, compiled=compiler.of(found)) for found in results)
         facts = run_facts(ready, source, options, device, results, engines, time.perf_counter() - started)
         result = SweepResult(ready.backend.model, reference, results, facts, run.path, fp32_engine)
         write_results(run, result, measured=asked is not None)
@@ -175,11 +182,11 @@ def sweep(
 
 
 def _open_engines(
-    ready: Prepared, options: EngineOptions, folder: Path, see: Observer
+    backend: str, ready: Prepared, options: EngineOptions, folder: Path, see: Observer
 ) -> AbstractContextManager[TensorRTBackend]:
-    from precisionlab.backends.tensorrt.opening import open_tensorrt
+    from precisionlab.backends.tensorrt.opening import open_engines
 
-    return open_tensorrt(ready.local, ready.dataset, ready.chosen, options, folder, see)
+    return open_engines(backend, ready.local, ready.dataset, ready.chosen, options, folder, see)
 
 
 class _Job:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends import TENSORRT, which_backend
+from precisionlab.backends import EMULATION, which_backend
 from precisionlab.backends.base import Backend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import DEFAULT_METHOD
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_tolerance
-from precisionlab.errors import PlanError
+from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
 from precisionlab.model import load_model
@@ -28,6 +28,9 @@ from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.run import NoJournal
 from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
 from precisionlab.search.ladder import Assignment
+
+if TYPE_CHECKING:
+    from precisionlab.backends.tensorrt.backend import TensorRTBackend
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,16 @@ def verify(
     source = source_of(run, data)
     bounds = _held_to(content, asked)
     metric = run["data"]["metric"] if run else None
-    use_engines = which_backend(backend) == TENSORRT
+    by = which_backend(backend)
     with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
         ready = prepare(loaded, source, metric, threads, executor, see)
         measuring: Backend = ready.backend
-        if use_engines:
-            measuring = opened.enter_context(_open_engines(ready, engine or EngineOptions(), path.parent, see))
-        emulated, evaluator = (ready.evaluator(NoJournal(), see, by) for by in (ready.backend, measuring))
+        if by != EMULATION:
+            engines = opened.enter_context(_open_engines(by, ready, engine or EngineOptions(), path.parent, see))
+            if not engines.can_run:
+                raise EngineError(f"--backend {by}: no GPU is here to measure on; use --backend onnxruntime to emulate")
+            measuring = engines
+        emulated, evaluator = (ready.evaluator(NoJournal(), see, b) for b in (ready.backend, measuring))
         table = None
         if Precision.INT8 in {asked.default, *asked.pinned().values()}:
             method = asked.calibration or DEFAULT_METHOD
@@ -111,11 +117,11 @@ def verify(
 
 
 def _open_engines(
-    ready: Prepared, options: EngineOptions, folder: Path, see: Observer
-) -> AbstractContextManager[Backend]:
-    from precisionlab.backends.tensorrt.opening import open_tensorrt
+    backend: str, ready: Prepared, options: EngineOptions, folder: Path, see: Observer
+) -> AbstractContextManager[TensorRTBackend]:
+    from precisionlab.backends.tensorrt.opening import open_engines
 
-    return open_tensorrt(ready.local, ready.dataset, ready.chosen, options, folder, see)
+    return open_engines(backend, ready.local, ready.dataset, ready.chosen, options, folder, see)
 
 
 def _proof(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,8 +28,8 @@ FP32, FP16, BF16, INT8 = Precision
 ORIENT = Path(__file__).parent.parent / "examples" / "prepared" / "orient"
 
 # Round figures: a byte takes a second, and arithmetic is either free or all that counts.
-BYTES = Device("bytes", "memory alone", dict.fromkeys(Precision, 1e30), 1.0, "made up")
-OPERATIONS = Device("ops", "arithmetic alone", {FP32: 1.0, FP16: 2.0, BF16: 2.0, INT8: 4.0}, 1e30, "made up")
+BYTES = Device("bytes", "memory alone", "sm1", dict.fromkeys(Precision, 1e30), 1.0, "made up")
+OPERATIONS = Device("ops", "arithmetic alone", "sm2", {FP32: 1.0, FP16: 2.0, BF16: 2.0, INT8: 4.0}, 1e30, "made up")
 
 Weights = Mapping[str, Array]
 
@@ -80,7 +81,7 @@ def test_a_multiply_add_is_two_operations(chain: Model) -> None:
 def test_the_longer_of_arithmetic_and_memory_counts_and_not_their_sum(chain: Model) -> None:
     # fp32: 160 bytes and 72 operations
     for peak, bandwidth, seconds, bound in ((1.0, 2.0, 80.0, "memory"), (0.5, 2.0, 144.0, "compute")):
-        device = Device("d", "d", {FP32: peak}, bandwidth, "made up")
+        device = Device("d", "d", "sm3", {FP32: peak}, bandwidth, "made up")
         cost = plan_cost(chain, plan_for(chain, FP32), device)
         assert cost.layers[0] == LayerCost("c1", FP32, 36, 160, seconds, bound)
         assert cost.seconds == 3 * seconds
@@ -277,8 +278,10 @@ def test_a_time_of_a_layer_that_is_not_there_is_refused(chain: Model) -> None:
 
 def test_devices_are_found_by_name_in_any_case_and_the_choices_are_named() -> None:
     assert find_device(" A100 ") is DEVICES["a100"]
-    with pytest.raises(OptionError, match=r"unknown device 'v100'; use one of a100, h100, orin, l4, t4"):
+    choices = "a100 (sm80), h100 (sm90), orin (sm87), l4 (sm89), t4 (sm75)"
+    with pytest.raises(OptionError, match=re.escape(f"unknown device 'v100'; use one of {choices}")):
         find_device("v100")
+    assert find_device("SM89") is DEVICES["l4"]
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=list(DEVICES))

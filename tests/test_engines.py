@@ -112,6 +112,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     @contextmanager
     def open_emulated(
+        backend: str,
         reference: OnnxRuntimeBackend,
         every: Dataset,
         chosen: Dataset,
@@ -124,7 +125,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             reference, settings["engines"], EngineSettings(folder / "engines", observe=settings.get("observe", 0))
         )
 
-    monkeypatch.setattr(opening, "open_tensorrt", open_emulated)
+    monkeypatch.setattr(opening, "open_engines", open_emulated)
     return settings
 
 

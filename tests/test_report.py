@@ -68,7 +68,7 @@ def variant(name: str, precision: str, output: str = "out", **changes: Any) -> d
 def facts(**changes: Any) -> dict[str, Any]:
     """What run.json holds."""
     found = {
-        "met": True, "pins": 1, "touched": 4, "evaluations": 9, "proven": True, "remark": "", "engine": None, "hangs": [],
+        "met": True, "pins": 1, "touched": 4, "evaluations": 9, "proven": True, "remark": "", "engine": None, "compiled": [], "hangs": [],
         "first_nonfinite": "sum_out", "first_nonfinite_layer": "LayerNorm_1/Sum_1", "table": None,
     }  # fmt: skip
     return {

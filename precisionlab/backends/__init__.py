@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from precisionlab.executors import Executor
     from precisionlab.model import Model
 
-EMULATION, TENSORRT = "onnxruntime", "tensorrt"
+EMULATION, TENSORRT, RTX = "onnxruntime", "tensorrt", "tensorrt-rtx"
 AUTO = "auto"
-BACKENDS = (AUTO, EMULATION, TENSORRT)
+BACKENDS = (AUTO, EMULATION, TENSORRT, RTX)
 
 
 def which_backend(name: str) -> str:

@@ -12,10 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.precision import Pin, plan_files
 from precisionlab.report.tables import engines_of, layer_errors
-from precisionlab.results import EngineResult, PrecisionResult, SweepResult, Variant
+from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
 from precisionlab.wording import counted
 
 _WIDTH = 80
@@ -34,7 +35,10 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         f"errors {run['figures']} by {run['backend']}, cost estimated for {run['target']['title']}"
     )
     if run["engines"] is not None:
-        console.print(f"engines MEASURED on {run['engines']['device']}, TensorRT {run['engines']['tensorrt']}")
+        how = "MEASURED on" if run["engines"]["measured"] else "compiled, NOT run, for"
+        console.print(
+            f"engines {how} {run['engines']['device']}, {run['engines']['backend']} {run['engines']['tensorrt']}"
+        )
     if run["data"]["random"]:
         console.print(
             "WARNING: the inputs are random noise, which finds the wrong layers. Give real samples with --data.",
@@ -42,7 +46,7 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         )
     console.print()
     console.print(_variants(result))
-    if run["engines"] is not None:
+    if result.engine is not None:
         console.print()
         console.print(_engines(result))
     for found in result.precisions:
@@ -135,6 +139,8 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
     _print_proof(console, found)
     if found.engine is not None:
         _print_engine(console, found, found.engine)
+    for compiled in found.compiled:
+        _print_compiled(console, compiled)
     if found.table is not None:
         console.print(f"ranges: {found.low.plan.calibration} over {found.table.samples} samples")
     if low.nonfinite:
@@ -172,6 +178,22 @@ def _print_engine(console: Console, found: PrecisionResult, engine: EngineResult
         console.print(f"  note: {note}", style="yellow")
     if len(engine.notes) > _WORST:
         console.print(f"  … and {len(engine.notes) - _WORST} more notes, in run.json")
+
+
+def _print_compiled(console: Console, compiled: CompiledVariant) -> None:
+    """What a compiler made of a variant, for a GPU that is not here."""
+    if compiled.inside is None:
+        console.print(f"{compiled.name}: NOT compiled for {compiled.target}: {compiled.refused}", style="bold red")
+        return
+    built, pins = compiled.inside.built, compiled.inside.pins
+    taken = f", {sum(pin.verdict == 'taken' for pin in pins)} of {counted(len(pins), 'pin')} taken" if pins else ""
+    console.print(
+        f"{compiled.name} compiled for {compiled.target}: {counted(len(built.layers), 'kernel')}, "
+        f"{counted(reformats_of(built.layers), 'reformat')}{taken}, {built.size / 1e6:.1f} MB"
+    )
+    for pin in pins:
+        if pin.verdict != "taken":
+            console.print(f"  pin of {pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types unknown'})")
 
 
 def _print_proof(console: Console, found: PrecisionResult) -> None:

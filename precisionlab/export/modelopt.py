@@ -3,6 +3,8 @@
 Int8 layers are made by `modelopt.onnx.quantization`, fp16 and bf16 by AutoCast, one after the other: the first has
 exclusions by node for int8 alone, and would give all else one precision. Both match nodes by `re.match`, which is
 content with the beginning of a name; so the patterns end with `\\Z`, and signs in names are escaped.
+
+They begin with a copy of the model: ModelOpt changes the file that it is given.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from precisionlab.rewrite.flow import precision_of
 from precisionlab.wording import counted
 
 CACHE = "calibration.cache"
+_COPY = "import onnx, sys; onnx.save_model(onnx.load_model(sys.argv[1]), sys.argv[2])"
 _CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -38,7 +41,9 @@ def modelopt_json(subject: Subject) -> Export:
         raise PlanError(
             f"the plan has both {low[0]} and {low[1]}, and AutoCast converts to one of them; export it as typed-onnx"
         )
-    last, commands, quantization, autocast = str(subject.path), [], None, None
+    # ModelOpt writes the shapes that it infers into the very file that it is given (0.47, `trt_utils.py`).
+    last, quantization, autocast = f"{name}.copy.onnx", None, None
+    commands = [["python", "-c", _COPY, str(subject.path), last]]
     if quantized:
         others = [layer for layer in model.layers if layer.quantizable and of.get(layer.name) is not Precision.INT8]
         quantization = {
@@ -57,7 +62,7 @@ def modelopt_json(subject: Subject) -> Export:
             "op_types_to_exclude": [],
         }
         commands.append(_cast(last, f"{name}.mixed.onnx", autocast))
-    if not commands:
+    if not (quantized or low):
         raise PlanError("the plan keeps the whole model in fp32; there is nothing to convert")
     content = {
         "commands": [command_line(words) for words in commands],

@@ -7,10 +7,12 @@ in and the types that it stores are set: with the first alone, a float32 result 
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections import defaultdict
-from typing import Any, Iterable, NamedTuple, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 PINS = ()
 """(layer, its ONNX nodes, the float tensors that these give, the name of a TensorRT DataType) for each pin."""
@@ -37,7 +39,7 @@ class Tensor(NamedTuple):
 class Layer(NamedTuple):
     """One layer of the network, and the ONNX nodes that its metadata names; the last stands in the main graph."""
 
-    index: int
+    number: int
     name: str
     kind: str
     nodes: Sequence[str]
@@ -47,9 +49,7 @@ class Layer(NamedTuple):
 
 def postprocess(network: Any) -> None:
     """What Polygraphy calls with the parsed network."""
-    import tensorrt
-
-    hold(tensorrt, network, PINS)
+    hold(importlib.import_module("tensorrt"), network, PINS)
 
 
 def hold(trt: Any, network: Any, pins: Sequence[Any]) -> list[str]:
@@ -72,7 +72,7 @@ def hold(trt: Any, network: Any, pins: Sequence[Any]) -> list[str]:
             if reason is None and dtype == "INT8" and layer.kind not in INT8_KINDS:
                 reason = "has no int8 arithmetic of its own"
             if reason is None:
-                constrain(network.get_layer(layer.index), getattr(trt.DataType, dtype), stores=dtype != "INT8")
+                constrain(network.get_layer(layer.number), getattr(trt.DataType, dtype), stores=dtype != "INT8")
             else:
                 told.append(f"layer {layer.name!r} of {name!r} is left alone: {reason}")
     for line in told:
@@ -103,12 +103,12 @@ def skip_reason(layer: Layer) -> str | None:
     return None
 
 
-def describe(layer: Any, index: int) -> Layer:
+def describe(layer: Any, number: int) -> Layer:
     """What is known of a layer before the build."""
     inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
     outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
     return Layer(
-        index,
+        number,
         layer.name,
         layer.type.name,
         nodes_of(layer.metadata),
@@ -153,7 +153,7 @@ def match(pins: Sequence[Any], layers: Sequence[Layer]) -> list[list[Layer]]:
         if layer.kind != "CONSTANT":  # whose tensors may be called as others of the model
             giver.update((tensor.name, layer) for tensor in layer.outputs)
         for tensor in layer.inputs:
-            takers[tensor.name].add(layer.index)
+            takers[tensor.name].add(layer.number)
         if layer.nodes:
             of_node[layer.nodes[-1]].append(layer)
     pinned = {node for _, nodes, _, _ in pins for node in nodes}
@@ -162,9 +162,9 @@ def match(pins: Sequence[Any], layers: Sequence[Layer]) -> list[list[Layer]]:
 
     def claim(place: int, wanted: Iterable[Layer]) -> None:
         for layer in wanted:
-            if layer.index not in taken:
-                taken.add(layer.index)
-                found[place][layer.index] = layer
+            if layer.number not in taken:
+                taken.add(layer.number)
+                found[place][layer.number] = layer
 
     def only_for(own: dict[int, Layer], names: set[str]) -> Iterable[Layer]:
         """The helpers without a node of their own that these layers alone take from."""
@@ -173,10 +173,10 @@ def match(pins: Sequence[Any], layers: Sequence[Layer]) -> list[list[Layer]]:
         while waiting:
             for tensor in waiting.pop().inputs:
                 layer = giver.get(tensor.name)
-                if layer is None or layer.index in own or layer.index in behind or not is_internal(layer):
+                if layer is None or layer.number in own or layer.number in behind or not is_internal(layer):
                     continue
                 if not layer.nodes or layer.nodes[-1] in names:
-                    behind[layer.index] = layer
+                    behind[layer.number] = layer
                     waiting.append(layer)
         while True:
             known = own.keys() | behind.keys()

@@ -35,6 +35,7 @@ def onnxruntime_model(subject: Subject) -> Export:
     quantizer = _Quantizer(model, subject.table)
     for name in quantized:
         quantizer.quantize(name)
+    quantizer.drop_unused()
     if quantizer.domain:
         model.graph.opset_imports[_MICROSOFT] = 1
     try:
@@ -70,6 +71,13 @@ class _Quantizer:
                 made = self._weight(value, axis) if value.is_initializer() else self._activation(value)
                 self._made[key] = made
             node.replace_input_with(index, self._made[key])
+
+    def drop_unused(self) -> None:
+        """Take out the float weights that nothing takes any more."""
+        kept = {*self._graph.inputs, *self._graph.outputs}
+        for value, _ in self._made:
+            if value.is_initializer() and not value.uses() and value not in kept:
+                del self._graph.initializers[str(value.name)]
 
     def _activation(self, value: ir.Value) -> ir.Value:
         scale = np.asarray(self._table.ranges[str(value.name)].scale, np.float32)

@@ -14,7 +14,8 @@ How trtexec reads its options (`samples/common/sampleOptions.cpp` and `sampleEng
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.pins import enabled_of
@@ -26,7 +27,12 @@ from precisionlab.precision import Precision
 from precisionlab.wording import counted
 
 CACHE = "calibration.cache"
-_UNREADABLE = {",": "splits its lists there", "'": "takes it for a quotation mark", "*": "takes it for any text"}
+_UNREADABLE = {
+    ",": "splits its lists there",
+    "'": "takes it for a quotation mark",
+    "*": "takes it for any text",
+    "\0": "cannot be given it, as no argument can hold it",
+}
 _LONGEST_WORD = 128 * 1024 - 1  # bytes; Linux's MAX_ARG_STRLEN, with the zero at the end
 _INSTEAD = "rename it in the model, or export the plan with --format polygraphy"
 
@@ -93,7 +99,7 @@ def _check_name(what: str, name: str) -> None:
 
 
 def _listed(model: Model, held: Iterable[NodeConstraint]) -> str:
-    known = {*model.node, *(str(name) for name in model.onnx.graph.initializers)}
+    known = _names_of(model)
     parts = []
     for constraint in held:
         parts.append(f"{constraint.node}:{constraint.precision}")
@@ -102,14 +108,21 @@ def _listed(model: Model, held: Iterable[NodeConstraint]) -> str:
     return ",".join(parts)
 
 
-def _is_widened(constraint: NodeConstraint, known: Iterable[str]) -> bool:
+def _names_of(model: Model) -> list[str]:
+    """What layers of the network may be called after, sorted: nodes, and constants."""
+    return sorted({*model.node, *(str(name) for name in model.onnx.graph.initializers)})
+
+
+def _is_widened(constraint: NodeConstraint, known: Sequence[str]) -> bool:
     """Whether `NAME_*` is given as well: of a Gemm the parser makes `fc` and `fc_<n>`, the sum with the bias.
 
     Only where no other node or constant is called so, and all that the node takes and gives is float.
     """
+    if constraint.precision is not Precision.FP32 or not (constraint.stores and constraint.alike):
+        return False
     prefix = f"{constraint.node}_"
-    widens = constraint.precision is Precision.FP32 and constraint.stores and constraint.alike
-    return widens and not any(name.startswith(prefix) for name in known)
+    place = bisect_left(known, prefix)
+    return not (place < len(known) and known[place].startswith(prefix))
 
 
 def _shapes(profiles: Mapping[str, Profile]) -> list[str]:
@@ -146,11 +159,11 @@ def _notes(subject: Subject, held: Iterable[NodeConstraint], left_alone: Mapping
             f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it without a word: "
             "give yours with --tensorrt"
         )
-    known = {*subject.model.node, *(str(name) for name in subject.model.onnx.graph.initializers)}
+    known = _names_of(subject.model)
     if partly := [constraint.node for constraint in held if not _is_widened(constraint, known)]:
         notes.append(
-            f"of {counted(len(partly), 'node')} ({partly[0]!r}{', …' if len(partly) > 1 else ''}) only the layer that "
-            "is called as the node is is held; where TensorRT makes several of one node, --format polygraphy holds all"
+            f"of {counted(len(partly), 'node')} ({partly[0]!r}{', …' if len(partly) > 1 else ''}) only the layer "
+            "called like the node is held; where TensorRT makes several of one node, --format polygraphy holds them all"
         )
     notes += [f"node {name!r} is left to TensorRT: {reason}" for name, reason in left_alone.items()]
     return tuple(notes)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.model import Model
 from precisionlab.options import Options
 from precisionlab.precision import Precision, plan_files
 from precisionlab.prepare import Prepared, Source
-from precisionlab.results import EngineResult, PrecisionResult, SweepResult, Variant
+from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
 from precisionlab.run import RunFolder
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import Device
@@ -23,7 +24,7 @@ from precisionlab.versions import versions
 from precisionlab.wording import counted
 
 if TYPE_CHECKING:
-    from precisionlab.backends.tensorrt.backend import TensorRTBackend
+    from precisionlab.backends.tensorrt.backend import Inside, TensorRTBackend
 
 
 def run_facts(
@@ -44,7 +45,7 @@ def run_facts(
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "backend": backend.name,
         "figures": backend.figures,
-        "engines": None if engines is None else dict(engines.identity),
+        "engines": None if engines is None else {**engines.identity, "measured": engines.can_run},
         "target": {"name": device.name, "title": device.title, "source": device.source},
         "model": {"path": str(model.path), "sha256": model.sha256, "layers": len(model.layers)},
         "data": {
@@ -83,6 +84,7 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
         "proven": None if result.certificate is None else result.certificate.proven,
         "remark": result.remark,
         "engine": None if result.engine is None else _engine_facts(result.engine),
+        "compiled": [_compiled_facts(compiled) for compiled in result.compiled],
         "hangs": [
             {"bound": str(bound), "low": json_number(ends.low), "high": json_number(ends.high)}
             for bound, ends in hangs_on_samples(result.mixed.comparison, result.mixed.tolerance)
@@ -98,26 +100,40 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
 def _engine_facts(engine: EngineResult) -> dict[str, Any]:
     """What was measured of one precision on the GPU, beside the tables."""
     taken = engine.mixed
+    facts = {"met": engine.met, "builds": engine.builds, "notes": list(engine.notes)}
+    return {**facts, **({"warnings": [], "pins": []} if taken is None else _inside_facts(taken.inside))}
+
+
+def _compiled_facts(compiled: CompiledVariant) -> dict[str, Any]:
+    """What a compiler made of a variant, for a GPU that is not here."""
+    facts = {"variant": compiled.name, "target": compiled.target, "refused": compiled.refused}
+    if compiled.inside is None:
+        return facts
+    built = compiled.inside.built
     return {
-        "met": engine.met,
-        "builds": engine.builds,
-        "notes": list(engine.notes),
-        "warnings": [] if taken is None else list(taken.inside.built.warnings),
-        "pins": []
-        if taken is None
-        else [
-            {
-                "layer": pin.layer,
-                "asked": pin.asked.value,
-                "got": list(pin.got),
-                "verdict": pin.verdict,
-                "fused_with": list(pin.fused_with),
-                "reformats": pin.reformats,
-                "advice": pin.advice,
-            }
-            for pin in taken.inside.pins
-        ],
+        **facts,
+        "bytes": built.size,
+        "seconds": round(built.seconds, 3),
+        "kernels": len(built.layers),
+        "reformats": reformats_of(built.layers),
+        **_inside_facts(compiled.inside),
     }
+
+
+def _inside_facts(inside: Inside) -> dict[str, Any]:
+    pins = [
+        {
+            "layer": pin.layer,
+            "asked": pin.asked.value,
+            "got": list(pin.got),
+            "verdict": pin.verdict,
+            "fused_with": list(pin.fused_with),
+            "reformats": pin.reformats,
+            "advice": pin.advice,
+        }
+        for pin in inside.pins
+    ]
+    return {"warnings": list(inside.built.warnings), "pins": pins}
 
 
 def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:

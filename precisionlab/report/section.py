@@ -71,6 +71,7 @@ class PrecisionSection:
     strict: bool
     remark: str
     engine: Mapping[str, Any] | None
+    compiled: Sequence[Mapping[str, Any]]
     latency: str
     doubts: tuple[Doubt, ...]
     absorbed: int
@@ -130,6 +131,7 @@ def section_of(
         strict=bool(found["proven"]) and any(_admitted(view, bounds) for view in views),
         remark=str(found["remark"]),
         engine=found["engine"],
+        compiled=found["compiled"],
         latency=_latency(tables.variants, name),
         doubts=tuple(_doubt(entry) for entry in found["hangs"]),
         absorbed=int(last.nonfinite_tensors or 0) if last and met else 0,

@@ -55,10 +55,10 @@
 | mixed_sqnr_db | the same under the plan found |
 | engine_sqnr_db | the same in the engine that was taken, measured; empty where the layer could not be looked at |
 | engine_types | what the layer's kernels give there, such as `fp16`; empty where the engine does not tell |
-| engine_pin | what became of the layer's pin there: taken, swallowed (with advice in the report), or not found |
+| engine_pin | what became of the layer's pin there: taken, swallowed, unknown, or not found |
 | engine_ms | the layer's own time there, measured; empty where it runs in one kernel with others |
 
-The last four are of real engines, and empty where all is emulated.
+The last four are of real engines, run on a GPU or (types and pins) compiled for one, and empty where there is none.
 
 `alone_sqnr_db`, `alone_nonfinite` and `gain` rest on the samples where the precision is worst, and are empty where
 no pin was searched for.
@@ -265,20 +265,20 @@ def _layer_row(result: SweepResult, found: PrecisionResult, known: _Known, index
         **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
         **_error_columns("inherited", inherited),
         "mixed_sqnr_db": mixed.sqnr if mixed else None,
-        **_engine_columns(layer, found.engine.mixed if found.engine else None),
+        **_engine_columns(layer, found),
     }
 
 
-def _engine_columns(layer: Layer, engine: EngineVariant | None) -> Row:
-    """What was measured of the layer in the engine that was taken."""
-    if engine is None:
-        return {"engine_sqnr_db": None, "engine_types": "", "engine_pin": "", "engine_ms": None}
-    errors = layer_errors(layer, engine.variant.comparison.inherited)
+def _engine_columns(layer: Layer, found: PrecisionResult) -> Row:
+    """What the engine of the plan found is to the layer, and what was measured of it there."""
+    inside, engine = found.inside, found.engine.mixed if found.engine else None
+    errors = layer_errors(layer, engine.variant.comparison.inherited) if engine else None
+    pins = inside.pins if inside else ()
     return {
         "engine_sqnr_db": errors.sqnr if errors else None,
-        "engine_types": " ".join(engine.inside.got.get(layer.name, ())),
-        "engine_pin": next((pin.verdict for pin in engine.inside.pins if pin.layer == layer.name), ""),
-        "engine_ms": engine.times.get(layer.name),
+        "engine_types": " ".join(inside.got.get(layer.name, ())) if inside else "",
+        "engine_pin": next((pin.verdict for pin in pins if pin.layer == layer.name), ""),
+        "engine_ms": engine.times.get(layer.name) if engine else None,
     }
 
 

@@ -17,13 +17,14 @@ _GIGA = 1e9
 class Device:
     """A device's peaks. `name` is what a user types, `title` what a report shows.
 
-    `compute` is the dense peak in operations per second (a multiply-add is 2) for each precision that the
+    `capability` is its CUDA compute capability as `sm80`. `compute` is the dense peak in operations per second (a multiply-add is 2) for each precision that the
     device computes in; a precision that it cannot compute in is not there. `bandwidth` is the peak of its
     memory in bytes per second. `source` names the document that the figures are from.
     """
 
     name: str
     title: str
+    capability: str
     compute: Mapping[Precision, float]
     bandwidth: float
     source: str
@@ -46,6 +47,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
             Device(
                 "a100",
                 "NVIDIA A100 SXM 80 GB",
+                "sm80",
                 _compute(fp32=19.5, fp16=312, bf16=312, int8=624),
                 2039 * _GIGA,
                 "NVIDIA A100 Tensor Core GPU datasheet, column A100 80GB SXM",
@@ -55,6 +57,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
             Device(
                 "h100",
                 "NVIDIA H100 SXM5 80 GB",
+                "sm90",
                 _compute(fp32=67, fp16=989.4, bf16=989.4, int8=1978.9),
                 3350 * _GIGA,
                 "NVIDIA H100 Tensor Core GPU datasheet, column H100 SXM; NVIDIA H100 architecture whitepaper",
@@ -65,6 +68,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
             Device(
                 "orin",
                 "NVIDIA Jetson AGX Orin 64 GB (GPU alone, MAXN)",
+                "sm87",
                 _compute(fp32=5.3, fp16=42.5, bf16=42.5, int8=85),
                 204.8 * _GIGA,
                 "NVIDIA Jetson AGX Orin Series technical brief v1.2; FP16 and BF16 derived as half of dense INT8",
@@ -73,6 +77,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
             Device(
                 "l4",
                 "NVIDIA L4 24 GB",
+                "sm89",
                 _compute(fp32=30.3, fp16=121, bf16=121, int8=242.5),
                 300 * _GIGA,
                 "NVIDIA L4 Tensor Core GPU datasheet, its tensor core figures (with sparsity) halved",
@@ -81,6 +86,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
             Device(
                 "t4",
                 "NVIDIA T4 16 GB",
+                "sm75",
                 _compute(fp32=8.1, fp16=65, bf16=None, int8=130),
                 300 * _GIGA,
                 "NVIDIA T4 Tensor Core GPU datasheet",
@@ -92,8 +98,13 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
 
 
 def find_device(name: str) -> Device:
-    """The device of this name, in any case. Raises OptionError with the choices for any other."""
-    try:
-        return DEVICES[name.strip().lower()]
-    except KeyError:
-        raise OptionError(f"unknown device {name.strip()!r}; use one of {', '.join(DEVICES)}") from None
+    """The device of this name, or of this compute capability (`sm89`), in any case.
+
+    Raises OptionError with the choices for any other.
+    """
+    wanted = name.strip().lower()
+    for device in DEVICES.values():
+        if wanted in (device.name, device.capability):
+            return device
+    choices = ", ".join(f"{device.name} ({device.capability})" for device in DEVICES.values())
+    raise OptionError(f"unknown device {name.strip()!r}; use one of {choices}")

@@ -41,8 +41,8 @@ class Engines(Protocol):
     """What builds engines and runs them: a process of its own, where TensorRT may crash without harm."""
 
     features: Features
-    device: str
-    """The GPU's name."""
+    device: str | None
+    """The GPU's name; None where there is none, and engines are only compiled."""
 
     def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
         """The network that the parser makes of an ONNX file. Raises BuildError where it refuses it."""
@@ -65,7 +65,8 @@ class Engines(Protocol):
 class EngineSettings:
     """How engines are built. `folder` is where they are kept, `observe` the bytes of tensors looked at in one engine.
 
-    `obey` is false where pins are only preferred. `calibrate` lets TensorRT calibrate INT8 by itself.
+    `obey` is false where pins are only preferred. `calibrate` lets TensorRT calibrate INT8 by itself. `compute`
+    is the compute capability to compile for, where the GPU is not here.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class EngineSettings:
     calibrate: bool = False
     workspace: int | None = None
     observe: int = 256 * 1024**2
+    compute: str | None = None
 
     @property
     def facts(self) -> dict[str, str]:
@@ -122,12 +124,22 @@ class TensorRTBackend(Backend):
     @property
     def identity(self) -> dict[str, str]:
         """What measured figures depend on: with another of these none is taken over from an earlier run."""
-        return {"tensorrt": self._engines.features.version, "device": self._engines.device, **self._settings.facts}
+        return {
+            "backend": self.name,
+            "tensorrt": self._engines.features.version,
+            "device": self.device,
+            **self._settings.facts,
+        }
 
     @property
     def device(self) -> str:
-        """The GPU that engines run on."""
-        return self._engines.device
+        """The GPU that engines run on, or are compiled for."""
+        return self._engines.device or str(self._settings.compute)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether there is a GPU to run engines on."""
+        return self._engines.device is not None
 
     def collector(self, tensors: Sequence[str]) -> Collector:
         """The reference's: ranges are of float32 values, whatever runs the variant."""
@@ -203,6 +215,7 @@ class TensorRTBackend(Backend):
         return BuildJob(
             model=self.model.path.resolve(),
             engine=settings.folder,
+            content=self.model.sha256,
             enabled=enabled_of(plan),
             pins=pins_of(self.model, plan),
             obey=settings.obey,

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.backends.tensorrt.cuda import Cuda, address_of
+from precisionlab.backends.tensorrt.jobs import Shape
+from precisionlab.backends.tensorrt.listener import Take
 from precisionlab.errors import DataError, EngineError
 
 # `trt.nptype` raises TypeError for BF16, FP8, INT4; and 8.6 has no BF16 and no INT64 to be asked for.
@@ -173,6 +175,20 @@ class HostBuffers:
         array = np.empty(tuple(shape), dtype)
         array.reshape(-1).view(np.uint8)[:] = held[:nbytes]
         return array
+
+
+def take_into(cuda: Cuda, values: dict[str, NDArray[Any]]) -> Take:
+    """What a debug listener hands its tensors to: it copies each into `values`.
+
+    Raises EngineError for a type that NumPy has nothing for.
+    """
+
+    def take(name: str, address: int, dtype: str, shape: Shape, stream: Any) -> None:
+        array = np.empty(shape, numpy_dtype(dtype, name))
+        cuda.fetch(address, array, stream)
+        values[name] = array
+
+    return take
 
 
 def _check_room(name: str, wanted: int, held: int) -> None:

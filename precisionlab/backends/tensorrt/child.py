@@ -27,7 +27,7 @@ class ChildEngines:
     def __init__(self, module: str, model: Model, samples: Dataset, store: Path, log: Path, see: Observer) -> None:
         """`module` is TensorRT's; `samples` are those that it calibrates on, where it does that by itself.
 
-        Raises EngineError where TensorRT or a GPU cannot be used.
+        Raises EngineError where TensorRT cannot be used.
         """
         self._module = module
         self._model = model
@@ -38,7 +38,7 @@ class ChildEngines:
         self._loaded: tuple[Path, int] | None = None
         facts: Facts = self._process.call("facts", what="looking for the GPU")
         self.features: Features = facts.features
-        self.device: str = facts.device
+        self.device: str | None = facts.device
 
     def __enter__(self) -> ChildEngines:
         return self
@@ -60,7 +60,12 @@ class ChildEngines:
         """
         samples = self._samples.sha256 if job.calibrates else None
         key = key_of(
-            job, self._model.sha256, samples, module=self._module, version=self.features.version, device=self.device
+            job,
+            job.content,
+            samples,
+            module=self._module,
+            version=self.features.version,
+            device=self.device or "no GPU",
         )
         known = self._store.get(key)
         if known is not None:

@@ -57,9 +57,25 @@ def configure(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if job.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
+    if job.compute is not None:
+        _compile_for(trt, config, job.compute)
     add_profile(trt, builder, network, config, job.profiles, int8)
     timing_cache, warnings = (None, ()) if job.timing_cache is None else load_timings(config, job.timing_cache)
     return Configuration(config, timing_cache, warnings)
+
+
+def _compile_for(trt: Any, config: Any, capability: str) -> None:
+    """Let TensorRT-RTX compile for a GPU that need not be here. Raises BuildError for one that it does not know."""
+    known = (
+        [] if not hasattr(trt, "ComputeCapability") else [m for m in trt.ComputeCapability.__members__ if m[:2] == "SM"]
+    )
+    if capability not in known:
+        raise BuildError(
+            f"TensorRT {trt.__version__} does not compile for {capability.lower()}; "
+            + (f"it does for {', '.join(known).lower()}" if known else "it builds for the GPU that is here alone")
+        )
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
 
 
 def check_job(job: BuildJob, features: Features) -> None:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, Memory, as_dtype, numpy_dtype
 from precisionlab.backends.tensorrt.cuda import Cuda, Stream
 from precisionlab.backends.tensorrt.jobs import Arrays, Profile, Shape
-from precisionlab.backends.tensorrt.listener import Take
 from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.errors import DataError, EngineError
 
@@ -370,20 +369,6 @@ def make_allocator(trt: Any, reserve: Callable[[str, int], int]) -> Any:
                 raise kept
 
     return Allocator()
-
-
-def take_into(cuda: Cuda, values: dict[str, NDArray[Any]]) -> Take:
-    """What a debug listener hands its tensors to: it copies each into `values`.
-
-    Raises EngineError for a type that NumPy has nothing for.
-    """
-
-    def take(name: str, address: int, dtype: str, shape: Shape, stream: Any) -> None:
-        array = np.empty(shape, numpy_dtype(dtype, name))
-        cuda.fetch(address, array, stream)
-        values[name] = array
-
-    return take
 
 
 def _takes(port: Port, shape: Shape) -> bool:

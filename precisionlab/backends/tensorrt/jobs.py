@@ -43,16 +43,19 @@ class Profile:
 class BuildJob:
     """One engine to be built.
 
-    `model` is the ONNX file. `enabled` are the low precisions that kernels may have (empty: FP32 alone, and no TF32);
-    with a strongly typed TensorRT it is empty, and the file itself says the types. `pins` are held to by
-    `obey` (else only preferred). `cache` is a calibration cache for INT8; with None and INT8 enabled, TensorRT
-    calibrates itself, on samples that it asks for. `profiles` has each dynamic input. `marked` are tensors to become
-    outputs, so that they can be looked at. `workspace` is in bytes, None for TensorRT's own limit. `timing_cache` is
-    the file that kernel timings are kept in between builds. `engine` is where the engine is written.
+    `model` is the ONNX file, `content` a digest of all that it holds. `enabled` are the low precisions that kernels may
+    have (empty: FP32 alone, and no TF32); with a strongly typed TensorRT it is empty, and the file itself says the
+    types. `pins` are held to by `obey` (else only preferred). `cache` is a calibration cache for INT8; with None and
+    INT8 enabled, TensorRT calibrates itself, on samples that it asks for. `profiles` has each dynamic input. `marked`
+    are tensors to become outputs, so that they can be looked at. `workspace` is in bytes, None for TensorRT's own
+    limit. `timing_cache` is the file that kernel timings are kept in between builds. `engine` is where the engine is
+    written. `compute` is the compute capability to compile for, such as `SM89` (TensorRT-RTX alone); None for the GPU
+    that is here. `label` is what a typed model is called, whose plan the job does not tell.
     """
 
     model: Path
     engine: Path
+    content: str = ""
     enabled: frozenset[Precision] = frozenset()
     pins: tuple[LayerPin, ...] = ()
     obey: bool = True
@@ -61,6 +64,8 @@ class BuildJob:
     marked: tuple[str, ...] = ()
     workspace: int | None = None
     timing_cache: Path | None = None
+    compute: str | None = None
+    label: str = ""
 
     @property
     def calibrates(self) -> bool:
@@ -70,6 +75,8 @@ class BuildJob:
     @property
     def title(self) -> str:
         """What the engine is called while it is built: `digits (fp16, 4 pins)`."""
+        if not self.enabled and self.label:
+            return self.label
         parts = [" + ".join(sorted(p.value for p in self.enabled)) or "fp32"]
         parts += [counted(len(self.pins), "pin")] * bool(self.pins)
         parts += [f"{counted(len(self.marked), 'tensor')} shown"] * bool(self.marked)

@@ -6,20 +6,28 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from precisionlab.backends import RTX, TENSORRT
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.tensorrt.api import TENSORRT, check_installed
+from precisionlab.backends.tensorrt.api import RTX as RTX_MODULE
+from precisionlab.backends.tensorrt.api import TENSORRT as TENSORRT_MODULE
+from precisionlab.backends.tensorrt.api import check_installed
 from precisionlab.backends.tensorrt.backend import EngineSettings, TensorRTBackend
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import check_profiles, dynamic_inputs, parse_shapes, profiles_of, sizes_of
+from precisionlab.backends.tensorrt.typed import TypedBackend
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import EngineError
 from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.options import EngineOptions
 
+MODULES = {TENSORRT: TENSORRT_MODULE, RTX: RTX_MODULE}
+"""Backend → the Python module that it works by."""
+
 
 @contextmanager
-def open_tensorrt(
+def open_engines(
+    backend: str,
     reference: OnnxRuntimeBackend,
     every: Dataset,
     chosen: Dataset,
@@ -27,23 +35,25 @@ def open_tensorrt(
     folder: Path,
     see: Observer,
 ) -> Iterator[TensorRTBackend]:
-    """The TensorRT backend, for as long as the context lasts; engines and logs lie in `folder`.
+    """The backend `tensorrt` or `tensorrt-rtx`, for as long as the context lasts; engines and logs lie in `folder`.
 
     Engines are built for the shapes of `every` sample. Where TensorRT calibrates by itself, it does on the `chosen`.
+    Without a GPU, TensorRT-RTX compiles for `options.compute`, and `can_run` of the backend is false.
 
     Raises EngineError where TensorRT or the GPU cannot be used, OptionError for shapes that do not fit the model.
     """
     from precisionlab.backends.tensorrt.child import ChildEngines
 
-    check_installed(TENSORRT)  # here, before anything is written
+    module = MODULES[backend]
+    check_installed(module)  # here, before anything is written
     model = reference.model
     profiles = _profiles(model, every, options.shapes)
     store = Path(options.store) if options.store else folder / "engines"
-    with ChildEngines(TENSORRT, model, chosen, store, folder / "tensorrt.log", see) as engines:
-        if not engines.features.pins:
+    with ChildEngines(module, model, chosen, store, folder / "tensorrt.log", see) as engines:
+        if engines.device is None and module != RTX_MODULE:
             raise EngineError(
-                f"TensorRT {engines.features.version} has no precision flags and no pins (they went with 11.0); "
-                "this backend needs 8.6 to 10.x"
+                f"TensorRT {engines.features.version} finds no NVIDIA GPU here; use --backend onnxruntime to emulate, "
+                "or --backend tensorrt-rtx, which compiles without one"
             )
         settings = EngineSettings(
             folder=store,
@@ -52,8 +62,12 @@ def open_tensorrt(
             calibrate=options.calibrate,
             workspace=options.workspace,
             observe=options.observe,
+            compute=options.compute if engines.device is None else None,
         )
-        yield TensorRTBackend(reference, engines, settings)
+        if engines.features.pins:
+            yield TensorRTBackend(reference, engines, settings)
+        else:
+            yield TypedBackend(reference, engines, settings, backend)
 
 
 def _profiles(model: Model, samples: Iterable[Sample], shapes: tuple[str, ...]) -> dict[str, Profile]:

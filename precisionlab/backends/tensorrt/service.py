@@ -22,14 +22,20 @@ from precisionlab.errors import EngineError
 
 @dataclass(frozen=True)
 class Facts:
-    """The TensorRT and the GPU of a process. `device` is the GPU's name, compute capability and driver."""
+    """The TensorRT and the GPU of a process.
+
+    `device` is the GPU's name, compute capability and driver; None where there is none that it can use.
+    """
 
     features: Features
-    device: str
+    device: str | None
 
 
 def service(link: Link, module: str, log: Path) -> Mapping[str, Callable[..., Any]]:
-    """The handlers of one process. Raises EngineError where TensorRT or the GPU cannot be used."""
+    """The handlers of one process. Raises EngineError where TensorRT cannot be used.
+
+    Without a GPU, all but `load`, `run` and `latency` are there: TensorRT-RTX compiles without one.
+    """
     return _Service(link, module, log).handlers()
 
 
@@ -37,7 +43,7 @@ class _Service:
     def __init__(self, link: Link, module: str, log: Path) -> None:
         self._link = link
         self._trt = load_tensorrt(module)
-        self._cuda = Cuda.load()
+        self._cuda, self._no_gpu = _cuda()
         self._keeper = LogKeeper(log)
         self._logger = make_logger(self._trt, self._keeper)
         self._engine: Engine | None = None
@@ -53,20 +59,21 @@ class _Service:
         }
 
     def facts(self) -> Facts:
-        return Facts(features_of(self._trt), str(self._cuda.device()))
+        return Facts(features_of(self._trt), None if self._cuda is None else str(self._cuda.device()))
 
     def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
         return network_layers(self._trt, model, self._keeper)
 
     def build(self, job: BuildJob) -> Built:
         self._unload()
-        with Buffers(self._cuda) as buffers:
-            feed = self._feed(buffers) if job.calibrates else None
-            return build(self._trt, job, self._keeper, feed, self._progress)
+        if not job.calibrates:
+            return build(self._trt, job, self._keeper, None, self._progress)
+        with Buffers(self._gpu()) as buffers:
+            return build(self._trt, job, self._keeper, self._feed(buffers), self._progress)
 
     def load(self, engine: Path) -> None:
         self._unload()
-        self._engine = Engine(self._trt, self._cuda, self._logger, engine, self._keeper)
+        self._engine = Engine(self._trt, self._gpu(), self._logger, engine, self._keeper)
 
     def run(self, inputs: Arrays) -> Arrays:
         return self._loaded().run(inputs)
@@ -75,6 +82,11 @@ class _Service:
         """The whole engine's time first: a profiler slows it down."""
         engine = self._loaded()
         return measure(engine, inputs), measure_layers(engine, inputs)
+
+    def _gpu(self) -> Cuda:
+        if self._cuda is None:
+            raise EngineError(self._no_gpu)
+        return self._cuda
 
     def _loaded(self) -> Engine:
         if self._engine is None:
@@ -97,3 +109,13 @@ class _Service:
             return None if inputs is None else [buffers.upload(name, inputs[name]) for name in names]
 
         return feed
+
+
+def _cuda() -> tuple[Cuda | None, str]:
+    """CUDA with a GPU; else nothing, and why."""
+    try:
+        cuda = Cuda.load()
+        cuda.need_gpu()
+    except EngineError as error:
+        return None, str(error)
+    return cuda, ""

@@ -49,6 +49,7 @@ class EngineKey:
     profiles: tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...]
     marked: tuple[str, ...]
     workspace: int | None
+    compute: str | None
     module: str
     version: str
     device: str
@@ -74,6 +75,7 @@ def key_of(
         profiles=tuple(sorted((name, s.min, s.opt, s.max) for name, s in job.profiles.items())),
         marked=tuple(sorted(job.marked)),
         workspace=job.workspace,
+        compute=job.compute,
         module=module,
         version=version,
         device=device,

@@ -1,0 +1,77 @@
+"""Variants as engines of a strongly typed TensorRT (11, and TensorRT-RTX): the plan stands in the model's types."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
+from precisionlab.backends.tensorrt.backend import Engines, EngineSettings, Inside, TensorRTBackend
+from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
+from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.backends.tensorrt.pins import pins_of
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.precision import PrecisionPlan
+from precisionlab.wording import counted
+
+_FLOATS = frozenset({"fp32", "fp16", "bf16"})
+
+
+class TypedBackend(TensorRTBackend):
+    """Builds each plan as a typed ONNX model of its own, which TensorRT takes as it is."""
+
+    def __init__(self, reference: OnnxRuntimeBackend, engines: Engines, settings: EngineSettings, name: str) -> None:
+        super().__init__(reference, engines, settings)
+        self.name = name
+
+    def job(self, plan: PrecisionPlan, table: CalibrationTable | None, marked: tuple[str, ...] = ()) -> BuildJob:
+        """What is asked of TensorRT for a plan; writes the typed model."""
+        from precisionlab.rewrite.typed import save_typed, typed_model
+
+        settings = self._settings
+        text = json.dumps([plan.to_dict(), None if table is None else table.digest, self.model.sha256], sort_keys=True)
+        content = hashlib.sha256(text.encode()).hexdigest()
+        path = (settings.folder / "typed" / f"{content[:16]}.onnx").resolve()
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            typed = typed_model(self.model, plan, table)
+            self.notes += [note for note in typed.notes if note not in self.notes]
+            save_typed(typed, path)
+        return BuildJob(
+            model=path,
+            engine=settings.folder,
+            content=content,
+            profiles=settings.profiles,
+            marked=marked,
+            workspace=settings.workspace,
+            compute=settings.compute,
+            label=f"{self.model.name} ({plan.default}, {counted(len(plan.pins), 'pin')})",
+        )
+
+    def inside(self, plan: PrecisionPlan, table: CalibrationTable | None) -> Inside:
+        """What the engine of a plan really is.
+
+        A kernel may convert inside itself, so that what it takes and gives does not settle a pin. But a strongly typed
+        network is compiled as it is typed: where the kernel is known to run the pinned nodes, the network's own types
+        do.
+        """
+        built = self.built(plan, table)
+        pins = [pin for pin in pins_of(self.model, plan) if pin.layer in plan.pinned()]
+        network = self._engines.describe(self.job(plan, table).model)
+        reports = reports_of(pins, (), built.layers)
+        settled = tuple(_settled(report, pin, network) for report, pin in zip(reports, pins, strict=True))
+        return Inside(built, settled, ran_in(self.model.layers, built.layers))
+
+
+def _settled(report: PinReport, pin: LayerPin, network: Sequence[NetworkLayer]) -> PinReport:
+    """The report with the network's types in the place of what the kernel does not tell."""
+    if report.verdict != "unknown":
+        return report
+    nodes = set(pin.nodes)
+    types = {t.dtype for layer in network if layer.node in nodes for t in layer.outputs if t.dtype in _FLOATS}
+    if types and types <= {pin.precision.value, "fp32"}:
+        return replace(report, verdict="taken", got=(pin.precision.value,), advice="")
+    return report

@@ -1,0 +1,152 @@
+"""Which type each node computes in, and which are quantised: decided before anything is changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from precisionlab.calibration.table import INT8_LEVELS, CalibrationTable, weight_scales
+from precisionlab.errors import PlanError
+from precisionlab.model import Layer, Model
+from precisionlab.model.graph import TensorInfo
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.gates import unquantizable, weight_axis
+from precisionlab.rewrite.typed.constants import converted, folded_batchnorm
+from precisionlab.rewrite.typed.signature import FLOAT, places
+
+DTYPES = {Precision.FP32: FLOAT, Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
+_SHORT = {FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
+_SCALES = ("Add", "Sub", "Mul", "Div")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Node name → the float type that it computes in; the nodes whose two operands are int8; what is not as planned.
+
+    A node that is not here has no type of its own: it takes that of what it is given, or float32.
+    """
+
+    dtypes: Mapping[str, ir.DataType]
+    int8: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+
+def short(dtype: ir.DataType) -> str:
+    """The precision's name: `fp16` for float16."""
+    return _SHORT[dtype]
+
+
+def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> Assignment:
+    """What the plan asks of every node that a precision can be given to.
+
+    A fused layer whose constants do not survive the type stays in float32, with a note: its kernel folds them in
+    float32, which a typed graph cannot say. Raises PlanError where the plan cannot be carried out.
+    """
+    if plan.model_sha256 != model.sha256:
+        raise PlanError(
+            f"the plan was made for another model (sha256 {plan.model_sha256[:12]}…, this one is {model.sha256[:12]}…)"
+        )
+    for pin in plan.pins:
+        if pin.layer not in model.layer:
+            raise PlanError(f"the plan pins layer {pin.layer!r}, which the model does not have")
+    dtypes: dict[str, ir.DataType] = {}
+    int8: set[str] = set()
+    notes: list[str] = []
+    for layer in model.layers:
+        if layer.fixed is not None:
+            continue
+        precision = precision_of(layer, plan)
+        reason = None
+        if precision is Precision.INT8:
+            _check_quantizable(model, layer, table)
+            int8.add(layer.name)
+            dtype = DTYPES[plan.around]
+            reason = _too_wide(model, layer, table, dtype)
+        else:
+            dtype = DTYPES[precision]
+        reason = reason or _lost_constant(model, layer, dtype)
+        if reason is not None:
+            notes.append(f"layer {layer.name} is left in fp32: {reason}")
+            dtype = FLOAT
+        dtypes.update(dict.fromkeys(layer.nodes, dtype))
+    return Assignment(dtypes, frozenset(int8), tuple(notes))
+
+
+def allowed(
+    assignment: Assignment, graph: ir.Graph, opset: int, model: Model, tensors: Mapping[str, TensorInfo]
+) -> Assignment:
+    """The assignment without the types that ONNX does not allow their nodes at this opset, which are noted.
+
+    The whole layer goes to float32 then: nothing is cast inside it. `tensors` are those of this graph in float32.
+    """
+    layer_of = {name: layer for layer in model.layers for name in layer.nodes}
+    refused: dict[str, tuple[str, ir.DataType]] = {}
+    for node in graph:
+        name = str(node.name)
+        dtype = assignment.dtypes.get(name, FLOAT)
+        if dtype != FLOAT and not places(node, dtype, opset, tensors).outputs:
+            refused.update((n, (node.op_type, dtype)) for n in layer_of[name].nodes)
+    notes = [
+        f"{op_type} is not defined in {short(dtype)} at opset {opset}: {count} nodes of its layers are left in fp32"
+        for (op_type, dtype), count in sorted(Counter(refused.values()).items(), key=str)
+    ]
+    dtypes = {name: FLOAT if name in refused else dtype for name, dtype in assignment.dtypes.items()}
+    return Assignment(dtypes, assignment.int8, (*assignment.notes, *notes))
+
+
+def refusals(assignment: Assignment, graph: ir.Graph, opset: int, model: Model) -> int:
+    """How many nodes ONNX does not allow their type at this opset."""
+    wanted = ((node, assignment.dtypes.get(str(node.name), FLOAT)) for node in graph)
+    return sum(dtype != FLOAT and not places(node, dtype, opset, model.tensors).outputs for node, dtype in wanted)
+
+
+def _check_quantizable(model: Model, layer: Layer, table: CalibrationTable | None) -> None:
+    if table is None:
+        raise PlanError(f"the plan runs layer {layer.name} in int8, which needs a calibration table; there is none")
+    reason = unquantizable(model.node[layer.nodes[0]], table)
+    if reason is not None:
+        raise PlanError(f"layer {layer.name} cannot run in int8: {reason}; pin it to fp32")
+
+
+def _too_wide(model: Model, layer: Layer, table: CalibrationTable | None, dtype: ir.DataType) -> str | None:
+    """Why the type cannot hold what the layer's int8 operands stand for."""
+    if dtype == FLOAT or table is None:
+        return None
+    node = model.node[layer.nodes[0]]
+    for index, value in enumerate(node.inputs[:2]):
+        if value is None:
+            continue
+        if value.const_value is not None:
+            scale = float(weight_scales(value.const_value.numpy(), weight_axis(node, index)).max(initial=0))
+        else:
+            scale = table.ranges[str(value.name)].scale
+        if not np.isfinite(converted(np.asarray(scale * INT8_LEVELS, np.float32), dtype).astype(np.float32)):
+            return f"{value.name} reaches {scale * INT8_LEVELS:.3g}, which {short(dtype)} does not hold"
+    return None
+
+
+def _lost_constant(model: Model, layer: Layer, dtype: ir.DataType) -> str | None:
+    """Which constant of the nodes behind the layer's first one the type turns into Inf, or a divisor into 0."""
+    if dtype == FLOAT:
+        return None
+    for name in layer.nodes:
+        node = model.node[name]
+        folded = folded_batchnorm(node)
+        if folded is not None:
+            constants = [(str(node.inputs[index].name), array) for index, array in folded.items()]  # type: ignore[union-attr]
+        elif name != layer.nodes[0] and node.op_type in _SCALES:
+            constants = [(str(v.name), v.const_value.numpy()) for v in node.inputs if v is not None and v.const_value]
+        else:
+            continue
+        for label, array in constants:
+            low = converted(array, dtype).astype(np.float32)
+            if (np.isinf(low) & np.isfinite(array)).any():
+                return f"constant {label} of {name} is beyond {short(dtype)}"
+            if node.op_type == "Div" and ((low == 0) & (array != 0)).any():
+                return f"divisor {label} of {name} vanishes in {short(dtype)}"
+    return None

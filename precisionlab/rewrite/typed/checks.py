@@ -1,0 +1,50 @@
+"""What must hold of every typed model, whatever the plan: ONNX's checker and type inference, and the interface."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.shape_inference
+import onnx_ir as ir
+
+from precisionlab.errors import ModelError
+from precisionlab.model import Model
+from precisionlab.rewrite.typed.light import big_as_inputs
+
+
+def check_typed(model: Model, typed: ir.Model) -> None:
+    """Raises ModelError where the typed model is not valid, its types disagree, or its interface is another.
+
+    Type inference is strict, and looks into shapes that are computed; where the original does not pass it either
+    (operators that onnx does not know), the checker alone counts.
+    """
+    before, after = _interface(model.onnx), _interface(typed)
+    if before != after:
+        raise ModelError(f"{model.path}: the typed model's interface is {after}, not {before}; please report this")
+    proto = _light(typed)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{model.path}: the typed model is not valid: {error}; please report this") from None
+    fault = _inference_fault(proto)
+    if fault is not None and _inference_fault(_light(model.onnx)) is None:
+        raise ModelError(f"{model.path}: the typed model's types disagree: {fault}; please report this")
+
+
+def _light(model: ir.Model) -> onnx.ModelProto:
+    return ir.to_proto(big_as_inputs(model)[0])
+
+
+def _inference_fault(proto: onnx.ModelProto) -> str | None:
+    try:
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        return str(error).strip()
+    return None
+
+
+def _interface(model: ir.Model) -> tuple[tuple[tuple[str, str, str], ...], ...]:
+    """Name, type and shape of each input, and of each output."""
+    graph = model.graph
+    return tuple(
+        tuple((str(v.name), str(v.type), str(v.shape)) for v in values) for values in (graph.inputs, graph.outputs)
+    )

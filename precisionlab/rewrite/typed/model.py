@@ -1,0 +1,68 @@
+"""From a model and a plan to a strongly typed model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.errors import ModelError
+from precisionlab.model import Model
+from precisionlab.model.load import infer_tensors
+from precisionlab.precision import PrecisionPlan
+from precisionlab.rewrite.typed.assignment import Assignment, allowed, planned
+from precisionlab.rewrite.typed.checks import check_typed
+from precisionlab.rewrite.typed.opset import best_opset, convert, least_opset, opset_of
+from precisionlab.rewrite.typed.types import TypesPass
+
+
+@dataclass(frozen=True)
+class TypedModel:
+    """A strongly typed model, how many Casts it has beside the original's, and what a user should know of it.
+
+    Constants are converted when they are read or saved. `notes` say where the opset was converted, and which layers
+    are not in the type that the plan gives them, with the reason.
+    """
+
+    onnx: ir.Model
+    casts: int
+    notes: tuple[str, ...]
+
+
+def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> TypedModel:
+    """The model with the plan's precisions as the types of its tensors, and Q/DQ where layers run in int8.
+
+    Node names, and the names of the tensors that stay, are the original's; inputs and outputs keep name and type.
+    `table` has the ranges of what int8 layers take; None where there are none. A plan of float32 alone gives the
+    original. Raises PlanError where the plan cannot be carried out, ModelError where the model does not allow it.
+    """
+    assignment = planned(model, plan, table)
+    graph, notes = _at_opset(model, assignment)
+    changed = opset_of(graph) != opset_of(model.onnx)
+    tensors = infer_tensors(graph) if changed else model.tensors
+    assignment = allowed(assignment, graph.graph, opset_of(graph), model, tensors)
+    typing = TypesPass(assignment, tensors, table, model.node)
+    typing(graph)
+    check_typed(model, graph)
+    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes))
+
+
+def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str, ...]]:
+    """A copy of the model at the opset that the assignment is best served by, and what to say of it.
+
+    Where only some nodes' types need a newer one, and the model cannot be converted, it stays as it is.
+    """
+    current = opset_of(model.onnx)
+    least = least_opset(assignment, current)
+    best = best_opset(assignment, model, least)
+    if best == current:
+        return model.onnx.clone(), ()
+    try:
+        return convert(model, best), (f"converted from opset {current} to {best}",)
+    except ModelError as error:
+        if least == current:
+            return model.onnx.clone(), (str(error),)
+        if least == best:
+            raise
+    return convert(model, least), (f"converted from opset {current} to {least}",)

@@ -1,0 +1,99 @@
+"""The ONNX opset that a plan's types and Q/DQ need, and the conversion to it."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from precisionlab.errors import ModelError
+from precisionlab.model import Model
+from precisionlab.rewrite.typed.assignment import Assignment, refusals
+from precisionlab.rewrite.typed.light import big_as_inputs, restore_big
+from precisionlab.rewrite.typed.signature import FLOAT
+
+_PER_CHANNEL = 13  # QuantizeLinear and DequantizeLinear take an axis
+_HALF_SCALES = 19  # … and scales in float16 and bfloat16
+_BFLOAT16 = 13  # Cast takes bfloat16
+# Conv, pooling and others take bfloat16 from 22 on; nothing that a plan needs came later, and older parsers stop soon.
+_NEWEST = 22
+# What the converter replaces by a node with neither its name nor its output's.
+_REPLACED = {"Upsample": "Resize"}
+
+
+def opset_of(model: ir.Model) -> int:
+    """The opset of ONNX's own operators."""
+    imports = model.graph.opset_imports
+    return imports.get("", imports.get("ai.onnx", 1))
+
+
+def least_opset(assignment: Assignment, current: int) -> int:
+    """The oldest opset, not below `current`, that has the conversions and the Q/DQ that the assignment needs."""
+    needed = current
+    if ir.DataType.BFLOAT16 in assignment.dtypes.values():
+        needed = max(needed, _BFLOAT16)
+    if assignment.int8:
+        needed = max(needed, _PER_CHANNEL)
+    if any(assignment.dtypes[name] != FLOAT for name in assignment.int8):
+        needed = max(needed, _HALF_SCALES)
+    return needed
+
+
+def best_opset(assignment: Assignment, model: Model, least: int) -> int:
+    """The oldest opset from `least` on at which the fewest nodes are refused their type."""
+    candidates = range(least, max(least, _NEWEST) + 1)
+    return min(candidates, key=lambda opset: (refusals(assignment, model.onnx.graph, opset, model), opset))
+
+
+def convert(model: Model, target: int) -> ir.Model:
+    """The model at a newer opset, every node of it under its own name, each tensor that it keeps too.
+
+    Weights are left where they are: the converter sees their types and shapes. Raises ModelError where ONNX's
+    converter cannot do it.
+    """
+    graph = model.onnx
+    where = f"{model.path}: opset {opset_of(graph)} cannot be converted to {target}, which the plan needs"
+    if graph.functions:
+        raise ModelError(f"{where}: the model has local functions; inline them (onnx.inliner) or export it anew")
+    light, big = big_as_inputs(graph)
+    try:
+        proto = onnx.version_converter.convert_version(ir.to_proto(light), target)
+        found = ir.from_proto(proto)
+    except Exception as error:  # the converter raises RuntimeError, ValueError and protobuf's own
+        raise ModelError(f"{where}: {_first_line(error)}; export the model anew at opset {target}") from None
+    restore_big(found, big)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(found)
+    for old, new in zip(
+        (*graph.graph.inputs, *graph.graph.outputs), (*found.graph.inputs, *found.graph.outputs), strict=True
+    ):
+        new.type, new.shape = old.type, old.shape  # the converter infers shapes, and says more than the model does
+    _name_replaced(graph.graph, found.graph, where)
+    found.ir_version = max(
+        graph.ir_version, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", target)])
+    )
+    found.metadata_props.update(graph.metadata_props)
+    return found
+
+
+def _name_replaced(old: ir.Graph, new: ir.Graph, where: str) -> None:
+    """Give what the converter made for a node the node's name back, and its output's."""
+    there = {node.name for node in new}
+    known = {node.name for node in old}
+    for op_type, successor in _REPLACED.items():
+        lost = [node for node in old if node.op_type == op_type and node.name not in there]
+        made = [node for node in new if node.op_type == successor and node.name not in known]
+        if len(lost) != len(made):
+            continue  # told below, by name
+        for node, replacement in zip(lost, made, strict=True):  # the converter keeps the order
+            replacement.name = node.name
+            if not replacement.outputs[0].is_graph_output():
+                replacement.outputs[0].name = node.outputs[0].name
+    missing = known - {node.name for node in new}
+    if missing:
+        raise ModelError(f"{where}: the converter loses node {min(map(str, missing))}; export the model anew")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

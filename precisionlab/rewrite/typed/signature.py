@@ -1,0 +1,74 @@
+"""What ONNX's operator schemas allow: which inputs and outputs of a node can be given a type together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input
+from precisionlab.model.graph import TensorInfo
+
+FLOAT = ir.DataType.FLOAT
+_NAMES = {
+    ir.DataType.FLOAT: "tensor(float)",
+    ir.DataType.FLOAT16: "tensor(float16)",
+    ir.DataType.BFLOAT16: "tensor(bfloat16)",
+}
+# Its output's type is that of an attribute, which the rewrite sets.
+_TYPED_BY_VALUE = "ConstantOfShape"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which of a node's float32 inputs and outputs, by index, take and give another type."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def is_float(value: ir.Value | None, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the value is a float32 tensor in the model."""
+    known = None if value is None or not value.name else tensors.get(value.name)
+    return known is not None and known.dtype == FLOAT
+
+
+def places(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, TensorInfo]) -> Places:
+    """The float32 inputs and outputs that the node's schema at this opset lets be `dtype` all at once.
+
+    Shape inputs (the scales of a Resize) are never among them. An output is one where it has the type of an input
+    that is one. Both empty where there is no such schema.
+    """
+    if node.domain not in ONNX_DOMAINS or not onnx.defs.has(node.op_type):
+        return Places((), ())
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        return Places((), ())
+    inputs, bound = [], set()
+    for index, value in enumerate(node.inputs):
+        formal = _formal(schema.inputs, index)
+        if formal is None or not is_float(value, tensors) or is_shape_input(node, index):
+            continue
+        if _NAMES[dtype] in formal.types:
+            inputs.append(index)
+            bound.add(formal.type_str)
+    outputs = []
+    for index, value in enumerate(node.outputs):
+        formal = _formal(schema.outputs, index)
+        if formal is None or not is_float(value, tensors) or _NAMES[dtype] not in formal.types:
+            continue
+        if formal.type_str in bound or node.op_type == _TYPED_BY_VALUE:
+            outputs.append(index)
+    return Places(tuple(inputs), tuple(outputs))
+
+
+def _formal(
+    parameters: Collection[onnx.defs.OpSchema.FormalParameter], index: int
+) -> onnx.defs.OpSchema.FormalParameter | None:
+    declared = list(parameters)
+    if index < len(declared):
+        return declared[index]
+    return declared[-1] if declared else None  # the last is variadic

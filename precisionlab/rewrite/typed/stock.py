@@ -1,0 +1,216 @@
+"""The tensors of a graph in the types that its nodes want them in, each made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from precisionlab.model.graph import TensorInfo
+from precisionlab.rewrite.typed.assignment import short
+from precisionlab.rewrite.typed.constants import converted_tensor, quantised_tensor, scale_in
+from precisionlab.rewrite.typed.signature import FLOAT
+
+_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+class Stock:
+    """Makes casts, converted constants and Q/DQ in one graph, and gives out those that are there already.
+
+    New nodes stand before their first consumer; the graph's nodes are asked for in topological order.
+    """
+
+    def __init__(self, graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
+        self._graph = graph
+        self._tensors = tensors
+        self._types: dict[ir.Value, ir.DataType] = {}
+        self._made: dict[tuple[object, ...], ir.Value] = {}
+        self._copies: dict[ir.Value, list[ir.Value]] = {}
+        self._names = set(_all_names(graph))
+        self.casts: list[ir.Node] = []
+        self.changed = False
+
+    def type_of(self, value: ir.Value) -> ir.DataType | None:
+        """The element type that the value has now; None where it is not known."""
+        if value in self._types:
+            return self._types[value]
+        known = self._tensors.get(str(value.name))
+        return known.dtype if known is not None else value.dtype
+
+    def set_type(self, value: ir.Value, dtype: ir.DataType) -> None:
+        """Note the type that a node gives its output in."""
+        if self.type_of(value) != dtype:
+            self._types[value] = dtype
+            value.type = ir.TensorType(dtype)
+            self.changed = True
+
+    def in_type(self, value: ir.Value, dtype: ir.DataType, consumer: ir.Node | None) -> ir.Value:
+        """The value in this type, for a node that stands at `consumer` (None: at the end of the graph)."""
+        if self.type_of(value) == dtype:
+            return value
+        if value.const_value is not None:
+            return self._converted(value, dtype)
+        source = self._before_widening(value)
+        if self.type_of(source) == dtype:
+            return source
+        key = ("cast", source, dtype)
+        if key not in self._made:
+            to = ir.AttrInt64("to", int(dtype))
+            self._made[key] = self._node("Cast", [source], f"{value.name}_{short(dtype)}", dtype, consumer, [to])
+            self._made[key].shape = None if value.shape is None else value.shape.copy()
+            cast = self._made[key].producer()
+            assert cast is not None
+            self.casts.append(cast)
+        return self._made[key]
+
+    def constant(self, array: NDArray[np.generic], dtype: ir.DataType, name: str) -> ir.Value:
+        """A new constant that holds this array, which is of the type already."""
+        return self._initializer(ir.tensor(array, dtype=dtype), name)
+
+    def quantised_weight(self, weight: ir.Value, axis: int | None, dtype: ir.DataType, consumer: ir.Node) -> ir.Value:
+        """A constant, int8 ahead, dequantised to the type with a scale for each channel along `axis`."""
+        key = ("weight", weight, axis, dtype)
+        if key not in self._made:
+            assert weight.const_value is not None
+            levels, scales = quantised_tensor(weight.const_value, axis, dtype)
+            low = self._initializer(levels, f"{weight.name}_int8")
+            scale = self.constant(scales, dtype, f"{weight.name}_scale")
+            zero = self.constant(np.zeros(scales.shape, np.int8), ir.DataType.INT8, f"{weight.name}_zero")
+            attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
+            name = f"{weight.name}_from_int8"
+            made = self._node("DequantizeLinear", [low, scale, zero], name, dtype, consumer, attributes)
+            made.shape = low.shape
+            self._made[key] = made
+        return self._made[key]
+
+    def quantised_activation(
+        self, value: ir.Value, scale: NDArray[np.float32], dtype: ir.DataType, consumer: ir.Node
+    ) -> ir.Value:
+        """An activation quantised with one scale, float32 (), and dequantised to the type.
+
+        It is quantised from float32, or from the type itself: with the same scale on both sides.
+        """
+        source = value if self.type_of(value) in (FLOAT, dtype) else self.in_type(value, FLOAT, consumer)
+        given = self.type_of(source)
+        assert given is not None
+        step = scale_in(scale, dtype)
+        key = ("dequantised", source, dtype)
+        if key not in self._made:
+            zero = self._zero()
+            before = self._scale(step, given, f"{value.name}_scale")
+            after = self._scale(step, dtype, f"{value.name}_scale")
+            quantised = ("quantised", source, before)
+            if quantised not in self._made:
+                self._made[quantised] = self._node(
+                    "QuantizeLinear", [source, before, zero], f"{value.name}_int8", ir.DataType.INT8, consumer, []
+                )
+                self._made[quantised].shape = source.shape
+            inputs = [self._made[quantised], after, zero]
+            self._made[key] = self._node("DequantizeLinear", inputs, f"{value.name}_from_int8", dtype, consumer, [])
+            self._made[key].shape = source.shape
+        return self._made[key]
+
+    def keep_outputs(self) -> None:
+        """Give the graph's outputs back in the type that they had, under their names."""
+        for index, value in enumerate(list(self._graph.outputs)):
+            if value not in self._types:
+                continue
+            known = self._tensors.get(str(value.name))
+            if known is not None:  # not yet cast for an earlier place among the outputs
+                assert known.dtype is not None
+                cast = self.in_type(value, known.dtype, None)
+                name = value.name
+                value.name = self._unique(f"{name}_{short(self._types[value])}")
+                cast.name = name
+            self._graph.outputs[index] = self._made["cast", value, FLOAT]
+
+    def drop_unused(self, constants: Iterable[ir.Value]) -> None:
+        """Remove the constants that nothing takes any more; their only copy takes over their name."""
+        for value in constants:
+            if value.uses() or value.is_graph_output():
+                continue
+            name = str(value.name)
+            self._graph.initializers.pop(name)
+            copies = self._copies.get(value, [])
+            if len(copies) == 1:
+                copies[0].name = name
+
+    def _converted(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        key = ("constant", value, dtype)
+        if key not in self._made:
+            assert value.const_value is not None
+            tensor = converted_tensor(value.const_value, dtype)
+            self._made[key] = self._initializer(tensor, f"{value.name}_{short(dtype)}")
+            self._copies.setdefault(value, []).append(self._made[key])
+        return self._made[key]
+
+    def _before_widening(self, value: ir.Value) -> ir.Value:
+        """The value that casts have widened to this one: they lose nothing, and are not needed to narrow it."""
+        while (cast := value.producer()) is not None and cast.op_type == "Cast" and cast.domain in ("", "ai.onnx"):
+            source = cast.inputs[0]
+            if source is None or self.type_of(value) != FLOAT or self.type_of(source) not in (*_HALVES, FLOAT):
+                break
+            value = source
+        return value
+
+    def _scale(self, step: NDArray[np.generic], dtype: ir.DataType, name: str) -> ir.Value:
+        key = ("scale", step.astype(np.float32).tobytes(), dtype)
+        if key not in self._made:
+            self._made[key] = self.constant(scale_in(step.astype(np.float32), dtype), dtype, name)
+        return self._made[key]
+
+    def _zero(self) -> ir.Value:
+        key = ("zero",)
+        if key not in self._made:
+            self._made[key] = self.constant(np.zeros((), np.int8), ir.DataType.INT8, "int8_zero")
+        return self._made[key]
+
+    def _initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+        shape = ir.Shape(tuple(tensor.shape.numpy()))
+        value = ir.Value(name=self._unique(name), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        self._graph.register_initializer(value)
+        self._types[value] = tensor.dtype
+        self.changed = True
+        return value
+
+    def _node(
+        self,
+        op_type: str,
+        inputs: Iterable[ir.Value],
+        name: str,
+        dtype: ir.DataType,
+        consumer: ir.Node | None,
+        attributes: Iterable[ir.Attr],
+    ) -> ir.Value:
+        node = ir.Node("", op_type, list(inputs), list(attributes), num_outputs=1)
+        node.name = node.outputs[0].name = self._unique(name)
+        node.outputs[0].type = ir.TensorType(dtype)
+        if consumer is None:
+            self._graph.append(node)
+        else:
+            self._graph.insert_before(consumer, node)
+        self._types[node.outputs[0]] = dtype
+        self.changed = True
+        return node.outputs[0]
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 0
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        return unique
+
+
+def _all_names(graph: ir.Graph) -> Iterable[str]:
+    """The names of all nodes and tensors, those inside subgraphs included: a new one must not hide any."""
+    yield from (str(name) for name in graph.initializers)
+    yield from (str(value.name) for value in graph.inputs)
+    for node in graph.all_nodes():
+        yield str(node.name)
+        yield from (str(value.name) for value in node.outputs)
+        for attribute in node.attributes.values():
+            for inner in [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []:
+                yield from (str(value.name) for value in (*inner.inputs, *inner.initializers.values()))

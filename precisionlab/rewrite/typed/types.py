@@ -1,0 +1,188 @@
+"""The pass that gives every node its type: Casts at borders, constants converted, Q/DQ before int8 operands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
+
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input
+from precisionlab.model.graph import TensorInfo
+from precisionlab.rewrite.builder import outer_values
+from precisionlab.rewrite.gates import weight_axis
+from precisionlab.rewrite.typed.assignment import Assignment
+from precisionlab.rewrite.typed.constants import converted, folded_batchnorm, is_exact
+from precisionlab.rewrite.typed.opset import opset_of
+from precisionlab.rewrite.typed.signature import FLOAT, Places, is_float, places
+from precisionlab.rewrite.typed.stock import Stock
+
+# They take a float of any type, and give the same of each.
+_TAKE_ANY = frozenset({"Cast", "Shape", "Size"})
+# Their operands' types are tied to each other and to the output's, as the model has it.
+_TIED = frozenset({"CastLike", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
+_NOWHERE = Places((), ())
+
+
+class TypesPass(InPlacePass):
+    """Types a float32 graph as assigned.
+
+    1. A node takes its float inputs, constants included, in its type, and gives its float outputs in it. Shapes,
+       integers and booleans stay as they are, and so do inputs that ONNX has in float32 only (a Resize's scales).
+    2. A tensor is cast once for each type that its consumers want and that is not its own. Widening casts are
+       seen through: what is narrowed again is taken from before them.
+    3. An int8 node takes its two operands by way of QuantizeLinear and DequantizeLinear (weights: quantised ahead,
+       DequantizeLinear alone), in the type that the node computes in.
+    4. BatchNormalization in half takes its parameters folded.
+    5. Nodes with subgraphs, calls of functions and custom operators take float32. Nodes without a float output (a
+       comparison, an ArgMax), and those that the conversion of the opset has put in, take what they are given where
+       that changes no value.
+    6. The graph's inputs and outputs keep their names and types.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        tensors: Mapping[str, TensorInfo],
+        table: CalibrationTable | None,
+        original: Collection[str],
+    ) -> None:
+        """`original` are the names of the model's own nodes, `tensors` those of the graph in float32."""
+        self._assignment = assignment
+        self._tensors = tensors
+        self._table = table
+        self._original = original
+        self._typed: dict[ir.Node, tuple[ir.DataType, Places]] = {}
+        self.casts: tuple[ir.Node, ...] = ()
+
+    def requires(self, model: ir.Model) -> None:
+        """Every assigned node is there, and may have its type at the model's opset."""
+        nodes = {str(node.name): node for node in model.graph}
+        for name, dtype in self._assignment.dtypes.items():
+            if name not in nodes:
+                raise PreconditionError(f"node {name} is not in the graph")
+            if dtype != FLOAT and not places(nodes[name], dtype, opset_of(model), self._tensors).outputs:
+                raise PreconditionError(f"{nodes[name].op_type} {name} cannot compute in {dtype.name}")
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Type the graph in place."""
+        functions = frozenset((f.domain, f.name) for f in model.functions.values())
+        constants = [v for v in model.graph.initializers.values() if is_float(v, self._tensors) and v.uses()]
+        stock = Stock(model.graph, self._tensors)
+        for node in list(model.graph):
+            dtype, where = self._typing(node, opset_of(model), functions, stock)
+            self._take(node, dtype, where, stock)
+            for index in where.outputs:
+                stock.set_type(node.outputs[index], dtype)
+            if node.op_type == "ConstantOfShape" and dtype != FLOAT:
+                node.attributes["value"] = _filling(node, dtype)
+            self._typed[node] = dtype, where
+        stock.keep_outputs()
+        stock.drop_unused(constants)
+        self.casts = tuple(stock.casts)
+        return PassResult(model, stock.changed)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Every node takes and gives its type, and no Cast undoes another."""
+        for node, (dtype, where) in self._typed.items():
+            wanted = self._assignment.dtypes.get(str(node.name), dtype)
+            for value in (*(node.inputs[i] for i in where.inputs), *(node.outputs[i] for i in where.outputs)):
+                if value is None or (value.dtype or FLOAT) != wanted or dtype != wanted:  # None: as it was, float32
+                    raise PostconditionError(f"{node.op_type} {node.name}: {value} is not {wanted.name}")
+        for cast in self.casts:
+            source = cast.inputs[0]
+            producer = None if source is None else source.producer()
+            if source is None or source.dtype == cast.outputs[0].dtype or producer in self.casts:
+                raise PostconditionError(f"Cast {cast.name} is not needed")
+            if not cast.outputs[0].uses() and not cast.outputs[0].is_graph_output():
+                raise PostconditionError(f"nothing takes what Cast {cast.name} gives")
+
+    def _typing(
+        self, node: ir.Node, opset: int, functions: frozenset[tuple[str, str]], stock: Stock
+    ) -> tuple[ir.DataType, Places]:
+        """The type that the node computes in, and which of its inputs and outputs have it."""
+        name = str(node.name)
+        if name in self._assignment.dtypes:
+            dtype = self._assignment.dtypes[name]
+            return dtype, places(node, dtype, opset, self._tensors)
+        holds_graphs = any(
+            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+        )
+        if holds_graphs or (node.domain, node.op_type) in functions or node.domain not in ONNX_DOMAINS:
+            return FLOAT, _NOWHERE
+        gives_float = any(is_float(v, self._tensors) for v in node.outputs)
+        if node.op_type in _TIED | _TAKE_ANY or (gives_float and name in self._original):
+            return FLOAT, _NOWHERE
+        return self._following(node, opset, stock)
+
+    def _following(self, node: ir.Node, opset: int, stock: Stock) -> tuple[ir.DataType, Places]:
+        """The one type that all of the node's activations have, where its constants are exact in it; else float32."""
+        floats = {
+            i: v
+            for i, v in enumerate(node.inputs)
+            if v is not None and is_float(v, self._tensors) and not is_shape_input(node, i)
+        }
+        given = {stock.type_of(v) for v in floats.values() if v.const_value is None}
+        dtype = given.pop() if len(given) == 1 else FLOAT
+        if dtype is None or dtype == FLOAT:
+            return FLOAT, _NOWHERE
+        where = places(node, dtype, opset, self._tensors)
+        exact = all(v.const_value is None or is_exact(v.const_value.numpy(), dtype) for v in floats.values())
+        outputs = sum(is_float(v, self._tensors) for v in node.outputs)
+        if not exact or len(where.inputs) < len(floats) or len(where.outputs) < outputs:
+            return FLOAT, _NOWHERE
+        return dtype, where
+
+    def _take(self, node: ir.Node, dtype: ir.DataType, where: Places, stock: Stock) -> None:
+        """Give the node each float input in the type that it takes it in, and float32 to its subgraphs."""
+        for outer in outer_values(node):
+            if is_float(outer, self._tensors) and (cast := stock.in_type(outer, FLOAT, node)) is not outer:
+                _replace_captured(node, outer, cast)
+        if node.domain in ONNX_DOMAINS and node.op_type in _TAKE_ANY:
+            return
+        folded = folded_batchnorm(node) if dtype != FLOAT else None
+        for index, value in enumerate(tuple(node.inputs)):
+            if value is None or not is_float(value, self._tensors):
+                continue
+            wanted = dtype if index in where.inputs else FLOAT
+            if index < 2 and str(node.name) in self._assignment.int8:
+                taken = self._quantised(node, index, value, wanted, stock)
+            elif folded is not None and index in folded:
+                taken = stock.constant(converted(folded[index], wanted), wanted, f"{node.name}_{value.name}")
+            else:
+                taken = stock.in_type(value, wanted, node)
+            if taken is not value:
+                node.replace_input_with(index, taken)
+        if folded is not None:
+            node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
+
+    def _quantised(self, node: ir.Node, index: int, value: ir.Value, dtype: ir.DataType, stock: Stock) -> ir.Value:
+        if value.const_value is not None:
+            return stock.quantised_weight(value, weight_axis(node, index), dtype, node)
+        assert self._table is not None
+        scale = np.asarray(self._table.ranges[str(value.name)].scale, np.float32)
+        return stock.quantised_activation(value, scale, dtype, node)
+
+
+def _filling(node: ir.Node, dtype: ir.DataType) -> ir.Attr:
+    """ConstantOfShape's value, a tensor of one element, in the type."""
+    value = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
+    return ir.AttrTensor("value", ir.tensor(converted(value, dtype), dtype=dtype))
+
+
+def _replace_captured(node: ir.Node, value: ir.Value, replacement: ir.Value) -> None:
+    """Let the subgraphs of the node refer to another outer value."""
+    for attribute in node.attributes.values():
+        graphs = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []
+        graphs += list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
+        for graph in graphs:
+            for index, output in enumerate(graph.outputs):
+                if output is value:
+                    graph.outputs[index] = replacement
+            for inner in graph:
+                for index, taken in enumerate(inner.inputs):
+                    if taken is value:
+                        inner.replace_input_with(index, replacement)
+                _replace_captured(inner, value, replacement)

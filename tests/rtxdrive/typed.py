@@ -1,0 +1,46 @@
+"""Gives strongly typed models to TensorRT-RTX: `typed.py build|parse MODEL…`; every dynamic dimension is 2.
+
+Prints for each model the interface of its network (name and type of inputs and of outputs), the errors, and what the
+builder logs of the engine's layers (parsing alone: nothing).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import tensorrt_rtx as trt
+
+from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
+
+keep = LogKeeper()
+logger = make_logger(trt, keep)
+builder = trt.Builder(logger)
+
+
+def given(path: str, build: bool) -> dict[str, Any]:
+    """What comes of one model."""
+    keep.forget()
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(path):
+        return {"errors": [parser.get_error(i).desc() for i in range(parser.num_errors)]}
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    interface = [[[tensor.name, tensor.dtype.name] for tensor in tensors] for tensors in (inputs, outputs)]
+    if not build:
+        return {"interface": interface, "errors": []}
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    profile = builder.create_optimization_profile()
+    for tensor in inputs:
+        shape = [2 if dim < 0 else dim for dim in tensor.shape]
+        profile.set_shape(tensor.name, shape, shape, shape)
+    config.add_optimization_profile(profile)
+    built = builder.build_serialized_network(network, config) is not None
+    errors = [] if built else [str(error) for error in keep.errors] or ["no engine"]
+    return {"interface": interface, "errors": errors, "layers": str(keep.layers)}
+
+
+print(json.dumps([given(path, sys.argv[1] == "build") for path in sys.argv[2:]]))
