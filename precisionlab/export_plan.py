@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import onnx
 
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.pins import enabled_of
-from precisionlab.backends.tensorrt.profiles import check_profiles, dynamic_inputs, parse_shapes, profiles_of, sizes_of
+from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.calibration.cache import version_digits
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import DEFAULT_METHOD
+from precisionlab.data import Dataset
 from precisionlab.errors import OptionError
 from precisionlab.export import Export, Subject
 from precisionlab.model import Model, load_model
@@ -74,9 +75,10 @@ def export_plan(
     asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
     profiles = found.profiles(shapes) if target in _SHAPED else {}
     subject = Subject(loaded, asked, table, profiles, _names(loaded.path), tensorrt)
+    file = None if out is None else _checked(Path(out), (path, loaded.path))
     if target == TYPED:
-        return _typed(subject, _required(out, "the model is a file"))
-    return _written(TARGETS[target](subject, None if out is None else Path(out)), None if out is None else Path(out))
+        return _typed(subject, _required(file, "the model is a file"))
+    return _written(TARGETS[target](subject, file), file)
 
 
 class _Needs:
@@ -96,15 +98,11 @@ class _Needs:
 
     def profiles(self, shapes: Sequence[str]) -> dict[str, Profile]:
         """The shapes of each dynamic input: as given, and else as the samples have them."""
-        given = dict(map(parse_shapes, shapes))
-        missing = [info.name for info in dynamic_inputs(self._model) if info.name not in given]
-        found: Mapping[str, Profile] = {}
-        if missing:
-            ready = self._prepared(f"input {missing[0]!r} is of no fixed size; give --shapes or --data")
-            found = profiles_of(self._model, (sizes_of(self._model, sample.inputs) for sample in ready.dataset))
-        profiles = {**{name: found[name] for name in missing}, **given}
-        check_profiles(self._model, profiles)
-        return profiles
+
+        def samples(name: str) -> Dataset:
+            return self._prepared(f"input {name!r} is of no fixed size; give --shapes or --data").dataset
+
+        return profiles_for(self._model, shapes, samples)
 
     def _prepared(self, why: str) -> Prepared:
         if self._ready is None:
@@ -183,10 +181,23 @@ TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {
 }
 
 
-def _required(out: str | Path | None, why: str) -> Path:
+def _required(out: Path | None, why: str) -> Path:
     if out is None:
         raise OptionError(f"--out is needed: {why}")
-    return Path(out)
+    return out
+
+
+def _checked(out: Path, sources: Iterable[Path]) -> Path:
+    """The file to write, in a folder that is there. Raises OptionError where it would take the place of a source."""
+    if out.is_dir():
+        raise OptionError(f"--out {out}: is a folder; name a file")
+    if out.resolve() in {source.resolve() for source in sources}:
+        raise OptionError(f"--out {out}: is what the export is made from; name another file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"--out {out}: cannot be written: {error.strerror}") from None
+    return out
 
 
 def _written(export: Export, out: Path | None) -> Exported:
@@ -198,12 +209,9 @@ def _written(export: Export, out: Path | None) -> Exported:
     files = [*((out.parent / name, data) for name, data in export.beside.items()), (out, content)]
     try:
         for file, data in files:
-            if file.is_dir():
-                raise OptionError(f"{file}: is a folder; --out names a file")
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_whole_bytes(file, data)
         if export.executable:
             out.chmod(0o755)
     except OSError as error:
-        raise OptionError(f"{out}: cannot be written: {error.strerror}") from None
+        raise OptionError(f"--out {out}: cannot be written: {error.strerror}") from None
     return Exported(None, tuple(file for file, _ in reversed(files)), export.notes)

@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from bindings.setup import PACKAGES, STRONGLY_TYPED, bindings, unsupported
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -530,6 +531,36 @@ class TestPolygraphy:
         with pytest.raises(RuntimeError, match="typed-onnx"):
             module.hold(SimpleNamespace(BuilderFlag=SimpleNamespace()), other, module.PINS)
 
+    @pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
+    @pytest.mark.parametrize("version", [*PACKAGES, *STRONGLY_TYPED])
+    def test_the_real_bindings_have_all_that_the_script_uses(self, version: str, tmp_path: Path) -> None:
+        model = chain(["a"], tmp_path)
+        (tmp_path / "pins.py").write_text(str(polygraphy_script(subject(model, plan_of(model, FP16)), "p.py").content))
+        driver = (
+            "import inspect, json, re, sys; sys.path.insert(0, '.'); import pins, tensorrt_bindings as trt\n"
+            "source = ''.join(map(inspect.getsource, (pins.describe, pins.describe_tensor, pins.constrain)))\n"
+            "used = {c: set(re.findall(r'\\b%s\\.(\\w+)' % n, source)) for n, c in "
+            "(('layer', trt.ILayer), ('tensor', trt.ITensor))}\n"
+            "missing = [a for c, names in used.items() for a in names if not hasattr(c, a)]\n"
+            "missing += [a for a in ('num_layers', 'get_layer') if not hasattr(trt.INetworkDefinition, a)]\n"
+            "missing += [a for a in ('FLOAT', 'HALF', 'INT8') if not hasattr(trt.DataType, a)]\n"
+            "missing += [a for a in pins.INT8_KINDS - {'FULLY_CONNECTED'} if not hasattr(trt.LayerType, a)]\n"
+            "try: told = pins.hold(trt, type('N', (), {'num_layers': 0})(), ())\n"
+            "except RuntimeError as error: told = str(error)\n"
+            "print(json.dumps([missing, sum(map(len, used.values())), told]))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", driver], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(bindings(version)), "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        missing, used, told = json.loads(done.stdout.splitlines()[-1])
+        assert used >= 12
+        if version in PACKAGES:
+            assert (missing, told) == ([], [])
+        else:
+            assert "typed-onnx" in told
+
     @pytest.mark.parametrize("name", ["pins.txt", "plan.fp16.py", "build-pins.py", "re.py", "tensorrt.py"])
     def test_a_file_that_polygraphy_cannot_import_is_refused(self, name: str) -> None:
         with pytest.raises(OptionError, match="module"):
@@ -845,6 +876,11 @@ class TestCommand:
             ((plan, "--format", "onnxruntime", "--out", tmp_path / "q.onnx"), "no int8 layer"),
             ((plan, "--format", "json", "--out", tmp_path), "is a folder"),
             ((plan, "--format", "json", "--out", other.path / "x.json"), "cannot be written"),
+            ((plan, "--format", "json", "--out", plan), "is what the export is made from"),
+            (
+                (plan, "--format", "typed-onnx", "--out", DIGITS / "." / "digits.onnx"),
+                "is what the export is made from",
+            ),
             ((plan, "--format", "trtexec", "--tensorrt", "11.0"), "TensorRT 11.0"),
             ((plan, "--format", "polygraphy", "--out", tmp_path / "a-b.py"), "module"),
         ):
@@ -856,9 +892,6 @@ class TestCommand:
         with pytest.raises(OptionError, match="use one of trtexec"):
             export_plan(found / "plan.fp16.json", "openvino")
 
-    @pytest.mark.skipif(
-        importlib.util.find_spec("precisionlab.rewrite.typed") is None, reason="the typed rewrite is not there yet"
-    )
     def test_typed_onnx_is_written(self, found: Path, tmp_path: Path) -> None:
         done = command(found / "plan.fp16.json", "--format", "typed-onnx", "--out", tmp_path / "typed.onnx")
         assert done.exit_code == 0, done.output

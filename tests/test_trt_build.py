@@ -900,3 +900,11 @@ def test_real_builds_go_on_after_one_has_taken_its_process_down(tmp_path: Path) 
         with pytest.raises(BuildError, match="cannot be asked for fp16"):
             process.call("build", replace(job, enabled=frozenset({Precision.FP16})))
         assert process.started == 2
+
+
+def test_an_input_whose_size_alone_is_asked_for_carries_no_shape(tmp_path: Path) -> None:
+    """Shape(ids) is shape flow, and the values of ids are not."""
+    body = "(int64[N,L] ids) => (float[N,L] y) { s = Shape(ids) f = Cast<to=1>(ids) y = Reshape(f, s) }"
+    model = load(proto(body), tmp_path)
+    assert shape_inputs(model) == frozenset()
+    assert sizes_of(model, {"ids": np.zeros((2, 5), np.int64)}) == {"ids": (2, 5)}

@@ -7,6 +7,7 @@ the real bindings without their libraries, and TensorRT-RTX as a whole.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -34,6 +35,7 @@ RTX = "tensorrt_rtx"
 
 OLD = frozenset({"8.6.1"})
 STRONG = frozenset({*STRONGLY_TYPED, RTX})
+NOT_RTX = frozenset({*PACKAGES, *STRONGLY_TYPED})
 VERSIONS = [*PACKAGES, *STRONGLY_TYPED, pytest.param(RTX, marks=needs_rtx)]
 
 
@@ -44,6 +46,7 @@ class Absent(NamedTuple):
     gate: str
 
 
+_COMPILE = "_compile_for asks the module for ComputeCapability first"
 _PINS = "Features.pins: there are no pins where types stand in the graph"
 _CALIBRATORS = "Features.calibrators"
 _ONE_ERROR = "network._error asks the error for node_name first"
@@ -58,6 +61,17 @@ ABSENT = {
     "IBuilderConfig.progress_monitor": Absent(OLD, "make_monitor gives None"),
     "IBuilderConfig.set_calibration_profile": Absent(STRONG, "profiles asks the config for it"),
     "IDebugListener": Absent(OLD, "make_listener asks the module for it"),
+    "ComputeCapability": Absent(NOT_RTX, _COMPILE),
+    "IBuilderConfig.num_compute_capabilities": Absent(NOT_RTX, _COMPILE),
+    "IBuilderConfig.set_compute_capability": Absent(NOT_RTX, _COMPILE),
+    "ICudaEngine.get_aliased_input_tensor": Absent(
+        frozenset({"8.6.1", "10.0.1", "10.9.0.34", "10.13.3.9"}), "read_ports asks the engine for it"
+    ),
+    "IExecutionContext.set_all_tensors_debug_state": Absent(OLD, "make_listener gives None"),
+    "IExecutionContext.set_debug_listener": Absent(OLD, "make_listener gives None"),
+    "IExecutionContext.unfused_tensors_debug_state": Absent(
+        frozenset({"8.6.1", "10.0.1", "10.9.0.34"}), "Engine._listen asks the context for it"
+    ),
     "IInt8EntropyCalibrator2": Absent(STRONG, _CALIBRATORS),
     "ILayer.precision": Absent(STRONG, _PINS),
     "ILayer.reset_output_type": Absent(STRONG, _PINS),
@@ -100,8 +114,9 @@ def surface_of(version: str) -> Surface:
 
 @cache
 def all_versions() -> Surface:
-    """All that any version has, but for TensorRT-RTX: whether it is installed makes no difference to what is found."""
-    return merged(surface_of(version) for version in (*PACKAGES, *STRONGLY_TYPED))
+    """All that any version has. (Where the bindings can be had, `make test` has installed TensorRT-RTX too.)"""
+    rtx = [RTX] if importlib.util.find_spec(RTX) is not None else []
+    return merged(surface_of(version) for version in (*PACKAGES, *STRONGLY_TYPED, *rtx))
 
 
 def found_in(sources: Mapping[str, str]) -> Found:

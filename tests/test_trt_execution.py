@@ -780,6 +780,16 @@ class TestLoad:
         gc.collect()
         assert trt.alive == []
 
+    def test_what_tensorrt_said_before_is_not_taken_for_the_reason(
+        self, cuda: Cuda, cudart: FakeCudart, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "digits.engine"
+        path.write_bytes(b"other")
+        keeper = LogKeeper()
+        keeper.take("ERROR", "from an earlier build")
+        with pytest.raises(EngineError, match=r"cannot load the engine\. An engine loads"):
+            Engine(StubTensorRT(cudart, {}), cuda, Logger(LogKeeper()), path, keeper)
+
     def test_a_file_that_is_not_there(self, cuda: Cuda, cudart: FakeCudart, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match="the engine cannot be read: No such file"):
             Engine(StubTensorRT(cudart, {}), cuda, None, tmp_path / "no.engine")
@@ -908,11 +918,18 @@ class TestLatency:
         self, load: Callable[[Spec], Engine], cudart: FakeCudart
     ) -> None:
         spec, runs = self.spec(cudart, lambda n: 1)
-        spec.layers = {"conv": 0.75, "reformat": 0.25}
+        counted = spec.on_run
+
+        def run() -> None:
+            counted()
+            spec.layers = {"conv": 0.75 if len(runs) > 2 else 99, "reformat": 0.25}
+
+        spec.on_run = run
         engine = load(spec)
         inputs = {"x": np.ones((2, 3), np.float32)}
         assert measure_layers(engine, inputs, runs=4, warmup=2) == {"conv": 0.75, "reformat": 0.25}
         assert len(runs) == 6
+        assert engine.trt.released == ["IExecutionContext"] * 2  # the one before, and the one that was watched
         assert engine.run(inputs)["y"].max() == 2
         assert measure_layers(engine, inputs, seconds=0, warmup=0) == {"conv": 0.75, "reformat": 0.25}
         assert len(runs) == 8

@@ -89,8 +89,11 @@ class LayerCopier:
 
     A float layer rounds its float inputs, its weights and its outputs; an int8 layer quantises the
     two operands of its Conv, Gemm or MatMul, and gives its output in the precision of the float layers
-    around it. Inside a fused layer nothing is rounded: what stands behind the Conv (BatchNormalization,
-    scales, activation) is folded into its weights or computed in the accumulator's float32.
+    around it. Behind the Conv of a fused layer nothing is rounded: BatchNormalization, scales and activation
+    are folded into its weights or computed in the accumulator's float32. A layer without one (what a compiler
+    fuses of other operators) has neither: each of its nodes is rounded as if it were a layer of its own. Its kernel
+    may be more exact than that, but half's range holds inside it too: TensorRT itself warns of layer normalisations
+    that overflow there.
     """
 
     def __init__(self, builder: GraphBuilder, model: Model, table: CalibrationTable | None) -> None:
@@ -113,8 +116,11 @@ class LayerCopier:
         border = around if precision is Precision.INT8 else precision
         for node in nodes:
             first = node is nodes[0]
+            # BatchNormalization's parameters are folded in float32 before anything is rounded: a
+            # variance beyond 65504 does no harm in TensorRT.
+            foldable = (layer.quantizable and not first) or node.op_type == "BatchNormalization"
             inputs = [
-                self._input(node, i, value, source, inside, precision if first and i < 2 else border, first)
+                self._input(node, i, value, source, inside, precision if first and i < 2 else border, foldable)
                 for i, value in enumerate(node.inputs)
             ]
             captured = {v: source[v] for v in outer_values(node) if v in source}
@@ -128,6 +134,8 @@ class LayerCopier:
                 known = self._model.tensors.get(str(old.name))
                 if known is not None and known.dtype is not None:
                     new.type = ir.TensorType(known.dtype)
+                if len(nodes) > 1 and not layer.quantizable and old.name:
+                    inside[old] = self._output(old, new, [node], border)
         return {
             v: self._output(v, inside[v], nodes, border) for v in nodes_outputs(nodes) if str(v.name) in layer.outputs
         }
@@ -140,7 +148,7 @@ class LayerCopier:
         source: Mapping[ir.Value, ir.Value],
         inside: Mapping[ir.Value, ir.Value],
         precision: Precision,
-        first: bool,
+        foldable: bool,
     ) -> ir.Value | None:
         if value is None:
             return None
@@ -149,9 +157,6 @@ class LayerCopier:
         known = self._model.tensors.get(str(value.name))
         is_data = known is not None and known.dtype == ir.DataType.FLOAT and not is_shape_input(node, index)
         if value.is_initializer():
-            # BatchNormalization's parameters are folded in float32 before anything is rounded: a
-            # variance beyond 65504 does no harm in TensorRT.
-            foldable = not first or node.op_type == "BatchNormalization"
             if not is_data or foldable or _is_lookup(node):
                 precision = Precision.FP32
             return self._gates.weight(value, precision, weight_axis(node, index), self._weights)

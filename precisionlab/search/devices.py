@@ -17,9 +17,10 @@ _GIGA = 1e9
 class Device:
     """A device's peaks. `name` is what a user types, `title` what a report shows.
 
-    `capability` is its CUDA compute capability as `sm80`. `compute` is the dense peak in operations per second (a multiply-add is 2) for each precision that the
-    device computes in; a precision that it cannot compute in is not there. `bandwidth` is the peak of its
-    memory in bytes per second. `source` names the document that the figures are from.
+    `capability` is its CUDA compute capability, such as `sm80`. `compute` is the dense peak in operations per second
+    (a multiply-add is 2) for each precision that the device computes in; a precision that it cannot compute in is not
+    there. `bandwidth` is the peak of its memory in bytes per second. `source` names the document that the figures are
+    from.
     """
 
     name: str

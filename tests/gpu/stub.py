@@ -183,7 +183,7 @@ class ICudaEngine(_Counted):
         return self._spec.aliases.get(name)
 
     def create_execution_context(self) -> IExecutionContext | None:
-        if not self._spec.has_room:
+        if not self._spec.has_room or "IExecutionContext" in self._stub.alive:  # there is room for one
             self._logger.log("ERROR", "Requested amount of GPU memory could not be allocated")
             return None
         return IExecutionContext(self._stub, self._logger, self._spec)

@@ -75,7 +75,7 @@ def _compile_for(trt: Any, config: Any, capability: str) -> None:
             + (f"it does for {', '.join(known).lower()}" if known else "it builds for the GPU that is here alone")
         )
     config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
+    config.set_compute_capability(members[capability], 0)
 
 
 def check_job(job: BuildJob, features: Features) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,12 +12,10 @@ from precisionlab.backends.tensorrt.api import RTX as RTX_MODULE
 from precisionlab.backends.tensorrt.api import TENSORRT as TENSORRT_MODULE
 from precisionlab.backends.tensorrt.api import check_installed
 from precisionlab.backends.tensorrt.backend import EngineSettings, TensorRTBackend
-from precisionlab.backends.tensorrt.jobs import Profile
-from precisionlab.backends.tensorrt.profiles import check_profiles, dynamic_inputs, parse_shapes, profiles_of, sizes_of
+from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.backends.tensorrt.typed import TypedBackend
-from precisionlab.data import Dataset, Sample
+from precisionlab.data import Dataset
 from precisionlab.errors import EngineError
-from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.options import EngineOptions
 
@@ -47,7 +45,7 @@ def open_engines(
     module = MODULES[backend]
     check_installed(module)  # here, before anything is written
     model = reference.model
-    profiles = _profiles(model, every, options.shapes)
+    profiles = profiles_for(model, options.shapes, lambda name: every)
     store = Path(options.store) if options.store else folder / "engines"
     with ChildEngines(module, model, chosen, store, folder / "tensorrt.log", see) as engines:
         if engines.device is None and module != RTX_MODULE:
@@ -68,13 +66,3 @@ def open_engines(
             yield TensorRTBackend(reference, engines, settings)
         else:
             yield TypedBackend(reference, engines, settings, backend)
-
-
-def _profiles(model: Model, samples: Iterable[Sample], shapes: tuple[str, ...]) -> dict[str, Profile]:
-    """As given, and else as the samples have them."""
-    given = dict(map(parse_shapes, shapes))
-    missing = [info.name for info in dynamic_inputs(model) if info.name not in given]
-    found = profiles_of(model, (sizes_of(model, sample.inputs) for sample in samples)) if missing else {}
-    profiles = {**{name: found[name] for name in missing}, **given}
-    check_profiles(model, profiles)
-    return profiles

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import onnx_ir as ir
 
 from precisionlab.backends.tensorrt.jobs import Arrays, Profile, Shape
+from precisionlab.data import Sample
 from precisionlab.errors import BuildError, DataError, OptionError
 from precisionlab.model import Model
 from precisionlab.model.flow import is_shape_input, shape_flow
 from precisionlab.model.graph import TensorInfo
 
+_SHOWN = 16
 _WRITE = "write NAME:MIN,OPT,MAX as in --shapes image:1x3x224x224,4x3x224x224,8x3x224x224"
 
 
@@ -35,8 +37,10 @@ def shape_inputs(model: Model) -> frozenset[str]:
     for value in model.onnx.graph.inputs:
         integers = value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
         uses = value.uses()
+        # Shape asks how large a tensor is, and not for its values.
+        asked = [use for use in uses if use.node.op_type not in ("Shape", "Size")]
         if integers and any(
-            is_shape_input(use.node, use.idx) or any(output in flow for output in use.node.outputs) for use in uses
+            is_shape_input(use.node, use.idx) or any(output in flow for output in use.node.outputs) for use in asked
         ):
             found.add(str(value.name))
     return frozenset(found)
@@ -89,6 +93,20 @@ def parse_shapes(text: str) -> tuple[str, Profile]:
         raise OptionError(f"--shapes {text!r}: {_WRITE}")
     low, opt, high = (_shape(part, text) for part in (parts if len(parts) == 3 else parts * 3))
     return name, Profile(low, opt, high)
+
+
+def profiles_for(model: Model, texts: Iterable[str], samples: Callable[[str], Iterable[Sample]]) -> dict[str, Profile]:
+    """The profile of each dynamic input: as the texts of `--shapes` give it, and else as the samples have it.
+
+    `samples` is called with the name of the first input that is not given, and only where there is one.
+    Raises OptionError for shapes that do not fit the model, DataError for such samples.
+    """
+    given = dict(map(parse_shapes, texts))
+    missing = [info.name for info in dynamic_inputs(model) if info.name not in given]
+    found = profiles_of(model, (sizes_of(model, s.inputs) for s in samples(missing[0]))) if missing else {}
+    profiles = {**{name: found[name] for name in missing}, **given}
+    check_profiles(model, profiles)
+    return profiles
 
 
 def check_profiles(model: Model, profiles: Mapping[str, Profile]) -> None:
@@ -226,7 +244,8 @@ def _declared(info: TensorInfo) -> str:
 
 
 def _dims(shape: Shape) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
+    shown = "x".join(map(str, shape[:_SHOWN]))
+    return f"{shown}x… ({len(shape)} values)" if len(shape) > _SHOWN else shown or "a scalar"
 
 
 def _text(shapes: Profile) -> str:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from precisionlab.backends.tensorrt.api import Features, features_of, load_tensorrt
-from precisionlab.backends.tensorrt.buffers import Buffers
+from precisionlab.backends.tensorrt.buffers import Buffers, as_dtype
 from precisionlab.backends.tensorrt.build import build, network_layers
 from precisionlab.backends.tensorrt.cuda import Cuda
 from precisionlab.backends.tensorrt.execution import Engine
@@ -101,12 +104,19 @@ class _Service:
     def _progress(self, title: str, done: int, total: int) -> None:
         self._link.tell("progress", title, done, total)
 
+    def _typed(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """As the network takes it: 8.6 has no int64, and its parser makes int32 of such an input."""
+        trt = self._trt
+        if array.dtype == np.int64 and not hasattr(trt.DataType, "INT64"):
+            return as_dtype(array, np.dtype(np.int32), f"input {name!r}")
+        return array
+
     def _feed(self, buffers: Buffers) -> Callable[[Sequence[str]], Sequence[int] | None]:
         """Asks the parent for one sample after the other, and puts each into the GPU's memory."""
 
         def feed(names: Sequence[str]) -> Sequence[int] | None:
             inputs: Arrays | None = self._link.ask("sample")
-            return None if inputs is None else [buffers.upload(name, inputs[name]) for name in names]
+            return None if inputs is None else [buffers.upload(name, self._typed(name, inputs[name])) for name in names]
 
         return feed
 

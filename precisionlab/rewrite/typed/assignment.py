@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +21,13 @@ from precisionlab.rewrite.typed.signature import FLOAT, places
 DTYPES = {Precision.FP32: FLOAT, Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
 _SHORT = {FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _SCALES = ("Add", "Sub", "Mul", "Div")
+# What ONNX defines in a type and TensorRT does not build in it: tried one by one with TensorRT-RTX 1.7.1.
+_LACKING = {
+    ir.DataType.FLOAT16: frozenset({"MeanVarianceNormalization"}),
+    ir.DataType.BFLOAT16: frozenset(
+        {"ConvTranspose", "GRU", "GlobalLpPool", "LpNormalization", "MeanVarianceNormalization", "Mish"}
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -80,22 +86,27 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
 def allowed(
     assignment: Assignment, graph: ir.Graph, opset: int, model: Model, tensors: Mapping[str, TensorInfo]
 ) -> Assignment:
-    """The assignment without the types that ONNX does not allow their nodes at this opset, which are noted.
+    """The assignment without the types that ONNX or TensorRT do not have of their nodes at this opset, which are noted.
 
     The whole layer goes to float32 then: nothing is cast inside it. `tensors` are those of this graph in float32.
     """
     layer_of = {name: layer for layer in model.layers for name in layer.nodes}
-    refused: dict[str, tuple[str, ir.DataType]] = {}
+    refused: dict[str, str] = {}
     for node in graph:
-        name = str(node.name)
-        dtype = assignment.dtypes.get(name, FLOAT)
-        if dtype != FLOAT and not places(node, dtype, opset, tensors).outputs:
-            refused.update((n, (node.op_type, dtype)) for n in layer_of[name].nodes)
-    notes = [
-        f"{op_type} is not defined in {short(dtype)} at opset {opset}: {count} nodes of its layers are left in fp32"
-        for (op_type, dtype), count in sorted(Counter(refused.values()).items(), key=str)
-    ]
-    dtypes = {name: FLOAT if name in refused else dtype for name, dtype in assignment.dtypes.items()}
+        dtype = assignment.dtypes.get(str(node.name), FLOAT)
+        if dtype == FLOAT:
+            continue
+        reason = None
+        if not places(node, dtype, opset, tensors).outputs:
+            reason = f"ONNX does not define {node.op_type} in {short(dtype)} at opset {opset}"
+        elif node.op_type in _LACKING[dtype]:
+            reason = f"TensorRT has no {node.op_type} in {short(dtype)}"
+        if reason is not None:
+            refused.setdefault(layer_of[str(node.name)].name, reason)
+    notes = tuple(f"layer {layer} is left in fp32: {reason}" for layer, reason in refused.items())
+    dtypes = dict(assignment.dtypes)
+    for layer in refused:
+        dtypes.update(dict.fromkeys(model.layer[layer].nodes, FLOAT))
     return Assignment(dtypes, assignment.int8, (*assignment.notes, *notes))
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
+from precisionlab.model.graph import TensorInfo
 from precisionlab.model.load import infer_tensors
 from precisionlab.precision import PrecisionPlan
 from precisionlab.rewrite.typed.assignment import Assignment, allowed, planned
 from precisionlab.rewrite.typed.checks import check_typed
+from precisionlab.rewrite.typed.expand import ExpandHardSwish
 from precisionlab.rewrite.typed.opset import best_opset, convert, least_opset, opset_of
 from precisionlab.rewrite.typed.types import TypesPass
 
@@ -42,7 +44,13 @@ def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | Non
     changed = opset_of(graph) != opset_of(model.onnx)
     tensors = infer_tensors(graph) if changed else model.tensors
     assignment = allowed(assignment, graph.graph, opset_of(graph), model, tensors)
-    typing = TypesPass(assignment, tensors, table, model.node)
+    expansion = ExpandHardSwish(assignment)
+    expansion(graph)
+    added = {name: TensorInfo(name, ir.DataType.FLOAT, None) for name in expansion.added}
+    assignment = replace(
+        assignment, dtypes={**assignment.dtypes, **dict.fromkeys(expansion.added, ir.DataType.BFLOAT16)}
+    )
+    typing = TypesPass(assignment, {**tensors, **added}, table, model.node)
     typing(graph)
     check_typed(model, graph)
     return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes))

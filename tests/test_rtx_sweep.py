@@ -1,0 +1,86 @@
+"""A sweep with TensorRT-RTX where no GPU is: engines are compiled for real, and told of as what they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from models import DIGITS
+from rtx import needs_rtx
+
+from precisionlab.cli import cli
+from precisionlab.results import SweepResult
+from precisionlab.sweep import sweep
+
+pytestmark = needs_rtx
+MODEL = DIGITS / "digits.onnx"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    out = tmp_path_factory.mktemp("run")
+    return sweep(MODEL, DIGITS, precisions="fp16,int8", backend="tensorrt-rtx", target="l4", out=out, threads=2)
+
+
+def test_both_engines_of_a_precision_are_compiled_and_every_pin_is_taken(found: SweepResult) -> None:
+    fp16, int8 = found.precisions
+    assert [compiled.name for compiled in fp16.compiled] == ["fp16", "fp16 mixed"]
+    assert [compiled.name for compiled in int8.compiled] == ["int8"]
+    for compiled in (*fp16.compiled, *int8.compiled):
+        assert compiled.inside is not None, compiled.refused
+        assert compiled.target == "SM89"
+        assert len(compiled.inside.built.layers) > 5
+    pins = fp16.compiled[1].inside.pins  # type: ignore[union-attr]
+    assert {pin.layer for pin in pins} == set(fp16.mixed.plan.pinned())
+    assert [pin.verdict for pin in pins] == ["taken"] * len(pins)
+
+
+def test_no_figure_of_it_is_called_measured(found: SweepResult) -> None:
+    assert set(found.variants["figures"]) == {"emulated"}
+    assert found.variants["latency_ms"].isna().all()
+    assert found.precisions[0].engine is None
+    run = json.loads((Path(str(found.folder)) / "run.json").read_text())
+    assert run["figures"] == "emulated"
+    assert run["engines"]["measured"] is False
+    assert run["engines"]["backend"] == "tensorrt-rtx"
+    html = (Path(str(found.folder)) / "report.html").read_text()
+    assert "EMULATED" in html
+    assert "nobody has run them" in html
+
+
+def test_what_each_layer_runs_in_is_read_from_the_compiled_engine(found: SweepResult) -> None:
+    layers = found.layers[found.layers["precision"] == "fp16"]
+    types = dict(zip(layers["layer"], layers["engine_types"], strict=True))
+    assert "fp16" in types["/stem/conv"]
+    assert (layers["engine_types"] != "").mean() > 0.8
+    quantised = found.layers[found.layers["precision"] == "int8"]
+    assert quantised["engine_types"].str.contains("int8").any()
+
+
+def test_an_engine_is_compiled_once(found: SweepResult) -> None:
+    folder = Path(str(found.folder))
+    before = {path: path.stat().st_mtime_ns for path in (folder / "engines").glob("*.engine")}
+    assert len(before) == 3
+    again = sweep(MODEL, DIGITS, precisions="fp16,int8", backend="tensorrt-rtx", target="l4", out=folder, threads=2)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "engines").glob("*.engine")} == before
+    pd.testing.assert_frame_equal(again.layers, found.layers)
+
+
+@pytest.mark.parametrize("target", ["h100", "orin"])
+def test_a_gpu_that_it_does_not_compile_for_is_told_and_the_sweep_goes_on(tmp_path: Path, target: str) -> None:
+    result = sweep(MODEL, DIGITS, precisions="fp16", backend="tensorrt-rtx", target=target, out=tmp_path, threads=2)
+    for compiled in result.precisions[0].compiled:
+        assert compiled.inside is None
+        assert "does not compile for" in compiled.refused
+        assert "sm89" in compiled.refused
+    assert result.met
+
+
+def test_verify_does_not_measure_without_a_gpu(found: SweepResult) -> None:
+    plan = Path(str(found.folder)) / "plan.fp16.json"
+    printed = CliRunner().invoke(cli, ["verify", str(plan), "--backend", "tensorrt-rtx"])
+    assert printed.exit_code == 2
+    assert "no GPU is here" in printed.output
