@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Array, Flows, bits, compared, digits, load, packaged, plan_for, proto, sample
+from models import Array, Flows, bits, compared, digits, load, packaged, plan_for, proto
 from rtx import drive, needs_rtx
 
 from precisionlab.backends.tensorrt import buildlog
@@ -127,7 +127,8 @@ def test_what_cannot_be_given_a_precision_is_kept_apart(tmp_path: Path) -> None:
     body = """(float[4,4] x, bool yes) => (float[4,4] g) {
         a = Exp(x) i = Cast <to: int = 7> (a) j = Abs(i) k = Neg(j) b = Cast <to: int = 1> (k) d = Add(a, b)
         e = If (yes) <
-            then_branch = then () => (float[4,4] t) { t = Identity(d) }, else_branch = other () => (float[4,4] o) { o = Neg(d) }
+            then_branch = one () => (float[4,4] t) { t = Identity(d) },
+            else_branch = other () => (float[4,4] o) { o = Neg(d) }
         >
         f = Tanh(e) g = Add(f, a)
     }"""

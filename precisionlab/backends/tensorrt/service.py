@@ -104,19 +104,16 @@ class _Service:
     def _progress(self, title: str, done: int, total: int) -> None:
         self._link.tell("progress", title, done, total)
 
-    def _typed(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """As the network takes it: 8.6 has no int64, and its parser makes int32 of such an input."""
-        trt = self._trt
-        if array.dtype == np.int64 and not hasattr(trt.DataType, "INT64"):
-            return as_dtype(array, np.dtype(np.int32), f"input {name!r}")
-        return array
-
     def _feed(self, buffers: Buffers) -> Callable[[Sequence[str]], Sequence[int] | None]:
         """Asks the parent for one sample after the other, and puts each into the GPU's memory."""
 
         def feed(names: Sequence[str]) -> Sequence[int] | None:
             inputs: Arrays | None = self._link.ask("sample")
-            return None if inputs is None else [buffers.upload(name, self._typed(name, inputs[name])) for name in names]
+            return (
+                None
+                if inputs is None
+                else [buffers.upload(name, as_network_takes(self._trt, name, inputs[name])) for name in names]
+            )
 
         return feed
 
@@ -129,3 +126,10 @@ def _cuda() -> tuple[Cuda | None, str]:
     except EngineError as error:
         return None, str(error)
     return cuda, ""
+
+
+def as_network_takes(trt: Any, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """A calibration input in the network's type: 8.6 has no int64, and its parser makes int32 of such an input."""
+    if array.dtype == np.int64 and not hasattr(trt.DataType, "INT64"):
+        return as_dtype(array, np.dtype(np.int32), f"input {name!r}")
+    return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -23,13 +24,15 @@ from precisionlab.rewrite.typed.types import TypesPass
 class TypedModel:
     """A strongly typed model, how many Casts it has beside the original's, and what a user should know of it.
 
-    Constants are converted when they are read or saved. `notes` say where the opset was converted, and which layers
+    Constants are converted when they are read or saved; `sources` are the files that they are read from then, which must
+    not change before. `notes` say where the opset was converted, and which layers
     are not in the type that the plan gives them, with the reason.
     """
 
     onnx: ir.Model
     casts: int
     notes: tuple[str, ...]
+    sources: frozenset[Path]
 
 
 def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> TypedModel:
@@ -53,7 +56,7 @@ def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | Non
     typing = TypesPass(assignment, {**tensors, **added}, table, model.node)
     typing(graph)
     check_typed(model, graph)
-    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes))
+    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes), _sources(model.onnx))
 
 
 def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str, ...]]:
@@ -74,3 +77,9 @@ def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str
         if least == best:
             raise
     return convert(model, least), (f"converted from opset {current} to {least}",)
+
+
+def _sources(model: ir.Model) -> frozenset[Path]:
+    """The files of external data."""
+    tensors = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
+    return frozenset(Path(t.path).resolve() for t in tensors if isinstance(t, ir.ExternalTensor))

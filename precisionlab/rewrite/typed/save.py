@@ -23,7 +23,7 @@ def save_typed(typed: TypedModel, path: Path, embedded_limit: int = EMBEDDED_LIM
     """
     data = path.with_name(f"{path.name}.data")
     constants = [v.const_value for g in typed.onnx.graphs() for v in g.initializers.values() if v.const_value]
-    if data in _sources(typed.onnx):
+    if data.resolve() in typed.sources:
         raise ModelError(f"{path}: the model's own constants are in {data.name}; choose another name or folder")
     model = _in_memory_form(typed.onnx)
     try:
@@ -37,16 +37,6 @@ def save_typed(typed: TypedModel, path: Path, embedded_limit: int = EMBEDDED_LIM
             _move(draft, path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _sources(model: ir.Model) -> set[Path]:
-    """The files that constants are read from."""
-    found = set()
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                found.add(Path(value.const_value.path))
-    return found
 
 
 def _in_memory_form(model: ir.Model) -> ir.Model:

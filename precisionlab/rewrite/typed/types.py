@@ -89,7 +89,7 @@ class TypesPass(InPlacePass):
         for node, (dtype, where) in self._typed.items():
             wanted = self._assignment.dtypes.get(str(node.name), dtype)
             for value in (*(node.inputs[i] for i in where.inputs), *(node.outputs[i] for i in where.outputs)):
-                if value is None or (value.dtype or FLOAT) != wanted or dtype != wanted:  # None: as it was, float32
+                if value is None or self._dtype(value) != wanted or dtype != wanted:
                     raise PostconditionError(f"{node.op_type} {node.name}: {value} is not {wanted.name}")
         for cast in self.casts:
             source = cast.inputs[0]
@@ -98,6 +98,11 @@ class TypesPass(InPlacePass):
                 raise PostconditionError(f"Cast {cast.name} is not needed")
             if not cast.outputs[0].uses() and not cast.outputs[0].is_graph_output():
                 raise PostconditionError(f"nothing takes what Cast {cast.name} gives")
+
+    def _dtype(self, value: ir.Value) -> ir.DataType | None:
+        """The value's type; one that is not marked is as it was."""
+        known = self._tensors.get(str(value.name))
+        return value.dtype if value.dtype is not None or known is None else known.dtype
 
     def _typing(
         self, node: ir.Node, opset: int, functions: frozenset[tuple[str, str]], stock: Stock
