@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
-from precisionlab.errors import BuildError
+from precisionlab.errors import BuildError, EngineError
 from precisionlab.evaluator import Evaluator
 from precisionlab.model import Model
 from precisionlab.observer import Observer
@@ -61,9 +61,17 @@ class EngineStage:
         self, name: str, plan: PrecisionPlan, table: CalibrationTable | None, tolerance: Tolerance
     ) -> EngineVariant | None:
         """Build a plan's engine, compare every layer that can be looked at, time it; None where it cannot be built."""
-        outputs = self._judged(name, plan, table)
-        if outputs is None:
+        if self._judged(name, plan, table) is None:
             return None
+        try:
+            return self._measured(name, plan, table, tolerance)
+        except EngineError as error:
+            self._give_up(name, str(error))
+            return None
+
+    def _measured(
+        self, name: str, plan: PrecisionPlan, table: CalibrationTable | None, tolerance: Tolerance
+    ) -> EngineVariant:
         evaluator, backend = self._evaluator, self._backend
         comparison = evaluator.compare(f"{name} engine, every layer", plan, table)
         held_out = evaluator.hold_outputs_to(f"{name} engine", plan, table)
@@ -110,7 +118,7 @@ class EngineStage:
 
     def _judged(self, name: str, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison | None:
         """The final outputs of a plan's engine; None where TensorRT refuses to build it, which is no bad result."""
-        see, journal = self._evaluator.see, self._evaluator.journal
+        journal = self._evaluator.journal
         key = {"engine": plan.to_dict(), "ranges": None if table is None else table.digest, "by": self._backend.name}
         refused = journal.known(key)
         if refused is None:
@@ -119,9 +127,15 @@ class EngineStage:
             except BuildError as error:
                 refused = str(error)
                 journal.record(key, refused)
-        self._refused[name] = refused
-        see.note(f"  {name}: no engine: {refused}")
+            except EngineError as error:
+                refused = str(error)  # its process has died: another time it may live
+        self._give_up(name, refused)
         return None
+
+    def _give_up(self, name: str, why: str) -> None:
+        """Note that there is no engine, which says nothing of its accuracy; the sweep goes on."""
+        self._refused[name] = why
+        self._evaluator.see.note(f"  {name}: no engine: {why}")
 
     def _keep_times(self, plan: PrecisionPlan, times: Mapping[str, float]) -> None:
         """Keep each layer's milliseconds, in the precision that it has under the plan."""

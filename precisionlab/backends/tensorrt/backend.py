@@ -29,7 +29,7 @@ from precisionlab.compare.errors import ErrorSums, ErrorTable
 from precisionlab.compare.gather import Gathering, SampleResult, output_errors
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
-from precisionlab.errors import BuildError
+from precisionlab.errors import BuildError, EngineError
 from precisionlab.precision import PrecisionPlan
 from precisionlab.wording import counted
 
@@ -260,12 +260,11 @@ class TensorRTBackend(Backend):
         for group in groups(self.model, wanted, self._settings.observe):
             try:
                 engine = self.built(plan, table, group).engine
-            except BuildError as error:
+                self._check(plan, engine, group, looked_at)
+                found.update(self._errors(engine, group, samples))
+            except EngineError as error:  # refused, or its process has died: the other groups are still to be had
                 count = counted(len(group), "tensor")
                 self.notes.append(f"{plan.default}: {count} could not be looked at, from {group[0]} on: {error}")
-                continue
-            self._check(plan, engine, group, looked_at)
-            found.update(self._errors(engine, group, samples))
         return found
 
     def _errors(self, engine: Path, group: Sequence[str], samples: Iterable[Sample]) -> dict[str, ErrorSums]:
