@@ -6,6 +6,8 @@ precision, a fault that only pins mend, both ways to INT8 ranges, dynamic shapes
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,18 +19,21 @@ import onnx
 import onnx.parser
 
 from precisionlab.backends import TENSORRT, emulation
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt import opening
 from precisionlab.backends.tensorrt.backend import TensorRTBackend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, open_dataset
+from precisionlab.doctor import python_facts
 from precisionlab.errors import PrecisionLabError
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import EngineOptions
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.observe import is_observed
+from precisionlab.run import write_whole
 
 SAMPLES = 8
 FAULT = ("up", "down")
@@ -58,32 +63,58 @@ class Step:
     seen: str
 
 
+RESULT_FILE = "selftest.json"
+
+
 def selftest(folder: Path, see: Observer | None = None) -> Iterator[Step]:
     """Try the TensorRT backend, step by step; engines and logs go to `folder`.
 
-    Raises EngineError where TensorRT or the GPU cannot be used at all.
+    At the end all of it is written to `selftest.json` there, for a user to attach to an issue: the steps, and for each
+    layer the error as it was emulated and as it was measured. Raises EngineError where TensorRT or the GPU cannot be
+    used at all.
     """
-    see = see or Silent()
+    layers: list[tuple[str, float, float]] = []
+    steps: list[Step] = []
+    for step in _steps(folder, see or Silent(), layers):
+        steps.append(step)
+        yield step
+    content = {
+        "precisionlab": importlib.metadata.version("precisionlab"),
+        "python": python_facts(),
+        "steps": [vars(step) for step in steps],
+        "layers": [{"tensor": name, "emulated_sqnr_db": e, "measured_sqnr_db": m} for name, e, m in layers],
+    }
+    write_whole(folder / RESULT_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _steps(folder: Path, see: Observer, layers: list[tuple[str, float, float]]) -> Iterator[Step]:
     with tempfile.TemporaryDirectory() as made:
         model, dataset = _made(Path(made))
         reference = emulation(model, dataset, None)
         collector = reference.collector(tuple(name for name in model.tensors if is_observed(model, name)))
-        collector.add(dataset, lambda done: None)
+        collector.add(dataset, _unheard)
         table = table_of(collector.histograms(), "max", len(dataset))
         with opening.open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), folder, see) as backend:
             yield Step("TensorRT and GPU", True, ", ".join(f"{k} {v}" for k, v in backend.identity.items()))
-            yield from _Steps(backend, dataset, table).all()
+            steps = _Steps(backend, reference, dataset, table)
+            yield from steps.all()
+            layers.extend(steps.layers)
         options = EngineOptions(calibrate=True)
         with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, see) as backend:
-            yield from _Steps(backend, dataset, table).calibrated()
+            yield from _Steps(backend, reference, dataset, table).calibrated()
         options = EngineOptions(shapes=("image:1x3x16x16,2x3x16x16,4x3x16x16",))
         with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, see) as backend:
-            yield from _Steps(backend, dataset, table).batches()
+            yield from _Steps(backend, reference, dataset, table).batches()
 
 
 class _Steps:
-    def __init__(self, backend: TensorRTBackend, dataset: Dataset, table: CalibrationTable) -> None:
+    def __init__(
+        self, backend: TensorRTBackend, emulation: OnnxRuntimeBackend, dataset: Dataset, table: CalibrationTable
+    ) -> None:
+        self.layers: list[tuple[str, float, float]] = []
+        """Layer output, its SQNR emulated and measured, in dB; filled on the way."""
         self._backend = backend
+        self._emulation = emulation
         self._model = backend.model
         self._dataset = dataset
         self._table = table
@@ -98,6 +129,7 @@ class _Steps:
             yield self._step("BF16", lambda: self._figure(Precision.BF16, 25))
         yield self._step("INT8, our calibration cache", lambda: self._figure(Precision.INT8, 15))
         yield self._step("every layer is looked at", self._looked_at)
+        yield self._step("the emulation is true", self._fidelity)
         yield self._step("times", self._times)
 
     def calibrated(self) -> Iterator[Step]:
@@ -110,9 +142,7 @@ class _Steps:
         samples = [Sample(str(n), {"image": np.concatenate(images[:n])}) for n in (1, 3, 4)]
 
         def run() -> tuple[bool, str]:
-            found = self._backend.judge(
-                self._plan(Precision.FP32), None, samples, lambda done: None, metric=None, known=None
-            )
+            found = self._backend.judge(self._plan(Precision.FP32), None, samples, _unheard, metric=None, known=None)
             sqnr = found.worst("sqnr")
             return sqnr >= 80, f"{sqnr:.1f} dB at batches of 1, 3 and 4"
 
@@ -133,9 +163,7 @@ class _Steps:
 
     def _outputs(self, precision: Precision, pinned: tuple[str, ...] = ()) -> Comparison:
         plan = self._plan(precision, pinned)
-        return self._backend.judge(
-            plan, self._ranges(precision), self._dataset, lambda done: None, metric=None, known=None
-        )
+        return self._backend.judge(plan, self._ranges(precision), self._dataset, _unheard, metric=None, known=None)
 
     def _figure(self, precision: Precision, least: float, pinned: tuple[str, ...] = ()) -> tuple[bool, str]:
         sqnr = self._outputs(precision, pinned).worst("sqnr")
@@ -152,12 +180,31 @@ class _Steps:
 
     def _looked_at(self) -> tuple[bool, str]:
         plan = self._plan(Precision.FP16, FAULT)
-        found = self._backend.compare(
-            plan, None, self._dataset, lambda done: None, metric=None, introduced=False
-        ).inherited
+        found = self._backend.compare(plan, None, self._dataset, _unheard, metric=None, introduced=False).inherited
         worst = min((errors.sqnr for errors in found.values()), default=math.nan)
         notes = f"; {' '.join(self._backend.notes)}" if self._backend.notes else "; looking changed nothing"
         return bool(found) and worst > 30, f"{len(found)} layers, the worst {worst:.1f} dB{notes}"
+
+    def _fidelity(self) -> tuple[bool, str]:
+        """Each layer's error as emulated beside as measured, in dB: what a user may send us."""
+        plan = self._plan(Precision.FP16, FAULT)
+        found = [
+            backend.compare(plan, None, self._dataset, _unheard, metric=None, introduced=False).inherited
+            for backend in (self._emulation, self._backend)
+        ]
+        emulated, measured = found
+        names = [n for n in measured if n in emulated and math.isfinite(emulated[n].sqnr + measured[n].sqnr)]
+        if len(names) < 3:
+            return False, f"only {len(names)} layers have a figure in both"
+        self.layers = [(name, emulated[name].sqnr, measured[name].sqnr) for name in names]
+        # Spearman's: the correlation of the ranks. Layers with equal figures rank by place in both.
+        ours, theirs = (np.argsort(np.argsort([f[n].sqnr for n in names], kind="stable")) for f in (emulated, measured))
+        correlation = float(np.corrcoef(ours, theirs)[0, 1])
+        differences = [abs(a - b) for _, a, b in self.layers]
+        return correlation > 0.8, (
+            f"rank correlation {correlation:.3f} over {len(names)} layers, the median difference "
+            f"{float(np.median(differences)):.1f} dB"
+        )
 
     def _times(self) -> tuple[bool, str]:
         latency, layers = self._backend.latency(self._plan(Precision.FP32), None, next(iter(self._dataset)))
@@ -166,6 +213,10 @@ class _Steps:
             f"{latency.median:.4f} ms a run ({latency.low:.4f} to {latency.high:.4f}), "
             f"{len(layers)} layers told apart, together {total:.4f} ms"
         )
+
+
+def _unheard(done: int) -> None:
+    """Progress that nobody wants to hear of."""
 
 
 def _made(folder: Path) -> tuple[Model, Dataset]:
@@ -193,4 +244,4 @@ def _made(folder: Path) -> tuple[Model, Dataset]:
     for index in range(SAMPLES):
         np.save(data / f"{index}.npy", normal(1, 3, 16, 16))
     model = load_model(folder / "selftest.onnx")
-    return model, open_dataset(data, model, None, 0).checked(skip_bad=False, progress=lambda done: None)
+    return model, open_dataset(data, model, None, 0).checked(skip_bad=False, progress=_unheard)

@@ -19,12 +19,12 @@ from precisionlab.data import Sample
 from precisionlab.errors import EngineError
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
-from precisionlab.model.layers import QUANTIZABLE_OPS, one_node_a_layer
+from precisionlab.model.layers import QUANTIZABLE_OPS
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import Flow, layer_inputs
 
 W = np.eye(4, dtype=np.float32) / 3
-ANY = {"w": W, "v": W + 1, "c": np.float32([1, 2, 3, 4])}
+ANY: dict[str, Array] = {"w": W, "v": W + 1, "c": np.arange(1, 5, dtype=np.float32)}
 
 
 def kernel(names: str) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def test_a_node_in_several_kernels_is_where_its_output_is_used(tmp_path: Path) -
     body = """(float[1,4,4,4] x) => (float[1,4,4,4] f, float[1,4,4,4] h) {
         a = Exp(x) b = Conv(a, k) d = Relu(b) e = ReduceSum(d, axis) f = Sqrt(e) g = Neg(x) h = Tanh(g)
     }"""
-    weights = {"k": np.ones((4, 4, 1, 1), np.float32), "axis": np.int64([2])}
+    weights = {"k": np.ones((4, 4, 1, 1), np.float32), "axis": np.array([2])}
     model = load(proto(body, weights), tmp_path)
     assert regrouped(model, "a b", "b d e", "e f", "g", "g", "h")[0] == ["a", "b d", "e f", "g", "h"]
 
@@ -119,7 +119,7 @@ def test_what_stands_in_front_of_a_product_is_a_layer_of_its_own(tmp_path: Path)
         ("Exp+Tanh+Neg", False),
         ("MatMul+Add+Add", True),
     ]
-    assert found.layers[1].inputs == ("node_of_a",) or found.layers[1].inputs == ("a", "b", "e")
+    assert found.layers[1].inputs == ("a", "b", "e")
     assert found.layers[1].multiply_adds == 4 * 4 * 4
 
 
@@ -130,11 +130,15 @@ def test_what_cannot_be_given_a_precision_is_kept_apart(tmp_path: Path) -> None:
             then_branch = one () => (float[4,4] t) { t = Identity(d) },
             else_branch = other () => (float[4,4] o) { o = Neg(d) }
         >
-        f = Tanh(e) g = Add(f, a)
+        p = If (yes) <
+            then_branch = one () => (float[4,4] s) { s = Add(e, e) },
+            else_branch = other () => (float[4,4] u) { u = Neg(e) }
+        >
+        f = Tanh(p) g = Add(f, a)
     }"""
-    found, _ = regrouped(load(proto(body), tmp_path), "a i j k b d e f g")
-    # Casts have one reason, what computes in integers another; If refers to d out of its branches.
-    assert found == ["a", "i", "j k", "b", "d", "e", "f g"]
+    found, _ = regrouped(load(proto(body), tmp_path), "a i j k b d e p f g")
+    # Casts have one reason, what computes in integers another; the branches of If refer to d, and to the other If.
+    assert found == ["a", "i", "j k", "b", "d", "e", "p", "f g"]
 
 
 def test_a_group_that_a_path_leaves_and_enters_again_is_cut_into_the_fewest_parts(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_kernels_that_wait_for_each_other_are_cut(tmp_path: Path) -> None:
     }"""
     # Neither is left and entered again by itself, but a feeds e, and b feeds d.
     found, _ = regrouped(load(proto(body), tmp_path), "a d", "b e f")
-    assert found == ["b", "a d", "e f"] or found == ["a", "b e f", "d"]
+    assert found == ["b", "a d", "e f"]
 
 
 @st.composite
@@ -272,31 +276,24 @@ def variant(model: Model, kernels: Iterable[str], **inputs: object) -> Mapping[s
 
 def test_without_a_product_the_nodes_of_a_layer_are_rounded_as_if_each_were_one(tmp_path: Path) -> None:
     body = """(float[4,4] x, int64[3] i) => (float[3,4] f, float[3,4] g) {
-        a = Mul(x, c) b = Mul(a, small) d = Gather(table, i) e = Gather(b, i) f = Add(d, e) g = Add(f, small)
+        a = Mul(x, third) b = Mul(a, a) d = Gather(table, i) e = Gather(b, i) f = Add(d, e) g = Mul(f, small)
     }"""
     rng = np.random.default_rng(0)
-    weights = {
-        "c": np.full(4, 1 / 3, np.float32),
-        "small": np.float32(1e-9),  # vanishes in half: as the ε of a LayerNorm does
-        "table": rng.standard_normal((5, 4), np.float32),
-    }
-    model = load(proto(body, weights), tmp_path)
-    inputs = {"x": rng.standard_normal((4, 4), np.float32) * 1e9, "i": np.int64([0, 2, 1])}
-    fused = variant(model, ["a b d e f g"], **inputs)
-    single = variant(one_node_a_layer_in_name_only(model), [], **inputs)
-    assert set(fused) < set(single)
-    for name in ("f", "g"):
-        assert np.array_equal(bits(fused[name]), bits(single[name]))
-    assert np.isnan(fused["f"]).all()  # Inf by rounding x, times 0 by rounding ε: what a half kernel may well give
-    milder = variant(model, ["a b d e f g"], x=np.ones((4, 4)), i=inputs["i"])
-    assert np.array_equal(milder["f"], in_half(weights["table"][inputs["i"]]))
-
-
-def one_node_a_layer_in_name_only(model: Model) -> Model:
-    """The model with nothing fused that can still be given precisions; a kernel of its first node alone says so."""
-    alone = one_node_a_layer(model)
-    fixed = {name: layer.fixed for layer in model.layers for name in layer.nodes}
-    return replace(alone, layers=tuple(replace(layer, fixed=fixed[layer.name]) for layer in alone.layers))
+    third, table = np.full(4, 1 / 3, np.float32), rng.standard_normal((5, 4), np.float32)
+    small = np.full(1, 1e-9, np.float32)  # vanishes in half, as the ε of a LayerNorm does
+    model = load(proto(body, {"third": third, "table": table, "small": small}), tmp_path)
+    x, rows = rng.standard_normal((4, 4), np.float32) * 30, np.array([0, 2, 1])
+    fused = variant(model, ["a b d e f g"], x=x, i=rows)
+    single = variant(model, ["a"], x=x, i=rows)
+    square = in_half(in_half(in_half(x) * in_half(third)) ** 2)
+    assert np.array_equal(fused["f"], in_half(in_half(table)[rows] + square[rows]))
+    assert np.array_equal(fused["g"], np.zeros((3, 4)))
+    assert "b" in single
+    assert "b" not in fused
+    assert all(np.array_equal(bits(fused[name]), bits(single[name])) for name in ("f", "g"))
+    beyond = variant(model, ["a b d e f g"], x=np.full((4, 4), 1000, np.float32), i=rows)
+    assert np.isinf(beyond["f"]).all()  # the square is beyond 65504: inside a kernel too that is half's range
+    assert np.isnan(beyond["g"]).all()
 
 
 def test_behind_a_product_nothing_is_rounded(tmp_path: Path) -> None:
@@ -359,7 +356,8 @@ def test_a_real_engine_s_kernels_are_emulated(
             compared(m, samples, pinned=[layer.name for layer in m.layers if set(pinned) & set(layer.nodes)])
             for m in (model, found)
         )
-        assert set(theirs.inherited) == {o for layer in found.layers for o in layer.outputs} & set(theirs.inherited)
+        assert set(theirs.inherited) <= {o for layer in found.layers for o in layer.outputs}
+        assert set(theirs.inherited) - set(ours.inherited) or set(ours.inherited) - set(theirs.inherited)
         for output, errors in ours.outputs.items():
             mine, other = errors.errors, theirs.outputs[output].errors
             if mine is None or other is None:

@@ -267,9 +267,17 @@ def test_the_self_test_passes_on_a_gpu_that_does_as_the_emulation_does(gpu: dict
     gpu["observe"] = 1 << 20
     steps = list(selftest(tmp_path))
     assert [step.name for step in steps if not step.passed] == []
-    assert {"FP32, TF32 off", "pins mend it", "INT8, our calibration cache", "dynamic shapes"} <= {
-        s.name for s in steps
-    }
+    written = json.loads((tmp_path / "selftest.json").read_text())
+    assert [step["name"] for step in written["steps"]] == [step.name for step in steps]
+    assert all(layer["emulated_sqnr_db"] == layer["measured_sqnr_db"] for layer in written["layers"])
+    assert len(written["layers"]) >= 3
+    assert {
+        "FP32, TF32 off",
+        "pins mend it",
+        "the emulation is true",
+        "INT8, our calibration cache",
+        "dynamic shapes",
+    } <= {s.name for s in steps}
 
 
 def test_the_self_test_says_what_fails(gpu: dict[str, Any], tmp_path: Path) -> None:

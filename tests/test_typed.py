@@ -306,6 +306,25 @@ def _older(body: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def test_sequences_hold_float32(tmp_path: Path) -> None:
+    text = """(float[4] x) => (float[4] y) {
+        a = Exp(x) s = SplitToSequence<axis=0>(a) c = ConcatFromSequence<axis=0>(s) y = Tanh(c) }"""
+    model = load(proto(text), tmp_path)
+    result = typed(model)
+    assert dtype(nodes(result)["node_of_s"].inputs[0]) == FLOAT
+    feeds = {"x": np.linspace(-1, 1, 4, dtype=np.float32)}
+    assert sqnr(run(model.onnx, feeds)["y"], run(result.onnx, feeds)["y"]) > 50
+
+
+def test_operators_of_other_domains_take_float32_and_so_does_what_follows_untyped(tmp_path: Path) -> None:
+    text = "(float[4] x) => (float[4] y) { a = Exp(x) b = com.microsoft.Gelu(a) y = Tanh(b) }"
+    model = load(proto(text, domains=', "com.microsoft": 1'), tmp_path)
+    result = typed(model)
+    assert dtype(nodes(result)["node_of_b"].inputs[0]) == FLOAT
+    assert result.casts == 2
+    assert result.notes == ("layer node_of_y is left in fp32: the type of b is not known",)
+
+
 def test_what_onnx_does_not_define_in_half_stays_float32_and_is_noted(tmp_path: Path) -> None:
     model = load(proto("(float[2] x) => (float[2] y) { a = Exp(x) b = Celu(a) y = Tanh(b) }"), tmp_path)
     result = typed(model)
@@ -335,7 +354,7 @@ def quantised_model(kind: str, folder: Path, opset: int = 17) -> tuple[Model, di
     weights = {"w": (rng.standard_normal(shape) * factors).astype(np.float32), "b": rng.standard_normal(6, np.float32)}
     model = load(proto(text, weights, opset=opset), folder)
     (info,) = model.inputs
-    return model, {"x": rng.standard_normal([int(d or 0) for d in info.shape or ()]).astype(np.float32)}  # type: ignore[arg-type]
+    return model, {"x": rng.standard_normal([int(d or 0) for d in info.shape or ()]).astype(np.float32)}
 
 
 @pytest.mark.parametrize("opset", [11, 13, 17])
@@ -713,3 +732,32 @@ def test_rtx_refuses_what_we_say_it_lacks_and_takes_what_we_make_of_it(
     answers = drive("typed", "build", *files)
     refused = {file.stem for file, answer in zip(files, answers, strict=True) if answer["errors"]}
     assert refused == {f"{op_type}-False" for op_type in LACKING}
+
+
+OPERANDS = {
+    "both activations": ("(float[2,3,4] x, float[2,4,3] z) => (float[2,3,3] y) { y = MatMul(x, z) }", ()),
+    "constant first": ("(float[4,5] x) => (float[3,5] y) { y = MatMul(w, x) }", (3, 4)),
+    "vector": ("(float[3,4] x) => (float[3] y) { y = MatMul(x, w) }", (4,)),
+    "batched": ("(float[2,3,4] x) => (float[2,3,5] y) { y = MatMul(x, w) }", (2, 4, 5)),
+    "depthwise": ("(float[1,4,6,6] x) => (float[1,4,4,4] y) { y = Conv<group=4>(x, w) }", (4, 1, 3, 3)),
+    "1d": ("(float[1,4,6] x) => (float[1,4,4] y) { y = Conv(x, w) }", (4, 4, 3)),
+    "3d": ("(float[1,4,6,6,6] x) => (float[1,4,4,4,4] y) { y = Conv(x, w) }", (4, 4, 3, 3, 3)),
+    "grouped transposed": (
+        "(float[1,4,6,6] x) => (float[1,6,8,8] y) { y = ConvTranspose<group=2>(x, w) }",
+        (4, 3, 3, 3),
+    ),
+    "scaled": ("(float[4,3] x) => (float[3,5] y) { y = Gemm<transA=1, alpha=0.5>(x, w) }", (4, 5)),
+}
+
+
+@needs_rtx
+def test_rtx_builds_every_kind_of_int8_operand(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files: dict[Path, Model] = {}
+    for kind, (text, shape) in OPERANDS.items():
+        model = load(proto(text, {"w": rng.standard_normal(shape, np.float32)} if shape else {}), tmp_path)
+        for around in DTYPES:
+            file = tmp_path / f"{kind} {around}.onnx"
+            save_typed(typed(model, Precision.INT8, around=around, table=table_for(model)), file)
+            files[file] = model
+    accepted(files, drive("typed", "build", *files))

@@ -10,6 +10,7 @@ import click
 
 from precisionlab.cli.cache import cache_commands
 from precisionlab.cli.calibrate import calibrate_command
+from precisionlab.cli.doctor import doctor_command
 from precisionlab.cli.export import export_command
 from precisionlab.cli.selftest import selftest_command
 from precisionlab.cli.sweep import sweep_command
@@ -46,6 +47,7 @@ cli.add_command(verify_command)
 cli.add_command(export_command)
 cli.add_command(calibrate_command)
 cli.add_command(cache_commands)
+cli.add_command(doctor_command)
 cli.add_command(selftest_command)
 
 

@@ -19,7 +19,7 @@ def selftest_command(ctx: click.Context, out: str) -> None:
     the GPU cannot be used.
     """
     from precisionlab.cli.progress import progress
-    from precisionlab.selftest import selftest
+    from precisionlab.selftest import RESULT_FILE, selftest
 
     Path(out).mkdir(parents=True, exist_ok=True)
     failed = 0
@@ -27,6 +27,7 @@ def selftest_command(ctx: click.Context, out: str) -> None:
         for step in selftest(Path(out), observer):
             failed += not step.passed
             click.echo(f"{'PASS' if step.passed else 'FAIL'}  {step.name}: {step.seen}")
+    click.echo(f"All of it, to be attached to an issue: {Path(out) / RESULT_FILE}")
     if failed:
         click.echo(f"{failed} failed; TensorRT's own words are in {Path(out) / 'tensorrt.log'}")
     ctx.exit(1 if failed else 0)

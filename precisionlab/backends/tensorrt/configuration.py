@@ -66,9 +66,8 @@ def configure(
 
 def _compile_for(trt: Any, config: Any, capability: str) -> None:
     """Let TensorRT-RTX compile for a GPU that need not be here. Raises BuildError for one that it does not know."""
-    known = (
-        [] if not hasattr(trt, "ComputeCapability") else [m for m in trt.ComputeCapability.__members__ if m[:2] == "SM"]
-    )
+    members = trt.ComputeCapability.__members__ if hasattr(trt, "ComputeCapability") else {}
+    known = [name for name in members if name.startswith("SM")]
     if capability not in known:
         raise BuildError(
             f"TensorRT {trt.__version__} does not compile for {capability.lower()}; "

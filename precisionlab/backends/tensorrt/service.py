@@ -27,11 +27,13 @@ from precisionlab.errors import EngineError
 class Facts:
     """The TensorRT and the GPU of a process.
 
-    `device` is the GPU's name, compute capability and driver; None where there is none that it can use.
+    `device` is the GPU's name, compute capability and driver; None where there is none that it can use,
+    for the reason in `no_gpu`.
     """
 
     features: Features
     device: str | None
+    no_gpu: str = ""
 
 
 def service(link: Link, module: str, log: Path) -> Mapping[str, Callable[..., Any]]:
@@ -62,7 +64,8 @@ class _Service:
         }
 
     def facts(self) -> Facts:
-        return Facts(features_of(self._trt), None if self._cuda is None else str(self._cuda.device()))
+        device = None if self._cuda is None else str(self._cuda.device())
+        return Facts(features_of(self._trt), device, self._no_gpu)
 
     def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
         return network_layers(self._trt, model, self._keeper)

@@ -97,7 +97,11 @@ def allowed(
         if dtype == FLOAT:
             continue
         reason = None
-        if not places(node, dtype, opset, tensors).outputs:
+        names = [v.name for v in node.inputs if v is not None and v.name]
+        unknown = [name for name in names if name in tensors and tensors[name].dtype is None]
+        if unknown:
+            reason = f"the type of {unknown[0]} is not known"
+        elif not places(node, dtype, opset, tensors).outputs:
             reason = f"ONNX does not define {node.op_type} in {short(dtype)} at opset {opset}"
         elif node.op_type in _LACKING[dtype]:
             reason = f"TensorRT has no {node.op_type} in {short(dtype)}"
@@ -151,7 +155,9 @@ def _lost_constant(model: Model, layer: Layer, dtype: ir.DataType) -> str | None
         if folded is not None:
             constants = [(str(node.inputs[index].name), array) for index, array in folded.items()]  # type: ignore[union-attr]
         elif name != layer.nodes[0] and node.op_type in _SCALES:
-            constants = [(str(v.name), v.const_value.numpy()) for v in node.inputs if v is not None and v.const_value]
+            constants = [
+                (str(v.name), v.const_value.numpy()) for v in node.inputs if v is not None and v.const_value is not None
+            ]
         else:
             continue
         for label, array in constants:

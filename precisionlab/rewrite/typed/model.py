@@ -24,9 +24,9 @@ from precisionlab.rewrite.typed.types import TypesPass
 class TypedModel:
     """A strongly typed model, how many Casts it has beside the original's, and what a user should know of it.
 
-    Constants are converted when they are read or saved; `sources` are the files that they are read from then, which must
-    not change before. `notes` say where the opset was converted, and which layers
-    are not in the type that the plan gives them, with the reason.
+    Constants are converted when they are read or saved; `sources` are the files of external data that they are read
+    from then. `notes` say where the opset was converted, and which layers are not in the type that the plan gives
+    them, with the reason.
     """
 
     onnx: ir.Model

@@ -72,6 +72,8 @@ def convert(model: Model, target: int) -> ir.Model:
     found.ir_version = max(
         graph.ir_version, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", target)])
     )
+    found.producer_name, found.producer_version = graph.producer_name, graph.producer_version
+    found.domain, found.model_version, found.doc_string = graph.domain, graph.model_version, graph.doc_string
     found.metadata_props.update(graph.metadata_props)
     return found
 

@@ -22,14 +22,15 @@ def save_typed(typed: TypedModel, path: Path, embedded_limit: int = EMBEDDED_LIM
     file of data is one that the model's constants are still read from.
     """
     data = path.with_name(f"{path.name}.data")
-    constants = [v.const_value for g in typed.onnx.graphs() for v in g.initializers.values() if v.const_value]
+    tensors = [value.const_value for graph in typed.onnx.graphs() for value in graph.initializers.values()]
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     if data.resolve() in typed.sources:
         raise ModelError(f"{path}: the model's own constants are in {data.name}; choose another name or folder")
     model = _in_memory_form(typed.onnx)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             draft = Path(folder) / path.name
-            if sum(tensor.nbytes for tensor in constants) > embedded_limit:
+            if size > embedded_limit:
                 ir.save(model, draft, external_data=data.name)
                 _move(Path(folder) / data.name, data)
             else:

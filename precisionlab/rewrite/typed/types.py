@@ -117,8 +117,9 @@ class TypesPass(InPlacePass):
         )
         if holds_graphs or (node.domain, node.op_type) in functions or node.domain not in ONNX_DOMAINS:
             return FLOAT, _NOWHERE
-        gives_float = any(is_float(v, self._tensors) for v in node.outputs)
-        if node.op_type in _TIED | _TAKE_ANY or (gives_float and name in self._original):
+        known = [self._tensors[v.name].dtype if v.name in self._tensors else None for v in node.outputs if v.name]
+        opaque = None in known  # a sequence takes over the type of what is put in, and hands it on unseen
+        if node.op_type in _TIED | _TAKE_ANY or opaque or (FLOAT in known and name in self._original):
             return FLOAT, _NOWHERE
         return self._following(node, opset, stock)
 

@@ -1,0 +1,17 @@
+"""`precisionlab doctor`: what this machine can do."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("doctor")
+def doctor_command() -> None:
+    """Say what this machine can do: for each backend that it is ready, or the command that makes it so."""
+    from precisionlab.doctor import examine
+
+    for finding in examine():
+        mark = {None: "     ", True: "ready", False: "NO   "}[finding.ready]
+        click.echo(f"{mark}  {finding.name}: {finding.seen}")
+        if finding.remedy:
+            click.echo(f"       → {finding.remedy}")

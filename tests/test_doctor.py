@@ -1,0 +1,53 @@
+"""`doctor` says for each backend that it is ready, or what makes it so."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from click.testing import CliRunner
+from rtx import needs_rtx
+
+from precisionlab import doctor
+from precisionlab.cli import cli
+
+
+def findings() -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in doctor.examine()}
+
+
+def test_the_emulation_is_always_ready() -> None:
+    found = findings()["backend onnxruntime"]
+    assert found.ready
+    assert "CPU" in found.seen
+    assert not found.remedy
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_without_tensorrt_the_command_that_installs_it_is_given() -> None:
+    found = findings()["backend tensorrt"]
+    assert found.ready is False
+    assert found.remedy == "pip install 'precisionlab[tensorrt]'"
+
+
+@needs_rtx
+def test_tensorrt_rtx_is_ready_to_compile_and_says_that_it_runs_nothing_without_a_gpu() -> None:
+    found = findings()["backend tensorrt-rtx"]
+    assert found.ready
+    assert "1.7" in found.seen
+    assert "typed models" in found.seen
+
+
+def test_a_tensorrt_that_does_not_start_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of that name that is no TensorRT."""
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    found = doctor._engines("tensorrt", "precisionlab.no_such_module", "pip install it", needs_gpu=True)
+    assert found.ready is False
+    assert found.remedy == "pip install it"
+
+
+def test_the_command_prints_a_line_for_each_and_what_to_do() -> None:
+    printed = CliRunner().invoke(cli, ["doctor"], catch_exceptions=False)
+    assert printed.exit_code == 0
+    assert "ready  backend onnxruntime" in printed.output
+    assert "backend tensorrt-rtx" in printed.output
