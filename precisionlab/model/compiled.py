@@ -113,7 +113,6 @@ def _sources(node: ir.Node) -> Iterator[ir.Node]:
     for attribute in node.attributes.values():
         for graph in _subgraphs(attribute):
             values.extend(v for inner in graph.all_nodes() for v in inner.inputs)
-            values.extend(graph.outputs)
     producers = (v.producer() for v in values if v is not None)
     yield from dict.fromkeys(p for p in producers if p is not None and p.graph is node.graph)
 
