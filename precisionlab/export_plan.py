@@ -21,7 +21,7 @@ from precisionlab.export import Export, Subject
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_at_least, check_calibration
-from precisionlab.planfile import model_of, run_beside, source_of
+from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import Precision, PrecisionPlan, read_plan
 from precisionlab.prepare import Prepared, Source, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
@@ -67,7 +67,7 @@ def export_plan(
     version_digits(tensorrt)
     path = Path(plan)
     run = run_beside(path)
-    loaded = load_model(Path(model if model is not None else model_of(run, path)))
+    loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
     asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
     check_calibration(asked.calibration)
     source = source_of(run, data)

@@ -17,6 +17,13 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
+class Grouping(str, Enum):
+    """Where the layers come from: our patterns of what TensorRT documents, or the fusions of a compiled engine."""
+
+    PATTERNS = "patterns"
+    COMPILED = "compiled"
+
+
 class Minimize(str, Enum):
     """What a plan that meets the tolerance has as little of as possible."""
 
@@ -119,6 +126,14 @@ def parse_minimize(text: str) -> Minimize:
         return Minimize(text.strip().lower())
     except ValueError:
         raise OptionError(f"unknown aim {text!r}: minimize pins or cost") from None
+
+
+def parse_grouping(text: str) -> Grouping:
+    """Where layers come from. Raises OptionError for anything but patterns and compiled."""
+    try:
+        return Grouping(text.strip().lower())
+    except ValueError:
+        raise OptionError(f"unknown layers {text!r}: patterns, or compiled") from None
 
 
 def parse_share(text: str | float | None, name: str) -> float | None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from precisionlab.errors import PlanError
+from precisionlab.errors import EngineError, PlanError
+from precisionlab.model import Model
+from precisionlab.model.compiled import with_compiled_layers
 from precisionlab.precision import read_plan_content
 from precisionlab.prepare import Source
 
@@ -35,6 +37,17 @@ def model_of(run: Mapping[str, Any], plan: Path) -> str:
             f"{plan}: no {RUN_FILE} beside it says which model and data it belongs to; give --model and --data"
         )
     return str(run["model"]["path"])
+
+
+def with_layers_of(run: Mapping[str, Any], model: Model) -> Model:
+    """The model with its nodes grouped into layers as they were in the run. Raises PlanError where they do not fit."""
+    groups = run.get("layers", {}).get("groups") if run else None
+    if not groups:
+        return model
+    try:
+        return with_compiled_layers(model, [tuple(map(str, group)) for group in groups])[0]
+    except (TypeError, EngineError) as error:
+        raise PlanError(f"the run's `layers` do not fit the model: {error}") from None
 
 
 def source_of(run: Mapping[str, Any], data: str | Path | None) -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from precisionlab.backends import emulation, spread
@@ -47,6 +47,11 @@ class Prepared:
     metric: Callable[[], TaskMetric] | None
     local: OnnxRuntimeBackend
     backend: Backend
+
+    def of(self, model: Model, threads: int | None) -> Prepared:
+        """The same samples for the same model with other layers, in this process."""
+        local = emulation(model, self.dataset, threads)
+        return replace(self, local=local, backend=local)
 
     def evaluator(self, journal: Journal, see: Observer, backend: Backend | None = None) -> Evaluator:
         """Evaluates plans on these samples, in emulation or by another backend."""

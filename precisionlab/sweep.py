@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends import EMULATION, TENSORRT, which_backend
+from precisionlab.backends import EMULATION, RTX, TENSORRT, which_backend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
@@ -21,14 +21,17 @@ from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
 from precisionlab.metric import source_of
 from precisionlab.model import Model, load_model
+from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import (
     EngineOptions,
+    Grouping,
     Options,
     check_at_least,
     check_calibration,
     parse_around,
     parse_duration,
+    parse_grouping,
     parse_ladder,
     parse_minimize,
     parse_precisions,
@@ -82,6 +85,7 @@ def sweep(
     metric: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     skip_bad: bool = False,
+    layers: str = "patterns",
     engine: EngineOptions | None = None,
     observer: Observer | None = None,
 ) -> SweepResult:
@@ -102,6 +106,9 @@ def sweep(
     built, measured and verified, as `engine` says), "tensorrt-rtx" (the same from typed models; where no GPU is, the
     engines are compiled for `target` and told of, and all figures are emulated), or "auto": TensorRT where it and a
     GPU are.
+
+    `layers` "compiled" takes the fused kernels of an engine as the units that are emulated and pinned, in the place of
+    our patterns: of the backend's, or where that builds none of one that TensorRT-RTX compiles.
 
     `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
     (entropy, capped, percentile, mse, max, auto). `skip_bad` goes on past samples that cannot be used. `metric`
@@ -128,7 +135,9 @@ def sweep(
     check_calibration(calibration)
     check_at_least(0, max_pins=max_pins, seed=seed)
     check_at_least(1, samples=samples, threads=threads, max_evaluations=max_evaluations, processes=processes)
-    device, chosen_backend = find_device(target), which_backend(backend)
+    device, chosen_backend, grouping = find_device(target), which_backend(backend), parse_grouping(layers)
+    if grouping is Grouping.COMPILED and (processes or dask):
+        raise OptionError("layers from a compiled engine are known to this process alone; leave --processes and --dask")
     source = Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
     loaded = load_model(Path(model))
     asked = None
@@ -139,11 +148,18 @@ def sweep(
     _check_opset(loaded, options, asked)
     with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
         ready = prepare(loaded, source, metric, threads, executor, see)
-        cost = CostModel(ready.backend.model, device)
         folder = Path(out) if out else _default_folder(loaded, asked)
+        how = replace(engine or EngineOptions(), compute=device.capability.upper())
+        fusions = None
+        if grouping is Grouping.COMPILED:
+            by = RTX if chosen_backend == EMULATION else chosen_backend
+            loaded, fusions = _compiled_layers(by, loaded, ready, how, folder, options, see)
+            ready = ready.of(loaded, threads)
+            if plan is not None:
+                asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+        cost = CostModel(ready.backend.model, device)
         engines = None
         if chosen_backend != EMULATION:
-            how = replace(engine or EngineOptions(), compute=device.capability.upper())
             engines = opened.enter_context(_open_engines(chosen_backend, ready, how, folder, see))
             # In a strongly typed model each layer has the type that it is given.
             options = replace(options, no_new_precision=chosen_backend == TENSORRT)
@@ -175,10 +191,28 @@ def sweep(
             )
         if compiler is not None:
             results = tuple(replace(found, compiled=compiler.of(found)) for found in results)
-        facts = run_facts(ready, source, options, device, results, engines, time.perf_counter() - started)
+        facts = run_facts(ready, source, options, device, results, engines, fusions, time.perf_counter() - started)
         result = SweepResult(ready.backend.model, reference, results, facts, run.path, fp32_engine)
         write_results(run, result, measured=asked is not None)
         return result
+
+
+def _compiled_layers(
+    backend: str,
+    model: Model,
+    ready: Prepared,
+    how: EngineOptions,
+    folder: Path,
+    options: Options,
+    see: Observer,
+) -> tuple[Model, Fusions]:
+    """The model with the fusions of an engine as its layers: in half precision where that is swept, else in float32."""
+    precision = Precision.FP16 if Precision.FP16 in options.precisions else Precision.FP32
+    with _open_engines(backend, ready, how, folder, see) as engines:
+        kernels = engines.kernels(precision)
+    found, fusions = with_compiled_layers(model, completed(model, kernels))
+    see.note(fusions.text)
+    return found, fusions
 
 
 def _open_engines(
@@ -349,5 +383,6 @@ def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTB
         "metric": options.metric and [options.metric, source_of(options.metric)],
         "backend": ready.backend.name,
         "engines": None if engines is None else engines.identity,
+        "layers": [list(layer.nodes) for layer in model.layers],
         "versions": versions(),
     }

@@ -20,7 +20,7 @@ from precisionlab.executors import open_executor
 from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import EngineOptions, check_at_least, check_calibration
-from precisionlab.planfile import model_of, run_beside, source_of
+from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
 from precisionlab.prepare import Prepared, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
@@ -80,7 +80,7 @@ def verify(
     path = Path(plan)
     content = read_plan_content(path)
     run = run_beside(path)
-    loaded = load_model(Path(model if model is not None else model_of(run, path)))
+    loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
     asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
     check_calibration(asked.calibration)
     source = source_of(run, data)

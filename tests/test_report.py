@@ -68,7 +68,8 @@ def variant(name: str, precision: str, output: str = "out", **changes: Any) -> d
 def facts(**changes: Any) -> dict[str, Any]:
     """What run.json holds."""
     found = {
-        "met": True, "pins": 1, "touched": 4, "evaluations": 9, "proven": True, "remark": "", "engine": None, "compiled": [], "hangs": [],
+        "met": True, "pins": 1, "touched": 4, "evaluations": 9, "proven": True, "remark": "",
+        "engine": None, "compiled": [], "hangs": [],
         "first_nonfinite": "sum_out", "first_nonfinite_layer": "LayerNorm_1/Sum_1", "table": None,
     }  # fmt: skip
     return {
@@ -78,7 +79,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "created": "2026-11-22T20:00:00+00:00",
         "backend": "onnxruntime",
         "figures": "emulated",
-        "engines": None,
+        "engines": None, "layers": {"from": "patterns", "difference": ""},
         "target": {"name": "a100", "title": "NVIDIA A100", "source": "its datasheet"},
         "model": {"path": "models/my model.onnx", "sha256": "ab" * 32, "layers": 4},
         "data": {

@@ -12,8 +12,10 @@ from models import DIGITS
 from rtx import needs_rtx
 
 from precisionlab.cli import cli
+from precisionlab.errors import OptionError
 from precisionlab.results import SweepResult
 from precisionlab.sweep import sweep
+from precisionlab.verify import verify
 
 pytestmark = needs_rtx
 MODEL = DIGITS / "digits.onnx"
@@ -84,3 +86,25 @@ def test_verify_does_not_measure_without_a_gpu(found: SweepResult) -> None:
     printed = CliRunner().invoke(cli, ["verify", str(plan), "--backend", "tensorrt-rtx"])
     assert printed.exit_code == 2
     assert "no GPU is here" in printed.output
+
+
+def test_the_kernels_of_an_engine_are_the_layers_where_that_is_asked(tmp_path: Path) -> None:
+    result = sweep(MODEL, DIGITS, precisions="fp16", layers="compiled", target="l4", out=tmp_path, threads=2)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["layers"]["from"] == "a compiled engine"
+    assert "where our patterns make 17" in run["layers"]["difference"]
+    assert len(result.model.layers) < 17
+    assert {tuple(group) for group in run["layers"]["groups"]} == {layer.nodes for layer in result.model.layers}
+    assert result.met
+    fused = [pin for pin in result.plans["fp16"].pins if len(pin.nodes) > 1]
+    assert fused, "the normalisation is one kernel"
+    found = verify(tmp_path / "plan.json", threads=2)
+    assert found.holds
+    assert found.certificate.to_dict() == json.loads((tmp_path / "plan.json").read_text())["certificate"]
+
+
+def test_compiled_layers_are_not_to_be_had_in_several_processes(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="this process alone"):
+        sweep(MODEL, DIGITS, layers="compiled", processes=2, out=tmp_path)
+    with pytest.raises(OptionError, match="unknown layers"):
+        sweep(MODEL, DIGITS, layers="fused", out=tmp_path)

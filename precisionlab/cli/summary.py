@@ -39,6 +39,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         console.print(
             f"engines {how} {run['engines']['device']}, {run['engines']['backend']} {run['engines']['tensorrt']}"
         )
+    if run["layers"]["difference"]:
+        console.print(run["layers"]["difference"])
     if run["data"]["random"]:
         console.print(
             "WARNING: the inputs are random noise, which finds the wrong layers. Give real samples with --data.",
@@ -145,7 +147,8 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
         console.print(f"ranges: {found.low.plan.calibration} over {found.table.samples} samples")
     if low.nonfinite:
         first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.outputs)
-        console.print(f"NaN or Inf in {len(low.nonfinite)} tensors without pins; the first at {first.name}")
+        count = counted(len(low.nonfinite), "tensor")
+        console.print(f"NaN or Inf in {count} without pins; the first at {first.name}")
     for pin in pins[:_WORST]:
         console.print(f"  {pin.precision} {pin.layer}")
         console.print(Padding(pin.reason, (0, 0, 0, 6)))

@@ -76,6 +76,12 @@ from precisionlab.errors import OptionError
     metavar="NAME:1x3x224x224",
     help="Shape of an input with dynamic dimensions, for random inputs.",
 )
+@click.option(
+    "--layers",
+    default="patterns",
+    show_default=True,
+    help="The units that are pinned: patterns, or compiled: the fused kernels of an engine.",
+)
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
 @click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
 @click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
@@ -106,6 +112,7 @@ def sweep_command(
     holdout: str,
     seed: int,
     shapes: tuple[str, ...],
+    layers: str,
     skip_bad: bool,
     threads: int | None,
     processes: int | None,
@@ -140,6 +147,7 @@ def sweep_command(
             target=target,
             budget=budget,
             max_evaluations=max_evaluations,
+            layers=layers,
             skip_bad=skip_bad,
             threads=threads,
             processes=processes,

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from precisionlab.errors import EngineError
 from precisionlab.model.graph import Layer, Model
-from precisionlab.model.layers import _is_anchor, _layer
+from precisionlab.model.layers import is_anchor, layer_of
 from precisionlab.wording import counted
 
 _EXAMPLES = 3
@@ -82,7 +82,7 @@ def with_compiled_layers(model: Model, kernels: Sequence[frozenset[str] | tuple[
     fixed = {name: layer.fixed for layer in model.layers for name in layer.nodes}
     before = {node: tuple(_sources(node)) for node in nodes}
     groups = _acyclic(nodes, before, _units(nodes, before, fixed, _homes(nodes, before, known)))
-    layers = tuple(_layer(group, fixed[str(group[0].name)], model.tensors) for group in _ordered(groups, before))
+    layers = tuple(layer_of(group, fixed[str(group[0].name)], model.tensors) for group in _ordered(groups, before))
     pairs = [(str(source.name), str(node.name)) for node in nodes for source in before[node]]
     return replace(model, layers=layers), _difference(model.layers, layers, pairs)
 
@@ -161,7 +161,7 @@ def _units(
             continue
         reason = fixed[str(node.name)]
         inside = (anchor[source] for source in before[node] if homes.get(source) == homes[node])
-        anchor[node] = place if reason is None and _is_anchor(node) else max(inside, default=-1)
+        anchor[node] = place if reason is None and is_anchor(node) else max(inside, default=-1)
         if any(_subgraphs(attribute) for attribute in node.attributes.values()):
             units[node] = node
         else:

@@ -57,14 +57,14 @@ def layers_of(model: ir.Model, tensors: Mapping[str, TensorInfo]) -> tuple[Layer
         if node in taken:
             continue
         group = [node]
-        if fixed[node] is None and _is_anchor(node):
+        if fixed[node] is None and is_anchor(node):
             group += _fused_after(node, fixed, tensors, taken)
         taken.update(group)
         groups.append(group)
     # What a layer takes comes from layers whose last node stands earlier, so the last node's place
     # in the graph orders the layers topologically even where a residual branch lies in between.
     groups.sort(key=lambda group: position[group[-1]])
-    return tuple(_layer(group, fixed[group[0]], tensors) for group in groups)
+    return tuple(layer_of(group, fixed[group[0]], tensors) for group in groups)
 
 
 def one_node_a_layer(model: Model) -> Model:
@@ -72,11 +72,12 @@ def one_node_a_layer(model: Model) -> Model:
 
     TensorRT calibrates before it fuses, so that a calibration cache has the tensors inside fused layers too.
     """
-    layers = (_layer([node], None, model.tensors) for node in model.onnx.graph)
+    layers = (layer_of([node], None, model.tensors) for node in model.onnx.graph)
     return replace(model, layers=tuple(replace(layer, fixed="not fused") for layer in layers))
 
 
-def _is_anchor(node: ir.Node) -> bool:
+def is_anchor(node: ir.Node) -> bool:
+    """Whether int8 arithmetic applies to the node, and other nodes fuse behind it."""
     return node.domain in ONNX_DOMAINS and node.op_type in QUANTIZABLE_OPS
 
 
@@ -153,7 +154,8 @@ def _is_residual(node: ir.Node, value: ir.Value, tensors: Mapping[str, TensorInf
     return other is not None and this.shape is not None and this.shape == other.shape and None not in this.shape
 
 
-def _layer(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, TensorInfo]) -> Layer:
+def layer_of(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, TensorInfo]) -> Layer:
+    """The layer that these nodes of the main graph make; `fixed` says why it cannot be given a precision."""
     inside = {v for node in group for v in node.outputs}
     inputs: dict[str, None] = {}
     weights: dict[str, ir.Value] = {}
@@ -175,7 +177,7 @@ def _layer(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, Tensor
         outputs=tuple(str(v.name) for v in sorted(outputs, key=order.__getitem__)),
         weights=tuple(weights),
         fixed=fixed,
-        quantizable=fixed is None and _is_anchor(group[0]),
+        quantizable=fixed is None and is_anchor(group[0]),
         multiply_adds=multiply_adds(group[0], tensors),
         weight_bytes=sum(v.const_value.nbytes for v in weights.values() if v.const_value is not None),
     )
@@ -183,7 +185,7 @@ def _layer(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, Tensor
 
 def multiply_adds(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
     """Multiply-adds of Conv, ConvTranspose, Gemm and MatMul; 0 for anything else, None if unknown."""
-    if not _is_anchor(node):
+    if not is_anchor(node):
         return 0
     first, second = (tensors[str(v.name)] for v in node.inputs[:2] if v is not None)
     output = tensors[str(node.outputs[0].name)]

@@ -66,11 +66,13 @@ def at_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     """
     tensors = dict(model.tensors)
     for layer in model.layers:
+        for name in filter(None, layer.outputs):  # an output that is left out has no name
+            if (shape := shapes.get(name)) is not None:
+                tensors[name] = replace(tensors[name], shape=shape)
         # Nothing is observed inside a fused layer; its Conv or MatMul has the shape of the layer's output.
         anchor = str(model.node[layer.nodes[0]].outputs[0].name)
-        for name in filter(None, (*layer.outputs, anchor)):  # an output that is left out has no name
-            if (shape := shapes.get(name, shapes.get(layer.outputs[0]))) is not None:
-                tensors[name] = replace(tensors[name], shape=shape)
+        if layer.quantizable and anchor not in layer.outputs and (shape := shapes.get(layer.outputs[0])) is not None:
+            tensors[anchor] = replace(tensors[anchor], shape=shape)
     for info in model.inputs:
         if info.name in shapes:
             tensors[info.name] = replace(info, shape=shapes[info.name])

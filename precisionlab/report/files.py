@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.model import Model
+from precisionlab.model.compiled import Fusions
 from precisionlab.options import Options
 from precisionlab.precision import Precision, plan_files
 from precisionlab.prepare import Prepared, Source
@@ -34,6 +35,7 @@ def run_facts(
     device: Device,
     results: Sequence[PrecisionResult],
     engines: TensorRTBackend | None,
+    fusions: Fusions | None,
     seconds: float,
 ) -> dict[str, Any]:
     """The content of `run.json`; `engines` are those that the plans were measured on, None where all is emulated."""
@@ -48,6 +50,7 @@ def run_facts(
         "engines": None if engines is None else {**engines.identity, "measured": engines.can_run},
         "target": {"name": device.name, "title": device.title, "source": device.source},
         "model": {"path": str(model.path), "sha256": model.sha256, "layers": len(model.layers)},
+        "layers": _layer_facts(model, fusions),
         "data": {
             "folder": None if dataset.is_random else dataset.origin,
             "name": dataset.manifest.name,
@@ -71,6 +74,14 @@ def run_facts(
         "seconds": round(seconds, 3),
         "precisions": {r.precision.value: _precision_facts(model, r) for r in results},
     }
+
+
+def _layer_facts(model: Model, fusions: Fusions | None) -> dict[str, Any]:
+    """Where the layers come from. `groups` are those of a compiled engine, by which the plan is read again."""
+    if fusions is None:
+        return {"from": "patterns", "difference": ""}
+    groups = [list(layer.nodes) for layer in model.layers]
+    return {"from": "a compiled engine", "difference": fusions.text, "groups": groups}
 
 
 def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:

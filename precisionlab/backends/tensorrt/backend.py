@@ -30,7 +30,7 @@ from precisionlab.compare.gather import Gathering, SampleResult, output_errors
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError
-from precisionlab.precision import PrecisionPlan
+from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.wording import counted
 
 _LOOKED_AT = 4
@@ -232,6 +232,11 @@ class TensorRTBackend(Backend):
         # What the user pinned; the layers that are held beside them are the plan's own business.
         pins = [pin for pin in pins_of(self.model, plan) if pin.layer in plan.pinned()]
         return Inside(built, reports_of(pins, built.outcomes, built.layers), ran_in(self.model.layers, built.layers))
+
+    def kernels(self, precision: Precision) -> tuple[tuple[str, ...], ...]:
+        """The ONNX nodes that each kernel of an engine in this precision runs. Raises BuildError where it is refused."""
+        layers = self.built(PrecisionPlan(self.model.sha256, precision), None).layers
+        return tuple(layer.nodes for layer in layers if layer.nodes)
 
     def latency(
         self, plan: PrecisionPlan, table: CalibrationTable | None, sample: Sample
