@@ -234,7 +234,7 @@ class TensorRTBackend(Backend):
         return Inside(built, reports_of(pins, built.outcomes, built.layers), ran_in(self.model.layers, built.layers))
 
     def kernels(self, precision: Precision) -> tuple[tuple[str, ...], ...]:
-        """The ONNX nodes that each kernel of an engine in this precision runs. Raises BuildError where it is refused."""
+        """The ONNX nodes that each kernel of an engine in this precision runs. Raises BuildError."""
         layers = self.built(PrecisionPlan(self.model.sha256, precision), None).layers
         return tuple(layer.nodes for layer in layers if layer.nodes)
 
