@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from precisionlab.backends import emulation, spread
 from precisionlab.backends.base import Backend
@@ -17,9 +19,12 @@ from precisionlab.executors import Executor
 from precisionlab.metric import metric_of
 from precisionlab.model import Model
 from precisionlab.observer import Observer
-from precisionlab.options import parse_share
+from precisionlab.options import EngineOptions, parse_share
 from precisionlab.run import Journal
 from precisionlab.samples import checked, split
+
+if TYPE_CHECKING:
+    from precisionlab.backends.tensorrt.backend import TensorRTBackend
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,14 @@ class Prepared:
         """The same samples for the same model with other layers, in this process."""
         local = emulation(model, self.dataset, threads)
         return replace(self, local=local, backend=local)
+
+    def engines(
+        self, backend: str, options: EngineOptions, folder: Path, see: Observer
+    ) -> AbstractContextManager[TensorRTBackend]:
+        """TensorRT on this model and these samples, for as long as the context lasts; see `opening.open_engines`."""
+        from precisionlab.backends.tensorrt.opening import open_engines
+
+        return open_engines(backend, self.local, self.dataset, self.chosen, options, folder, see)
 
     def evaluator(self, journal: Journal, see: Observer, backend: Backend | None = None) -> Evaluator:
         """Evaluates plans on these samples, in emulation or by another backend."""

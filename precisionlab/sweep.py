@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,7 +160,7 @@ def sweep(
         cost = CostModel(ready.backend.model, device)
         engines = None
         if chosen_backend != EMULATION:
-            engines = opened.enter_context(_open_engines(chosen_backend, ready, how, folder, see))
+            engines = opened.enter_context(ready.engines(chosen_backend, how, folder, see))
             # In a strongly typed model each layer has the type that it is given.
             options = replace(options, no_new_precision=chosen_backend == TENSORRT)
         run = RunFolder(folder, _context(loaded, ready, options, engines))
@@ -208,19 +208,11 @@ def _compiled_layers(
 ) -> tuple[Model, Fusions]:
     """The model with the fusions of an engine as its layers: in half precision where that is swept, else in float32."""
     precision = Precision.FP16 if Precision.FP16 in options.precisions else Precision.FP32
-    with _open_engines(backend, ready, how, folder, see) as engines:
+    with ready.engines(backend, how, folder, see) as engines:
         kernels = engines.kernels(precision)
     found, fusions = with_compiled_layers(model, completed(model, kernels))
     see.note(fusions.text)
     return found, fusions
-
-
-def _open_engines(
-    backend: str, ready: Prepared, options: EngineOptions, folder: Path, see: Observer
-) -> AbstractContextManager[TensorRTBackend]:
-    from precisionlab.backends.tensorrt.opening import open_engines
-
-    return open_engines(backend, ready.local, ready.dataset, ready.chosen, options, folder, see)
 
 
 class _Job:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from precisionlab.backends import EMULATION, which_backend
 from precisionlab.backends.base import Backend
@@ -22,15 +22,12 @@ from precisionlab.observer import Observer, Silent
 from precisionlab.options import EngineOptions, check_at_least, check_calibration
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
-from precisionlab.prepare import Prepared, prepare
+from precisionlab.prepare import prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.run import NoJournal
 from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
 from precisionlab.search.ladder import Assignment
-
-if TYPE_CHECKING:
-    from precisionlab.backends.tensorrt.backend import TensorRTBackend
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def verify(
         ready = prepare(loaded, source, metric, threads, executor, see)
         measuring: Backend = ready.backend
         if by != EMULATION:
-            engines = opened.enter_context(_open_engines(by, ready, engine or EngineOptions(), path.parent, see))
+            engines = opened.enter_context(ready.engines(by, engine or EngineOptions(), path.parent, see))
             if not engines.can_run:
                 raise EngineError(f"--backend {by}: no GPU is here to measure on; use --backend onnxruntime to emulate")
             measuring = engines
@@ -114,14 +111,6 @@ def verify(
             _claims(content),
             measuring.figures,
         )
-
-
-def _open_engines(
-    backend: str, ready: Prepared, options: EngineOptions, folder: Path, see: Observer
-) -> AbstractContextManager[TensorRTBackend]:
-    from precisionlab.backends.tensorrt.opening import open_engines
-
-    return open_engines(backend, ready.local, ready.dataset, ready.chosen, options, folder, see)
 
 
 def _proof(
