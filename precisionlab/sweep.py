@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends import EMULATION, RTX, TENSORRT, which_backend
+from precisionlab.backends import EMULATION, RTX, which_backend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
@@ -161,8 +161,7 @@ def sweep(
         engines = None
         if chosen_backend != EMULATION:
             engines = opened.enter_context(ready.engines(chosen_backend, how, folder, see))
-            # In a strongly typed model each layer has the type that it is given.
-            options = replace(options, no_new_precision=chosen_backend == TENSORRT)
+            options = replace(options, no_new_precision=not engines.is_typed)
         run = RunFolder(folder, _context(loaded, ready, options, engines))
         evaluator = ready.evaluator(run, see)
         stage, compiler = None, None

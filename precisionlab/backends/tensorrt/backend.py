@@ -105,6 +105,8 @@ class TensorRTBackend(Backend):
     name = "tensorrt"
     figures = "measured"
     threads = 1
+    is_typed = False
+    """Whether each layer has the type that its model gives it; else what one layer may have, all may."""
 
     def __init__(self, reference: OnnxRuntimeBackend, engines: Engines, settings: EngineSettings) -> None:
         self.model = reference.model

@@ -23,6 +23,8 @@ _FLOATS = frozenset({"fp32", "fp16", "bf16"})
 class TypedBackend(TensorRTBackend):
     """Builds each plan as a typed ONNX model of its own, which TensorRT takes as it is."""
 
+    is_typed = True
+
     def __init__(self, reference: OnnxRuntimeBackend, engines: Engines, settings: EngineSettings, name: str) -> None:
         super().__init__(reference, engines, settings)
         self.name = name
