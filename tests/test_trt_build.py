@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trtchild
+from gpu.configuring import Config, OptimizationProfile, TimingCache
 from models import DIGITS, load, proto
 from rtx import drive, needs_rtx
 
@@ -163,7 +164,7 @@ def test_profiles_that_tensorrt_would_only_refuse_in_the_build_are_told_before(
         check_profiles(two_inputs, profiles)
 
 
-# Configuration, on a double of the builder: it holds flags as TensorRT does, and refuses what TensorRT has not.
+# Configuration, on a double of the builder: gpu/configuring.py
 
 WEAK = Features("10.9", pins=True, calibrators=True, bf16=True, debug_tensors=True, implicit_batch=True)
 OLD = replace(WEAK, version="8.6.1", bf16=False)
@@ -174,83 +175,6 @@ TRT = SimpleNamespace(
     ProfilingVerbosity=SimpleNamespace(DETAILED="DETAILED"),
     MemoryPoolType=SimpleNamespace(WORKSPACE="WORKSPACE"),
 )
-
-
-class TimingCache:
-    """Kernel timings as TensorRT serialises them: here a header, then lines; the header says the GPU."""
-
-    def __init__(self, gpu: str, timings: frozenset[str]) -> None:
-        self.gpu, self.timings = gpu, timings
-
-    def serialize(self) -> bytes:
-        return "\n".join([f"timings of {self.gpu}", *sorted(self.timings)]).encode()
-
-    def combine(self, other: TimingCache, ignore_mismatch: bool) -> bool:
-        if other.gpu != self.gpu:
-            return False
-        self.timings |= other.timings
-        return True
-
-
-class Config:
-    """IBuilderConfig. `refuses` is how this version answers a content that is no timing cache."""
-
-    def __init__(self, refuses: str = "empty") -> None:
-        self.flags = {"TF32"}
-        self.pools: dict[str, int] = {}
-        self.int8_calibrator: Any = None
-        self.profiling_verbosity = "LAYER_NAMES_ONLY"
-        self.profiles: list[Any] = []
-        self.calibration: Any = None
-        self.timing_cache: Any = None
-        self._refuses = refuses
-
-    def set_flag(self, flag: str) -> None:
-        self.flags.add(flag)
-
-    def clear_flag(self, flag: str) -> None:
-        self.flags.discard(flag)
-
-    def set_memory_pool_limit(self, pool: str, size: int) -> None:
-        self.pools[pool] = size
-
-    def add_optimization_profile(self, profile: Any) -> int:
-        self.profiles.append(profile)
-        return -1 if any(low > opt for low, opt, _ in profile.shapes.values()) else 0
-
-    def set_calibration_profile(self, profile: Any) -> bool:
-        self.calibration = profile
-        return True
-
-    def create_timing_cache(self, content: bytes) -> TimingCache | None:
-        if not content:
-            return TimingCache("this GPU", frozenset())
-        header, *lines = content.decode(errors="replace").split("\n")
-        if header.startswith("timings of "):
-            return TimingCache(header.removeprefix("timings of "), frozenset(lines))
-        if self._refuses == "raise":
-            raise RuntimeError("factory function returned nullptr")
-        return None if self._refuses == "None" else TimingCache("this GPU", frozenset())
-
-    def set_timing_cache(self, timing_cache: TimingCache, ignore_mismatch: bool) -> bool:
-        if timing_cache.gpu != "this GPU" and not ignore_mismatch:
-            return False
-        self.timing_cache = timing_cache
-        return True
-
-
-class OptimizationProfile:
-    """IOptimizationProfile."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[str, Any] = {}
-        self.values: dict[str, Any] = {}
-
-    def set_shape(self, name: str, low: Shape, opt: Shape, high: Shape) -> None:
-        self.shapes[name] = (low, opt, high)
-
-    def set_shape_input(self, name: str, low: Shape, opt: Shape, high: Shape) -> None:
-        self.values[name] = (low, opt, high)
 
 
 BUILDER = SimpleNamespace(create_builder_config=Config, create_optimization_profile=OptimizationProfile)

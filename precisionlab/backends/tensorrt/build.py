@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from precisionlab.backends.tensorrt.api import features_of
+from precisionlab.backends.tensorrt.buffers import numpy_dtype
 from precisionlab.backends.tensorrt.buildlog import layers_of as layers_in_log
 from precisionlab.backends.tensorrt.calibrator import Feed, make_calibrator
 from precisionlab.backends.tensorrt.configuration import check_job, configure, save_timings
@@ -141,6 +145,7 @@ def read_layers(
     From the builder's log where it lists them (TensorRT-RTX; that needs no GPU), else from the engine's inspector.
     """
     told: tuple[str, ...] = ()
+    shapes: list[NDArray[Any]] = []
     if keeper.layers is not None:
         try:
             return layers_in_log(keeper.layers), ()
@@ -155,12 +160,33 @@ def read_layers(
         why = keeper.errors[-1] if keeper.errors else "TensorRT does not say why"
         return (), (*told, f"the engine's layers are not known: it cannot be loaded ({why})")
     inspector = engine.create_engine_inspector()
+    # Of a dynamic tensor the inspector tells nothing without a context at known shapes.
+    context = engine.create_execution_context() if profiles else None
+    if context is not None:
+        shapes = _at_usual_shapes(engine, context, profiles)
+        inspector.execution_context = context
+    elif profiles:
+        told = (*told, "the GPU has no room to run the engine: the types of dynamic tensors are not known")
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    del inspector, engine, runtime  # in this order: none may outlive the one that made it
+    del inspector, context, engine, runtime  # in this order: none may outlive the one that made it
+    del shapes
     try:
         return layers_in_engine(text), told
     except EngineError as error:
         return (), (*told, f"the engine's layers are not known: {error}")
+
+
+def _at_usual_shapes(engine: Any, context: Any, profiles: Mapping[str, Profile]) -> list[NDArray[Any]]:
+    """Give a context the profile's OPT shapes; what is returned holds those that are values while it lives."""
+    held = []
+    for name, shapes in profiles.items():
+        if engine.is_shape_inference_io(name):
+            values = np.array(shapes.opt, numpy_dtype(engine.get_tensor_dtype(name).name, name))
+            context.set_tensor_address(name, values.ctypes.data)
+            held.append(values)
+        else:
+            context.set_input_shape(name, shapes.opt)
+    return held
 
 
 def _has_failed(calibrator: Any | None) -> bool:

@@ -1,0 +1,1 @@
+"""cuda-python's place in the double; see `tensorrt` beside it."""

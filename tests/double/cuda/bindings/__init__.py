@@ -1,0 +1,1 @@
+"""cuda-python's bindings in the double: the runtime alone."""

@@ -1,0 +1,145 @@
+"""What each layer of an engine runs in: flags, pins, output types and INT8 ranges weighed as a build does.
+
+A layer here is what precisionlab takes for one kernel: the double knows no other fusions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from precisionlab.model import Layer, Model, load_model
+from precisionlab.precision import Precision
+from precisionlab.rewrite.flow import int8_operands
+
+from ._interfaces import BuilderFlag, DataType, LayerType, _Log
+from ._network import ILayer, INetworkDefinition
+from ._settings import settings
+
+PRECISIONS = {
+    DataType.FLOAT: Precision.FP32,
+    DataType.HALF: Precision.FP16,
+    DataType.BF16: Precision.BF16,
+    DataType.INT8: Precision.INT8,
+}
+_FIXED = (LayerType.CONSTANT, LayerType.SHAPE, LayerType.CAST)
+
+
+class RefusedError(Exception):
+    """A build gives nothing, for this reason."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A layer of the engine: the ONNX nodes that it runs, and in what."""
+
+    name: str
+    layer: str
+    nodes: tuple[str, ...]
+    precision: Precision
+
+
+@lru_cache(maxsize=4)
+def model_of(content: bytes) -> Model:
+    """The model whose file this is."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        return load_model(path)
+
+
+def float_precision(flags: Collection[BuilderFlag]) -> Precision:
+    """The fastest of the float precisions that kernels may have."""
+    if BuilderFlag.FP16 in flags:
+        return Precision.FP16
+    return Precision.BF16 if BuilderFlag.BF16 in flags else Precision.FP32
+
+
+def choose(
+    network: INetworkDefinition, flags: Collection[BuilderFlag], scales: Mapping[str, float], log: _Log
+) -> tuple[Kernel, ...]:
+    """The engine's layers, in order. Raises RefusedError where the constraints cannot be kept."""
+    model = model_of(network._parts.content)
+    borders = {info.name for info in model.outputs} | {name for layer in model.layers for name in layer.outputs}
+    marked = [t.name for t in network._parts.outputs if t.name not in {info.name for info in model.outputs}]
+    if inner := [name for name in marked if name not in borders]:
+        raise NotImplementedError(f"the double cannot break a fusion to show {inner[0]}")
+    _check_pins(network._parts.layers)
+    return tuple(_kernel(network, model, layer, flags, scales, bool(marked), log) for layer in model.layers)
+
+
+def _check_pins(layers: Collection[ILayer]) -> None:
+    for layer in layers:
+        strange = layer.type in _FIXED or any(t.dtype not in PRECISIONS or t.is_shape_tensor for t in layer._outputs)
+        if strange and (layer.precision_is_set or layer._output_types):
+            raise RefusedError(f"Error Code 3: API Usage Error (Layer {layer.name}: its precision must not be set)")
+
+
+def _kernel(
+    network: INetworkDefinition,
+    model: Model,
+    layer: Layer,
+    flags: Collection[BuilderFlag],
+    scales: Mapping[str, float],
+    marked: bool,
+    log: _Log,
+) -> Kernel:
+    told = settings()
+    parts = [part for part in network._parts.layers if part.metadata in {f"[ONNX Layer: {n}]" for n in layer.nodes}]
+    name = " + ".join(part.name for part in parts) or layer.name
+    free = _free(layer, model, flags, scales, log)
+    precision = free
+    pin = _pin(parts)
+    if pin is not None:
+        if set(layer.nodes) & set(told.get("refuse", ())):
+            text = f"No implementation of layer {parts[0].name} obeys the requested constraints in strict mode."
+            if BuilderFlag.OBEY_PRECISION_CONSTRAINTS in flags:
+                raise RefusedError(text)
+            log.log("WARNING", text)
+        elif not set(layer.nodes) & set(told.get("swallow", ())):
+            precision = pin if _is_kept(parts[-1], pin) else free
+    if marked and set(layer.nodes) & set(told.get("marking_changes", ())):
+        precision = Precision.FP32
+    return Kernel(name, layer.name, layer.nodes, precision)
+
+
+def _free(
+    layer: Layer, model: Model, flags: Collection[BuilderFlag], scales: Mapping[str, float], log: _Log
+) -> Precision:
+    """What a layer runs in where it may have any precision: the fastest."""
+    if layer.fixed is not None:
+        return Precision.FP32
+    if BuilderFlag.INT8 in flags and layer.quantizable:
+        missing = [name for name in (*int8_operands(model, layer), *layer.outputs[:1]) if name not in scales]
+        if not missing:
+            return Precision.INT8
+        log.log(
+            "WARNING",
+            f"Missing scale and zero-point for tensor {missing[0]}, expect fall back to non-int8 implementation for "
+            "any layer consuming or producing given tensor",
+        )
+    return float_precision(flags)
+
+
+def _pin(parts: Collection[ILayer]) -> Precision | None:
+    """The best precision that a kernel's parts are held to: all of it has to keep to that."""
+    order = [Precision.FP32, Precision.BF16, Precision.FP16, Precision.INT8]
+    asked = {PRECISIONS[part.precision] for part in parts if part.precision_is_set}
+    return next((precision for precision in order if precision in asked), None)
+
+
+def _is_kept(last: ILayer, pin: Precision) -> bool:
+    """Whether what a pinned kernel gives is stored as it was computed; a real one may, the double never does.
+
+    A network output has its tensor's own type.
+    """
+    if pin is Precision.INT8:
+        return True
+    return all(
+        tensor.is_network_output
+        or (PRECISIONS.get(last.get_output_type(index)) is pin and last.output_type_is_set(index))
+        for index, tensor in enumerate(last._outputs)
+    )

@@ -1,0 +1,212 @@
+"""The runtime: an engine's bytes become what `gpu/stub.py` runs, its arithmetic an emulation in ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64decode
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from cuda.bindings import runtime as cuda_runtime
+from gpu import stub
+from gpu.stub import Shape, Spec, StubTensorRT, Tensor, Values
+
+from precisionlab.backends.session import Session
+from precisionlab.calibration.table import CalibrationTable, Range
+from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.rewrite.observe import Flow, segments
+
+from ._builder import MAGIC
+from ._choice import model_of
+from ._interfaces import ILogger, LayerInformationFormat, _Log
+from ._settings import maybe_crash
+
+IExecutionContext = stub.IExecutionContext
+
+_FORMATS = {
+    Precision.FP32: "Row major linear FP32",
+    Precision.FP16: "Row major linear FP16 format",
+    Precision.BF16: "Row major linear BFloat16 format",
+    Precision.INT8: "Row major Int8 format",
+}
+_TIMES = {Precision.FP32: 0.04, Precision.BF16: 0.02, Precision.FP16: 0.02, Precision.INT8: 0.01}
+"""Milliseconds of a layer, by its precision; made up."""
+
+
+class _Plan:
+    """What an engine's bytes say, ready to run."""
+
+    def __init__(self, content: bytes) -> None:
+        self._told = json.loads(zlib.decompress(content.removeprefix(MAGIC)))
+        self.model = model_of(b64decode(self._told["model"]))
+        self.flags: list[str] = self._told["flags"]
+        self.kernels = [(name, layer, nodes, Precision(p)) for name, layer, nodes, p in self._told["kernels"]]
+        self.profile: dict[str, Any] = self._told["profile"]
+        self.detailed: bool = self._told["detailed"]
+
+    def spec(self) -> Spec:
+        """The engine for the stub to run."""
+        inputs = []
+        for info in self.model.inputs:
+            shape = tuple(dim if isinstance(dim, int) else -1 for dim in info.shape or ())
+            least, usual, most = (tuple(dims) for dims in self.profile.get(info.name, [shape] * 3))
+            inputs.append(Tensor(info.name, shape, profile=(least, usual, most)))
+        outputs = [Tensor(name, self._shape(name, {})) for name in self._told["outputs"]]
+        return Spec(inputs, outputs, self._compute, self._shapes, layers=self.times(), on_run=self._on_run)
+
+    def times(self) -> dict[str, float]:
+        """Milliseconds of each layer."""
+        return {name: _TIMES[precision] for name, _, _, precision in self.kernels}
+
+    def _on_run(self) -> None:
+        maybe_crash("run", self.flags)
+        cuda_runtime._gpu.clock += sum(self.times().values())
+
+    def _shapes(self, inputs: Mapping[str, Shape], values: Values) -> Mapping[str, Shape]:
+        sizes: dict[str, int] = {}
+        for info in self.model.inputs:
+            for dim, size in zip(info.shape or (), inputs[info.name], strict=True):
+                if isinstance(dim, str) and sizes.setdefault(dim, size) != size:
+                    raise ValueError(f"{info.name}: dimension {dim} is {size} here, and {sizes[dim]} elsewhere")
+        return {name: self._shape(name, sizes) for name in self._told["outputs"]}
+
+    def _shape(self, name: str, sizes: Mapping[str, int]) -> Shape:
+        dims = self.model.tensors[name].shape or ()
+        return tuple(dim if isinstance(dim, int) else sizes.get(str(dim), -1) for dim in dims)
+
+    @cached_property
+    def _emulation(self) -> tuple[Session, Any]:
+        model = self.model
+        pins = [Pin(layer, tuple(nodes), p, "") for _, layer, nodes, p in self.kernels if p is not Precision.FP32]
+        plan = PrecisionPlan(model.sha256, Precision.FP32, tuple(pins), Precision(self._told["around"]))
+        ranges = {name: Range(scale * 127) for name, scale in self._told["scales"].items()}
+        table = CalibrationTable(ranges, 1) if ranges else None
+        flows = (Flow.REFERENCE, Flow.VARIANT)
+        (segment,) = segments(model, plan, table, [list(model.layers)], flows, flows)
+        return Session(segment.graph, 1), segment
+
+    def _compute(self, inputs: Values) -> Values:
+        session, segment = self._emulation
+        values = session.run({feed: inputs[key[1]] for feed, key in segment.feeds.items()})
+        found = {segment.fetches[shown]: value for shown, value in values.items()}
+        # What no layer before it changes stands under the reference alone.
+        return {
+            name: np.array(found.get((Flow.VARIANT, name), found.get((Flow.REFERENCE, name))))
+            for name in self._told["outputs"]
+        }
+
+
+class _Engines(Mapping[bytes, Spec]):
+    """The engine of some bytes, for the stub: none where the double has not made them."""
+
+    def get(self, key: bytes, default: Any = None) -> Any:
+        return _Plan(key).spec() if key.startswith(MAGIC) else default
+
+    def __getitem__(self, key: bytes) -> Spec:
+        raise NotImplementedError
+
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+_MODULE = StubTensorRT(cuda_runtime._gpu, _Engines())
+
+
+class Runtime(stub.Runtime):
+    def __init__(self, logger: ILogger) -> None:
+        super().__init__(_MODULE, _Log(logger))
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+        content = bytes(serialized_engine)
+        if super().deserialize_cuda_engine(content) is None:
+            return None
+        return ICudaEngine(self.logger, _Plan(content))
+
+
+class ICudaEngine(stub.ICudaEngine):
+    def __init__(self, logger: _Log, plan: _Plan) -> None:
+        super().__init__(_MODULE, logger, plan.spec())
+        self._plan = plan
+
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self._plan)
+
+
+class EngineInspector:
+    """Tells of an engine as 10.x does: with dynamic shapes no types, unless a context has its input shapes set."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self._plan = plan
+        self.execution_context: Any = None
+
+    def get_engine_information(self, format: LayerInformationFormat) -> str:
+        assert format is LayerInformationFormat.JSON, "the double tells JSON alone"
+        if not self._plan.detailed:
+            return json.dumps({"Layers": [name for name, *_ in self._plan.kernels], "Bindings": []})
+        layers = [layer for kernel in self._plan.kernels for layer in self._layers(*kernel)]
+        names = [info.name for info in self._plan.model.inputs] + self._plan._told["outputs"]
+        # The separators of metadata stand in the text as they are, which JSON does not allow.
+        return json.dumps({"Layers": layers, "Bindings": names}).replace("\\u001e", "\x1e")
+
+    def _layers(self, name: str, layer: str, nodes: list[str], precision: Precision) -> list[dict[str, Any]]:
+        """A kernel, with the copies that convert what it takes, and a network output that it gives."""
+        model = self._plan.model
+        around = Precision(self._plan._told["around"])
+        finals = set(self._plan._told["outputs"])
+        found, inputs = [], []
+        for index, tensor in enumerate(model.layer[layer].inputs):
+            given = self._given(tensor)
+            inputs.append(self._tensor(tensor, given))
+            if given is not precision:
+                inputs[-1] = self._tensor(f"Reformatted Input Tensor {index} to {name}", precision, tensor)
+                title = f"Reformatting CopyNode for Input Tensor {index} to {name}"
+                found.append(self._layer(title, "Reformat", [self._tensor(tensor, given)], [inputs[-1]], []))
+        stored = around if precision is Precision.INT8 else precision
+        outputs = model.layer[layer].outputs
+        gives = [self._tensor(tensor, stored) for tensor in outputs]
+        after = []
+        for index, tensor in enumerate(outputs):
+            if tensor in finals and stored is not Precision.FP32:
+                gives[index] = self._tensor(f"Reformatted Output Tensor {index} to {name}", stored, tensor)
+                title = f"Reformatting CopyNode for Output Tensor {index} to {name}"
+                after.append(self._layer(title, "Reformat", [gives[index]], [self._tensor(tensor, Precision.FP32)], []))
+        return [
+            *found,
+            self._layer(name, "CaskConvolution" if len(nodes) > 1 else "Kgen", inputs, gives, nodes),
+            *after,
+        ]
+
+    def _given(self, tensor: str) -> Precision:
+        """What a tensor is stored as."""
+        for _, layer, _, precision in self._plan.kernels:
+            if tensor in self._plan.model.layer[layer].outputs and tensor not in self._plan._told["outputs"]:
+                return Precision(self._plan._told["around"]) if precision is Precision.INT8 else precision
+        return Precision.FP32
+
+    def _layer(self, name: str, kind: str, inputs: list[Any], outputs: list[Any], nodes: list[str]) -> dict[str, Any]:
+        metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes)
+        return {
+            "Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": outputs,
+            "TacticName": "double", "StreamId": 0, "Metadata": metadata,
+        }  # fmt: skip
+
+    def _tensor(self, name: str, precision: Precision, of: str | None = None) -> dict[str, Any]:
+        known = self._plan.model.tensors.get(of or name)
+        dims = () if known is None else known.shape or ()
+        tells = not self._plan.profile or self._knows_the_shapes()
+        return {
+            "Name": name,
+            "Location": "Device",
+            "Dimensions": [dim if isinstance(dim, int) else -1 for dim in dims],
+            "Format/Datatype": _FORMATS[precision] if tells else "N/A due to dynamic shapes",
+        }
+
+    def _knows_the_shapes(self) -> bool:
+        context = self.execution_context
+        return context is not None and all(info.name in context._shapes for info in self._plan.model.inputs)

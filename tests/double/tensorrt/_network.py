@@ -1,0 +1,119 @@
+"""The network: tensors and layers, as the parser leaves them and users constrain them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ._interfaces import DataType, LayerType, TensorLocation
+
+Shape = tuple[int, ...]
+
+
+class ITensor:
+    """A tensor; `is_execution_tensor` is false for what the host computes (shapes)."""
+
+    def __init__(self, name: str, dtype: DataType, shape: Shape, on_host: bool = False) -> None:
+        self.name, self.dtype, self.shape = name, dtype, shape
+        self.location = TensorLocation.HOST if on_host else TensorLocation.DEVICE
+        self.is_execution_tensor = not on_host
+        self.is_shape_tensor = on_host
+        self.is_network_input = False
+        self.is_network_output = False
+
+
+class ILayer:
+    """A layer, and the constraints on it."""
+
+    def __init__(
+        self, name: str, kind: LayerType, metadata: str, inputs: Sequence[ITensor], outputs: Sequence[ITensor]
+    ) -> None:
+        self.name, self.type, self.metadata = name, kind, metadata
+        self._inputs, self._outputs = list(inputs), list(outputs)
+        self._precision: DataType | None = None
+        self._output_types: dict[int, DataType] = {}
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self._inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self._outputs)
+
+    def get_input(self, index: int) -> ITensor | None:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> ITensor | None:
+        return self._outputs[index]
+
+    @property
+    def precision(self) -> DataType:
+        return self._precision or DataType.FLOAT
+
+    @precision.setter
+    def precision(self, value: DataType) -> None:
+        self._precision = value
+
+    @property
+    def precision_is_set(self) -> bool:
+        return self._precision is not None
+
+    def reset_precision(self) -> None:
+        self._precision = None
+
+    def set_output_type(self, index: int, dtype: DataType) -> None:
+        self._output_types[index] = dtype
+
+    def get_output_type(self, index: int) -> DataType:
+        return self._output_types.get(index, self._outputs[index].dtype)
+
+    def output_type_is_set(self, index: int) -> bool:
+        return index in self._output_types
+
+    def reset_output_type(self, index: int) -> None:
+        self._output_types.pop(index, None)
+
+
+@dataclass
+class _Parts:
+    layers: list[ILayer] = field(default_factory=list)
+    inputs: list[ITensor] = field(default_factory=list)
+    outputs: list[ITensor] = field(default_factory=list)
+    content: bytes = b""
+    """The ONNX model that it was parsed from, with all its data: the double computes by it."""
+
+
+class INetworkDefinition:
+    """A network; only a parser fills it."""
+
+    def __init__(self) -> None:
+        self._parts = _Parts()
+
+    @property
+    def num_layers(self) -> int:
+        return len(self._parts.layers)
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self._parts.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self._parts.outputs)
+
+    def get_layer(self, index: int) -> ILayer:
+        return self._parts.layers[index]
+
+    def get_input(self, index: int) -> ITensor:
+        return self._parts.inputs[index]
+
+    def get_output(self, index: int) -> ITensor:
+        return self._parts.outputs[index]
+
+    def mark_output(self, tensor: ITensor) -> None:
+        tensor.is_network_output = True
+        self._parts.outputs.append(tensor)
+
+    def mark_debug(self, tensor: ITensor) -> bool:
+        raise NotImplementedError("the double has no debug tensors")

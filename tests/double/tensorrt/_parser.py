@@ -1,0 +1,210 @@
+"""The ONNX parser: from nodes to layers, with TensorRT's names.
+
+What it makes of the bundled model is held against the real parser (TensorRT-RTX's) by test_trt_sweep.py, name by name:
+one node in several layers, constants as layers, and helpers that belong to no node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from ._interfaces import DataType, ILogger, LayerType, _Log
+from ._network import ILayer, INetworkDefinition, ITensor, Shape
+
+_KINDS = {
+    **dict.fromkeys(("Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu"), LayerType.ACTIVATION),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"), LayerType.ELEMENTWISE),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool"), LayerType.REDUCE),
+    **dict.fromkeys(("Sqrt", "Exp", "Log", "Abs", "Neg", "Erf"), LayerType.UNARY),
+    **dict.fromkeys(("MaxPool", "AveragePool"), LayerType.POOLING),
+    "Transpose": LayerType.SHUFFLE,
+    "Conv": LayerType.CONVOLUTION,
+    "BatchNormalization": LayerType.SCALE,
+    "Softmax": LayerType.SOFTMAX,
+    "MatMul": LayerType.MATRIX_MULTIPLY,
+    "Concat": LayerType.CONCATENATION,
+    "Identity": LayerType.IDENTITY,
+}
+_OWN_WEIGHTS = frozenset({"Conv", "BatchNormalization", "Clip", "ReduceMean", "ReduceSum", "ReduceMax"})
+"""Operators whose layer holds its weights or settings itself: these are no tensors of the network."""
+_TYPES = {
+    onnx.TensorProto.FLOAT: DataType.FLOAT,
+    onnx.TensorProto.FLOAT16: DataType.HALF,
+    onnx.TensorProto.INT32: DataType.INT32,
+    onnx.TensorProto.INT64: DataType.INT64,
+    onnx.TensorProto.BOOL: DataType.BOOL,
+}
+
+
+class ParserError:
+    def __init__(self, description: str, node: int, name: str, operator: str) -> None:
+        self._description, self._node, self._name, self._operator = description, node, name, operator
+
+    def desc(self) -> str:
+        return self._description
+
+    def node(self) -> int:
+        return self._node
+
+    def node_name(self) -> str:
+        return self._name
+
+    def node_operator(self) -> str:
+        return self._operator
+
+    def local_function_stack(self) -> list[str]:
+        return []
+
+    def local_function_stack_size(self) -> int:
+        return 0
+
+
+class OnnxParser:
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        self._network, self._log = network, _Log(logger)
+        self._errors: list[ParserError] = []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self._errors)
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+    def parse_from_file(self, model: str) -> bool:
+        loaded = onnx.load_model(model)
+        reading = _Reading(loaded)
+        for index, node in enumerate(loaded.graph.node):
+            if not reading.take(node):
+                what = f"Plugin not found, are the plugin name, version, and namespace correct? ({node.op_type})"
+                self._errors.append(ParserError(what, index, _name_of(node), node.op_type))
+                self._log.log("ERROR", f"In node {index} with name: {_name_of(node)} and operator: {node.op_type}")
+                return False
+        parts = self._network._parts
+        parts.layers, parts.inputs = reading.layers, reading.inputs
+        parts.content = loaded.SerializeToString()
+        for value in loaded.graph.output:
+            self._network.mark_output(reading.tensors[value.name])
+        return True
+
+
+def _name_of(node: onnx.NodeProto) -> str:
+    return node.name or f"node_of_{node.output[0]}"
+
+
+class _Reading:
+    """One model, node by node."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        values = (*graph.input, *graph.value_info, *graph.output)
+        self._known = {value.name: value.type.tensor_type for value in values}
+        self._weights = {weight.name: weight for weight in graph.initializer}
+        self._names: set[str] = set()
+        self._spent = 0
+        self.layers: list[ILayer] = []
+        self.inputs = [self._tensor(v.name) for v in graph.input if v.name not in self._weights]
+        for tensor in self.inputs:
+            tensor.is_network_input = True
+        self.tensors = {tensor.name: tensor for tensor in self.inputs}
+
+    def take(self, node: onnx.NodeProto) -> bool:
+        """Make the layers of a node; false where its operator is not known."""
+        match node.op_type:
+            case "HardSwish":
+                (taken,) = self._taken(node)
+                factor = self._add(_name_of(node), LayerType.ACTIVATION, node, [taken])
+                self._add(_name_of(node), LayerType.ELEMENTWISE, node, [taken, factor], node.output[0])
+            case "Gemm":
+                product = self._add(_name_of(node), LayerType.MATRIX_MULTIPLY, node, self._operands(node, 0, 2))
+                bias = self._operands(node, 2, 3, rank=len(product.shape) or 2)
+                self._add(_name_of(node), LayerType.ELEMENTWISE, node, [product, *bias], node.output[0])
+            case "Flatten":
+                self._flatten(node)
+            case _ if node.op_type in _KINDS and node.domain in ("", "ai.onnx"):
+                rank = max((len(self._shape(name)) for name in node.input), default=0)
+                fewest = 1 if node.op_type in _OWN_WEIGHTS else len(node.input)
+                self._add(
+                    _name_of(node), _KINDS[node.op_type], node, self._operands(node, 0, fewest, rank), node.output[0]
+                )
+            case _:
+                return False
+        return True
+
+    def _flatten(self, node: onnx.NodeProto) -> None:
+        (taken,) = self._taken(node)
+        inputs = [taken]
+        # The parser makes up more names than it keeps.
+        if min(taken.shape, default=0) < 0:  # its new shape is computed on the host
+            first = self._host("ONNXTRT_ShapeTensorFromDims", LayerType.CONSTANT, [])
+            shape = self._host("ONNXTRT_ShapeTensor", LayerType.SHAPE, [taken])
+            cast = self._host("ONNXTRT_castHelper", LayerType.CAST, [shape])
+            self._spent += 1
+            gathered = self._host("ONNXTRT_ShapeGather", LayerType.GATHER, [cast, first])
+            rest = self._host("ONNXTRT_ShapeTensorFromDims", LayerType.CONSTANT, [])
+            self._spent += 2
+            inputs.append(self._host("ONNXTRT_ShapeConcat", LayerType.CONCATENATION, [gathered, rest]))
+        else:
+            self._spent += 2
+        self._add(_name_of(node), LayerType.SHUFFLE, node, inputs, node.output[0])
+
+    def _taken(self, node: onnx.NodeProto) -> list[ITensor]:
+        return [self.tensors[name] for name in node.input[:1]]
+
+    def _operands(self, node: onnx.NodeProto, start: int, end: int, rank: int = 0) -> list[ITensor]:
+        """These inputs; a weight becomes a constant, and is broadcast to this rank where it has a smaller one."""
+        found = []
+        for name in node.input[start:end]:
+            if name not in self._weights:
+                found.append(self.tensors[name])
+                continue
+            given = ITensor(f"{name}_output", DataType.FLOAT, tuple(self._weights[name].dims))
+            self._layer(name, LayerType.CONSTANT, "", [], given)
+            if 0 < len(given.shape) < rank:
+                helper = self._unique("ONNXTRT_Broadcast")
+                spread = ITensor(f"{helper}_output", DataType.FLOAT, (*[1] * (rank - len(given.shape)), *given.shape))
+                self._layer(helper, LayerType.SHUFFLE, "", [given], spread)
+                given = spread
+            found.append(given)
+        return found
+
+    def _add(
+        self, name: str, kind: LayerType, node: onnx.NodeProto, inputs: Sequence[ITensor], output: str | None = None
+    ) -> ITensor:
+        """A layer of a node; without a name, what it gives is called after the layer."""
+        unique = self._unique(name)
+        given = self._tensor(output) if output else ITensor(f"{unique}_output", DataType.FLOAT, ())
+        self._layer(unique, kind, f"[ONNX Layer: {_name_of(node)}]", inputs, given)
+        return given
+
+    def _host(self, name: str, kind: LayerType, inputs: Sequence[ITensor]) -> ITensor:
+        unique = self._unique(name)
+        given = ITensor(f"{unique}_output", DataType.INT64, (), on_host=True)
+        self._layer(unique, kind, "", inputs, given)
+        return given
+
+    def _layer(self, name: str, kind: LayerType, metadata: str, inputs: Sequence[ITensor], given: ITensor) -> None:
+        self.layers.append(ILayer(name, kind, metadata, inputs, [given]))
+        if metadata:
+            self.tensors[given.name] = given
+
+    def _unique(self, name: str) -> str:
+        if name in self._names:
+            self._spent += 1
+            name = f"{name}_{self._spent}"
+        self._names.add(name)
+        return name
+
+    def _tensor(self, name: str) -> ITensor:
+        known = self._known.get(name)
+        dtype = _TYPES[known.elem_type] if known is not None and known.elem_type in _TYPES else DataType.FLOAT
+        return ITensor(name, dtype, self._shape(name))
+
+    def _shape(self, name: str) -> Shape:
+        if name in self._weights:
+            return tuple(self._weights[name].dims)
+        known = self._known.get(name)
+        dims = () if known is None else known.shape.dim
+        return tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims)
