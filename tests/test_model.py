@@ -659,3 +659,12 @@ def test_every_layer_is_found_by_name(bundled: tuple[Model, Dataset]) -> None:
     assert layer.nodes == ("/stem/conv", "/stem/bn", "/stem/relu")
     assert layer.quantizable
     assert model.node["/stem/bn"].op_type == "BatchNormalization"
+
+
+def test_dimensions_that_an_exporter_did_not_know_are_not_known(tmp_path: Path) -> None:
+    """−1 and "?" stand for any size; two "?" are not the same one."""
+    model = proto("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu(x) }")
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[0].dim_value = -1
+    dims[2].dim_param = dims[3].dim_param = "?"
+    assert load(model, tmp_path).inputs[0].shape == (None, 3, None, None)

@@ -141,8 +141,13 @@ def _tensor_info(value: ir.Value, is_tensor: bool) -> TensorInfo:
     dtype = value.dtype if is_tensor and isinstance(value.type, ir.TensorType) else None
     shape = None
     if value.shape is not None:
-        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+        shape = tuple(_dimension(dim if isinstance(dim, int) else dim.value) for dim in value.shape)
     return TensorInfo(str(value.name), dtype, shape)
+
+
+def _dimension(dim: int | str | None) -> int | str | None:
+    """A dimension; None for what exporters write where they do not know it: −1, and "?", which is no symbol."""
+    return None if dim == "?" or (isinstance(dim, int) and dim < 0) else dim
 
 
 def _read(path: Path) -> onnx.ModelProto:

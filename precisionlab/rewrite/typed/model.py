@@ -22,7 +22,7 @@ from precisionlab.rewrite.typed.types import TypesPass
 
 @dataclass(frozen=True)
 class TypedModel:
-    """A strongly typed model, how many Casts it has beside the original's, and what a user should know of it.
+    """A strongly typed model, how many Casts were put into it, and what a user should know of it.
 
     Constants are converted when they are read or saved; `sources` are the files of external data that they are read
     from then. `notes` say where the opset was converted, and which layers are not in the type that the plan gives

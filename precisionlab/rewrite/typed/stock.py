@@ -8,12 +8,22 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import TensorInfo
 from precisionlab.rewrite.typed.assignment import short
 from precisionlab.rewrite.typed.constants import converted_tensor, quantised_tensor, scale_in
 from precisionlab.rewrite.typed.signature import FLOAT
 
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_SMALL = frozenset(
+    {ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16}
+)  # float32 holds them all
+# What a Cast makes the same half of as a Cast to float32 and another one behind it. An integer that float32 has to
+# round is beyond float16's range either way; for bfloat16 it would be rounded twice.
+_STRAIGHT = {
+    ir.DataType.FLOAT16: _SMALL | {ir.DataType.INT32, ir.DataType.INT64},
+    ir.DataType.BFLOAT16: _SMALL,
+}
 
 
 class Stock:
@@ -30,6 +40,7 @@ class Stock:
         self._copies: dict[ir.Value, list[ir.Value]] = {}
         self._names = set(_all_names(graph))
         self.casts: list[ir.Node] = []
+        self._passed_over: dict[ir.Node, None] = {}
         self.changed = False
 
     def type_of(self, value: ir.Value) -> ir.DataType | None:
@@ -55,6 +66,7 @@ class Stock:
         source = self._before_widening(value)
         if self.type_of(source) == dtype:
             return source
+        source = self._before_conversion(source, dtype)
         key = ("cast", source, dtype)
         if key not in self._made:
             to = ir.AttrInt64("to", int(dtype))
@@ -137,6 +149,13 @@ class Stock:
             if len(copies) == 1:
                 copies[0].name = name
 
+    def drop_passed_over(self) -> None:
+        """Remove the model's own Casts from integers that nothing takes the float32 of any more."""
+        for cast in self._passed_over:
+            given = cast.outputs[0]
+            if not given.uses() and not given.is_graph_output():
+                self._graph.remove(cast, safe=True)
+
     def _converted(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         key = ("constant", value, dtype)
         if key not in self._made:
@@ -154,6 +173,17 @@ class Stock:
                 break
             value = source
         return value
+
+    def _before_conversion(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """The integers or truth values that the model's own Cast makes float32 of, where half can be made of those."""
+        cast = value.producer()
+        if cast is None or cast.op_type != "Cast" or cast.domain not in ONNX_DOMAINS or self.type_of(value) != FLOAT:
+            return value
+        source = cast.inputs[0]
+        if source is None or self.type_of(source) not in _STRAIGHT.get(dtype, ()):
+            return value
+        self._passed_over[cast] = None
+        return source
 
     def _scale(self, step: NDArray[np.generic], dtype: ir.DataType, name: str) -> ir.Value:
         key = ("scale", step.astype(np.float32).tobytes(), dtype)

@@ -32,7 +32,8 @@ class TypesPass(InPlacePass):
     1. A node takes its float inputs, constants included, in its type, and gives its float outputs in it. Shapes,
        integers and booleans stay as they are, and so do inputs that ONNX has in float32 only (a Resize's scales).
     2. A tensor is cast once for each type that its consumers want and that is not its own. Widening casts are
-       seen through: what is narrowed again is taken from before them.
+       seen through: what is narrowed again is taken from before them. So are the model's own Casts from integers
+       and truth values, where half is the same by one Cast; they go where nothing takes their float32.
     3. An int8 node takes its two operands by way of QuantizeLinear and DequantizeLinear (weights: quantised ahead,
        DequantizeLinear alone), in the type that the node computes in.
     4. BatchNormalization in half takes its parameters folded.
@@ -81,6 +82,7 @@ class TypesPass(InPlacePass):
             self._typed[node] = dtype, where
         stock.keep_outputs()
         stock.drop_unused(constants)
+        stock.drop_passed_over()
         self.casts = tuple(stock.casts)
         return PassResult(model, stock.changed)
 

