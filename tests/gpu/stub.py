@@ -172,6 +172,9 @@ class ICudaEngine(_Counted):
     def get_tensor_location(self, name: str) -> TensorLocation:
         return self._tensors[name].location
 
+    def is_shape_inference_io(self, name: str) -> bool:
+        return self._tensors[name].location is TensorLocation.HOST
+
     def get_tensor_format(self, name: str) -> TensorFormat:
         return self._tensors[name].format
 
