@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: example test magika models benchmark clean
+.PHONY: example test magika models benchmark screenshot clean
 
 example: $(VENV)/installed ## install, and sweep the bundled digits model
 	$(BIN)/precisionlab sweep calib_data/digits.onnx --data calib_data
@@ -37,9 +37,14 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 
 # TensorRT-RTX compiles without a GPU, on Linux x86_64; elsewhere its tests are skipped. Its package on PyPI is a source
 # distribution that fetches its wheels, and builds only with what is installed already.
+# The report is tested in a browser: the system's Chromium. Where it is missing and cannot be had those tests are skipped.
 $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet wheel setuptools
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| test "`id -u`" != 0 || ! command -v apt-get >/dev/null \
+		|| (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core) \
+		|| echo "Chromium could not be installed: the tests in a browser are skipped"
 	test "`uname -sm`" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --no-build-isolation "tensorrt-rtx-cu13==1.7.1.116"
 	touch $@
 
@@ -47,6 +52,10 @@ $(VENV)/installed-models: pyproject.toml examples/requirements.txt $(VENV)/insta
 	$(BIN)/python -m pip install --quiet --editable ".[models]"
 	$(BIN)/python -m pip install --quiet --no-deps -r examples/requirements.txt
 	touch $@
+
+screenshot: $(VENV)/installed-dev $(VENV)/installed-models ## draw docs/report.png, the README's picture of a report
+	$(BIN)/python -m examples.prepare magika
+	$(BIN)/python -m examples.screenshot docs/report.png
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -251,6 +251,7 @@ def _finish(
     see: Observer,
 ) -> CalibrationResult:
     from precisionlab.report.calibration import render_calibration
+    from precisionlab.report.csvfile import to_csv
 
     count = int(source["samples"])
     methods = {name: table_of(histograms, name, count, percentile) for name in METHODS}
@@ -273,7 +274,7 @@ def _finish(
     with _writing(path):
         write_whole(path, content.decode("utf-8"))
         write_whole(path.with_name(path.name + ".json"), fingerprint.to_json())
-        write_whole(folder / "ranges.csv", result.ranges.to_csv(index=False))
+        write_whole(folder / "ranges.csv", to_csv(result.ranges))
         write_whole(folder / "calibration.html", render_calibration(result.facts, result.ranges, histograms))
         write_onnxruntime_tables(table, folder / "onnxruntime")
     return result

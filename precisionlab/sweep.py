@@ -190,7 +190,8 @@ def sweep(
             )
         if compiler is not None:
             results = tuple(replace(found, compiled=compiler.of(found)) for found in results)
-        facts = run_facts(ready, source, options, device, results, engines, fusions, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        facts = run_facts(ready, source, options, device, results, engines, fusions, run.path, seconds)
         result = SweepResult(ready.backend.model, reference, results, facts, run.path, fp32_engine)
         write_results(run, result, measured=asked is not None)
         return result

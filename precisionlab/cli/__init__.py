@@ -10,8 +10,10 @@ import click
 
 from precisionlab.cli.cache import cache_commands
 from precisionlab.cli.calibrate import calibrate_command
+from precisionlab.cli.diff import diff_command
 from precisionlab.cli.doctor import doctor_command
 from precisionlab.cli.export import export_command
+from precisionlab.cli.report import report_command
 from precisionlab.cli.selftest import selftest_command
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.cli.verify import verify_command
@@ -45,6 +47,8 @@ def cli() -> None:
 cli.add_command(sweep_command)
 cli.add_command(verify_command)
 cli.add_command(export_command)
+cli.add_command(report_command)
+cli.add_command(diff_command)
 cli.add_command(calibrate_command)
 cli.add_command(cache_commands)
 cli.add_command(doctor_command)

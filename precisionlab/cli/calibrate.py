@@ -39,6 +39,7 @@ from precisionlab.errors import OptionError
 @click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
 @click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+@click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
 def calibrate_command(
     model: str | None,
     data: str,
@@ -55,6 +56,7 @@ def calibrate_command(
     threads: int | None,
     processes: int | None,
     dask: str | None,
+    opened: bool,
 ) -> None:
     """Find the INT8 ranges of MODEL's tensors (the model that the folder's manifest names, if none is given).
 
@@ -80,6 +82,10 @@ def calibrate_command(
                 skip_bad=skip_bad, observer=observer,
             )  # fmt: skip
     print_calibration(result, sys.stdout)
+    if opened and result.cache is not None:  # a shard has no report
+        from precisionlab.cli.report import open_page
+
+        open_page(result.folder / "calibration.html")
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -87,6 +87,7 @@ from precisionlab.errors import OptionError
 @click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+@click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
 @click.pass_context
 def sweep_command(
     ctx: click.Context,
@@ -118,11 +119,12 @@ def sweep_command(
     processes: int | None,
     dask: str | None,
     as_json: bool,
+    opened: bool,
     **engine: Any,
 ) -> None:
     """Find the layers of MODEL that break in low precision, pin them, and check the result.
 
-    Writes report.html, layers.csv, variants.csv, plan.json and run.json to the run's folder. Exits with 0
+    Writes report.html, summary.md, the tables, plan.json, run.json and annotated.onnx to the run's folder. Exits with 0
     when the tolerance is met, 1 when it is not, 2 for input that cannot be used.
     """
     from precisionlab.cli.progress import progress
@@ -167,6 +169,10 @@ def sweep_command(
         from precisionlab.cli.summary import print_summary
 
         print_summary(result, sys.stdout)
+    if opened and result.folder is not None:
+        from precisionlab.cli.report import open_page
+
+        open_page(result.folder / "report.html")
     ctx.exit(0 if result.met else 1)
 
 

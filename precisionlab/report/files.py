@@ -1,4 +1,4 @@
-"""The files of a run: the facts in run.json, the plans with their evidence, the tables and the report."""
+"""The files of a run: run.json, the plans with their evidence, the tables, the report, and the annotated model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.compare.confidence import hangs_on_samples
+from precisionlab.errors import OptionError
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
 from precisionlab.options import Options
 from precisionlab.precision import Precision, plan_files
 from precisionlab.prepare import Prepared, Source
+from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
+from precisionlab.report.cells import records_of
 from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
-from precisionlab.run import RunFolder
+from precisionlab.run import RunFolder, write_whole_bytes
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import Device
 from precisionlab.versions import versions
@@ -36,14 +39,20 @@ def run_facts(
     results: Sequence[PrecisionResult],
     engines: TensorRTBackend | None,
     fusions: Fusions | None,
+    folder: Path,
     seconds: float,
 ) -> dict[str, Any]:
-    """The content of `run.json`; `engines` are those that the plans were measured on, None where all is emulated."""
+    """The content of `run.json`; `engines` are those that the plans were measured on, None where all is emulated.
+
+    `folder` is the run's own, as it was given: commands that the report shows name it.
+    """
     backend, dataset, model = ready.backend, ready.dataset, ready.backend.model
+    note = why_not_annotated(model)
     return {
         "precisionlab": importlib.metadata.version("precisionlab"),
         "versions": {**versions(), "python": sys.version.split()[0]},
         "command": [Path(sys.argv[0]).name.replace("__main__.py", "precisionlab"), *sys.argv[1:]],
+        "folder": str(folder),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "backend": backend.name,
         "figures": backend.figures,
@@ -72,6 +81,7 @@ def run_facts(
         "tolerance": {p.value: ", ".join(map(str, options.tolerance_of(p))) for p in options.precisions},
         "threads": backend.threads,
         "seconds": round(seconds, 3),
+        "annotated": {"file": None if note else ANNOTATED, "note": note},
         "precisions": {r.precision.value: _precision_facts(model, r) for r in results},
     }
 
@@ -152,25 +162,44 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
 
     `measured` says that a plan of the user's was measured, and none was searched.
     """
-    from precisionlab.report.html import render
+    from precisionlab.report.csvfile import to_csv
     from precisionlab.report.pareto import pareto_table
+    from precisionlab.report.redraw import page_of, read_run, summary_of
+    from precisionlab.report.tables import samples_table
 
     # The plans of an earlier search would contradict this one. A plan that the user had measured may be one
     # of them, and a file of another name is the user's own: those stay.
     if not measured:
         for name in ("plan.json", *(f"plan.{p}.json" for p in Precision)):
             (run.path / name).unlink(missing_ok=True)
-    files = plan_files(result.plans)
+    plans = plan_files(result.plans)
     for found in result.precisions:
         content = {**found.plan.to_dict(), **_plan_evidence(found)}
-        run.write(files[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        run.write(plans[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         run.drop_kept_plan(found.precision.value)
-    run.write("variants.csv", result.variants.to_csv(index=False))
-    run.write("layers.csv", result.layers.to_csv(index=False))
-    pareto = pareto_table(result)
-    run.write("pareto.csv", pareto.to_csv(index=False))
+    run.write("variants.csv", to_csv(result.variants))
+    run.write("layers.csv", to_csv(result.layers))
+    run.write("pareto.csv", to_csv(pareto_table(result)))
+    run.write("samples.csv", to_csv(samples_table(result)))
     run.write("run.json", json.dumps(result.run, indent=2, ensure_ascii=False) + "\n")
-    run.write("report.html", render(result.run, result.variants, result.layers, result.plans, pareto))
+    # Drawn from what now lies in the folder, so that it can be drawn again to the same bytes.
+    files = read_run(run.path)
+    run.write("report.html", page_of(files))
+    run.write("summary.md", summary_of(files))
+    _write_annotated(run.path / ANNOTATED, result)
+
+
+def _write_annotated(path: Path, result: SweepResult) -> None:
+    """Write the copy of the model that carries what was found; one of an earlier run goes where none is written."""
+    if path.resolve() == result.model.path.resolve():
+        return  # somebody sweeps the copy, in its own folder: it is the model now
+    if result.run["annotated"]["note"]:
+        path.unlink(missing_ok=True)
+        return
+    try:
+        write_whole_bytes(path, annotated_model(result.model, records_of(result.layers)))
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written ({error.strerror}); choose another folder with --out") from None
 
 
 def _plan_evidence(result: PrecisionResult) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """The HTML report: one file that opens from disk, offline, and answers without a manual.
 
 Is it right, and what is that worth? Which layers, and why? What is given up? What now? Everything is drawn from
-exactly what stands in `run.json`, `variants.csv`, `layers.csv`, `pareto.csv` and the plans, so that a report can be
-drawn again from a run's folder.
+exactly what stands in `run.json`, `variants.csv`, `layers.csv`, `pareto.csv`, `samples.csv` and the plans, so that a
+report can be drawn again from a run's folder.
 
 Names come from strangers' models. Jinja2 escapes whatever it prints; the markup made here are the charts, which an
-XML serialiser writes, and nothing foreign ever stands inside a script. The page's content security policy forbids
-every request and every script but its own.
+XML serialiser writes, and what a script is to know stands beside it as JSON that no browser runs. The page's content
+security policy forbids every request and every script but its own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ from precisionlab.report.cells import (
     value_text,
     visible,
 )
+from precisionlab.report.commands import commands_of, run_commands
+from precisionlab.report.graph import draw_graph
+from precisionlab.report.hazards import hazards
 from precisionlab.report.section import Tables, metric_name, section_of
+from precisionlab.report.spread import spreads_of
 from precisionlab.report.views import variant_view
 
 if TYPE_CHECKING:
@@ -63,14 +67,15 @@ def render(
     layers: pd.DataFrame,
     plans: Mapping[str, PrecisionPlan],
     pareto: pd.DataFrame | None = None,
+    samples: pd.DataFrame | None = None,
 ) -> str:
     """The whole page.
 
     `run` is what `run.json` holds, `variants` and `layers` are the tables documented in
     `precisionlab.report.tables`, `pareto` is that of `precisionlab.report.pareto` (None: no plans were kept), `plans`
-    maps each precision to the plan found.
+    maps each precision to the plan found, `samples` is the table of `samples.csv` (None: an older run has none).
     """
-    return _draw("page", run, Tables(records_of(variants), records_of(layers), _rows(pareto)), plans)
+    return _draw("page", run, Tables(records_of(variants), records_of(layers), _rows(pareto), _rows(samples)), plans)
 
 
 def render_fragment(
@@ -89,16 +94,21 @@ def _rows(table: pd.DataFrame | None) -> list[Row]:
 
 def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str, PrecisionPlan]) -> str:
     variants = [variant_view(list(rows)) for _, rows in groupby(tables.variants, key=lambda row: row["variant"])]
+    sections = [section_of(name, run, tables, plans, kind == "page") for name in run["precisions"]]
     text = load_template().render(
         kind=kind,
         run=run,
         model_name=PurePath(str(run["model"]["path"])).name,
-        precisions=[section_of(name, run, tables, plans, kind == "page") for name in run["precisions"]],
+        precisions=sections,
+        hazards=hazards(run, sections),
+        spreads=spreads_of(tables.samples),
+        commands=[commands_of(run, section) for section in sections],
+        run_commands=run_commands(run),
+        graph=draw_graph(tables.layers, list(run["precisions"])) if kind == "page" else None,
         variants=variants,
         outputs=list(dict.fromkeys(row["output"] for row in tables.variants)),
         metric_name=metric_name(tables.variants),
         cost_figures=" and ".join(dict.fromkeys(v.cost_figures for v in variants if v.cost is not None)),
-        command=shlex.join(map(str, run["command"])),
     )
     # A path on a POSIX system may hold bytes that are not UTF-8, as lone surrogates that no file can take.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

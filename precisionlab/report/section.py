@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.precision import Pin, PrecisionPlan, plan_files
 from precisionlab.report.cells import (
@@ -27,6 +29,7 @@ from precisionlab.report.cells import (
     value_text,
 )
 from precisionlab.report.chart import Chart, draw_chart
+from precisionlab.report.details import details_json
 from precisionlab.report.front import Front, draw_front
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
 
@@ -93,6 +96,7 @@ class PrecisionSection:
     mixed: VariantView | None
     layers: tuple[LayerView, ...]
     worst: tuple[LayerView, ...]
+    details: Markup | None
     chart: Chart | None
     front: Front | None
 
@@ -104,6 +108,7 @@ class Tables:
     variants: Sequence[Row]
     layers: Sequence[Row]
     pareto: Sequence[Row]
+    samples: Sequence[Row] = ()
 
 
 def section_of(
@@ -154,6 +159,7 @@ def section_of(
         mixed=mixed,
         layers=tuple(ranked),
         worst=tuple(view for view in ranked[:WORST_SHOWN] if view.rank is not None),
+        details=details_json(rows) if charted else None,
         chart=draw_chart(title, views) if charted and any(view.measured for view in views) else None,
         front=_front(name, bound, tables.pareto, run) if charted else None,
     )

@@ -1,4 +1,4 @@
-"""The two tables of a run, with stable columns.
+"""The tables of a run, with stable columns.
 
 `variants.csv`, a row for each variant and final output:
 
@@ -35,6 +35,7 @@
 |---|---|
 | precision, figures | the low precision, and where the error figures come from |
 | index, layer, kind, nodes | place, name, operators and ONNX nodes of the layer |
+| inputs | the `index` of each layer that this one takes from, as `3 7`; empty where it takes from none |
 | runs_in | the precision that the layer has in the variant without pins |
 | fixed | why it cannot be given a precision, else empty |
 | rank | 1 is the worst; empty for layers that the precision does not touch |
@@ -60,8 +61,22 @@
 
 The last four are of real engines, run on a GPU or (types and pins) compiled for one, and empty where there is none.
 
-`alone_sqnr_db`, `alone_nonfinite` and `gain` rest on the samples where the precision is worst, and are empty where
-no pin was searched for.
+`samples.csv`, a row for each variant without or with pins, final output and sample:
+
+| column | meaning |
+|---|---|
+| variant, output | as in `variants.csv` |
+| held_out | whether the sample chose nothing |
+| sample | its place among those that chose, or among those held out, from 0 |
+| sqnr_db | the output's error on this sample; empty where it is NaN, inf where there is no error |
+
+The fp32 variant, and outputs that are not float32, have no rows there.
+
+In `layers.csv`, `alone_sqnr_db`, `alone_nonfinite` and `gain` rest on the samples where the precision is worst, and
+are empty where no pin was searched for.
+
+In the files, text that begins with one of `= + - @`, a tab, a line's end or an apostrophe has an apostrophe in front,
+so that no spreadsheet takes a stranger's name for a formula; numbers have none (`precisionlab.report.csvfile`).
 """
 
 from __future__ import annotations
@@ -97,20 +112,56 @@ _FIGURES = (
     *("sqnr_db", "cosine", "rel_l2", "max_error", "ref_max", "top1", "metric", "metric_error"),
     *("sqnr_low_db", "sqnr_high_db", "cost_us", "cost_of_fp32", "released_figure", "gain"),
 )
+_SAMPLE_COLUMNS = ("variant", "output", "held_out", "sample", "sqnr_db")
 _ENGINE = ("latency_ms", "latency_low_ms", "latency_high_ms", "engine_mb", "engine_ms")
-_VARIANT_COUNTS = ("held_out_samples", "held_out_nonfinite_tensors", "nan", "inf")
+VARIANT_TEXTS = ("variant", "precision", "figures", "tolerance", "metric_name", "target", "cost_figures", "output")
+LAYER_TEXTS = (
+    *("precision", "figures", "layer", "kind", "nodes", "inputs", "runs_in", "fixed", "pinned_to", "reason", "cause"),
+    *("shape", "cost_figures", "engine_types", "engine_pin"),
+)
+"""Columns that hold text, whatever it looks like: a layer may be called `3`."""
+
+VARIANT_COUNTS = ("held_out_samples", "held_out_nonfinite_tensors", "nan", "inf")
 _ERROR_COUNTS = tuple(f"{kind}_{name}" for kind in ("introduced", "inherited") for name in ("nan", "inf", "vanished"))
-_LAYER_COUNTS = ("rank", "multiply_adds", "overflow", "released_nonfinite", "alone_nonfinite", *_ERROR_COUNTS)
+LAYER_COUNTS = ("rank", "multiply_adds", "overflow", "released_nonfinite", "alone_nonfinite", *_ERROR_COUNTS)
 
 
 def variants_table(result: SweepResult) -> pd.DataFrame:
     """The table of `variants.csv`. In float columns a figure that does not exist looks like a NaN."""
-    return _table(variant_rows(result), _VARIANT_COUNTS)
+    return _table(variant_rows(result), VARIANT_COUNTS)
 
 
 def layers_table(result: SweepResult) -> pd.DataFrame:
     """The table of `layers.csv`, as `variants_table`."""
-    return _table(layer_rows(result), _LAYER_COUNTS)
+    return _table(layer_rows(result), LAYER_COUNTS)
+
+
+def samples_table(result: SweepResult) -> pd.DataFrame:
+    """The table of `samples.csv`; it has its columns where it has no row."""
+    rows: pd.DataFrame = pd.DataFrame(sample_rows(result), columns=list(_SAMPLE_COLUMNS))
+    rows["sqnr_db"] = rows["sqnr_db"].astype("float64")
+    return rows
+
+
+def sample_rows(result: SweepResult) -> list[Row]:
+    """The rows of `samples.csv`."""
+    rows = []
+    for found in result.precisions:
+        variants = [found.low] if found.mixed is found.low else [found.low, found.mixed]
+        for variant in [*variants, *(engine.variant for engine in engines_of(found))]:
+            rows += _rows_of_samples(variant)
+    return rows
+
+
+def _rows_of_samples(variant: Variant) -> list[Row]:
+    parts = [(False, variant.comparison)] + ([(True, variant.held_out)] if variant.held_out else [])
+    return [
+        {"variant": variant.name, "output": output, "held_out": held, "sample": number, "sqnr_db": one.errors.sqnr}
+        for output in variant.comparison.outputs
+        for held, comparison in parts
+        for number, one in enumerate(comparison.each.get(output, ()))
+        if one.errors is not None
+    ]
 
 
 def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
@@ -208,10 +259,23 @@ def _output_columns(name: str, comparison: Comparison, held_out: Comparison | No
 def layer_rows(result: SweepResult) -> list[Row]:
     """The rows of `layers.csv`."""
     rows = []
+    sources = layer_inputs(result.model.layers)
     for found in result.precisions:
         known = _Known.of(found)
-        rows += [_layer_row(result, found, known, index, layer) for index, layer in enumerate(result.model.layers)]
+        rows += [
+            _layer_row(result, found, known, index, layer, " ".join(map(str, sources[index])))
+            for index, layer in enumerate(result.model.layers)
+        ]
     return rows
+
+
+def layer_inputs(layers: Sequence[Layer]) -> list[list[int]]:
+    """For each layer, the places of those that it takes from, in rising order."""
+    source = {tensor: index for index, layer in enumerate(layers) for tensor in layer.outputs}
+    return [
+        sorted({source[tensor] for tensor in layer.inputs if tensor in source} - {index})
+        for index, layer in enumerate(layers)
+    ]
 
 
 @dataclass(frozen=True)
@@ -233,7 +297,9 @@ class _Known:
         )
 
 
-def _layer_row(result: SweepResult, found: PrecisionResult, known: _Known, index: int, layer: Layer) -> Row:
+def _layer_row(
+    result: SweepResult, found: PrecisionResult, known: _Known, index: int, layer: Layer, inputs: str
+) -> Row:
     pin, released, cost = known.pins.get(layer.name), known.releases.get(layer.name), known.costs.get(layer.name)
     inherited = layer_errors(layer, found.low.comparison.inherited)
     mixed = layer_errors(layer, found.mixed.comparison.inherited)
@@ -245,6 +311,7 @@ def _layer_row(result: SweepResult, found: PrecisionResult, known: _Known, index
         "layer": layer.name,
         "kind": layer.kind,
         "nodes": " + ".join(layer.nodes),
+        "inputs": inputs,
         "runs_in": precision_of(layer, found.low.plan).value,
         "fixed": layer.fixed or "",
         "rank": known.rank.get(layer.name),

@@ -1,0 +1,37 @@
+"""The README's picture of a report: `python -m examples.screenshot docs/report.png` sweeps magika and photographs it.
+
+It needs Chromium, and the development extra.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from precisionlab.sweep import sweep
+
+MAGIKA = Path(__file__).parent / "prepared" / "magika"
+WIDTH, HEIGHT = 1280, 1250  # the top of the page, as it opens
+
+
+def main() -> int:
+    from playwright.sync_api import sync_playwright
+
+    out = Path(sys.argv[1])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        sweep(MAGIKA / "magika.onnx", MAGIKA / "data", precisions="fp16,int8", out=Path(folder))
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.goto((Path(folder) / "report.html").as_uri())
+        page.screenshot(path=out)
+        browser.close()
+    print(f"{out}: {out.stat().st_size / 1e3:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

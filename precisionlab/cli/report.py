@@ -1,0 +1,54 @@
+"""`precisionlab report`: the report drawn again from a run's folder; and a page opened in the browser."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from pathlib import Path
+
+import click
+
+from precisionlab.errors import OptionError
+
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+
+
+@click.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The page to write.  [default: report.html in the folder]")
+@click.option("--open", "opened", is_flag=True, help="Open it in the browser.")
+def report_command(run: Path, out: Path | None, opened: bool) -> None:
+    """Draw report.html again from what lies in the folder RUN of a sweep. Nothing is run.
+
+    Exits with 2 where the folder cannot be used.
+    """
+    from precisionlab.report.redraw import redraw
+
+    page = out or run / "report.html"
+    write_page(page, redraw(run))
+    click.echo(f"Report: {page}")
+    if opened:
+        open_page(page)
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page where the user wants it, whole or not at all. Raises OptionError where that cannot be done."""
+    from precisionlab.run import write_whole
+
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def open_page(path: Path) -> None:
+    """Open a page in the browser; where there is none, or no display for it, say where the page lies.
+
+    On standard error, so that what a command prints for machines stays as it is.
+    """
+    address = path.resolve().as_uri()
+    # Without a display webbrowser would start a browser inside the terminal, and wait for it.
+    has_display = sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in _DISPLAYS)
+    if not has_display or not webbrowser.open(address):
+        click.echo(f"no browser could be opened here; open this yourself: {address}", err=True)

@@ -1,0 +1,98 @@
+"""A copy of the model whose nodes carry what was found of them, for Netron and other viewers: `annotated.onnx`.
+
+Each node has the facts of its layer as metadata: `precisionlab.layer`, and for each precision swept
+
+| key | meaning |
+|---|---|
+| precisionlab.fp16.precision | what the layer runs in under the plan found |
+| precisionlab.fp16.introduced_sqnr_db | what it loses by itself, in dB (also `nan`, `inf`, `-inf`), if measured |
+| precisionlab.fp16.inherited_sqnr_db | what its outputs have lost so far, without pins |
+| precisionlab.fp16.pinned, …reason | `True` for a pinned layer, and why |
+| precisionlab.fp16.cause | what breaks in it |
+
+Nothing else differs from the file that was swept: names, constants and the order of nodes are its own. Weights that
+lie in a file beside it are stored inside the copy, which neither onnx nor ONNX Runtime would load otherwise: both
+refuse data from outside a model's own folder. Models beyond 256 MB are therefore left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+
+from precisionlab.errors import ModelError
+from precisionlab.report.cells import Row, as_flag, as_number, as_text
+
+if TYPE_CHECKING:
+    from precisionlab.model import Model
+
+ANNOTATED = "annotated.onnx"
+MOST_BYTES = 256 * 1024 * 1024
+_PREFIX = "precisionlab."
+
+
+def why_not_annotated(model: Model) -> str:
+    """Why no copy of the model is written; nothing where one is."""
+    try:
+        size = model.path.stat().st_size
+    except OSError as error:
+        return f"no {ANNOTATED}: {model.path}: {error.strerror}"
+    size += sum(
+        value.const_value.nbytes
+        for value in model.onnx.graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor)
+    )
+    if size <= MOST_BYTES:
+        return ""
+    return f"no {ANNOTATED}: the model has {size / 1e6:.0f} MB, and copies are made up to {MOST_BYTES / 1e6:.0f} MB"
+
+
+def annotated_model(model: Model, layers: Iterable[Row]) -> bytes:
+    """The file of the copy; `layers` are the rows of `layers.csv`. Raises ModelError where the file cannot be read."""
+    try:
+        proto = onnx.load_model(model.path, format="protobuf")
+    except Exception as error:  # onnx and protobuf raise many kinds for a file that is gone or was changed
+        raise ModelError(f"{model.path}: gone or changed since the run began: {error}") from None
+    annotate(proto, model, layers)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def annotate(proto: onnx.ModelProto, model: Model, layers: Iterable[Row]) -> None:
+    """Give the nodes of a freshly read model the facts of their layers, in place of those of an earlier run."""
+    facts: dict[str, dict[str, str]] = {}
+    for row in layers:
+        facts.setdefault(as_text(row, "layer"), {}).update(_facts(row))
+    # By what they give, not by name: unnamed nodes got names when the model was loaded, and constants left the graph.
+    of_tensor = {
+        str(value.name): {f"{_PREFIX}layer": layer.name, **facts.get(layer.name, {})}
+        for layer in model.layers
+        for name in layer.nodes
+        for value in model.node[name].outputs
+        if value.name
+    }
+    for node in proto.graph.node:
+        others = [entry for entry in node.metadata_props if not entry.key.startswith(_PREFIX)]
+        del node.metadata_props[:]
+        node.metadata_props.extend(others)
+        known: Mapping[str, str] = next((of_tensor[name] for name in node.output if name in of_tensor), {})
+        for key, value in known.items():
+            node.metadata_props.add(key=key, value=value)
+
+
+def _facts(row: Row) -> dict[str, str]:
+    pinned = as_flag(row, "pinned")
+    introduced = as_number(row, "introduced_sqnr_db", "introduced_nan")
+    inherited = as_number(row, "inherited_sqnr_db", "inherited_nan")
+    found = {
+        "precision": as_text(row, "pinned_to") if pinned else as_text(row, "runs_in"),
+        "introduced_sqnr_db": "" if introduced is None else f"{introduced:.2f}",
+        "inherited_sqnr_db": "" if inherited is None else f"{inherited:.2f}",
+        "pinned": "True" if pinned else "",
+        "reason": as_text(row, "reason"),
+        "cause": as_text(row, "cause"),
+    }
+    return {f"{_PREFIX}{as_text(row, 'precision')}.{key}": value for key, value in found.items() if value}

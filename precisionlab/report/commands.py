@@ -1,0 +1,83 @@
+"""What to do with a run's plans, as commands that a shell takes as they stand."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from precisionlab.report.section import PrecisionSection
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, and what it is for."""
+
+    words: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The commands of one precision: to build its plan with other tools, and to check it."""
+
+    title: str
+    build: tuple[Command, ...]
+    check: tuple[Command, ...]
+
+
+_EXPORTS = (
+    ("trtexec", ".sh", "TensorRT 8.6 to 10.16, with trtexec: a shell script"),
+    ("typed-onnx", ".onnx", "TensorRT 11 and TensorRT-RTX, or any strongly typed build: a model that holds its types"),
+    ("polygraphy", ".py", "Polygraphy: a script that holds the layers, with the command to run it"),
+    ("modelopt", ".json", "NVIDIA ModelOpt: its commands and lists of nodes"),
+    ("onnxruntime", ".onnx", "ONNX Runtime: a model with Q/DQ nodes and the plan’s INT8 scales"),
+)
+
+
+def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
+    """The commands for the plan of one precision."""
+    folder = folder_of(run)
+    plan = _path(str(folder / section.plan_file))
+    stem = PurePath(section.plan_file).stem
+    build = tuple(
+        Command(words, _line("export", plan, "--format", target, "--out", _path(str(folder / name))))
+        for target, suffix, words in _EXPORTS
+        if target != "onnxruntime" or section.name == "int8"
+        for name in [f"{stem}.{target}{suffix}"]
+    )
+    data = run["data"]["folder"]
+    check = [Command("Measure the plan again, and that each pin is needed", _line("verify", plan))]
+    if section.met:
+        on_gpu = _line("verify", plan, "--backend", "tensorrt")
+        check.append(Command("The same with TensorRT on the GPU that will run it", on_gpu))
+    sample_options = [] if data is None else ["--data", _path(str(data))]
+    again = _line("sweep", _path(str(run["model"]["path"])), *sample_options, "--plan", plan)
+    check.append(Command("Look at it on other data: give its folder as --data", again))
+    return Commands(section.title, build if section.met else (), tuple(check))
+
+
+def run_commands(run: Mapping[str, Any]) -> tuple[Command, ...]:
+    """What can be done with the run as a whole."""
+    folder = _path(str(folder_of(run)))
+    return (
+        Command("Run it all again", shlex.join(map(str, run["command"]))),
+        Command("Draw this page again from the run’s files", _line("report", folder, "--open")),
+        Command("Compare it with another run", f"{_line('diff', folder)} OTHER_RUN"),
+    )
+
+
+def folder_of(run: Mapping[str, Any]) -> PurePath:
+    """The run's folder as it was given; runs of older versions did not note it, and stand in the current one."""
+    return PurePath(str(run.get("folder") or "."))
+
+
+def _path(path: str) -> str:
+    """A path as an argument: one that begins with a dash would be taken for an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
+def _line(*words: str) -> str:
+    return shlex.join(["precisionlab", *words])

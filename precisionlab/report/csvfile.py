@@ -1,0 +1,77 @@
+"""Tables as CSV that a spreadsheet can open without harm, and read back as they were.
+
+Names come from strangers' models, and a spreadsheet takes a cell such as `=HYPERLINK(…)` for a formula. Text that
+begins with one of `= + - @`, a tab or a line's end therefore gets an apostrophe in front, as spreadsheets write text
+themselves; text that begins with an apostrophe gets another, so that reading can take away exactly one. Numbers are
+never touched: −Inf stays `-inf`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+
+
+def guarded(text: str) -> str:
+    """The text as it can stand in a cell."""
+    return "'" + text if text.startswith(_GUARDED) else text
+
+
+def unguarded(text: str) -> str:
+    """The text that stands in a cell; cells of older files, which have no apostrophes in front, stay as they are."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_GUARDED) else text
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The table as the text of a CSV file."""
+    safe = table.copy()
+    for name in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[name]):
+            safe[name] = safe[name].map(lambda value: guarded(value) if isinstance(value, str) else value)
+    # Older Pythons quote a cell for "\n" but not for "\r", which a reader then takes for the end of the row.
+    text: str = safe.to_csv(index=False)
+    if "\r" in text:
+        text = safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    return text
+
+
+def from_csv(text: str, texts: Collection[str], counts: Collection[str]) -> pd.DataFrame:
+    """The table of a CSV file's text. Raises ValueError where it is no table, or holds no number where one must be.
+
+    `texts` are the columns that hold text, whatever it looks like (a layer may be called `NA`, or `3`), `counts` those
+    of whole numbers that may be absent. In others, all `True` and `False` are flags, whole numbers whole, and the
+    rest floats, where an empty cell is a NaN.
+    """
+    if text and not text.endswith("\n"):
+        raise ValueError("the last row is cut short")
+    cells = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False, na_filter=False)
+    if not isinstance(cells.index, pd.RangeIndex):  # where pandas puts the cells that are too many
+        raise ValueError("a row has more cells than the header")
+    columns: Mapping[str, Any] = {str(name): _column(str(name), cells[name].tolist(), texts, counts) for name in cells}
+    table: pd.DataFrame = pd.DataFrame(columns)
+    return table
+
+
+def _column(name: str, cells: list[str], texts: Collection[str], counts: Collection[str]) -> Any:
+    if name in texts:
+        return pd.Series([unguarded(cell) for cell in cells], dtype=object)
+    try:
+        if name in counts:
+            return pd.Series([None if cell == "" else int(float(cell)) for cell in cells], dtype="Int64")
+        if cells and set(cells) <= {"True", "False"}:
+            return pd.Series([cell == "True" for cell in cells], dtype=bool)
+        # Python reads a float exactly as it was written; pandas does by some of its parsers only.
+        floats = pd.Series([float(cell) if cell else float("nan") for cell in cells], dtype="float64")
+        whole = cells and all(cell.removeprefix("-").isdecimal() for cell in cells)
+        return pd.Series([int(cell) for cell in cells], dtype="int64") if whole else floats
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"column {name}: {error}") from None

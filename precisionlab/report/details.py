@@ -1,0 +1,95 @@
+"""What is known of a layer beside its row in the table, as compact JSON that the page's script opens on demand.
+
+Rows of text for thousands of layers would make the page heavy; a list of figures for each stays small. Names in it
+come from strangers' models: the JSON is written so that it cannot end the script element that it stands in, and the
+script shows every string as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from precisionlab.report.cells import Row, as_number, as_text, show, visible
+
+_ERRORS = (("sqnr_db", ".1f"), ("cosine", ".6f"), ("rel_l2", ".3g"), ("max_error", ".3g"))
+_COUNTS = ("nan", "inf", "vanished")
+_NODES = 12  # of a compiled engine's layer there may be hundreds
+
+
+def details_json(rows: Iterable[Row]) -> Markup:
+    """The details of the layers of one precision: an object from the layer's index to its facts.
+
+    Facts are `e`, the introduced and the inherited errors as texts (SQNR, cosine, relative L2, largest error, NaN,
+    Inf, vanished), `m`, largest value of the reference as a number, `f`, pairs of what else is known and its text.
+    What was not measured is left out.
+    """
+    found = {show(as_number(row, "index"), ".0f"): _facts(row) for row in rows}
+    return script_json(found)
+
+
+def script_json(value: Any) -> Markup:
+    """JSON as it can stand in a script element of an HTML page: nothing in it is markup, and no line ends a string."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    errors = [_errors(row, kind) for kind in ("introduced", "inherited")]
+    if any(errors):
+        facts["e"] = errors
+    largest = as_number(row, "ref_max")
+    if largest is not None and largest != float("inf"):
+        facts["m"] = float(f"{largest:.4g}")
+    facts["f"] = [[name, text] for name, text in _others(row) if text]
+    return facts
+
+
+def _errors(row: Row, kind: str) -> list[str]:
+    counted = f"{kind}_nan"
+    if as_number(row, counted) is None:
+        return []
+    figures = [show(as_number(row, f"{kind}_{name}", counted), form) for name, form in _ERRORS]
+    return figures + [show(as_number(row, f"{kind}_{name}"), ".0f") for name in _COUNTS]
+
+
+def _others(row: Row) -> Iterable[tuple[str, str]]:
+    """What else is known. Those that stand in the row as well are left to the script."""
+    nodes = as_text(row, "nodes")
+    if nodes != as_text(row, "layer"):
+        names = nodes.split(" + ")
+        more = f" and {len(names) - _NODES} more" if len(names) > _NODES else ""
+        yield "ONNX nodes", visible(" + ".join(names[:_NODES])) + more
+    yield "Without pins", as_text(row, "runs_in").upper()
+    yield "In the engine", _cell(row, "engine_types").upper().replace(" ", " and ")
+    yield "Its pin there", _cell(row, "engine_pin")
+    yield "SQNR there, measured", _figure(row, "engine_sqnr_db", ".1f", " dB")
+    yield "Time there, measured", _figure(row, "engine_ms", ".3g", " ms")
+    if (overflow := as_number(row, "overflow")) is not None and overflow:
+        yield "Reference’s values beyond 65504", show(overflow, ".0f")
+    if (released := as_number(row, "released_nonfinite")) is not None and released:
+        yield "NaN or Inf if its pin is released", f"in {show(released, '.0f')} tensors"
+    if (gain := as_number(row, "gain", "alone_nonfinite")) is not None:
+        yield "Error that pinning it should remove", f"{show(gain, '.3g')} of the outputs’ signal power (estimated)"
+    for column, name in (("multiply_adds", "Multiply-adds"), ("weight_bytes", "Bytes of weights, FP32")):
+        if (number := as_number(row, column)) is not None and number:
+            yield name, f"{number:,.0f}"
+    cost = as_number(row, "cost_us")
+    if cost is not None:
+        yield "Cost without pins", f"{show(cost, '.3g')} µs, {as_text(row, 'cost_figures')}"
+
+
+def _cell(row: Row, column: str) -> str:
+    """A column that runs of older versions lack."""
+    return as_text(row, column) if column in row else ""
+
+
+def _figure(row: Mapping[str, Any], column: str, form: str, unit: str) -> str:
+    value = as_number(row, column) if column in row else None
+    return "" if value is None else show(value, form) + unit

@@ -1,0 +1,306 @@
+"""What can go wrong with the plans of a run: what was found, why it matters, what to do.
+
+Everything is read from `run.json` and the tables, as the sections of the page hold them; nothing is measured here.
+The worst stands first. What the plan found already deals with is a note: it is worth knowing before the model, its
+data or its precision is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from precisionlab.data.look import FEW
+from precisionlab.report.cells import percent, show
+from precisionlab.report.section import PrecisionSection
+from precisionlab.report.views import FP16_MAX, LayerView, VariantView
+
+DANGER, WARNING, NOTE = "danger", "warning", "note"
+_ORDER = (DANGER, WARNING, NOTE)
+NAMED = 6  # layers that a hazard names
+_VANISHES, _CONSTANT_OVERFLOWS = " becomes 0 in ", ("becomes inf in ", "becomes −inf in ")  # as search.causes says it
+
+
+@dataclass(frozen=True)
+class LayerLink:
+    """A layer's name, and the id of its row in the table of all layers; None where it has none."""
+
+    layer: str
+    row: str | None
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """One thing that speaks against a plan. `where` are the precisions it is about; nothing where it is about all.
+
+    `severity` is "danger" (what is shown may be wrong), "warning" (to be looked at before the plan is used) or "note".
+    `layers` are the worst of those it is about, `more` the number of the others.
+    """
+
+    severity: str
+    where: str
+    title: str
+    why: str
+    action: str
+    layers: tuple[LayerLink, ...] = ()
+    more: int = 0
+
+
+def hazards(run: Mapping[str, Any], sections: Sequence[PrecisionSection]) -> tuple[Hazard, ...]:
+    """All hazards of a run, the worst first, else in the order of the page."""
+    found = list(_of_data(run, any(section.name == "int8" for section in sections)))
+    for place, section in enumerate(sections, 1):
+        found += _of_values(section, place)
+        found += _of_verdict(section, run)
+        found += _of_engines(section, place)
+    found += _of_cost(sections)
+    return tuple(sorted(found, key=lambda hazard: _ORDER.index(hazard.severity)))
+
+
+def row_id(place: int, view: LayerView) -> str | None:
+    """The id of a layer's row in the table of the precision that stands at this place on the page, counted from 1."""
+    return None if view.index is None else f"row-{place}-{view.index:.0f}"
+
+
+def _linked(views: Iterable[LayerView], place: int) -> dict[str, Any]:
+    """The layers of a hazard, as its arguments."""
+    found = list(views)
+    links = tuple(LayerLink(view.layer, row_id(place, view)) for view in found[:NAMED])
+    return {"layers": links, "more": len(found) - len(links)}
+
+
+def _layers(number: int) -> str:
+    return f"{number} layer{'' if number == 1 else 's'}"
+
+
+# The data
+
+
+def _of_data(run: Mapping[str, Any], calibrated: bool) -> Iterable[Hazard]:
+    data = run["data"]
+    if data["random"]:
+        yield Hazard(
+            DANGER,
+            "",
+            "The samples are random numbers",
+            "They reach other values than real inputs do, so that other layers break, and INT8 ranges are wrong.",
+            "Run it again with a folder of real samples (--data).",
+        )
+    for finding in (data.get("look") or {}).get("findings", ()):
+        about = f"Input {finding['input']}: " if finding["input"] else ""
+        yield Hazard(
+            WARNING if finding["severity"] == "warning" else NOTE,
+            "",
+            f"{about}{finding['text']}" if about else _capital(str(finding["text"])),
+            "All figures, the choice of pins and INT8 ranges rest on these samples.",
+            "Look at the samples, and mend them or dataset.toml where they are not what the model sees in use.",
+        )
+    choosing = int(data["choosing"])
+    if calibrated and choosing < FEW <= int(data["samples"]):
+        yield Hazard(
+            WARNING,
+            "INT8",
+            f"Only {choosing} samples calibrated",
+            "The others were held out. Real inputs will go beyond ranges that so few samples reach.",
+            f"Give more samples: {FEW} at the least that calibrate, some hundreds where there are any.",
+        )
+    if not data["held_out"] and not data["random"]:
+        yield Hazard(
+            NOTE,
+            "",
+            "No sample was held out",
+            "The pins were chosen and judged on the same samples: others may need other pins.",
+            "Give 32 samples or more, a quarter of which is then held out, or verify the plan on other data.",
+        )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# What breaks
+
+
+def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
+    """Overflow, constants that vanish or overflow, and other NaN and Inf."""
+    touched = [view for view in section.layers if view.rank is not None]
+    over = [view for view in touched if view.over and view.runs_in == "fp16"]
+    constants = [
+        view for view in touched if _VANISHES in view.cause or any(w in view.cause for w in _CONSTANT_OVERFLOWS)
+    ]
+    explained = {view.layer for view in (*over, *constants)}
+    others = [
+        view for view in touched if view.nonfinite and view.layer not in explained and "overflow" not in view.cause
+    ]
+    severity = NOTE if section.met else DANGER
+    kept = (
+        f"{_layers(len(section.pins))} kept in {section.rungs}" if section.pins else "the outputs are right as they are"
+    )
+    dealt = f" The plan found deals with it: {kept}." if section.met else ""
+    if over:
+        over.sort(key=lambda view: -(view.ref_max or 0))
+        yield Hazard(
+            severity,
+            section.title,
+            f"Overflow: {_layers(len(over))} {'reaches' if len(over) == 1 else 'reach'} values beyond {FP16_MAX:.0f}, "
+            f"up to {show(over[0].ref_max, '.3g')}",
+            "FP16 ends there; what lies beyond becomes Inf, and Inf − Inf or Inf / Inf behind it NaN.",
+            "Keep these layers in BF16 or FP32, or scale the values before them down." + dealt,
+            **_linked(over, place),
+        )
+    if constants:
+        yield Hazard(
+            severity,
+            section.title,
+            f"A constant of {_layers(len(constants))} does not fit {section.title}",
+            "A small epsilon becomes 0, a large mask Inf: then what it prevents happens, such as a division by zero.",
+            "Export the model with a constant that fits, or keep these layers in FP32." + dealt,
+            **_linked(constants, place),
+        )
+    if others:
+        yield Hazard(
+            severity,
+            section.title,
+            f"NaN or Inf in {_layers(len(others))} without an overflow of its own",
+            "They break on what earlier layers hand them, such as a value that was rounded to zero.",
+            "Look at their causes in the table of all layers, and at the layers before them." + dealt,
+            **_linked(others, place),
+        )
+    if section.absorbed:
+        yield Hazard(
+            NOTE,
+            section.title,
+            f"Inf on the way in {section.absorbed} tensor{'' if section.absorbed == 1 else 's'} of the plan found",
+            "The layers behind make it finite again and the outputs are right, but the plan hangs on that.",
+            "Where that is too little for you, ask for nonfinite<=0 in the tolerance.",
+        )
+
+
+def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[Hazard]:
+    for doubt in section.doubts:
+        yield Hazard(
+            WARNING,
+            section.title,
+            f"The verdict hangs on the samples: {doubt.figure} would lie between {doubt.low} and {doubt.high}",
+            f"With other samples of the same kind (95 %) it may stand on the other side of {doubt.bound}.",
+            "Give more samples.",
+        )
+    if section.remark:
+        yield Hazard(
+            WARNING,
+            section.title,
+            _capital(section.remark),
+            "The pins are not simply the fewest that meet the tolerance on the samples that chose them.",
+            "Give more samples, and verify the plan on other data.",
+        )
+    if not section.met:
+        yield Hazard(
+            DANGER,
+            section.title,
+            "No plan meets the tolerance",
+            f"The best plan found is not right by what was asked: {section.tolerance}.",
+            "Do not ship it. Allow more pins or precisions, mend the samples, or ask for less if the task allows it.",
+        )
+    elif section.proven is False:
+        yield Hazard(
+            NOTE,
+            section.title,
+            "Not proven that every pin is needed",
+            "The search was cut short, or a pin proved needless: more layers than needed may be kept back.",
+            "Run it again with more time (--budget) or evaluations (--max-evaluations).",
+        )
+
+
+# Engines
+
+
+def _of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
+    rows = {view.layer: view for view in section.layers}
+    for what, facts in _engines(section):
+        if facts.get("refused"):
+            yield Hazard(
+                DANGER,
+                section.title,
+                f"No engine of {what}: the compiler refused",
+                str(facts["refused"]),
+                "Without that, nothing is known of its kernels. Mend the model as the compiler says, or pin the layer.",
+            )
+        for verdict, severity, why in _PIN_VERDICTS:
+            pins = [pin for pin in facts.get("pins", ()) if pin["verdict"] == verdict]
+            advice = dict.fromkeys(str(pin["advice"]) for pin in pins if pin["advice"])
+            if pins:
+                known = [rows[pin["layer"]] for pin in pins if pin["layer"] in rows]
+                yield Hazard(
+                    severity,
+                    section.title,
+                    f"{len(pins)} of {len(facts['pins'])} pins {verdict} in the engine of {what}",
+                    why,
+                    _capital("; ".join(list(advice)[:3])) or "Look at the table of pins in the engine.",
+                    **_linked(known, place),
+                )
+        for note in facts.get("notes", ()):
+            yield Hazard(
+                WARNING,
+                section.title,
+                _capital(str(note)),
+                "What was measured layer by layer may not be what the engine does that you will ship.",
+                "Trust the errors of the final outputs first; they were measured on the engine itself.",
+            )
+        for text in facts.get("warnings", ()):
+            yield Hazard(
+                NOTE,
+                section.title,
+                f"TensorRT on {what}: {text}",
+                "The compiler warned while it built this engine.",
+                "Look whether it names a layer that stands among the worst.",
+            )
+
+
+_PIN_VERDICTS = (
+    (
+        "swallowed",
+        DANGER,
+        "These layers run in a lower precision than was asked for: a fused kernel took the pin away.",
+    ),
+    ("not found", WARNING, "No kernel is known to run these layers, so that nobody knows what their pins became."),
+    ("unknown", WARNING, "The engine does not tell in which precision these layers run."),
+)
+
+
+def _engines(section: PrecisionSection) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Each engine's name and facts: the one that ran on the GPU, and those compiled for others."""
+    if section.engine is not None:
+        yield section.title, section.engine
+    for compiled in section.compiled:
+        yield f"{compiled['variant']}, compiled for {compiled['target']}", compiled
+
+
+# Cost
+
+
+def _of_cost(sections: Sequence[PrecisionSection]) -> Iterable[Hazard]:
+    last = {section.name: section.mixed or section.low for section in sections}
+    for section in sections:
+        plan = last[section.name]
+        if plan is None or plan.cost is None or section.touched == 0:
+            continue
+        if plan.cost >= 1:
+            yield _no_gain(section, plan, "FP32", 1.0)
+        elif section.name == "int8":
+            fp16 = last.get("fp16")
+            if fp16 is not None and fp16.cost is not None and plan.cost >= fp16.cost:
+                yield _no_gain(section, plan, "FP16", fp16.cost)
+
+
+def _no_gain(section: PrecisionSection, plan: VariantView, other: str, cost: float) -> Hazard:
+    around = f" Layers that INT8 does not take run in {section.around}." if section.around else ""
+    try_this = " Try --around fp16." if section.around == "FP32" else ""
+    return Hazard(
+        WARNING,
+        section.title,
+        f"{section.title} is no cheaper than {other}: {percent(plan.cost)} against {percent(cost)} of FP32, "
+        f"{plan.cost_figures}",
+        f"It costs accuracy and wins nothing: conversions and pins eat up what the layers save.{around}",
+        f"Take {other} instead, or measure the time on the GPU before you decide.{try_this}",
+    )

@@ -1,0 +1,172 @@
+"""The result in Markdown, for a pull request: `summary.md`.
+
+Names come from strangers' models. Those stand as code, in which nothing is markup, a link or a mention; other text is
+escaped sign by sign. Control characters are shown as their pictures, so that no name ends a row or a line.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import PurePath
+from typing import Any
+
+from precisionlab.precision import PrecisionPlan
+from precisionlab.report.cells import Row, percent, show, value_text, visible
+from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
+from precisionlab.report.views import PinView, VariantView, variant_view
+from precisionlab.wording import counted
+
+_LONGEST = 120  # letters of a name; the plan has all of them
+_MOST = 500  # letters of a reason, which may hold names
+_OPEN_PINS = 15  # more are folded away
+_SPECIAL = re.compile(r"[\\`*_{}\[\]|~<>&$@#]|:(?=[\w+-]+:)")  # the last is an emoji's name
+_HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+_BREAK = "&#8203;"  # between a sign and what would make it a mention, a reference or a link
+
+
+def text(value: Any) -> str:
+    """Foreign text as Markdown that shows exactly that: no markup, no link, nobody mentioned."""
+    shown = visible(value).strip()
+    if len(shown) > _MOST:
+        shown = shown[: _MOST - 1] + "…"
+    escaped = _SPECIAL.sub(lambda match: _HTML.get(match[0], "\\" + match[0]), shown)
+    # GitHub and GitLab look for mentions, references and addresses after they have undone the escapes.
+    return re.sub(r"[@#](?=\w)|:(?=//)|\bwww(?=\.)", rf"\g<0>{_BREAK}", escaped, flags=re.I)
+
+
+def code(value: Any) -> str:
+    """A foreign name as code, in a table or outside one; the end of a long one, which tells more than its beginning."""
+    name = visible(value)
+    if len(name) > _LONGEST:
+        name = "…" + name[1 - _LONGEST :]
+    if not name.strip():
+        return f"“{text(name)}”" if name else "“”"
+    fence = "`" * (max(map(len, re.findall("`+", name)), default=0) + 1)
+    blank = " " if name[0] in "` " or name[-1] in "` " else ""
+    return f"{fence}{blank}{name}{blank}{fence}"
+
+
+def render_markdown(run: Mapping[str, Any], tables: Tables, plans: Mapping[str, PrecisionPlan]) -> str:
+    """The whole summary: verdicts, variants, pins with their reasons, and how to get the same again.
+
+    `run` is what `run.json` holds, `tables` are the rows of the CSV files.
+    """
+    sections = [section_of(name, run, tables, plans, charted=False) for name in run["precisions"]]
+    parts = [
+        f"## precisionlab: {code(PurePath(str(run['model']['path'])).name)}",
+        *_warnings(run),
+        "\n".join(_verdict(section, run) for section in sections),
+        _variants(tables.variants, bool(run["data"]["held_out"])),
+        *(part for section in sections for part in _pins(section)),
+        *_reproduce(run),
+    ]
+    # A path on a POSIX system may hold bytes that are not UTF-8, as lone surrogates that no file can take.
+    return ("\n\n".join(parts) + "\n").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _warnings(run: Mapping[str, Any]) -> list[str]:
+    found = []
+    if run["data"]["random"]:
+        found.append("> **Random data.** It is likely to find the wrong layers: use none of this.")
+    engines = run["engines"]
+    if engines is None or not engines["measured"]:
+        found.append(f"> Figures **{text(run['figures'])}** by {text(run['backend'])}, not measured on a GPU.")
+    else:
+        found.append(f"> Rows with “engine” were **measured** on {text(engines['device'])}; others were emulated.")
+    return found
+
+
+def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
+    mark = "✅" if section.met else "❌"
+    before, after = section.low, section.mixed or section.low
+    said = f"{mark} **{text(section.title)}: {'met' if section.met else 'NOT met'}.** {text(section.headline)}."
+    said += f" Asked: {text(section.tolerance)}."
+    if section.bound is not None and before is not None and after is not None:
+        figures = [value_text(section.bound, variant.of(section.bound)[0]) for variant in (before, after)]
+        said += " " + text(f"{section.released}: " + " → ".join(dict.fromkeys(figures))) + "."
+    if section.cost:
+        said += f" Cost: {text(section.cost)}, for {text(run['target']['title'])}."
+    if section.remark:
+        said += f" {text(section.remark)}."
+    for doubt in section.doubts:
+        said += f" ⚠ The verdict hangs on the samples: {text(doubt.figure)} {text(doubt.low)} to {text(doubt.high)}."
+    return f"- {said}"
+
+
+def _variants(rows: Sequence[Row], held_out: bool) -> str:
+    variants = [variant_view(list(found)) for _, found in groupby(rows, key=lambda row: row["variant"])]
+    metric = metric_name(rows)
+    head = ["Variant", "Figures", "Pins", "SQNR, dB", *(["held out"] if held_out else []), "Cosine", "Top-1"]
+    head += [*([code(metric)] if metric else []), "Cost, % of FP32", "Tolerance"]
+    body = [_variant(variant, held_out, bool(metric)) for variant in variants]
+    return _table(head, body, left=(0, 1, len(head) - 1))
+
+
+def _variant(variant: VariantView, held_out: bool, metric: bool) -> list[str]:
+    worst = variant.worst
+    return [
+        text(variant.name),
+        text(variant.figures),
+        "–" if variant.reference else show(variant.pins, ".0f"),
+        show(worst.sqnr, ".1f"),
+        *([show(worst.held_out.sqnr, ".1f")] if held_out else []),
+        show(worst.cosine, ".5f"),
+        show(worst.top1, ".3f"),
+        *([show(variant.metric, ".3f")] if metric else []),
+        percent(variant.cost).removesuffix(" %"),
+        "reference" if variant.reference else "✅ met" if variant.met else "❌ **NOT met**",
+    ]
+
+
+def _pins(section: PrecisionSection) -> Iterable[str]:
+    if not section.pins:
+        return
+    yield f"### {text(section.title)}: {counted(len(section.pins), 'pinned layer')}"
+    if section.proven:
+        yield f"Proven: with any one of them released, {text(section.tolerance)} does not hold."
+    head = ["Layer", "Pinned to", "Why", *([f"{text(section.released)} if released"] if _released(section) else [])]
+    table = _table(head, [_pin(pin, section) for pin in section.pins], left=(0, 1, 2))
+    if len(section.pins) > _OPEN_PINS:
+        table = f"<details><summary>All {len(section.pins)}</summary>\n\n{table}\n\n</details>"
+    yield table
+
+
+def _released(section: PrecisionSection) -> bool:
+    return any(pin.measured is not None and pin.measured.released_nonfinite is not None for pin in section.pins)
+
+
+def _pin(pin: PinView, section: PrecisionSection) -> list[str]:
+    cells = [code(pin.layer), text(pin.precision), text(pin.reason or "–")]
+    if _released(section):
+        layer = pin.measured
+        figure = None if layer is None or layer.released_nonfinite is None else layer.released
+        cells.append(value_text(section.bound, figure) if section.bound else show(figure, ".3g"))
+    return cells
+
+
+def _reproduce(run: Mapping[str, Any]) -> list[str]:
+    data = run["data"]
+    command = visible(shlex.join(map(str, run["command"])))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    samples = f"{data['choosing']} samples chose, {data['held_out'] or 'none'} held out; seed {data['seed']}"
+    return [
+        "### Reproduce",
+        f"{fence}sh\n{command}\n{fence}",
+        f"Model sha256 {code(run['model']['sha256'])}; data {text(data['name'] or 'unnamed')}, "
+        f"sha256 {code(data['sha256'] or '–')}, {text(samples)}. {text(versions)}.",
+    ]
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]], left: Sequence[int]) -> str:
+    """A table; a pipe that stands in a cell's code is escaped, those in text are already."""
+    rule = ["---" if column in left else "---:" for column in range(len(head))]
+    rows = [map(_cell, head), rule, *(map(_cell, row) for row in body)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(cell: str) -> str:
+    return cell.replace("|", r"\|") if cell.startswith("`") else cell

@@ -1,0 +1,194 @@
+"""A run's folder read back, and the report drawn again from it: nothing is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import UndefinedError
+
+from precisionlab.errors import OptionError, PlanError
+from precisionlab.precision import PrecisionPlan, plan_files, plan_from_dict, read_plan_content
+from precisionlab.report.cells import records_of
+from precisionlab.report.csvfile import from_csv
+from precisionlab.report.markdown import render_markdown
+from precisionlab.report.section import Tables
+from precisionlab.report.tables import LAYER_COUNTS, LAYER_TEXTS, VARIANT_COUNTS, VARIANT_TEXTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SAMPLE_COLUMNS = ("variant", "output", "held_out", "sample", "sqnr_db")
+_SAMPLE_TEXTS = ("variant", "output")
+_PARETO_TEXTS = ("precision", "layers", "figure", "figures", "target", "cost_figures")
+
+# What the pages take from the tables. Further columns are read where they stand there.
+_VARIANT_COLUMNS = (
+    *VARIANT_TEXTS,
+    *VARIANT_COUNTS,
+    *("samples", "pins", "layers", "met", "nonfinite_tensors", "metric", "reference_metric", "metric_error"),
+    *("held_out_metric", "cost_us", "cost_of_fp32", "sqnr_db", "cosine", "rel_l2", "max_error", "top1"),
+    *("sqnr_low_db", "sqnr_high_db", "latency_ms", "held_out_sqnr_db", "held_out_cosine", "held_out_rel_l2"),
+    *("held_out_max_error", "held_out_top1"),
+)
+_LAYER_COLUMNS = (
+    *(name for name in LAYER_TEXTS if name != "inputs"),
+    *LAYER_COUNTS,
+    *("index", "pinned", "released_figure", "weight_bytes", "ref_max", "alone_sqnr_db", "mixed_sqnr_db"),
+    *("introduced_sqnr_db", "introduced_max_error", "inherited_sqnr_db"),
+)
+_PARETO_COLUMNS = (*_PARETO_TEXTS, "pins", "value", "cost_of_fp32", "meets", "on_front", "chosen")
+
+# What the pages take from run.json; None stands for a value of any kind.
+_RUN: Mapping[str, Any] = {
+    **dict.fromkeys(("precisionlab", "created", "backend", "figures", "engines", "threads", "seconds", "command")),
+    "versions": {},
+    "target": dict.fromkeys(("name", "title", "source")),
+    "model": dict.fromkeys(("path", "sha256", "layers")),
+    "layers": dict.fromkeys(("from", "difference")),
+    "data": dict.fromkeys(
+        ("folder", "name", "description", "samples", "choosing", "held_out", "random", "sha256", "seed")
+    ),
+    "tolerance": {},
+    "precisions": {},
+}
+_PRECISION: Mapping[str, Any] = dict.fromkeys(
+    (
+        *("met", "pins", "touched", "evaluations", "proven", "remark", "engine", "compiled", "hangs", "table"),
+        *("first_nonfinite", "first_nonfinite_layer"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run's folder holds: `run.json`, the tables, and the plan of each precision.
+
+    `samples` is None in runs of older versions, which had no `samples.csv`.
+    """
+
+    folder: Path
+    run: Mapping[str, Any]
+    variants: pd.DataFrame
+    layers: pd.DataFrame
+    pareto: pd.DataFrame
+    plans: Mapping[str, PrecisionPlan]
+    samples: pd.DataFrame | None
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run's folder. Raises OptionError where it is none, or a file of it is missing, broken or too old."""
+    if not folder.is_dir():
+        what = f"a file; give the folder, {folder.parent}" if folder.exists() else "no such folder"
+        raise OptionError(f"{folder}: {what}")
+    if not (folder / "run.json").exists():
+        raise OptionError(f"{folder}: no run.json here; give the folder of a sweep, such as reports/<model>")
+    run = _run(folder / "run.json")
+    variants = _table(folder / "variants.csv", _VARIANT_COLUMNS, VARIANT_TEXTS, VARIANT_COUNTS)
+    # The one text that is either there or was never taken.
+    variants["metric_name"] = [name or None for name in variants["metric_name"]]
+    samples = folder / "samples.csv"
+    return RunFiles(
+        folder,
+        run,
+        variants,
+        _table(folder / "layers.csv", _LAYER_COLUMNS, LAYER_TEXTS, LAYER_COUNTS),
+        _table(folder / "pareto.csv", _PARETO_COLUMNS, _PARETO_TEXTS, ()),
+        {name: _plan(folder / file) for name, file in plan_files(run["precisions"]).items()},
+        _table(samples, _SAMPLE_COLUMNS, _SAMPLE_TEXTS, ()) if samples.exists() else None,
+    )
+
+
+def redraw(folder: Path) -> str:
+    """The page of `report.html`, from the run's files alone. Raises OptionError as `read_run`."""
+    files = read_run(folder)
+    try:
+        return page_of(files)
+    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise OptionError(f"{folder}: a value in its files is not what a sweep writes ({what}); sweep again") from error
+
+
+def page_of(files: RunFiles) -> str:
+    """The page of `report.html`."""
+    from precisionlab.report.html import render
+
+    return render(files.run, files.variants, files.layers, files.plans, files.pareto, files.samples)
+
+
+def summary_of(files: RunFiles) -> str:
+    """The text of `summary.md`."""
+    tables = Tables(records_of(files.variants), records_of(files.layers), records_of(files.pareto))
+    return render_markdown(files.run, tables, files.plans)
+
+
+def _run(path: Path) -> Mapping[str, Any]:
+    try:
+        run = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"not JSON: {error}") from None
+    _check(run, _RUN, path, "")
+    for name, found in run["precisions"].items():
+        _check(found, _PRECISION, path, f"precisions.{name}.")
+        if name not in run["tolerance"]:
+            raise _old(path, [f"tolerance.{name}"])
+    return dict(run)
+
+
+def _check(found: Any, wanted: Mapping[str, Any], path: Path, where: str) -> None:
+    """Raises OptionError where an object lacks a key, or holds something else where an object must stand."""
+    if not isinstance(found, dict):
+        raise _broken(path, f"{where.rstrip('.') or 'it'} must be a JSON object")
+    _check_names(found, wanted, path, where)
+    for name, inner in wanted.items():
+        if inner is not None:
+            _check(found[name], inner, path, f"{where}{name}.")
+
+
+def _check_names(found: Iterable[str], wanted: Iterable[str], path: Path, where: str = "") -> None:
+    known = set(found)
+    missing = [f"{where}{name}" for name in wanted if name not in known]
+    if missing:
+        raise _old(path, missing)
+
+
+def _table(path: Path, columns: Collection[str], texts: Collection[str], counts: Collection[str]) -> pd.DataFrame:
+    try:
+        table = from_csv(_text(path), texts, counts)
+    except ValueError as error:  # pandas' own errors are of this kind
+        raise _broken(path, str(error).strip().splitlines()[0] if str(error).strip() else "not a table") from None
+    _check_names(map(str, table), columns, path)
+    return table
+
+
+def _plan(path: Path) -> PrecisionPlan:
+    if not path.exists():
+        raise OptionError(f"{path}: missing; put it back, or run the sweep again")
+    try:
+        return plan_from_dict(read_plan_content(path), str(path))
+    except PlanError as error:
+        raise OptionError(str(error)) from None
+
+
+def _text(path: Path) -> str:
+    try:
+        # Bytes as they are: a line's end inside a name is part of the name.
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise OptionError(f"{path}: missing; put it back, or run the sweep again") from None
+    except OSError as error:
+        raise OptionError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise _broken(path, f"not UTF-8: byte {error.start}") from None
+
+
+def _broken(path: Path, what: str) -> OptionError:
+    return OptionError(f"{path}: broken: {what}; run the sweep again")
+
+
+def _old(path: Path, missing: Collection[str]) -> OptionError:
+    names = ", ".join(list(missing)[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return OptionError(f"{path}: made by another version of precisionlab: it lacks {names}; run the sweep again")

@@ -1,0 +1,414 @@
+"""The graph of the report: what feeds what, what repeats, and where it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from browser import Opened, chromium, needs_browser
+from test_report import HOSTILE, Page, errors, layer, report
+
+from precisionlab.model import Layer
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.report.cells import records_of
+from precisionlab.report.graph import Fold, Inputs, draw_graph, find_folds, lay_out, read_inputs
+from precisionlab.report.html import render, render_fragment
+from precisionlab.report.tables import layer_inputs
+
+NAN, INF = float("nan"), float("inf")
+
+# A residual block that takes from the one before, and from a mask that all blocks share (layer 1).
+BLOCK = [("MatMul", ["h"]), ("Add", [1, 0]), ("Softmax", [1]), ("MatMul", [2]), ("Add", ["h", 3]), ("Norm", [4])]
+
+
+def transformer(blocks: int) -> tuple[list[str], list[list[int]]]:
+    """An embedding, a mask, blocks, and a head: kinds and inputs."""
+    kinds, inputs = ["Gather", "Cast"], [[], []]
+    before = 0
+    for _ in range(blocks):
+        first = len(kinds)
+        kinds += [kind for kind, _ in BLOCK]
+        inputs += [[before], [1, first], [first + 1], [first + 2], [before, first + 3], [first + 4]]
+        before = len(kinds) - 1
+    return [*kinds, "Gemm"], [*inputs, [before]]
+
+
+def chain(count: int) -> list[list[int]]:
+    return [[i - 1] if i else [] for i in range(count)]
+
+
+def rows_of(kinds: list[str], inputs: Inputs, **changes: Any) -> list[dict[str, Any]]:
+    """Rows of layers.csv."""
+    return [
+        layer(i, f"l{i}", kind=kind, inputs=" ".join(map(str, taken)), **changes)
+        for i, (kind, taken) in enumerate(zip(kinds, inputs, strict=True))
+    ]
+
+
+def page_of(kinds: list[str], inputs: Inputs, **changes: Any) -> str:
+    run, variants, _, _ = report()
+    table = pd.DataFrame(rows_of(kinds, inputs, **changes))
+    return render(run, variants, table, {"fp16": PrecisionPlan("ab" * 32, Precision.FP16)})
+
+
+def data_of(html: str) -> dict[str, Any]:
+    found = re.findall(r'<script type="application/json" id="graph-data">(.*?)</script>', html, re.S)
+    assert len(found) == 1
+    content: dict[str, Any] = json.loads(found[0])
+    return content
+
+
+# Links
+
+
+def made(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Layer:
+    return Layer(name, (name,), ("Op",), inputs, outputs, (), None, False, None, 0)
+
+
+def test_a_layer_takes_from_those_that_make_its_inputs() -> None:
+    layers = [
+        made("a", ("image",), ("a1", "a2")),
+        made("b", ("a1",), ("b1",)),
+        made("c", ("b1", "a2", "a1", "other"), ("c1",)),
+    ]
+    assert layer_inputs(layers) == [[], [0], [0, 1]]
+
+
+def test_what_is_no_other_layer_of_the_table_is_left_out() -> None:
+    rows = [{"inputs": ""}, {"inputs": "0 1 7 -3 x 0"}, {"inputs": NAN}]
+    assert read_inputs(rows) == [[], [0], []]
+
+
+def test_older_runs_have_no_graph() -> None:
+    run, variants, layers, plans = report()
+    assert "inputs" not in layers
+    assert draw_graph(records_of(layers), ["fp16"]) is None
+    html = render(run, variants, layers, plans)
+    assert 'id="graph"' not in html
+    assert 'href="#graph"' not in html
+
+
+# Folding
+
+
+def test_blocks_that_repeat_are_one_fold() -> None:
+    assert find_folds(*transformer(4)) == [Fold(2, 6, 4)]
+
+
+def test_the_first_block_belongs_to_the_fold_though_it_takes_from_elsewhere() -> None:
+    kinds, inputs = transformer(5)
+    (fold,) = find_folds(kinds, inputs)
+    assert inputs[fold.start] == [0]
+    assert fold.end == len(kinds) - 1
+
+
+def test_what_repeats_twice_is_not_folded() -> None:
+    assert find_folds(*transformer(2)) == []
+
+
+def test_small_repeats_are_not_folded() -> None:
+    assert find_folds(["Conv"] * 5, chain(5)) == []
+    assert find_folds(["Conv"] * 40, chain(40)) == [Fold(1, 1, 39)]
+
+
+def test_alike_kinds_that_are_wired_otherwise_are_not_folded() -> None:
+    kinds, inputs = transformer(4)
+    inputs[14] = [3]  # a layer of the third block takes from the first one
+    assert find_folds(kinds, inputs) == []
+
+
+def test_the_shortest_block_is_chosen() -> None:
+    assert [fold.size for fold in find_folds(*transformer(12))] == [6]
+
+
+def test_folds_do_not_overlap() -> None:
+    kinds, inputs = transformer(6)
+    last = len(kinds) - 1
+    kinds += ["Conv", "Relu"] * 10
+    inputs += [[last + i] for i in range(20)]
+    folds = find_folds(kinds, inputs)
+    assert [(fold.size, fold.times) for fold in folds] == [(6, 6), (2, 10)]
+    assert all(a.end <= b.start for a, b in pairwise(folds))
+
+
+@pytest.mark.parametrize("kinds", [[], ["a"], ["a", "b"], ["a", "a", "a"]])
+def test_nothing_much_has_no_folds(kinds: list[str]) -> None:
+    inputs = chain(len(kinds))
+    assert find_folds(kinds, inputs) == []
+    assert len(lay_out(inputs).ranks) == len(kinds)
+
+
+# Layout
+
+
+def scattered(count: int, reach: int) -> list[list[int]]:
+    """Links that look random and are the same each time."""
+    return [sorted({max(0, i - 1 - (i * 7919 + k * 104729) % reach) for k in range(2)} - {i}) for i in range(count)]
+
+
+@pytest.mark.parametrize("inputs", [chain(50), transformer(6)[1], scattered(300, 40), scattered(300, 300)])
+def test_links_lead_downwards(inputs: Inputs) -> None:
+    ranks = lay_out(inputs).ranks
+    assert min(ranks) == 0
+    assert all(ranks[source] < ranks[target] for target, taken in enumerate(inputs) for source in taken)
+
+
+@pytest.mark.parametrize("inputs", [transformer(6)[1], scattered(300, 40), scattered(300, 300)])
+def test_no_two_layers_overlap(inputs: Inputs) -> None:
+    layout = lay_out(inputs)
+    by_rank: dict[int, list[float]] = {}
+    for rank, column in zip(layout.ranks, layout.columns, strict=True):
+        by_rank.setdefault(rank, []).append(column)
+    assert all(b - a > 0.999 for columns in by_rank.values() for a, b in pairwise(sorted(columns)))
+
+
+def test_a_fold_and_its_blocks_depend_on_nothing_in_their_ranks() -> None:
+    kinds, inputs = transformer(4)
+    inputs[8] = [7]  # a block's own layer
+    (fold,) = find_folds(*transformer(4))
+    ranks = lay_out(inputs, [fold]).ranks
+    blocks = [range(at, at + fold.size) for at in range(fold.start, fold.end, fold.size)]
+    for part in [range(fold.start, fold.end), *blocks]:
+        top, bottom = min(ranks[i] for i in part), max(ranks[i] for i in part)
+        outside = {j for i in part for j in inputs[i]} - set(part)
+        assert all(ranks[j] < top for j in outside)
+        assert all(ranks[i] > bottom for i in range(part.stop, len(kinds)) if set(inputs[i]) & set(part))
+
+
+def test_a_chain_is_straight_and_long_networks_do_not_drift() -> None:
+    assert set(lay_out(chain(100)).columns) == {0.0}
+    assert max(map(abs, lay_out(transformer(200)[1]).columns)) < 3
+
+
+def test_a_link_that_passes_ranks_has_a_lane() -> None:
+    layout = lay_out([[], [0], [1], [2], [0, 3]])
+    assert set(layout.lanes) == {0}
+    assert len(layout.lanes[0]) == 3
+    assert all(abs(lane - layout.columns[1]) > 0.5 for lane in layout.lanes[0])
+
+
+def test_a_source_stands_near_what_it_feeds() -> None:
+    assert lay_out([[], [0], [1], [], [2, 3]]).ranks == (0, 1, 2, 2, 3)
+
+
+def test_a_crossing_is_undone() -> None:
+    # Two chains whose second layers come in the other order.
+    columns = lay_out([[], [0], [0], [2], [1], [3, 4]]).columns
+    assert (columns[1] - columns[2]) * (columns[4] - columns[3]) > 0
+
+
+def test_a_link_to_a_later_layer_is_kept_and_moves_nothing() -> None:
+    kinds, inputs = ["A", "B", "C"], [[2], [0], [1]]
+    drawn = draw_graph(rows_of(kinds, inputs), ["fp16"])
+    assert drawn is not None
+    assert drawn.links == 3
+    assert json.loads(drawn.data)["ranks"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", ["chain", "transformer", "near", "far", "wide", "dense"])
+def test_five_thousand_layers_take_no_time_and_little_room(shape: str) -> None:
+    count = 5000
+    kinds, inputs = {
+        "chain": lambda: (["Conv"] * count, chain(count)),
+        "transformer": lambda: transformer(count // 6),
+        "near": lambda: (["Conv"] * count, scattered(count, 30)),
+        "far": lambda: (["Conv"] * count, scattered(count, count)),
+        "wide": lambda: (["Conv"] * count, [[0] if i else [] for i in range(count)]),
+        "dense": lambda: (["Conv"] * count, [list(range(max(0, i - 20), i)) for i in range(count)]),
+    }[shape]()
+    start = time.process_time()
+    layout = lay_out(inputs, find_folds(kinds, inputs))
+    assert time.process_time() - start < 2  # half of it on a machine that does nothing else
+    assert sum(map(len, layout.lanes.values())) <= 4 * len(inputs)
+
+
+def test_it_is_the_same_each_time() -> None:
+    kinds, inputs = transformer(8)
+    rows = rows_of(kinds, inputs)
+    first, second = draw_graph(rows, ["fp16"]), draw_graph(rows, ["fp16"])
+    assert first is not None
+    assert first == second
+
+
+# The page
+
+
+def test_the_page_holds_links_figures_and_folds() -> None:
+    kinds, inputs = transformer(3)
+    run, variants, _, _ = report()
+    rows = rows_of(kinds, inputs)
+    rows[3] |= {"pinned": True, "pinned_to": "fp32", **errors("introduced", NAN, NAN, nan=3)}
+    rows[4] |= errors("introduced", -INF)
+    rows[5] |= errors("introduced", None)
+    html = render(run, variants, pd.DataFrame(rows), {"fp16": PrecisionPlan("ab" * 32, Precision.FP16)})
+    data = data_of(html)
+    assert data["inputs"] == inputs
+    assert data["folds"] == [[2, 6, 3]]
+    (figures,) = data["precisions"]
+    assert figures["introduced"][2:6] == [70.2, "NaN", "−∞", None]
+    assert figures["pinned"] == [3]
+    assert figures["runs"][2:4] == ["FP16", "FP32"]
+    assert f"{len(kinds)} layers from top to bottom" in Page(html).text
+
+
+def test_the_graphs_script_is_in_the_pages_one_script() -> None:
+    html = page_of(*transformer(3))
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.S)
+    assert len(scripts) == 1
+    assert "prepareGraph" in scripts[0]
+
+
+def test_a_notebook_gets_no_graph() -> None:
+    run, variants, _, plans = report()
+    assert "graph-data" not in render_fragment(run, variants, pd.DataFrame(rows_of(*transformer(3))), plans)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_strangers_names_end_no_script(name: str) -> None:
+    plain, hostile = Page(page_of(["A", "B"], [[], [0]])), Page(page_of([name, name], [[], [0]], runs_in=name))
+    assert sum(tag == "script" for tag, _ in hostile.tags) == sum(tag == "script" for tag, _ in plain.tags)
+    assert {tag for tag, _ in hostile.tags} <= {tag for tag, _ in plain.tags}
+    data = data_of(page_of([name, name], [[], [0]], runs_in=name))
+    assert data["precisions"][0]["runs"] == [name.upper()] * 2
+
+
+def test_three_thousand_layers_add_little() -> None:
+    kinds, inputs = transformer(500)
+    rows = rows_of(kinds, inputs)
+    both = rows + [{**row, "precision": "int8"} for row in rows]
+    drawn = draw_graph(both, ["fp16", "int8"])
+    assert drawn is not None
+    assert drawn.layers == 3003
+    assert len(drawn.data) < 200_000
+
+
+# In a real browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+def file_of(path: Path, html: str) -> Path:
+    (path / "report.html").write_text(html, encoding="utf-8")
+    return path / "report.html"
+
+
+def status(page: Any) -> str:
+    return str(page.locator("[data-of=count]").inner_text())
+
+
+def title(page: Any) -> str:
+    return str(page.locator("[data-of=details] h3").inner_text())
+
+
+@needs_browser
+def test_blocks_open_on_click_and_fold_again(browser: Any, tmp_path: Path) -> None:
+    with Opened(browser, file_of(tmp_path, page_of(*transformer(4)))) as opened:
+        page = opened.page
+        assert status(page) == "4 nodes shown for 27 layers."
+        page.locator("[data-do=fit]").click()
+        # The fold stands in the second of three rows, in the middle.
+        page.locator("[data-graph] canvas").click()
+        assert status(page) == "7 nodes shown for 27 layers."
+        assert title(page) == "block 1 of 4"
+        page.locator("[data-of=details] button", has_text="Open").click()
+        assert status(page) == "12 nodes shown for 27 layers."
+        assert title(page) == "l2"
+        page.locator("[data-of=details] button", has_text="Fold again").click()
+        assert status(page) == "7 nodes shown for 27 layers."
+        page.locator("[data-do=unfold]").click()
+        assert status(page) == "All 27 layers shown."
+        page.locator("[data-do=fold]").click()
+        assert status(page) == "4 nodes shown for 27 layers."
+        opened.check_quiet()
+
+
+@needs_browser
+def test_search_opens_the_block_that_holds_the_layer(browser: Any, tmp_path: Path) -> None:
+    with Opened(browser, file_of(tmp_path, page_of(*transformer(4)))) as opened:
+        page = opened.page
+        page.locator("[data-graph] input").fill("softmax")
+        assert page.locator("[data-of=found]").inner_text() == "4 of 27 layers"
+        page.locator("[data-of=list] button").nth(1).click()
+        assert title(page) == "l10"
+        assert status(page) == "12 nodes shown for 27 layers."
+        page.locator("[data-of=details] .links button", has_text="l9").click()
+        assert title(page) == "l9"
+        page.locator("[data-of=details] a").click()
+        row = page.locator("#layers-1 tr.shown")
+        assert row.get_attribute("data-i") == "9"
+        assert row.is_visible()
+        opened.check_quiet()
+
+
+@needs_browser
+def test_the_graph_is_walked_by_keyboard(browser: Any, tmp_path: Path) -> None:
+    with Opened(browser, file_of(tmp_path, page_of(["A", "B", "C", "D"], [[], [0], [0], [1, 2]]))) as opened:
+        page = opened.page
+        page.locator("[data-graph] canvas").focus()
+        for key, there in (("Home", "l0"), ("ArrowDown", "l1"), ("ArrowRight", "l2"), ("ArrowDown", "l3")):
+            page.keyboard.press(key)
+            assert title(page) == there
+        page.keyboard.press("ArrowUp")
+        assert title(page) in ("l1", "l2")
+        opened.check_quiet()
+
+
+@needs_browser
+def test_colours_follow_the_choice(browser: Any, tmp_path: Path) -> None:
+    with Opened(browser, file_of(tmp_path, page_of(["A", "B"], [[], [0]]))) as opened:
+        page, legend = opened.page, opened.page.locator("[data-of=legend]")
+        assert legend.inner_text() == "60 dB or more, or no error"
+        page.locator("[data-of=colour]").select_option("runs")
+        assert legend.inner_text() == "FP16"
+        page.locator("[data-of=colour]").select_option("pinned")
+        assert legend.inner_text() == "not pinned"
+
+
+@needs_browser
+def test_names_of_strangers_are_text_in_the_graph(browser: Any, tmp_path: Path) -> None:
+    run, variants, _, _ = report()
+    rows = [
+        row | {"layer": name, "kind": name}
+        for row, name in zip(rows_of(["x"] * len(HOSTILE), chain(len(HOSTILE))), HOSTILE, strict=True)
+    ]
+    plans = {"fp16": PrecisionPlan("ab" * 32, Precision.FP16)}
+    with Opened(browser, file_of(tmp_path, render(run, variants, pd.DataFrame(rows), plans)), 390) as opened:
+        page = opened.page
+        for place in range(len(HOSTILE)):
+            page.locator("[data-of=list] button").nth(place).click()
+        assert page.locator("[data-graph] :is(img, svg)").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        opened.check_quiet()
+
+
+@needs_browser
+def test_three_thousand_open_layers_stay_fluid(browser: Any, tmp_path: Path) -> None:
+    with Opened(browser, file_of(tmp_path, page_of(*transformer(500)))) as opened:
+        page = opened.page
+        assert status(page) == "4 nodes shown for 3003 layers."
+        page.locator("[data-do=unfold]").click()
+        assert status(page) == "All 3003 layers shown."
+        times = page.evaluate("""async () => {
+          const canvas = document.querySelector("[data-graph] canvas"), times = [];
+          for (let i = 0; i < 40; i++) {
+            const event = {deltaY: i < 30 ? -40 : 40, clientX: 400, clientY: 300, bubbles: true, cancelable: true};
+            canvas.dispatchEvent(new WheelEvent("wheel", event));
+            const start = performance.now();
+            await new Promise(requestAnimationFrame);
+            times.push(performance.now() - start);
+          }
+          return times.sort((a, b) => a - b);
+        }""")
+        assert times[len(times) // 2] < 50  # 20 pictures a second where nothing but this machine's CPU draws
+        opened.check_quiet()

@@ -1,0 +1,199 @@
+"""Hazards, commands, details and the spread over samples: what the page says beside the tables."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import pandas as pd
+import pytest
+from models import DIGITS
+from test_report import HOSTILE, INF, NAN, Page, report, variant
+
+from precisionlab.report.cells import records_of
+from precisionlab.report.commands import commands_of, run_commands
+from precisionlab.report.details import details_json
+from precisionlab.report.hazards import DANGER, NOTE, WARNING, Hazard, hazards
+from precisionlab.report.html import render
+from precisionlab.report.section import Tables, section_of
+from precisionlab.report.spread import spreads_of
+from precisionlab.report.tables import samples_table
+from precisionlab.sweep import sweep
+
+
+def found(run: dict[str, Any], variants: pd.DataFrame, layers: pd.DataFrame, plans: Any) -> dict[str, Hazard]:
+    """The hazards, by their titles."""
+    tables = Tables(records_of(variants), records_of(layers), [])
+    return {
+        h.title: h for h in hazards(run, [section_of(name, run, tables, plans, False) for name in run["precisions"]])
+    }
+
+
+def one(wanted: str, every: dict[str, Hazard]) -> Hazard:
+    (hazard,) = [hazard for title, hazard in every.items() if wanted in title]
+    return hazard
+
+
+def test_overflow_that_the_plan_deals_with_is_a_note() -> None:
+    hazard = one("Overflow", found(*report()))
+    assert (hazard.severity, hazard.where) == (NOTE, "FP16")
+    assert hazard.title == "Overflow: 1 layer reaches values beyond 65504, up to 3.49e+05"
+    assert [(link.layer, link.row) for link in hazard.layers] == [("LayerNorm_1/Sum_1", "row-1-1")]
+    assert "1 layer kept in FP32" in hazard.action
+
+
+def test_overflow_that_no_plan_mends_is_a_danger_and_stands_first() -> None:
+    run, *rest = report()
+    run["precisions"]["fp16"]["met"] = False
+    every = found(run, *rest)
+    assert one("Overflow", every).severity == DANGER
+    assert one("No plan meets", every).severity == DANGER
+    severities = [hazard.severity for hazard in every.values()]
+    assert severities == sorted(severities, key=[DANGER, WARNING, NOTE].index)
+
+
+def test_constants_that_vanish_are_found_by_their_cause() -> None:
+    run, variants, layers, plans = report()
+    layers.loc[2, "cause"] = "constant 1e-12 becomes 0 in fp16"
+    assert [link.layer for link in one("constant", found(run, variants, layers, plans)).layers] == ["Tanh_2"]
+
+
+def test_what_the_look_at_the_data_found_is_told() -> None:
+    run, *rest = report()
+    run["data"] |= {"look": {"findings": [{"severity": "warning", "input": "image", "text": "all the same"}]}}
+    assert found(run, *rest)["Input image: all the same"].severity == WARNING
+    run["data"] |= {"random": True, "held_out": 0}
+    every = found(run, *rest)
+    assert one("random numbers", every).severity == DANGER
+    assert not any("held out" in title for title in every)
+
+
+def test_few_samples_that_calibrate_are_told_though_there_were_enough() -> None:
+    run, variants, layers, plans = report()
+    run["precisions"] = {"int8": run["precisions"]["fp16"]}
+    run["tolerance"] = {"int8": "sqnr>=20"}
+    run["data"] |= {"samples": 20, "choosing": 15, "held_out": 5}
+    assert one("Only 15 samples", found(run, variants, layers, plans)).severity == WARNING
+
+
+@pytest.mark.parametrize(
+    ("verdict", "severity"), [("taken", None), ("swallowed", DANGER), ("unknown", WARNING), ("not found", WARNING)]
+)
+def test_pins_that_did_not_take(verdict: str, severity: str | None) -> None:
+    run, *rest = report()
+    pin = {"layer": "LayerNorm_1/Sum_1", "asked": "fp32", "got": ["fp16"], "verdict": verdict, "advice": "pin more"}
+    run["precisions"]["fp16"]["engine"] = {"met": True, "builds": 2, "notes": [], "warnings": [], "pins": [pin]}
+    every = [hazard for title, hazard in found(run, *rest).items() if "pins" in title]
+    assert [hazard.severity for hazard in every] == ([] if severity is None else [severity])
+    assert all(hazard.action == "Pin more" and hazard.layers[0].row == "row-1-1" for hazard in every)
+
+
+def test_engines_that_looking_changed_and_compilers_that_refuse() -> None:
+    run, *rest = report()
+    run["precisions"]["fp16"]["engine"] = {
+        "met": True, "builds": 2, "notes": ["looking at its layers changed the engine"], "warnings": ["odd"], "pins": []
+    }  # fmt: skip
+    run["precisions"]["fp16"]["compiled"] = [{"variant": "fp16", "target": "SM89", "refused": "no kernel"}]
+    every = found(run, *rest)
+    assert one("Looking at its layers", every).severity == WARNING
+    assert one("compiler refused", every).why == "no kernel"
+
+
+def test_int8_that_is_no_cheaper_than_fp16() -> None:
+    run, variants, layers, plans = report()
+    run["precisions"]["int8"] = {**run["precisions"]["fp16"], "pins": 0}
+    run["tolerance"]["int8"] = "sqnr>=20"
+    dear, cheap = (pd.DataFrame([variant("int8", "int8", cost_of_fp32=cost)]) for cost in (0.6, 0.4))
+    title = "INT8 is no cheaper than FP16: 60.0 % against 51.2 % of FP32, estimated"
+    assert found(run, pd.concat([variants, dear]), layers, plans)[title].severity == WARNING
+    assert not any("cheaper" in title for title in found(run, pd.concat([variants, cheap]), layers, plans))
+
+
+# Commands
+
+
+@pytest.mark.parametrize("folder", ["runs/a b", "-odd", "it's; rm -rf $HOME", "two\nlines"])
+def test_commands_name_files_so_that_a_shell_takes_them(folder: str) -> None:
+    run, variants, layers, plans = report()
+    run["folder"] = run["data"]["folder"] = folder
+    section = section_of("fp16", run, Tables(records_of(variants), records_of(layers), []), plans, False)
+    made = commands_of(run, section)
+    path = f"./{folder}" if folder.startswith("-") else folder
+    words = [shlex.split(command.text) for command in (*made.build, *made.check, *run_commands(run)[1:])]
+    assert words[0] == [
+        "precisionlab", "export", f"{path}/plan.json", "--format", "trtexec", "--out", f"{path}/plan.trtexec.sh"
+    ]  # fmt: skip
+    assert all(line[0] == "precisionlab" and any(word.startswith(path) for word in line) for line in words)
+
+
+def test_exports_that_the_page_names_do_exist() -> None:
+    from precisionlab.cli.export import FORMATS
+
+    run, variants, layers, plans = report()
+    section = section_of("fp16", run, Tables(records_of(variants), records_of(layers), []), plans, False)
+    formats = [shlex.split(c.text)[4] for c in commands_of(run, section).build]
+    assert formats == ["trtexec", "typed-onnx", "polygraphy", "modelopt"]
+    assert set(formats) < set(FORMATS)
+
+
+def test_a_plan_that_is_not_right_is_not_offered_for_building() -> None:
+    run, variants, layers, plans = report()
+    run["precisions"]["fp16"]["met"] = False
+    section = section_of("fp16", run, Tables(records_of(variants), records_of(layers), []), plans, False)
+    assert commands_of(run, section).build == ()
+
+
+# Details
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_details_end_no_script(name: str) -> None:
+    run, variants, layers, plans = report()
+    layers["nodes"] = name
+    text = str(details_json(records_of(layers)))
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert ["ONNX nodes", name.replace("\n", "␊").replace("\t", "␉")] in json.loads(text)["0"]["f"]
+    assert sum(tag == "script" for tag, _ in Page(render(run, variants, layers, plans)).tags) == 2
+
+
+def test_details_tell_what_was_measured_from_what_was_not() -> None:
+    facts = json.loads(str(details_json(records_of(report()[2]))))
+    assert facts["0"]["e"][0][:1] == ["70.2"]
+    assert facts["1"]["e"][0][0] == "NaN"
+    assert facts["1"]["m"] == 349100
+    assert "e" not in facts["3"]
+    assert "m" not in facts["3"]
+
+
+# Samples
+
+
+def test_samples_add_up_to_the_runs(tmp_path: Any) -> None:
+    result = sweep(DIGITS / "digits.onnx", DIGITS, precisions="fp16", samples=40, out=tmp_path)
+    table = samples_table(result)
+    assert list(table.groupby(["variant", "held_out"]).size()) == [30, 10, 30, 10]
+    assert (tmp_path / "samples.csv").exists()
+    spreads = spreads_of(records_of(table))
+    assert spreads is not None
+    assert [(row.variant, row.output, row.samples) for row in spreads.rows] == [
+        ("fp16", "logits", 40),
+        ("fp16 mixed", "logits", 40),
+    ]
+
+
+def samples(*values: float) -> list[dict[str, Any]]:
+    return [
+        {"variant": "fp16", "output": "out", "held_out": n == 0, "sample": n, "sqnr_db": value}
+        for n, value in enumerate(values)
+    ]
+
+
+def test_the_worst_sample_is_named_and_what_is_no_number_counted() -> None:
+    spreads = spreads_of(samples(31.0, 44.5, INF, NAN, -INF))
+    assert spreads is not None
+    (row,) = spreads.rows
+    assert (spreads.low, spreads.high) == (30, 50)
+    assert (row.worst, row.best, row.broken, row.exact) == ("NaN", "∞", 2, 1)
+    assert spreads_of(samples(31.0, 44.5)).rows[0].worst_sample == "0, held out"  # type: ignore[union-attr]
+    assert spreads_of(samples(INF, NAN)) is None
