@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from models import DIGITS
 
@@ -46,6 +48,9 @@ class Emulated:
     features = Features("10.3.0", pins=True, calibrators=True, bf16=True, debug_tensors=True, implicit_batch=True)
     device = "Stand-in GPU 8.9"
 
+    marking_changes = False
+    """Whether an engine with marked outputs gives others than one without: its fusions are others."""
+
     def __init__(self, model: Model, rough: Collection[str] = (), refuses: Collection[str] = ()) -> None:
         self.model = model
         self.jobs: list[BuildJob] = []
@@ -71,7 +76,7 @@ class Emulated:
         flows = (Flow.REFERENCE, Flow.VARIANT)
         (segment,) = segments(self.model, plan, self._table(job), [list(self.model.layers)], flows, flows)
         finals = [info.name for info in self.model.outputs]
-        self._ready[engine] = (Session(segment.graph, 1), segment, (*finals, *job.marked))
+        self._ready[engine] = (Session(segment.graph, 1), segment, (*finals, *job.marked, *job.debug))
         layers = tuple(
             EngineLayer(
                 layer.name, "Emulated", layer.nodes, (),
@@ -93,12 +98,17 @@ class Emulated:
         scales = read_cache(job.cache, "cache").scales
         return CalibrationTable({name: Range(scale * 127) for name, scale in scales.items()}, 1)
 
-    def run(self, engine: Path, inputs: Arrays) -> Arrays:
+    def run(self, engine: Path, inputs: Arrays, debug: bool = False) -> Arrays:
         session, segment, names = self._ready[engine]
         values = session.run({feed: inputs[key[1]] for feed, key in segment.feeds.items()})
         state = {segment.fetches[shown]: value for shown, value in values.items()}
         # What no layer before it changes stands under the reference alone.
-        return {n: state.get((Flow.VARIANT, n), state.get((Flow.REFERENCE, n))) for n in names}
+        found = {n: state.get((Flow.VARIANT, n), state.get((Flow.REFERENCE, n))) for n in names}
+        job = self.jobs[int(engine.name.removeprefix("engine")) - 1]
+        if self.marking_changes and job.marked:
+            found.update((info.name, found[info.name] * np.float32(1.01)) for info in self.model.outputs)
+        assert debug or not job.debug
+        return found
 
     def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
         number = int(engine.name.removeprefix("engine"))
@@ -121,6 +131,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         see: Observer,
     ) -> Iterator[TensorRTBackend]:
         settings["engines"] = Emulated(reference.model, settings["rough"], settings["refuses"])
+        settings["engines"].marking_changes = settings.get("marking_changes", False)
         yield TensorRTBackend(
             reference, settings["engines"], EngineSettings(folder / "engines", observe=settings.get("observe", 0))
         )
@@ -207,6 +218,46 @@ def test_a_refused_build_is_no_bad_result_and_the_sweep_goes_on(gpu: dict[str, A
     assert not result.met
     assert any("obeys the requested constraints" in note for note in again.engine.notes)
     assert again.engine.builds == 3
+
+
+def layer_jobs(gpu: dict[str, Any]) -> list[str]:
+    return ["marked" if job.marked else "debug" for job in gpu["engines"].jobs if job.marked or job.debug]
+
+
+def test_layers_are_looked_at_as_marked_outputs(gpu: dict[str, Any], tmp_path: Path) -> None:
+    gpu["observe"] = 1 << 20
+    result = swept(tmp_path)
+    assert set(layer_jobs(gpu)) == {"marked"}
+    layers = result.layers
+    same = layers["engine_sqnr_db"].round(3) == layers["mixed_sqnr_db"].round(3)
+    assert (same | layers["engine_sqnr_db"].isna()).all(), "the stand-in is the emulation"
+    assert layers["engine_sqnr_db"].notna().sum() > 10
+    assert result.precisions[0].engine is not None
+    assert result.precisions[0].engine.notes == ()
+
+
+def test_where_marking_changes_the_engine_debug_tensors_are_tried_and_it_is_said(
+    gpu: dict[str, Any], tmp_path: Path
+) -> None:
+    gpu["observe"] = 1 << 20
+    gpu["marking_changes"] = True
+    result = swept(tmp_path)
+    assert {"marked", "debug"} == set(layer_jobs(gpu))
+    assert result.precisions[0].engine is not None
+    assert all("looked at as debug tensors" in note for note in result.precisions[0].engine.notes)
+    assert result.layers["engine_sqnr_db"].notna().sum() > 10
+
+
+def test_without_debug_tensors_it_is_said_that_looking_changed_the_engine(
+    gpu: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu["observe"] = 1 << 20
+    gpu["marking_changes"] = True
+    monkeypatch.setattr(Emulated, "features", replace(Emulated.features, debug_tensors=False))
+    result = swept(tmp_path)
+    assert set(layer_jobs(gpu)) == {"marked"}
+    assert result.precisions[0].engine is not None
+    assert any("looking at its layers changed the engine" in note for note in result.precisions[0].engine.notes)
 
 
 def test_int8_engines_are_given_ranges_for_what_int8_layers_take_and_give_and_no_other(

@@ -77,6 +77,7 @@ ABSENT = {
     "ILayer.reset_output_type": Absent(STRONG, _PINS),
     "ILayer.reset_precision": Absent(STRONG, _PINS),
     "ILayer.set_output_type": Absent(STRONG, _PINS),
+    "INetworkDefinition.mark_debug": Absent(OLD, "mark_debug asks Features.debug_tensors first"),
     "IProgressMonitor": Absent(OLD, "make_monitor asks the module for it"),
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": Absent(STRONG, "Features.implicit_batch"),
     "ParserError.local_function_stack": Absent(OLD, _ONE_ERROR),

@@ -52,8 +52,11 @@ class Engines(Protocol):
         """Build an engine, or take it from the store. Raises BuildError where TensorRT refuses."""
         ...
 
-    def run(self, engine: Path, inputs: Arrays) -> Arrays:
-        """All outputs of an engine, marked tensors among them, for one sample. Raises EngineError."""
+    def run(self, engine: Path, inputs: Arrays, debug: bool = False) -> Arrays:
+        """All outputs of an engine, marked tensors among them, for one sample; with `debug` its debug tensors too.
+
+        Raises EngineError.
+        """
         ...
 
     def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
@@ -91,6 +94,17 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class View:
+    """Tensors that one engine lets see: as outputs, or as debug tensors, whose memory need not be held to the end."""
+
+    tensors: tuple[str, ...] = ()
+    debug: bool = False
+
+
+_NOTHING = View()
+
+
+@dataclass(frozen=True)
 class Inside:
     """What one engine was found to be: see `asked.py` for pins, `got` has each layer's real data types."""
 
@@ -115,7 +129,7 @@ class TensorRTBackend(Backend):
         self._reference = reference
         self._engines = engines
         self._settings = settings
-        self._built: dict[tuple[PrecisionPlan, str, tuple[str, ...]], Built] = {}
+        self._built: dict[tuple[PrecisionPlan, str, View], Built] = {}
         self._network: tuple[NetworkLayer, ...] = ()
 
     @property
@@ -200,14 +214,16 @@ class TensorRTBackend(Backend):
             progress(gathering.add(result))
         return gathering.comparison({}, {}, (), time.perf_counter() - started)
 
-    def built(self, plan: PrecisionPlan, table: CalibrationTable | None, marked: tuple[str, ...] = ()) -> Built:
+    def built(self, plan: PrecisionPlan, table: CalibrationTable | None, view: View = _NOTHING) -> Built:
         """The engine of a plan; built once. Raises BuildError where TensorRT refuses it."""
-        key = (plan, "" if table is None else table.digest, marked)
+        key = (plan, "" if table is None else table.digest, view)
         if key not in self._built:
-            self._built[key] = self._engines.build(self.job(plan, table, marked))
+            job = self.job(plan, table)
+            seen = replace(job, debug=view.tensors) if view.debug else replace(job, marked=view.tensors)
+            self._built[key] = self._engines.build(seen)
         return self._built[key]
 
-    def job(self, plan: PrecisionPlan, table: CalibrationTable | None, marked: tuple[str, ...] = ()) -> BuildJob:
+    def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
         """What is asked of TensorRT for a plan."""
         settings = self._settings
         cache = None
@@ -223,7 +239,6 @@ class TensorRTBackend(Backend):
             obey=settings.obey,
             cache=cache,
             profiles=settings.profiles,
-            marked=marked,
             workspace=settings.workspace,
             timing_cache=settings.folder / "timing.cache",
         )
@@ -265,41 +280,62 @@ class TensorRTBackend(Backend):
         looked_at = [(sample, self._outputs(plain, sample)) for sample in islice(samples, _LOOKED_AT)]
         found: dict[str, ErrorSums] = {}
         for group in groups(self.model, wanted, self._settings.observe):
-            try:
-                engine = self.built(plan, table, group).engine
-                self._check(plan, engine, group, looked_at)
-                found.update(self._errors(engine, group, samples))
-            except EngineError as error:  # refused, or its process has died: the other groups are still to be had
+            errors, told = self._looked_at(plan, table, View(group), samples, looked_at)
+            if told and self._engines.features.debug_tensors:
+                # Debug tensors need not be kept, and may leave alone what marked outputs do not.
+                again, also = self._looked_at(plan, table, View(group, debug=True), samples, looked_at)
+                if again and (not also or not errors):
+                    errors, told = (
+                        again,
+                        also or "looked at as debug tensors: marked as outputs, they changed the engine",
+                    )
+            if told:
                 count = counted(len(group), "tensor")
-                self.notes.append(f"{plan.default}: {count} could not be looked at, from {group[0]} on: {error}")
+                self.notes.append(f"{plan.default}, {count} from {group[0]} on: {told}")
+            found.update(errors)
         return found
 
-    def _errors(self, engine: Path, group: Sequence[str], samples: Iterable[Sample]) -> dict[str, ErrorSums]:
-        table = ErrorTable(len(group))
-        reference_of = self._reference.reference(group)
+    def _looked_at(
+        self,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        view: View,
+        samples: Iterable[Sample],
+        plain: Sequence[tuple[Sample, Arrays]],
+    ) -> tuple[dict[str, ErrorSums], str]:
+        """The errors of the tensors in view, none where they cannot be seen; and what is to be said of them."""
+        try:
+            engine = self.built(plan, table, view).engine
+            changed = self._changed(engine, view, plain)
+            return self._errors(engine, view, samples), changed
+        except EngineError as error:  # refused, or its process has died: other tensors are still to be had
+            return {}, f"could not be looked at: {error}"
+
+    def _errors(self, engine: Path, view: View, samples: Iterable[Sample]) -> dict[str, ErrorSums]:
+        table = ErrorTable(len(view.tensors))
+        reference_of = self._reference.reference(view.tensors)
         for sample in samples:
-            reference, variant = reference_of(sample), self._outputs(engine, sample)
-            for row, name in enumerate(group):
+            reference, variant = reference_of(sample), self._outputs(engine, sample, view.debug)
+            for row, name in enumerate(view.tensors):
+                if name not in variant:
+                    raise EngineError(f"the engine did not let see the tensor {name!r}")
                 table.add(row, reference[name], variant[name])
-        return {name: table.row(row) for row, name in enumerate(group)}
+        return {name: table.row(row) for row, name in enumerate(view.tensors)}
 
-    def _check(
-        self, plan: PrecisionPlan, engine: Path, group: Sequence[str], looked_at: Sequence[tuple[Sample, Arrays]]
-    ) -> None:
-        """Note where marking tensors has changed the engine's final outputs: then its layers tell of another engine."""
+    def _changed(self, engine: Path, view: View, plain: Sequence[tuple[Sample, Arrays]]) -> str:
+        """What looking has changed in the final outputs, so that the layers are another engine's; empty: nothing."""
         names = [info.name for info in self.model.outputs]
-        for sample, plain in looked_at:
-            seen = self._outputs(engine, sample)
-            check = differs({n: plain[n] for n in names}, {n: seen[n] for n in names})
+        for sample, before in plain:
+            seen = self._outputs(engine, sample, view.debug)
+            check = differs({n: before[n] for n in names}, {n: seen[n] for n in names})
             if check.warning is not None:
-                self.notes.append(
-                    f"{plan.default}, {counted(len(group), 'tensor')} from {group[0]} on: {check.warning}"
-                )
-                return
+                return check.warning
+        return ""
 
-    def _outputs(self, engine: Path, sample: Sample) -> Arrays:
+    def _outputs(self, engine: Path, sample: Sample, debug: bool = False) -> Arrays:
         """What the engine gives; half and bfloat16 as float32, which holds all their values."""
-        return {name: _as_model_has_it(value) for name, value in self._engines.run(engine, sample.inputs).items()}
+        found = self._engines.run(engine, sample.inputs, debug)
+        return {name: _as_model_has_it(value) for name, value in found.items()}
 
 
 def _as_model_has_it(value: NDArray[Any]) -> NDArray[Any]:

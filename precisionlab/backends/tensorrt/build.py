@@ -6,14 +6,14 @@ Runs in TensorRT's own process (see `process.py`): a build may crash.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.backends.tensorrt.api import features_of
+from precisionlab.backends.tensorrt.api import Features, features_of
 from precisionlab.backends.tensorrt.buffers import numpy_dtype
 from precisionlab.backends.tensorrt.buildlog import layers_of as layers_in_log
 from precisionlab.backends.tensorrt.calibrator import Feed, make_calibrator
@@ -60,6 +60,7 @@ def build(
         network = parsed.network
         outcomes = apply_pins(trt, network, match_pins(job.pins, describe(network))) if job.pins else ()
         mark(network, job.marked)
+        mark_debug(network, job.debug, features)
         configured = configure(trt, builder, network, job, features, calibrator)
         config = configured.config
         # After an error in the data the rest of the build is of no use to anybody.
@@ -106,9 +107,27 @@ def make_builder(trt: Any, logger: Any, keeper: LogKeeper) -> Any:
 
 def mark(network: Any, names: Iterable[str]) -> None:
     """Make these tensors outputs of the network, so that they can be looked at. Raises BuildError for unknown ones."""
+    for tensor in _tensors(network, names):
+        if not tensor.is_network_output:
+            network.mark_output(tensor)
+
+
+def mark_debug(network: Any, names: Sequence[str], features: Features) -> None:
+    """Let these tensors be looked at by a debug listener; they become no outputs, and are not held in memory.
+
+    Raises BuildError for unknown ones, and where TensorRT has no debug tensors (before 10.0).
+    """
+    if names and not features.debug_tensors:
+        raise BuildError(f"TensorRT {features.version} has no debug tensors; 10.0 and later do")
+    for tensor in _tensors(network, names):
+        network.mark_debug(tensor)
+
+
+def _tensors(network: Any, names: Iterable[str]) -> list[Any]:
+    """The network's tensors of these names, in their order. Raises BuildError where one is not there."""
     wanted = dict.fromkeys(names)
     if not wanted:
-        return
+        return []
     tensors = {}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -119,9 +138,7 @@ def mark(network: Any, names: Iterable[str]) -> None:
     missing = [name for name in wanted if name not in tensors]
     if missing:
         raise BuildError(f"no layer of the network gives the tensor {missing[0]!r}, which was to be looked at")
-    for name in wanted:
-        if not tensors[name].is_network_output:
-            network.mark_output(tensors[name])
+    return [tensors[name] for name in wanted]
 
 
 def write_engine(serialized: Any, path: Path) -> int:

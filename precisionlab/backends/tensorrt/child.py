@@ -82,10 +82,13 @@ class ChildEngines:
         )
         return self._store.put(key, built)
 
-    def run(self, engine: Path, inputs: Arrays) -> Arrays:
-        """All outputs of an engine, marked tensors among them, for one sample. Raises EngineError."""
+    def run(self, engine: Path, inputs: Arrays, debug: bool = False) -> Arrays:
+        """All outputs of an engine, marked tensors among them, for one sample; with `debug` its debug tensors too.
+
+        Raises EngineError.
+        """
         self._load(engine)
-        outputs: Arrays = self._process.call("run", dict(inputs), what=f"running {engine.name}")
+        outputs: Arrays = self._process.call("run", dict(inputs), debug, what=f"running {engine.name}")
         return outputs
 
     def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:

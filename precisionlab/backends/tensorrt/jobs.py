@@ -47,10 +47,11 @@ class BuildJob:
     have (empty: FP32 alone, and no TF32); with a strongly typed TensorRT it is empty, and the file itself says the
     types. `pins` are held to by `obey` (else only preferred). `cache` is a calibration cache for INT8; with None and
     INT8 enabled, TensorRT calibrates itself, on samples that it asks for. `profiles` has each dynamic input. `marked`
-    are tensors to become outputs, so that they can be looked at. `workspace` is in bytes, None for TensorRT's own
-    limit. `timing_cache` is the file that kernel timings are kept in between builds. `engine` is where the engine is
-    written. `compute` is the compute capability to compile for, such as `SM89` (TensorRT-RTX alone); None for the GPU
-    that is here. `label` is what a typed model is called, whose plan the job does not tell.
+    are tensors to become outputs, so that they can be looked at, `debug` those to be looked at as debug tensors (from
+    10.0 on). `workspace` is in bytes, None for TensorRT's own limit. `timing_cache` is the file that kernel timings are
+    kept in between builds. `engine` is where the engine is written. `compute` is the compute capability to compile for,
+    such as `SM89` (TensorRT-RTX alone); None for the GPU that is here. `label` is what a typed model is called, whose
+    plan the job does not tell.
     """
 
     model: Path
@@ -62,6 +63,7 @@ class BuildJob:
     cache: bytes | None = None
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     marked: tuple[str, ...] = ()
+    debug: tuple[str, ...] = ()
     workspace: int | None = None
     timing_cache: Path | None = None
     compute: str | None = None
@@ -79,7 +81,8 @@ class BuildJob:
             return self.label
         parts = [" + ".join(sorted(p.value for p in self.enabled)) or "fp32"]
         parts += [counted(len(self.pins), "pin")] * bool(self.pins)
-        parts += [f"{counted(len(self.marked), 'tensor')} shown"] * bool(self.marked)
+        shown = len(self.marked) + len(self.debug)
+        parts += [f"{counted(shown, 'tensor')} shown"] * bool(shown)
         return f"{self.model.stem} ({', '.join(parts)})"
 
     def into(self, engine: Path) -> BuildJob:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.backends.tensorrt.api import Features, features_of, load_tensorrt
-from precisionlab.backends.tensorrt.buffers import Buffers, as_dtype
+from precisionlab.backends.tensorrt.buffers import Buffers, as_dtype, take_into
 from precisionlab.backends.tensorrt.build import build, network_layers
 from precisionlab.backends.tensorrt.cuda import Cuda
 from precisionlab.backends.tensorrt.execution import Engine
 from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency
 from precisionlab.backends.tensorrt.latency import measure, measure_layers
+from precisionlab.backends.tensorrt.listener import make_listener
 from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.worker import Link
@@ -81,8 +82,15 @@ class _Service:
         self._unload()
         self._engine = Engine(self._trt, self._gpu(), self._logger, engine, self._keeper)
 
-    def run(self, inputs: Arrays) -> Arrays:
-        return self._loaded().run(inputs)
+    def run(self, inputs: Arrays, debug: bool) -> Arrays:
+        """All outputs; with `debug` the debug tensors too, which a listener copies as they come."""
+        if not debug:
+            return self._loaded().run(inputs)
+        seen: dict[str, NDArray[Any]] = {}
+        listener = make_listener(self._trt, take_into(self._gpu(), seen))
+        if listener is None:
+            raise EngineError("this TensorRT has no debug tensors; 10.0 and later do")
+        return {**self._loaded().run(inputs, listener), **seen}
 
     def latency(self, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
         """The whole engine's time first: a profiler slows it down."""

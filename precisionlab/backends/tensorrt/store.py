@@ -48,6 +48,7 @@ class EngineKey:
     calibration: str | None
     profiles: tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...]
     marked: tuple[str, ...]
+    debug: tuple[str, ...]
     workspace: int | None
     compute: str | None
     module: str
@@ -74,6 +75,7 @@ def key_of(
         calibration=samples if job.cache is None else hashlib.sha256(job.cache).hexdigest(),
         profiles=tuple(sorted((name, s.min, s.opt, s.max) for name, s in job.profiles.items())),
         marked=tuple(sorted(job.marked)),
+        debug=tuple(sorted(job.debug)),
         workspace=job.workspace,
         compute=job.compute,
         module=module,

@@ -29,7 +29,7 @@ class TypedBackend(TensorRTBackend):
         super().__init__(reference, engines, settings)
         self.name = name
 
-    def job(self, plan: PrecisionPlan, table: CalibrationTable | None, marked: tuple[str, ...] = ()) -> BuildJob:
+    def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
         """What is asked of TensorRT for a plan; writes the typed model."""
         from precisionlab.rewrite.typed import save_typed, typed_model
 
@@ -47,7 +47,6 @@ class TypedBackend(TensorRTBackend):
             engine=settings.folder,
             content=content,
             profiles=settings.profiles,
-            marked=marked,
             workspace=settings.workspace,
             compute=settings.compute,
             label=f"{self.model.name} ({plan.default}, {counted(len(plan.pins), 'pin')})",
