@@ -12,13 +12,13 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import LOWER_IS_BETTER, Comparison
 from precisionlab.compare.effects import Effects
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
-from precisionlab.data import Dataset
 from precisionlab.evaluator import Evaluator
 from precisionlab.model import Layer
 from precisionlab.options import Minimize, Options
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.results import PrecisionResult, Variant
 from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.samples import worst_samples
 from precisionlab.search.causes import causes
 from precisionlab.search.certificate import Certificate, certificate_of
 from precisionlab.search.cost import CostModel
@@ -28,9 +28,6 @@ from precisionlab.search.pins import Found, Spent, Verdict, find_pins, most_eval
 from precisionlab.search.rank import Ranking, rank, rank_by_effects
 from precisionlab.search.starts import nonfinite_starts
 from precisionlab.wording import counted, duration
-
-_WORST_SAMPLES = 8
-"""On so many samples, those where the low precision is worst, the layers' effects are measured."""
 
 _ROUNDS = 2
 """How often the search starts over with a stricter tolerance where the held-out samples do not confirm its plan."""
@@ -383,17 +380,6 @@ class PinSearch:
         errors = [self._low.introduced[o] for o in layer.outputs if o in self._low.introduced]
         place = f"rank {self._ranking.order.index(name) + 1} of {len(self._ranking.order)}"
         return f"{place}: {min(e.sqnr for e in errors):.1f} dB SQNR by itself" if errors else place
-
-
-def worst_samples(dataset: Dataset, low: Comparison) -> Dataset:
-    """The samples where the final outputs of the low precision are worst, by their largest relative error."""
-    losses = [0.0] * low.samples
-    for errors in low.each.values():
-        for i, found in enumerate(errors):
-            loss = math.nan if found.errors is None else found.errors.rel_l2
-            losses[i] = max(losses[i], math.inf if math.isnan(loss) and found.errors is not None else loss)
-    order = sorted(range(low.samples), key=lambda i: (-losses[i], i))
-    return dataset.only(frozenset(dataset.names[i] for i in order[:_WORST_SAMPLES]))
 
 
 def figures_text(found: Comparison, tolerance: Tolerance) -> str:

@@ -1,9 +1,10 @@
-"""The check of the samples before any work, told to whoever watches."""
+"""The samples before any work: checked and told to whoever watches, parted, and the worst of them picked."""
 
 from __future__ import annotations
 
 import math
 
+from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset
 from precisionlab.observer import Observer
 
@@ -43,3 +44,18 @@ def split(dataset: Dataset, share: float, see: Observer) -> tuple[Dataset, Datas
     if not held or len(held) == len(dataset):
         return dataset, None
     return dataset.only(frozenset(dataset.names) - held), dataset.only(held)
+
+
+_WORST_SAMPLES = 8
+"""On so many samples, those where the low precision is worst, the layers' effects are measured."""
+
+
+def worst_samples(dataset: Dataset, low: Comparison) -> Dataset:
+    """The samples where the final outputs of the low precision are worst, by their largest relative error."""
+    losses = [0.0] * low.samples
+    for errors in low.each.values():
+        for i, found in enumerate(errors):
+            loss = math.nan if found.errors is None else found.errors.rel_l2
+            losses[i] = max(losses[i], math.inf if math.isnan(loss) and found.errors is not None else loss)
+    order = sorted(range(low.samples), key=lambda i: (-losses[i], i))
+    return dataset.only(frozenset(dataset.names[i] for i in order[:_WORST_SAMPLES]))
