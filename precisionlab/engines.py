@@ -6,8 +6,8 @@ one of the plan found, and where that is not right on the GPU a few with longer 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
@@ -26,17 +26,17 @@ from precisionlab.wording import counted
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.backend import TensorRTBackend
 
-MOST_BUILDS = 8
-"""Engines of one precision that a sweep builds at most, those for looking at layers not counted."""
+T = TypeVar("T")
 
 
 class EngineStage:
     """Builds and measures the engines of one sweep."""
 
-    def __init__(
-        self, evaluator: Evaluator, backend: TensorRTBackend, device: Device, most_builds: int = MOST_BUILDS
-    ) -> None:
-        """`evaluator` evaluates by `backend`; `device` is what is not measured is estimated for."""
+    def __init__(self, evaluator: Evaluator, backend: TensorRTBackend, device: Device, most_builds: int) -> None:
+        """`evaluator` evaluates by `backend`; `device` is what is not measured is estimated for.
+
+        Of each precision at most `most_builds` engines are built, those for looking at layers not counted.
+        """
         self._evaluator = evaluator
         self._backend = backend
         self._device = device
@@ -61,13 +61,7 @@ class EngineStage:
         self, name: str, plan: PrecisionPlan, table: CalibrationTable | None, tolerance: Tolerance
     ) -> EngineVariant | None:
         """Build a plan's engine, compare every layer that can be looked at, time it; None where it cannot be built."""
-        if self._judged(name, plan, table) is None:
-            return None
-        try:
-            return self._measured(name, plan, table, tolerance)
-        except EngineError as error:
-            self._give_up(name, str(error))
-            return None
+        return self._attempt(name, plan, table, lambda: self._measured(name, plan, table, tolerance))
 
     def _measured(
         self, name: str, plan: PrecisionPlan, table: CalibrationTable | None, tolerance: Tolerance
@@ -117,25 +111,30 @@ class EngineStage:
         return self._result(low, self.measure(f"{found.precision} mixed", best, table, found.mixed.tolerance), builds)
 
     def _judged(self, name: str, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison | None:
-        """The final outputs of a plan's engine; None where TensorRT refuses to build it, which is no bad result."""
+        """The final outputs of a plan's engine alone; None where TensorRT refuses to build it."""
+        return self._attempt(name, plan, table, lambda: self._evaluator.judge(f"{name}, engine", plan, table, None))
+
+    def _attempt(
+        self, name: str, plan: PrecisionPlan, table: CalibrationTable | None, work: Callable[[], T]
+    ) -> T | None:
+        """What the work on a plan's engine gives; None where there is no engine, which says nothing of its accuracy.
+
+        A refusal is journalled, so that it is not asked for again; a process that has died may live another time.
+        """
         journal = self._evaluator.journal
         key = {"engine": plan.to_dict(), "ranges": None if table is None else table.digest, "by": self._backend.name}
         refused = journal.known(key)
         if refused is None:
             try:
-                return self._evaluator.judge(f"{name}, engine", plan, table, None)
+                return work()
             except BuildError as error:
                 refused = str(error)
                 journal.record(key, refused)
             except EngineError as error:
-                refused = str(error)  # its process has died: another time it may live
-        self._give_up(name, refused)
+                refused = str(error)
+        self._refused[name] = refused
+        self._evaluator.see.note(f"  {name}: no engine: {refused}")
         return None
-
-    def _give_up(self, name: str, why: str) -> None:
-        """Note that there is no engine, which says nothing of its accuracy; the sweep goes on."""
-        self._refused[name] = why
-        self._evaluator.see.note(f"  {name}: no engine: {why}")
 
     def _keep_times(self, plan: PrecisionPlan, times: Mapping[str, float]) -> None:
         """Keep each layer's milliseconds, in the precision that it has under the plan."""

@@ -16,7 +16,7 @@ from precisionlab.backends.base import Backend, Collector, Detail, Evaluation, P
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
-from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, Profile
+from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, LayerPin, Profile
 from precisionlab.backends.tensorrt.latency import times_of_layers
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.observation import differs, eligible, groups
@@ -246,9 +246,12 @@ class TensorRTBackend(Backend):
     def inside(self, plan: PrecisionPlan, table: CalibrationTable | None) -> Inside:
         """What the engine of a plan really is: what became of each pin, and the types that each layer runs in."""
         built = self.built(plan, table)
-        # What the user pinned; the layers that are held beside them are the plan's own business.
-        pins = [pin for pin in pins_of(self.model, plan) if pin.layer in plan.pinned()]
-        return Inside(built, reports_of(pins, built.outcomes, built.layers), ran_in(self.model.layers, built.layers))
+        reports = reports_of(self.own_pins(plan), built.outcomes, built.layers)
+        return Inside(built, reports, ran_in(self.model.layers, built.layers))
+
+    def own_pins(self, plan: PrecisionPlan) -> list[LayerPin]:
+        """What the plan pins, without the layers that are only held beside these: those are no business of a report."""
+        return [pin for pin in pins_of(self.model, plan) if pin.layer in plan.pinned()]
 
     def kernels(self, precision: Precision) -> tuple[tuple[str, ...], ...]:
         """The ONNX nodes that each kernel of an engine in this precision runs. Raises BuildError."""

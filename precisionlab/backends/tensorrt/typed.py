@@ -12,7 +12,6 @@ from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.backend import Engines, EngineSettings, Inside, TensorRTBackend
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
 from precisionlab.backends.tensorrt.network import NetworkLayer
-from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.precision import PrecisionPlan
 from precisionlab.wording import counted
@@ -34,7 +33,10 @@ class TypedBackend(TensorRTBackend):
         from precisionlab.rewrite.typed import save_typed, typed_model
 
         settings = self._settings
-        text = json.dumps([plan.to_dict(), None if table is None else table.digest, self.model.sha256], sort_keys=True)
+        # How nodes are grouped decides where Casts and Q/DQ stand: the same plan on other layers is another model.
+        layers = [layer.nodes for layer in self.model.layers]
+        ranges = None if table is None else table.digest
+        text = json.dumps([plan.to_dict(), ranges, self.model.sha256, layers], sort_keys=True)
         content = hashlib.sha256(text.encode()).hexdigest()
         path = (settings.folder / "typed" / f"{content[:16]}.onnx").resolve()
         if not path.exists():
@@ -60,7 +62,7 @@ class TypedBackend(TensorRTBackend):
         do.
         """
         built = self.built(plan, table)
-        pins = [pin for pin in pins_of(self.model, plan) if pin.layer in plan.pinned()]
+        pins = self.own_pins(plan)
         network = self._engines.describe(self.job(plan, table).model)
         reports = reports_of(pins, (), built.layers)
         settled = tuple(_settled(report, pin, network) for report, pin in zip(reports, pins, strict=True))
