@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from precisionlab.backends import emulation, spread
+from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
 from precisionlab.calibration.cache import version_digits, write_cache
-from precisionlab.calibration.export import write_onnxruntime_tables
+from precisionlab.calibration.export import onnxruntime_tables
 from precisionlab.calibration.fingerprint import Fingerprint
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
@@ -25,15 +25,16 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, inside, open_dataset, read_manifest
+from precisionlab.disk import drafted, told, write_whole, write_whole_bytes
 from precisionlab.errors import DataError, OptionError
 from precisionlab.executors import open_executor
+from precisionlab.lock import held_file, held_folder
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import check_at_least, check_calibration
+from precisionlab.options import check_at_least, check_calibration, parse_memory
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import best_table
 from precisionlab.rewrite.flow import with_held_pins
-from precisionlab.run import write_whole, write_whole_bytes
 from precisionlab.samples import checked
 from precisionlab.versions import versions
 
@@ -44,6 +45,7 @@ CACHE_FILE = "calibration.cache"
 DEFAULT_TENSORRT = "10.16.1"
 _SAVE_EVERY = 5.0  # seconds of work that a kill may cost
 _CHUNK = 16
+_ELSEWHERE = "choose another place"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def calibrate(
     samples: int | None = None,
     seed: int = 0,
     threads: int | None = None,
+    memory: str | int | None = None,
+    device: str = "cpu",
     processes: int | None = None,
     dask: str | None = None,
     shard: tuple[int, int] | None = None,
@@ -94,8 +98,8 @@ def calibrate(
     or auto. The cache is for the given TensorRT version; it is written to `cache`, by default
     `calibration.cache` in `out` (`reports/<model>-calibration`), with a JSON fingerprint beside it. `shard` (2, 8)
     takes only every eighth sample from the second on, and writes histograms to be merged. `processes` or a Dask cluster
-    (the address of its scheduler) share the work. A run that was killed goes on from its histograms. All of that ends
-    with the same bits.
+    (the address of its scheduler) share the work, `memory` (such as "4G") is what each process may take. A run that was
+    killed goes on from its histograms. All of that ends with the same bits.
 
     Raises PrecisionLabError for input that cannot be used.
     """
@@ -104,10 +108,11 @@ def calibrate(
     check_at_least(1, samples=samples, threads=threads, processes=processes)
     check_at_least(0, seed=seed)
     loaded = load_model(_model_path(model, data))
-    with open_executor(processes, dask) or nullcontext() as executor:
+    folder = _folder(out, loaded)
+    with open_executor(processes, dask) or nullcontext() as executor, _held(folder, cache, see):
         dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
-        ready = spread(emulation(loaded, dataset, threads), dataset, executor)
-        folder = _folder(out, loaded)
+        local = emulation(loaded, dataset, threads, parse_memory(memory), device)
+        ready = shared_out(local, dataset, executor)
         tensors = calibrated_tensors(ready.model)
         context = {
             "model": loaded.sha256,
@@ -115,6 +120,7 @@ def calibrate(
             "samples": dataset.names if samples is not None else "all",
             "shard": list(shard) if shard else None,
             "tensors": len(tensors),
+            "cuts": local.cuts["1"],
             "versions": versions(),
         }
         chosen = _of_shard(dataset, shard)
@@ -143,6 +149,8 @@ def merge(
     cache: str | Path | None = None,
     out: str | Path | None = None,
     threads: int | None = None,
+    memory: str | int | None = None,
+    device: str = "cpu",
     observer: Observer | None = None,
 ) -> CalibrationResult:
     """Merge the histograms of shards (their folders), and go on as `calibrate` does: to the same bits.
@@ -161,8 +169,15 @@ def merge(
     dataset = checked(open_dataset(data, loaded, None, 0), True, see).only(counted)
     first, *others = (state for _, state in states)
     if dataset.sha256 != first.context.get("data"):
-        raise DataError(f"{data}: not the samples that the shards were counted from; give their folder, unchanged")
-    ready = emulation(loaded, dataset, threads)
+        raise DataError(
+            f"{data}: not the samples that the shards were counted from, or not all of them, as after a kill; give "
+            "their folder, unchanged, or run the shards again to their ends"
+        )
+    ready = emulation(loaded, dataset, threads, parse_memory(memory), device)
+    tensors = calibrated_tensors(ready.model)
+    for path, state in states:
+        if tuple(state.histograms) != tensors:
+            raise DataError(f"{path}: has the histograms of other tensors than the model's; run this shard again")
     histograms = dict(first.histograms)
     for state in others:
         histograms = {name: h.merge(state.histograms[name]) for name, h in histograms.items()}
@@ -173,7 +188,8 @@ def merge(
         "skipped": len(dataset.skipped),
     }
     folder = _folder(out, loaded)
-    return _finish(ready, dataset, histograms, source, method, percentile, tensorrt, folder, cache, see)
+    with _held(folder, cache, see):
+        return _finish(ready, dataset, histograms, source, method, percentile, tensorrt, folder, cache, see)
 
 
 def calibrated_tensors(model: Model) -> tuple[str, ...]:
@@ -271,12 +287,21 @@ def _finish(
     facts = fingerprint.facts()
     facts["cache"] = {**facts["cache"], "path": str(path)}
     result = CalibrationResult(backend.model, table, methods, histograms, facts, folder, path)
-    with _writing(path):
-        write_whole(path, content.decode("utf-8"))
-        write_whole(path.with_name(path.name + ".json"), fingerprint.to_json())
-        write_whole(folder / "ranges.csv", to_csv(result.ranges))
-        write_whole(folder / "calibration.html", render_calibration(result.facts, result.ranges, histograms))
-        write_onnxruntime_tables(table, folder / "onnxruntime")
+    beside = path.name + ".json"
+    # The cache takes its place last, as it may lie elsewhere; its fingerprint after it, as that has its digest.
+    with (
+        told(path, _ELSEWHERE),
+        drafted(path.parent, beside, of=path) as cache_drafts,
+        told(folder, _ELSEWHERE),
+        drafted(folder) as drafts,
+    ):
+        write_whole(cache_drafts / path.name, content.decode("utf-8"))
+        write_whole(cache_drafts / beside, fingerprint.to_json())
+        write_whole(drafts / "ranges.csv", to_csv(result.ranges))
+        write_whole(drafts / "calibration.html", render_calibration(result.facts, result.ranges, histograms))
+        (drafts / "onnxruntime").mkdir()
+        for name, tables in onnxruntime_tables(table).items():
+            write_whole_bytes(drafts / "onnxruntime" / name, tables)
     return result
 
 
@@ -310,10 +335,17 @@ def _model_path(model: str | Path | None, data: str | Path) -> Path:
 
 
 def _folder(out: str | Path | None, model: Model) -> Path:
-    folder = Path(out) if out else Path("reports") / f"{model.name}-calibration"
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(out) if out else Path("reports") / f"{model.name}-calibration"
+
+
+@contextmanager
+def _held(folder: Path, cache: str | Path | None, see: Observer) -> Iterator[None]:
+    """Hold the run's folder, and the cache where the user wants it elsewhere."""
+    with ExitStack() as opened:
+        opened.enter_context(held_folder(folder, see.note, _ELSEWHERE))
+        if cache is not None:
+            opened.enter_context(held_file(Path(cache), see.note, _ELSEWHERE))
+        yield
 
 
 def _of_shard(dataset: Dataset, shard: tuple[int, int] | None) -> tuple[str, ...]:
@@ -336,7 +368,7 @@ def _earlier(path: Path, context: Mapping[str, Any], tensors: tuple[str, ...]) -
 
 
 def _save(path: Path, state: CalibrationState) -> None:
-    with _writing(path):
+    with told(path, _ELSEWHERE):
         write_whole_bytes(path, state.to_bytes())
 
 
@@ -367,11 +399,3 @@ def _check_shards(model: Model, states: Sequence[tuple[Path, CalibrationState]])
     missing = [str(i) for i in range(1, total + 1) if i not in seen]
     if missing:
         raise DataError(f"shard {missing[0]}/{total} is missing; give the folders of all {total}")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror}); choose another place") from None

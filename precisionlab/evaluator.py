@@ -92,7 +92,7 @@ class Evaluator:
                 self.see.advance(len(seen))
             return to_plain(merged(parts))
 
-        return from_plain(self._journalled(title, key, work))
+        return from_plain(self.journalled(title, key, work))
 
     def _compared(
         self,
@@ -109,9 +109,9 @@ class Evaluator:
             self.see.stage(title, len(samples))
             return work(plan, table, samples, self.see.advance).to_dict()
 
-        return Comparison.from_dict(self._journalled(title, key, worked))
+        return Comparison.from_dict(self.journalled(title, key, worked))
 
-    def _journalled(self, title: str, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+    def journalled(self, title: str, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
         """What is known already under this key; else do the work, and note it in the journal."""
         name = json.dumps(key, sort_keys=True)
         if name not in self._done:

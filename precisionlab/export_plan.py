@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from precisionlab.calibration.cache import version_digits
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import DEFAULT_METHOD
 from precisionlab.data import Dataset
+from precisionlab.disk import drafted, told, write_whole_bytes
 from precisionlab.errors import OptionError
 from precisionlab.export import Export, Subject
+from precisionlab.lock import held_file
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_at_least, check_calibration
@@ -26,8 +29,9 @@ from precisionlab.precision import Precision, PrecisionPlan, read_plan
 from precisionlab.prepare import Prepared, Source, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.flow import precision_of, with_held_pins
-from precisionlab.run import NoJournal, write_whole_bytes
+from precisionlab.run import NoJournal
 
+_ADVICE = "choose another --out"
 TENSORRT_VERSION = "10.16.1"
 """The one that calibration caches are written for where none is given; as `calibrate` has it."""
 
@@ -71,14 +75,16 @@ def export_plan(
     asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
     check_calibration(asked.calibration)
     source = source_of(run, data)
-    found = _Needs(loaded, asked, source, threads, observer or Silent())
-    asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
-    profiles = found.profiles(shapes) if target in _SHAPED else {}
-    subject = Subject(loaded, asked, table, profiles, _names(loaded.path), tensorrt)
+    see = observer or Silent()
+    found = _Needs(loaded, asked, source, threads, see)
     file = None if out is None else _checked(Path(out), (path, loaded.path))
-    if target == TYPED:
-        return _typed(subject, _required(file, "the model is a file"))
-    return _written(TARGETS[target](subject, file), file)
+    with nullcontext() if file is None else held_file(file, see.note, _ADVICE):
+        asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
+        profiles = found.profiles(shapes) if target in _SHAPED else {}
+        subject = Subject(loaded, asked, table, profiles, _names(loaded.path), tensorrt)
+        if target == TYPED:
+            return _typed(subject, _required(file, "the model is a file"))
+        return _written(TARGETS[target](subject, file), file, see)
 
 
 class _Needs:
@@ -193,25 +199,24 @@ def _checked(out: Path, sources: Iterable[Path]) -> Path:
         raise OptionError(f"--out {out}: is a folder; name a file")
     if out.resolve() in {source.resolve() for source in sources}:
         raise OptionError(f"--out {out}: is what the export is made from; name another file")
-    try:
+    with told(f"--out {out}", _ADVICE):
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"--out {out}: cannot be written: {error.strerror}") from None
     return out
 
 
-def _written(export: Export, out: Path | None) -> Exported:
-    """Write the files; files beside first, so that what names them never stands alone."""
+def _written(export: Export, out: Path | None, see: Observer) -> Exported:
+    """Write the files, all or none; files beside first, so that what names them never stands alone."""
     if out is None:
         assert isinstance(export.content, str)
         return Exported(export.content, (), export.notes)
     content = export.content.encode("utf-8", "surrogateescape") if isinstance(export.content, str) else export.content
-    files = [*((out.parent / name, data) for name, data in export.beside.items()), (out, content)]
-    try:
-        for file, data in files:
-            write_whole_bytes(file, data)
-        if export.executable:
-            out.chmod(0o755)
-    except OSError as error:
-        raise OptionError(f"--out {out}: cannot be written: {error.strerror}") from None
-    return Exported(None, tuple(file for file, _ in reversed(files)), export.notes)
+    beside = [out.parent / name for name in export.beside]
+    with ExitStack() as opened:
+        for file in beside:
+            opened.enter_context(held_file(file, see.note, _ADVICE))
+        opened.enter_context(told(f"--out {out}", _ADVICE))
+        drafts = opened.enter_context(drafted(out.parent, out.name, of=out))
+        for name, data in export.beside.items():
+            write_whole_bytes(drafts / name, data)
+        write_whole_bytes(drafts / out.name, content, 0o755 if export.executable else 0o644)
+    return Exported(None, (out, *reversed(beside)), export.notes)

@@ -163,6 +163,14 @@ def parse_duration(text: str | float | None, name: str) -> float | None:
     return hours * 3600 + minutes * 60 + seconds
 
 
+def parse_memory(text: str | int | None) -> int | None:
+    """Bytes of memory, as `parse_size` reads them. Raises OptionError for nothing at all too."""
+    found = parse_size(text, "memory")
+    if found == 0:
+        raise OptionError(f"memory {text!r}: write what the work may take, such as 512M or 4G")
+    return found
+
+
 def parse_size(text: str | int | None, name: str) -> int | None:
     """Bytes, from 4096, "512M" or "4G" (powers of 1024). Raises OptionError for anything else."""
     if text is None:

@@ -27,7 +27,37 @@ def run_beside(plan: Path) -> Mapping[str, Any]:
         run["model"]["path"], [run["data"][key] for key in _SAMPLING]
     except (KeyError, TypeError) as error:
         raise PlanError(f"{path}: {error} is missing; move it away, and give --model and --data") from None
+    wrong = _wrong_key(run)
+    if wrong is not None:
+        raise PlanError(f"{path}: {wrong} is not what a sweep writes; move it away, and give --model and --data")
     return dict(run)
+
+
+def _wrong_key(run: Mapping[str, Any]) -> str | None:
+    """The key whose value is of no kind that a sweep writes; None where all are right."""
+    data, layers = run["data"], run.get("layers", {})
+    shapes, limit, holdout = data["shapes"], data["limit"], data["holdout"]
+    groups = layers.get("groups", []) if isinstance(layers, Mapping) else None
+    right = {
+        "model.path": isinstance(run["model"]["path"], str),
+        "data.folder": isinstance(data["folder"], str | None),
+        "data.shapes": isinstance(shapes, Mapping) and all(map(_is_list_of_counts, shapes.values())),
+        "data.limit": limit is None or (_is_whole(limit) and limit > 0),
+        "data.seed": _is_whole(data["seed"]) and data["seed"] >= 0,
+        "data.holdout": isinstance(holdout, int | float) and 0 <= holdout < 1,
+        "data.skip_bad": isinstance(data["skip_bad"], bool),
+        "data.metric": isinstance(data["metric"], str | None),
+        "layers.groups": isinstance(groups, list) and all(isinstance(group, list) for group in groups),
+    }
+    return next((key for key, is_right in right.items() if not is_right), None)
+
+
+def _is_list_of_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_whole(dim) and dim > 0 for dim in value)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int  # bool is an int in Python, and none in JSON
 
 
 def model_of(run: Mapping[str, Any], plan: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.errors import OptionError, PlanError
+from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_bytes
 
 PLAN_SCHEMA = 1
 
@@ -140,10 +140,10 @@ def _pin(data: Any, index: int, where: str) -> Pin:
 def read_plan_content(path: Path) -> Any:
     """The JSON of a plan's file, whatever it holds. Raises PlanError where it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
-    except OSError as error:
-        raise PlanError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_bytes(path, LARGEST_JSON))
+    except UnreadableError as error:
+        raise PlanError(f"{path}: {error}") from None
+    except ValueError as error:
         raise PlanError(f"{path}: not JSON: {error}") from None
 
 

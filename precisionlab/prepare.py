@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precisionlab.backends import emulation, spread
+from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.task import TaskMetric
@@ -55,7 +55,7 @@ class Prepared:
 
     def of(self, model: Model, threads: int | None) -> Prepared:
         """The same samples for the same model with other layers, in this process."""
-        local = emulation(model, self.dataset, threads)
+        local = emulation(model, self.dataset, threads, self.local.memory, self.local.place.name)
         return replace(self, local=local, backend=local)
 
     def engines(
@@ -78,8 +78,10 @@ def prepare(
     threads: int | None,
     executor: Executor | None,
     see: Observer,
+    memory: int | None = None,
+    device: str = "cpu",
 ) -> Prepared:
-    """Open and check the samples, part them, and make the emulation ready.
+    """Open and check the samples, part them, and make the emulation ready, in so many bytes of memory, on a device.
 
     Raises DataError for bad samples or missing labels, OptionError for options that do not fit them, ModelError
     where the model does not run.
@@ -87,8 +89,8 @@ def prepare(
     dataset = checked(_dataset(model, source), source.skip_bad, see)
     chosen, held_out = split(dataset, source.holdout, see)
     made = metric_of(metric, dataset)
-    local = emulation(model, dataset, threads)
-    return Prepared(dataset, chosen, held_out, made, local, spread(local, dataset, executor))
+    local = emulation(model, dataset, threads, memory, device)
+    return Prepared(dataset, chosen, held_out, made, local, shared_out(local, dataset, executor))
 
 
 def parse_holdout(holdout: str | float) -> float:

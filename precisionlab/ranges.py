@@ -68,13 +68,17 @@ def _or_least(sqnr: float) -> float:
 
 def ranges_by_method(evaluator: Evaluator) -> Mapping[str, CalibrationTable]:
     """By each method the ranges of every tensor that an int8 layer quantises; from one pass."""
-    model, chosen, see = evaluator.model, evaluator.chosen, evaluator.see
-    operands = dict.fromkeys(name for layer in model.layers for name in int8_operands(model, layer))
+    chosen, see = evaluator.chosen, evaluator.see
     see.stage("int8 ranges", len(chosen))
-    collector = evaluator.backend.collector(tuple(operands))
+    collector = evaluator.backend.collector(operands_of(evaluator.model))
     collector.add(chosen, see.advance)
     found = collector.histograms()
     return {name: table_of(found, name, len(chosen)) for name in METHODS}
+
+
+def operands_of(model: Model) -> tuple[str, ...]:
+    """The tensors that int8 layers quantise, each once, in topological order of the layers."""
+    return tuple(dict.fromkeys(name for layer in model.layers for name in int8_operands(model, layer)))
 
 
 def chosen_ranges(evaluator: Evaluator, methods: Mapping[str, CalibrationTable], method: str) -> CalibrationTable:

@@ -17,6 +17,7 @@ from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
 from precisionlab.search.pareto import Point
+from precisionlab.values import ObservedValues
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,9 +156,18 @@ class PrecisionResult:
 
 
 @dataclass(frozen=True)
+class SampleNames:
+    """The samples that chose the pins and those held out, in the order of a comparison's `each`."""
+
+    chosen: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SweepResult:
     """The outcome of one sweep. `run` is what `run.json` holds, `engine` the fp32 engine where there is one.
 
+    `values` is what the reference's tensors hold, as `histograms.json` keeps it.
     `variants` and `layers` are the tables of `variants.csv` and `layers.csv`; their columns are
     documented in `precisionlab.report.tables`.
     """
@@ -166,6 +176,8 @@ class SweepResult:
     reference: Variant
     precisions: tuple[PrecisionResult, ...]
     run: Mapping[str, Any]
+    values: ObservedValues
+    samples: SampleNames
     folder: Path | None = None
     engine: EngineVariant | None = None
 

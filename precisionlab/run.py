@@ -1,49 +1,17 @@
-"""A run's folder: files written whole or not at all, and a journal that a killed run goes on from."""
+"""A run's folder: its files, and a journal that a killed run goes on from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from precisionlab.errors import OptionError
+from precisionlab.disk import drafted, make_folder, told, write_whole
 from precisionlab.precision import PrecisionPlan
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all, also after a crash."""
-    # A path may hold bytes that are not UTF-8, as lone surrogates: \udcff is how JSON writes them.
-    write_whole_bytes(path, text.encode("utf-8", errors="backslashreplace"))
-
-
-def write_whole_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a crash."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        _sync_folder(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # Windows cannot open a folder, and needs no such thing
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 class Journal(Protocol):
@@ -89,9 +57,9 @@ class RunFolder:
         self._journal = path / "journal.jsonl"
         self._context = _digest(context)
         self._entries: dict[str, Any] = {}
-        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         with self._writing():
-            path.mkdir(parents=True, exist_ok=True)
+            self._made = make_folder(path)
+            self._is_new = not self._journal.exists()
             self._read()
 
     def _read(self) -> None:
@@ -113,11 +81,9 @@ class RunFolder:
     def record(self, key: Mapping[str, Any], value: Any) -> None:
         """Note a finished evaluation; it is on disk when this returns."""
         name = _digest(key)
+        with self._writing():
+            _append(self._journal, (json.dumps({"key": name, "value": value}) + "\n").encode())
         self._entries[name] = value
-        with self._writing(), self._journal.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": name, "value": value}) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
 
     def keep_plan(self, name: str, plan: PrecisionPlan) -> None:
         """Write the best plan so far, which a search that is cut short leaves behind."""
@@ -133,22 +99,36 @@ class RunFolder:
             write_whole(self.path / name, text)
         return self.path / name
 
+    @contextmanager
+    def results(self, gone: Collection[str]) -> Iterator[Path]:
+        """A folder for drafts of the run's results, which take their places all together; see `drafted`."""
+        with self._writing(), drafted(self.path, "run.json", gone) as drafts:
+            yield drafts
+
     def discard(self) -> None:
-        """Remove what this run has made, where nothing has come of it; a folder that was there before stays."""
-        if self._made:
+        """Remove what this run has made, where nothing has come of it; what was there before stays."""
+        if self._is_new:
             self._journal.unlink(missing_ok=True)
             with suppress(OSError):  # somebody has put something else there
                 for folder in self._made:
                     folder.rmdir()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> AbstractContextManager[None]:
+        return told(self.path, "choose another folder with --out")
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line, which is on disk when this returns; where the disk takes but half of it, that half goes again."""
+    with path.open("ab", buffering=0) as stream:
+        before = stream.seek(0, os.SEEK_END)
         try:
-            yield
-        except OSError as error:
-            raise OptionError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another folder with --out"
-            ) from None
+            rest = memoryview(line)
+            while rest:
+                rest = rest[stream.write(rest) :]
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(before)
+            raise
 
 
 def _entry(line: str) -> dict[str, Any] | None:
@@ -156,7 +136,7 @@ def _entry(line: str) -> dict[str, Any] | None:
         return None
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 

@@ -26,14 +26,15 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, open_dataset
+from precisionlab.disk import told, write_whole
 from precisionlab.doctor import python_facts
 from precisionlab.errors import PrecisionLabError
+from precisionlab.lock import held_folder
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import EngineOptions
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.observe import is_observed
-from precisionlab.run import write_whole
 
 SAMPLES = 8
 FAULT = ("up", "down")
@@ -75,16 +76,19 @@ def selftest(folder: Path, see: Observer | None = None) -> Iterator[Step]:
     """
     layers: list[tuple[str, float, float]] = []
     steps: list[Step] = []
-    for step in _steps(folder, see or Silent(), layers):
-        steps.append(step)
-        yield step
-    content = {
-        "precisionlab": importlib.metadata.version("precisionlab"),
-        "python": python_facts(),
-        "steps": [vars(step) for step in steps],
-        "layers": [{"tensor": name, "emulated_sqnr_db": e, "measured_sqnr_db": m} for name, e, m in layers],
-    }
-    write_whole(folder / RESULT_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    see = see or Silent()
+    with held_folder(folder, see.note):
+        for step in _steps(folder, see, layers):
+            steps.append(step)
+            yield step
+        content = {
+            "precisionlab": importlib.metadata.version("precisionlab"),
+            "python": python_facts(),
+            "steps": [vars(step) for step in steps],
+            "layers": [{"tensor": name, "emulated_sqnr_db": e, "measured_sqnr_db": m} for name, e, m in layers],
+        }
+        with told(folder, "choose another folder with --out"):
+            write_whole(folder / RESULT_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _steps(folder: Path, see: Observer, layers: list[tuple[str, float, float]]) -> Iterator[Step]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends import EMULATION, RTX, which_backend
+from precisionlab.backends import EMULATION, RTX, place_of, which_backend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
@@ -19,9 +19,11 @@ from precisionlab.engines import Compiler, EngineStage
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
+from precisionlab.lock import held_folder
 from precisionlab.metric import source_of
 from precisionlab.model import Model, load_model
 from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
+from precisionlab.model.measurable import check_lowerable, quantized_already
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import (
     EngineOptions,
@@ -33,6 +35,7 @@ from precisionlab.options import (
     parse_duration,
     parse_grouping,
     parse_ladder,
+    parse_memory,
     parse_minimize,
     parse_precisions,
     parse_share,
@@ -40,9 +43,9 @@ from precisionlab.options import (
 from precisionlab.pinning import PinSearch, figures_text
 from precisionlab.precision import Precision, PrecisionPlan, read_plan
 from precisionlab.prepare import Prepared, Source, parse_holdout, prepare
-from precisionlab.ranges import chosen_ranges, compared_with, ranges_by_method
+from precisionlab.ranges import chosen_ranges, compared_with
 from precisionlab.report.files import run_facts, write_results
-from precisionlab.results import EngineVariant, PrecisionResult, SweepResult, Variant
+from precisionlab.results import EngineVariant, PrecisionResult, SampleNames, SweepResult, Variant
 from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.rewrite.gates import check_opset
 from precisionlab.rewrite.observe import is_observed
@@ -51,6 +54,7 @@ from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import find_device
 from precisionlab.search.rank import rank
+from precisionlab.values import observed_values
 from precisionlab.versions import versions
 from precisionlab.wording import counted
 
@@ -78,6 +82,8 @@ def sweep(
     budget: str | float | None = None,
     max_evaluations: int | None = None,
     threads: int | None = None,
+    memory: str | int | None = None,
+    device: str = "cpu",
     processes: int | None = None,
     dask: str | None = None,
     around: str = "fp32",
@@ -100,7 +106,9 @@ def sweep(
     "5%") it makes the error as small as that added cost allows. Cost is estimated for `target`, the GPU that the
     model will run on. `ladder` names the precisions that pins may have (such as "fp16,fp32"). `budget` (such as
     "30m") and `max_evaluations` end each precision's search early, with the best plan so far. `processes` or a Dask
-    cluster (the address of its scheduler) share the work, to the same bits.
+    cluster (the address of its scheduler) share the work, to the same bits. `memory` (such as "4G") is what each
+    process may take; by default half of what the machine has. `device` "cuda" or "cuda:1" has the emulation run on a
+    GPU, by ONNX Runtime's CUDA provider; processes take the machine's GPUs in turn.
 
     `backend` is "onnxruntime" (all is emulated), "tensorrt" (the emulation ranks and searches, and real engines are
     built, measured and verified, as `engine` says), "tensorrt-rtx" (the same from typed models; where no GPU is, the
@@ -135,11 +143,15 @@ def sweep(
     check_calibration(calibration)
     check_at_least(0, max_pins=max_pins, seed=seed)
     check_at_least(1, samples=samples, threads=threads, max_evaluations=max_evaluations, processes=processes)
-    device, chosen_backend, grouping = find_device(target), which_backend(backend), parse_grouping(layers)
+    place_of(device)  # a GPU that cannot be used is told before the samples are read
+    gpu, chosen_backend, grouping = find_device(target), which_backend(backend), parse_grouping(layers)
     if grouping is Grouping.COMPILED and (processes or dask):
         raise OptionError("layers from a compiled engine are known to this process alone; leave --processes and --dask")
     source = Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
     loaded = load_model(Path(model))
+    check_lowerable(loaded)
+    if said := quantized_already(loaded):
+        see.note(said)
     asked = None
     if plan is not None:
         asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
@@ -147,9 +159,10 @@ def sweep(
         options = replace(options, precisions=(asked.default,), around=asked.around)
     _check_opset(loaded, options, asked)
     with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
-        ready = prepare(loaded, source, metric, threads, executor, see)
         folder = Path(out) if out else _default_folder(loaded, asked)
-        how = replace(engine or EngineOptions(), compute=device.capability.upper())
+        opened.enter_context(held_folder(folder, see.note))
+        ready = prepare(loaded, source, metric, threads, executor, see, parse_memory(memory), device)
+        how = replace(engine or EngineOptions(), compute=gpu.capability.upper())
         fusions = None
         if grouping is Grouping.COMPILED:
             by = RTX if chosen_backend == EMULATION else chosen_backend
@@ -157,7 +170,7 @@ def sweep(
             ready = ready.of(loaded, threads)
             if plan is not None:
                 asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
-        cost = CostModel(ready.backend.model, device)
+        cost = CostModel(ready.backend.model, gpu)
         engines = None
         if chosen_backend != EMULATION:
             engines = opened.enter_context(ready.engines(chosen_backend, how, folder, see))
@@ -166,7 +179,7 @@ def sweep(
         evaluator = ready.evaluator(run, see)
         stage, compiler = None, None
         if engines is not None and engines.can_run:
-            stage = EngineStage(ready.evaluator(run, see, engines), engines, device, how.builds)
+            stage = EngineStage(ready.evaluator(run, see, engines), engines, gpu, how.builds)
         elif engines is not None:
             compiler = Compiler(engines, see)
         job = _Job(evaluator, options, cost, stage)
@@ -174,7 +187,7 @@ def sweep(
             reference = job.reference()
             _check_tolerance(options, reference.comparison)
             _check_cost(options, cost)
-            methods = ranges_by_method(evaluator) if _needs_ranges(options, asked) else {}
+            values = observed_values(evaluator, _needs_ranges(options, asked), ready.local.look)
         except PrecisionLabError:
             run.discard()  # labels or a tolerance that only the reference could show to be wrong
             raise
@@ -183,16 +196,18 @@ def sweep(
             # All costs are shares of this one: measured times on one side and estimates on the other do not compare.
             reference = replace(reference, cost=stage.cost.of(reference.plan))
         if asked:
-            results: tuple[PrecisionResult, ...] = (job.measure(asked, methods),)
+            results: tuple[PrecisionResult, ...] = (job.measure(asked, values.methods),)
         else:
+            methods = values.methods
             results = tuple(
                 job.int8(methods) if p is Precision.INT8 else job.search(p, None, None) for p in options.precisions
             )
         if compiler is not None:
             results = tuple(replace(found, compiled=compiler.of(found)) for found in results)
         seconds = time.perf_counter() - started
-        facts = run_facts(ready, source, options, device, results, engines, fusions, run.path, seconds)
-        result = SweepResult(ready.backend.model, reference, results, facts, run.path, fp32_engine)
+        facts = run_facts(ready, source, options, gpu, results, engines, fusions, run.path, seconds)
+        names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
+        result = SweepResult(ready.backend.model, reference, results, facts, values, names, run.path, fp32_engine)
         write_results(run, result, measured=asked is not None)
         return result
 
@@ -329,6 +344,12 @@ def _check_opset(model: Model, options: Options, plan: PrecisionPlan | None) -> 
         check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
 
 
+_WITHOUT_FLOATS = (
+    "the model has no float32 output that is finite in the reference; "
+    'for class numbers, masks and the like ask for "top1>=0.99", for others give a metric'
+)
+
+
 def _check_tolerance(options: Options, reference: Comparison) -> None:
     """Raises OptionError where the reference itself has not the figure that a tolerance asks for."""
     for precision in options.precisions:
@@ -343,7 +364,7 @@ def _check_tolerance(options: Options, reference: Comparison) -> None:
                     "metric": "the data has no labels with a metric",
                     "metric_drop": "the data has no labels with a metric",
                     "top1": "no output of the model has a class axis",
-                }.get(bound.metric, "the model has no float32 output that is finite in the reference")
+                }.get(bound.metric, _WITHOUT_FLOATS)
                 raise OptionError(f"tolerance {bound} cannot be judged: {why}")
 
 
@@ -376,5 +397,7 @@ def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTB
         "backend": ready.backend.name,
         "engines": None if engines is None else engines.identity,
         "layers": [list(layer.nodes) for layer in model.layers],
+        "device": ready.local.place.name,
+        "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
         "versions": versions(),
     }

@@ -17,9 +17,10 @@ from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_t
 from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
+from precisionlab.lock import held_folder
 from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import EngineOptions, check_at_least, check_calibration
+from precisionlab.options import EngineOptions, check_at_least, check_calibration, parse_memory
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
 from precisionlab.prepare import prepare
@@ -60,6 +61,8 @@ def verify(
     data: str | Path | None = None,
     backend: str = "auto",
     threads: int | None = None,
+    memory: str | int | None = None,
+    device: str = "cpu",
     processes: int | None = None,
     dask: str | None = None,
     engine: EngineOptions | None = None,
@@ -85,9 +88,10 @@ def verify(
     metric = run["data"]["metric"] if run else None
     by = which_backend(backend)
     with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
-        ready = prepare(loaded, source, metric, threads, executor, see)
+        ready = prepare(loaded, source, metric, threads, executor, see, parse_memory(memory), device)
         measuring: Backend = ready.backend
         if by != EMULATION:
+            opened.enter_context(held_folder(path.parent, see.note, "copy the plan elsewhere"))
             engines = opened.enter_context(ready.engines(by, engine or EngineOptions(), path.parent, see))
             if not engines.can_run:
                 raise EngineError(f"--backend {by}: no GPU is here to measure on; use --backend onnxruntime to emulate")

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import importlib.metadata
 
+# ONNX Runtime comes as one of several packages, which hold the same module.
+_NAMES: tuple[tuple[str, ...], ...] = (
+    ("precisionlab",),
+    ("onnx",),
+    ("onnxruntime", "onnxruntime-gpu"),
+    ("onnx-ir",),
+    ("numpy",),
+    ("numba",),
+)
+
 
 def versions() -> dict[str, str]:
-    """Package → version."""
-    names = ("precisionlab", "onnx", "onnxruntime", "onnx-ir", "numpy", "numba")
-    return {name: importlib.metadata.version(name) for name in names}
+    """Package → version, of those that are installed."""
+    return {names[0]: version for names in _NAMES if (version := _version(names)) is not None}
+
+
+def _version(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None  # run from its source folder

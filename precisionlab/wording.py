@@ -8,6 +8,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def one_line(text: str, most: int = 2000) -> str:
+    """The text as one line to print: control characters as escapes, and no more characters than that.
+
+    Names come out of files that somebody sent; they must not steer the terminal, nor fill it.
+    """
+    line = " ".join(part.strip() for part in text.splitlines())
+    if len(line) > most:  # what is wrong stands behind the name, and what to do at the end
+        line = f"{line[: most // 2]} … {line[-most // 2 :]}"
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+
+
 def duration(seconds: float) -> str:
     """`40 s`, `12 min`."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -188,7 +188,7 @@ def test_a_file_too_large_is_not_read_whole(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="larger than 16 MiB"):
         read_cache(bytes(module.LARGEST_FILE + 1), "x")
     if os.path.exists("/dev/zero"):  # noqa: PTH110
-        with pytest.raises(CacheError, match="larger than 16 MiB"):
+        with pytest.raises(CacheError, match="/dev/zero: a pipe or a device, which may never end"):
             read_cache_file(Path("/dev/zero"))
 
 
@@ -309,7 +309,7 @@ WRONG = [
     (_without("ranges", "x", "amax"), "ranges['x']['amax'] is missing"),
     (_with("1", "ranges", "x", "amax"), "ranges['x']['amax'] must be a finite number"),
     (_with(10**400, "ranges", "x", "amax"), "ranges['x']['amax'] must be a finite number"),
-    (_with(math.nan, "ranges", "x", "amax"), "ranges['x']['amax'] must be a finite number"),
+    (_with(math.nan, "ranges", "x", "amax"), "not JSON: NaN is no JSON"),
     (_with(-1.0, "ranges", "x", "largest"), "ranges['x']['largest'] must be a finite number, not negative"),
     (_with(5.0, "ranges", "x", "scale"), "ranges['x']['scale'] is not amax / 127"),
     (_with([], "ranges", "x"), "ranges['x'] must be an object, this is a list"),

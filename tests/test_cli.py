@@ -355,7 +355,7 @@ BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
     "an empty file": (empty_file, "model.onnx: the file is empty"),
     "a text file": (text_file, "not an ONNX model"),
     "a truncated file": (truncated_file, "not an ONNX model, or cut short"),
-    "a custom operator": (custom_op, "it does not know the operator my.own::Thing"),
+    "a custom operator": (custom_op, "custom operator my.own::Thing"),
     "a wrong shape": (with_data(x=np.zeros((1, 5), np.float32)), "has shape 1×5, the model wants 1×4"),
     "a wrong dtype": (with_data(x=np.zeros((1, 4))), "is float64, the model wants float32"),
     "a wrong name": (with_data(image=np.zeros((1, 4), np.float32)), "lacks x; the model's inputs are x"),
@@ -373,7 +373,7 @@ BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
     "an unknown figure": (options("--tolerance", "foo>=1"), "METRIC one of sqnr, cosine"),
     "half a bound": (options("--tolerance", "sqnr>="), "write METRIC>=NUMBER"),
     "top-1 without classes": (flat_output, "tolerance top1>=0.9 cannot be judged: no output of the model has a class"),
-    "no output to judge": (no_float_output, "no float32 output"),
+    "no output to judge": (no_float_output, "no float output (integer, boolean or shape flow))"),
     "a metric bound without labels": (unlabelled, "the data has no labels with a metric"),
     "a metric without labels": (metric_without_labels, "sample.npz has no label, which the metric needs"),
     "no such metric": (options("--metric", "none.py:figure"), "random inputs have no labels"),
@@ -416,4 +416,5 @@ def test_the_sentence_is_the_same_in_a_process_of_its_own() -> None:
     assert re.fullmatch(r"precisionlab: model\.onnx: not an ONNX model.*\n", result.stderr)
     result = command("sweep", *custom_op())
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith("precisionlab: ONNX Runtime cannot load the model")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("precisionlab: model.onnx: its only layer cannot be given a precision")

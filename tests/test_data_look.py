@@ -17,7 +17,7 @@ from models import Array, digits, load, proto
 
 from precisionlab.data import Dataset, InputLook, Look, Sample, Severity, Skipped, open_dataset
 from precisionlab.data.look import FEW, findings, look
-from precisionlab.model import Model
+from precisionlab.model import Model, TensorInfo
 
 IMAGE = "(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu(x) }"
 
@@ -231,9 +231,9 @@ def test_each_sample_is_read_once_by_the_check(
     reads = []
     read = folder.read_npy
 
-    def counted(file: Path) -> Array:
+    def counted(file: Path, info: TensorInfo) -> Array:
         reads.append(file.name)
-        return read(file)
+        return read(file, info)
 
     monkeypatch.setattr(folder, "read_npy", counted)
     for i in range(3):

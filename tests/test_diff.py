@@ -26,7 +26,7 @@ def files(found: Report | None = None, name: str = "a") -> RunFiles:
     run, variants, layers, plans = found or report()
     if "latency_ms" not in variants:
         variants = variants.assign(latency_ms=NAN)  # emulated: no engine was timed
-    return RunFiles(Path(name), run, variants, layers, pd.DataFrame(), plans, None)
+    return RunFiles(Path(name), run, variants, layers, pd.DataFrame(), plans, None, None)
 
 
 def changed(fail_if: tuple[str, ...] = (), **changes: Any) -> RunDiff:

@@ -171,7 +171,7 @@ def test_verdict_says_before_and_after() -> None:
     assert "sum_out" in page.text
     assert "33.3 % of the multiply-adds" in page.text  # of the three layers that FP16 touches
     assert "EMULATED" in page.text
-    assert "emulated by ONNX Runtime on this machine’s CPU, not measured on a GPU" in page.text
+    assert "emulated by ONNX Runtime on this machine’s CPU, not measured in a TensorRT engine" in page.text
     assert "precisionlab sweep 'models/my model.onnx' --data samples --plan plan.json" in page.text
     assert "precisionlab sweep 'my model.onnx'" in page.text
 
@@ -212,7 +212,7 @@ def test_nonfinite_figures_are_shown_as_such_and_absent_ones_as_dashes() -> None
     broken = page.row("2", "1", "LayerNorm_1/Sum_1")
     assert broken[5:12] == ["NaN", "NaN", "NaN", "15", "−∞", "65.5", "3.49e+05 > 65504"]
     assert page.row("–", "3", "Shape_3")[5:12] == ["–"] * 7
-    assert page.row("fp32")[8] == "∞"
+    assert page.row("fp32")[9] == "∞"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def many(count: int) -> Report:
 
 
 def test_three_hundred_layers_stay_small() -> None:
-    assert len(render(*many(300)).encode()) < 300_000
+    assert len(render(*many(300)).encode()) < 350_000
 
 
 def test_three_thousand_layers_are_drawn() -> None:

@@ -29,6 +29,7 @@ from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.report import annotate
 from precisionlab.report.cells import records_of
 from precisionlab.report.csvfile import from_csv, guarded, to_csv, unguarded
+from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render
 from precisionlab.report.markdown import code, render_markdown, text
 from precisionlab.report.pareto import pareto_table
@@ -128,7 +129,9 @@ def test_the_report_is_drawn_again_to_the_same_bytes(digits: SweepResult, folder
     result = run("report", folder)
     assert (result.exit_code, result.stdout.strip()) == (0, f"Report: {page}")
     assert page.read_bytes() == before
-    live = render(digits.run, digits.variants, digits.layers, digits.plans, pareto_table(digits), samples_table(digits))
+    histograms = read_histograms(histograms_text(digits))
+    tables = (digits.variants, digits.layers, digits.plans, pareto_table(digits), samples_table(digits))
+    live = render(digits.run, *tables, histograms)
     assert live.encode() == before
 
 

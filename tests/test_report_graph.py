@@ -138,6 +138,11 @@ def test_folds_do_not_overlap() -> None:
     assert all(a.end <= b.start for a, b in pairwise(folds))
 
 
+def test_what_lies_outside_a_larger_part_is_folded_too() -> None:
+    kinds = ["Cast", *["Pool", *["Conv", "Add", "Relu"] * 2] * 3, *["Conv", "Add", "Relu"] * 4]
+    assert find_folds(kinds, chain(len(kinds))) == [Fold(1, 7, 3), Fold(22, 3, 4)]
+
+
 @pytest.mark.parametrize("kinds", [[], ["a"], ["a", "b"], ["a", "a", "a"]])
 def test_nothing_much_has_no_folds(kinds: list[str]) -> None:
     inputs = chain(len(kinds))

@@ -6,15 +6,21 @@ import json
 import shlex
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from models import DIGITS
 from test_report import HOSTILE, INF, NAN, Page, report, variant
 
+from precisionlab.calibration.channels import ChannelSpread
+from precisionlab.calibration.coarse import CoarseHistogram
+from precisionlab.calibration.histogram import histogram_of
+from precisionlab.calibration.table import Range
 from precisionlab.report.cells import records_of
 from precisionlab.report.commands import commands_of, run_commands
 from precisionlab.report.details import details_json
 from precisionlab.report.hazards import DANGER, NOTE, WARNING, Hazard, hazards
+from precisionlab.report.histograms import LayerTensors, RunHistograms, TensorValues
 from precisionlab.report.html import render
 from precisionlab.report.section import Tables, section_of
 from precisionlab.report.spread import spreads_of
@@ -197,3 +203,25 @@ def test_the_worst_sample_is_named_and_what_is_no_number_counted() -> None:
     assert (row.worst, row.best, row.broken, row.exact) == ("NaN", "∞", 2, 1)
     assert spreads_of(samples(31.0, 44.5)).rows[0].worst_sample == "0, held out"  # type: ignore[union-attr]
     assert spreads_of(samples(INF, NAN)) is None
+
+
+@pytest.mark.parametrize(("met", "severity"), [(True, NOTE), (False, WARNING)])
+def test_outlier_channels_are_told_with_what_they_leave_the_others(met: bool, severity: str) -> None:
+    run, variants, layers, plans = report()
+    run["precisions"] = {"int8": {**run["precisions"]["fp16"], "met": met}}
+    run["tolerance"] = {"int8": "sqnr>=20"}
+    layers["precision"] = layers["runs_in"] = "int8"
+    layers["pinned"] = False
+    counted = CoarseHistogram.of(histogram_of(np.array([40.0, 1.0], np.float32)))
+    uneven = TensorValues(counted, Range(40.0), ChannelSpread(1, 8, 1.0, 40.0, 3))
+    even = TensorValues(counted, Range(40.0), ChannelSpread(1, 8, 30.0, 40.0, 3))
+    names = [LayerTensors((), ("even",)), *[LayerTensors((), ("x", "even"))] * 2]
+    known = RunHistograms(4, tuple(names), {"x": uneven, "even": even})
+    tables = Tables(records_of(variants), records_of(layers), [])
+    sections = [section_of("int8", run, tables, plans, False)]
+    hazard = one("Outlier channels", {h.title: h for h in hazards(run, sections, known)})
+    assert (hazard.severity, hazard.title) == (severity, "Outlier channels at the input of 2 layers")
+    assert "In x channel 3 of 8 reaches 40, the median one 1: that one is left 3.2 of 127 levels." in hazard.why
+    assert {link.row for link in hazard.layers} == {"row-1-1", "row-1-2"}
+    quiet = RunHistograms(4, tuple(names), {"x": even, "even": even})
+    assert not any("Outlier" in h.title for h in hazards(run, sections, quiet))

@@ -16,6 +16,7 @@ from precisionlab.compare.effects import worst_sqnr
 from precisionlab.compare.tolerance import Bound
 from precisionlab.precision import Pin, Precision
 from precisionlab.report import pareto, tables
+from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render, render_fragment
 from precisionlab.report.machine import to_json
 from precisionlab.results import SweepResult
@@ -131,7 +132,9 @@ def test_pareto_read_back_gives_the_same_report(digits: SweepResult) -> None:
     assert digits.folder is not None
     read = pd.read_csv(digits.folder / "pareto.csv")
     pd.testing.assert_frame_equal(read, pareto.pareto_table(digits), check_dtype=False)
-    html = render(digits.run, digits.variants, digits.layers, digits.plans, read, tables.samples_table(digits))
+    histograms = read_histograms(histograms_text(digits))
+    samples = tables.samples_table(digits)
+    html = render(digits.run, digits.variants, digits.layers, digits.plans, read, samples, histograms)
     assert html == (digits.folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -322,7 +325,7 @@ def test_the_plans_are_drawn_with_the_front_the_tolerance_and_the_one_found() ->
     assert "4 plans evaluated; 3 of them met the tolerance on the samples that chose." in text
     assert "The plan found: 1 pin, 57.0 dB, 51.25 % of FP32. The cheapest: no pin, −0.3 dB, 50.00 % of FP32." in text
     assert "None that met it is cheaper." in text
-    assert Page(html).row("1 pin (the plan found)")[1:] == ["51.25", "57.0", "✓ met"]
+    assert Page(html).row("1 pin (the plan found)")[1:] == ["51.25", "57.0", "+57.3 dB for +1.25 %", "✓ met"]
     assert "SQNR in dB against cost in % of FP32, estimated for NVIDIA A100" in text
 
 

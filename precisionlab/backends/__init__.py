@@ -9,6 +9,7 @@ from precisionlab.errors import OptionError
 if TYPE_CHECKING:
     from precisionlab.backends.base import Backend
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+    from precisionlab.backends.place import Place
     from precisionlab.data import Dataset
     from precisionlab.executors import Executor
     from precisionlab.model import Model
@@ -32,17 +33,35 @@ def which_backend(name: str) -> str:
     return TENSORRT if is_usable() else EMULATION
 
 
-def emulation(model: Model, dataset: Dataset, threads: int | None) -> OnnxRuntimeBackend:
+def emulation(
+    model: Model, dataset: Dataset, threads: int | None, memory: int | None = None, device: str = "cpu"
+) -> OnnxRuntimeBackend:
     """The emulation, ready for the model at the shapes of the dataset's first sample.
 
-    Raises ModelError where the model does not run.
+    `memory` is what this process may take; None: half of the machine's. `device` is `cpu`, `cuda` or `cuda:N`. Raises
+    ModelError where the model does not run, OptionError where the memory is too little for it or there is no such
+    device, EngineError where a GPU cannot be used.
     """
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+    from precisionlab.memory import default_memory
 
-    return OnnxRuntimeBackend(model, next(iter(dataset)), threads)
+    memory = memory or default_memory()
+    return OnnxRuntimeBackend(model, next(iter(dataset)), threads, memory=memory, place=place_of(device))
 
 
-def spread(backend: OnnxRuntimeBackend, dataset: Dataset, executor: Executor | None) -> Backend:
+def place_of(device: str) -> Place:
+    """Where `cpu`, `cuda` or `cuda:N` has graphs run. Raises OptionError and EngineError as `emulation`."""
+    from precisionlab.backends.place import CPU, parse_device
+
+    number = parse_device(device)
+    if number is None:
+        return CPU
+    from precisionlab.backends.cuda.place import gpu
+
+    return gpu(number)
+
+
+def shared_out(backend: OnnxRuntimeBackend, dataset: Dataset, executor: Executor | None) -> Backend:
     """The same with its work spread over the executor's workers, to the same bits; itself without one."""
     if executor is None:
         return backend

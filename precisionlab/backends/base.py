@@ -11,7 +11,7 @@ from typing import Protocol
 
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.comparison import Comparison, Spreads
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.gather import Gathering, SampleResult
@@ -136,10 +136,14 @@ class Backend(ABC):
         gathering = Gathering(len(rows), metric)
         for result in self.results(evaluation, samples):
             progress(gathering.add(result))
-        inherited = {name: gathering.layers.row(i) for (flow, name), i in rows.items() if flow is Flow.VARIANT}
-        alone = {name: gathering.layers.row(i) for (flow, name), i in rows.items() if flow is Flow.ALONE}
+        variant, alone = (
+            {name: row for (flow, name), row in rows.items() if flow is kind} for kind in (Flow.VARIANT, Flow.ALONE)
+        )
+        inherited = {name: gathering.layers.row(row) for name, row in variant.items()}
+        own = {name: gathering.layers.row(row) for name, row in alone.items()}
         broken = broken_tensors(self.model, inherited, inherited)
-        return gathering.comparison(inherited, alone, broken, time.perf_counter() - started)
+        spreads = Spreads(gathering.spreads(variant), gathering.spreads(alone))
+        return gathering.comparison(inherited, own, broken, time.perf_counter() - started, spreads)
 
     def judge(
         self,

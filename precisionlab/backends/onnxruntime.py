@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from itertools import accumulate
+from threading import Lock
+from typing import Any
 
 from numpy.typing import NDArray
 
 from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, Toggling
+from precisionlab.backends.branches import branch_effects
+from precisionlab.backends.place import CPU, Place
+from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.session import Session
 from precisionlab.backends.toggles import toggle_stages
-from precisionlab.calibration.histogram import Histogram, Histograms
-from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.histogram import Histogram
 from precisionlab.compare.effects import SampleEffects
-from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.gather import SampleResult, output_errors
 from precisionlab.data import Sample
+from precisionlab.memory import UNLIMITED, share_of
 from precisionlab.model import Model
 from precisionlab.model.layers import one_node_a_layer
 from precisionlab.model.load import at_shapes
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.gates import check_opset
-from precisionlab.rewrite.observe import Flow, Key, Segment, cut, observed_rows, segments, shape_probe
+from precisionlab.rewrite.flow import LayerCopier
+from precisionlab.rewrite.observe import Flow, Segment, cut, observed_rows, shape_probes
+from precisionlab.rewrite.toggle import stage_ends, stage_need
 
-T = TypeVar("T")
-
-DEFAULT_BUDGET = 128 * 1024**2
-"""Bytes of activations that one segment may show for one sample; each thread holds one sample."""
+DEFAULT_BUDGET = UNLIMITED.segment
+"""Bytes of activations that one segment may show for one sample, where memory does not ask for less."""
 
 _CACHED = 4 * 1024**2
 """As much as a segment may show for a core's cache to hold it still when its values are counted: calibration reads
@@ -48,18 +48,52 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     figures = "emulated"
+    copier: type[LayerCopier] = LayerCopier
 
-    def __init__(self, model: Model, first: Sample, threads: int | None = None, budget: int = DEFAULT_BUDGET) -> None:
-        """`first` is a sample that says the shapes. Raises ModelError where the model does not run."""
+    def __init__(
+        self,
+        model: Model,
+        first: Sample,
+        threads: int | None = None,
+        budget: int | None = None,
+        memory: int | None = None,
+        place: Place = CPU,
+    ) -> None:
+        """`first` is a sample that says the shapes, `place` where graphs run.
+
+        `budget` is how much a segment may show for a sample, by default what `memory`, the bytes that this process may
+        take, leaves for that.
+
+        Raises ModelError where the model does not run, OptionError where the memory is too little for it.
+        """
         self.threads = threads or os.cpu_count() or 1
-        self.budget = budget
+        self.memory = memory
+        self.place = place
+        # A GPU has its own memory; what it has to hold is one sample at a time, and of that a segment.
+        self.share = UNLIMITED if memory is None or place is not CPU else share_of(memory, model)
+        self.budget = self.share.segment if budget is None else budget
         self.model = at_shapes(model, self._shapes(model, first))
 
+    @property
+    def cuts(self) -> dict[str, list[int]]:
+        """Behind which layers the graphs end, by the number of flows shown: what the last bits may depend on."""
+        found = {}
+        for shown in (1, 2, 3):
+            parts = cut(self.model, shown, self.budget, self.share.weights)
+            found[str(shown)] = list(accumulate(len(part) for part in parts))
+        return found
+
     def _shapes(self, model: Model, first: Sample) -> dict[str, tuple[int, ...]]:
-        graph, names = shape_probe(model)
-        values = Session(graph, self.threads).run(first.inputs)
         shapes = {name: array.shape for name, array in first.inputs.items()}
-        return {**shapes, **{names[output]: tuple(value.tolist()) for output, value in values.items()}}
+        state = dict(first.inputs)
+        # Of values nothing is shown, and their size is not known yet: only weights can be a reason to part the model.
+        for probe in shape_probes(model, cut(model, 0, self.budget, self.share.weights)):
+            session = Session(probe.graph, self.threads)
+            values = session.run({feed: state[name] for feed, name in probe.feeds.items()})
+            shapes.update((name, tuple(values[output].tolist())) for output, name in probe.shapes.items())
+            state.update((name, values[output]) for output, name in probe.fetches.items())
+            session.close()
+        return shapes
 
     def collector(self, tensors: Sequence[str]) -> OnnxRuntimeCollector:
         """Takes the histograms of |x| of these float32 tensors from reference passes."""
@@ -67,34 +101,76 @@ class OnnxRuntimeBackend(Backend):
 
     def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
         """Reference and variant, and where it is asked for each layer alone, in one graph."""
-        return _side_by_side(self.watch(evaluation), samples, self.threads)
+        return self.watch(evaluation)(samples)
 
     def reference(self, names: Collection[str]) -> Callable[[Sample], dict[str, NDArray[Any]]]:
         """The function that gives the reference's values of these final or layer outputs, for one sample."""
         flows = (Flow.REFERENCE,)
-        runner = _Runner(self.model, PrecisionPlan(self.model.sha256, Precision.FP32), None, flows, flows, self.budget)
+        plan = PrecisionPlan(self.model.sha256, Precision.FP32)
+        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.place)
         constants = _constant_outputs(self.model)
 
         def values(sample: Sample) -> dict[str, NDArray[Any]]:
             given = {**constants, **sample.inputs}
-            found = {name: given[name] for name in names if name in given}
-            for _, state in runner.run(sample):
-                found.update((name, state[Flow.REFERENCE, name]) for name in names if (Flow.REFERENCE, name) in state)
+            picking = _Picking(self.place, names, {name: given[name] for name in names if name in given})
+            (found,) = runner.each([sample], lambda _: picking, 1)
             return found
 
         return values
 
-    def watch(self, evaluation: Evaluation) -> Callable[[Sample], SampleResult]:
-        """The function that gives `results` for one sample; its sessions live as long as it does."""
+    def look(self, samples: Iterable[Sample], see: Callable[[str, NDArray[Any]], None]) -> None:
+        """Show the reference's inputs and every float32 tensor that a layer gives, by its name, sample by sample."""
+        flows = (Flow.REFERENCE,)
+        plan = PrecisionPlan(self.model.sha256, Precision.FP32)
+        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.place)
+
+        def visit(sample: Sample) -> _Counting:
+            for name, array in sample.inputs.items():
+                see(name, array)
+            return _Counting(lambda name, value: see(name, self.place.host(value)))
+
+        for _ in runner.each(samples, visit, 1):
+            pass
+
+    def watch(self, evaluation: Evaluation) -> Callable[[Iterable[Sample]], Iterator[SampleResult]]:
+        """The function that gives `results` for samples; its sessions live as long as it does."""
         flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
-        runner = _Runner(self.model, evaluation.plan, evaluation.table, flows, evaluation.flows, self.budget)
-        return _Watch(runner, self.model, evaluation).result
+        plan, table = evaluation.plan, evaluation.table
+        shown = evaluation.flows
+        runner = Runner(self.model, plan, table, flows, shown, self.budget, self.share, self.place, self.copier)
+        what = _Watching(self.model, evaluation, self.place)
+        return lambda samples: runner.each(samples, lambda sample: _Watch(what, sample.label), self.threads)
 
     def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
         every = list(samples)
-        for effects_of in toggle_stages(self.model, toggling, len(every), self.budget):
-            yield from _side_by_side(effects_of, every, self.threads)
+        if self.share.is_parted:
+            yield from branch_effects(self.model, toggling, every, self.threads, self.budget, self.share)
+            return
+        layers = frozenset(toggling.layers)
+        need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
+        threads = self.share.side_by_side(self.model, self.threads, need, where)
+        for effects_of in toggle_stages(self.model, toggling, len(every), self.budget, self.place):
+            yield from side_by_side(effects_of, every, self.place.threads(threads))
+
+
+class _Picking:
+    """Keeps the reference's values of some tensors."""
+
+    def __init__(self, place: Place, names: Collection[str], found: dict[str, NDArray[Any]]) -> None:
+        self._place = place
+        self._names = names
+        self._found = found
+
+    def see(self, segment: Segment, state: State) -> None:
+        self._found.update(
+            (name, self._place.host(state[Flow.REFERENCE, name]))
+            for name in self._names
+            if (Flow.REFERENCE, name) in state
+        )
+
+    def result(self) -> dict[str, NDArray[Any]]:
+        return self._found
 
 
 class OnnxRuntimeCollector:
@@ -110,144 +186,119 @@ class OnnxRuntimeCollector:
             model = one_node_a_layer(model)
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(model.sha256, Precision.FP32)
-        self._runner = _Runner(model, plan, None, flows, flows, min(backend.budget, _CACHED))
+        self._threads = backend.threads
+        budget = min(backend.budget, _CACHED) if backend.place is CPU else backend.budget
+        self._place = backend.place
+        self._runner = Runner(model, plan, None, flows, flows, budget, backend.share, backend.place)
         self._tensors = tuple(tensors)
-        self._wanted = frozenset(tensors)
-        # A set of histograms for each thread: counts are integers, so who counted what leaves no trace.
-        self._every = [Histograms(tensors) for _ in range(backend.threads)]
+        # One set for all threads, as it is what grows with the number of tensors: which of them counts first leaves no
+        # trace in integers, and as each is at another tensor they seldom wait.
+        self._counted = backend.place.histograms(tensors)
+        self._locks = {name: Lock() for name in tensors}
 
     def emptied(self) -> OnnxRuntimeCollector:
         """Another with nothing counted yet, that shares the sessions."""
         fresh = copy(self)
-        fresh._every = [Histograms(self._tensors) for _ in self._every]
+        fresh._counted = self._place.histograms(self._tensors)
         return fresh
 
     def add(self, samples: Iterable[Sample], progress: Progress) -> None:
         """Count the values of these samples."""
-        idle: SimpleQueue[Histograms] = SimpleQueue()
-        for histograms in self._every:
-            idle.put(histograms)
 
-        def count(sample: Sample) -> None:
-            own = idle.get()
-            try:
-                for name in self._wanted.intersection(sample.inputs):
-                    own.add(name, sample.inputs[name])
-                for segment, state in self._runner.run(sample):
-                    for name in self._wanted.intersection(segment.observed):
-                        own.add(name, state[Flow.REFERENCE, name])
-            finally:
-                idle.put(own)
+        def visit(sample: Sample) -> _Counting:
+            for name, array in sample.inputs.items():
+                self._count(name, array)
+            return _Counting(self._count, self._counted.settle)
 
-        for done, _ in enumerate(_side_by_side(count, samples, len(self._every)), 1):
+        for done, _ in enumerate(self._runner.each(samples, visit, self._threads), 1):
             progress(done)
+
+    def _count(self, name: str, array: Any) -> None:
+        if name in self._locks:
+            with self._locks[name]:
+                self._counted.add(name, array)
 
     def restore(self, histograms: Mapping[str, Histogram]) -> None:
         """Add what an earlier run has counted."""
         for name in self._tensors:
-            self._every[0].merge(name, histograms[name])
+            self._counted.merge(name, histograms[name])
 
     def histograms(self) -> dict[str, Histogram]:
         """What has been counted so far."""
-        total = Histograms(self._tensors)
-        for own in self._every:
-            for name in self._tensors:
-                total.merge(name, own[name])
-        return {name: total[name] for name in self._tensors}
+        return {name: self._counted[name] for name in self._tensors}
 
 
-def _side_by_side(work: Callable[[Sample], T], samples: Iterable[Sample], threads: int) -> Iterator[T]:
-    """Work on `threads` samples at a time; the results come in the samples' order.
+class _Counting:
+    """Counts the values of one sample in the reference."""
 
-    No more than that are read ahead, so that memory does not grow with their number.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        pending: deque[Future[T]] = deque()
-        try:
-            for sample in samples:
-                pending.append(pool.submit(work, sample))
-                del sample
-                if len(pending) > threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+    def __init__(self, count: Callable[[str, Any], None], settle: Callable[[], None] = lambda: None) -> None:
+        self._count = count
+        self._settle = settle
+
+    def see(self, segment: Segment, state: State) -> None:
+        for name in segment.observed:
+            self._count(name, state[Flow.REFERENCE, name])
+        self._settle()
+
+    def result(self) -> None:
+        return None
 
 
-class _Runner:
-    """The sessions of one plan's segments, run one after the other for a sample."""
+class _Watching:
+    """What is asked of the values of an evaluation."""
 
-    def __init__(
-        self,
-        model: Model,
-        plan: PrecisionPlan,
-        table: CalibrationTable | None,
-        flows: tuple[Flow, ...],
-        shown: tuple[Flow, ...],
-        budget: int,
-    ) -> None:
-        check_opset(model.onnx, plan)
-        # Not shared between the threads: where the model is cut, and so the last bits, must not depend on them.
-        parts = cut(model, len(shown), budget)
-        self._segments = segments(model, plan, table, parts, flows, shown)
-        self._sessions = [Session(segment.graph, 1) for segment in self._segments]
-        self._last: dict[Key, int] = {}
-        for index, segment in enumerate(self._segments):
-            self._last.update((key, index) for key in segment.feeds.values())
-
-    def run(self, sample: Sample) -> Iterator[tuple[Segment, Mapping[Key, NDArray[Any]]]]:
-        """Each segment with the values that stand after it: its own, and those still needed later."""
-        state: dict[Key, NDArray[Any]] = {(Flow.REFERENCE, name): array for name, array in sample.inputs.items()}
-        for index, (segment, session) in enumerate(zip(self._segments, self._sessions, strict=True)):
-            values = session.run({name: state[key] for name, key in segment.feeds.items()})
-            state.update((segment.fetches[name], value) for name, value in values.items())
-            values.clear()
-            yield segment, state
-            state = {key: value for key, value in state.items() if self._last.get(key, -1) > index}
+    def __init__(self, model: Model, evaluation: Evaluation, place: Place) -> None:
+        self.evaluation = evaluation
+        self.place = place
+        self.rows = observed_rows(model, evaluation.plan, evaluation.flows)
+        self.outputs = [info.name for info in model.outputs]
+        self.constants = _constant_outputs(model)
 
 
 class _Watch:
     """Looks at the values of an evaluation while a sample goes through, and keeps their statistics alone."""
 
-    def __init__(self, runner: _Runner, model: Model, evaluation: Evaluation) -> None:
-        self._runner = runner
-        self._evaluation = evaluation
-        self._rows = observed_rows(model, evaluation.plan, evaluation.flows)
-        self._outputs = [info.name for info in model.outputs]
-        self._constants = _constant_outputs(model)
+    def __init__(self, what: _Watching, label: str | None) -> None:
+        self._what = what
+        self._label = label
+        self._layers = what.place.errors(len(what.rows))
+        self._look = self._count if what.evaluation.detail is Detail.NONFINITE else self._compare
+        self._reference: dict[str, NDArray[Any]] = dict(what.constants)
+        self._variant: dict[str, NDArray[Any]] = dict(what.constants)
 
-    def result(self, sample: Sample) -> SampleResult:
-        """Run one sample."""
-        layers = ErrorTable(len(self._rows))
-        look = self._count if self._evaluation.detail is Detail.NONFINITE else self._compare
-        reference: dict[str, NDArray[Any]] = dict(self._constants)
-        variant: dict[str, NDArray[Any]] = dict(self._constants)
-        for segment, state in self._runner.run(sample):
-            look(layers, segment, state)
-            for name in self._outputs:
-                if (Flow.REFERENCE, name) in state:
-                    reference[name] = state[Flow.REFERENCE, name]
-                    variant[name] = state.get((Flow.VARIANT, name), reference[name])
+    def see(self, segment: Segment, state: State) -> None:
+        """Add up what the segment shows, and keep the final outputs."""
+        self._look(segment, state)
+        self._layers.settle()
+        host = self._what.place.host
+        for name in self._what.outputs:
+            if (Flow.REFERENCE, name) in state:
+                self._reference[name] = host(state[Flow.REFERENCE, name])
+                low = state.get((Flow.VARIANT, name))
+                self._variant[name] = self._reference[name] if low is None else host(low)
+
+    def result(self) -> SampleResult:
+        """The statistics of the sample."""
+        outputs = self._what.outputs
         # In the model's order, whatever the order in which the segments gave them.
-        errors = {name: output_errors(reference[name], variant[name]) for name in self._outputs}
+        errors = {name: output_errors(self._reference[name], self._variant[name]) for name in outputs}
         values = None
-        if self._evaluation.values:
-            values = (_picked(reference, self._outputs), _picked(variant, self._outputs))
-        return SampleResult(layers, errors, values, sample.label)
+        if self._what.evaluation.values:
+            values = (_picked(self._reference, outputs), _picked(self._variant, outputs))
+        return SampleResult(self._layers.result(), errors, values, self._label)
 
-    def _compare(self, layers: ErrorTable, segment: Segment, state: Mapping[Key, NDArray[Any]]) -> None:
+    def _compare(self, segment: Segment, state: State) -> None:
+        rows = self._what.rows
         for name in segment.observed:
             true = state[Flow.REFERENCE, name]
-            layers.add(self._rows[Flow.VARIANT, name], true, state.get((Flow.VARIANT, name), true))
-            if (Flow.ALONE, name) in self._rows:
-                layers.add(self._rows[Flow.ALONE, name], true, state[Flow.ALONE, name])
+            self._layers.add(rows[Flow.VARIANT, name], true, state.get((Flow.VARIANT, name), true))
+            if (Flow.ALONE, name) in rows:
+                self._layers.add(rows[Flow.ALONE, name], true, state[Flow.ALONE, name])
 
-    def _count(self, layers: ErrorTable, segment: Segment, state: Mapping[Key, NDArray[Any]]) -> None:
+    def _count(self, segment: Segment, state: State) -> None:
         for name in segment.observed:
             if (Flow.VARIANT, name) in state:
-                layers.count_nonfinite(self._rows[Flow.VARIANT, name], state[Flow.VARIANT, name])
+                self._layers.count_nonfinite(self._what.rows[Flow.VARIANT, name], state[Flow.VARIANT, name])
 
 
 def _constant_outputs(model: Model) -> dict[str, NDArray[Any]]:

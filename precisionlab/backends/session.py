@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from precisionlab.errors import ModelError
+from precisionlab.memory import let_go
 
 # Below this size a weight travels inside the graph's protobuf, as small constants must for ONNX Runtime
 # to infer shapes from them.
@@ -33,16 +36,23 @@ _SHARED = frozenset(
 # These reach across layers although the value between is shown: a scale or a transpose goes into the MatMul
 # behind it. What a layer gives must not depend on what else its segment holds. NchwcTransformer does so too, in
 # the last bits of a pooling's sum, and stays: without it a model of small convolutions takes half as long again.
-_ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion"]
+# Of a model's own Quantize/Dequantize pair and a gate behind it the remover would make one.
+_ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion", "DoubleQDQPairsRemover"]
 
+_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * 1024**2
+
+_NO_MEMORY = re.compile(r"[Ff]ailed to allocate|bad_alloc|bad allocation|[Oo]ut of memory")
+_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")
+_SOURCE = re.compile(r"/onnxruntime_src/.*? was false\. ")
 _UNKNOWN_OPERATOR = re.compile(r"([\w.\-]*):(\w+)\(-?\d+\) is not a registered function/op")
 
 
 class Session:
     """One graph, ready to run on the CPU. Raises ModelError where ONNX Runtime cannot load it."""
 
-    def __init__(self, graph: ir.Model, threads: int) -> None:
+    def __init__(self, graph: ir.Model, threads: int, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> None:
         _share_arena()
+        _give_back_what_is_freed()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
@@ -56,20 +66,59 @@ class Session:
         self.outputs = [str(v.name) for v in graph.graph.outputs]
         try:
             # The session reads the shared weights where they are, so they must live as long as it does.
-            self._session, self._weights = _create(graph, options)
+            self._session: ort.InferenceSession | None
+            self._session, self._weights = _create(graph, options, providers)
+        except MemoryError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base
+            _check_memory(error)
             raise ModelError(f"ONNX Runtime cannot load the model: {_reason(error)}") from None
+        self._files = _external(graph)
+        self._let_go()  # ONNX Runtime has packed copies of most by now; what it has not is read again
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """All outputs by name. The arrays stand in ONNX Runtime's memory: let go of them soon."""
+        assert self._session is not None
+        if not self.outputs:
+            return {}
         try:
-            values = self._session.run(self.outputs, dict(feeds), self._run_options)
+            values = self._values(self._session, feeds)
+        except MemoryError:
+            raise
         except Exception as error:
+            _check_memory(error)
             raise ModelError(f"ONNX Runtime cannot run the model: {_reason(error)}") from None
         return dict(zip(self.outputs, values, strict=True))
 
+    def _values(self, session: ort.InferenceSession, feeds: Mapping[str, Any]) -> list[Any]:
+        """The outputs in order; raises whatever ONNX Runtime does."""
+        values: list[Any] = session.run(self.outputs, dict(feeds), self._run_options)
+        return values
 
-def _create(graph: ir.Model, options: ort.SessionOptions) -> tuple[ort.InferenceSession, list[ort.OrtValue]]:
+    def close(self) -> None:
+        """Let go of the graph and its weights now; it runs no more."""
+        self._session, self._weights = None, []
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for weight in self._files:
+            let_go(weight)
+
+
+def _external(graph: ir.Model) -> list[ir.ExternalTensor]:
+    weights = (value.const_value for value in graph.graph.initializers.values())
+    return [weight for weight in weights if isinstance(weight, ir.ExternalTensor)]
+
+
+def _check_memory(error: Exception) -> None:
+    """Raises MemoryError where that is what ONNX Runtime ran out of: the model is not to blame."""
+    if _NO_MEMORY.search(str(error)):
+        raise MemoryError(_reason(error)) from None
+
+
+def _create(
+    graph: ir.Model, options: ort.SessionOptions, providers: Sequence[Any]
+) -> tuple[ort.InferenceSession, list[ort.OrtValue]]:
     """A session whose large weights are shared with the model in memory, neither written nor copied.
 
     So a model with more than protobuf's 2 GB works, and a session costs little beside its run. Returns the
@@ -94,9 +143,7 @@ def _create(graph: ir.Model, options: ort.SessionOptions) -> tuple[ort.Inference
             graph.graph.initializers[name].const_value = tensor
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(t.numpy())) for t in large.values()]
     options.add_external_initializers(list(large), values)
-    session = ort.InferenceSession(
-        content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_ACROSS_LAYERS
-    )
+    session = ort.InferenceSession(content, options, providers=list(providers), disabled_optimizers=_ACROSS_LAYERS)
     return session, values
 
 
@@ -107,11 +154,29 @@ def _share_arena() -> None:
     ort.create_and_register_allocator(info, None)
 
 
+@cache
+def _give_back_what_is_freed() -> None:
+    """Have glibc map large blocks, so that they go back to the system when they are freed.
+
+    By default it raises the size from which it does so with every such block, up to 32 MB, and what lies among smaller
+    blocks is kept: of weights of 25 MB, rounded and packed one after the other, ten times as much was held as lived.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another libc, that does not do so
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+
 def _reason(error: Exception) -> str:
     """ONNX Runtime's message without its error code and source position."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if match := _UNKNOWN_OPERATOR.search(text):
         operator = f"{match[1]}::{match[2]}" if match[1] else match[2]
         return f"it does not know the operator {operator}; replace it, or define it as a function in the model"
+    if match := _NO_KERNEL.search(text):
+        return (
+            f"it has no kernel for node {match[3]!r}, {match[1]} of opset {match[2]} with the types that it has here; "
+            "convert the model to another opset (onnx.version_converter.convert_version) or other types"
+        )
+    text = _SOURCE.sub("", text)
     parts = text.split(" : ", 3)
     return parts[-1][:400] if text.startswith("[ONNXRuntimeError]") else text[:400]

@@ -41,6 +41,8 @@ def source_of(backend: OnnxRuntimeBackend, dataset: Dataset) -> Source:
         seed=dataset.seed,
         first=_wanted(dataset.only(dataset.names[:1]))[0],
         budget=backend.budget,
+        memory=backend.memory,
+        device=backend.place.name,
         versions=tuple(versions().items()),
     )
 
@@ -56,8 +58,10 @@ class SpreadBackend(Backend):
         self.figures = inner.figures
         self.model = inner.model
         self.threads = 1
+        self.cuts = inner.cuts
         self.workers = executor.workers
         self._budget = inner.budget
+        self._is_parted = inner.share.is_parted
         self._source = source
         self._executor = executor
 
@@ -74,12 +78,15 @@ class SpreadBackend(Backend):
     def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
         """Stage after stage. A task is a stage with many samples: its sessions cost about as much as its runs."""
         wanted = _wanted(samples)
-        stages = len(stage_ends(self.model, frozenset(toggling.layers), len(wanted), self._budget))
-        parts = [wanted[start : start + _LARGEST] for start in range(0, len(wanted), _LARGEST)]
-        tasks = [Chunk(part, stage) for stage in range(stages) for part in parts]
+        tasks = [Chunk((each,)) for each in wanted] if self._is_parted else self._stages(toggling, wanted)
         function = partial(worker.effects, self._source, toggling, len(wanted))
         for found in self._executor.map(function, tasks):
             yield from found
+
+    def _stages(self, toggling: Toggling, wanted: tuple[Wanted, ...]) -> list[Chunk]:
+        stages = len(stage_ends(self.model, frozenset(toggling.layers), len(wanted), self._budget))
+        parts = [wanted[start : start + _LARGEST] for start in range(0, len(wanted), _LARGEST)]
+        return [Chunk(part, stage) for stage in range(stages) for part in parts]
 
 
 class SpreadCollector:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.backends.base import Toggling
-from precisionlab.backends.session import Session
+from precisionlab.backends.place import CPU, Place, Running
 from precisionlab.compare.effects import Effect, SampleEffects
 from precisionlab.compare.errors import error_sums
 from precisionlab.data import Sample
@@ -20,17 +20,18 @@ from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, Any]
+"""Tensors by name, as the place has them."""
 
 
 def toggle_stages(
-    model: Model, toggling: Toggling, samples: int, budget: int
+    model: Model, toggling: Toggling, samples: int, budget: int, place: Place = CPU
 ) -> Iterator[Callable[[Sample], SampleEffects]]:
     """For each stage a function that takes a sample; made while the stage before it is at work.
 
     The sessions of a stage live no longer than until the next but one is made.
     """
-    every = Toggles(model, toggling, samples, budget)
+    every = Toggles(model, toggling, samples, budget, place)
     with ThreadPoolExecutor(1) as maker:
         upcoming = [maker.submit(every.made, 0)] if every.count else []
         for index in range(every.count):
@@ -43,11 +44,12 @@ def toggle_stages(
 class Toggles:
     """The stages of one toggling, each by its number, counted from 0. Threads may share it."""
 
-    def __init__(self, model: Model, toggling: Toggling, samples: int, budget: int) -> None:
+    def __init__(self, model: Model, toggling: Toggling, samples: int, budget: int, place: Place = CPU) -> None:
+        self._place = place
         self._model = model
         self._toggling = toggling
         self._stops = stage_ends(model, frozenset(toggling.layers), samples, budget)
-        self._finals = _Finals(model, toggling)
+        self._finals = _Finals(model, toggling, place)
         self._last: tuple[int, Callable[[Sample], SampleEffects]] | None = None
         self._lock = threading.Lock()
 
@@ -70,22 +72,23 @@ class Toggles:
         start = self._stops[index - 1] if index else 0
         layers = frozenset(self._toggling.layers)
         stage = stage_of(self._model, plan, other, layers, table, start, self._stops[index])
-        return _StageRunner(stage, self._finals).effects_of
+        return _StageRunner(stage, self._finals, self._place).effects_of
 
 
 class _Finals:
     """The final outputs of the reference, of the base that layers are toggled in, and of the whole variant."""
 
-    def __init__(self, model: Model, toggling: Toggling) -> None:
+    def __init__(self, model: Model, toggling: Toggling, place: Place) -> None:
+        self._host = place.host
         self.names = [info.name for info in model.outputs if is_observed(model, info.name)]
         constants = {str(v.name) for v in model.onnx.graph.outputs if v.is_initializer()}
         self.names = [name for name in self.names if name not in constants]
         reference = PrecisionPlan(model.sha256, Precision.FP32)
         plans = (reference, toggling.plan, toggling.other)
-        self._sessions: dict[PrecisionPlan, tuple[Session, dict[str, str]]] = {}
+        self._sessions: dict[PrecisionPlan, tuple[Running, dict[str, str]]] = {}
         for plan in dict.fromkeys(plans):
             graph, names = whole(model, plan, toggling.table)
-            self._sessions[plan] = (Session(graph, 1), names)
+            self._sessions[plan] = (place.session(graph), names)
         self._plans = plans
         self._low = 2 if toggling.plan.default is Precision.FP32 else 1
         self._known: dict[str, tuple[Arrays, Arrays, Arrays]] = {}
@@ -96,20 +99,21 @@ class _Finals:
             outputs: dict[PrecisionPlan, Arrays] = {}
             for plan, (session, names) in self._sessions.items():
                 values = session.run(sample.inputs)
-                outputs[plan] = {name: values[names[name]] for name in self.names}
+                outputs[plan] = {name: self._host(values[names[name]]) for name in self.names}
             found = [outputs[plan] for plan in self._plans]
             reference, base, variant = found[0], found[1], found[self._low]
-            error = {name: _difference(reference[name], variant[name]) for name in self.names}
+            error = {name: flat_difference(reference[name], variant[name]) for name in self.names}
             self._known[sample.name] = (reference, base, error)
         return self._known[sample.name]
 
 
 class _StageRunner:
-    def __init__(self, stage: Stage, finals: _Finals) -> None:
+    def __init__(self, stage: Stage, finals: _Finals, place: Place) -> None:
+        self._host = place.host
         self._stage = stage
         self._finals = finals
-        self._head = Session(stage.head, 1)
-        self._rest = None if stage.rest is None else Session(stage.rest, 1)
+        self._head = place.session(stage.head)
+        self._rest = None if stage.rest is None else place.session(stage.rest)
 
     def effects_of(self, sample: Sample) -> SampleEffects:
         """What each toggled layer of the stage does to the final outputs of one sample."""
@@ -119,13 +123,14 @@ class _StageRunner:
         found: dict[str, dict[str, Effect]] = {}
         for layer, branch in self._stage.branches.items():
             changed = {name: values[shown] for name, shown in branch.items()}
-            outputs = self._outputs(base, alive, changed)
-            found[layer] = {name: _effect(reference[name], outputs[name], error[name]) for name in self._finals.names}
+            every = self._outputs(base, alive, changed)
+            outputs = {name: self._host(every[name]) for name in self._finals.names}
+            found[layer] = {name: effect_of(reference[name], outputs[name], error[name]) for name in self._finals.names}
         return found
 
     def _outputs(self, base: Arrays, alive: Arrays, changed: Arrays) -> Arrays:
         """The final outputs with these tensors changed; the base's own where they are the same after all."""
-        if all(_same(alive[name], value) for name, value in changed.items()):
+        if all(is_same(alive[name], value) for name, value in changed.items()):
             return base
         outputs = {**base, **changed}
         if self._rest is not None:
@@ -135,18 +140,22 @@ class _StageRunner:
         return outputs
 
 
-def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two values are known to be the same bit for bit; those in a GPU's memory are not looked at for that."""
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return False
     return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def _effect(reference: NDArray[Any], output: NDArray[Any], error: NDArray[np.float32]) -> Effect:
-    difference = _difference(reference, output)
+def effect_of(reference: NDArray[Any], output: NDArray[Any], error: NDArray[np.float32]) -> Effect:
+    """What an output tells, beside the reference's and the flat error of the whole variant."""
+    difference = flat_difference(reference, output)
     with np.errstate(invalid="ignore", over="ignore"):
         along = float(np.einsum("i,i->", difference, error, dtype=np.float64))
     return Effect(error_sums(reference, output), along)
 
 
-def _difference(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float32]:
+def flat_difference(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float32]:
     """float32 (n,); NaN throughout where the shapes differ."""
     if reference.shape != output.shape:
         return np.full(reference.size, np.nan, np.float32)

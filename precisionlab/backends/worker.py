@@ -6,6 +6,7 @@ samples and versions are those that the run began with.
 
 from __future__ import annotations
 
+import multiprocessing
 import platform
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
@@ -14,8 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from precisionlab.backends import place_of
 from precisionlab.backends.base import Evaluation, Toggling
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.place import CPU, Place
 from precisionlab.backends.toggles import Toggles
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
@@ -57,7 +60,7 @@ class Source:
     """What a worker opens: the model, the data and the versions of the packages that figures depend on.
 
     `data` is a folder or a hook; None for random inputs, which `shapes` and `seed` tell. `first` is the sample that
-    says the model's shapes, `budget` that of the backend.
+    says the model's shapes, `budget`, `memory` and `device` those of the backend.
     """
 
     model: str
@@ -67,6 +70,8 @@ class Source:
     seed: int
     first: Wanted
     budget: int
+    memory: int | None
+    device: str
     versions: tuple[tuple[str, str], ...]
 
 
@@ -74,17 +79,19 @@ def evaluate(source: Source, evaluation: Evaluation, chunk: Chunk) -> list[Sampl
     """Reference and variant for each sample of the chunk."""
     opened = _open(source)
     key = (replace(evaluation, table=None), _digest(evaluation.table))  # a table cannot be hashed
-    result_of = opened.kept(key, lambda: opened.backend.watch(evaluation))
-    return [result_of(sample) for sample in opened.read(chunk.samples)]
+    results_of = opened.kept(key, lambda: opened.backend.watch(evaluation))
+    return list(results_of(opened.read(chunk.samples)))
 
 
 def effects(source: Source, toggling: Toggling, count: int, chunk: Chunk) -> list[SampleEffects]:
-    """What toggling each layer of one stage does to each sample of the chunk, of `count` samples in all."""
+    """What toggling each layer of one stage, or of all, does to each sample of the chunk, of `count` samples in all."""
     opened = _open(source)
+    if chunk.stage is None:  # all stages: a model whose weights are not all there at a time
+        return list(opened.backend.effects(toggling, opened.read(chunk.samples)))
     key = (replace(toggling, table=None), _digest(toggling.table), count)
     backend = opened.backend
-    toggles = opened.kept(key, lambda: Toggles(backend.model, toggling, count, backend.budget))
-    effects_of = toggles.stage(chunk.stage or 0)
+    toggles = opened.kept(key, lambda: Toggles(backend.model, toggling, count, backend.budget, backend.place))
+    effects_of = toggles.stage(chunk.stage)
     return [effects_of(sample) for sample in opened.read(chunk.samples)]
 
 
@@ -94,6 +101,17 @@ def histograms(source: Source, tensors: tuple[str, ...], chunk: Chunk) -> dict[s
     collector = opened.kept(("histograms", tensors), lambda: opened.backend.collector(tensors)).emptied()
     collector.add(opened.read(chunk.samples), lambda done: None)
     return collector.histograms()
+
+
+def _place(device: str) -> Place:
+    """Where this worker's graphs run. On a machine with several GPUs its processes take them in turn."""
+    place = place_of(device)
+    if place is CPU:
+        return place
+    from precisionlab.backends.cuda.place import count_of_gpus
+
+    ordinal = (multiprocessing.current_process()._identity or (1,))[0] - 1
+    return place_of(f"cuda:{ordinal % count_of_gpus()}")
 
 
 def _digest(table: CalibrationTable | None) -> str | None:
@@ -121,7 +139,7 @@ class _Opened:
                 dataset = open_dataset(source.data, model, None, source.seed)
             self._reader = _Reader(dataset)
             first = self._reader.read(source.first)
-        self.backend = OnnxRuntimeBackend(model, first, 1, source.budget)
+        self.backend = OnnxRuntimeBackend(model, first, 1, source.budget, source.memory, _place(source.device))
 
     def read(self, samples: Sequence[Wanted]) -> list[Sample]:
         """These samples, each as the main process has seen it. Raises DataError otherwise."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from precisionlab.errors import PrecisionLabError
+from precisionlab.reading import UnreadableError, file_size, read_bytes
 
 ALGORITHM = "EntropyCalibration2"
 LARGEST_FILE = 1 << 24
@@ -128,13 +129,11 @@ def read_cache_file(path: Path) -> CalibrationCache:
 def read_limited(path: Path) -> bytes:
     """A file's bytes, never more of them than a calibration cache has. Raises CacheError."""
     try:
-        with path.open("rb") as stream:
-            content = stream.read(LARGEST_FILE + 1)  # not stat: a pipe or a device has no size
-    except OSError as error:
-        raise CacheError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(content) > LARGEST_FILE:
-        raise _too_large(str(path))
-    return content
+        if file_size(path) > LARGEST_FILE:
+            raise _too_large(str(path))
+        return read_bytes(path, LARGEST_FILE)
+    except UnreadableError as error:
+        raise CacheError(f"{path}: {error}") from None
 
 
 def require_entropy2(cache: CalibrationCache, where: str) -> CalibrationCache:

@@ -25,7 +25,7 @@ import numpy as np
 
 from precisionlab.calibration.cache import CacheError
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.run import write_whole, write_whole_bytes
+from precisionlab.disk import why_not_written, write_whole_bytes
 
 
 def onnxruntime_json(table: CalibrationTable) -> str:
@@ -78,15 +78,23 @@ def write_onnxruntime_tables(table: CalibrationTable, folder: Path) -> tuple[Pat
 
     Raises CacheError where they cannot be written.
     """
-    paths = tuple(folder / name for name in ("calibration.flatbuffers", "calibration.json", "calibration.cache"))
+    tables = onnxruntime_tables(table)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole_bytes(paths[0], onnxruntime_flatbuffer(table))
-        write_whole(paths[1], onnxruntime_json(table))
-        write_whole(paths[2], onnxruntime_text(table))
+        for name, content in tables.items():
+            write_whole_bytes(folder / name, content)
     except OSError as error:
-        raise CacheError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
-    return paths
+        raise CacheError(why_not_written(folder, error, "choose another folder")) from None
+    return tuple(folder / name for name in tables)
+
+
+def onnxruntime_tables(table: CalibrationTable) -> dict[str, bytes]:
+    """The content of the three files by their names."""
+    return {
+        "calibration.flatbuffers": onnxruntime_flatbuffer(table),
+        "calibration.json": onnxruntime_json(table).encode(),
+        "calibration.cache": onnxruntime_text(table).encode("utf-8", errors="backslashreplace"),
+    }
 
 
 def _amax(found: Range) -> float:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from precisionlab.calibration.cache import CacheError, read_limited
 from precisionlab.calibration.table import CalibrationTable, Range
+from precisionlab.reading import parse_json
 
 FINGERPRINT_SCHEMA = 1
 
@@ -118,8 +119,8 @@ def read_fingerprint(path: Path) -> Fingerprint:
 def fingerprint_from_json(text: str | bytes, where: str) -> Fingerprint:
     """Read a fingerprint; unknown keys are left alone. Raises CacheError that names the key at fault."""
     try:
-        data = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise CacheError(f"{where}: not JSON: {error}; delete it, or calibrate again") from None
     top = _Keys(data, where, "")
     schema = top.get("schema", int)

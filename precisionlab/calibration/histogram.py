@@ -112,6 +112,9 @@ class Histograms:
         self._widen(name, exponent_of(amax))
         self._count(i, values)
 
+    def settle(self) -> None:
+        """Nothing waits: values are counted at once."""
+
     def _count(self, i: int, values: NDArray[np.float32]) -> int:
         """Count values as far as they fit into the bins; returns how many that were."""
         exponent = self._exponents[i]

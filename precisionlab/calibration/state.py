@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,18 @@ from typing import Any
 import numpy as np
 
 from precisionlab.calibration.histogram import BINS, Histogram
+from precisionlab.data.sample import first_line
 from precisionlab.errors import DataError
+from precisionlab.npyfile import read_member
+from precisionlab.reading import file_size, parse_json
 
 STATE_FILE = "histograms.npz"
+
+_MOST_META = 1 << 26  # bytes of names of samples and tensors
+_MOST_TENSORS = 1 << 16  # 2 GiB of bins
+_MOST_SHARDS = 1 << 16
+_MOST_VALUES = 2.0**60  # counted in one histogram; sums of a few stay whole in int64
+_EXPONENTS = range(-100, 129)
 
 
 @dataclass(frozen=True)
@@ -45,18 +56,54 @@ class CalibrationState:
 def read_state(path: Path) -> CalibrationState:
     """Read what `to_bytes` gave. Raises DataError where the file is something else, or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            meta = json.loads(archive["meta"].tobytes())
-            bins, counts, amax = archive["bins"], archive["counts"], archive["amax"]
-        names = meta["tensors"]
+        file_size(path)
+        with zipfile.ZipFile(path) as archive:
+            meta = parse_json(read_member(archive, "meta", _MOST_META).tobytes())
+            context, samples, names = meta["context"], meta["samples"], meta["tensors"]
+            _check_meta(context, samples, names)
+            # What it may take follows from the names, whatever it says that it needs.
+            bins = read_member(archive, "bins", len(names) * BINS * 8)
+            counts, amax = (read_member(archive, name, len(names) * 3 * 8) for name in ("counts", "amax"))
         if bins.shape != (len(names), BINS) or counts.shape != (len(names), 3) or amax.shape != (len(names),):
             raise ValueError("the arrays do not fit together")
-        if bins.dtype != np.int64 or (bins < 0).any():
-            raise ValueError("the bins are no counts")
-        histograms = {
-            str(name): Histogram(bins[i], int(counts[i, 0]), float(amax[i]), int(counts[i, 1]), int(counts[i, 2]))
-            for i, name in enumerate(names)
-        }
-        return CalibrationState(dict(meta["context"]), tuple(map(str, meta["samples"])), histograms)
+        if bins.dtype != np.int64 or counts.dtype != np.int64 or amax.dtype != np.float64:
+            raise ValueError("the arrays are of other types")
+        found = (
+            Histogram(bins[i], int(counts[i, 0]), float(amax[i]), int(counts[i, 1]), int(counts[i, 2]))
+            for i in range(len(names))
+        )
+        return CalibrationState(context, tuple(samples), {n: _checked(h) for n, h in zip(names, found, strict=True)})
     except Exception as error:  # zipfile, zlib, tokenize, …: numpy lets through a dozen kinds
-        raise DataError(f"{path}: not the histograms of a calibration, or damaged: {error}") from None
+        raise DataError(f"{path}: not the histograms of a calibration, or damaged: {first_line(error)}") from None
+
+
+def _check_meta(context: Any, samples: Any, names: Any) -> None:
+    if not isinstance(context, dict):
+        raise ValueError("its context is no object")
+    for found in (samples, names):
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise ValueError("its samples and tensors are no lists of names")
+        if len(set(found)) < len(found):
+            raise ValueError("a name stands in it twice")
+    if len(names) > _MOST_TENSORS:
+        raise ValueError(f"it has {len(names):,} tensors")
+    shard = context.get("shard")
+    if shard is not None and not (
+        isinstance(shard, list)
+        and len(shard) == 2
+        and all(type(number) is int for number in shard)
+        and 1 <= shard[0] <= shard[1] <= _MOST_SHARDS
+    ):
+        raise ValueError("its shard is no pair I, N")
+
+
+def _checked(found: Histogram) -> Histogram:
+    """The same histogram. Raises ValueError where none that was counted can be like it."""
+    if (found.bins < 0).any() or min(found.zeros, found.nonfinite) < 0:
+        raise ValueError("the bins are no counts")
+    total = float(found.bins.sum(dtype=np.float64))
+    if max(total, found.zeros, found.nonfinite) > _MOST_VALUES or found.zeros > total:
+        raise ValueError("the counts make no sense")
+    if found.exponent not in _EXPONENTS or not 0 <= found.amax < math.ldexp(1.0, found.exponent):
+        raise ValueError("the largest values do not fit the bins")
+    return found

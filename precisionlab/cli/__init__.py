@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -13,32 +15,69 @@ from precisionlab.cli.calibrate import calibrate_command
 from precisionlab.cli.diff import diff_command
 from precisionlab.cli.doctor import doctor_command
 from precisionlab.cli.export import export_command
+from precisionlab.cli.fidelity import fidelity_command
 from precisionlab.cli.report import report_command
 from precisionlab.cli.selftest import selftest_command
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.cli.verify import verify_command
+from precisionlab.disk import is_full
 from precisionlab.errors import PrecisionLabError
+from precisionlab.wording import one_line
 
 INPUT_ERROR = 2
+INTERNAL_ERROR = 70  # EX_SOFTWARE
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+_DEBUG = "--debug"
+_DEBUG_HELP = "Show the traceback of an error."
 
 
 class _Commands(click.Group):
     """Prints the user's errors as one sentence, and exits with 2."""
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command. It takes `--debug` too, as people add that at the end of what they have typed."""
+        for command in (cmd, *(cmd.commands.values() if isinstance(cmd, click.Group) else ())):
+            command.params.append(click.Option([_DEBUG], is_flag=True, hidden=True, expose_value=False))
+        super().add_command(cmd, name)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except PrecisionLabError as error:
-            click.echo(f"precisionlab: {error}", err=True)
-            ctx.exit(INPUT_ERROR)
+            _fail(ctx, error, str(error))
+        except MemoryError as error:
+            words = f" ({error})" if str(error) else ""
+            advice = "use --memory or fewer --threads; the same command goes on from here"
+            _fail(ctx, error, f"memory ran out{words}; {advice}")
+        except BrokenPipeError:  # who read the output has seen enough
+            _silence()
+            ctx.exit(PIPE_CLOSED)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(ctx, error, f"{where}the disk is full ({error.strerror}); make room and give the same command again")
         except KeyboardInterrupt:  # click would exit with 1, which here means that the tolerance is not met
             click.echo("precisionlab: stopped; the same command goes on from here", err=True)
             ctx.exit(INTERRUPTED)
 
 
+def _fail(ctx: click.Context, error: Exception, sentence: str) -> NoReturn:
+    if _is_debugging():
+        traceback.print_exception(error)
+    click.echo(f"precisionlab: {one_line(sentence)}", err=True)
+    ctx.exit(INPUT_ERROR)
+
+
+def _is_debugging() -> bool:
+    return _DEBUG in sys.argv[1:]
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="precisionlab")
+@click.option(_DEBUG, is_flag=True, expose_value=False, help=_DEBUG_HELP)
 def cli() -> None:
     """Find the layers of an ONNX model that lose accuracy in FP16 or INT8 under TensorRT, pin as few of
     them as possible to FP32, and check that the model is right again."""
@@ -53,6 +92,7 @@ cli.add_command(calibrate_command)
 cli.add_command(cache_commands)
 cli.add_command(doctor_command)
 cli.add_command(selftest_command)
+cli.add_command(fidelity_command)
 
 
 def main() -> None:
@@ -60,4 +100,38 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that has no sign for ∞ must not end the run
             stream.reconfigure(errors="replace")
-    cli(prog_name="precisionlab")
+    try:
+        cli(prog_name="precisionlab")
+        code: Any = 0
+    except SystemExit as end:
+        code = end.code
+    except Exception as error:
+        code = _internal(error)
+    try:
+        sys.stdout.flush()  # not when Python ends: there nobody can be told any more
+    except OSError as error:
+        _silence()
+        if isinstance(error, BrokenPipeError):
+            code = PIPE_CLOSED
+        elif code != INPUT_ERROR:
+            click.echo(f"precisionlab: standard output cannot be written ({error.strerror})", err=True)
+            code = INPUT_ERROR
+    sys.exit(code)
+
+
+def _internal(error: Exception) -> int:
+    """Tell of an error that is nobody's but ours."""
+    if _is_debugging():
+        traceback.print_exception(error)
+    words = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    advice = f"run it again with {_DEBUG}, and report what that prints"
+    click.echo(f"precisionlab: internal error: {what}; {advice}", err=True)
+    return INTERNAL_ERROR
+
+
+def _silence() -> None:
+    """Send what is still to be printed nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -203,7 +203,7 @@ def _print_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 def _console() -> Console:
     """Standard output: 80 columns and no colour where it is no terminal."""
-    from rich.console import Console
+    from precisionlab.cli.console import Console
 
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
 

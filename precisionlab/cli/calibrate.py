@@ -39,6 +39,12 @@ from precisionlab.errors import OptionError
 @click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
 @click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where the emulation runs: cpu, or a GPU: cuda, cuda:1."
+)
+@click.option(
+    "--memory", metavar="SIZE", help="Memory that each process may take, such as 4G.  [default: half of the machine's]"
+)
 @click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
 def calibrate_command(
     model: str | None,
@@ -54,6 +60,8 @@ def calibrate_command(
     shards: tuple[str, ...],
     skip_bad: bool,
     threads: int | None,
+    memory: str | None,
+    device: str,
     processes: int | None,
     dask: str | None,
     opened: bool,
@@ -73,13 +81,13 @@ def calibrate_command(
         if shards:
             result = merge(
                 model, shards, data, method=method, percentile=percentile, tensorrt=tensorrt, cache=cache, out=out,
-                threads=threads, observer=observer,
+                threads=threads, memory=memory, device=device, observer=observer,
             )  # fmt: skip
         else:
             result = calibrate(
                 model, data, method=method, percentile=percentile, tensorrt=tensorrt, cache=cache, out=out,
-                samples=samples, seed=seed, threads=threads, processes=processes, dask=dask, shard=_shard(shard),
-                skip_bad=skip_bad, observer=observer,
+                samples=samples, seed=seed, threads=threads, memory=memory, device=device, processes=processes,
+                dask=dask, shard=_shard(shard), skip_bad=skip_bad, observer=observer,
             )  # fmt: skip
     print_calibration(result, sys.stdout)
     if opened and result.cache is not None:  # a shard has no report

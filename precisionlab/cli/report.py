@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
-
-from precisionlab.errors import OptionError
 
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
 
@@ -23,10 +22,13 @@ def report_command(run: Path, out: Path | None, opened: bool) -> None:
 
     Exits with 2 where the folder cannot be used.
     """
+    from precisionlab.lock import held_folder
     from precisionlab.report.redraw import redraw
 
     page = out or run / "report.html"
-    write_page(page, redraw(run))
+    # Where no such folder is, reading it says so.
+    with held_folder(run, _warn, "give --out") if out is None and run.is_dir() else nullcontext():
+        write_page(page, redraw(run))
     click.echo(f"Report: {page}")
     if opened:
         open_page(page)
@@ -34,12 +36,16 @@ def report_command(run: Path, out: Path | None, opened: bool) -> None:
 
 def write_page(path: Path, text: str) -> None:
     """Write a page where the user wants it, whole or not at all. Raises OptionError where that cannot be done."""
-    from precisionlab.run import write_whole
+    from precisionlab.disk import told, write_whole
+    from precisionlab.lock import held_file
 
-    try:
+    advice = "choose another place"
+    with held_file(path, _warn, advice), told(path, advice):
         write_whole(path, text)
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _warn(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def open_page(path: Path) -> None:

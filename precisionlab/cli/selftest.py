@@ -21,7 +21,6 @@ def selftest_command(ctx: click.Context, out: str) -> None:
     from precisionlab.cli.progress import progress
     from precisionlab.selftest import RESULT_FILE, selftest
 
-    Path(out).mkdir(parents=True, exist_ok=True)
     failed = 0
     with progress() as observer:
         for step in selftest(Path(out), observer):

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from precisionlab.backends.tensorrt.asked import reformats_of
+from precisionlab.cli.console import Console
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.precision import Pin, plan_files
 from precisionlab.report.tables import engines_of, layer_errors

@@ -86,6 +86,12 @@ from precisionlab.errors import OptionError
 @click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
 @click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where the emulation runs: cpu, or a GPU: cuda, cuda:1."
+)
+@click.option(
+    "--memory", metavar="SIZE", help="Memory that each process may take, such as 4G.  [default: half of the machine's]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
 @click.pass_context
@@ -116,6 +122,8 @@ def sweep_command(
     layers: str,
     skip_bad: bool,
     threads: int | None,
+    memory: str | None,
+    device: str,
     processes: int | None,
     dask: str | None,
     as_json: bool,
@@ -152,6 +160,8 @@ def sweep_command(
             layers=layers,
             skip_bad=skip_bad,
             threads=threads,
+            memory=memory,
+            device=device,
             processes=processes,
             dask=dask,
             around=around,

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 @click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
 @click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where the emulation runs: cpu, or a GPU: cuda, cuda:1."
+)
+@click.option(
+    "--memory", metavar="SIZE", help="Memory that each process may take, such as 4G.  [default: half of the machine's]"
+)
 @click.pass_context
 def verify_command(
     ctx: click.Context,
@@ -38,6 +44,8 @@ def verify_command(
     processes: int | None,
     dask: str | None,
     threads: int | None,
+    memory: str | None,
+    device: str,
     **engine: Any,
 ) -> None:
     """Measure PLAN (a plan.json) and its certificate again: that it is right, and that each of its pins is needed.
@@ -50,7 +58,7 @@ def verify_command(
     with progress() as observer:
         found = verify(
             plan, model=model, data=data, backend=backend, processes=processes, dask=dask, threads=threads,
-            engine=engine_options_of(engine), observer=observer,
+            memory=memory, device=device, engine=engine_options_of(engine), observer=observer,
         )  # fmt: skip
     _print(found, sys.stdout)
     ctx.exit(0 if found.holds else 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precisionlab.compare.errors import Agreement, ErrorSums
+from precisionlab.compare.spread import Spread
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ class OutputErrors:
 
 
 @dataclass(frozen=True)
+class Spreads:
+    """How the SQNR of layers' outputs spreads over the samples, by tensor: inherited, and introduced."""
+
+    inherited: Mapping[str, Spread]
+    introduced: Mapping[str, Spread]
+
+
+NO_SPREADS = Spreads({}, {})
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A variant against the reference, over `samples` samples.
 
@@ -42,7 +54,8 @@ class Comparison:
     variant, `reference_metric` that of the reference; None without labels. `metric_error` is the standard
     error of `metric` over the samples, None where they are too few. `broken` are the tensors that hold what no rounding
     gives (see `precisionlab.backends.base.broken_tensors`). `each` has the final outputs' errors sample
-    by sample, in the samples' order.
+    by sample, in the samples' order; `spreads` says in short how those of the layers' tensors lie, and is empty where
+    these were not compared.
     """
 
     samples: int
@@ -57,6 +70,7 @@ class Comparison:
     metric_name: str | None = None
     higher_is_better: bool = True
     seconds: float = field(default=0.0, compare=False)
+    spreads: Spreads = NO_SPREADS
 
     @property
     def nonfinite(self) -> tuple[str, ...]:
@@ -112,6 +126,10 @@ class Comparison:
             "metric_name": self.metric_name,
             "higher_is_better": self.higher_is_better,
             "seconds": self.seconds,
+            "spreads": [
+                {k: v.to_list() for k, v in found.items()}
+                for found in (self.spreads.inherited, self.spreads.introduced)
+            ],
         }
 
     @classmethod
@@ -125,6 +143,7 @@ class Comparison:
                 "broken": tuple(data["broken"]),
                 "outputs": {k: OutputErrors.from_list(v) for k, v in data["outputs"].items()},
                 "each": {k: tuple(map(OutputErrors.from_list, v)) for k, v in data["each"].items()},
+                "spreads": Spreads(*({k: Spread(*v) for k, v in found.items()} for found in data["spreads"])),
             }
         )
 

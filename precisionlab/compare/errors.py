@@ -119,6 +119,13 @@ class ErrorTable:
         self.counts[row, 4] += nan
         self.counts[row, 5] += inf
 
+    def settle(self) -> None:
+        """Nothing waits: values are added up at once."""
+
+    def result(self) -> ErrorTable:
+        """Itself; tables of values that lie elsewhere give one like this."""
+        return self
+
     def merge(self, other: ErrorTable) -> None:
         """Add the rows of another table to these. A NaN maximum stays NaN."""
         self.sums[:, :4] += other.sums[:, :4]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.compare.comparison import Comparison, OutputErrors
-from precisionlab.compare.errors import ErrorSums, ErrorTable, agreement, error_sums
+from precisionlab.compare.comparison import NO_SPREADS, Comparison, OutputErrors, Spreads
+from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, agreement, error_sums
+from precisionlab.compare.spread import Spread, spread_of, sqnr_of_rows
 from precisionlab.compare.task import Outputs, TaskMetric
 
 _GROUPS = 10
@@ -33,6 +34,8 @@ class SampleResult:
 
 def output_errors(reference: NDArray[Any], variant: NDArray[Any]) -> OutputErrors:
     """The errors of one final output of one sample."""
+    if not isinstance(reference, np.ndarray):  # a sequence, or an optional that is empty
+        return OutputErrors(None, Agreement())
     errors = error_sums(reference, variant) if reference.dtype == np.float32 else None
     return OutputErrors(errors, agreement(reference, variant))
 
@@ -44,6 +47,7 @@ class Gathering:
         """`rows` is how many tensors each result has statistics of."""
         self.layers = ErrorTable(rows)
         self._each: dict[str, list[OutputErrors]] = {}
+        self._sqnr: list[NDArray[np.float32]] = []
         self._samples = 0
         self._variant = metric() if metric else None
         self._reference = metric() if metric else None
@@ -53,6 +57,7 @@ class Gathering:
     def add(self, result: SampleResult) -> int:
         """Take one sample; returns how many there were."""
         self.layers.merge(result.layers)
+        self._sqnr.append(sqnr_of_rows(result.layers))
         for name, errors in result.outputs.items():
             self._each.setdefault(name, []).append(errors)
         if self._variant and self._reference and result.values is not None and result.label is not None:
@@ -66,12 +71,18 @@ class Gathering:
         self._samples += 1
         return self._samples
 
+    def spreads(self, rows: Mapping[str, int]) -> dict[str, Spread]:
+        """How the SQNR of these rows spreads over the samples; those that no sample has a figure of are left out."""
+        found = {name: spread_of([sample[row] for sample in self._sqnr]) for name, row in rows.items()}
+        return {name: spread for name, spread in found.items() if spread is not None}
+
     def comparison(
         self,
         inherited: Mapping[str, ErrorSums],
         introduced: Mapping[str, ErrorSums],
         broken: tuple[str, ...],
         seconds: float,
+        spreads: Spreads = NO_SPREADS,
     ) -> Comparison:
         """Everything together, with these statistics of the tensors."""
         metric = self._variant.compute() if self._variant else None
@@ -88,6 +99,7 @@ class Gathering:
             metric_name=self._variant.name if self._variant else None,
             higher_is_better=self._variant.higher_is_better if self._variant else True,
             seconds=seconds,
+            spreads=spreads,
         )
 
     def _standard_error(self) -> float | None:

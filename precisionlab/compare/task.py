@@ -50,7 +50,7 @@ class Accuracy:
         scores = scores.reshape(-1, scores.shape[-1])
         try:
             wanted = np.atleast_1d(np.asarray(json.loads(label)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             wanted = np.empty(0)
         if wanted.dtype.kind != "i":
             raise DataError(f"label {label!r} is not a class index, which the metric accuracy needs")

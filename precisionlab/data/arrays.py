@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -14,10 +12,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from precisionlab.data.fit import check_names
+from precisionlab.data.fit import check_names, check_shape
 from precisionlab.data.sample import Arrays, first_line
 from precisionlab.errors import DataError
 from precisionlab.model import TensorInfo
+from precisionlab.npyfile import Header, read_header
 
 ARRAY_SUFFIXES = frozenset({".npz", ".npy"})
 MOST_BYTES = 4 * 1024**3
@@ -26,35 +25,17 @@ MOST_ROWS = 1_000_000
 """The most samples that one file may hold."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """What an .npy file, or a member of an .npz, promises before its values."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fortran: bool
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one entry of the first axis."""
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all values."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def read_npy(file: Path) -> NDArray[Any]:
-    """The array of an .npy file. Raises DataError."""
+def read_npy(file: Path, info: TensorInfo) -> NDArray[Any]:
+    """The array of an .npy file. Raises DataError, before its values are read where their shape does not fit."""
     with _readable(file), file.open("rb") as stream:
         if stream.read(2) == b"PK":
             raise ValueError("it is an archive; call it .npz")
         stream.seek(0)
-        if header := _header(stream):
-            _check_size(header, file, file.name)
-            if header.bytes > file.stat().st_size:  # NumPy would first take the memory, and then find out
-                raise ValueError(f"cut off: its header promises {header.bytes:,} bytes")
+        header = read_header(stream)
+        _check_size(header, file, file.name)
+        if header.bytes > file.stat().st_size:  # NumPy would first take the memory, and then find out
+            raise ValueError(f"cut off: its header promises {header.bytes:,} bytes")
+        check_shape(header.shape, info, f"{file}: input {info.name!r}")
         stream.seek(0)
         array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
         return array
@@ -65,26 +46,25 @@ def read_npz(file: Path, inputs: Sequence[TensorInfo]) -> Arrays:
     with _readable(file), zipfile.ZipFile(file) as archive:
         members = _members(archive)
         check_names(members, inputs, str(file))
-        return {name: _read_member(archive, member, file, name) for name, member in members.items()}
+        return {info.name: _read_member(archive, members[info.name], file, info) for info in inputs}
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, name: str) -> NDArray[Any]:
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, info: TensorInfo) -> NDArray[Any]:
     try:
         with archive.open(member) as stream:
-            if header := _header(stream):
-                _check_size(header, file, name)
-                # zipfile gives no byte beyond the declared size, so that what it declares is what it can cost.
-                if header.bytes > member.file_size:
-                    raise ValueError(f"cut off: its header promises {header.bytes:,} bytes")
-            elif member.file_size > MOST_BYTES:
-                raise _too_large(file, name, member.file_size)
+            header = read_header(stream)
+            _check_size(header, file, info.name)
+            # zipfile gives no byte beyond the declared size, so that what it declares is what it can cost.
+            if header.bytes > member.file_size:
+                raise ValueError(f"cut off: its header promises {header.bytes:,} bytes")
+            check_shape(header.shape, info, f"{file}: input {info.name!r}")
         with archive.open(member) as stream:
             array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
             return array
     except DataError:
         raise
     except Exception as error:
-        raise ValueError(f"{name!r} in it: {first_line(error)}") from None
+        raise ValueError(f"{info.name!r} in it: {first_line(error)}") from None
 
 
 class Stack(Protocol):
@@ -104,7 +84,9 @@ def stacked_rows(file: Path, inputs: Sequence[TensorInfo]) -> int | None:
     same larger first axis. A file that cannot be read is one sample: reading it will say why. Raises
     DataError where there are too many.
     """
-    if any(info.shape is None or not info.shape or info.shape[0] != 1 for info in inputs):
+    if not inputs or any(info.shape is None or not info.shape or info.shape[0] != 1 for info in inputs):
+        return None
+    if not file.is_file():  # opening a pipe would wait for ever
         return None
     try:
         headers = _headers(file, inputs)
@@ -171,9 +153,7 @@ class NpzStack:
         archive = self._held.enter_context(zipfile.ZipFile(self._file))
         for name, member in _members(archive).items():
             stream = self._held.enter_context(archive.open(member))
-            header = _header(stream)
-            if header is None or header.dtype.hasobject:
-                raise ValueError(f"{name!r} in it is no plain array")
+            header = read_header(stream)
             if header.fortran:
                 raise ValueError(
                     f"{name!r} in it is in Fortran order, which cannot be read row by row; save it as .npy"
@@ -193,35 +173,26 @@ class NpzStack:
 
 def _headers(file: Path, inputs: Sequence[TensorInfo]) -> Mapping[str, Header]:
     """The headers of the arrays in a file; those that promise more than is there are left out."""
-    found: dict[str, tuple[Header | None, int]] = {}
+    found: dict[str, tuple[Header, int]] = {}
     if file.suffix.lower() == ".npz":
         with zipfile.ZipFile(file) as archive:
             for name, member in _members(archive).items():
                 with archive.open(member) as stream:
-                    found[name] = _header(stream), member.file_size
+                    found[name] = read_header(stream), member.file_size
     elif len(inputs) == 1:
         with file.open("rb") as plain:
-            found[inputs[0].name] = _header(plain), file.stat().st_size
-    return {name: header for name, (header, size) in found.items() if header is not None and header.bytes <= size}
+            found[inputs[0].name] = read_header(plain), file.stat().st_size
+    return {name: header for name, (header, size) in found.items() if header.bytes <= size}
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    return {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-
-
-def _header(stream: IO[bytes]) -> Header | None:
-    """The header at the stream's place, which then stands at the values. None for version 3, which NumPy keeps private.
-
-    Raises ValueError where there is none.
-    """
-    version = npy.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = npy.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = npy.read_array_header_2_0(stream)
-    else:
-        return None
-    return Header(shape, dtype, fortran)
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in found:
+            raise ValueError(f"{name!r} stands in it twice")
+        found[name] = member
+    return found
 
 
 def _check_size(header: Header, file: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -165,7 +166,7 @@ def open_dataset(data: str | Path, model: Model, limit: int | None, seed: int) -
     Reads no sample yet (a hook with a limit is passed through once, to be counted): `checked` does. Raises
     DataError where there is no sample, or the manifest, the labels, the listing or the hook cannot be used.
     """
-    if is_hook(str(data)) and not Path(data).is_dir():
+    if is_hook(str(data)) and not os.path.isdir(data):  # noqa: PTH112 - pathlib's raises where the name is too long
         hook = open_hook(str(data), model)
         # Only to choose among them must they be counted beforehand.
         names = None if limit is None else tuple(map(hook.name_of, range(hook.count())))

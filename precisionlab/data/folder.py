@@ -110,7 +110,7 @@ class Folder:
             )
         (info,) = self.inputs
         if suffix == ".npy":
-            return {info.name: read_npy(file)}
+            return {info.name: read_npy(file, info)}
         return {info.name: read_image(file, info, self.manifest.inputs.get(info.name, InputSpec()))}
 
 
@@ -119,7 +119,7 @@ def open_folder(path: Path, model: Model) -> Folder:
 
     Raises DataError where there is none, or the manifest, the labels or the listing cannot be used.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - pathlib's raises where the name is too long
         raise DataError(f"{path}: no such folder (a Python hook is written package.module:function)")
     manifest = read_manifest(path)
     check_manifest(manifest, model, path)
@@ -177,7 +177,11 @@ def _walk(folder: Path) -> Iterator[str]:
         for path in (Path(parent, name) for name in (*folders, *samples)):
             if path.is_symlink():
                 inside(folder, str(path.relative_to(folder)), str(folder))
-        yield from (Path(parent, n).relative_to(folder).as_posix() for n in samples if Path(parent, n).is_file())
+        for path in (Path(parent, name) for name in samples):
+            if path.is_file():
+                yield path.relative_to(folder).as_posix()
+            elif path.exists():
+                raise DataError(f"{path}: a pipe or a device, not a file; remove it from the data folder")
 
 
 def _with_rows(file: SampleFile, inputs: Sequence[TensorInfo]) -> SampleFile:

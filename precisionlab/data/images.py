@@ -17,6 +17,11 @@ from precisionlab.model import TensorInfo
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 MOST_PIXELS = 2 * 89_478_485
 """Pillow's own limit, beyond which it takes an image for a decompression bomb."""
+MOST_VALUES = 1 << 27
+"""The largest input that an image becomes: 512 MiB of float32, 44 million pixels."""
+
+# Pillow would look into any file for any format it knows, and hand some to other programs.
+_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
 
 
 def read_image(file: Path, info: TensorInfo, spec: InputSpec) -> NDArray[np.float32]:
@@ -28,8 +33,9 @@ def read_image(file: Path, info: TensorInfo, spec: InputSpec) -> NDArray[np.floa
         with warnings.catch_warnings():
             # Pillow warns of large images from half the limit on; a photograph may be that large.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 _check(image.size, image.mode, file)
+                _check_input(size or image.size[::-1], spec, info, file)
                 picture = image.convert("L" if spec.color == "L" else "RGB")
         if size is not None and picture.size != (size[1], size[0]):
             picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -53,6 +59,14 @@ def _check(size: tuple[int, int], mode: str, file: Path) -> None:
         raise DataError(f"{file}: has more than 8 bits a channel, which is not read from images; save it as .npy")
 
 
+def _check_input(size: tuple[int, int], spec: InputSpec, info: TensorInfo, file: Path) -> None:
+    if size[0] * size[1] * (1 if spec.color == "L" else 3) > MOST_VALUES:
+        raise DataError(
+            f"{file}: would become an input of {size[0]}×{size[1]} pixels, more than {MOST_VALUES >> 18} MiB; "
+            f"set inputs.{info.name}.size in {MANIFEST}"
+        )
+
+
 def _normalised(pixels: NDArray[np.float32], spec: InputSpec, file: Path) -> NDArray[np.float32]:
     """`pixels` is H×W×3 in RGB, or H×W."""
     pixels = pixels[..., None] if spec.color == "L" else pixels
@@ -60,8 +74,10 @@ def _normalised(pixels: NDArray[np.float32], spec: InputSpec, file: Path) -> NDA
     channels = pixels.shape[-1]
     if not {len(spec.mean), len(spec.std)} <= {1, channels}:
         raise DataError(f"{file}: mean or std in {MANIFEST} has not one value for each of {channels} channels")
-    values: NDArray[Any] = pixels * np.float32(spec.scale)
-    values = (values - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found, and told, with the sample's name
+        values: NDArray[Any] = pixels * np.float32(spec.scale)
+        values -= np.array(spec.mean, np.float32)
+        values /= np.array(spec.std, np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout == "NCHW" else values)[None]
 
 

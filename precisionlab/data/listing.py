@@ -8,13 +8,18 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from precisionlab.data.manifest import MANIFEST, Manifest, inside
 from precisionlab.errors import DataError
+from precisionlab.reading import UnreadableError, file_size, parse_json
 
 LISTINGS = ("samples.csv", "samples.jsonl")
 """The names under which a listing is found without a manifest."""
+MOST_LINES = 1_000_000
+"""The most samples that a listing may name."""
+_LARGEST = 1 << 28  # bytes: a million lines of 250
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,21 @@ def find_listing(folder: Path, manifest: Manifest) -> Path | None:
 def read_listing(listing: Path, folder: Path) -> list[Line]:
     """The samples of a listing, in its order. Raises DataError with the line's number."""
     with _readable(listing, "the listing"):
-        lines = list(_csv_lines(listing) if listing.suffix.lower() == ".csv" else _json_lines(listing))
+        found = _csv_lines(listing) if listing.suffix.lower() == ".csv" else _json_lines(listing)
+        lines = list(islice(found, MOST_LINES + 1))
     if not lines:
         raise DataError(f"{listing}: lists no sample")
+    if len(lines) > MOST_LINES:
+        raise DataError(f"{listing}: lists more than {MOST_LINES:,} samples; choose among them")
     seen: dict[str, str] = {}
-    found = []
+    listed = []
     for line in lines:
         path = _relative(line, folder)
         if path in seen:
             raise DataError(f"{line.where}: {path!r} is listed a second time (first in {seen[path]})")
         seen[path] = line.where.rpartition(", ")[2]
-        found.append(Line(path, line.label, line.where))
-    return found
+        listed.append(Line(path, line.label, line.where))
+    return listed
 
 
 def read_labels(folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -70,10 +78,15 @@ def read_labels(folder: Path, manifest: Manifest) -> dict[str, str]:
         rows = csv.DictReader(stream)
         if not {"sample", "label"} <= set(rows.fieldnames or ()):
             raise DataError(f"{path}: the first line must be the header sample,label")
-        labels = {row["sample"]: row["label"] for row in rows}
-    short = [sample for sample, label in labels.items() if sample is None or label is None]
-    if short:
-        raise DataError(f"{path}: the line of sample {short[0]!r} has no label; give each line all columns")
+        labels: dict[str, str] = {}
+        for row in rows:
+            sample, label = row["sample"], row["label"]
+            if sample is None or label is None:
+                raise DataError(f"{path}: the line of sample {sample!r} has no label; give each line all columns")
+            if labels.setdefault(sample, label) != label:
+                raise DataError(
+                    f"{path}, line {rows.line_num}: sample {sample!r} has another label before; keep one of the two"
+                )
     return labels
 
 
@@ -98,8 +111,8 @@ def _json_lines(listing: Path) -> Iterator[Line]:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
+                row = parse_json(text)
+            except ValueError as error:
                 raise DataError(f"{where}: not JSON: {error}") from None
             if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not row["path"]:
                 raise DataError(f'{where}: write {{"path": "a.png", "label": …}}')
@@ -118,6 +131,10 @@ def _relative(line: Line, folder: Path) -> str:
 @contextmanager
 def _readable(path: Path, what: str) -> Iterator[None]:
     try:
+        if file_size(path) > _LARGEST:
+            raise DataError(f"{path}: {what}: larger than {_LARGEST >> 20} MiB")
         yield
+    except UnreadableError as error:
+        raise DataError(f"{path}: {what}: {error}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: {what} cannot be read: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from precisionlab.data.sample import first_line
 from precisionlab.errors import DataError
 from precisionlab.model import Model
+from precisionlab.reading import UnreadableError, read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,6 +23,7 @@ else:
     import tomli as tomllib
 
 MANIFEST = "dataset.toml"
+_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,15 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Read `dataset.toml`, if there is one. Raises DataError for keys or values that mean nothing."""
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return Manifest()
+    inside(folder, MANIFEST, str(folder))
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        data = tomllib.loads(read_text(path, _LARGEST))
+    except UnreadableError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, a date that is none
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
     labels = _table(data, "labels", path)
     inputs = _table(data, "inputs", path)
     samples = _table(data, "samples", path)
@@ -101,7 +108,7 @@ def _input_spec(data: Mapping[str, Any], name: str, path: Path) -> InputSpec:
     if spec.get("layout", "NCHW") not in ("NCHW", "NHWC") or spec.get("color", "RGB") not in ("RGB", "BGR", "L"):
         raise DataError(f"{path}: {where}layout is NCHW or NHWC, {where}color is RGB, BGR or L")
     readers: dict[str, Callable[[Any], Any]] = {
-        "dtype": lambda text: np.dtype(text).name,
+        "dtype": _dtype,
         "size": _size,
         "scale": _number,
         "mean": _numbers,
@@ -111,9 +118,21 @@ def _input_spec(data: Mapping[str, Any], name: str, path: Path) -> InputSpec:
         if key in data:
             try:
                 spec[key] = read(data[key])
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{path}: {where}{key}: {error}") from None
+            except (TypeError, ValueError, OverflowError) as error:
+                raise DataError(f"{path}: {where}{key}: {first_line(error)}") from None
     return InputSpec(**spec)
+
+
+def _dtype(text: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # "a", which is refused below anyway
+            found = np.dtype(text)
+    except Exception:  # TypeError, ValueError, SyntaxError, … as the text goes
+        raise ValueError(f"{text[:40]!r} is no type; write float32, int64, …") from None
+    if found.kind not in "biuf" and not found.name.startswith(("bfloat", "float")):
+        raise ValueError(f"{text[:40]!r} is no type that a model takes; write float32, int64, …")
+    return str(found.name)
 
 
 def _size(value: Any) -> tuple[int, int]:

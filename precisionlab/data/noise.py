@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from precisionlab.data.fit import dims, fits, is_float
@@ -62,6 +63,8 @@ def noise(model: Model, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Noi
     """
     known = {}
     for info in model.inputs:
+        if info.dtype == ir.DataType.STRING:
+            raise DataError(f"{model.path}: input {info.name!r} takes strings, not noise; give samples with --data")
         shape = shapes.get(info.name, info.shape)
         if shape is None or not all(isinstance(dim, int) for dim in shape[1:]):
             raise DataError(

@@ -42,6 +42,11 @@ def is_shape_input(node: ir.Node, index: int) -> bool:
     return node.domain in ONNX_DOMAINS and index in _SHAPE_INPUTS.get(node.op_type, ())
 
 
+def is_sized(value: ir.Value) -> bool:
+    """Whether the value's length must be known for a node to be valid: ONNX takes unknown scales or sizes for none."""
+    return any(use.node.op_type == "Resize" and is_shape_input(use.node, use.idx) for use in value.uses())
+
+
 def shape_flow(graph: ir.Graph) -> frozenset[ir.Value]:
     """The values that end in shapes only: every use is a shape input, or a node of shape flow."""
     found: set[ir.Value] = set()
@@ -74,12 +79,16 @@ def fixed_reason(
         return f"call of the model-local function {node.op_type}; left in float32"
     if node.domain not in _SUPPORTED_DOMAINS:
         return f"custom operator {node.domain}::{node.op_type}; left in float32"
+    if node.op_type == "Constant":  # it is a final output: all others have become initialisers
+        return "a constant, which is not computed"
     outputs = [v for v in node.outputs if v.name]
     if outputs and all(v in shapes for v in outputs):
         return "shape flow"
     dtypes = [tensors[str(v.name)].dtype for v in outputs]
     if all(d is None for d in dtypes):
-        return "output type not known"
+        if node.domain in ONNX_DOMAINS:
+            return "no tensor output, or its type is not known"
+        return "output type not known; declare it in the model's value_info"
     if node.op_type in _CONVERSIONS:
         return f"{node.op_type} converts between types and has no precision of its own"
     other = [d for d in dtypes if d is not None and d.is_floating_point() and d != ir.DataType.FLOAT]

@@ -91,4 +91,5 @@ class Model:
     @property
     def name(self) -> str:
         """The file's name without its ending; the run's folder is called after it."""
-        return self.path.stem
+        stem = self.path.stem
+        return stem if stem.strip(".") else "model"  # `...onnx` must not lead to the folder above

@@ -49,7 +49,7 @@ def layers_of(model: ir.Model, tensors: Mapping[str, TensorInfo]) -> tuple[Layer
     graph = model.graph
     shapes = shape_flow(graph)
     functions = frozenset((f.domain, f.name) for f in model.functions.values())
-    fixed = {node: fixed_reason(node, tensors, shapes, functions) for node in graph}
+    fixed = {node: fixed_reason(node, tensors, shapes, functions) or _quantized(node) for node in graph}
     position = {node: i for i, node in enumerate(graph)}
     taken: set[ir.Node] = set()
     groups: list[list[ir.Node]] = []
@@ -79,6 +79,16 @@ def one_node_a_layer(model: Model) -> Model:
 def is_anchor(node: ir.Node) -> bool:
     """Whether int8 arithmetic applies to the node, and other nodes fuse behind it."""
     return node.domain in ONNX_DOMAINS and node.op_type in QUANTIZABLE_OPS
+
+
+def _quantized(node: ir.Node) -> str | None:
+    """Why a node with both operands dequantised, which a compiler runs in int8, has no other precision to be given."""
+    if not is_anchor(node):
+        return None
+    producers = [None if value is None else value.producer() for value in node.inputs[:2]]
+    if any(producer is None or producer.op_type != "DequantizeLinear" for producer in producers):
+        return None
+    return "computes in int8, as the model says: its operands are quantised"
 
 
 def _fused_after(

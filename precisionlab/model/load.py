@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,15 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
 from precisionlab.errors import ModelError
-from precisionlab.model.flow import ONNX_DOMAINS
+from precisionlab.model.flow import ONNX_DOMAINS, is_sized
 from precisionlab.model.graph import Model, TensorInfo
 from precisionlab.model.layers import layers_of, multiply_adds
+from precisionlab.model.measurable import check_measurable
+from precisionlab.model.sound import check_sound
+from precisionlab.reading import UnreadableError, file_size
+
+_LARGEST = (1 << 31) - 1  # bytes of one protobuf message
+_LONGEST_SHAPE = 1 << 12  # elements
 
 
 def load_model(path: Path) -> Model:
@@ -29,24 +36,24 @@ def load_model(path: Path) -> Model:
     Raises ModelError where the file is not a valid ONNX model.
     """
     proto = _read(path)
-    data_files = tuple(sorted(set(_external_files(proto, path))))
+    data_files = check_sound(proto, path)
     try:
         onnx.checker.check_model(str(path))
-    except (onnx.checker.ValidationError, ValueError) as error:
+    except Exception as error:  # a ValidationError, and whatever else its C++ raises
         raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
     del proto
-    try:
+    with _as_graph(path):
         model = ir.load(path)
-    except Exception as error:  # onnx-ir raises many kinds for one cause: a graph that it cannot hold
-        raise ModelError(f"{path}: cannot be read as a graph: {_first_line(error)}") from None
-    _read_inner_data(model)
-    passes.RemoveInitializersFromInputsPass()(model)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.RemoveUnusedNodesPass()(model)
+        _read_inner_data(model)
+        passes.RemoveInitializersFromInputsPass()(model)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        passes.RemoveUnusedNodesPass()(model)
     if not any(True for _ in model.graph):
         raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
+    check_measurable(model, path)
     name_nodes(model.graph)
-    tensors = infer_tensors(model)
+    with _as_graph(path):
+        tensors = infer_tensors(model)
     _note_ranks(model.graph, tensors)
     return Model(
         path=path,
@@ -101,11 +108,20 @@ def infer_tensors(model: ir.Model) -> dict[str, TensorInfo]:
     # A model with operators that onnx does not know is left with what it declares; that is enough,
     # and onnx-ir's warning with a traceback would only frighten.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(inferred)
     graph = inferred.graph
     values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+    # With the values of shapes followed as well; onnx takes memory for each element of a vector then, so of none that
+    # is too long to be a shape.
+    if not any(_is_long(value) for value in values if not value.is_initializer()):
+        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
     containers = _containers(graph)
     return {str(v.name): _tensor_info(v, v not in containers) for v in values if v.name}
+
+
+def _is_long(value: ir.Value) -> bool:
+    shape = value.shape
+    return shape is not None and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > _LONGEST_SHAPE
 
 
 def _note_ranks(graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
@@ -114,7 +130,7 @@ def _note_ranks(graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
         for value in node.outputs:
             shape = tensors[value.name].shape if value.name else None
             if value.shape is None and shape is not None:
-                value.shape = ir.Shape([None] * len(shape))
+                value.shape = ir.Shape(shape if is_sized(value) else [None] * len(shape))
 
 
 def _containers(graph: ir.Graph) -> set[ir.Value]:
@@ -151,12 +167,21 @@ def _dimension(dim: int | str | None) -> int | str | None:
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise ModelError(f"{path}: {'a folder, not an ONNX file' if path.is_dir() else 'no such file'}")
-    if path.stat().st_size == 0:
-        raise ModelError(f"{path}: the file is empty")
+    if os.path.isdir(path):  # noqa: PTH112 - pathlib's raises where the name is too long
+        raise ModelError(f"{path}: a folder, not an ONNX file")
+    if not os.path.lexists(path):
+        raise ModelError(f"{path}: no such file")
     try:
+        size = file_size(path)
+        if size == 0:
+            raise ModelError(f"{path}: the file is empty")
+        if size > _LARGEST:
+            raise ModelError(f"{path}: {size:,} bytes, and ONNX ends at 2 GiB; save its weights as external data")
         proto = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except UnreadableError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (DecodeError, ValueError):
         raise ModelError(f"{path}: not an ONNX model, or cut short (protobuf cannot parse it)") from None
     if not proto.graph.node or not proto.graph.output:
@@ -164,30 +189,16 @@ def _read(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _external_files(proto: onnx.ModelProto, path: Path) -> Iterator[Path]:
-    """The files of external data, each checked to lie in the model's folder and to be long enough."""
-    folder = path.parent.resolve()
-    for tensor in onnx.external_data_helper._get_all_tensors(proto):
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            continue
-        entry = {e.key: e.value for e in tensor.external_data}
-        location = entry.get("location", "")
-        file = (folder / location).resolve()
-        where = f"{path}: tensor {tensor.name!r}: external data {location!r}"
-        if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
-            raise ModelError(f"{where} lies outside the model's folder; move it beside the model")
-        if not file.is_file():
-            raise ModelError(f"{where} is missing; put it beside the model")
-        try:
-            offset, length = int(entry.get("offset", 0)), int(entry.get("length", 0))
-        except ValueError:
-            raise ModelError(f"{where}: offset or length is not a number") from None
-        needed = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
-        if "length" in entry and length != needed:
-            raise ModelError(f"{where} holds {length} bytes, the tensor's shape and type need {needed} bytes")
-        if offset < 0 or offset + needed > file.stat().st_size:
-            raise ModelError(f"{where} ends at byte {offset + needed}, the file is shorter; it is cut or stale")
-        yield file
+@contextmanager
+def _as_graph(path: Path) -> Iterator[None]:
+    """onnx-ir raises many kinds for one cause: a graph that it cannot hold. They are told as a ModelError."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # it wraps them, with the whole graph in the message
+            cause = cause.__cause__
+        raise ModelError(f"{path}: cannot be read as a graph: {_first_line(cause)}") from None
 
 
 def _read_inner_data(model: ir.Model) -> None:

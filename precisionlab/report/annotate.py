@@ -24,6 +24,7 @@ import onnx
 import onnx_ir as ir
 
 from precisionlab.errors import ModelError
+from precisionlab.memory import largest_copy
 from precisionlab.report.cells import Row, as_flag, as_number, as_text
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ MOST_BYTES = 256 * 1024 * 1024
 _PREFIX = "precisionlab."
 
 
-def why_not_annotated(model: Model) -> str:
-    """Why no copy of the model is written; nothing where one is."""
+def why_not_annotated(model: Model, memory: int | None = None) -> str:
+    """Why no copy of the model is written, with so many bytes of memory; nothing where one is."""
+    most = MOST_BYTES if memory is None else min(MOST_BYTES, largest_copy(memory))
     try:
         size = model.path.stat().st_size
     except OSError as error:
@@ -45,9 +47,9 @@ def why_not_annotated(model: Model) -> str:
         for value in model.onnx.graph.initializers.values()
         if isinstance(value.const_value, ir.ExternalTensor)
     )
-    if size <= MOST_BYTES:
+    if size <= most:
         return ""
-    return f"no {ANNOTATED}: the model has {size / 1e6:.0f} MB, and copies are made up to {MOST_BYTES / 1e6:.0f} MB"
+    return f"no {ANNOTATED}: the model has {size / 1e6:.0f} MB, and copies are made up to {most / 1e6:.0f} MB"
 
 
 def annotated_model(model: Model, layers: Iterable[Row]) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from precisionlab.report.cells import show, visible
-from precisionlab.report.drawing import Scale, as_markup, labels, scale_of, ticks, tidy
+from precisionlab.report.drawing import Scale, as_markup, labels, scale_of, ticks, tidy, tree_of
 from precisionlab.report.views import LayerView
 
 Point = tuple[float, float]
@@ -66,7 +66,7 @@ def draw_chart(title: str, layers: Sequence[LayerView]) -> Chart:
         if strokes := _strokes(places, values, scale, shifts[name], joined=name != "introduced"):
             chart.add(name, strokes)
             names.append(name)
-    tree = chart.render_tree()
+    tree = tree_of(chart)
     tidy(tree, names)
     first, step = _places(tree)
     words = f"{title}: SQNR over the layers of the network. The layer table below holds all its figures."

@@ -62,8 +62,11 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
 def run_commands(run: Mapping[str, Any]) -> tuple[Command, ...]:
     """What can be done with the run as a whole."""
     folder = _path(str(folder_of(run)))
+    command = [str(word) for word in run["command"]]
+    # A sweep that a program called has no command line of its own.
+    again = [Command("Run it all again", shlex.join(command))] if command[:1] == ["precisionlab"] else []
     return (
-        Command("Run it all again", shlex.join(map(str, run["command"]))),
+        *again,
         Command("Draw this page again from the run’s files", _line("report", folder, "--open")),
         Command("Compare it with another run", f"{_line('diff', folder)} OTHER_RUN"),
     )

@@ -8,6 +8,7 @@ script shows every string as text.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from precisionlab.report.cells import Row, as_number, as_text, show, visible
 
 _ERRORS = (("sqnr_db", ".1f"), ("cosine", ".6f"), ("rel_l2", ".3g"), ("max_error", ".3g"))
 _COUNTS = ("nan", "inf", "vanished")
+SPREAD_PARTS = ("low", "quarter", "median", "three_quarters", "high")
 _NODES = 12  # of a compiled engine's layer there may be hundreds
 
 
@@ -24,7 +26,8 @@ def details_json(rows: Iterable[Row]) -> Markup:
     """The details of the layers of one precision: an object from the layer's index to its facts.
 
     Facts are `e`, the introduced and the inherited errors as texts (SQNR, cosine, relative L2, largest error, NaN,
-    Inf, vanished), `m`, largest value of the reference as a number, `f`, pairs of what else is known and its text.
+    Inf, vanished), `s`, how the SQNR of both lies over the samples as texts (least, quartiles, greatest, the worst
+    sample's name), `m`, largest value of the reference as a number, `f`, pairs of what else is known and its text.
     What was not measured is left out.
     """
     found = {show(as_number(row, "index"), ".0f"): _facts(row) for row in rows}
@@ -44,6 +47,9 @@ def _facts(row: Row) -> dict[str, Any]:
     errors = [_errors(row, kind) for kind in ("introduced", "inherited")]
     if any(errors):
         facts["e"] = errors
+    spreads = [_spread(row, kind) for kind in ("introduced", "inherited")]
+    if any(spreads):
+        facts["s"] = spreads
     largest = as_number(row, "ref_max")
     if largest is not None and largest != float("inf"):
         facts["m"] = float(f"{largest:.4g}")
@@ -57,6 +63,16 @@ def _errors(row: Row, kind: str) -> list[str]:
         return []
     figures = [show(as_number(row, f"{kind}_{name}", counted), form) for name, form in _ERRORS]
     return figures + [show(as_number(row, f"{kind}_{name}"), ".0f") for name in _COUNTS]
+
+
+def _spread(row: Row, kind: str) -> list[str]:
+    """How the SQNR lies over the samples; nothing where it was not measured, or by an older version."""
+    named = f"{kind}_worst"
+    if named not in row or not as_text(row, named):
+        return []
+    # An empty cell is a NaN here: where there is a worst sample, all five were measured.
+    figures = [as_number(row, f"{kind}_{part}_db", named) for part in SPREAD_PARTS]
+    return [show(math.nan if figure is None else figure, ".1f") for figure in figures] + [visible(row[named])]
 
 
 def _others(row: Row) -> Iterable[tuple[str, str]]:

@@ -84,6 +84,22 @@ def round_step(rough: float) -> float:
     return next(power * f for f in (1, 2, 5, 10) if power * f >= rough * 0.999)
 
 
+def tree_of(chart: Any) -> Any:
+    """A pygal chart as a tree of the standard library's elements, whether or not lxml is installed.
+
+    pygal takes lxml where it finds it, whose elements differ in what can be done with them.
+    """
+    from pygal.etree import etree  # type: ignore[import-untyped]
+
+    was_lxml = etree.lxml
+    etree.to_etree()
+    try:
+        return chart.render_tree()
+    finally:
+        if was_lxml:
+            etree.to_lxml()
+
+
 _DECIMALS = re.compile(r"(\.\d)\d+")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.compare.confidence import hangs_on_samples
-from precisionlab.errors import OptionError
+from precisionlab.disk import write_whole, write_whole_bytes
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
 from precisionlab.options import Options
@@ -21,7 +20,7 @@ from precisionlab.prepare import Prepared, Source
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
 from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
-from precisionlab.run import RunFolder, write_whole_bytes
+from precisionlab.run import RunFolder
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import Device
 from precisionlab.versions import versions
@@ -47,10 +46,11 @@ def run_facts(
     `folder` is the run's own, as it was given: commands that the report shows name it.
     """
     backend, dataset, model = ready.backend, ready.dataset, ready.backend.model
-    note = why_not_annotated(model)
+    known = versions()
+    note = why_not_annotated(model, ready.local.memory)
     return {
-        "precisionlab": importlib.metadata.version("precisionlab"),
-        "versions": {**versions(), "python": sys.version.split()[0]},
+        "precisionlab": known.get("precisionlab", ""),
+        "versions": {**known, "python": sys.version.split()[0]},
         "command": [Path(sys.argv[0]).name.replace("__main__.py", "precisionlab"), *sys.argv[1:]],
         "folder": str(folder),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -79,6 +79,7 @@ def run_facts(
             "seed": dataset.seed,
         },
         "tolerance": {p.value: ", ".join(map(str, options.tolerance_of(p))) for p in options.precisions},
+        "device": ready.local.place.title,
         "threads": backend.threads,
         "seconds": round(seconds, 3),
         "annotated": {"file": None if note else ANNOTATED, "note": note},
@@ -158,48 +159,41 @@ def _inside_facts(inside: Inside) -> dict[str, Any]:
 
 
 def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
-    """Write everything that a run leaves behind, each file whole or not at all.
+    """Write everything that a run leaves behind: all files of it, or none.
 
     `measured` says that a plan of the user's was measured, and none was searched.
     """
     from precisionlab.report.csvfile import to_csv
+    from precisionlab.report.histograms import HISTOGRAMS, histograms_text
     from precisionlab.report.pareto import pareto_table
     from precisionlab.report.redraw import page_of, read_run, summary_of
     from precisionlab.report.tables import samples_table
 
     # The plans of an earlier search would contradict this one. A plan that the user had measured may be one
     # of them, and a file of another name is the user's own: those stay.
-    if not measured:
-        for name in ("plan.json", *(f"plan.{p}.json" for p in Precision)):
-            (run.path / name).unlink(missing_ok=True)
+    gone = [] if measured else ["plan.json", *(f"plan.{p}.json" for p in Precision)]
+    # Somebody may sweep the annotated copy, in its own folder: it is the model then.
+    is_model = (run.path / ANNOTATED).resolve() == result.model.path.resolve()
+    is_annotated = not is_model and not result.run["annotated"]["note"]
     plans = plan_files(result.plans)
+    with run.results([*gone, *([] if is_model else [ANNOTATED])]) as drafts:
+        for found in result.precisions:
+            content = {**found.plan.to_dict(), **_plan_evidence(found)}
+            write_whole(drafts / plans[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_whole(drafts / "variants.csv", to_csv(result.variants))
+        write_whole(drafts / "layers.csv", to_csv(result.layers))
+        write_whole(drafts / "pareto.csv", to_csv(pareto_table(result)))
+        write_whole(drafts / "samples.csv", to_csv(samples_table(result)))
+        write_whole(drafts / HISTOGRAMS, histograms_text(result))
+        write_whole(drafts / "run.json", json.dumps(result.run, indent=2, ensure_ascii=False) + "\n")
+        # Drawn from what will lie in the folder, so that it can be drawn again to the same bytes.
+        files = read_run(drafts)
+        write_whole(drafts / "report.html", page_of(files))
+        write_whole(drafts / "summary.md", summary_of(files))
+        if is_annotated:
+            write_whole_bytes(drafts / ANNOTATED, annotated_model(result.model, records_of(result.layers)))
     for found in result.precisions:
-        content = {**found.plan.to_dict(), **_plan_evidence(found)}
-        run.write(plans[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         run.drop_kept_plan(found.precision.value)
-    run.write("variants.csv", to_csv(result.variants))
-    run.write("layers.csv", to_csv(result.layers))
-    run.write("pareto.csv", to_csv(pareto_table(result)))
-    run.write("samples.csv", to_csv(samples_table(result)))
-    run.write("run.json", json.dumps(result.run, indent=2, ensure_ascii=False) + "\n")
-    # Drawn from what now lies in the folder, so that it can be drawn again to the same bytes.
-    files = read_run(run.path)
-    run.write("report.html", page_of(files))
-    run.write("summary.md", summary_of(files))
-    _write_annotated(run.path / ANNOTATED, result)
-
-
-def _write_annotated(path: Path, result: SweepResult) -> None:
-    """Write the copy of the model that carries what was found; one of an earlier run goes where none is written."""
-    if path.resolve() == result.model.path.resolve():
-        return  # somebody sweeps the copy, in its own folder: it is the model now
-    if result.run["annotated"]["note"]:
-        path.unlink(missing_ok=True)
-        return
-    try:
-        write_whole_bytes(path, annotated_model(result.model, records_of(result.layers)))
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror}); choose another folder with --out") from None
 
 
 def _plan_evidence(result: PrecisionResult) -> dict[str, Any]:

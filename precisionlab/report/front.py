@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 
 from precisionlab.compare.tolerance import Bound
 from precisionlab.report.cells import (
+    ABSENT,
     Row,
     as_flag,
     as_number,
@@ -18,11 +20,12 @@ from precisionlab.report.cells import (
     axis_text,
     figure_text,
     percent,
+    show,
     unit_of,
     value_text,
     visible,
 )
-from precisionlab.report.drawing import Scale, as_markup, labels, round_step, scale_of, ticks, tidy
+from precisionlab.report.drawing import Scale, as_markup, labels, round_step, scale_of, ticks, tidy, tree_of
 from precisionlab.wording import counted
 
 _FEWEST = 3
@@ -51,13 +54,17 @@ class PlanView:
 
 @dataclass(frozen=True)
 class Front:
-    """The drawing, what it says in words, and the plans on the front, the cheapest first."""
+    """The drawing, what it says in words, and the plans on the front, the cheapest first.
+
+    `bought` says for each plan what it has over the one before it on the front, and for how much.
+    """
 
     svg: Markup
     axes: str
     words: str
     figure: str
     plans: tuple[PlanView, ...]
+    bought: tuple[str, ...]
     others: bool
     chosen: bool
 
@@ -75,7 +82,8 @@ def draw_front(title: str, bound: Bound | None, rows: Sequence[Row], target: str
     axes = f"{figure_text(bound)}{' in dB' if unit_of(bound) else ''} against cost in % of FP32, {kinds} for {target}"
     words = _words(plans, bound)
     svg = _draw(plans, front, bound, f"{title}: {axes}. {words}")
-    return Front(svg, axes, words, axis_text(bound), front, bool(others), any(plan.chosen for plan in plans))
+    chosen = any(plan.chosen for plan in plans)
+    return Front(svg, axes, words, axis_text(bound), front, _bought(front, bound), bool(others), chosen)
 
 
 def _plan(row: Row, bound: Bound) -> PlanView | None:
@@ -85,6 +93,17 @@ def _plan(row: Row, bound: Bound) -> PlanView | None:
     shown = value_text(bound, value) + unit_of(bound)
     flags = (as_flag(row, name) for name in ("meets", "on_front", "chosen"))
     return PlanView(int(row["pins"]), value, shown, cost, *flags)
+
+
+def _bought(front: Sequence[PlanView], bound: Bound) -> tuple[str, ...]:
+    """What each step along the front buys: how much of the figure, for how much of float32's cost."""
+    said = [ABSENT] * min(1, len(front))
+    for before, after in pairwise(front):
+        more = after.value - before.value
+        # Out of NaN or −∞ there is no difference; the figure itself says what was bought.
+        what = "a finite figure" if not math.isfinite(more) else f"{show(more, '+.3g')}{unit_of(bound)}"
+        said.append(f"{what} for {percent(after.cost - before.cost, '+.2f')}")
+    return tuple(said)
 
 
 def _words(plans: Sequence[PlanView], bound: Bound) -> str:
@@ -141,7 +160,7 @@ def _draw(plans: Sequence[PlanView], front: Sequence[PlanView], bound: Bound, de
     for name in names:
         points, size = series[name]
         chart.add(name, points, stroke=not size, show_dots=bool(size), dots_size=size)
-    tree = chart.render_tree()
+    tree = tree_of(chart)
     tidy(tree, names)
     return as_markup(tree, description)
 

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import Any
 
@@ -128,7 +129,10 @@ def _as_data(content: Any) -> Markup:
 
 
 def find_folds(kinds: Sequence[str], inputs: Inputs) -> list[Fold]:
-    """The parts that repeat, in order: those that cover most first, and of those the shortest block."""
+    """The parts that repeat, in order: those that cover most first, and of those the shortest block.
+
+    Of a part that overlaps one taken before, the blocks outside it are a part of their own.
+    """
     wiring = _Wiring.of(kinds, inputs)
     count = len(kinds)
     found: list[Fold] = []
@@ -140,15 +144,34 @@ def find_folds(kinds: Sequence[str], inputs: Inputs) -> list[Fold]:
                 continue
             start = wiring.beginning(start, size)
             fold = Fold(start, size, (end - start) // size)
-            if fold.times >= REPEATS and fold.end - start >= LEAST_FOLDED:
+            if _is_worth_folding(fold):
                 found.append(fold)
                 inside[start:end] = [fold] * (end - start)
-    taken = np.zeros(count, bool)
+    return _apart(found, count)
+
+
+def _is_worth_folding(fold: Fold) -> bool:
+    return fold.times >= REPEATS and fold.size * fold.times >= LEAST_FOLDED
+
+
+def _apart(found: Iterable[Fold], count: int) -> list[Fold]:
+    """Of parts that may overlap, those that are folded."""
+    free = np.ones(count, bool)
+    waiting = [(fold.start - fold.end, fold.size, fold.start) for fold in found]  # the first to be taken is the least
+    heapify(waiting)
     chosen: list[Fold] = []
-    for fold in sorted(found, key=lambda fold: (fold.start - fold.end, fold.size, fold.start)):
-        if not taken[fold.start : fold.end].any():
-            taken[fold.start : fold.end] = True
-            chosen.append(fold)
+    while waiting:
+        less, size, start = heappop(waiting)
+        times = -less // size
+        blocks = np.asarray(free[start : start - less].reshape(times, size).all(axis=1))
+        if blocks.all():
+            free[start : start - less] = False
+            chosen.append(Fold(start, size, times))
+            continue
+        for first, end in _runs(blocks, REPEATS):
+            rest = Fold(start + first * size, size, end - first)
+            if _is_worth_folding(rest):
+                heappush(waiting, (rest.start - rest.end, rest.size, rest.start))
     return sorted(chosen, key=lambda fold: fold.start)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from precisionlab.data.look import FEW
 from precisionlab.report.cells import percent, show
+from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.section import PrecisionSection
 from precisionlab.report.views import FP16_MAX, LayerView, VariantView
 
@@ -47,13 +48,17 @@ class Hazard:
     more: int = 0
 
 
-def hazards(run: Mapping[str, Any], sections: Sequence[PrecisionSection]) -> tuple[Hazard, ...]:
+def hazards(
+    run: Mapping[str, Any], sections: Sequence[PrecisionSection], histograms: RunHistograms | None = None
+) -> tuple[Hazard, ...]:
     """All hazards of a run, the worst first, else in the order of the page."""
     found = list(_of_data(run, any(section.name == "int8" for section in sections)))
     for place, section in enumerate(sections, 1):
         found += _of_values(section, place)
         found += _of_verdict(section, run)
         found += _of_engines(section, place)
+        if section.name == "int8" and histograms is not None:
+            found += _of_channels(section, place, histograms)
     found += _of_cost(sections)
     return tuple(sorted(found, key=lambda hazard: _ORDER.index(hazard.severity)))
 
@@ -175,6 +180,32 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
             "The layers behind make it finite again and the outputs are right, but the plan hangs on that.",
             "Where that is too little for you, ask for nonfinite<=0 in the tolerance.",
         )
+
+
+def _of_channels(section: PrecisionSection, place: int, histograms: RunHistograms) -> Iterable[Hazard]:
+    """Operands of int8 layers whose outlier channels leave the others few levels."""
+    found = []
+    for view in section.layers:
+        kept = view.runs_in != "int8" or view.pinned or view.index is None
+        for name, values in () if kept or view.index is None else histograms.uneven_of(int(view.index)):
+            if values.channels is not None and values.range is not None:
+                found.append((values.channels.levels(values.range.amax), view, name, values.channels))
+    if not found:
+        return
+    found.sort(key=lambda one: one[0])
+    levels, _, name, channels = found[0]
+    views = list({view.layer: view for _, view, _, _ in found}.values())
+    yield Hazard(
+        NOTE if section.met else WARNING,
+        section.title,
+        f"Outlier channels at the input of {_layers(len(views))}",
+        f"INT8 has one scale for the whole tensor. In {name} channel {channels.place} of {channels.channels} reaches "
+        f"{show(channels.largest, '.3g')}, the median one {show(channels.median, '.3g')}: that one is left "
+        f"{show(levels, '.1f')} of 127 levels.",
+        "Move the scale into the weights (SmoothQuant does), quantise-aware train, or pin these layers where their "
+        "errors are high." + (" The plan found holds the tolerance all the same." if section.met else ""),
+        **_linked(views, place),
+    )
 
 
 def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[Hazard]:

@@ -1,8 +1,8 @@
 """The HTML report: one file that opens from disk, offline, and answers without a manual.
 
 Is it right, and what is that worth? Which layers, and why? What is given up? What now? Everything is drawn from
-exactly what stands in `run.json`, `variants.csv`, `layers.csv`, `pareto.csv`, `samples.csv` and the plans, so that a
-report can be drawn again from a run's folder.
+exactly what stands in `run.json`, `variants.csv`, `layers.csv`, `pareto.csv`, `samples.csv`, `histograms.json` and
+the plans, so that a report can be drawn again from a run's folder.
 
 Names come from strangers' models. Jinja2 escapes whatever it prints; the markup made here are the charts, which an
 XML serialiser writes, and what a script is to know stands beside it as JSON that no browser runs. The page's content
@@ -40,6 +40,7 @@ from precisionlab.report.cells import (
 from precisionlab.report.commands import commands_of, run_commands
 from precisionlab.report.graph import draw_graph
 from precisionlab.report.hazards import hazards
+from precisionlab.report.histograms import RunHistograms, histograms_json
 from precisionlab.report.section import Tables, metric_name, section_of
 from precisionlab.report.spread import spreads_of
 from precisionlab.report.views import variant_view
@@ -68,14 +69,17 @@ def render(
     plans: Mapping[str, PrecisionPlan],
     pareto: pd.DataFrame | None = None,
     samples: pd.DataFrame | None = None,
+    histograms: RunHistograms | None = None,
 ) -> str:
     """The whole page.
 
     `run` is what `run.json` holds, `variants` and `layers` are the tables documented in
     `precisionlab.report.tables`, `pareto` is that of `precisionlab.report.pareto` (None: no plans were kept), `plans`
-    maps each precision to the plan found, `samples` is the table of `samples.csv` (None: an older run has none).
+    maps each precision to the plan found, `samples` is the table of `samples.csv` and `histograms` what
+    `histograms.json` holds (None: an older run has none).
     """
-    return _draw("page", run, Tables(records_of(variants), records_of(layers), _rows(pareto), _rows(samples)), plans)
+    tables = Tables(records_of(variants), records_of(layers), _rows(pareto), _rows(samples), histograms)
+    return _draw("page", run, tables, plans)
 
 
 def render_fragment(
@@ -100,7 +104,8 @@ def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str,
         run=run,
         model_name=PurePath(str(run["model"]["path"])).name,
         precisions=sections,
-        hazards=hazards(run, sections),
+        hazards=hazards(run, sections, tables.histograms),
+        histograms=None if tables.histograms is None else histograms_json(tables.histograms),
         spreads=spreads_of(tables.samples),
         commands=[commands_of(run, section) for section in sections],
         run_commands=run_commands(run),

@@ -14,6 +14,7 @@ from precisionlab.errors import OptionError, PlanError
 from precisionlab.precision import PrecisionPlan, plan_files, plan_from_dict, read_plan_content
 from precisionlab.report.cells import records_of
 from precisionlab.report.csvfile import from_csv
+from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, read_histograms
 from precisionlab.report.markdown import render_markdown
 from precisionlab.report.section import Tables
 from precisionlab.report.tables import LAYER_COUNTS, LAYER_TEXTS, VARIANT_COUNTS, VARIANT_TEXTS
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SAMPLE_COLUMNS = ("variant", "output", "held_out", "sample", "sqnr_db")
-_SAMPLE_TEXTS = ("variant", "output")
+_SAMPLE_TEXTS = ("variant", "output", "name")
 _PARETO_TEXTS = ("precision", "layers", "figure", "figures", "target", "cost_figures")
 
 # What the pages take from the tables. Further columns are read where they stand there.
@@ -67,7 +68,7 @@ _PRECISION: Mapping[str, Any] = dict.fromkeys(
 class RunFiles:
     """What a run's folder holds: `run.json`, the tables, and the plan of each precision.
 
-    `samples` is None in runs of older versions, which had no `samples.csv`.
+    `samples` and `histograms` are None in runs of older versions, which had no `samples.csv` or `histograms.json`.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class RunFiles:
     pareto: pd.DataFrame
     plans: Mapping[str, PrecisionPlan]
     samples: pd.DataFrame | None
+    histograms: RunHistograms | None
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -99,6 +101,7 @@ def read_run(folder: Path) -> RunFiles:
         _table(folder / "pareto.csv", _PARETO_COLUMNS, _PARETO_TEXTS, ()),
         {name: _plan(folder / file) for name, file in plan_files(run["precisions"]).items()},
         _table(samples, _SAMPLE_COLUMNS, _SAMPLE_TEXTS, ()) if samples.exists() else None,
+        _histograms(folder / HISTOGRAMS) if (folder / HISTOGRAMS).exists() else None,
     )
 
 
@@ -116,7 +119,7 @@ def page_of(files: RunFiles) -> str:
     """The page of `report.html`."""
     from precisionlab.report.html import render
 
-    return render(files.run, files.variants, files.layers, files.plans, files.pareto, files.samples)
+    return render(files.run, files.variants, files.layers, files.plans, files.pareto, files.samples, files.histograms)
 
 
 def summary_of(files: RunFiles) -> str:
@@ -164,6 +167,13 @@ def _table(path: Path, columns: Collection[str], texts: Collection[str], counts:
     return table
 
 
+def _histograms(path: Path) -> RunHistograms:
+    try:
+        return read_histograms(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"not the histograms of a run: {error}") from None
+
+
 def _plan(path: Path) -> PrecisionPlan:
     if not path.exists():
         raise OptionError(f"{path}: missing; put it back, or run the sweep again")
@@ -174,6 +184,8 @@ def _plan(path: Path) -> PrecisionPlan:
 
 
 def _text(path: Path) -> str:
+    if path.is_fifo() or path.is_char_device():  # it may never end
+        raise OptionError(f"{path}: a pipe or a device, not a file")
     try:
         # Bytes as they are: a line's end inside a name is part of the name.
         return path.read_bytes().decode("utf-8-sig")

@@ -31,6 +31,7 @@ from precisionlab.report.cells import (
 from precisionlab.report.chart import Chart, draw_chart
 from precisionlab.report.details import details_json
 from precisionlab.report.front import Front, draw_front
+from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
 
 WORST_SHOWN = 10  # layers in a notebook's short form
@@ -109,6 +110,7 @@ class Tables:
     layers: Sequence[Row]
     pareto: Sequence[Row]
     samples: Sequence[Row] = ()
+    histograms: RunHistograms | None = None
 
 
 def section_of(

@@ -76,13 +76,18 @@ def _spread(variant: str, output: str, rows: Sequence[Row], low: float, high: fl
         words=f"{len(finite)} of {len(figures)} samples {ends}" if finite else f"{len(figures)} samples, {ends}",
         samples=len(figures),
         worst=show(figures[0], ".1f"),
-        worst_sample=f"{worst['sample']}{', held out' if as_flag(worst, 'held_out') else ''}",
+        worst_sample=_name(worst) + (", held out" if as_flag(worst, "held_out") else ""),
         low=show(figures[len(figures) // 20], ".1f"),
         median=show(figures[len(figures) // 2], ".1f"),
         best=show(figures[-1], ".1f"),
         broken=sum(math.isnan(value) or value == -math.inf for value in figures),
         exact=sum(value == math.inf for value in figures),
     )
+
+
+def _name(row: Row) -> str:
+    """What the data calls the sample; in runs of older versions its place."""
+    return str(row["name"] if "name" in row else row["sample"])
 
 
 def _path(values: Sequence[float], low: float, high: float) -> str:

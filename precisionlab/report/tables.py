@@ -21,6 +21,7 @@
 | cost_figures | estimated, measured or partly measured; an estimate compares plans and predicts no latency |
 | latency_ms, latency_low_ms, latency_high_ms | an engine's time for one sample, measured: median, and its spread |
 | engine_mb | of an engine: its size |
+| weight_mb | what the plan's float weights take, each in the precision of the layers that hold it, in 10^6 bytes |
 | output | the final output's name |
 | sqnr_db, cosine, rel_l2, max_error | its error; empty for outputs that are not float32 |
 | sqnr_low_db, sqnr_high_db | 95 % interval of its SQNR over samples; empty where they are too few, or it is NaN |
@@ -52,6 +53,8 @@
 | gain | final outputs' squared error, relative to the signal's, that should go if it is pinned: an estimate |
 | introduced_sqnr_db, …_cosine, …_rel_l2, …_max_error | what the layer loses given the reference's inputs |
 | introduced_nan, …_inf, …_vanished | the NaN, Inf, and values that became 0 in that |
+| introduced_low_db, …_quarter_db, …_median_db, …_three_quarters_db, …_high_db | of single samples: least to greatest |
+| introduced_worst | the name of the sample with the least SQNR |
 | inherited_sqnr_db, … | what its outputs have lost so far, without pins |
 | mixed_sqnr_db | the same under the plan found |
 | engine_sqnr_db | the same in the engine that was taken, measured; empty where the layer could not be looked at |
@@ -68,6 +71,7 @@ The last four are of real engines, run on a GPU or (types and pins) compiled for
 | variant, output | as in `variants.csv` |
 | held_out | whether the sample chose nothing |
 | sample | its place among those that chose, or among those held out, from 0 |
+| name | its name in the data |
 | sqnr_db | the output's error on this sample; empty where it is NaN, inf where there is no error |
 
 The fp32 variant, and outputs that are not float32, have no rows there.
@@ -81,6 +85,7 @@ so that no spreadsheet takes a stranger's name for a formula; numbers have none 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -93,16 +98,19 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import interval
 from precisionlab.compare.effects import Effect, worst_sqnr
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.spread import Spread
 from precisionlab.compare.tolerance import Bound
-from precisionlab.model import Layer
+from precisionlab.model import Layer, Model
 from precisionlab.precision import Pin
+from precisionlab.report.details import SPREAD_PARTS
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain
+from precisionlab.search.size import weight_bytes
 
 if TYPE_CHECKING:
-    from precisionlab.results import EngineVariant, PrecisionResult, SweepResult, Variant
+    from precisionlab.results import EngineVariant, PrecisionResult, SampleNames, SweepResult, Variant
 
 
 Row = dict[str, Any]
@@ -111,13 +119,14 @@ Row = dict[str, Any]
 _FIGURES = (
     *("sqnr_db", "cosine", "rel_l2", "max_error", "ref_max", "top1", "metric", "metric_error"),
     *("sqnr_low_db", "sqnr_high_db", "cost_us", "cost_of_fp32", "released_figure", "gain"),
+    *(f"_{part}_db" for part in SPREAD_PARTS),
 )
-_SAMPLE_COLUMNS = ("variant", "output", "held_out", "sample", "sqnr_db")
-_ENGINE = ("latency_ms", "latency_low_ms", "latency_high_ms", "engine_mb", "engine_ms")
+_SAMPLE_COLUMNS = ("variant", "output", "held_out", "sample", "name", "sqnr_db")
+_ENGINE = ("latency_ms", "latency_low_ms", "latency_high_ms", "engine_mb", "engine_ms", "weight_mb")
 VARIANT_TEXTS = ("variant", "precision", "figures", "tolerance", "metric_name", "target", "cost_figures", "output")
 LAYER_TEXTS = (
     *("precision", "figures", "layer", "kind", "nodes", "inputs", "runs_in", "fixed", "pinned_to", "reason", "cause"),
-    *("shape", "cost_figures", "engine_types", "engine_pin"),
+    *("shape", "cost_figures", "engine_types", "engine_pin", "introduced_worst", "inherited_worst"),
 )
 """Columns that hold text, whatever it looks like: a layer may be called `3`."""
 
@@ -149,17 +158,25 @@ def sample_rows(result: SweepResult) -> list[Row]:
     for found in result.precisions:
         variants = [found.low] if found.mixed is found.low else [found.low, found.mixed]
         for variant in [*variants, *(engine.variant for engine in engines_of(found))]:
-            rows += _rows_of_samples(variant)
+            rows += _rows_of_samples(variant, result.samples)
     return rows
 
 
-def _rows_of_samples(variant: Variant) -> list[Row]:
-    parts = [(False, variant.comparison)] + ([(True, variant.held_out)] if variant.held_out else [])
+def _rows_of_samples(variant: Variant, names: SampleNames) -> list[Row]:
+    parts = [(False, names.chosen, variant.comparison)]
+    parts += [(True, names.held_out, variant.held_out)] if variant.held_out else []
     return [
-        {"variant": variant.name, "output": output, "held_out": held, "sample": number, "sqnr_db": one.errors.sqnr}
+        {
+            "variant": variant.name,
+            "output": output,
+            "held_out": held,
+            "sample": number,
+            "name": name,
+            "sqnr_db": one.errors.sqnr,
+        }
         for output in variant.comparison.outputs
-        for held, comparison in parts
-        for number, one in enumerate(comparison.each.get(output, ()))
+        for held, called, comparison in parts
+        for number, (name, one) in enumerate(zip(called, comparison.each.get(output, ()), strict=False))
         if one.errors is not None
     ]
 
@@ -173,15 +190,15 @@ def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
 
 def variant_rows(result: SweepResult) -> list[Row]:
     """The rows of `variants.csv`."""
-    rows = _rows_of(result.reference, 0, result.reference, None)
+    rows = _rows_of(result.model, result.reference, 0, result.reference, None)
     if result.engine is not None:
-        rows += _rows_of(result.engine.variant, 0, result.reference, result.engine)
+        rows += _rows_of(result.model, result.engine.variant, 0, result.reference, result.engine)
     for found in result.precisions:
         touched = len(found.ranked)
         for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
-            rows += _rows_of(variant, touched, result.reference, None)
+            rows += _rows_of(result.model, variant, touched, result.reference, None)
         for engine in engines_of(found):
-            rows += _rows_of(engine.variant, touched, result.reference, engine)
+            rows += _rows_of(result.model, engine.variant, touched, result.reference, engine)
     return rows
 
 
@@ -193,7 +210,9 @@ def engines_of(found: PrecisionResult) -> list[EngineVariant]:
     return [engine for engine in ([low] if mixed is low else [low, mixed]) if engine is not None]
 
 
-def _rows_of(variant: Variant, layers: int, reference: Variant, engine: EngineVariant | None) -> list[Row]:
+def _rows_of(
+    model: Model, variant: Variant, layers: int, reference: Variant, engine: EngineVariant | None
+) -> list[Row]:
     comparison, held_out = variant.comparison, variant.held_out
     head = {
         "variant": variant.name,
@@ -217,6 +236,7 @@ def _rows_of(variant: Variant, layers: int, reference: Variant, engine: EngineVa
         "latency_low_ms": engine.latency.low if engine else None,
         "latency_high_ms": engine.latency.high if engine else None,
         "engine_mb": engine.inside.built.size / 1e6 if engine else None,
+        "weight_mb": weight_bytes(model, variant.plan) / 1e6,
     }
     return [{**head, **_output_columns(name, comparison, held_out)} for name in comparison.outputs]
 
@@ -330,7 +350,9 @@ def _layer_row(
         "overflow": inherited.overflow if inherited else None,
         **_effect_columns(found.effects.get(layer.name)),
         **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
+        **_spread_columns("introduced", layer, found.low.comparison.spreads.introduced, result.samples),
         **_error_columns("inherited", inherited),
+        **_spread_columns("inherited", layer, found.low.comparison.spreads.inherited, result.samples),
         "mixed_sqnr_db": mixed.sqnr if mixed else None,
         **_engine_columns(layer, found),
     }
@@ -376,3 +398,11 @@ def _error_columns(prefix: str, errors: ErrorSums | None) -> Row:
         f"{prefix}_inf": errors.inf if errors else None,
         f"{prefix}_vanished": errors.vanished if errors else None,
     }
+
+
+def _spread_columns(prefix: str, layer: Layer, spreads: Mapping[str, Spread], names: SampleNames) -> Row:
+    """How the layer's error lies over the samples: that of the output with the least median."""
+    found = [spreads[name] for name in layer.outputs if name in spreads]
+    spread = min(found, key=lambda s: s.median if s.median == s.median else -math.inf) if found else None
+    figures = {f"{prefix}_{part}_db": getattr(spread, part) if spread else None for part in SPREAD_PARTS}
+    return {**figures, f"{prefix}_worst": names.chosen[spread.worst] if spread else ""}

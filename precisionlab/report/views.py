@@ -59,6 +59,9 @@ class VariantView:
     reference_metric: float | None
     cost: float | None
     cost_figures: str
+    weight_mb: float | None
+    latency: float | None
+    engine_mb: float | None
     worst: OutputFigures
     outputs: tuple[OutputFigures, ...]
 
@@ -93,9 +96,17 @@ def variant_view(rows: Sequence[Row]) -> VariantView:
         reference_metric=as_number(head, "reference_metric", "metric_name"),
         cost=as_number(head, "cost_of_fp32"),
         cost_figures=as_text(head, "cost_figures"),
+        weight_mb=_optional(head, "weight_mb"),
+        latency=_optional(head, "latency_ms"),
+        engine_mb=_optional(head, "engine_mb"),
         worst=_worst(outputs),
         outputs=outputs,
     )
+
+
+def _optional(row: Row, column: str) -> float | None:
+    """A figure whose column runs of older versions lack."""
+    return as_number(row, column) if column in row else None
 
 
 def _output(row: Row) -> OutputFigures:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, MutableMapping
 
 import onnx_ir as ir
 
+from precisionlab.model.flow import is_sized
+
 MICROSOFT = "com.microsoft"
 
 Environment = MutableMapping[ir.Value, ir.Value]
@@ -28,7 +30,8 @@ class GraphBuilder:
     def input(self, like: ir.Value, name: str, dtype: ir.DataType | None) -> ir.Value:
         """A graph input that takes tensors of this type (None: what `like` is), of any shape of the same rank."""
         kind = like.type if dtype is None else ir.TensorType(dtype)
-        value = ir.Value(name=self._unique(name), type=kind, shape=_any_of_rank(like))
+        shape = like.shape if is_sized(like) else _any_of_rank(like)
+        value = ir.Value(name=self._unique(name), type=kind, shape=shape)
         self._inputs.append(value)
         return value
 

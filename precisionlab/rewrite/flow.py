@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -10,8 +10,9 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_shape_input
 from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import Environment, GraphBuilder, outer_values
-from precisionlab.rewrite.gates import Gates, rounded_attributes, unquantizable, weight_axis
+from precisionlab.rewrite.gates import HALVES, Gates, rounded_array, rounded_attributes, unquantizable, weight_axis
 
 # Operators whose output holds only values that their inputs held: with rounded inputs there is
 # nothing left to round.
@@ -93,7 +94,7 @@ class LayerCopier:
     are folded into its weights or computed in the accumulator's float32. A layer without one (what a compiler
     fuses of other operators) has neither: each of its nodes is rounded as if it were a layer of its own. Its kernel
     may be more exact than that, but half's range holds inside it too: TensorRT itself warns of layer normalisations
-    that overflow there.
+    that overflow there. A BatchNormalization that is not behind a Conv takes its scale and shift in the precision.
     """
 
     def __init__(self, builder: GraphBuilder, model: Model, table: CalibrationTable | None) -> None:
@@ -101,6 +102,7 @@ class LayerCopier:
         self._model = model
         self._gates = Gates(builder, table)
         self._weights: Environment = {}
+        self._batchnorms: dict[tuple[ir.Node, Precision], dict[int, ir.Value]] = {}
 
     def copy(
         self,
@@ -114,13 +116,15 @@ class LayerCopier:
         inside: dict[ir.Value, ir.Value] = {}
         nodes = [self._model.node[name] for name in layer.nodes]
         border = around if precision is Precision.INT8 else precision
+        fuses = self._fuses(layer, precision)
         for node in nodes:
             first = node is nodes[0]
-            # BatchNormalization's parameters are folded in float32 before anything is rounded: a
-            # variance beyond 65504 does no harm in TensorRT.
-            foldable = (layer.quantizable and not first) or node.op_type == "BatchNormalization"
+            foldable = fuses and not first
+            folded = {} if foldable else self._folded(node, border)
             inputs = [
-                self._input(node, i, value, source, inside, precision if first and i < 2 else border, foldable)
+                folded[i]
+                if i in folded
+                else self._input(node, i, value, source, inside, precision if first and i < 2 else border, foldable)
                 for i, value in enumerate(node.inputs)
             ]
             captured = {v: source[v] for v in outer_values(node) if v in source}
@@ -128,17 +132,52 @@ class LayerCopier:
                 (v, self._builder.weight(v, self._weights)) for v in outer_values(node) if v.is_initializer()
             )
             attributes = rounded_attributes(node, precision)
-            copied = self._builder.copy(node, inputs, captured, prefix, attributes)
-            for old, new in zip(node.outputs, copied.outputs, strict=True):
+            if folded:
+                attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
+            outputs = self._node(node, inputs, captured, prefix, attributes, precision)
+            for old, new in zip(node.outputs, outputs, strict=True):
                 inside[old] = new
                 known = self._model.tensors.get(str(old.name))
                 if known is not None and known.dtype is not None:
                     new.type = ir.TensorType(known.dtype)
-                if len(nodes) > 1 and not layer.quantizable and old.name:
+                if len(nodes) > 1 and not fuses and old.name:
                     inside[old] = self._output(old, new, [node], border)
         return {
             v: self._output(v, inside[v], nodes, border) for v in nodes_outputs(nodes) if str(v.name) in layer.outputs
         }
+
+    def _fuses(self, layer: Layer, precision: Precision) -> bool:
+        """Whether what stands behind the layer's first node is computed in its accumulator."""
+        return layer.quantizable
+
+    def _folded(self, node: ir.Node, precision: Precision) -> Mapping[int, ir.Value]:
+        """A BatchNormalization's parameters by input index, as a kernel in half is handed them.
+
+        They are folded in float32 before they are rounded: a variance beyond 65504 does no harm.
+        """
+        if node.op_type != "BatchNormalization" or precision not in HALVES:
+            return {}
+        key = (node, precision)
+        if key not in self._batchnorms:
+            self._batchnorms[key] = {
+                index: self._builder.constant(
+                    ir.tensor(rounded_array(array, precision)), f"{node.name}:{index}:{precision}"
+                )
+                for index, array in (folded_batchnorm(node) or {}).items()
+            }
+        return self._batchnorms[key]
+
+    def _node(
+        self,
+        node: ir.Node,
+        inputs: Sequence[ir.Value | None],
+        captured: Mapping[ir.Value, ir.Value],
+        prefix: str,
+        attributes: Mapping[str, ir.Attr],
+        precision: Precision,
+    ) -> Sequence[ir.Value]:
+        """What one node of a layer becomes; the values that stand for its outputs."""
+        return self._builder.copy(node, inputs, captured, prefix, attributes).outputs
 
     def _input(
         self,
@@ -157,7 +196,8 @@ class LayerCopier:
         known = self._model.tensors.get(str(value.name))
         is_data = known is not None and known.dtype == ir.DataType.FLOAT and not is_shape_input(node, index)
         if value.is_initializer():
-            if not is_data or foldable or _is_lookup(node):
+            # What a kernel is not handed: folded in float32, or no constants to fold.
+            if not is_data or foldable or _is_lookup(node) or node.op_type == "BatchNormalization":
                 precision = Precision.FP32
             return self._gates.weight(value, precision, weight_axis(node, index), self._weights)
         return self._gates.activation(source[value], precision if is_data else Precision.FP32, str(value.name))

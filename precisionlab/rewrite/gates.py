@@ -13,13 +13,15 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError
+from precisionlab.memory import let_go
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
 
-_CAST = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
+HALVES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
 
 # Attributes that are operands of the arithmetic, with the defaults of the ONNX specification. A half
 # kernel holds them in half. Those that are not here (epsilon, axis, …) stay as they are: kernels
@@ -79,6 +81,7 @@ class Gates:
             if precision is Precision.INT8:
                 assert original.const_value is not None
                 scales = weight_scales(original.const_value.numpy(), axis)
+                let_go(original.const_value)
                 self._made[key] = self._quantize(value, scales, axis)
             else:
                 self._made[key] = self._cast(value, precision)
@@ -86,7 +89,7 @@ class Gates:
         return self._made[key]
 
     def _cast(self, value: ir.Value, precision: Precision) -> ir.Value:
-        low = self._builder.op("Cast", [value], f"{value.name}:{precision}", to=int(_CAST[precision]))
+        low = self._builder.op("Cast", [value], f"{value.name}:{precision}", to=int(HALVES[precision]))
         return self._builder.op("Cast", [low], f"{value.name}:from_{precision}", to=int(ir.DataType.FLOAT))
 
     def _quantize(self, value: ir.Value, scales: np.ndarray, axis: int | None) -> ir.Value:
@@ -105,7 +108,7 @@ class Gates:
 def rounded_attributes(node: ir.Node, precision: Precision) -> dict[str, ir.Attr]:
     """The node's attributes, with those that are operands rounded to the precision."""
     attributes = dict(node.attributes)
-    if precision not in _CAST:
+    if precision not in HALVES:
         return attributes
     for name, default in _OPERAND_ATTRIBUTES.get(node.op_type, {}).items():
         value = attributes[name].as_float() if name in attributes else default
@@ -122,6 +125,13 @@ def round_scalar(value: float, precision: Precision) -> float:
     if precision is Precision.BF16:
         return float(np.float32(value).astype(ml_dtypes.bfloat16))
     return value
+
+
+def rounded_array(array: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
+    """The numbers rounded as `round_scalar` does."""
+    low = np.float16 if precision is Precision.FP16 else ml_dtypes.bfloat16
+    with np.errstate(over="ignore"):
+        return np.asarray(array).astype(low).astype(np.float32) if precision in HALVES else array
 
 
 def weight_axis(node: ir.Node, index: int) -> int | None:
@@ -156,7 +166,9 @@ def unquantizable(node: ir.Node, table: CalibrationTable) -> str | None:
             continue
         if value.is_initializer():
             assert value.const_value is not None
-            if not np.isfinite(value.const_value.numpy()).all():
+            is_finite = np.isfinite(value.const_value.numpy()).all()
+            let_go(value.const_value)
+            if not is_finite:
                 return f"weight {value.name} holds values that are not finite"
         else:
             found = table.ranges.get(str(value.name))

@@ -6,7 +6,7 @@ one segment shows and not by the size of the model; nothing is computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -46,25 +46,56 @@ class Segment:
     same: frozenset[str]
 
 
-def cut(model: Model, flows: int, budget: int) -> list[list[Layer]]:
+def cut(model: Model, flows: int, budget: int, weights: int | None = None) -> list[list[Layer]]:
     """Consecutive layers whose shown outputs stay within `budget` bytes for `flows` flows together.
 
-    Tensors of unknown size count as the largest known. A single layer may exceed the budget. No cut is
-    made where a value that is not a tensor of known type (a sequence) would cross it.
+    Their weights stay within `weights` bytes, where that is given. Tensors of unknown size count as the largest known.
+    A single layer may exceed both. No cut is made where a value that is not a tensor of known type (a sequence) would
+    cross it.
     """
-    sizes = {name: 4 * info.elements for name, info in model.tensors.items() if info.elements is not None}
-    largest = max((sizes[o] for layer in model.layers for o in layer.outputs if o in sizes), default=0)
+    sizes = output_bytes(model)
     untyped = open_values(model)
     parts: list[list[Layer]] = [[]]
-    used = 0
+    used = held = 0
     for index, layer in enumerate(model.layers):
-        need = flows * sum(sizes.get(o, largest) for o in layer.outputs)
-        if parts[-1] and used + need > budget and index not in untyped:
+        need = flows * sum(sizes[o] for o in layer.outputs)
+        is_full = used + need > budget or (weights is not None and held + layer.weight_bytes > weights)
+        if parts[-1] and is_full and index not in untyped:
             parts.append([])
-            used = 0
+            used = held = 0
         parts[-1].append(layer)
         used += need
+        held += layer.weight_bytes
     return parts
+
+
+def output_bytes(model: Model) -> dict[str, int]:
+    """What each layer output takes; one of unknown size as much as the largest known."""
+    sizes = {name: 4 * info.elements for name, info in model.tensors.items() if info.elements is not None}
+    largest = max((sizes[o] for layer in model.layers for o in layer.outputs if o in sizes), default=0)
+    return {o: sizes.get(o, largest) for layer in model.layers for o in layer.outputs}
+
+
+def largest_need(model: Model, parts: Sequence[Sequence[Layer]], shown: int, flows: int) -> tuple[int, int, str]:
+    """The most bytes of one sample's values that stand at a time: in all, between two parts, and at which layer.
+
+    What a part shows, in `shown` flows, and what later parts need of reference and variant, or of the one of `flows`.
+    """
+    sizes = output_bytes(model)
+    last = {name: i for i, part in enumerate(parts) for layer in part for name in layer_inputs(model, layer)}
+    most, waiting, where = 0, 0, ""
+    carried: dict[str, int] = {}
+    for index, part in enumerate(parts):
+        own = {layer.name: sum(sizes[o] for o in layer.outputs) for layer in part}
+        between = min(flows, 2) * sum(carried.values())
+        # Of what is not shown, a layer's outputs at a time are there all the same.
+        need = between + max(shown * sum(own.values()), flows * max(own.values()))
+        if need > most:
+            most, where = need, max(own, key=lambda name: own[name])
+        carried.update((o, sizes[o]) for layer in part for o in layer.outputs)
+        carried = {name: count for name, count in carried.items() if last.get(name, -1) > index}
+        waiting = max(waiting, min(flows, 2) * sum(carried.values()))
+    return most, waiting, where
 
 
 def open_values(model: Model) -> set[int]:
@@ -110,17 +141,19 @@ def segments(
     parts: Sequence[Sequence[Layer]],
     flows: Iterable[Flow],
     shown: Iterable[Flow],
+    copier: type[LayerCopier] = LayerCopier,
 ) -> list[Segment]:
     """The graphs that compute these flows over the cut `parts` of the model.
 
-    Of the flows in `shown` every layer's output is fetched, of the others only what is needed later on.
+    Of the flows in `shown` every layer's output is fetched, of the others only what is needed later on. `copier` is
+    what makes the layers.
     """
     kinds = frozenset(flows)
     open_flows = frozenset(shown)
     differs: set[str] = set()  # tensors of the variant that are not the reference's own
     wanted_later = _wanted(model, parts)
     return [
-        _segment(model, plan, table, part, kinds, open_flows, differs, wanted)
+        _segment(model, plan, table, part, kinds, open_flows, differs, wanted, copier)
         for part, wanted in zip(parts, wanted_later, strict=True)
     ]
 
@@ -145,9 +178,10 @@ def _segment(
     open_flows: frozenset[Flow],
     differs: set[str],
     wanted: set[str],
+    kind: type[LayerCopier],
 ) -> Segment:
     builder = GraphBuilder(model.onnx)
-    copier = LayerCopier(builder, model, table)
+    copier = kind(builder, model, table)
     feeds: dict[str, Key] = {}
     reference: dict[ir.Value, ir.Value] = {}
     variant: dict[ir.Value, ir.Value] = {}
@@ -197,23 +231,55 @@ def main_values(model: Model) -> Iterable[ir.Value]:
         yield from (v for v in node.outputs if v.name)
 
 
-def shape_probe(model: Model) -> tuple[ir.Model, dict[str, str]]:
-    """A graph that gives the shape of every layer output, int64 (rank,), and none of its values.
+@dataclass(frozen=True)
+class Probe:
+    """A graph that runs consecutive layers in float32, and gives of their outputs only the shapes, int64 (rank,).
 
-    Returns the graph, and a map from its outputs to the tensors' names.
+    `feeds` maps its inputs, `fetches` the outputs that later layers need, and `shapes` those with a shape, to tensors.
     """
+
+    graph: ir.Model
+    feeds: dict[str, str]
+    fetches: dict[str, str]
+    shapes: dict[str, str]
+
+
+def shape_probes(model: Model, parts: Sequence[Sequence[Layer]]) -> Iterator[Probe]:
+    """A probe for each of the cut `parts` of the model, made when it is its turn."""
+    inputs = {info.name for info in model.inputs}
+    for part, wanted in zip(parts, _wanted(model, parts), strict=True):
+        yield _probe(model, part, wanted - {info.name for info in model.outputs}, inputs if len(parts) == 1 else set())
+
+
+def _probe(model: Model, part: Sequence[Layer], wanted: set[str], inputs: set[str]) -> Probe:
     builder = GraphBuilder(model.onnx)
     copier = LayerCopier(builder, model, None)
-    environment: dict[ir.Value, ir.Value] = {v: builder.input(v, str(v.name), v.dtype) for v in model.onnx.graph.inputs}
+    values = {str(v.name): v for v in main_values(model)}
+    made = {str(v.name) for layer in part for v in nodes_outputs([model.node[n] for n in layer.nodes])}
+    needed = inputs | {name for layer in part for name in layer_inputs(model, layer)} - made
+    environment: dict[ir.Value, ir.Value] = {}
+    feeds: dict[str, str] = {}
+    for name in sorted(needed):
+        value = values[name]
+        environment[value] = builder.input(
+            value, name, value.dtype if value.is_graph_input() else model.tensors[name].dtype
+        )
+        feeds[str(environment[value].name)] = name
     shapes: dict[str, str] = {}
+    fetches: dict[str, str] = {}
     shown: list[ir.Value] = []
-    for layer in model.layers:
+    for layer in part:
         outputs = copier.copy(layer, environment, Precision.FP32, Precision.FP32, "")
         environment.update(outputs)
         for value, copied in outputs.items():
-            if model.tensors[str(value.name)].dtype is not None:
+            known = model.tensors[str(value.name)]
+            # ONNX Runtime 1.32 loses a scalar that only a subgraph takes besides, when it folds its shape.
+            if known.dtype is not None and known.shape != ():
                 shape = builder.op("Shape", [copied], f"shape/{value.name}")
                 shape.type = ir.TensorType(ir.DataType.INT64)
                 shapes[str(shape.name)] = str(value.name)
                 shown.append(shape)
-    return builder.model(shown), shapes
+            if str(value.name) in wanted:
+                fetches[str(copied.name)] = str(value.name)
+                shown.append(copied)
+    return Probe(builder.model(shown), feeds, fetches, shapes)

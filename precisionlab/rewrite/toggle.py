@@ -19,7 +19,7 @@ from precisionlab.model import Layer, Model
 from precisionlab.precision import PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier, precision_of
-from precisionlab.rewrite.observe import layer_inputs, main_values, open_values
+from precisionlab.rewrite.observe import layer_inputs, main_values, open_values, output_bytes
 
 _Values = dict[ir.Value, ir.Value]
 
@@ -89,6 +89,26 @@ def stage_ends(model: Model, toggled: Collection[str], samples: int, budget: int
     return ends
 
 
+def stage_need(model: Model, toggled: Collection[str], ends: Sequence[int]) -> tuple[int, str]:
+    """The most bytes of one sample's values that a stage holds, and the layer that it ends with.
+
+    What is alive behind it, for its base and for each branch, and what its largest layer takes and gives.
+    """
+    sizes = output_bytes(model)
+    inside = 2 * max((sum(sizes[o] for o in layer.outputs) for layer in model.layers), default=0)
+    most, where = inside, model.layers[-1].name if model.layers else ""
+    start = 0
+    for stop in ends:
+        behind = {name for layer in model.layers[stop:] for name in layer_inputs(model, layer)}
+        alive = sum(sizes[o] for layer in model.layers[:stop] for o in layer.outputs if o in behind)
+        branches = sum(layer.name in toggled for layer in model.layers[start:stop])
+        need = inside + (branches + 2) * alive
+        if need > most:
+            most, where = need, model.layers[stop - 1].name
+        start = stop
+    return most, where
+
+
 def stage_of(
     model: Model,
     plan: PrecisionPlan,
@@ -103,15 +123,7 @@ def stage_of(
     copier = LayerCopier(builder, model, table)
     base = _inputs(model, builder)
     _run(copier, model.layers[:start], plan, base)
-    changed: dict[str, _Values] = {}
-    for layer in model.layers[start:stop]:
-        for name, own in changed.items():
-            if not layer_inputs(model, layer).isdisjoint(str(v.name) for v in own):
-                precision = precision_of(layer, plan)
-                own.update(copier.copy(layer, ChainMap(own, base), precision, plan.around, f"{name}/"))
-        if layer.name in toggled:
-            changed[layer.name] = copier.copy(layer, base, precision_of(layer, other), other.around, "toggled/")
-        _run(copier, [layer], plan, base)
+    changed = _toggled(copier, model, model.layers[start:stop], plan, other, toggled, base)
     values = {str(v.name): v for v in main_values(model)}
     behind = model.layers[stop:]
     finals = _finals(model)
@@ -131,6 +143,78 @@ def stage_of(
         feeds,
         fetches,
     )
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive layers alone, some of them toggled, one at a time.
+
+    `feeds` maps the tensors that it takes to its inputs, `alive` those needed behind it to its outputs, and `branches`
+    the same for each toggled layer, of those tensors only that it may change.
+    """
+
+    graph: ir.Model
+    feeds: Mapping[str, str]
+    alive: Mapping[str, str]
+    branches: Mapping[str, Mapping[str, str]]
+
+
+def stretch_of(
+    model: Model,
+    plan: PrecisionPlan,
+    other: PrecisionPlan,
+    toggled: Collection[str],
+    table: CalibrationTable | None,
+    start: int,
+    stop: int,
+) -> Stretch:
+    """The layers from `start` up to `stop`, all under `plan`, and each toggled one in turn as `other` has it."""
+    layers = model.layers[start:stop]
+    builder = GraphBuilder(model.onnx)
+    values = {str(v.name): v for v in main_values(model)}
+    made = {o for layer in layers for o in layer.outputs}
+    base: _Values = {}
+    feeds: dict[str, str] = {}
+    inside = {str(v.name) for layer in layers for name in layer.nodes for v in model.node[name].outputs}
+    for name in sorted({name for layer in layers for name in layer_inputs(model, layer)} - inside):
+        base[values[name]] = builder.input(values[name], name, model.tensors[name].dtype)
+        feeds[name] = str(base[values[name]].name)
+    changed = _toggled(LayerCopier(builder, model, table), model, layers, plan, other, toggled, base)
+    needed = {name for layer in model.layers[stop:] for name in layer_inputs(model, layer)} | _finals(model).keys()
+    alive = {name: base[values[name]] for name in sorted(made & needed)}
+    branches = {
+        name: {str(v.name): copied for v, copied in own.items() if str(v.name) in alive}
+        for name, own in changed.items()
+    }
+    shown = dict.fromkeys([*alive.values(), *(v for own in branches.values() for v in own.values())])
+    return Stretch(
+        builder.model(list(shown)),
+        feeds,
+        {name: str(v.name) for name, v in alive.items()},
+        {layer: {name: str(v.name) for name, v in own.items()} for layer, own in branches.items()},
+    )
+
+
+def _toggled(
+    copier: LayerCopier,
+    model: Model,
+    layers: Sequence[Layer],
+    plan: PrecisionPlan,
+    other: PrecisionPlan,
+    toggled: Collection[str],
+    base: _Values,
+) -> dict[str, _Values]:
+    """Copy the layers into `base`, and beside it what each toggled one changes of them."""
+    changed: dict[str, _Values] = {}
+    for layer in layers:
+        for name, own in changed.items():
+            if not layer_inputs(model, layer).isdisjoint(str(v.name) for v in own):
+                precision = precision_of(layer, plan)
+                own.update(copier.copy(layer, ChainMap(own, base), precision, plan.around, f"{name}/"))
+        if layer.name in toggled:
+            changed[layer.name] = copier.copy(layer, base, precision_of(layer, other), other.around, "toggled/")
+        _run(copier, [layer], plan, base)
+    return changed
 
 
 def _rest(

@@ -23,19 +23,20 @@ from precisionlab.errors import EngineError
 START = "Layers:"
 """What the message begins with."""
 
-_DIMENSIONS = r"\[[-\d, ]*\]"
+# Nothing below may try one text in more ways than its length: names are the model's, and may be made to hold it up.
+_DIMENSIONS = r"\[ ?(?:-?\d{1,18}(?:, ?-?\d{1,18}){0,63})? ?\]"
 _LINE = re.compile(r"\n(?=Name: )")
-_END = re.compile(r"\n\s*\n(?=I/O Tensors:|Engine Metadata:)")
+_END = re.compile(r"\n[^\S\n]*\n(?=I/O Tensors:|Engine Metadata:)")
 _HEAD = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,:\[\]{}]*), Inputs: \[", re.DOTALL)
 _TENSOR = re.compile(
-    rf",? *\{{ Name: (?P<name>.*?), Dimensions: (?P<dimensions>{_DIMENSIONS})(?:, \w+: {_DIMENSIONS})*"
-    r"(?:, Location: \w+)?, Datatype: (?P<dtype>\w+)(?:, Format: [^{}]*)? \}",
+    rf",? *\{{ Name: (?P<name>.*?), Dimensions: (?P<dimensions>{_DIMENSIONS})(?:, \w+: {_DIMENSIONS}){{0,8}}"
+    r"(?:, Location: \w+)?, Datatype: (?P<dtype>\w+)(?:, Format: [^{}]{0,400})? \}",
     re.DOTALL,
 )
 _CONSTANTS = re.compile(r" *\], Constants: \[")
 _OUTPUTS = re.compile(r" *\], Outputs: \[")
 _TAIL = re.compile(
-    r" *\], TacticName: (?P<tactic>.*?)(?:, StreamId: -?\d+)?(?:, JumpTarget\w*: .*?)*, Metadata: (?P<metadata>.*)",
+    r" *\], TacticName: (?P<tactic>.*?)(?:, StreamId: -?\d+)?(?:, JumpTarget\w*: .*?)?, Metadata: (?P<metadata>.*)",
     re.DOTALL,
 )
 
@@ -64,7 +65,7 @@ def _layer(line: str) -> EngineLayer:
     if between is None:
         raise _unreadable(line, end)
     outputs, end = _tensors(line, between.end())
-    tail = _TAIL.fullmatch(line, end)
+    tail = _TAIL.fullmatch(line, end) if ", Metadata: " in line[end:] else None
     if tail is None:
         raise _unreadable(line, end)
     return EngineLayer(

@@ -9,9 +9,9 @@ from typing import Any
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.jobs import BuildJob
 from precisionlab.backends.tensorrt.profiles import add_profile
+from precisionlab.disk import write_whole_bytes
 from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
-from precisionlab.run import write_whole_bytes
 
 _HAVE_IT = {Precision.BF16: "TensorRT 10.0 to 10.16 have it"}
 _STRONGLY_TYPED = (

@@ -63,7 +63,7 @@ def layers_of(text: str) -> tuple[EngineLayer, ...]:
     try:
         # Not strict: the separators of metadata are control characters, which JSON wants escaped.
         content = json.loads(text, strict=False)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineError(f"what TensorRT's engine inspector says is not JSON ({error}): {text[:80]!r}") from None
     raw = content.get("Layers") if isinstance(content, Mapping) else None
     if not isinstance(raw, list):

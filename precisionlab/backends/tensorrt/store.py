@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, EngineTensor, PinOutcome
+from precisionlab.disk import write_whole_bytes
 from precisionlab.errors import EngineError
-from precisionlab.run import write_whole_bytes
 
 _SCHEMA = 1
 """Counted up when the same job gives another engine, or the JSON beside it reads otherwise."""

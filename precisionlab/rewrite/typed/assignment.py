@@ -13,9 +13,10 @@ from precisionlab.errors import PlanError
 from precisionlab.model import Layer, Model
 from precisionlab.model.graph import TensorInfo
 from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.gates import unquantizable, weight_axis
-from precisionlab.rewrite.typed.constants import converted, folded_batchnorm
+from precisionlab.rewrite.typed.constants import converted
 from precisionlab.rewrite.typed.signature import FLOAT, places
 
 DTYPES = {Precision.FP32: FLOAT, Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}

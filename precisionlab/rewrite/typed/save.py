@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from precisionlab.disk import draft_prefix, why_not_written
 from precisionlab.errors import ModelError
 from precisionlab.rewrite.typed.model import TypedModel
 
@@ -28,16 +29,17 @@ def save_typed(typed: TypedModel, path: Path, embedded_limit: int = EMBEDDED_LIM
         raise ModelError(f"{path}: the model's own constants are in {data.name}; choose another name or folder")
     model = _in_memory_form(typed.onnx)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=draft_prefix(path), suffix=".part") as folder:
             draft = Path(folder) / path.name
             if size > embedded_limit:
                 ir.save(model, draft, external_data=data.name)
+                path.unlink(missing_ok=True)  # an earlier model must not be read with these constants
                 _move(Path(folder) / data.name, data)
             else:
                 ir.save(model, draft)
             _move(draft, path)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise ModelError(why_not_written(path, error, "choose another place")) from None
 
 
 def _in_memory_form(model: ir.Model) -> ir.Model:

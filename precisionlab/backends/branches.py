@@ -1,0 +1,178 @@
+"""Toggles single layers of a model whose weights do not fit into memory all at once.
+
+The model's parts take turns. Through each go, for every sample, the values of the base, and those of each layer toggled
+so far where they differ; what a part toggles itself begins there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precisionlab.backends.base import Toggling
+from precisionlab.backends.runner import Runner, State, side_by_side
+from precisionlab.backends.session import Session
+from precisionlab.backends.toggles import effect_of, flat_difference, is_same
+from precisionlab.compare.effects import SampleEffects
+from precisionlab.data import Sample
+from precisionlab.memory import Share
+from precisionlab.model import Model
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.observe import Flow, Segment, cut, is_observed, largest_need, layer_inputs
+from precisionlab.rewrite.toggle import Stretch, stretch_of
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def branch_effects(
+    model: Model, toggling: Toggling, samples: Iterable[Sample], threads: int, budget: int, share: Share
+) -> Iterator[SampleEffects]:
+    """What toggling each layer does to each sample: for as many layers at a time as there is room for their values."""
+    names = _observed_outputs(model)
+    parts = cut(model, 0, budget, share.weights)
+    _, carried, where = largest_need(model, parts, 0, 1)
+    each = 4 * max(1, carried)
+    threads = share.side_by_side(model, threads, each, where)
+    room = share.samples - (threads - 1) * each
+    every = list(samples)
+    # A branch's values for a sample, as many samples as fit beside one another, as many branches as fit with all these.
+    count = max(1, min(len(every), room // each))
+    width = max(1, min(len(toggling.layers), room // (count * max(1, carried)) - 2))
+    for start in range(0, len(every), count):
+        chunk = every[start : start + count]
+        finals = _finals(model, toggling, chunk, names, threads, budget, share)
+        for first in range(0, len(toggling.layers), width):
+            layers = toggling.layers[first : first + width]
+            outputs = _outputs(model, toggling, frozenset(layers), parts, chunk, threads)
+            for (reference, base, error), branches in zip(finals, outputs, strict=True):
+                yield {
+                    layer: {
+                        name: effect_of(reference[name], branches[layer].get(name, base[name]), error[name])
+                        for name in names
+                    }
+                    for layer in layers
+                }
+
+
+def _outputs(
+    model: Model,
+    toggling: Toggling,
+    layers: frozenset[str],
+    parts: Sequence[Sequence[Any]],
+    samples: Sequence[Sample],
+    threads: int,
+) -> list[dict[str, Arrays]]:
+    """For each sample and toggled layer the tensors behind the last part that differ from the base's."""
+    base: list[Arrays] = [dict(sample.inputs) for sample in samples]
+    branches: list[dict[str, Arrays]] = [{} for _ in samples]
+    plan, other, table = toggling.plan, toggling.other, toggling.table
+    start = 0
+    for part in parts:
+        stop = start + len(part)
+        needed = _needed(model, stop)
+        before = list(base)
+        passed: list[dict[str, Arrays]] = [{} for _ in samples]
+        if any(branches):
+            # Those toggled before come first: they need what the base holds in front of this part.
+            plain = stretch_of(model, plan, other, (), table, start, stop)
+            session = Session(plain.graph, 1)
+            go_on = partial(_go_on, plain, session)
+            passed = list(side_by_side(go_on, zip(before, branches, strict=True), threads))
+            session.close()
+        stretch = stretch_of(model, plan, other, layers, table, start, stop)
+        session = Session(stretch.graph, 1)
+        begun = list(side_by_side(partial(_begin, stretch, session), before, threads))
+        session.close()
+        for i, (alive, own) in enumerate(begun):
+            base[i] = {name: value for name, value in {**before[i], **alive}.items() if name in needed}
+            branches[i] = {
+                layer: {
+                    name: value
+                    for name, value in changed.items()
+                    if name in base[i] and not is_same(base[i][name], value)
+                }
+                for layer, changed in {**passed[i], **own}.items()
+            }
+        start = stop
+    return branches
+
+
+def _begin(stretch: Stretch, session: Session, base: Arrays) -> tuple[Arrays, dict[str, Arrays]]:
+    """The base's values behind a part, and those of the layers toggled in it."""
+    values = session.run({feed: base[name] for name, feed in stretch.feeds.items()})
+    alive = {name: values[shown] for name, shown in stretch.alive.items()}
+    own = {layer: {name: values[shown] for name, shown in b.items()} for layer, b in stretch.branches.items()}
+    return alive, own
+
+
+def _go_on(stretch: Stretch, session: Session, sample: tuple[Arrays, dict[str, Arrays]]) -> dict[str, Arrays]:
+    """The values behind a part of the layers toggled before it."""
+    base, branches = sample
+    return {name: _through(stretch, session, base, changed) for name, changed in branches.items()}
+
+
+def _through(stretch: Stretch, session: Session, base: Arrays, changed: Arrays) -> Arrays:
+    """What a branch has behind a part: as before where the part takes nothing that it changes."""
+    if changed.keys().isdisjoint(stretch.feeds):
+        return changed
+    values = session.run({feed: changed.get(name, base[name]) for name, feed in stretch.feeds.items()})
+    return {**changed, **{name: values[shown] for name, shown in stretch.alive.items()}}
+
+
+def _finals(
+    model: Model,
+    toggling: Toggling,
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    threads: int,
+    budget: int,
+    share: Share,
+) -> list[tuple[Arrays, Arrays, Mapping[str, NDArray[np.float32]]]]:
+    """For each sample the reference's outputs, the base's, and the flat error of the whole variant."""
+    found: dict[PrecisionPlan, list[Arrays]] = {}
+    flows = (Flow.REFERENCE, Flow.VARIANT)
+    reference = PrecisionPlan(model.sha256, Precision.FP32)
+    for plan in dict.fromkeys((toggling.plan, toggling.other)):
+        if plan != reference:
+            runner = Runner(model, plan, toggling.table, flows, (), budget, share)
+            pairs = list(runner.each(samples, lambda sample: _Outputs(names), threads))
+            found[reference] = [first for first, _ in pairs]
+            found[plan] = [second for _, second in pairs]
+    low = found[toggling.other if toggling.plan.default is Precision.FP32 else toggling.plan]
+    errors = [
+        {name: flat_difference(true[name], value[name]) for name in names}
+        for true, value in zip(found[reference], low, strict=True)
+    ]
+    return list(zip(found[reference], found[toggling.plan], errors, strict=True))
+
+
+class _Outputs:
+    """Keeps the final outputs of reference and variant."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._reference: Arrays = {}
+        self._variant: Arrays = {}
+
+    def see(self, segment: Segment, state: State) -> None:
+        for name in self._names:
+            if (Flow.REFERENCE, name) in state:
+                self._reference[name] = state[Flow.REFERENCE, name]
+                self._variant[name] = state.get((Flow.VARIANT, name), self._reference[name])
+
+    def result(self) -> tuple[Arrays, Arrays]:
+        return self._reference, self._variant
+
+
+def _observed_outputs(model: Model) -> list[str]:
+    constants = {str(v.name) for v in model.onnx.graph.outputs if v.is_initializer()}
+    return [info.name for info in model.outputs if is_observed(model, info.name) and info.name not in constants]
+
+
+def _needed(model: Model, stop: int) -> set[str]:
+    outputs = {info.name for info in model.outputs}
+    return outputs | {name for layer in model.layers[stop:] for name in layer_inputs(model, layer)}

@@ -1,0 +1,74 @@
+"""One GPU as the place where the emulation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from precisionlab.backends.cuda.arrays import DeviceArray
+from precisionlab.backends.cuda.kernels import Kernels
+from precisionlab.backends.cuda.session import PROVIDER, CudaSession
+from precisionlab.backends.cuda.statistics import DeviceErrorTable, DeviceHistograms, Launcher
+from precisionlab.backends.tensorrt.cuda import Cuda, Device
+from precisionlab.errors import EngineError, OptionError
+
+
+class Gpu:
+    """One GPU: graphs run there, and only sums and counts leave its memory. One sample runs at a time."""
+
+    def __init__(self, number: int) -> None:
+        """Raises EngineError where ONNX Runtime has no CUDA provider, or CUDA, NVRTC or the GPU is missing."""
+        if PROVIDER not in ort.get_available_providers():
+            raise EngineError(
+                "this ONNX Runtime has no CUDA provider; put onnxruntime-gpu in its place "
+                "(`pip uninstall onnxruntime && pip install precisionlab[cuda]`), or leave --device"
+            )
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA and cuDNN as pip installs them
+        self._number = number
+        self.name = f"cuda:{number}"
+        cuda = Cuda.load()
+        if number >= (count := count_of_gpus()):
+            raise OptionError(f"device cuda:{number}: this machine has {count} GPU(s), counted from cuda:0")
+        kernels = Kernels(cuda, number)
+        self.device: Device = cuda.device()
+        self.title = f"a GPU ({self.device.name})"
+        self._launcher = Launcher(cuda, kernels)
+
+    def threads(self, asked: int) -> int:
+        """One: a GPU is filled by one graph, and values of several samples would only take its memory."""
+        return 1
+
+    def session(self, graph: ir.Model) -> CudaSession:
+        """A graph ready to run."""
+        return CudaSession(graph, self._number)
+
+    def errors(self, rows: int) -> DeviceErrorTable:
+        """An empty error table."""
+        return DeviceErrorTable(self._launcher, rows)
+
+    def histograms(self, names: Iterable[str]) -> DeviceHistograms:
+        """Empty histograms."""
+        return DeviceHistograms(self._launcher, names)
+
+    def host(self, value: DeviceArray | NDArray[Any]) -> NDArray[Any]:
+        """A copy of a value in the host's memory."""
+        return value.host() if isinstance(value, DeviceArray) else value
+
+
+def count_of_gpus() -> int:
+    """How many GPUs this process can see."""
+    cuda = Cuda.load()
+    (count,) = cuda.check(cuda.cudart.cudaGetDeviceCount(), "GPUs were counted")
+    return int(count)
+
+
+@cache
+def gpu(number: int) -> Gpu:
+    """The GPU of this number: one for the process, as its kernels are compiled once. Raises as `Gpu`."""
+    return Gpu(number)

@@ -1,0 +1,134 @@
+"""Where a backend's graphs run and its values are summed up: this machine's CPU, or a GPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from precisionlab.backends.session import Session
+from precisionlab.calibration.histogram import Histogram, Histograms
+from precisionlab.compare.errors import ErrorTable
+from precisionlab.errors import OptionError
+
+
+class Running(Protocol):
+    """A graph that is ready to run. Its values are numpy's arrays, or stay where the place has them."""
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """All outputs by name."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Summing(Protocol):
+    """An error table that values of the place can be added to."""
+
+    def add(self, row: int, reference: Any, output: Any) -> None:
+        """Add one float32 tensor against its reference to a row."""
+        ...
+
+    def count_nonfinite(self, row: int, output: Any) -> None:
+        """Add only how many values of a float32 tensor are NaN or Inf."""
+        ...
+
+    def settle(self) -> None:
+        """Be done with all values added so far: they may be freed."""
+        ...
+
+    def result(self) -> ErrorTable:
+        """What was added up."""
+        ...
+
+
+class Counting(Protocol):
+    """Histograms that values of the place can be added to."""
+
+    def __getitem__(self, name: str) -> Histogram: ...
+
+    def add(self, name: str, tensor: Any) -> None:
+        """Count the values of a float32 tensor."""
+        ...
+
+    def merge(self, name: str, other: Histogram) -> None:
+        """Add a histogram of the same tensor over other values."""
+        ...
+
+    def settle(self) -> None:
+        """Be done with all values added so far."""
+        ...
+
+
+class Place(Protocol):
+    """Runs graphs, and sums up what they give, in one memory."""
+
+    name: str
+    """`cpu`, or `cuda:0`."""
+    title: str
+    """What a report says that the emulation ran on."""
+
+    def threads(self, asked: int) -> int:
+        """How many samples run side by side, where so many threads may be used."""
+        ...
+
+    def session(self, graph: ir.Model) -> Running:
+        """A graph ready to run, on one thread."""
+        ...
+
+    def errors(self, rows: int) -> Summing:
+        """An empty error table."""
+        ...
+
+    def histograms(self, names: Iterable[str]) -> Counting:
+        """Empty histograms."""
+        ...
+
+    def host(self, value: Any) -> NDArray[Any]:
+        """A value as numpy's array."""
+        ...
+
+
+class Cpu:
+    """This machine's processor and memory."""
+
+    name = "cpu"
+    title = "this machine’s CPU"
+
+    def threads(self, asked: int) -> int:
+        """All of them: each sample has one."""
+        return asked
+
+    def session(self, graph: ir.Model) -> Session:
+        """A graph ready to run, on one thread."""
+        return Session(graph, 1)
+
+    def errors(self, rows: int) -> ErrorTable:
+        """An empty error table."""
+        return ErrorTable(rows)
+
+    def histograms(self, names: Iterable[str]) -> Histograms:
+        """Empty histograms."""
+        return Histograms(names)
+
+    def host(self, value: NDArray[Any]) -> NDArray[Any]:
+        """The value itself."""
+        return value
+
+
+CPU = Cpu()
+
+
+def parse_device(device: str) -> int | None:
+    """The GPU's number of `cuda` or `cuda:N`; None for `cpu`. Raises OptionError for anything else."""
+    if device == "cpu":
+        return None
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", device)
+    if match is None:
+        raise OptionError(f"device {device!r}: write cpu, cuda or cuda:N, such as cuda:1")
+    return int(match[1] or 0)

@@ -1,0 +1,142 @@
+"""Runs the segments of one plan for many samples, within a share of memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from precisionlab.backends.place import CPU, Place, Running
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.data import Sample
+from precisionlab.memory import UNLIMITED, Share
+from precisionlab.model import Model
+from precisionlab.precision import PrecisionPlan
+from precisionlab.rewrite.flow import LayerCopier
+from precisionlab.rewrite.gates import check_opset
+from precisionlab.rewrite.observe import Flow, Key, Segment, cut, largest_need, segments
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+State = Mapping[Key, Any]
+"""Values by flow and tensor, as the place has them: numpy's arrays on the CPU."""
+Values = dict[Key, Any]
+
+_INSIDE = 2
+"""What a segment holds while it runs, of what it shows and is given: rounded copies, and what its layers share."""
+
+_AT_ONCE = 256
+"""Samples whose values wait at most while the parts of a model take turns."""
+
+
+class Visit(Protocol[T_co]):
+    """One sample's way through the segments."""
+
+    def see(self, segment: Segment, state: State) -> None:
+        """Look at the values that stand after this segment."""
+        ...
+
+    def result(self) -> T_co:
+        """What came of it."""
+        ...
+
+
+class Runner:
+    """One plan's segments. Their sessions live as long as the runner does, or where the weights are parted, in turn."""
+
+    def __init__(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        flows: tuple[Flow, ...],
+        shown: tuple[Flow, ...],
+        budget: int,
+        share: Share = UNLIMITED,
+        place: Place = CPU,
+        copier: type[LayerCopier] = LayerCopier,
+    ) -> None:
+        """`budget` is how much a segment may show for a sample, `copier` makes its layers.
+
+        Raises OptionError where the share is too small.
+        """
+        check_opset(model.onnx, plan)
+        # Not shared between the threads: where the model is cut, and so the last bits, must not depend on them.
+        parts = cut(model, len(shown), budget, share.weights)
+        self._segments = segments(model, plan, table, parts, flows, shown, copier)
+        self._share, self._place = share, place
+        self._each, self._carried, where = largest_need(model, parts, len(shown), len(frozenset(flows)))
+        self._each *= _INSIDE
+        self.most = share.side_by_side(model, 1 << 16, self._each, where)
+        self._sessions = None if share.is_parted else [place.session(segment.graph) for segment in self._segments]
+        self._last: dict[Key, int] = {}
+        for index, segment in enumerate(self._segments):
+            self._last.update((key, index) for key in segment.feeds.values())
+
+    def each(self, samples: Iterable[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
+        """What each sample's visit gives, in the samples' order; some side by side, on as many threads as fit."""
+        threads = self._place.threads(min(threads, self.most))
+        if self._sessions is None:
+            return self._in_turn(iter(samples), visit, threads)
+        sessions = self._sessions
+
+        def through(sample: Sample) -> T:
+            visitor, state = visit(sample), _inputs(sample)
+            for index, session in enumerate(sessions):
+                state = self._step(index, session, (state, visitor))
+            return visitor.result()
+
+        return side_by_side(through, samples, threads)
+
+    def _in_turn(self, samples: Iterator[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
+        """Each segment for as many samples as may wait together, before the next one is made."""
+        room = self._share.samples - threads * self._each
+        count = max(1, min(_AT_ONCE, room // max(1, 2 * self._carried)))
+        while chunk := list(islice(samples, count)):
+            visitors = [visit(sample) for sample in chunk]
+            states = [_inputs(sample) for sample in chunk]
+            chunk.clear()
+            for index, segment in enumerate(self._segments):
+                session = self._place.session(segment.graph)
+                step = partial(self._step, index, session)
+                states = list(side_by_side(step, zip(states, visitors, strict=True), threads))
+                session.close()
+            yield from (visitor.result() for visitor in visitors)
+
+    def _step(self, index: int, session: Running, sample: tuple[Values, Visit[Any]]) -> Values:
+        """One segment for one sample; what later ones need of the values."""
+        state, visitor = sample
+        segment = self._segments[index]
+        values = session.run({name: state[key] for name, key in segment.feeds.items()})
+        state.update((segment.fetches[name], value) for name, value in values.items())
+        values.clear()
+        visitor.see(segment, state)
+        return {key: value for key, value in state.items() if self._last.get(key, -1) > index}
+
+
+def side_by_side(work: Callable[[Any], T], items: Iterable[Any], threads: int) -> Iterator[T]:
+    """Work on `threads` items at a time; the results come in the items' order.
+
+    No more than that are read ahead, so that memory does not grow with their number.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                del item
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _inputs(sample: Sample) -> Values:
+    return {(Flow.REFERENCE, name): array for name, array in sample.inputs.items()}

@@ -1,0 +1,439 @@
+"""How true the emulation is: each layer's error as emulated beside that of real low-precision arithmetic."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from precisionlab.backends import EMULATION, RTX, TENSORRT
+from precisionlab.backends.base import Backend
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.real import Device, RealBackend, check_real, device_of, run_whole
+from precisionlab.backends.stepped import SteppedBackend
+from precisionlab.backends.tensorrt.opening import open_engines
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.thresholds import DEFAULT_METHOD, table_of
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.errors import ErrorTable
+from precisionlab.compare.fidelity import Agreements, agreements, number_or_none
+from precisionlab.compare.gather import Gathering, SampleResult, output_errors
+from precisionlab.data import Dataset, open_dataset
+from precisionlab.disk import told, write_whole
+from precisionlab.errors import OptionError, PrecisionLabError
+from precisionlab.lock import held_folder
+from precisionlab.memory import default_memory
+from precisionlab.model import Model, load_model
+from precisionlab.observer import Observer, Silent
+from precisionlab.options import EngineOptions, check_at_least, parse_precisions
+from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.ranges import operands_of, typical_sqnr
+from precisionlab.rewrite.flow import with_held_pins
+from precisionlab.rewrite.gates import check_opset
+from precisionlab.rewrite.real import one_node_layers
+from precisionlab.rewrite.typed import save_typed, typed_model
+from precisionlab.samples import checked
+
+CUDA = "cuda"
+AGAINST = (CUDA, TENSORRT, RTX)
+PATTERNS, NODES = "patterns", "nodes"
+KERNELS = (TENSORRT, EMULATION)
+"""Whose kernels are emulated: TensorRT's, or ONNX Runtime's on CUDA."""
+_RESULT, _ROWS, _PAGE = "fidelity.json", "fidelity.csv", "fidelity.html"
+_PACKAGES = ("precisionlab", "onnx", "onnx-ir", "numpy", "numba")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that is wanted: `figure` as it is, None where there is none; at least `least`, or at most `most`."""
+
+    name: str
+    figure: float | None
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """None where there is no figure."""
+        if self.figure is None or math.isnan(self.figure):
+            return None
+        return (self.least is None or self.figure >= self.least) and (self.most is None or self.figure <= self.most)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor that a layer gives: SQNR in dB, emulated and real; None where a flow does not have it."""
+
+    layer: str
+    kind: str
+    tensor: str
+    introduced: tuple[float | None, float | None]
+    inherited: tuple[float | None, float | None]
+    nonfinite: tuple[bool, bool]
+    unreal: str | None
+
+
+@dataclass(frozen=True)
+class PrecisionFidelity:
+    """One precision: the emulation (always the first of two figures) beside the real thing.
+
+    `unreal` says which layers cannot be had for real, and why: both sides have them in float32. `introduced` is None
+    where the real side does not show layers alone. `final` is the SQNR of the worst final output over all samples,
+    `typical` its mean over the samples: one sample at the edge of a decision can rule the first. `optimised` is the
+    final SQNR of the whole typed model, None where it was not run, and then `optimised_note` says why.
+    """
+
+    precision: Precision
+    rows: tuple[Row, ...]
+    introduced: Agreements | None
+    inherited: Agreements
+    final: tuple[float, float]
+    typical: tuple[float, float]
+    optimised: float | None
+    optimised_note: str
+    unreal: Mapping[str, str]
+    device: str
+    layers: int
+    seconds: tuple[float, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def only(self) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+        """The tensors with a NaN or Inf that the reference does not have: emulated alone, real alone; in both."""
+        emulated = tuple(row.tensor for row in self.rows if row.nonfinite == (True, False))
+        real = tuple(row.tensor for row in self.rows if row.nonfinite == (False, True))
+        return emulated, real, sum(row.nonfinite == (True, True) for row in self.rows)
+
+    @property
+    def kinds(self) -> dict[str, tuple[int, float]]:
+        """Kind of layer → how many have both introduced figures, and the median of real − emulated, in dB."""
+        found: dict[str, list[float]] = {}
+        for row in self.rows:
+            emulated, real = row.introduced
+            if emulated is None or real is None or row.unreal is not None:
+                continue
+            if math.isfinite(emulated) and math.isfinite(real):
+                found.setdefault(row.kind, []).append(real - emulated)
+        return {kind: (len(each), statistics.median(each)) for kind, each in found.items()}
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """What is wanted of each figure, and whether it is so."""
+        found = []
+        for name, agreed in (("introduced", self.introduced), ("inherited", self.inherited)):
+            if agreed is not None and agreed.tensors:
+                found.append(Goal(f"rank correlation, {name}", agreed.spearman, least=0.99))
+                found.append(Goal(f"worst {agreed.worst} shared, {name}", agreed.shared, least=agreed.worst - 1))
+        emulated, real = self.final
+        found.append(Goal("final, unoptimised: dB apart", _apart(emulated, real), most=1.5))
+        if self.optimised is not None:
+            found.append(Goal("final, optimised: dB apart", _apart(emulated, self.optimised), most=4.0))
+        mine, theirs, _ = self.only
+        found.append(Goal("tensors with NaN or Inf that differ", len(mine) + len(theirs), most=0))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class FidelityResult:
+    """All precisions of one model. `facts` is what stands in the JSON beside the figures."""
+
+    model: str
+    found: tuple[PrecisionFidelity, ...]
+    facts: Mapping[str, Any]
+    folder: Path
+
+
+def fidelity(
+    model: str | Path,
+    data: str | Path,
+    *,
+    precisions: str | Iterable[str] = ("fp16", "bf16", "int8"),
+    against: str = CUDA,
+    device: str = "cuda:0",
+    layers: str | None = None,
+    kernels: str | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    skip_bad: bool = False,
+    out: str | Path | None = None,
+    page: bool = True,
+    observer: Observer | None = None,
+) -> FidelityResult:
+    """Hold the emulation against real low precision, layer by layer, on the same samples and without pins.
+
+    `against` "cuda" is ONNX Runtime: fp16 and bf16 by its CUDA provider on `device`, int8 as integers on the CPU;
+    "tensorrt" and "tensorrt-rtx" are engines, whose layers are not seen alone. `layers` are the "patterns" that a sweep
+    has, by default against engines, or "nodes": as ONNX Runtime fuses nothing there, by default the emulation does not
+    either. `kernels` says whose rounding inside of layers in half is emulated: "tensorrt", as a sweep has it, by
+    default against engines, or "onnxruntime", by default against "cuda". Writes fidelity.json, fidelity.csv and
+    fidelity.html (not without `page`) to `out`, by default `reports/<model>-fidelity`.
+
+    Raises PrecisionLabError for input that cannot be used; OptionError where this machine has no real arithmetic in a
+    precision.
+    """
+    see = observer or Silent()
+    wanted = parse_precisions(precisions)
+    if against not in AGAINST:
+        raise OptionError(f"unknown opponent {against!r}; hold the emulation against one of {', '.join(AGAINST)}")
+    if layers is None:
+        layers = NODES if against == CUDA else PATTERNS
+    if layers not in (PATTERNS, NODES):
+        raise OptionError(f"unknown layers {layers!r}: {PATTERNS}, or {NODES}")
+    if kernels is None:
+        kernels = EMULATION if against == CUDA else TENSORRT
+    if kernels not in KERNELS:
+        raise OptionError(f"unknown kernels {kernels!r}; use one of {', '.join(KERNELS)}")
+    check_at_least(1, samples=samples, threads=threads)
+    check_at_least(0, seed=seed)
+    where = device_of(device)
+    if against == CUDA:
+        for precision in wanted:
+            check_real(precision, where)
+    loaded = load_model(Path(model))
+    for precision in wanted:
+        check_opset(loaded.onnx, PrecisionPlan(loaded.sha256, precision))
+    folder = Path(out) if out is not None else Path("reports") / f"{loaded.name}-fidelity"
+    with held_folder(folder, see.note):
+        dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
+        local = emulated(loaded if layers == PATTERNS else one_node_layers(loaded), dataset, threads, kernels)
+        job = _Job(local, dataset, folder, see)
+        found = tuple(job.engines(p, against) if against != CUDA else job.real(p, where) for p in wanted)
+        facts = {
+            **_facts(local.model, dataset, against, where, seed),
+            "layers": layers,
+            "kernels": kernels,
+        }
+        result = FidelityResult(loaded.path.name, found, facts, folder)
+        _write(result, page)
+    return result
+
+
+def emulated(model: Model, dataset: Dataset, threads: int | None, kernels: str) -> OnnxRuntimeBackend:
+    """The emulation of these kernels, ready for the model at the shapes of the dataset's first sample."""
+    kind = SteppedBackend if kernels == EMULATION else OnnxRuntimeBackend
+    return kind(model, next(iter(dataset)), threads, memory=default_memory())
+
+
+class _Job:
+    """The comparisons of one model."""
+
+    def __init__(self, local: OnnxRuntimeBackend, dataset: Dataset, folder: Path, see: Observer) -> None:
+        self._local = local
+        self._model = local.model
+        self._dataset = dataset
+        self._folder = folder
+        self._see = see
+
+    def real(self, precision: Precision, device: Device) -> PrecisionFidelity:
+        """Against ONNX Runtime's own arithmetic in the precision."""
+        where = Device(None) if precision is Precision.INT8 else device
+        backend = RealBackend(self._local, where)
+        plan, table = self._plan(precision)
+        unreal = backend.unreal(plan)
+        pins = [Pin(name, self._model.layer[name].nodes, Precision.FP32, why) for name, why in unreal.items()]
+        plan = plan.with_pins((*plan.pins, *pins))
+        emulated = self._compared(f"{precision}, emulated", self._local, plan, table, introduced=True)
+        found = self._compared(f"{precision}, real on {where.name}", backend, plan, table, introduced=True)
+        optimised, note = self._optimised(plan, table, where)
+        return self._result(precision, emulated, found, unreal, where.name, optimised, note)
+
+    def engines(self, precision: Precision, against: str) -> PrecisionFidelity:
+        """Against engines of TensorRT: what a layer's output has inherited, and the final outputs."""
+        plan, table = self._plan(precision)
+        emulated = self._compared(f"{precision}, emulated", self._local, plan, table, introduced=False)
+        options = EngineOptions()
+        with open_engines(
+            against, self._local, self._dataset, self._dataset, options, self._folder, self._see
+        ) as engine:
+            found = self._compared(f"{precision}, measured", engine, plan, table, introduced=False)
+            device = ", ".join(f"{name} {value}" for name, value in engine.identity.items())
+            notes = tuple(engine.notes)
+        note = "an engine is optimised as it is: see the final SQNR"
+        return self._result(precision, emulated, found, {}, device, None, note, notes)
+
+    def _plan(self, precision: Precision) -> tuple[PrecisionPlan, CalibrationTable | None]:
+        plan = PrecisionPlan(self._model.sha256, precision)
+        if precision is not Precision.INT8:
+            return plan, None
+        self._see.stage("int8 ranges", len(self._dataset))
+        collector = self._local.collector(operands_of(self._model))
+        collector.add(self._dataset, self._see.advance)
+        table = table_of(collector.histograms(), DEFAULT_METHOD, len(self._dataset))
+        return with_held_pins(self._model, replace(plan, calibration=DEFAULT_METHOD), table), table
+
+    def _compared(
+        self, title: str, backend: Backend, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool
+    ) -> Comparison:
+        self._see.stage(title, len(self._dataset))
+        return backend.compare(plan, table, self._dataset, self._see.advance, metric=None, introduced=introduced)
+
+    def _optimised(
+        self, plan: PrecisionPlan, table: CalibrationTable | None, device: Device
+    ) -> tuple[float | None, str]:
+        """The final SQNR of the whole typed model with all of ONNX Runtime's optimisations; or why there is none."""
+        try:
+            typed = typed_model(self._model, plan, table)
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "typed.onnx"
+                save_typed(typed, path)
+                session = run_whole(str(path), device)
+                gathering = Gathering(0, None)
+                names = [info.name for info in self._model.outputs]
+                reference = self._local.reference(names)
+                self._see.stage(f"{plan.default}, optimised on {device.name}", len(self._dataset))
+                for done, sample in enumerate(self._dataset, 1):
+                    true, low = reference(sample), session.run(sample.inputs)
+                    errors = {name: output_errors(true[name], low[name]) for name in names}
+                    gathering.add(SampleResult(ErrorTable(0), errors, None, None))
+                    self._see.advance(done)
+        except PrecisionLabError as error:
+            return None, str(error)
+        return gathering.comparison({}, {}, (), 0.0).worst("sqnr"), "; ".join(typed.notes)
+
+    def _result(
+        self,
+        precision: Precision,
+        emulated: Comparison,
+        real: Comparison,
+        unreal: Mapping[str, str],
+        device: str,
+        optimised: float | None,
+        note: str,
+        notes: tuple[str, ...] = (),
+    ) -> PrecisionFidelity:
+        rows = []
+        broken = (frozenset(emulated.nonfinite), frozenset(real.nonfinite))
+        for layer in self._model.layers:
+            for tensor in layer.outputs:
+                own = (_sqnr(emulated.introduced, tensor), _sqnr(real.introduced, tensor))
+                so_far = (_sqnr(emulated.inherited, tensor), _sqnr(real.inherited, tensor))
+                if layer.fixed is None and None not in so_far:
+                    nonfinite = (tensor in broken[0], tensor in broken[1])
+                    rows.append(Row(layer.name, layer.kind, tensor, own, so_far, nonfinite, unreal.get(layer.name)))
+        introduced = agreements_of(rows, lambda row: row.introduced) if real.introduced else None
+        return PrecisionFidelity(
+            precision=precision,
+            rows=tuple(rows),
+            introduced=introduced,
+            inherited=agreements_of(rows, lambda row: row.inherited),
+            final=(emulated.worst("sqnr"), real.worst("sqnr")),
+            typical=(typical_sqnr(emulated), typical_sqnr(real)),
+            optimised=optimised,
+            optimised_note=note,
+            unreal=unreal,
+            device=device,
+            layers=sum(layer.fixed is None for layer in self._model.layers),
+            seconds=(emulated.seconds, real.seconds),
+            notes=notes,
+        )
+
+
+def _sqnr(found: Mapping[str, Any], tensor: str) -> float | None:
+    return found[tensor].sqnr if tensor in found else None
+
+
+def agreements_of(rows: Iterable[Row], pick: Callable[[Row], tuple[float | None, float | None]]) -> Agreements:
+    """How two figures of the rows agree, of those that have both and are real."""
+    first, second = {}, {}
+    for row in rows:
+        emulated, real = pick(row)
+        if emulated is not None and real is not None and row.unreal is None:
+            first[row.tensor], second[row.tensor] = emulated, real
+    return agreements(first, second)
+
+
+def _apart(first: float, second: float) -> float:
+    """How many dB two figures differ; none where both are broken (NaN or −∞), or both exact."""
+    first, second = (-math.inf if math.isnan(x) else x for x in (first, second))
+    return 0.0 if first == second else abs(first - second)
+
+
+def _facts(model: Model, dataset: Dataset, against: str, device: Device, seed: int) -> dict[str, Any]:
+    return {
+        "model": {"path": str(model.path), "sha256": model.sha256},
+        "data": {"sha256": dataset.sha256, "samples": len(dataset), "seed": seed},
+        "against": against,
+        "device": device.name,
+        "gpu": _gpu(device) if device.number is not None else None,
+        "machine": platform.machine(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import onnxruntime
+
+    found = {"onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from its source folder
+            continue
+    return found
+
+
+def _gpu(device: Device) -> str | None:
+    """What the driver calls the GPU; None where it does not say."""
+    command = ["nvidia-smi", f"--id={device.number}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _write(result: FidelityResult, page: bool) -> None:
+    from precisionlab.report.csvfile import to_csv
+    from precisionlab.report.fidelity import fidelity_page, fidelity_table
+
+    with told(result.folder, "choose another folder with --out"):
+        write_whole(result.folder / _RESULT, json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n")
+        write_whole(result.folder / _ROWS, to_csv(fidelity_table(result)))
+        if page:
+            write_whole(result.folder / _PAGE, fidelity_page(result))
+
+
+def to_json(result: FidelityResult) -> dict[str, Any]:
+    """The figures and what they come from; a final figure that is not finite is text, one that is not there null."""
+    return {**result.facts, "precisions": [plain(found) for found in result.found]}
+
+
+def plain(found: PrecisionFidelity) -> dict[str, Any]:
+    """One precision's figures as JSON can hold them."""
+    emulated, real, both = found.only
+    return {
+        "precision": found.precision.value,
+        "device": found.device,
+        "layers": found.layers,
+        "unreal": dict(found.unreal),
+        "introduced": None if found.introduced is None else found.introduced.to_dict(),
+        "inherited": found.inherited.to_dict(),
+        "kinds": {kind: {"layers": count, "median_db": apart} for kind, (count, apart) in found.kinds.items()},
+        "final_sqnr_db": {
+            "emulated": written(found.final[0]),
+            "real": written(found.final[1]),
+            "optimised": None if found.optimised is None else written(found.optimised),
+        },
+        "typical_sqnr_db": {"emulated": written(found.typical[0]), "real": written(found.typical[1])},
+        "optimised_note": found.optimised_note,
+        "nonfinite": {"emulated_only": list(emulated), "real_only": list(real), "both": both},
+        "goals": [{**{k: number_or_none(v) for k, v in asdict(g).items()}, "met": g.met} for g in found.goals],
+        "seconds": {"emulated": found.seconds[0], "real": found.seconds[1]},
+        "notes": list(found.notes),
+    }
+
+
+def written(value: float) -> float | str:
+    """The figure as JSON can hold it."""
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,52 @@
+"""The comparison for other programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from precisionlab.report.diff.compare import RunDiff
+from precisionlab.report.diff.figures import Change
+from precisionlab.search.certificate import json_number
+
+
+def diff_to_dict(diff: RunDiff) -> dict[str, Any]:
+    """The object that `--json` prints; NaN and infinities are the words "nan", "inf" and "-inf"."""
+    return {
+        "a": str(diff.before.folder),
+        "b": str(diff.after.folder),
+        "worse": bool(diff.failures),
+        "failures": list(diff.failures),
+        "settings": [{"name": s.name, "a": s.before, "b": s.after} for s in diff.settings],
+        "precisions": [
+            {
+                "precision": p.name,
+                "trend": p.trend,
+                "met": {"a": p.met[0], "b": p.met[1]},
+                "pins": [
+                    {"layer": pin.layer, "a": pin.before or None, "b": pin.after or None, "reason": pin.reason}
+                    for pin in p.pins
+                ],
+                "figures": [_change_dict(change) for change in p.found],
+            }
+            for p in diff.precisions
+        ],
+        "variants": [
+            {"variant": v.name, "met": {"a": v.met[0], "b": v.met[1]}, "figures": [_change_dict(c) for c in v.changes]}
+            for v in diff.variants
+        ],
+        "layers": [
+            {
+                "precision": layer.precision,
+                "layer": layer.layer,
+                "introduced_sqnr_db": _change_dict(layer.introduced),
+                "inherited_sqnr_db": _change_dict(layer.inherited),
+            }
+            for layer in diff.layers
+        ],
+        "only": [{"what": what, "a": list(a), "b": list(b)} for what, a, b in diff.only],
+    }
+
+
+def _change_dict(change: Change) -> dict[str, Any]:
+    a, b = (None if value is None else json_number(value) for value in (change.before, change.after))
+    return {"figure": change.name, "held_out": change.held_out, "a": a, "b": b, "trend": change.trend}

@@ -1,0 +1,85 @@
+"""The plans that two runs found for one precision: verdicts, pins and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from precisionlab.precision import Pin
+from precisionlab.report.cells import Row, as_number, records_of
+from precisionlab.report.diff.figures import BETTER, DECISIVE, SAME, WORSE, Change
+from precisionlab.report.diff.variants import changes_of, variants_of
+from precisionlab.report.redraw import RunFiles
+from precisionlab.report.views import VariantView
+
+
+@dataclass(frozen=True)
+class PinChange:
+    """A layer whose pin differs; an empty precision is none."""
+
+    layer: str
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PrecisionChange:
+    """One low precision that both runs swept, and the plans that they found. `found` are the figures of these."""
+
+    name: str
+    met: tuple[bool, bool]
+    pins: tuple[PinChange, ...]
+    found: tuple[Change, ...]
+
+    @property
+    def trend(self) -> str:
+        """Worse where a met tolerance no longer is, or the plan found lost and gained nothing; "mixed" where both."""
+        if self.met[0] != self.met[1]:
+            return BETTER if self.met[1] else WORSE
+        trends = {change.trend for change in self.found if change.kind in DECISIVE}
+        if {WORSE, BETTER} <= trends:
+            return "mixed"
+        return WORSE if WORSE in trends else BETTER if BETTER in trends else SAME
+
+    @property
+    def added(self) -> tuple[PinChange, ...]:
+        """Pins of B alone."""
+        return tuple(pin for pin in self.pins if not pin.before)
+
+    @property
+    def removed(self) -> tuple[PinChange, ...]:
+        """Pins of A alone."""
+        return tuple(pin for pin in self.pins if not pin.after)
+
+
+def precision_change(name: str, before: RunFiles, after: RunFiles) -> PrecisionChange:
+    """The plans that both runs found for a precision; an engine's figures follow the emulated ones."""
+    runs = (before, after)
+    met = tuple(bool(files.run["precisions"][name]["met"]) for files in runs)
+    found: list[Change] = []
+    for engine in ("", " engine"):
+        old, new = (_found(variants_of(files), name, engine) for files in runs)
+        if old is not None and new is not None:
+            found += changes_of(old, new)
+            found.append(Change("latency", _latency(before, old.name), _latency(after, new.name)))
+    pins = _pins(*({pin.layer: pin for pin in files.plans[name].pins} for files in runs))
+    return PrecisionChange(name, (met[0], met[1]), tuple(pins), tuple(found))
+
+
+def _found(variants: Mapping[str, VariantView], name: str, engine: str) -> VariantView | None:
+    """The variant of the plan found: the one with pins where there is one."""
+    return variants.get(f"{name} mixed{engine}") or variants.get(f"{name}{engine}")
+
+
+def _latency(files: RunFiles, variant: str) -> float | None:
+    rows: Iterable[Row] = records_of(files.variants)
+    return next((as_number(row, "latency_ms") for row in rows if row["variant"] == variant), None)
+
+
+def _pins(old: Mapping[str, Pin], new: Mapping[str, Pin]) -> Iterable[PinChange]:
+    for layer in dict.fromkeys([*old, *new]):
+        pins = old.get(layer), new.get(layer)
+        before, after = (pin.precision.value if pin else "" for pin in pins)
+        if before != after:
+            yield PinChange(layer, before, after, next((pin.reason for pin in reversed(pins) if pin), ""))

@@ -1,0 +1,59 @@
+"""One variant in both runs: its figures, for the worst output and for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from precisionlab.report.cells import records_of
+from precisionlab.report.diff.figures import ERRORS, SAME, Change
+from precisionlab.report.redraw import RunFiles
+from precisionlab.report.views import ErrorFigures, VariantView, variant_view
+
+
+@dataclass(frozen=True)
+class VariantChange:
+    """One variant in both runs."""
+
+    name: str
+    reference: bool
+    met: tuple[bool, bool]
+    changes: tuple[Change, ...]
+
+    @property
+    def shown(self) -> tuple[Change, ...]:
+        """What a page shows: the SQNR always, the rest where it changed."""
+        return tuple(c for c in self.changes if c.trend != SAME or (c.name == "sqnr" and not c.held_out))
+
+
+def variants_of(files: RunFiles) -> dict[str, VariantView]:
+    """Each variant of a run, by name."""
+    rows = groupby(records_of(files.variants), key=lambda row: row["variant"])
+    return {str(name): variant_view(list(found)) for name, found in rows}
+
+
+def variant_change(old: VariantView, new: VariantView) -> VariantChange:
+    """One variant, A's beside B's."""
+    return VariantChange(old.name, old.reference, (old.met, new.met), tuple(changes_of(old, new)))
+
+
+def changes_of(old: VariantView, new: VariantView) -> Iterable[Change]:
+    """Every figure of a variant; those of single outputs where there are several."""
+    yield from _errors(old.worst, new.worst, None, False)
+    yield from _errors(old.worst.held_out, new.worst.held_out, None, True)
+    yield Change("metric", old.metric, new.metric)
+    yield Change("metric", old.held_out_metric, new.held_out_metric, held_out=True)
+    yield Change("nonfinite", old.nonfinite_tensors, new.nonfinite_tensors)
+    yield Change("nonfinite", old.held_out_nonfinite, new.held_out_nonfinite, held_out=True)
+    yield Change("pins", old.pins, new.pins)
+    yield Change("cost", old.cost, new.cost)
+    outputs = {output.name: output for output in new.outputs}
+    for output in old.outputs if len(old.outputs) > 1 else ():
+        if (other := outputs.get(output.name)) is not None:
+            yield from _errors(output, other, output.name, False)
+            yield from _errors(output.held_out, other.held_out, output.name, True)
+
+
+def _errors(old: ErrorFigures, new: ErrorFigures, output: str | None, held_out: bool) -> Iterable[Change]:
+    return [Change(name, getattr(old, name), getattr(new, name), output, held_out) for name in ERRORS]

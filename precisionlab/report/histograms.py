@@ -1,0 +1,194 @@
+"""What the tensors of the reference hold: `histograms.json`, and how a page draws it.
+
+`histograms.json` is an object of
+
+| key | meaning |
+|---|---|
+| samples | how many samples were counted: those that chose the pins |
+| layers | for each layer, by `index`: `outputs`, the float32 tensors that it gives, `operands`, those that int8 takes |
+| tensors | for each tensor its histogram, and where it is an operand of an int8 layer `range` and `channels` |
+
+A histogram is of |x| in the float32 reference: `bins` counts the finite values from 2^(exponent − 10) to 2^exponent,
+four bins of equal width to each power of two; `below` what is smaller but not zero, `zeros` exact zeros, `nonfinite`
+NaN and Inf; `amax` is the largest finite |x|. `range` is where int8 ends (`amax`), by which `method`, and how many
+values lie beyond (`clipped`). `channels` has the number of channels along `axis`, the median of their largest |x|
+(channels of zeros left out), and the largest with its channel (`place`), over the first eight samples.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from precisionlab.calibration.channels import ChannelSpread
+from precisionlab.calibration.coarse import COARSE, CoarseHistogram
+from precisionlab.calibration.table import Range
+from precisionlab.precision import Precision
+from precisionlab.report.cells import percent, show, visible
+from precisionlab.report.details import script_json
+from precisionlab.rewrite.flow import int8_operands
+
+if TYPE_CHECKING:
+    from precisionlab.results import SweepResult
+
+HISTOGRAMS = "histograms.json"
+_HEIGHTS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""Of bars, from nothing to the highest: one character each keeps thousands of histograms small."""
+
+
+@dataclass(frozen=True)
+class TensorValues:
+    """What one tensor holds. `range` and `channels` are None but for operands of int8 layers."""
+
+    histogram: CoarseHistogram
+    range: Range | None
+    channels: ChannelSpread | None
+
+    @property
+    def uneven(self) -> bool:
+        """Whether outlier channels leave the others few int8 levels."""
+        return self.channels is not None and self.range is not None and self.channels.is_uneven(self.range.amax)
+
+
+@dataclass(frozen=True)
+class LayerTensors:
+    """The names of the tensors of one layer that were counted."""
+
+    outputs: tuple[str, ...]
+    operands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunHistograms:
+    """What `histograms.json` holds."""
+
+    samples: int
+    layers: tuple[LayerTensors, ...]
+    tensors: Mapping[str, TensorValues]
+
+    def uneven_of(self, index: int) -> tuple[tuple[str, TensorValues], ...]:
+        """The operands of a layer that have outlier channels."""
+        found = self.layers[index].operands if index < len(self.layers) else ()
+        return tuple((name, self.tensors[name]) for name in found if self.tensors[name].uneven)
+
+
+# The file
+
+
+def histograms_text(result: SweepResult) -> str:
+    """The content of `histograms.json`."""
+    values = result.values
+    table = next((found.table for found in result.precisions if found.precision is Precision.INT8), None)
+    model = result.model
+    layers = [
+        {
+            "outputs": [name for name in layer.outputs if name in values.histograms],
+            "operands": [name for name in int8_operands(model, layer) if name in values.histograms],
+        }
+        for layer in model.layers
+    ]
+    tensors: dict[str, dict[str, Any]] = {}
+    for name, histogram in values.histograms.items():
+        tensors[name] = histogram.to_dict()
+        found = table.ranges.get(name) if table else None
+        if found is not None:
+            tensors[name]["range"] = {"amax": found.amax, "method": found.method, "clipped": found.clipped}
+        if name in values.channels:
+            tensors[name]["channels"] = values.channels[name].to_dict()
+    # A line for each tensor: for people who look, and for those who compare two runs.
+    head = json.dumps({"samples": values.samples, "layers": layers}, ensure_ascii=False)
+    lines = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(found)}" for name, found in tensors.items()]
+    return head[:-1] + ', "tensors": {\n' + ",\n".join(lines) + "\n}}\n"
+
+
+def read_histograms(text: str) -> RunHistograms:
+    """What `histograms_text` wrote. Raises ValueError where it is something else."""
+    data = json.loads(text)
+    try:
+        tensors = {name: _tensor(found) for name, found in data["tensors"].items()}
+        layers = tuple(LayerTensors(tuple(la["outputs"]), tuple(la["operands"])) for la in data["layers"])
+        samples = int(data["samples"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    unknown = next((n for la in layers for n in (*la.outputs, *la.operands) if n not in tensors), None)
+    if unknown is not None:
+        raise ValueError(f"no histogram of tensor {unknown!r}")
+    return RunHistograms(samples, layers, tensors)
+
+
+def _tensor(data: Mapping[str, Any]) -> TensorValues:
+    content = {name: value for name, value in data.items() if name not in ("range", "channels")}
+    histogram = CoarseHistogram.from_dict(content)
+    numbers = (histogram.exponent, histogram.below, histogram.zeros, histogram.nonfinite, *histogram.bins)
+    if len(histogram.bins) != COARSE or not all(type(number) is int for number in numbers):
+        raise ValueError("not a histogram")
+    channels = ChannelSpread(**data["channels"]) if "channels" in data else None
+    return TensorValues(histogram, _range(data["range"], histogram) if "range" in data else None, channels)
+
+
+def _range(data: Mapping[str, Any], histogram: CoarseHistogram) -> Range:
+    amax, clipped = float(data["amax"]), int(data["clipped"])
+    return Range(amax, str(data["method"]), histogram.amax, histogram.count, clipped, histogram.nonfinite)
+
+
+# The page
+
+
+def histograms_json(found: RunHistograms) -> Markup:
+    """The histograms as the page's script draws them: `tensors`, and for each layer's index the places of its tensors.
+
+    A tensor is its name, the exponent, the heights of its bars (logarithmic, one character each), the largest value as
+    a text, what else is known of the values, and for an operand of int8 where its range ends and what that means.
+    """
+    places = {name: place for place, name in enumerate(found.tensors)}
+    layers = {
+        str(index): [[places[n] for n in layer.outputs], [places[n] for n in layer.operands if n not in layer.outputs]]
+        for index, layer in enumerate(found.layers)
+        if layer.outputs or layer.operands
+    }
+    tensors = [_drawn(name, values) for name, values in found.tensors.items()]
+    return script_json({"samples": found.samples, "layers": layers, "tensors": tensors})
+
+
+def _drawn(name: str, values: TensorValues) -> list[Any]:
+    histogram = values.histogram
+    largest, words = show(histogram.amax, ".4g"), _words(histogram)
+    drawn: list[Any] = [visible(name), histogram.exponent, _bars(histogram), largest, words]
+    if values.range is not None:
+        drawn += [float(f"{values.range.amax:.6g}"), " ".join(_int8_words(values.range, values.channels))]
+    return drawn
+
+
+def _bars(histogram: CoarseHistogram) -> str:
+    top = math.log1p(max(histogram.bins))
+    most = len(_HEIGHTS) - 1
+    return "".join(_HEIGHTS[max(1, round(most * math.log1p(n) / top)) if n else 0] for n in histogram.bins)
+
+
+def _words(histogram: CoarseHistogram) -> str:
+    """How many values, and those that the picture does not show."""
+    count = histogram.count
+    said = [f"{count:,} values"]
+    if histogram.zeros:
+        said.append(f"{percent(histogram.zeros / count, '.3g')} exactly 0")
+    if histogram.below:
+        said.append(f"{percent(histogram.below / count, '.3g')} further left")
+    if histogram.nonfinite:
+        said.append(f"{histogram.nonfinite:,} NaN or Inf, not counted")
+    return ", ".join(said)
+
+
+def _int8_words(found: Range, channels: ChannelSpread | None) -> Iterable[str]:
+    clips = "nothing" if not found.clipped else f"{percent(found.clipped_share, '.3g')} of the values"
+    yield f"INT8 ends at {show(found.amax, '.4g')} ({found.method}) and clips {clips}."
+    if channels is not None:
+        where = f"channel {channels.place} of {channels.channels}"
+        yield (
+            f"Its largest channel ({where}) reaches {show(channels.largest, '.3g')}, the median one "
+            f"{show(channels.median, '.3g')}: {show(channels.levels(found.amax), '.1f')} of 127 levels."
+        )

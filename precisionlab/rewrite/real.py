@@ -1,0 +1,337 @@
+"""Copies layers into a graph in real low precision: half tensors and integer products, in the place of rounding gates.
+
+What the emulation claims to be like. It has to be run by a provider that computes in half; ONNX Runtime's CPU provider
+does not, but its integer products are real.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from precisionlab.calibration.table import CalibrationTable, weight_scales
+from precisionlab.memory import let_go
+from precisionlab.model import Layer, Model
+from precisionlab.model.layers import layer_of
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.batchnorm import folded_batchnorm
+from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
+from precisionlab.rewrite.flow import LayerCopier, nodes_outputs, precision_of
+from precisionlab.rewrite.gates import HALVES, Gates
+from precisionlab.rewrite.typed.constants import converted, converted_tensor, quantised
+from precisionlab.rewrite.typed.signature import FLOAT, Places, places
+
+ZERO = 128
+"""Of uint8, which stands for 0: the products of two uint8 are exact on every CPU, those with int8 saturate on some."""
+
+_EXACT = 2**24
+"""Sums of products of int8 stay below this for float32 to hold every one of them."""
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """What a uint8 value stands for: scale · (value − 128), with a scale for each channel along `axis`."""
+
+    scales: NDArray[np.float32]
+    axis: int | None
+
+
+class _Operands(Gates):
+    """Gates whose int8 values stay integers, as uint8 around 128."""
+
+    def __init__(self, builder: GraphBuilder, table: CalibrationTable | None) -> None:
+        super().__init__(builder, table)
+        self.known: dict[ir.Value, _Operand] = {}
+        self.zero = builder.constant(ir.tensor(np.asarray(ZERO, np.uint8)), "real/zero")
+
+    def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
+        """The model's initialiser rounded; int8 quantised ahead."""
+        if precision is not Precision.INT8:
+            return super().weight(original, precision, axis, weights)
+        assert original.const_value is not None
+        array = original.const_value.numpy()
+        scales = weight_scales(array, axis)
+        levels = quantised(array, scales, axis).astype(np.int16) + ZERO
+        let_go(original.const_value)
+        value = self._builder.constant(ir.tensor(levels.astype(np.uint8)), f"{original.name}:uint8")
+        self.known[value] = _Operand(scales, axis)
+        return value
+
+    def _quantize(self, value: ir.Value, scales: NDArray[np.float32], axis: int | None) -> ir.Value:
+        scale = self._builder.constant(ir.tensor(scales), f"{value.name}:scale")
+        name = f"{value.name}:uint8"
+        levels = self._builder.op("QuantizeLinear", [value, scale, self.zero], name, domain=MICROSOFT)
+        levels.type = ir.TensorType(ir.DataType.UINT8)
+        self.known[levels] = _Operand(scales, axis)
+        return levels
+
+
+class RealCopier(LayerCopier):
+    """Copies layers into one graph as they are, or computed in another precision in truth.
+
+    A float layer takes its float inputs by a Cast at its border, its constants converted ahead (BatchNormalization's
+    folded), and gives float32 again; inside, every node is one in half, so that what it gives is rounded, in fused
+    layers too. An int8 layer quantises its two operands to uint8 around 128, multiplies and sums integers, and scales
+    the int32 sums; its bias and what is fused behind it are as the emulation has them. A ConvTranspose, which ONNX has
+    for floats alone, takes the integers as float32, which holds their sums exactly (see `unreal`).
+    """
+
+    def __init__(self, builder: GraphBuilder, model: Model, table: CalibrationTable | None) -> None:
+        super().__init__(builder, model, table)
+        self._operands = _Operands(builder, table)
+        self._gates = self._operands
+        self._opset = _opset(model)
+        self._cast: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def copy(
+        self,
+        layer: Layer,
+        source: Mapping[ir.Value, ir.Value],
+        precision: Precision,
+        around: Precision,
+        prefix: str,
+    ) -> dict[ir.Value, ir.Value]:
+        """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
+        if precision not in HALVES:
+            return super().copy(layer, source, precision, around, prefix)
+        inside: dict[ir.Value, ir.Value] = {}
+        nodes = [self._model.node[name] for name in layer.nodes]
+        dtype = HALVES[precision]
+        for node in nodes:
+            where = places(node, dtype, self._opset, self._model.tensors)
+            folded = folded_batchnorm(node)
+            inputs = [self._taken(node, i, source, inside, where, dtype, folded) for i in range(len(node.inputs))]
+            copied = self._builder.copy(node, inputs, {}, prefix, _attributes(node, dtype, folded is not None))
+            for index, (old, new) in enumerate(zip(node.outputs, copied.outputs, strict=True)):
+                inside[old] = new
+                known = self._model.tensors.get(str(old.name))
+                if known is not None and known.dtype is not None:
+                    new.type = ir.TensorType(dtype if index in where.outputs else known.dtype)
+        shown = (v for v in nodes_outputs(nodes) if str(v.name) in layer.outputs)
+        return {v: self._in_type(inside[v], FLOAT) if inside[v].dtype == dtype else inside[v] for v in shown}
+
+    def _taken(
+        self,
+        node: ir.Node,
+        index: int,
+        source: Mapping[ir.Value, ir.Value],
+        inside: Mapping[ir.Value, ir.Value],
+        where: Places,
+        dtype: ir.DataType,
+        folded: Mapping[int, NDArray[np.float32]] | None,
+    ) -> ir.Value | None:
+        """An input as the node takes it: a float in half where the node may have that, all else as it is."""
+        value = node.inputs[index]
+        if value is None:
+            return None
+        wanted = dtype if index in where.inputs else FLOAT
+        if value.is_initializer():
+            if folded is not None and index in folded:
+                tensor = ir.tensor(converted(folded[index], wanted), dtype=wanted)
+                return self._builder.constant(tensor, f"{value.name}:folded")
+            if wanted == FLOAT:
+                return self._builder.weight(value, self._weights)
+            key = (value, wanted)
+            if key not in self._cast:
+                assert value.const_value is not None
+                tensor = converted_tensor(value.const_value, wanted)
+                self._cast[key] = self._builder.constant(tensor, f"{value.name}:{wanted.name.lower()}")
+            return self._cast[key]
+        given = inside[value] if value in inside else source[value]
+        known = self._model.tensors.get(str(value.name))
+        is_float = known is not None and known.dtype == FLOAT
+        return self._in_type(given, wanted) if is_float else given
+
+    def _in_type(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        if value.dtype == dtype:
+            return value
+        key = (value, dtype)
+        if key not in self._cast:
+            cast = self._builder.op("Cast", [value], f"{value.name}:{dtype.name.lower()}", to=int(dtype))
+            cast.type, cast.shape = ir.TensorType(dtype), _of_rank(value.shape)
+            self._cast[key] = cast
+        return self._cast[key]
+
+    def _node(
+        self,
+        node: ir.Node,
+        inputs: Sequence[ir.Value | None],
+        captured: Mapping[ir.Value, ir.Value],
+        prefix: str,
+        attributes: Mapping[str, ir.Attr],
+        precision: Precision,
+    ) -> Sequence[ir.Value]:
+        """A copy of the node; of one whose operands are integers, what computes with those."""
+        if len(inputs) < 2 or inputs[0] not in self._operands.known:
+            return super()._node(node, inputs, captured, prefix, attributes, precision)
+        first, second = (v for v in inputs[:2] if v is not None)
+        bias = inputs[2] if len(inputs) > 2 else None
+        a, b = self._operands.known[first], self._operands.known[second]
+        if node.op_type == "Gemm":
+            given = self._gemm(node, (first, a), (second, b), bias, prefix, attributes)
+            given.shape = _of_rank(node.outputs[0].shape)
+            return [given]
+        if node.op_type == "ConvTranspose":
+            first, second = self._as_float(first), self._as_float(second)
+            sums = self._made(node, "ConvTranspose", [first, second], prefix, attributes)
+        else:
+            zeros = [self._operands.zero, self._operands.zero]
+            op_type = "ConvInteger" if node.op_type == "Conv" else "MatMulInteger"
+            sums = self._made(node, op_type, [first, second, *zeros], prefix, attributes)
+            sums = self._op("Cast", [sums], node, prefix, to=int(FLOAT))
+        rank = node.inputs[1].shape.rank() if node.inputs[1] is not None and node.inputs[1].shape is not None else 0
+        trailing = rank - 2 if node.op_type in ("Conv", "ConvTranspose") and b.axis is not None else 0
+        scales = b.scales
+        if node.op_type == "ConvTranspose" and b.axis is not None:  # its axis has a group's channels alone
+            scales = np.tile(scales, attributes["group"].as_int() if "group" in attributes else 1)
+        given = self._scaled(sums, a.scales * scales, trailing, node, prefix)
+        if bias is not None:
+            if node.op_type in ("Conv", "ConvTranspose") and rank > 2:
+                axes = self._builder.constant(ir.tensor(np.array([-1] + [1] * (rank - 2), np.int64)), "real/shape")
+                bias = self._op("Reshape", [bias, axes], node, prefix)
+            given = self._op("Add", [given, bias], node, prefix)
+        given.shape = _of_rank(node.outputs[0].shape)
+        return [given]
+
+    def _gemm(
+        self,
+        node: ir.Node,
+        first: tuple[ir.Value, _Operand],
+        second: tuple[ir.Value, _Operand],
+        bias: ir.Value | None,
+        prefix: str,
+        attributes: Mapping[str, ir.Attr],
+    ) -> ir.Value:
+        """alpha · A · B + beta · C, where A and B are integers."""
+        taken = []
+        for (value, _), turned in ((first, "transA"), (second, "transB")):
+            is_turned = turned in attributes and attributes[turned].as_int()
+            taken.append(self._op("Transpose", [value], node, prefix) if is_turned else value)
+        zeros = [self._operands.zero, self._operands.zero]
+        sums = self._op("MatMulInteger", [*taken, *zeros], node, prefix)
+        sums = self._op("Cast", [sums], node, prefix, to=int(FLOAT))
+        alpha = np.float32(attributes["alpha"].as_float() if "alpha" in attributes else 1.0)
+        beta = np.float32(attributes["beta"].as_float() if "beta" in attributes else 1.0)
+        given = self._scaled(sums, alpha * first[1].scales * second[1].scales, 0, node, prefix)
+        if bias is None:
+            return given
+        if beta != 1:
+            factor = self._builder.constant(ir.tensor(np.asarray(beta)), f"{node.name}:beta")
+            bias = self._op("Mul", [bias, factor], node, prefix)
+        return self._op("Add", [given, bias], node, prefix)
+
+    def _scaled(
+        self, sums: ir.Value, scales: NDArray[np.float32], trailing: int, node: ir.Node, prefix: str
+    ) -> ir.Value:
+        shaped = np.asarray(scales, np.float32)
+        shaped = shaped.reshape(shaped.shape + (1,) * trailing)
+        factor = self._builder.constant(ir.tensor(shaped), f"{node.name}:scales")
+        return self._op("Mul", [sums, factor], node, prefix)
+
+    def _as_float(self, value: ir.Value) -> ir.Value:
+        one = self._builder.constant(ir.tensor(np.asarray(1, np.float32)), "real/one")
+        name = f"{value.name}:levels"
+        levels = self._builder.op("DequantizeLinear", [value, one, self._operands.zero], name, domain=MICROSOFT)
+        levels.type = ir.TensorType(FLOAT)
+        return levels
+
+    def _op(
+        self, op_type: str, inputs: Iterable[ir.Value | None], node: ir.Node, prefix: str, to: int | None = None
+    ) -> ir.Value:
+        name = f"{prefix}{node.name}:{op_type}"
+        attributes = {} if to is None else {"to": to}
+        value = self._builder.op(op_type, inputs, name, domain="", **attributes)
+        integers = op_type in ("MatMulInteger", "ConvInteger")
+        kind = ir.DataType.UINT8 if op_type == "Transpose" else ir.DataType.INT32 if integers else FLOAT
+        value.type = ir.TensorType(kind)
+        return value
+
+    def _made(
+        self,
+        node: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        prefix: str,
+        attributes: Mapping[str, ir.Attr],
+    ) -> ir.Value:
+        """A node with the attributes of the model's."""
+        like = ir.Node("", op_type, [], num_outputs=1, name=f"{node.name}:{op_type}")
+        like.outputs[0].name = like.name
+        (value,) = self._builder.copy(like, inputs, {}, prefix, attributes).outputs
+        value.type = ir.TensorType(FLOAT if op_type == "ConvTranspose" else ir.DataType.INT32)
+        return value
+
+
+def unreal(model: Model, plan: PrecisionPlan) -> dict[str, str]:
+    """Layer → why it cannot be had in truth in the precision that the plan gives it, for those that cannot."""
+    found = {}
+    for layer in model.layers:
+        precision = precision_of(layer, plan)
+        reason = None
+        if precision in HALVES:
+            reason = _no_half(model, layer, precision)
+        elif precision is Precision.INT8:
+            reason = _no_integers(model, layer)
+        if reason is not None:
+            found[layer.name] = reason
+    return found
+
+
+def one_node_layers(model: Model) -> Model:
+    """The same model where every node that can be given a precision is a layer of its own."""
+    layers = []
+    for layer in model.layers:
+        if len(layer.nodes) == 1:
+            layers.append(layer)
+        else:
+            layers += [layer_of([model.node[name]], None, model.tensors) for name in layer.nodes]
+    place = {node.name: i for i, node in enumerate(model.onnx.graph)}
+    return replace(model, layers=tuple(sorted(layers, key=lambda layer: place[layer.nodes[0]])))
+
+
+def _no_half(model: Model, layer: Layer, precision: Precision) -> str | None:
+    opset = _opset(model)
+    for name in layer.nodes:
+        node = model.node[name]
+        if not places(node, HALVES[precision], opset, model.tensors).outputs:
+            return f"ONNX does not define {node.op_type} in {precision} at opset {opset}"
+    return None
+
+
+def _no_integers(model: Model, layer: Layer) -> str | None:
+    node = model.node[layer.nodes[0]]
+    if node.op_type != "ConvTranspose":
+        return None
+    weight = node.inputs[1]
+    shape = None if weight is None else model.tensors[str(weight.name)].shape
+    known = [] if shape is None else [dim for i, dim in enumerate(shape) if i != 1 and isinstance(dim, int)]
+    if shape is None or len(known) != len(shape) - 1 or math.prod(known) * 127 * 128 >= _EXACT:
+        return "ONNX has no ConvTranspose of integers, and float32 does not hold the sums of this one"
+    return None
+
+
+def _attributes(node: ir.Node, dtype: ir.DataType, folded: bool) -> dict[str, ir.Attr]:
+    attributes = dict(node.attributes)
+    if folded:
+        attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
+    if node.op_type == "ConstantOfShape":
+        value = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
+        attributes["value"] = ir.AttrTensor("value", ir.tensor(converted(value, dtype), dtype=dtype))
+    return attributes
+
+
+def _of_rank(shape: ir.Shape | None) -> ir.Shape | None:
+    return None if shape is None else ir.Shape([None] * len(shape))
+
+
+def _opset(model: Model) -> int:
+    imports = model.onnx.graph.opset_imports
+    return imports.get("", imports.get("ai.onnx", 1))
+
+
+__all__ = ["RealCopier", "one_node_layers", "unreal"]

@@ -1,0 +1,215 @@
+"""Where the emulation runs: which devices there are, and that values are only touched by the place that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+from models import DIGITS
+from numpy.typing import NDArray
+
+from precisionlab.backends.base import Detail, Evaluation, Toggling
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.place import CPU, Cpu, parse_device
+from precisionlab.backends.session import Session
+from precisionlab.calibration.histogram import Histogram, Histograms
+from precisionlab.cli import cli
+from precisionlab.compare.effects import to_plain
+from precisionlab.compare.errors import ErrorTable
+from precisionlab.data import open_dataset
+from precisionlab.errors import OptionError
+from precisionlab.model import load_model
+from precisionlab.precision import Precision, PrecisionPlan
+
+
+@pytest.mark.parametrize(("text", "number"), [("cpu", None), ("cuda", 0), ("cuda:0", 0), ("cuda:13", 13)])
+def test_devices_are_told_by_name_and_number(text: str, number: int | None) -> None:
+    assert parse_device(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:-1", "cuda:1:2", "CUDA", "cuda:9999"])
+def test_another_device_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="write cpu, cuda or cuda:N"):
+        parse_device(text)
+
+
+@pytest.mark.parametrize("command", [["sweep"], ["calibrate"], ["verify"]])
+def test_a_gpu_that_is_not_there_is_told_in_one_sentence(command: list[str], tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has a CUDA provider")
+    given = [str(DIGITS / "digits.onnx"), "--data", str(DIGITS)]
+    if command == ["verify"]:
+        CliRunner().invoke(cli, ["sweep", *given, "--precisions", "int8", "--samples", "4", "--out", str(tmp_path)])
+        given = [str(tmp_path / "plan.json")]
+    found = CliRunner().invoke(cli, [*command, *given, "--device", "cuda"])
+    assert found.exit_code == 2
+    assert "this ONNX Runtime has no CUDA provider; put onnxruntime-gpu in its place" in found.stderr
+    assert "Traceback" not in found.output
+
+
+# A place whose values cannot be looked at from outside, as those in a GPU's memory cannot
+
+
+@dataclass
+class Sealed:
+    """A value that only its place can open."""
+
+    _array: NDArray[Any]
+
+
+class SealedSession(Session):
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        given = {name: value._array if isinstance(value, Sealed) else value for name, value in feeds.items()}
+        return {name: Sealed(np.array(array)) for name, array in super().run(given).items()}
+
+
+class SealedErrors(ErrorTable):
+    """Waits until it is told to settle, as kernels do."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows)
+        self._waiting: list[tuple[int, Sealed | None, Sealed]] = []
+
+    def add(self, row: int, reference: Any, output: Any) -> None:
+        self._waiting.append((row, reference, output))
+
+    def count_nonfinite(self, row: int, output: Any) -> None:
+        self._waiting.append((row, None, output))
+
+    def settle(self) -> None:
+        for row, reference, output in self._waiting:
+            if reference is None:
+                super().count_nonfinite(row, output._array)
+            else:
+                super().add(row, reference._array, output._array)
+        self._waiting.clear()
+
+    def result(self) -> ErrorTable:
+        assert not self._waiting, "values may have been freed by now"
+        return self
+
+
+class SealedHistograms:
+    def __init__(self, names: Iterable[str]) -> None:
+        self._inner = Histograms(names)
+        self._waiting: list[tuple[str, Any]] = []
+
+    def __getitem__(self, name: str) -> Histogram:
+        assert not self._waiting
+        return self._inner[name]
+
+    def add(self, name: str, tensor: Any) -> None:
+        if isinstance(tensor, Sealed):
+            self._waiting.append((name, tensor))
+        else:  # one of the model's own inputs
+            self._inner.add(name, tensor)
+
+    def merge(self, name: str, other: Histogram) -> None:
+        self._inner.merge(name, other)
+
+    def settle(self) -> None:
+        for name, tensor in self._waiting:
+            self._inner.add(name, tensor._array)
+        self._waiting.clear()
+
+
+class SealedPlace(Cpu):
+    name = "sealed"
+
+    def threads(self, asked: int) -> int:
+        return 1
+
+    def session(self, graph: ir.Model) -> Session:
+        return SealedSession(graph, 1)
+
+    def errors(self, rows: int) -> ErrorTable:
+        return SealedErrors(rows)
+
+    def histograms(self, names: Iterable[str]) -> Any:
+        return SealedHistograms(names)
+
+    def host(self, value: Any) -> NDArray[Any]:
+        return value._array if isinstance(value, Sealed) else np.asarray(value)
+
+
+@pytest.fixture(scope="module", params=[None, 1])
+def both(request: pytest.FixtureRequest) -> tuple[OnnxRuntimeBackend, OnnxRuntimeBackend, list[Any]]:
+    """The backend on the CPU and in the sealed place, in one segment and in as many as there are layers."""
+    model = load_model(DIGITS / "digits.onnx")
+    samples = list(open_dataset(DIGITS, model, 6, 0))
+    places = (CPU, SealedPlace())
+    here, there = (OnnxRuntimeBackend(model, samples[0], 2, budget=request.param, place=place) for place in places)
+    return here, there, samples
+
+
+def test_comparisons_elsewhere_are_those_of_the_cpu(both: tuple[OnnxRuntimeBackend, OnnxRuntimeBackend, Any]) -> None:
+    here, there, samples = both
+    plan = PrecisionPlan(here.model.sha256, Precision.FP16)
+    for detail in (Detail.INTRODUCED, Detail.INHERITED, Detail.NONFINITE):
+        evaluation = Evaluation(plan, None, detail, values=True)
+        for mine, other in zip(*(b.results(evaluation, samples) for b in (here, there)), strict=True):
+            np.testing.assert_array_equal(mine.layers.sums, other.layers.sums)
+            np.testing.assert_array_equal(mine.layers.counts, other.layers.counts)
+            assert mine.outputs == other.outputs
+            assert mine.values is not None
+            assert other.values is not None
+            for a, b in zip(mine.values, other.values, strict=True):
+                assert all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
+
+
+def test_histograms_elsewhere_are_those_of_the_cpu(both: tuple[OnnxRuntimeBackend, OnnxRuntimeBackend, Any]) -> None:
+    found = []
+    for backend in both[:2]:
+        names = [info.name for info in backend.model.inputs]
+        collector = backend.collector([*names, *(name for layer in backend.model.layers for name in layer.outputs)])
+        collector.add(both[2], lambda done: None)
+        found.append(collector.histograms())
+    for name, expected in found[0].items():
+        np.testing.assert_array_equal(found[1][name].bins, expected.bins)
+        assert found[1][name].amax == expected.amax
+
+
+def test_single_layers_elsewhere_do_what_they_do_on_the_cpu(
+    both: tuple[OnnxRuntimeBackend, OnnxRuntimeBackend, Any],
+) -> None:
+    here, there, samples = both
+    reference = PrecisionPlan(here.model.sha256, Precision.FP32)
+    layers = tuple(layer.name for layer in here.model.layers)
+    toggling = Toggling(reference, PrecisionPlan(here.model.sha256, Precision.FP16), layers, None)
+    mine, other = ([to_plain(part) for part in backend.effects(toggling, samples)] for backend in (here, there))
+    assert str(mine) == str(other)
+
+
+def test_what_is_looked_at_comes_to_the_host(both: tuple[OnnxRuntimeBackend, OnnxRuntimeBackend, Any]) -> None:
+    seen: list[dict[str, NDArray[Any]]] = []
+    for backend in both[:2]:
+        shown: dict[str, NDArray[Any]] = {}
+        backend.look(both[2][:1], shown.__setitem__)
+        seen.append(shown)
+        wanted = backend.model.outputs[0].name
+        assert np.array_equal(backend.reference([wanted])(both[2][0])[wanted], shown[wanted])
+    assert seen[0].keys() == seen[1].keys()
+    assert all(np.array_equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+def test_the_gpus_kernels_compile() -> None:
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    from precisionlab.backends.cuda.kernels import compiled
+    from precisionlab.backends.tensorrt.cuda import Device
+
+    try:
+        nvrtc.nvrtcVersion()
+    except RuntimeError:
+        pytest.skip("NVRTC is not installed")
+    for capability in ((7, 5), (8, 9), (9, 0)):
+        image = compiled(Device("a GPU", capability, 0, "13.0", "13.0"))
+        for name in (b"error_sums", b"gather_sums", b"look", b"fill"):
+            assert b".entry " + name in image

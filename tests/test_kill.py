@@ -1,0 +1,153 @@
+"""A run that is killed, at any moment and at each of its steps on disk, goes on to what it would have come to."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from models import DIGITS
+
+from benchmarks.kills import BrokenError, Found, Job, check_folder, disturb, journal_of
+from precisionlab.calibrate import calibrate, merge
+from precisionlab.calibration.state import STATE_FILE, read_state
+from precisionlab.errors import DataError
+from precisionlab.lock import held_folder
+from precisionlab.run import RunFolder
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSIX's")
+
+MODEL = DIGITS / "digits.onnx"
+DATA = (str(DIGITS / "digits.onnx"), "--data", str(DIGITS), "--samples", "4")
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job("sweep", ("sweep", *DATA, "--precisions", "int8", "--tolerance", "sqnr>=40"), 4),
+        Job("calibrate", ("calibrate", *DATA), 2),
+    ],
+    ids=lambda job: job.name,
+)
+def test_a_run_killed_at_random_moments_comes_to_the_same_files_and_does_nothing_twice(
+    tmp_path: Path, job: Job
+) -> None:
+    found = Found()
+    disturb(job, job.share, random.Random(3), 1, tmp_path, found)
+    assert found.kills == job.share
+    assert found.finished >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", b'{"a": 1'),
+        ("t.csv", b"a,b\n1,2\n3"),
+        ("p.html", b"<html><p>"),
+        ("m.onnx", b"\x08"),
+        ("summary.md", b""),
+    ],
+)
+def test_the_check_sees_a_file_that_is_cut_short(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BrokenError, match=name):
+        check_folder(tmp_path)
+
+
+# Each step on disk
+
+# Works in folder after folder, and dies before the first, the second, … call that changes something on disk.
+STEPS = """
+import os, signal, sys
+from pathlib import Path
+from precisionlab.disk import write_whole
+from precisionlab.calibrate import calibrate, merge
+from precisionlab.calibration.state import STATE_FILE, read_state
+from precisionlab.errors import DataError
+from precisionlab.lock import held_folder
+from precisionlab.run import RunFolder
+
+def work(folder):
+    with held_folder(folder, print):
+        run = RunFolder(folder, {"model": "abc"})
+        run.record({"second": 2}, 2)
+        run.record({"third": 3}, 3)
+        with run.results(["plan.int8.json"]) as drafts:
+            for name in ("plan.json", "layers.csv", "run.json"):
+                write_whole(drafts / name, "new")
+
+def dying(function, left):
+    def instead(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return instead
+
+root, step = Path(sys.argv[1]), 0
+while True:
+    folder = root / str(step)
+    with_old(folder)
+    if (child := os.fork()) == 0:
+        left = [step]
+        for name in ("fsync", "replace", "unlink", "mkdir", "rmdir", "open", "chmod"):
+            setattr(os, name, dying(getattr(os, name), left))
+        work(folder)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    step += 1
+"""
+OLD = """
+def with_old(folder):
+    with held_folder(folder, print):
+        RunFolder(folder, {"model": "abc"}).record({"first": 1}, 1)
+    with (folder / "journal.jsonl").open("a") as journal:
+        journal.write('{"key": "half a li')
+    for name in ("plan.json", "plan.int8.json", "layers.csv", "run.json"):
+        (folder / name).write_text("old")
+"""
+NAMES = ("plan.json", "layers.csv", "run.json")
+
+
+def test_a_kill_at_any_step_leaves_the_old_results_or_the_new_and_never_both(tmp_path: Path) -> None:
+    script = STEPS.replace("\ndef dying", OLD + "\ndef dying")
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    folders = sorted(tmp_path.iterdir(), key=lambda path: int(path.name))
+    assert len(folders) > 20
+    seen = set()
+    for folder in folders:
+        found = tuple((folder / name).read_text() if (folder / name).exists() else "–" for name in NAMES)
+        # Without run.json nothing says that the others belong together: only then may they be of two runs.
+        assert found in (("old",) * 3, ("new",) * 3) or found[-1] == "–", folder
+        seen.add(found)
+        keys, _ = journal_of(folder)
+        with held_folder(folder, print):
+            assert not list(folder.glob(".*.part")), "what was half written is still there"
+            run = RunFolder(folder, {"model": "abc"})
+            values = [run.known(key) for key in ({"first": 1}, {"second": 2}, {"third": 3})]
+        assert values == [1, 2, 3][: len(keys)] + [None] * (3 - len(keys))
+        assert keys, "what was there before is lost"
+        lines = (folder / "journal.jsonl").read_text().splitlines()
+        assert all(json.loads(line) for line in lines)
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    assert {("old",) * 3, ("new",) * 3} < seen
+
+
+def test_the_histograms_of_a_shard_that_was_killed_are_not_merged_as_if_they_were_whole(tmp_path: Path) -> None:
+    for shard in (1, 2):
+        calibrate(MODEL, DIGITS, samples=4, shard=(shard, 2), out=tmp_path / str(shard))
+    path = tmp_path / "2" / STATE_FILE
+    whole = read_state(path)
+    path.write_bytes(replace(whole, samples=whole.samples[:1]).to_bytes())  # as it is saved on the way
+    shards = [tmp_path / "1", tmp_path / "2"]
+    with pytest.raises(DataError, match="or not all of them, as after a kill"):
+        merge(MODEL, shards, DIGITS, out=tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    calibrate(MODEL, DIGITS, samples=4, shard=(2, 2), out=tmp_path / "2")
+    assert read_state(path).samples == whole.samples

@@ -1,0 +1,152 @@
+"""Sentences for what a user can mend that no test of their subject reads, and the tool that finds such."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from models import DIGITS, load, proto
+
+from benchmarks.errors import Raise, error_names, every_raise, not_executed, not_read, raises_of
+from precisionlab.cli import cli
+from precisionlab.data import listing as listings
+from precisionlab.data import open_dataset
+from precisionlab.errors import DataError, OptionError, PlanError
+from precisionlab.options import parse_duration, parse_share
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.report.redraw import read_run
+from precisionlab.rewrite.typed import typed_model
+
+
+def refused(*args: str | Path) -> str:
+    """What the command says, in one line, of what it cannot use."""
+    found = CliRunner().invoke(cli, [str(arg) for arg in args], catch_exceptions=False)
+    assert found.exit_code == 2
+    line = found.stderr.strip().splitlines()[-1]
+    assert line.startswith("precisionlab: ")
+    return line
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1d", "h", "-3", "30 m", "nan"])
+def test_a_time_that_is_none_is_told_with_what_to_write(text: str) -> None:
+    with pytest.raises(OptionError, match=r"^budget '.*': write a time such as 90s, 30m or 1h30m$"):
+        parse_duration(text, "budget")
+
+
+@pytest.mark.parametrize("text", ["", "half", "5 percent", "%"])
+def test_a_share_that_is_none_is_told_with_what_to_write(text: str) -> None:
+    with pytest.raises(OptionError, match=r"^spend '.*': write a share such as 0.05 or 5%$"):
+        parse_share(text, "spend")
+
+
+@pytest.mark.parametrize("text", ["-1", "-5%", "inf", "nan"])
+def test_a_share_below_nothing_is_told(text: str) -> None:
+    with pytest.raises(OptionError, match=r"^spend '.*': a share is at least 0$"):
+        parse_share(text, "spend")
+
+
+# Samples
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """One sample of a model with one input."""
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "a.npy", np.ones((1, 3), np.float32))
+    return tmp_path / "data"
+
+
+def opened(folder: Path) -> None:
+    model = load(proto("(float[1,3] x) => (float[1,3] y) { y = Relu(x) }"), folder.parent)
+    open_dataset(folder, model, None, 0).checked(skip_bad=False, progress=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("samples.csv", "file\na.npy\n", "samples.csv, line 1: must be the header path or path,label"),
+        ("samples.jsonl", '{"file": "a.npy"}\n', 'samples.jsonl, line 1: write {"path": "a.png", "label": …}'),
+        ("samples.jsonl", '\n{"path": ""}\n', 'samples.jsonl, line 2: write {"path": "a.png", "label": …}'),
+        ("samples.csv", "path\nb.npy\n", "'b.npy' is no file in "),
+        ("samples.csv", "path\nsub\\b.npy\n", "; write / between folders"),
+        ("dataset.toml", '[labels]\nmetric = "accuracy"\n', "dataset.toml: labels.metric needs labels.file"),
+    ],
+)
+def test_what_is_wrong_with_a_listing_or_a_manifest_is_told_with_its_place(
+    data: Path, name: str, text: str, told: str
+) -> None:
+    (data / name).write_text(text)
+    with pytest.raises(DataError) as caught:
+        opened(data)
+    assert told in str(caught.value)
+
+
+def test_a_listing_without_end_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listings, "MOST_LINES", 2)
+    (data / "samples.csv").write_text("path\na.npy\nb.npy\nc.npy\n")
+    with pytest.raises(DataError, match=r"samples.csv: lists more than 2 samples; choose among them"):
+        opened(data)
+
+
+# Runs and plans
+
+
+def test_a_run_that_lacks_a_file_is_told_which(tmp_path: Path) -> None:
+    command = ["sweep", str(DIGITS / "digits.onnx"), "--data", str(DIGITS), "--samples", "2", "--precisions", "int8"]
+    assert CliRunner().invoke(cli, [*command, "--out", str(tmp_path)], catch_exceptions=False).exit_code == 0
+    for name in ("layers.csv", "plan.json"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+        assert f"{tmp_path / name}: missing; put it back, or run the sweep again" in refused("report", tmp_path)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "variants.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(OptionError, match=r"variants.csv: broken: not UTF-8: byte 0; run the sweep again"):
+        read_run(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(run | {"data": []}))
+    assert "run.json: broken: data must be a JSON object" in refused("report", tmp_path)
+
+
+def test_opening_a_page_of_a_comparison_needs_its_file(tmp_path: Path) -> None:
+    told = refused("diff", tmp_path, tmp_path, "--open")
+    assert told == "precisionlab: --open shows the page of --html: give --html FILE too"
+
+
+def test_a_typed_model_of_an_int8_plan_needs_ranges(tmp_path: Path) -> None:
+    weights = {"w": np.ones((3, 2), np.float32)}
+    model = load(proto("(float[1,3] x) => (float[1,2] y) { y = MatMul(x, w) }", weights), tmp_path)
+    with pytest.raises(PlanError, match="in int8, which needs a calibration table; there is none"):
+        typed_model(model, PrecisionPlan(model.sha256, Precision.INT8), None)
+
+
+# The tool
+
+
+def test_the_tool_finds_the_raises_of_our_errors_and_which_were_executed_or_are_read(tmp_path: Path) -> None:
+    names = error_names()
+    assert {"PrecisionLabError", "DataError", "CacheError", "BuildError"} <= names
+    source = tmp_path / "some.py"
+    source.write_text(
+        'def f(x):\n    if x:\n        raise DataError(\n            f"{x}: words that no test but this one has"\n'
+        '        )\n    raise ValueError("not ours")\n\n\ndef made() -> DataError:\n    return DataError("")\n\n\n'
+        "def g():\n    raise made()\n"
+    )
+    first, second = raises_of(source, names)
+    assert (first.first, first.last, second.first) == (3, 5, 14)
+    assert not_read([first, second]) == [second]
+    assert len(every_raise()) > 300
+
+
+def test_the_tool_reads_the_data_of_coverage(tmp_path: Path) -> None:
+    import coverage
+
+    every = every_raise()
+    lock = next(one for one in every if one.file.name == "lock.py")
+    other = Raise(lock.file, 1, 1, ())
+    measured = coverage.CoverageData(str(tmp_path / "data"))
+    measured.add_lines({"/elsewhere/precisionlab/lock.py": [lock.last]})
+    measured.write()
+    assert not_executed(tmp_path / "data", [lock, other]) == [other]
