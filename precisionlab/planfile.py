@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from precisionlab.data.hook import is_hook
 from precisionlab.errors import EngineError, PlanError
 from precisionlab.model import Model
 from precisionlab.model.compiled import with_compiled_layers
@@ -31,6 +32,21 @@ def run_beside(plan: Path) -> Mapping[str, Any]:
     if wrong is not None:
         raise PlanError(f"{path}: {wrong} is not what a sweep writes; move it away, and give --model and --data")
     return dict(run)
+
+
+def metric_of(run: Mapping[str, Any], metric: str | None) -> str | None:
+    """The task metric that stands on the command line. Raises PlanError where only the run's folder names one."""
+    named = run["data"]["metric"] if run else None
+    if metric is None and named is not None:
+        raise _code("task metric", named, "--metric")
+    return metric
+
+
+def _code(what: str, named: str, option: str) -> PlanError:
+    return PlanError(
+        f"{RUN_FILE}: its {what} come{'s' if what[-1] != 's' else ''} from Python code, {named!r}, which is not run "
+        f"because a file says so; if the code is yours, give it again: {option} {named}"
+    )
 
 
 def _wrong_key(run: Mapping[str, Any]) -> str | None:
@@ -81,13 +97,19 @@ def with_layers_of(run: Mapping[str, Any], model: Model) -> Model:
 
 
 def source_of(run: Mapping[str, Any], data: str | Path | None) -> Source:
-    """The samples of the run, chosen and parted as they were there; others where `data` names them."""
+    """The samples of the run, chosen and parted as they were there; others where `data` names them.
+
+    Raises PlanError where the run's own are a hook: it is code, and a run's folder may come from a stranger.
+    """
     if not run:
         return Source(data, {}, None, 0, _HOLDOUT, skip_bad=False)
     known = run["data"]
+    folder = known["folder"]
+    if data is None and folder is not None and is_hook(folder) and not Path(folder).is_dir():
+        raise _code("samples", folder, "--data")
     shapes = {name: tuple(shape) for name, shape in known["shapes"].items()}
     return Source(
-        known["folder"] if data is None else data,
+        folder if data is None else data,
         {} if data is not None else shapes,
         known["limit"],
         known["seed"],

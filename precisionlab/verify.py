@@ -21,7 +21,7 @@ from precisionlab.lock import held_folder
 from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import EngineOptions, check_at_least, check_calibration, parse_memory
-from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
+from precisionlab.planfile import metric_of, model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
 from precisionlab.prepare import prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
@@ -59,6 +59,7 @@ def verify(
     *,
     model: str | Path | None = None,
     data: str | Path | None = None,
+    metric: str | None = None,
     backend: str = "auto",
     threads: int | None = None,
     memory: str | int | None = None,
@@ -71,9 +72,10 @@ def verify(
     """Measure a plan and its certificate again: its figures, and those with each pin released.
 
     Model, data, and how these were sampled are those of the `run.json` beside the plan, unless `model` and `data` name
-    others. INT8 ranges are found anew, by the plan's own method. With `backend` "tensorrt" each figure is an engine's.
-    Nothing is taken from the run's journal, and nothing but engines is written. Raises PlanError where the plan cannot
-    be read, is another model's, or says neither model nor data.
+    others; a hook or a task metric of the run is code, and must be named again. INT8 ranges are found anew, by the
+    plan's own method. With `backend` "tensorrt" each figure is an engine's. Nothing is taken from the run's journal,
+    and nothing but engines is written. Raises PlanError where the plan cannot be read, is another model's, says neither
+    model nor data, or where its run names code.
     """
     see = observer or Silent()
     check_at_least(1, threads=threads, processes=processes)
@@ -85,7 +87,7 @@ def verify(
     check_calibration(asked.calibration)
     source = source_of(run, data)
     bounds = _held_to(content, asked)
-    metric = run["data"]["metric"] if run else None
+    metric = metric_of(run, metric)
     by = which_backend(backend)
     with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
         ready = prepare(loaded, source, metric, threads, executor, see, parse_memory(memory), device)

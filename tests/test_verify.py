@@ -144,3 +144,25 @@ def test_a_tolerance_of_another_kind_is_refused(found: Path, tmp_path: Path) -> 
     plan = edited(found, tmp_path, lambda content: content.update(certificate=None, tolerance={"sqnr": 30}))
     with pytest.raises(PlanError, match="tolerance"):
         verify(plan)
+
+
+@pytest.mark.parametrize(
+    ("key", "named", "option"), [("folder", "trap:samples", "--data"), ("metric", "trap.py:metric", "--metric")]
+)
+def test_code_that_only_the_runs_folder_names_is_not_run(
+    found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, named: str, option: str
+) -> None:
+    (tmp_path / "trap.py").write_text("from pathlib import Path\nPath('sprung').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = json.loads((found / "run.json").read_text())
+    run["data"][key] = named
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "plan.json").write_text((found / "plan.json").read_text())
+    for words in (["verify", "plan.json"], ["export", "plan.json", "--format", "onnxruntime", "--out", "out.onnx"]):
+        if words[0] == "export" and key == "metric":
+            continue  # an export measures nothing
+        printed = CliRunner().invoke(cli, words)
+        assert printed.exit_code == 2
+        assert f"if the code is yours, give it again: {option} {named}" in printed.output
+    assert not (tmp_path / "sprung").exists()

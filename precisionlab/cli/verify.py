@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("plan", type=click.Path())
 @click.option("--model", type=click.Path(), help="The model.  [default: that of the run.json beside the plan]")
 @click.option("--data", type=click.Path(), help="The samples.  [default: those of the run.json beside the plan]")
+@click.option("--metric", metavar="SPEC", help="The run's own task metric, again: it is code, and no file has it run.")
 @click.option(
     "--backend", default="auto", show_default=True, help="What measures: onnxruntime (emulation), tensorrt, auto."
 )
@@ -40,6 +41,7 @@ def verify_command(
     plan: str,
     model: str | None,
     data: str | None,
+    metric: str | None,
     backend: str,
     processes: int | None,
     dask: str | None,
@@ -57,8 +59,8 @@ def verify_command(
 
     with progress() as observer:
         found = verify(
-            plan, model=model, data=data, backend=backend, processes=processes, dask=dask, threads=threads,
-            memory=memory, device=device, engine=engine_options_of(engine), observer=observer,
+            plan, model=model, data=data, metric=metric, backend=backend, processes=processes, dask=dask,
+            threads=threads, memory=memory, device=device, engine=engine_options_of(engine), observer=observer,
         )  # fmt: skip
     _print(found, sys.stdout)
     ctx.exit(0 if found.holds else 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from precisionlab.data.hook import is_hook
 from precisionlab.report.section import PrecisionSection
 
 
@@ -49,9 +50,12 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
         for name in [f"{stem}.{target}{suffix}"]
     )
     data = run["data"]["folder"]
-    check = [Command("Measure the plan again, and that each pin is needed", _line("verify", plan))]
+    # Code of the user's is only ever run because it stands on the command line.
+    code = [] if data is None or not is_hook(str(data)) else ["--data", str(data)]
+    code += [] if run["data"].get("metric") is None else ["--metric", str(run["data"]["metric"])]
+    check = [Command("Measure the plan again, and that each pin is needed", _line("verify", plan, *code))]
     if section.met:
-        on_gpu = _line("verify", plan, "--backend", "tensorrt")
+        on_gpu = _line("verify", plan, *code, "--backend", "tensorrt")
         check.append(Command("The same with TensorRT on the GPU that will run it", on_gpu))
     sample_options = [] if data is None else ["--data", _path(str(data))]
     again = _line("sweep", _path(str(run["model"]["path"])), *sample_options, "--plan", plan)
