@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: example test magika models benchmark screenshot clean
+.PHONY: example test coverage magika models benchmark screenshot clean
 
 example: $(VENV)/installed ## install, and sweep the bundled digits model
 	$(BIN)/precisionlab sweep calib_data/digits.onnx --data calib_data
@@ -20,7 +20,12 @@ test: $(VENV)/installed-dev $(VENV)/installed-models ## install, check and test 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m examples.prepare all
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+coverage: $(VENV)/installed-dev $(VENV)/installed-models ## the tests with coverage, and which errors no test raises
+	$(BIN)/python -m examples.prepare all
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m benchmarks.errors --data .coverage
 
 benchmark: $(VENV)/installed-models ## what comparison and calibration cost, beside plain passes and ONNX Runtime's tools
 	$(BIN)/python -m examples.prepare all
