@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,3 +152,69 @@ def test_the_tool_reads_the_data_of_coverage(tmp_path: Path) -> None:
     measured.add_lines({"/elsewhere/precisionlab/lock.py": [lock.last]})
     measured.write()
     assert not_executed(tmp_path / "data", [lock, other]) == [other]
+
+
+# Options of a sweep that only the model or the target can show to be wrong
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run's folder."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    given = ["sweep", DIGITS / "digits.onnx", "--data", DIGITS, "--samples", "4", "--out", out]
+    CliRunner().invoke(cli, [str(word) for word in given], catch_exceptions=False)
+    return out
+
+
+def test_what_a_sweep_cannot_be_asked_is_told_with_what_can(tmp_path: Path) -> None:
+    given = ("sweep", DIGITS / "digits.onnx", "--data", DIGITS, "--samples", "2", "--out", tmp_path / "run")
+    told = refused(*given, "--tolerance", "sqnr[nothing]>=3")
+    assert "the model has no output 'nothing'; its outputs are logits" in told
+    assert "target t4 has no bf16; choose another --target or precision" in refused(
+        *given, "--precisions", "bf16", "--target", "t4"
+    )
+    assert "holdout '1.5': write a share below 1, such as 0.25" in refused(*given, "--holdout", "1.5")
+    assert "metric 'mine': write package.module:name or path/to/file.py:name" in refused(*given, "--metric", "mine")
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def walk(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[Any]:
+        onerror(PermissionError(13, "Permission denied", f"{folder}/private"))
+        yield from ()
+
+    monkeypatch.setattr("precisionlab.data.folder.os.walk", walk)
+    with pytest.raises(DataError, match=r"private: cannot be read: Permission denied"):
+        open_dataset(data, load(proto("(float[1, 3] x) => (float[1, 3] y) { y = Relu(x) }"), data.parent), None, 0)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_rows_that_no_sample_can_have_are_told_with_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    rows, file = np.ones((3, 8), np.float32), tmp_path / "data" / f"a{suffix}"
+    file.parent.mkdir()
+    model = load(proto("(float[1, 8] x) => (float[1, 8] y) { y = Relu(x) }"), tmp_path)
+    np.save(file, rows) if suffix == ".npy" else np.savez(file, x=rows)
+    monkeypatch.setattr("precisionlab.data.arrays.MOST_BYTES", 16)
+    with pytest.raises(DataError, match=r"a\.np[yz]: array 'x' would take .* save each sample in a file of its own"):
+        list(open_dataset(tmp_path / "data", model, None, 0))
+
+
+# A run's files that somebody has edited
+
+
+def test_files_of_a_run_that_are_not_what_a_sweep_writes_are_told(run: Path, tmp_path: Path) -> None:
+    for name in run.iterdir():
+        (tmp_path / name.name).write_bytes(name.read_bytes())
+    histograms = tmp_path / "histograms.json"
+    kept = histograms.read_text()
+    histograms.write_text('{"samples": 1, "layers": [], "tensors": {"x": {}}}')
+    told = refused("report", tmp_path)
+    assert "histograms.json: broken: not the histograms of a run" in told
+    assert told.endswith("run the sweep again")
+    histograms.write_text(kept)
+    facts = json.loads((tmp_path / "run.json").read_text())
+    del facts["tolerance"]["int8"]
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    assert "made by another version of precisionlab: it lacks tolerance.int8" in refused("report", tmp_path)
