@@ -29,8 +29,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-PREPARED = Path(__file__).parents[1] / "examples" / "prepared"
-REAL = ("magika", "minilm_l3", "orient", "ppocr4_det", "ppocr4_rec")
+from benchmarks.typed_models import MODELS, files_of
+
 GENERATED = ("layers", "weights")
 _SIDE = 8192
 _NEEDED_DISK = 8 * 1024**3
@@ -56,7 +56,7 @@ class Run:
 def main(cases: tuple[str, ...], budgets: str, samples: int, threads: int) -> None:
     """Print a row for each run of CASES (all if none is named)."""
     click.echo(f"{'model':<12}{'run':<14}{'peak MB':>9}{'CPU':>8}{'max dB apart':>14}  pins")
-    for case in cases or (*REAL, *GENERATED):
+    for case in cases or (*MODELS, *GENERATED):
         with tempfile.TemporaryDirectory(prefix="memory-") as folder:
             where = Path(folder)
             command = _command(case, where, samples)
@@ -87,10 +87,9 @@ def _row(case: str, kind: str, run: Run, plain: Run) -> str:
 
 def _command(case: str, folder: Path, samples: int) -> list[str] | None:
     command = [sys.executable, "-m", "precisionlab", "sweep"]
-    if case in REAL:
-        data = PREPARED / case
-        return [*command, str(data / f"{case}.onnx"), "--data", str(data / "data"), "--samples", str(samples),
-                "--max-evaluations", "2"]  # fmt: skip
+    if case in MODELS:
+        model, data = files_of(case)
+        return [*command, str(model), "--data", str(data), "--samples", str(samples), "--max-evaluations", "2"]
     if case == "layers":
         chain_of_layers(folder / "layers.onnx", 5000)
         return [*command, str(folder / "layers.onnx"), "--precisions", "fp16", "--tolerance", "sqnr>=90",

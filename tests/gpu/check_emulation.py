@@ -2,7 +2,7 @@
 
     PYTHONPATH=<repository>:<repository>/tests python tests/gpu/check_emulation.py [MODEL.onnx DATA]…
 
-Sums and counts of error are those of the CPU's loops (counts exactly, sums to 1e-12), histograms the same to the last
+Sums and counts of error are those of the CPU's loops (counts exactly, sums to 1e-10), histograms the same to the last
 bin, and a whole sweep of the bundled digits, and of each model given, ends with the same pins and with figures within
 2 dB of the CPU's, or 3 % of them. Prints a line for each check, and exits with 1 where one has failed.
 """
