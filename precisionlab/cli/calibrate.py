@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from precisionlab.cli.work import work_options
 from precisionlab.errors import OptionError
 
 
@@ -36,15 +37,7 @@ from precisionlab.errors import OptionError
     "--merge", "shards", multiple=True, type=click.Path(), help="Folder of a shard to merge; give one for each."
 )
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
-@click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
-@click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
-@click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where the emulation runs: cpu, or a GPU: cuda, cuda:1."
-)
-@click.option(
-    "--memory", metavar="SIZE", help="Memory that each process may take, such as 4G.  [default: half of the machine's]"
-)
+@work_options
 @click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
 def calibrate_command(
     model: str | None,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from precisionlab.cli.engines import engine_options, engine_options_of
+from precisionlab.cli.work import work_options
 from precisionlab.errors import OptionError
 
 
@@ -83,15 +84,7 @@ from precisionlab.errors import OptionError
     help="The units that are pinned: patterns, or compiled: the fused kernels of an engine.",
 )
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
-@click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
-@click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
-@click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where the emulation runs: cpu, or a GPU: cuda, cuda:1."
-)
-@click.option(
-    "--memory", metavar="SIZE", help="Memory that each process may take, such as 4G.  [default: half of the machine's]"
-)
+@work_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
 @click.pass_context

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precisionlab.cli.engines import engine_options, engine_options_of
+from precisionlab.cli.work import work_options
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -25,15 +26,7 @@ if TYPE_CHECKING:
     "--backend", default="auto", show_default=True, help="What measures: onnxruntime (emulation), tensorrt, auto."
 )
 @engine_options
-@click.option("--processes", type=int, help="Share the work between so many processes, to the same bits.")
-@click.option("--dask", metavar="ADDRESS", help="Share it over the Dask cluster with this scheduler (extra dask).")
-@click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where the emulation runs: cpu, or a GPU: cuda, cuda:1."
-)
-@click.option(
-    "--memory", metavar="SIZE", help="Memory that each process may take, such as 4G.  [default: half of the machine's]"
-)
+@work_options
 @click.pass_context
 def verify_command(
     ctx: click.Context,

@@ -264,7 +264,8 @@ class _Sums:
         count = self.finite + block.size
         mean = float(block.mean())
         apart = mean - self._mean
-        self._squares += float(np.square(block - mean).sum()) + apart * apart * self.finite * block.size / count
+        with np.errstate(over="ignore"):  # a float64 input beyond 1e154 has a spread that is Inf, and shown as such
+            self._squares += float(np.square(block - mean).sum()) + apart * apart * self.finite * block.size / count
         self._mean += apart * block.size / count
         self.finite = count
         self.whole = self.whole and bool((np.trunc(block) == block).all())
