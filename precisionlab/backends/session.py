@@ -61,6 +61,8 @@ class Session:
         # Threads that spin after a run would fight with those that sum the errors.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
+        # Shape comes before what else is ready: else what a probe asks the shapes of is all held to the end.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self._run_options = ort.RunOptions()
         self._run_options.log_severity_level = 4
         self.outputs = [str(v.name) for v in graph.graph.outputs]
