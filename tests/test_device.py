@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from precisionlab.cli import cli
 from precisionlab.compare.effects import to_plain
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.data import open_dataset
-from precisionlab.errors import OptionError
+from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import load_model
 from precisionlab.precision import Precision, PrecisionPlan
 
@@ -213,3 +214,73 @@ def test_the_gpus_kernels_compile() -> None:
         image = compiled(Device("a GPU", capability, 0, "13.0", "13.0"))
         for name in (b"error_sums", b"gather_sums", b"look", b"fill"):
             assert b".entry " + name in image
+
+
+# What can be wrong with a GPU
+
+
+def test_a_gpu_beyond_those_that_are_there_is_told_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    from precisionlab.backends.cuda import place
+
+    monkeypatch.setattr(place.ort, "get_available_providers", lambda: [place.PROVIDER])
+    monkeypatch.setattr(place.ort, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(place.Cuda, "load", classmethod(lambda cls: object()))
+    monkeypatch.setattr(place, "count_of_gpus", lambda: 1)
+    with pytest.raises(OptionError, match=r"device cuda:3: this machine has 1 GPU\(s\), counted from cuda:0"):
+        place.Gpu(3)
+
+
+class RefusingNvrtc:
+    """NVRTC as cuda-python has it, which compiles nothing."""
+
+    nvrtcResult = SimpleNamespace(NVRTC_SUCCESS=SimpleNamespace(value=0, name="NVRTC_SUCCESS"))  # noqa: N815
+
+    def __init__(self, created: Any) -> None:
+        self._created = created
+
+    def nvrtcCreateProgram(self, *_: object) -> tuple[Any, int]:  # noqa: N802
+        return self._created, 1
+
+    def nvrtcCompileProgram(self, *_: object) -> tuple[Any]:  # noqa: N802
+        return (SimpleNamespace(value=6, name="NVRTC_ERROR_COMPILATION"),)
+
+    def nvrtcGetProgramLogSize(self, _: int) -> tuple[Any, int]:  # noqa: N802
+        return self._created, 0
+
+    def nvrtcGetProgramLog(self, *_: object) -> None:  # noqa: N802
+        return None
+
+    def nvrtcDestroyProgram(self, _: int) -> None:  # noqa: N802
+        return None
+
+
+def test_kernels_that_cannot_be_compiled_are_told_with_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from precisionlab.backends.cuda import kernels
+    from precisionlab.backends.tensorrt.cuda import Device
+
+    old = Device("an old GPU", (3, 5), 0, "11.0", "11.0")
+    fine = RefusingNvrtc.nvrtcResult.NVRTC_SUCCESS
+    monkeypatch.setattr(kernels, "_module", lambda *_: RefusingNvrtc(fine))
+    with pytest.raises(EngineError, match="NVRTC cannot compile the kernels for an old GPU"):
+        kernels.compiled(old)
+    broken = SimpleNamespace(value=1, name="NVRTC_ERROR_OUT_OF_MEMORY")
+    monkeypatch.setattr(kernels, "_module", lambda *_: RefusingNvrtc(broken))
+    with pytest.raises(EngineError, match="NVRTC failed while it was given the kernels: NVRTC_ERROR_OUT_OF_MEMORY"):
+        kernels.compiled(old)
+
+
+def test_a_part_of_cuda_python_that_is_missing_is_told_with_what_to_install() -> None:
+    from precisionlab.backends.cuda import kernels
+
+    with pytest.raises(EngineError, match=r"cuda-python has no nothing here; install it with `pip"):
+        kernels._module("nothing", "cuda.nothing")
+
+
+def test_what_onnx_runtime_cannot_load_or_run_on_a_device_is_told_with_the_device() -> None:
+    from precisionlab.backends.real import RealSession, device_of
+
+    with pytest.raises(ModelError, match="ONNX Runtime cannot load the model on cpu: "):
+        RealSession(b"no model", device_of("cpu"), optimised=False)
+    session = RealSession((DIGITS / "digits.onnx").read_bytes(), device_of("cpu"), optimised=False)
+    with pytest.raises(ModelError, match="ONNX Runtime cannot run the model on cpu: "):
+        session.run({"image": np.zeros((1, 2), np.float32)})
