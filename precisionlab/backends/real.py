@@ -6,13 +6,10 @@ kernel, and no Cast is moved or left out.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from precisionlab.backends.base import Backend, Collector, Evaluation, Toggling
+from precisionlab.backends.cuda.session import PROVIDER, load_libraries
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.runner import side_by_side
 from precisionlab.compare.effects import SampleEffects
@@ -37,7 +35,6 @@ from precisionlab.rewrite.observe import Flow, Key, Segment, cut, layer_inputs, 
 from precisionlab.rewrite.real import RealCopier, unreal
 
 CPU = "cpu"
-_CUDA_PROVIDER = "CUDAExecutionProvider"
 _DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 _SEGMENT = 256 * 1024**2
 """Bytes of one sample's values that a graph shows; what it holds besides is the GPU's."""
@@ -62,7 +59,7 @@ class Device:
         if self.number is None:
             return ["CPUExecutionProvider"]
         options = {"device_id": str(self.number), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-        return [(_CUDA_PROVIDER, options)]
+        return [(PROVIDER, options)]
 
 
 def device_of(text: str) -> Device:
@@ -84,7 +81,7 @@ def check_real(precision: Precision, device: Device) -> None:
             f"{precision} is not real on the cpu, where ONNX Runtime computes it in float32; use --device cuda:0 on a "
             "machine with an NVIDIA GPU, or --precisions int8"
         )
-    if _CUDA_PROVIDER not in ort.get_available_providers():
+    if PROVIDER not in ort.get_available_providers():
         raise OptionError(
             f"{precision} needs a GPU, and this ONNX Runtime has no CUDA provider (its CPU provider computes half in "
             "float32, which is not real); install onnxruntime-gpu on a machine with an NVIDIA GPU, or use "
@@ -98,7 +95,7 @@ class RealSession:
     def __init__(self, content: bytes | str, device: Device, *, optimised: bool, alone: bool = False) -> None:
         """`content` is the model or its path. `alone` refuses nodes that the GPU has no kernel for."""
         if device.number is not None:
-            _load_libraries()
+            load_libraries()
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1 if device.number is None and not optimised else 0
@@ -115,7 +112,7 @@ class RealSession:
                 )
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise ModelError(f"ONNX Runtime cannot load the model on {device.name}: {_reason(error)}") from None
-        if device.number is not None and _CUDA_PROVIDER not in self._session.get_providers():
+        if device.number is not None and PROVIDER not in self._session.get_providers():
             raise EngineError(
                 f"ONNX Runtime cannot use {device.name}: its CUDA provider does not start; CUDA, cuDNN and driver must "
                 "be those that its version asks for"
@@ -249,14 +246,6 @@ def _through(
 def run_whole(path: str, device: Device) -> RealSession:
     """A model as ONNX Runtime makes the most of it, with all its optimisations."""
     return RealSession(path, device, optimised=True)
-
-
-@cache
-def _load_libraries() -> None:
-    """Load CUDA and cuDNN out of Python packages, where they are. It prints what it misses; the session says it too."""
-    if hasattr(ort, "preload_dlls"):  # since 1.21
-        with contextlib.redirect_stdout(io.StringIO()):
-            ort.preload_dlls()
 
 
 def _bytes(graph: ir.Model) -> bytes:

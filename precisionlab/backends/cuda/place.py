@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.cuda.arrays import DeviceArray
 from precisionlab.backends.cuda.kernels import Kernels
-from precisionlab.backends.cuda.session import PROVIDER, CudaSession
+from precisionlab.backends.cuda.session import PROVIDER, CudaSession, load_libraries
 from precisionlab.backends.cuda.statistics import DeviceErrorTable, DeviceHistograms, Launcher
 from precisionlab.backends.tensorrt.cuda import Cuda, Device
 from precisionlab.errors import EngineError, OptionError
@@ -28,8 +28,7 @@ class Gpu:
                 "this ONNX Runtime has no CUDA provider; put onnxruntime-gpu in its place "
                 "(`pip uninstall onnxruntime && pip install precisionlab[cuda]`), or leave --device"
             )
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA and cuDNN as pip installs them
+        load_libraries()
         self._number = number
         self.name = f"cuda:{number}"
         cuda = Cuda.load()

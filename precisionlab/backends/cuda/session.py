@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import onnx_ir as ir
@@ -13,6 +16,14 @@ from precisionlab.backends.session import Session
 from precisionlab.errors import EngineError
 
 PROVIDER = "CUDAExecutionProvider"
+
+
+@cache
+def load_libraries() -> None:
+    """Load CUDA and cuDNN out of Python packages, where they are. It prints what it misses; the session says it too."""
+    if hasattr(ort, "preload_dlls"):  # since 1.21
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
 
 
 class CudaSession(Session):
