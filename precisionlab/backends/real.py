@@ -6,7 +6,6 @@ kernel, and no Cast is moved or left out.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from precisionlab.backends.base import Backend, Collector, Evaluation, Toggling
 from precisionlab.backends.cuda.session import PROVIDER, load_libraries
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.place import parse_device
 from precisionlab.backends.runner import side_by_side
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorTable
@@ -35,7 +35,6 @@ from precisionlab.rewrite.observe import Flow, Key, Segment, cut, layer_inputs, 
 from precisionlab.rewrite.real import RealCopier, unreal
 
 CPU = "cpu"
-_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 _SEGMENT = 256 * 1024**2
 """Bytes of one sample's values that a graph shows; what it holds besides is the GPU's."""
 
@@ -64,12 +63,7 @@ class Device:
 
 def device_of(text: str) -> Device:
     """The device of this name. Raises OptionError for anything but cpu, cuda and cuda:N."""
-    match = _DEVICE.fullmatch(text.strip().lower())
-    if match is None:
-        raise OptionError(f"unknown device {text!r}; use cpu, cuda or cuda:N")
-    if text.strip().lower() == CPU:
-        return Device(None)
-    return Device(int(match[1] or 0))
+    return Device(parse_device(text.strip().lower()))
 
 
 def check_real(precision: Precision, device: Device) -> None:
