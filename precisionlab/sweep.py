@@ -345,7 +345,7 @@ def _check_opset(model: Model, options: Options, plan: PrecisionPlan | None) -> 
 
 
 _WITHOUT_FLOATS = (
-    "the model has no float32 output that is finite in the reference; "
+    "the model has no float output that is finite in the reference; "
     'for class numbers, masks and the like ask for "top1>=0.99", for others give a metric'
 )
 

@@ -22,7 +22,7 @@ from precisionlab.data import Sample
 from precisionlab.memory import Share
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.observe import Flow, Segment, cut, is_observed, largest_need, layer_inputs
+from precisionlab.rewrite.observe import Flow, Segment, cut, is_judged, largest_need, layer_inputs
 from precisionlab.rewrite.toggle import Stretch, stretch_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -170,7 +170,7 @@ class _Outputs:
 
 def _observed_outputs(model: Model) -> list[str]:
     constants = {str(v.name) for v in model.onnx.graph.outputs if v.is_initializer()}
-    return [info.name for info in model.outputs if is_observed(model, info.name) and info.name not in constants]
+    return [info.name for info in model.outputs if is_judged(model, info.name) and info.name not in constants]
 
 
 def _needed(model: Model, stop: int) -> set[str]:

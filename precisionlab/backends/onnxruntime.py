@@ -15,7 +15,7 @@ from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, To
 from precisionlab.backends.branches import branch_effects
 from precisionlab.backends.place import CPU, Place
 from precisionlab.backends.runner import Runner, State, side_by_side
-from precisionlab.backends.session import Session
+from precisionlab.backends.session import Session, as_float32
 from precisionlab.backends.toggles import toggle_stages
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.compare.effects import SampleEffects
@@ -111,7 +111,7 @@ class OnnxRuntimeBackend(Backend):
         constants = _constant_outputs(self.model)
 
         def values(sample: Sample) -> dict[str, NDArray[Any]]:
-            given = {**constants, **sample.inputs}
+            given = {**constants, **{name: as_float32(array) for name, array in sample.inputs.items()}}
             picking = _Picking(self.place, names, {name: given[name] for name in names if name in given})
             (found,) = runner.each([sample], lambda _: picking, 1)
             return found
@@ -126,7 +126,7 @@ class OnnxRuntimeBackend(Backend):
 
         def visit(sample: Sample) -> _Counting:
             for name, array in sample.inputs.items():
-                see(name, array)
+                see(name, as_float32(array))
             return _Counting(lambda name, value: see(name, self.place.host(value)))
 
         for _ in runner.each(samples, visit, 1):
@@ -207,7 +207,7 @@ class OnnxRuntimeCollector:
 
         def visit(sample: Sample) -> _Counting:
             for name, array in sample.inputs.items():
-                self._count(name, array)
+                self._count(name, as_float32(array))
             return _Counting(self._count, self._counted.settle)
 
         for done, _ in enumerate(self._runner.each(samples, visit, self._threads), 1):

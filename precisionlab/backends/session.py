@@ -66,6 +66,7 @@ class Session:
         self._run_options = ort.RunOptions()
         self._run_options.log_severity_level = 4
         self.outputs = [str(v.name) for v in graph.graph.outputs]
+        self._floats = frozenset(str(v.name) for v in graph.graph.inputs if v.dtype == ir.DataType.FLOAT)
         try:
             # The session reads the shared weights where they are, so they must live as long as it does.
             self._session: ort.InferenceSession | None
@@ -84,13 +85,17 @@ class Session:
         if not self.outputs:
             return {}
         try:
-            values = self._values(self._session, feeds)
+            values = self._values(self._session, {name: self._fed(name, value) for name, value in feeds.items()})
         except MemoryError:
             raise
         except Exception as error:
             _check_memory(error)
             raise ModelError(f"ONNX Runtime cannot run the model: {_reason(error)}") from None
         return dict(zip(self.outputs, values, strict=True))
+
+    def _fed(self, name: str, value: Any) -> Any:
+        """What the graph takes: a sample of a model that takes half stays half, and its lifted graph takes float32."""
+        return as_float32(value) if name in self._floats else value
 
     def _values(self, session: ort.InferenceSession, feeds: Mapping[str, Any]) -> list[Any]:
         """The outputs in order; raises whatever ONNX Runtime does."""
@@ -105,6 +110,12 @@ class Session:
     def _let_go(self) -> None:
         for weight in self._files:
             let_go(weight)
+
+
+def as_float32(value: Any) -> Any:
+    """An array of half or bfloat16 in float32, which holds all its values; any other value as it is."""
+    is_half = isinstance(value, np.ndarray) and value.dtype.itemsize == 2 and value.dtype.kind in "fV"
+    return value.astype(np.float32) if is_half else value
 
 
 def _external(graph: ir.Model) -> list[ir.ExternalTensor]:

@@ -17,7 +17,7 @@ from precisionlab.compare.errors import error_sums
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.observe import is_observed
+from precisionlab.rewrite.observe import is_judged
 from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
 Arrays = Mapping[str, Any]
@@ -80,7 +80,7 @@ class _Finals:
 
     def __init__(self, model: Model, toggling: Toggling, place: Place) -> None:
         self._host = place.host
-        self.names = [info.name for info in model.outputs if is_observed(model, info.name)]
+        self.names = [info.name for info in model.outputs if is_judged(model, info.name)]
         constants = {str(v.name) for v in model.onnx.graph.outputs if v.is_initializer()}
         self.names = [name for name in self.names if name not in constants]
         reference = PrecisionPlan(model.sha256, Precision.FP32)

@@ -13,7 +13,7 @@ from precisionlab.compare.spread import Spread
 
 @dataclass(frozen=True)
 class OutputErrors:
-    """One final output of the model: its errors (None unless float32) and its top-1 agreement."""
+    """One final output of the model: its errors (None unless float) and its top-1 agreement."""
 
     errors: ErrorSums | None
     top1: Agreement

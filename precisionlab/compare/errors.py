@@ -49,9 +49,10 @@ class ErrorSums:
         """Signal to quantisation-noise ratio, 10·log10(Σref² / Σerr²), in dB.
 
         +inf where there is no error at all, −inf where the error is infinite or the reference is all
-        zero and the output is not, NaN where the output holds NaN or nothing was compared. No epsilon.
+        zero and the output is not, NaN where the output holds NaN, nothing was compared, or the reference's squares
+        are beyond float64. No epsilon.
         """
-        if self.elements == 0 or math.isnan(self.err2):
+        if self.elements == 0 or math.isnan(self.err2) or math.isinf(self.ref2):
             return math.nan
         if self.err2 == 0:
             return math.inf
@@ -98,7 +99,7 @@ class ErrorTable:
         self.counts: NDArray[np.int64] = np.zeros((rows, 10), np.int64)
 
     def add(self, row: int, reference: NDArray[Any], output: NDArray[Any]) -> None:
-        """Add one float32 tensor against its reference to a row.
+        """Add one float tensor against its reference to a row; float32 on both sides is the quick way.
 
         Tensors of different shape, as data-dependent operators may give, have no elementwise error: every
         element of the output counts as a mismatch.
@@ -107,9 +108,10 @@ class ErrorTable:
             self.counts[row, 7] += max(1, output.size)
             self.sums[row, 1] = math.nan
             return
-        from precisionlab.compare import kernel  # numba takes a while: not before it is needed
+        from precisionlab.compare import kernel, wide  # numba takes a while: not before it is needed
 
-        kernel.error_sums(reference, output, self.sums[row], self.counts[row])
+        narrow = reference.dtype == np.float32 and output.dtype == np.float32
+        (kernel if narrow else wide).error_sums(reference, output, self.sums[row], self.counts[row])
 
     def count_nonfinite(self, row: int, output: NDArray[Any]) -> None:
         """Add only how many values of a float32 tensor are NaN or Inf; the reference is not looked at."""
@@ -144,7 +146,7 @@ class ErrorTable:
 
 
 def error_sums(reference: NDArray[Any], output: NDArray[Any]) -> ErrorSums:
-    """The statistics of one float32 tensor against its reference."""
+    """The statistics of one float tensor against its reference."""
     table = ErrorTable(1)
     table.add(0, reference, output)
     return table.row(0)

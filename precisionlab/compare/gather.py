@@ -14,6 +14,7 @@ from precisionlab.compare.comparison import NO_SPREADS, Comparison, OutputErrors
 from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, agreement, error_sums
 from precisionlab.compare.spread import Spread, spread_of, sqnr_of_rows
 from precisionlab.compare.task import Outputs, TaskMetric
+from precisionlab.compare.wide import is_float
 
 _GROUPS = 10
 """Of the delete-a-group jackknife; each sample updates all replicates but one."""
@@ -36,7 +37,7 @@ def output_errors(reference: NDArray[Any], variant: NDArray[Any]) -> OutputError
     """The errors of one final output of one sample."""
     if not isinstance(reference, np.ndarray):  # a sequence, or an optional that is empty
         return OutputErrors(None, Agreement())
-    errors = error_sums(reference, variant) if reference.dtype == np.float32 else None
+    errors = error_sums(reference, variant) if is_float(reference) else None
     return OutputErrors(errors, agreement(reference, variant))
 
 

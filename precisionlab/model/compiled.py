@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from precisionlab.errors import EngineError
 from precisionlab.model.graph import Layer, Model
-from precisionlab.model.layers import is_anchor, layer_of
+from precisionlab.model.layers import is_anchor, layer_of, marked_islands
+from precisionlab.model.lift import own_of
 from precisionlab.wording import counted
 
 _EXAMPLES = 3
@@ -66,8 +67,8 @@ def with_compiled_layers(model: Model, kernels: Sequence[frozenset[str] | tuple[
     2. A layer holds at most one Conv, ConvTranspose, Gemm or MatMul that a precision can be given to, and it is the
        first node: int8 quantises the operands of that one. Nodes behind several belong to the last of these; those
        behind none make a layer of their own.
-    3. Nodes that cannot be given a precision share a layer only with others of the same reason; one that holds a
-       subgraph is alone.
+    3. Nodes that cannot be given a precision share a layer only with others of the same reason, and those in half of
+       their own only with such; one that holds a subgraph is alone.
     4. Layers do not depend on each other in a circle: a layer is cut where a path leaves it and comes back.
 
     Raises EngineError where no kernel names any node of the model: then the engine does not tell what it fused.
@@ -82,7 +83,9 @@ def with_compiled_layers(model: Model, kernels: Sequence[frozenset[str] | tuple[
     fixed = {name: layer.fixed for layer in model.layers for name in layer.nodes}
     before = {node: tuple(_sources(node)) for node in nodes}
     groups = _acyclic(nodes, before, _units(nodes, before, fixed, _homes(nodes, before, known)))
-    layers = tuple(layer_of(group, fixed[str(group[0].name)], model.tensors) for group in _ordered(groups, before))
+    layers = marked_islands(
+        tuple(layer_of(group, fixed[str(group[0].name)], model.tensors) for group in _ordered(groups, before))
+    )
     pairs = [(str(source.name), str(node.name)) for node in nodes for source in before[node]]
     return replace(model, layers=layers), _difference(model.layers, layers, pairs)
 
@@ -165,7 +168,7 @@ def _units(
         if any(_subgraphs(attribute) for attribute in node.attributes.values()):
             units[node] = node
         else:
-            units[node] = (homes[node], anchor[node] if reason is None else reason)
+            units[node] = (homes[node], anchor[node] if reason is None else reason, own_of(node))
     return units
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from precisionlab.model.graph import TensorInfo
+from precisionlab.model.lift import own_of
 
 # Inputs that say how, not what: sizes, axes, indices, scales of a resize. (ONNX operator
 # specification.) Rounding a float among them, such as Resize's scales, changes shapes and breaks
@@ -31,10 +32,15 @@ _SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
     "Upsample": (1,),
 }
 
+SHAPE_FLOW = "shape flow"
+"""Why a node that computes shapes has no precision: a rounded size is another size."""
+
 ONNX_DOMAINS = ("", "ai.onnx")
 _SUPPORTED_DOMAINS = (*ONNX_DOMAINS, "com.microsoft")
 # Nodes that convert between number formats: they have no precision of their own.
 _CONVERSIONS = {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+# Those that do no more than round where the file has their output in half, so that a plan can leave it out.
+_TO_FLOATS = {"Cast", "CastLike"}
 
 
 def is_shape_input(node: ir.Node, index: int) -> bool:
@@ -83,13 +89,13 @@ def fixed_reason(
         return "a constant, which is not computed"
     outputs = [v for v in node.outputs if v.name]
     if outputs and all(v in shapes for v in outputs):
-        return "shape flow"
+        return SHAPE_FLOW
     dtypes = [tensors[str(v.name)].dtype for v in outputs]
     if all(d is None for d in dtypes):
         if node.domain in ONNX_DOMAINS:
             return "no tensor output, or its type is not known"
         return "output type not known; declare it in the model's value_info"
-    if node.op_type in _CONVERSIONS:
+    if node.op_type in _CONVERSIONS and not (node.op_type in _TO_FLOATS and own_of(node) is not None):
         return f"{node.op_type} converts between types and has no precision of its own"
     other = [d for d in dtypes if d is not None and d.is_floating_point() and d != ir.DataType.FLOAT]
     if other:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from precisionlab.precision import Precision
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -43,6 +45,8 @@ class Layer:
     `fixed` says why the layer cannot be given a precision (None: it can).
     `quantizable` is true where int8 arithmetic applies: Conv, ConvTranspose, Gemm, MatMul.
     `multiply_adds` is None where the shapes are not known; `weight_bytes` counts float32 storage.
+    `own` is the half precision that the model itself has the layer in (None: float32, or no float). `is_island` says
+    that other layers are float32: then the layer keeps its own precision in every variant, unless a plan pins it.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Layer:
     quantizable: bool
     multiply_adds: int | None
     weight_bytes: int
+    own: Precision | None = None
+    is_island: bool = False
 
     @property
     def kind(self) -> str:
@@ -67,7 +73,8 @@ class Model:
     """One checked model. `onnx` is never changed after loading: rewrites make new graphs.
 
     `layers` are in topological order and cover every node of the main graph. `tensors` holds each
-    value of the main graph at the shapes that the model declares.
+    value of the main graph at the shapes that the model declares. What the file has in half is float32 in `onnx` and
+    in `tensors`; `inputs` and `outputs` have the file's own types.
     """
 
     path: Path
@@ -87,6 +94,12 @@ class Model:
     def node(self) -> Mapping[str, ir.Node]:
         """Node name → node of the main graph."""
         return {str(node.name): node for node in self.onnx.graph}
+
+    @cached_property
+    def halves(self) -> Mapping[str, ir.DataType]:
+        """The inputs and outputs that the file has in half, with their type there: they are float32 in `onnx`."""
+        infos = (*self.inputs, *self.outputs)
+        return {i.name: i.dtype for i in infos if i.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)}
 
     @property
     def name(self) -> str:

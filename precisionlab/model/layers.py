@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from precisionlab.model.flow import ONNX_DOMAINS, fixed_reason, shape_flow
+from precisionlab.model.flow import ONNX_DOMAINS, SHAPE_FLOW, fixed_reason, shape_flow
 from precisionlab.model.graph import Layer, Model, TensorInfo
+from precisionlab.model.lift import own_of
 
 QUANTIZABLE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALES = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -64,7 +65,14 @@ def layers_of(model: ir.Model, tensors: Mapping[str, TensorInfo]) -> tuple[Layer
     # What a layer takes comes from layers whose last node stands earlier, so the last node's place
     # in the graph orders the layers topologically even where a residual branch lies in between.
     groups.sort(key=lambda group: position[group[-1]])
-    return tuple(layer_of(group, fixed[group[0]], tensors) for group in groups)
+    return marked_islands(tuple(layer_of(group, fixed[group[0]], tensors) for group in groups))
+
+
+def marked_islands(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The layers with those in half marked as islands, where any other that can be given a precision is float32."""
+    if not any(layer.fixed is None and layer.own is None for layer in layers):
+        return layers
+    return tuple(layer if layer.own is None else replace(layer, is_island=True) for layer in layers)
 
 
 def one_node_a_layer(model: Model) -> Model:
@@ -100,7 +108,7 @@ def _fused_after(
     channel = _channel(anchor, tensors)
     value = anchor.outputs[0]
     while (node := _only_consumer(value)) is not None and fixed.get(node) is None and node not in taken:
-        if node.graph is not anchor.graph or node.domain not in ONNX_DOMAINS:
+        if node.graph is not anchor.graph or node.domain not in ONNX_DOMAINS or own_of(node) is not own_of(anchor):
             break
         if node.op_type in _ACTIVATIONS and node.inputs[0] is value and _others_constant(node, value):
             fused.append(node)
@@ -190,6 +198,7 @@ def layer_of(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, Tens
         quantizable=fixed is None and is_anchor(group[0]),
         multiply_adds=multiply_adds(group[0], tensors),
         weight_bytes=sum(v.const_value.nbytes for v in weights.values() if v.const_value is not None),
+        own=None if fixed == SHAPE_FLOW else next(filter(None, map(own_of, group)), None),
     )
 
 

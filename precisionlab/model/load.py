@@ -19,6 +19,7 @@ from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS, is_sized
 from precisionlab.model.graph import Model, TensorInfo
 from precisionlab.model.layers import layers_of, multiply_adds
+from precisionlab.model.lift import OWN, lift
 from precisionlab.model.measurable import check_measurable
 from precisionlab.model.sound import check_sound
 from precisionlab.reading import UnreadableError, file_size
@@ -53,14 +54,17 @@ def load_model(path: Path) -> Model:
     check_measurable(model, path)
     name_nodes(model.graph)
     with _as_graph(path):
-        tensors = infer_tensors(model)
+        typed = _inferred(model)
+        declared = tensors_of(typed)
+        lift(model, typed)
+    tensors = {name: _lifted(info) for name, info in declared.items()}
     _note_ranks(model.graph, tensors)
     return Model(
         path=path,
         sha256=_hash([path, *data_files]),
         onnx=model,
-        inputs=tuple(tensors[str(v.name)] for v in model.graph.inputs),
-        outputs=tuple(tensors[str(v.name)] for v in model.graph.outputs),
+        inputs=tuple(declared[str(v.name)] for v in model.graph.inputs),
+        outputs=tuple(declared[str(v.name)] for v in model.graph.outputs),
         tensors=tensors,
         layers=layers_of(model, tensors),
     )
@@ -82,7 +86,7 @@ def at_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
             tensors[anchor] = replace(tensors[anchor], shape=shape)
     for info in model.inputs:
         if info.name in shapes:
-            tensors[info.name] = replace(info, shape=shapes[info.name])
+            tensors[info.name] = replace(tensors[info.name], shape=shapes[info.name])
     layers = tuple(
         replace(layer, multiply_adds=multiply_adds(model.node[layer.nodes[0]], tensors)) for layer in model.layers
     )
@@ -104,19 +108,39 @@ def name_nodes(graph: ir.Graph) -> None:
 
 def infer_tensors(model: ir.Model) -> dict[str, TensorInfo]:
     """Type and shape of each value of the main graph."""
+    return tensors_of(_inferred(model))
+
+
+def _inferred(model: ir.Model) -> ir.Model:
+    """A clone whose values have types and shapes, as far as they can be inferred."""
     inferred = model.clone()
     # A model with operators that onnx does not know is left with what it declares; that is enough,
     # and onnx-ir's warning with a traceback would only frighten.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(inferred)
     graph = inferred.graph
-    values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+    values = _main_values(graph)
     # With the values of shapes followed as well; onnx takes memory for each element of a vector then, so of none that
     # is too long to be a shape.
     if not any(_is_long(value) for value in values if not value.is_initializer()):
         passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
+    return inferred
+
+
+def tensors_of(model: ir.Model) -> dict[str, TensorInfo]:
+    """Type and shape of each value of the main graph, as its values say."""
+    graph = model.graph
+    values = _main_values(graph)
     containers = _containers(graph)
     return {str(v.name): _tensor_info(v, v not in containers) for v in values if v.name}
+
+
+def _main_values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+
+
+def _lifted(info: TensorInfo) -> TensorInfo:
+    return replace(info, dtype=ir.DataType.FLOAT) if info.dtype in OWN else info
 
 
 def _is_long(value: ir.Value) -> bool:

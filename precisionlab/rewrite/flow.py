@@ -9,6 +9,7 @@ import onnx_ir as ir
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_shape_input
+from precisionlab.model.lift import OWN
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import Environment, GraphBuilder, outer_values
@@ -52,12 +53,34 @@ _KEEPS_VALUES = frozenset(
 
 def precision_of(layer: Layer, plan: PrecisionPlan) -> Precision:
     """The precision that the layer runs in under the plan."""
+    return precision_under(layer, plan, plan.pinned().get(layer.name))
+
+
+def precision_under(layer: Layer, plan: PrecisionPlan, pinned: Precision | None) -> Precision:
+    """The precision that the layer runs in under the plan, which pins it to this (None: does not pin it).
+
+    What the model itself has in half stays so, whatever the others run in, until a pin says otherwise: but for the
+    reference, which reads all as float32, and for a model that is in half throughout, where the plan's own default
+    takes the place of it.
+    """
     if layer.fixed is not None:
-        return Precision.FP32
-    precision = plan.pinned().get(layer.name, plan.default)
-    if precision is Precision.INT8 and not layer.quantizable:
-        return plan.around
+        return Precision.FP32 if is_reference(plan) else layer.own or Precision.FP32
+    precision = plan.default if pinned is None else pinned
+    if precision is Precision.INT8:
+        return precision if layer.quantizable else around_of(layer, plan)
+    if pinned is None and layer.is_island and not is_reference(plan):
+        return layer.own or precision
     return precision
+
+
+def is_reference(plan: PrecisionPlan) -> bool:
+    """Whether the plan is float32 alone: then nothing is rounded, not even what the model itself has in half."""
+    return plan.default is Precision.FP32 and not plan.pins
+
+
+def around_of(layer: Layer, plan: PrecisionPlan) -> Precision:
+    """The precision of the floats that the layer gives where its product is int8."""
+    return layer.own or plan.around
 
 
 def with_held_pins(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionPlan:
@@ -103,6 +126,28 @@ class LayerCopier:
         self._gates = Gates(builder, table)
         self._weights: Environment = {}
         self._batchnorms: dict[tuple[ir.Node, Precision], dict[int, ir.Value]] = {}
+        self._delivered = {info.name: OWN[info.dtype] for info in model.outputs if info.dtype in OWN}
+
+    def reference(self, layer: Layer, source: Mapping[ir.Value, ir.Value], prefix: str) -> dict[ir.Value, ir.Value]:
+        """Copy a layer as it is, in float32."""
+        return self.copy(layer, source, Precision.FP32, Precision.FP32, prefix)
+
+    def planned(
+        self, layer: Layer, source: Mapping[ir.Value, ir.Value], plan: PrecisionPlan, prefix: str
+    ) -> dict[ir.Value, ir.Value]:
+        """Copy a layer as the plan has it; a final output that the file has in half is rounded, whatever the plan."""
+        given = self.copy(layer, source, precision_of(layer, plan), around_of(layer, plan), prefix)
+        if self._delivered and not is_reference(plan):
+            for value, copied in given.items():
+                if (half := self._delivered.get(str(value.name))) is not None:
+                    given[value] = self._gates.activation(copied, half, str(value.name))
+        return given
+
+    def is_exact(self, layer: Layer, plan: PrecisionPlan) -> bool:
+        """Whether the plan computes the layer as the reference does."""
+        if precision_of(layer, plan) is not Precision.FP32:
+            return False
+        return is_reference(plan) or self._delivered.keys().isdisjoint(layer.outputs)
 
     def copy(
         self,

@@ -120,6 +120,11 @@ def is_observed(model: Model, tensor: str) -> bool:
     return model.tensors[tensor].dtype == ir.DataType.FLOAT
 
 
+def is_judged(model: Model, output: str) -> bool:
+    """Whether a final output has an error that counts: one of any float type has, double too."""
+    return model.tensors[output].dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+
+
 def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> dict[Key, int]:
     """Where the statistics of each observed tensor stand: in topological order, flow by flow.
 
@@ -199,15 +204,15 @@ def _segment(
             feeds[str(variant[value].name)] = (Flow.VARIANT, name)
     for layer in part:
         precision = precision_of(layer, plan)
-        reference.update(copier.copy(layer, reference, Precision.FP32, Precision.FP32, ""))
+        reference.update(copier.reference(layer, reference, ""))
         if Flow.VARIANT in flows:
-            if precision is Precision.FP32 and not differs & layer_inputs(model, layer):
+            if copier.is_exact(layer, plan) and not differs & layer_inputs(model, layer):
                 variant.update((values[o], reference[values[o]]) for o in layer.outputs)
             else:
-                variant.update(copier.copy(layer, variant, precision, plan.around, "variant/"))
+                variant.update(copier.planned(layer, variant, plan, "variant/"))
                 differs.update(layer.outputs)
         if Flow.ALONE in flows and precision is not Precision.FP32:
-            alone.update(copier.copy(layer, reference, precision, plan.around, "alone/"))
+            alone.update(copier.planned(layer, reference, plan, "alone/"))
     names = [o for layer in part for o in layer.outputs]
     observed = tuple(o for o in names if is_observed(model, o))
     fetches: dict[str, Key] = {}
@@ -269,7 +274,7 @@ def _probe(model: Model, part: Sequence[Layer], wanted: set[str], inputs: set[st
     fetches: dict[str, str] = {}
     shown: list[ir.Value] = []
     for layer in part:
-        outputs = copier.copy(layer, environment, Precision.FP32, Precision.FP32, "")
+        outputs = copier.reference(layer, environment, "")
         environment.update(outputs)
         for value, copied in outputs.items():
             known = model.tensors[str(value.name)]

@@ -18,7 +18,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.precision import PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
-from precisionlab.rewrite.flow import LayerCopier, precision_of
+from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import layer_inputs, main_values, open_values, output_bytes
 
 _Values = dict[ir.Value, ir.Value]
@@ -209,10 +209,9 @@ def _toggled(
     for layer in layers:
         for name, own in changed.items():
             if not layer_inputs(model, layer).isdisjoint(str(v.name) for v in own):
-                precision = precision_of(layer, plan)
-                own.update(copier.copy(layer, ChainMap(own, base), precision, plan.around, f"{name}/"))
+                own.update(copier.planned(layer, ChainMap(own, base), plan, f"{name}/"))
         if layer.name in toggled:
-            changed[layer.name] = copier.copy(layer, base, precision_of(layer, other), other.around, "toggled/")
+            changed[layer.name] = copier.planned(layer, base, other, "toggled/")
         _run(copier, [layer], plan, base)
     return changed
 
@@ -253,7 +252,7 @@ def _input_names(model: Model) -> frozenset[str]:
 
 def _run(copier: LayerCopier, layers: Sequence[Layer], plan: PrecisionPlan, environment: _Values) -> None:
     for layer in layers:
-        environment.update(copier.copy(layer, environment, precision_of(layer, plan), plan.around, ""))
+        environment.update(copier.planned(layer, environment, plan, ""))
 
 
 def _finals(model: Model) -> dict[str, ir.Value]:

@@ -14,7 +14,7 @@ What is assumed:
 
 1. A float32 tensor of the model is stored in the precision of the layer that gives it. An int8 layer stores
    int8 where an int8 layer takes the tensor as an operand, and else what the plan has `around`. The
-   model's inputs and outputs stay float32. A tensor of any other type keeps it in every plan.
+   model's inputs and outputs keep their own types. A tensor of any other type keeps it in every plan.
 2. A float layer takes all that it takes in its own precision. An int8 layer takes the two operands of its
    Conv, Gemm or MatMul as int8, and the rest (bias, what stands in fused nodes, the residual) as `around`.
 3. Where a tensor is wanted in a precision that it is not stored in, ONE conversion reads it and writes it
@@ -39,9 +39,10 @@ import onnx_ir as ir
 from precisionlab.errors import OptionError
 from precisionlab.model import Layer, Model, TensorInfo
 from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input
+from precisionlab.model.lift import OWN
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.builder import outer_values
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.flow import around_of, precision_under
 from precisionlab.search.devices import Device
 
 Bound = Literal["compute", "memory", "measured"]
@@ -156,8 +157,7 @@ class CostModel:
         self.device = device
         self._measured = measured
         self._traffic = tuple(_traffic(model, layer) for layer in model.layers)
-        self._inputs = tuple(info.name for info in model.inputs if info.dtype == ir.DataType.FLOAT)
-        self._finals = tuple(info.name for info in model.outputs if info.dtype == ir.DataType.FLOAT)
+        self._inputs, self._finals = _floats(model.inputs), _floats(model.outputs)
         self._elements = {name: info.elements for name, info in model.tensors.items()}
         self._layer_costs: list[dict[tuple[Precision, ...], LayerCost | None]] = [{} for _ in self._traffic]
         self._reformats: dict[tuple[str, Precision, Precision], Reformat | None] = {}
@@ -168,11 +168,14 @@ class CostModel:
         Raises OptionError where the plan uses a precision that the device does not compute in.
         """
         precisions = self._precisions(plan)
-        borders = [plan.around if p is Precision.INT8 else p for p in precisions]
+        borders = [
+            around_of(traffic.layer, plan) if p is Precision.INT8 else p
+            for traffic, p in zip(self._traffic, precisions, strict=True)
+        ]
         wanted = self._wanted(precisions, borders)
         reformats: list[Reformat] = []
-        for name in self._inputs:
-            reformats += self._conversions(name, Precision.FP32, wanted)
+        for name, given in self._inputs.items():
+            reformats += self._conversions(name, given, wanted)
         layers: list[LayerCost] = []
         unknown: list[str] = []
         for index, (traffic, precision, border) in enumerate(zip(self._traffic, precisions, borders, strict=True)):
@@ -195,9 +198,7 @@ class CostModel:
     def _precisions(self, plan: PrecisionPlan) -> list[Precision]:
         """The precision of each layer: as `precision_of`, which looks through all pins for each layer."""
         pinned = plan.pinned()
-        # What a layer pinned to p runs in is what it would run in under a plan whose default is p.
-        plain = {p: PrecisionPlan(plan.model_sha256, p, around=plan.around) for p in Precision}
-        found = [precision_of(t.layer, plain[pinned.get(t.layer.name, plan.default)]) for t in self._traffic]
+        found = [precision_under(t.layer, plan, pinned.get(t.layer.name)) for t in self._traffic]
         if missing := sorted(set(found) - set(self.device.compute)):
             names = ", ".join(self.device.compute)
             raise OptionError(f"{self.device.title} does not compute in {missing[0]}; it has {names}")
@@ -213,8 +214,8 @@ class CostModel:
                 wanted.setdefault(name, set()).add(border)
             for name in traffic.always:
                 wanted.setdefault(name, set()).add(Precision.FP32)
-        for name in self._finals:
-            wanted.setdefault(name, set()).add(Precision.FP32)
+        for name, given in self._finals.items():
+            wanted.setdefault(name, set()).add(given)
         return wanted
 
     def _layer(
@@ -284,6 +285,12 @@ def _figures(layers: Sequence[LayerCost], reformats: Sequence[Reformat], unknown
     # A view takes no time, estimated or measured.
     guessed = any(cost.seconds for cost in layers if cost.bound != "measured")
     return "partly measured" if guessed or reformats or unknown else "measured"
+
+
+def _floats(infos: Iterable[TensorInfo]) -> dict[str, Precision]:
+    """Those of a model's inputs or outputs that are floats, and the precision that they always have."""
+    kinds = {ir.DataType.FLOAT: Precision.FP32, **OWN}
+    return {info.name: kinds[info.dtype] for info in infos if info.dtype in kinds}
 
 
 def _traffic(model: Model, layer: Layer) -> _Traffic:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx.shape_inference
 import onnx_ir as ir
@@ -17,7 +19,7 @@ def check_typed(model: Model, typed: ir.Model) -> None:
     Type inference is strict, and looks into shapes that are computed; where the original does not pass it either
     (operators that onnx does not know), the checker alone counts.
     """
-    before, after = _interface(model.onnx), _interface(typed)
+    before, after = _interface(model.onnx, model.halves), _interface(typed, {})
     if before != after:
         raise ModelError(f"{model.path}: the typed model's interface is {after}, not {before}; please report this")
     proto = _light(typed)
@@ -42,9 +44,11 @@ def _inference_fault(proto: onnx.ModelProto) -> str | None:
     return None
 
 
-def _interface(model: ir.Model) -> tuple[tuple[tuple[str, str, str], ...], ...]:
-    """Name, type and shape of each input, and of each output."""
+def _interface(model: ir.Model, halves: Mapping[str, ir.DataType]) -> tuple[tuple[tuple[str, str, str], ...], ...]:
+    """Name, type and shape of each input, and of each output; of these with their type where they are given one."""
     graph = model.graph
+    types = {name: ir.TensorType(dtype) for name, dtype in halves.items()}
     return tuple(
-        tuple((str(v.name), str(v.type), str(v.shape)) for v in values) for values in (graph.inputs, graph.outputs)
+        tuple((str(v.name), str(types.get(str(v.name), v.type)), str(v.shape)) for v in values)
+        for values in (graph.inputs, graph.outputs)
     )

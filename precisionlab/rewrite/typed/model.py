@@ -53,7 +53,7 @@ def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | Non
     assignment = replace(
         assignment, dtypes={**assignment.dtypes, **dict.fromkeys(expansion.added, ir.DataType.BFLOAT16)}
     )
-    typing = TypesPass(assignment, {**tensors, **added}, table, model.node)
+    typing = TypesPass(assignment, {**tensors, **added}, table, model.node, model.halves)
     typing(graph)
     check_typed(model, graph)
     return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes), _sources(model.onnx))

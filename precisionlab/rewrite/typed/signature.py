@@ -47,6 +47,9 @@ def places(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, 
         schema = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:
         return Places((), ())
+    if node.op_type == "Cast":  # it takes any type, and gives the one that an attribute names
+        gives = is_float(node.outputs[0], tensors) and _NAMES[dtype] in schema.outputs[0].types
+        return Places((), (0,) if gives else ())
     inputs, bound = [], set()
     for index, value in enumerate(node.inputs):
         formal = _formal(schema.inputs, index)

@@ -32,9 +32,11 @@ class Stock:
     New nodes stand before their first consumer; the graph's nodes are asked for in topological order.
     """
 
-    def __init__(self, graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
+    def __init__(self, graph: ir.Graph, tensors: Mapping[str, TensorInfo], halves: Mapping[str, ir.DataType]) -> None:
+        """`halves` are the graph's inputs and outputs that are to be in half, with their type."""
         self._graph = graph
         self._tensors = tensors
+        self._halves = halves
         self._types: dict[ir.Value, ir.DataType] = {}
         self._made: dict[tuple[object, ...], ir.Value] = {}
         self._copies: dict[ir.Value, list[ir.Value]] = {}
@@ -42,6 +44,9 @@ class Stock:
         self.casts: list[ir.Node] = []
         self._passed_over: dict[ir.Node, None] = {}
         self.changed = False
+        for value in graph.inputs:
+            if str(value.name) in halves:
+                self.set_type(value, halves[str(value.name)])
 
     def type_of(self, value: ir.Value) -> ir.DataType | None:
         """The element type that the value has now; None where it is not known."""
@@ -66,7 +71,10 @@ class Stock:
         source = self._before_widening(value)
         if self.type_of(source) == dtype:
             return source
-        source = self._before_conversion(source, dtype)
+        return self._cast(self._before_conversion(source, dtype), dtype, consumer, value)
+
+    def _cast(self, source: ir.Value, dtype: ir.DataType, consumer: ir.Node | None, value: ir.Value) -> ir.Value:
+        """The source cast to the type, under a name that tells of `value`."""
         key = ("cast", source, dtype)
         if key not in self._made:
             to = ir.AttrInt64("to", int(dtype))
@@ -126,17 +134,21 @@ class Stock:
 
     def keep_outputs(self) -> None:
         """Give the graph's outputs back in the type that they had, under their names."""
+        renamed: dict[ir.Value, ir.Value] = {}
         for index, value in enumerate(list(self._graph.outputs)):
-            if value not in self._types:
-                continue
             known = self._tensors.get(str(value.name))
-            if known is not None:  # not yet cast for an earlier place among the outputs
-                assert known.dtype is not None
-                cast = self.in_type(value, known.dtype, None)
-                name = value.name
-                value.name = self._unique(f"{name}_{short(self._types[value])}")
-                cast.name = name
-            self._graph.outputs[index] = self._made["cast", value, FLOAT]
+            if value in renamed:  # cast already for an earlier place among the outputs
+                self._graph.outputs[index] = renamed[value]
+                continue
+            wanted = self._halves.get(str(value.name), None if known is None else known.dtype)
+            given = self.type_of(value)
+            if wanted is None or given is None or wanted == given or value.is_graph_input():
+                continue
+            cast = renamed[value] = self._cast(value, wanted, None, value)
+            name = value.name
+            value.name = self._unique(f"{name}_{short(given)}")
+            cast.name = name
+            self._graph.outputs[index] = cast
 
     def drop_unused(self, constants: Iterable[ir.Value]) -> None:
         """Remove the constants that nothing takes any more; their only copy takes over their name."""

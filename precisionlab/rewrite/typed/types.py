@@ -41,7 +41,8 @@ class TypesPass(InPlacePass):
     5. Nodes with subgraphs, calls of functions and custom operators take float32. Nodes without a float output (a
        comparison, an ArgMax), and those that the conversion of the opset has put in, take what they are given where
        that changes no value.
-    6. The graph's inputs and outputs keep their names and types.
+    6. A Cast that rounds to half in the model's file casts to the type that it is assigned.
+    7. The graph's inputs and outputs have the names and types that they have in the model's file.
     """
 
     def __init__(
@@ -50,12 +51,17 @@ class TypesPass(InPlacePass):
         tensors: Mapping[str, TensorInfo],
         table: CalibrationTable | None,
         original: Collection[str],
+        halves: Mapping[str, ir.DataType],
     ) -> None:
-        """`original` are the names of the model's own nodes, `tensors` those of the graph in float32."""
+        """`original` are the names of the model's own nodes, `tensors` those of the graph in float32.
+
+        `halves` are the inputs and outputs that the model's file has in half, with their type there.
+        """
         self._assignment = assignment
         self._tensors = tensors
         self._table = table
         self._original = original
+        self._halves = halves
         self._typed: dict[ir.Node, tuple[ir.DataType, Places]] = {}
         self.casts: tuple[ir.Node, ...] = ()
 
@@ -72,7 +78,7 @@ class TypesPass(InPlacePass):
         """Type the graph in place."""
         functions = frozenset((f.domain, f.name) for f in model.functions.values())
         constants = [v for v in model.graph.initializers.values() if is_float(v, self._tensors) and v.uses()]
-        stock = Stock(model.graph, self._tensors)
+        stock = Stock(model.graph, self._tensors, self._halves)
         for node in list(model.graph):
             dtype, where = self._typing(node, opset_of(model), functions, stock)
             self._take(node, dtype, where, stock)
@@ -80,6 +86,8 @@ class TypesPass(InPlacePass):
                 stock.set_type(node.outputs[index], dtype)
             if node.op_type == "ConstantOfShape" and dtype != FLOAT:
                 node.attributes["value"] = _filling(node, dtype)
+            if node.op_type == "Cast" and where.outputs:
+                node.attributes["to"] = ir.AttrInt64("to", int(dtype))
             self._typed[node] = dtype, where
         stock.keep_outputs()
         stock.drop_unused(constants)

@@ -1,0 +1,204 @@
+"""Parts of a model that are float16 or bfloat16: lifted to float32, and rounded where the file's own types round.
+
+What is right is known from an emulation of its own: each node in float64 NumPy, rounded to float16 or bfloat16 where
+the file says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from precisionlab.model import load_model
+from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.results import SweepResult
+from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.typed import typed_model
+from precisionlab.sweep import sweep
+from tests.models import load, proto
+
+RNG = np.random.default_rng(18)
+W = (RNG.standard_normal((32, 32)) * 0.3).astype(np.float32)
+V = (RNG.standard_normal((32, 8)) * 0.3).astype(np.float32)
+SAMPLES = [(RNG.standard_normal((4, 32)) * 300).astype(np.float32) for _ in range(8)]
+
+# A square that float16 cannot hold, in a part of the model that is float16 in the file itself.
+ISLAND = """(float[N,32] x) => (float[N,8] y) {
+    a = MatMul(x, W) ah = Cast<to = 10>(a) b = Mul(ah, ah) m = ReduceMean<axes = [-1]>(b) s = Sqrt(m) n = Div(ah, s)
+    w = Cast<to = 1>(n) y = MatMul(w, V)
+}"""
+THROUGHOUT = """(float16[N,32] x) => (float16[N,8] y) {
+    a = MatMul(x, W) b = Mul(a, a) m = ReduceMean<axes = [-1]>(b) s = Sqrt(m) n = Div(a, s) y = MatMul(n, V)
+}"""
+
+
+def swept(model: onnx.ModelProto, folder: Path, samples: list[NDArray[np.generic]], **options: str) -> SweepResult:
+    """A sweep by way of files, as users have it."""
+    (folder / "data").mkdir(parents=True)
+    for index, array in enumerate(samples):
+        np.save(folder / "data" / f"{index}.npy", array)
+    onnx.save_model(model, folder / "model.onnx")
+    found = {"precisions": "fp16", "holdout": "0", **options}
+    return sweep(folder / "model.onnx", folder / "data", out=folder / "out", threads=1, **found)  # type: ignore[arg-type]
+
+
+def sqnr(reference: NDArray[np.float64], output: NDArray[np.generic]) -> float:
+    """In dB, over all values."""
+    noise = np.sum((output.astype(np.float64) - reference) ** 2)
+    return float(10 * np.log10(np.sum(reference**2) / noise))
+
+
+def half(array: NDArray[np.generic]) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        return array.astype(np.float16).astype(np.float64)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_an_island_that_overflows_in_its_own_float16_is_not_right_whatever_is_swept(
+    precision: str, tmp_path: Path
+) -> None:
+    model = proto(ISLAND, {"W": W, "V": V})
+    overflows = sum(np.isinf(half(half(x @ W) ** 2)).sum() for x in SAMPLES)
+    assert overflows > 100  # by NumPy: the square in true half
+
+    (found,) = swept(model, tmp_path, SAMPLES, precisions=precision).precisions
+
+    assert not found.low.met
+    assert found.low.comparison.inherited["b"].inf == pytest.approx(overflows, rel=0.02)
+    assert found.mixed.met
+    assert "node_of_b" in found.mixed.plan.pinned()
+
+
+def test_without_an_overflow_the_island_rounds_as_float16_does(tmp_path: Path) -> None:
+    samples = [x / 100 for x in SAMPLES]
+    (found,) = swept(proto(ISLAND, {"W": W, "V": V}), tmp_path, samples, tolerance="sqnr>=60").precisions
+
+    def run(rounded: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        w, v = rounded(W.astype(np.float64)), rounded(V.astype(np.float64))
+        outputs = []
+        for x in samples:
+            a = rounded(rounded(x.astype(np.float64)) @ w)
+            s = rounded(np.sqrt(rounded(np.mean(rounded(a * a), -1, keepdims=True))))
+            outputs.append(rounded(rounded(a / s) @ v))
+        return np.concatenate(outputs)
+
+    assert found.low.comparison.worst("sqnr") == pytest.approx(sqnr(run(lambda x: x), run(half)), abs=0.3)
+    assert found.low.met
+
+
+@pytest.mark.parametrize(("precision", "met"), [("fp16", False), ("bf16", True), ("int8", False)])
+def test_a_model_in_float16_throughout_can_be_swept(precision: str, met: bool, tmp_path: Path) -> None:
+    model = proto(THROUGHOUT, {"W": W.astype(np.float16), "V": V.astype(np.float16)})
+    samples = [x.astype(np.float16) for x in SAMPLES]
+
+    result = swept(model, tmp_path, samples, precisions=precision, tolerance="sqnr>=15")
+
+    (found,) = result.precisions
+    assert found.low.met is met  # bf16 has the range, and under int8 what is not quantised stays float16
+    assert found.mixed.met
+    assert result.reference.comparison.outputs["y"].errors is not None
+
+
+def test_the_reference_of_a_model_in_float16_reads_its_weights_in_float32(tmp_path: Path) -> None:
+    w, v = W.astype(np.float16), V.astype(np.float16)
+    samples = [(x / 100).astype(np.float16) for x in SAMPLES]
+    (found,) = swept(proto(THROUGHOUT, {"W": w, "V": v}), tmp_path, samples, tolerance="sqnr>=50").precisions
+
+    def run(rounded: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+        outputs = []
+        for x in samples:
+            a = rounded(x.astype(np.float64) @ w.astype(np.float64))
+            s = rounded(np.sqrt(rounded(np.mean(rounded(a * a), -1, keepdims=True))))
+            outputs.append(rounded(rounded(a / s) @ v.astype(np.float64)))
+        return np.concatenate(outputs)
+
+    assert found.low.comparison.worst("sqnr") == pytest.approx(sqnr(run(lambda x: x), run(half)), abs=0.3)
+
+
+def test_a_float16_output_that_is_infinite_is_never_right(tmp_path: Path) -> None:
+    model = proto(
+        """(float[N,32] x) => (float16[N,32] main, float[N,32] aux) {
+        a = MatMul(x, W) b = Mul(a, a) v = ReduceMean<axes = [-1]>(b) d = Div(v, c) h = Add(d, a)
+        main = Cast<to = 10>(h) aux = Mul(x, two)
+    }""",
+        {"W": W, "c": np.float32(1e4), "two": np.float32(2)},
+    )
+    (found,) = swept(model, tmp_path, SAMPLES, tolerance="sqnr[main]>=30").precisions
+    assert found.low.comparison.worst("sqnr", "main") == -np.inf
+    assert found.low.comparison.worst("sqnr", "aux") > 70
+    assert not found.low.met
+    assert found.mixed.met
+
+
+def test_an_output_that_float16_cannot_hold_cannot_be_pinned_right(tmp_path: Path) -> None:
+    model = proto(
+        "(float[N,32] x) => (float16[N,32] y) { a = MatMul(x, W) b = Mul(a, a) y = Cast<to = 10>(b) }", {"W": W}
+    )
+    (found,) = swept(model, tmp_path, SAMPLES).precisions
+    assert not found.low.met
+    assert not found.mixed.met  # the file gives it in float16, whatever computes it
+
+
+def test_a_bfloat16_island_keeps_its_own_precision(tmp_path: Path) -> None:
+    body = (
+        """(float[N,32] x) => (float[N,32] y) { h = Cast<to = 16>(x) b = Mul(h, h) w = Cast<to = 1>(b) y = Sqrt(w) }"""
+    )
+    (found,) = swept(proto(body), tmp_path, [x / 100 for x in SAMPLES], tolerance="sqnr>=20").precisions
+
+    def bf16(array: NDArray[np.float64]) -> NDArray[np.float64]:
+        return array.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+    x = np.concatenate(SAMPLES).astype(np.float64) / 100
+    low = half(np.sqrt(half(bf16(bf16(half(x)) ** 2))))
+    assert found.low.comparison.worst("sqnr") == pytest.approx(sqnr(np.abs(x), low), abs=0.3)
+
+
+def test_a_plan_says_which_precision_an_island_has(tmp_path: Path) -> None:
+    model = load(proto(ISLAND, {"W": W, "V": V}), tmp_path)
+    assert model.layer["node_of_b"].own is Precision.FP16
+    assert model.layer["node_of_b"].is_island
+    assert model.layer["node_of_a"].own is None
+    layer = model.layer["node_of_b"]
+    for default in (Precision.FP16, Precision.BF16, Precision.INT8):
+        plan = PrecisionPlan(model.sha256, default)
+        assert precision_of(layer, plan) is Precision.FP16
+        assert precision_of(layer, plan.with_pins([Pin(layer.name, layer.nodes, Precision.FP32, "")])) is Precision.FP32
+    assert precision_of(layer, PrecisionPlan(model.sha256, Precision.FP32)) is Precision.FP32
+    assert {info.dtype for info in model.tensors.values()} == {ir.DataType.FLOAT}
+
+
+def test_a_constant_that_the_file_casts_to_float16_is_rounded(tmp_path: Path) -> None:
+    body = "(float[N,32] x) => (float[N,32] y) { wh = Cast<to = 10>(W) w = Cast<to = 1>(wh) y = MatMul(x, w) }"
+    large = W.copy()
+    large[0, 0] = 7e4  # beyond float16, and within bfloat16
+    (found,) = swept(proto(body, {"W": large}), tmp_path, SAMPLES, precisions="bf16").precisions
+    assert found.low.comparison.worst("sqnr") == -np.inf
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_the_typed_model_has_an_island_as_the_plan_says(pinned: bool, tmp_path: Path) -> None:
+    model = load(proto(ISLAND, {"W": W, "V": V}), tmp_path)
+    layers = [model.layer[name] for name in ("node_of_b", "node_of_m", "node_of_s")]
+    pins = [Pin(layer.name, layer.nodes, Precision.FP32, "") for layer in layers] if pinned else []
+    typed = typed_model(model, PrecisionPlan(model.sha256, Precision.FP16, tuple(pins)), None)
+    types = {v.name: v.dtype for node in typed.onnx.graph for v in node.outputs}
+    assert (types["b"] is ir.DataType.FLOAT16) is not pinned
+    assert types["ah"] is ir.DataType.FLOAT16
+
+
+@pytest.mark.parametrize("default", [Precision.FP32, Precision.FP16, Precision.BF16])
+def test_the_typed_model_keeps_float16_inputs_and_outputs(default: Precision, tmp_path: Path) -> None:
+    model = load(proto(THROUGHOUT, {"W": W.astype(np.float16), "V": V.astype(np.float16)}), tmp_path)
+    assert [info.dtype.name for info in (*model.inputs, *model.outputs) if info.dtype] == ["FLOAT16", "FLOAT16"]
+    typed = typed_model(model, PrecisionPlan(model.sha256, default), None)
+    graph = typed.onnx.graph
+    assert [str(v.dtype) for v in (*graph.inputs, *graph.outputs)] == ["FLOAT16", "FLOAT16"]
+    assert [v.name for v in graph.outputs] == ["y"]
+    assert load_model(tmp_path / "model.onnx").sha256 == model.sha256
