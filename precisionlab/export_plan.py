@@ -22,6 +22,7 @@ from precisionlab.errors import OptionError
 from precisionlab.export import Export, Subject
 from precisionlab.lock import held_file
 from precisionlab.model import Model, load_model
+from precisionlab.model.prepared import file_for, prepared_name
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_at_least, check_calibration
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
@@ -78,13 +79,14 @@ def export_plan(
     see = observer or Silent()
     found = _Needs(loaded, asked, source, threads, see)
     file = None if out is None else _checked(Path(out), (path, loaded.path))
+    prepared = _prepared(loaded, file) if target in _NAMING else None
     with nullcontext() if file is None else held_file(file, see.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles = found.profiles(shapes) if target in _SHAPED else {}
-        subject = Subject(loaded, asked, table, profiles, _names(loaded.path), tensorrt)
+        subject = Subject(loaded, asked, table, profiles, _names(loaded), tensorrt, prepared)
         if target == TYPED:
             return _typed(subject, _required(file, "the model is a file"))
-        return _written(TARGETS[target](subject, file), file, see)
+        return _written(TARGETS[target](subject, file), file, see, subject)
 
 
 class _Needs:
@@ -122,9 +124,20 @@ def _has_int8(model: Model, plan: PrecisionPlan) -> bool:
     return any(precision_of(layer, plan) is Precision.INT8 for layer in model.layers)
 
 
-def _names(path: Path) -> Counter[str]:
-    """How often the file gives each name to a node of its main graph."""
-    proto = onnx.load_model(path, load_external_data=False)
+def _prepared(model: Model, out: Path | None) -> Path | None:
+    """Where the copy of the model goes that has the plan's names; None where its own file has them."""
+    if model.prepared is None:
+        return None
+    _required(out, "the model's functions were inlined, and the copy that has the plan's names stands beside")
+    assert out is not None
+    return out.parent / prepared_name(model)
+
+
+def _names(model: Model) -> Counter[str]:
+    """How often the file that is handed on gives each name to a node of its main graph."""
+    if model.prepared is not None:
+        return Counter(list(model.node))
+    proto = onnx.load_model(model.path, load_external_data=False)
     return Counter(node.name for node in proto.graph.node if node.name)
 
 
@@ -178,6 +191,8 @@ def _typed(subject: Subject, out: Path) -> Exported:
 
 TYPED = "typed-onnx"
 _SHAPED = frozenset({"trtexec", "polygraphy"})
+_NAMING = frozenset({"trtexec", "polygraphy", "modelopt", "json"})
+"""What these write names nodes of a file, which must have them."""
 TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {
     "trtexec": _trtexec,
     "polygraphy": _polygraphy,
@@ -204,7 +219,7 @@ def _checked(out: Path, sources: Iterable[Path]) -> Path:
     return out
 
 
-def _written(export: Export, out: Path | None, see: Observer) -> Exported:
+def _written(export: Export, out: Path | None, see: Observer, subject: Subject) -> Exported:
     """Write the files, all or none; files beside first, so that what names them never stands alone."""
     if out is None:
         assert isinstance(export.content, str)
@@ -219,4 +234,7 @@ def _written(export: Export, out: Path | None, see: Observer) -> Exported:
         for name, data in export.beside.items():
             write_whole_bytes(drafts / name, data)
         write_whole_bytes(drafts / out.name, content, 0o755 if export.executable else 0o644)
+        if subject.file is not None:
+            file_for(subject.model, drafts)
+            beside.append(subject.file)
     return Exported(None, (out, *reversed(beside)), export.notes)

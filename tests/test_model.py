@@ -292,7 +292,10 @@ def test_a_loop_stays_in_float32_and_runs(tmp_path: Path) -> None:
         assert 0 < found.inherited["l"].rel_l2 < 3.1 * 2**-11
 
 
-def test_a_model_local_function_stays_in_float32_and_runs(tmp_path: Path) -> None:
+def test_a_function_that_cannot_be_inlined_stays_in_float32_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precisionlab.model.load.inline_functions", lambda model: 0)
     text = """<ir_version: 8, opset_import: ["" : 17, "mine" : 1]>
         g (float[4] x) => (float[4] y) { h = Exp(x) f = mine.Double(h) y = Neg(f) }
         <domain: "mine", opset_import: ["" : 17]> Double (a) => (b) { b = Add(a, a) }"""

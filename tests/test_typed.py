@@ -282,7 +282,10 @@ def test_subgraphs_take_and_give_float32(tmp_path: Path) -> None:
         assert sqnr(run(model.onnx, fed)["y"], run(result.onnx, fed)["y"]) > 50
 
 
-def test_calls_of_local_functions_take_float32(tmp_path: Path) -> None:
+def test_calls_of_functions_that_cannot_be_inlined_take_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precisionlab.model.load.inline_functions", lambda model: 0)
     body = proto("(float[2] x) => (float[2] y) { a = Exp(x) b = own.twice(a) y = Tanh(b) }", domains=', "own": 1')
     body.functions.append(
         onnx.parser.parse_function('<domain: "own", opset_import: ["": 17]> twice (u) => (v) { v = Add(u, u) }')

@@ -20,8 +20,9 @@ class Subject:
     """A plan with all that an export may need of it.
 
     `table` is None where the plan has no int8 layer, `profiles` has each dynamic input. `names` counts how often the
-    model's file itself gives a name to a node of the main graph: the loaded model has a name for every node, and each
-    name once. `tensorrt` is the version that calibration caches are written for.
+    file to be handed on gives a name to a node of the main graph: the loaded model has a name for every node, and each
+    name once. `tensorrt` is the version that calibration caches are written for. `file` is what is handed on in place
+    of the model's own file, None for that one.
     """
 
     model: Model
@@ -30,11 +31,12 @@ class Subject:
     profiles: Mapping[str, Profile]
     names: Mapping[str, int]
     tensorrt: str
+    file: Path | None = None
 
     @property
     def path(self) -> Path:
-        """The model's file, absolute: what is exported runs in any folder of this machine."""
-        return self.model.path.resolve()
+        """The file to be handed on, absolute: what is exported runs in any folder of this machine."""
+        return (self.file or self.model.path).resolve()
 
     @property
     def scales(self) -> dict[str, float]:

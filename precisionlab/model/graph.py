@@ -74,7 +74,8 @@ class Model:
 
     `layers` are in topological order and cover every node of the main graph. `tensors` holds each
     value of the main graph at the shapes that the model declares. What the file has in half is float32 in `onnx` and
-    in `tensors`; `inputs` and `outputs` have the file's own types.
+    in `tensors`; `inputs` and `outputs` have the file's own types. `prepared` is what is handed on in place of the
+    file, in the file's own types, where names inside are not the file's: functions were inlined (None: the file is).
     """
 
     path: Path
@@ -84,6 +85,7 @@ class Model:
     outputs: tuple[TensorInfo, ...]
     tensors: Mapping[str, TensorInfo]
     layers: tuple[Layer, ...]
+    prepared: ir.Model | None = None
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:

@@ -17,6 +17,7 @@ from onnx_ir.passes import common as passes
 
 from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS, is_sized
+from precisionlab.model.functions import inline_functions
 from precisionlab.model.graph import Model, TensorInfo
 from precisionlab.model.layers import layers_of, multiply_adds
 from precisionlab.model.lift import OWN, lift
@@ -31,8 +32,8 @@ _LONGEST_SHAPE = 1 << 12  # elements
 def load_model(path: Path) -> Model:
     """Load an ONNX file, with external data beside it, and check it.
 
-    Constants become initialisers, dead nodes go (TensorRT drops both alike), unnamed nodes are named
-    as TensorRT's parser names them, and types and shapes are inferred.
+    Model-local functions are inlined, constants become initialisers, dead nodes go (TensorRT drops both alike),
+    unnamed nodes are named as TensorRT's parser names them, and types and shapes are inferred.
 
     Raises ModelError where the file is not a valid ONNX model.
     """
@@ -45,6 +46,7 @@ def load_model(path: Path) -> Model:
     del proto
     with _as_graph(path):
         model = ir.load(path)
+        inlined = inline_functions(model)
         _read_inner_data(model)
         passes.RemoveInitializersFromInputsPass()(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -56,6 +58,7 @@ def load_model(path: Path) -> Model:
     with _as_graph(path):
         typed = _inferred(model)
         declared = tensors_of(typed)
+        prepared = model.clone() if inlined else None
         lift(model, typed)
     tensors = {name: _lifted(info) for name, info in declared.items()}
     _note_ranks(model.graph, tensors)
@@ -67,6 +70,7 @@ def load_model(path: Path) -> Model:
         outputs=tuple(declared[str(v.name)] for v in model.graph.outputs),
         tensors=tensors,
         layers=layers_of(model, tensors),
+        prepared=prepared,
     )
 
 

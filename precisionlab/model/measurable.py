@@ -61,7 +61,7 @@ def check_lowerable(model: Model) -> None:
     elif any(reason.startswith("computes in") for reason, _ in reasons):
         advice = "sweep the float32 model that it was made from"
     elif any("model-local function" in reason for reason, _ in reasons):
-        advice = "inline its functions (onnx.inliner.inline_local_functions)"
+        advice = "its functions take graphs, which cannot be inlined; export it without functions"
     else:
         advice = "there is nothing to sweep"
     of = "its only layer cannot" if len(model.layers) == 1 else f"none of its {counted(len(model.layers), 'layer')} can"

@@ -10,7 +10,8 @@ Each node has the facts of its layer as metadata: `precisionlab.layer`, and for 
 | precisionlab.fp16.pinned, …reason | `True` for a pinned layer, and why |
 | precisionlab.fp16.cause | what breaks in it |
 
-Nothing else differs from the file that was swept: names, constants and the order of nodes are its own. Weights that
+Nothing else differs from the file that was swept: names, constants and the order of nodes are its own. Only a model
+whose functions were inlined is written as it was read, since the file has one call where the layers are. Weights that
 lie in a file beside it are stored inside the copy, which neither onnx nor ONNX Runtime would load otherwise: both
 refuse data from outside a model's own folder. Models beyond 256 MB are therefore left out.
 """
@@ -25,6 +26,7 @@ import onnx_ir as ir
 
 from precisionlab.errors import ModelError
 from precisionlab.memory import largest_copy
+from precisionlab.model.prepared import prepared_proto
 from precisionlab.report.cells import Row, as_flag, as_number, as_text
 
 if TYPE_CHECKING:
@@ -54,13 +56,17 @@ def why_not_annotated(model: Model, memory: int | None = None) -> str:
 
 def annotated_model(model: Model, layers: Iterable[Row]) -> bytes:
     """The file of the copy; `layers` are the rows of `layers.csv`. Raises ModelError where the file cannot be read."""
-    try:
-        proto = onnx.load_model(model.path, format="protobuf")
-    except Exception as error:  # onnx and protobuf raise many kinds for a file that is gone or was changed
-        raise ModelError(f"{model.path}: gone or changed since the run began: {error}") from None
+    proto = _read(model) if model.prepared is None else prepared_proto(model.prepared)
     annotate(proto, model, layers)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
+
+
+def _read(model: Model) -> onnx.ModelProto:
+    try:
+        return onnx.load_model(model.path, format="protobuf")
+    except Exception as error:  # onnx and protobuf raise many kinds for a file that is gone or was changed
+        raise ModelError(f"{model.path}: gone or changed since the run began: {error}") from None
 
 
 def annotate(proto: onnx.ModelProto, model: Model, layers: Iterable[Row]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from precisionlab.compare.gather import Gathering, SampleResult, output_errors
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError
+from precisionlab.model.prepared import content_of, file_for
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.wording import counted
 
@@ -231,9 +233,9 @@ class TensorRTBackend(Backend):
             scales = {name: found.scale for name, found in table.ranges.items()}
             cache = write_cache(scales, self._engines.features.version)
         return BuildJob(
-            model=self.model.path.resolve(),
+            model=self._file,
             engine=settings.folder,
-            content=self.model.sha256,
+            content=content_of(self.model),
             enabled=enabled_of(plan),
             pins=pins_of(self.model, plan),
             obey=settings.obey,
@@ -242,6 +244,11 @@ class TensorRTBackend(Backend):
             workspace=settings.workspace,
             timing_cache=settings.folder / "timing.cache",
         )
+
+    @cached_property
+    def _file(self) -> Path:
+        """The file that TensorRT parses."""
+        return file_for(self.model, self._settings.folder)
 
     def inside(self, plan: PrecisionPlan, table: CalibrationTable | None) -> Inside:
         """What the engine of a plan really is: what became of each pin, and the types that each layer runs in."""
@@ -275,7 +282,7 @@ class TensorRTBackend(Backend):
         if not self._settings.observe:
             return {}
         if not self._network:
-            self._network = self._engines.describe(self.model.path.resolve())
+            self._network = self._engines.describe(self._file)
         # Fusion boundaries alone: inside of a layer there is nothing to compare with, as nothing is rounded there.
         borders = {name for layer in self.model.layers for name in layer.outputs}
         wanted = borders.intersection(eligible(self._network))

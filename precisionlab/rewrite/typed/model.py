@@ -12,6 +12,7 @@ from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.load import infer_tensors
+from precisionlab.model.save import sources_of
 from precisionlab.precision import PrecisionPlan
 from precisionlab.rewrite.typed.assignment import Assignment, allowed, planned
 from precisionlab.rewrite.typed.checks import check_typed
@@ -56,7 +57,7 @@ def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | Non
     typing = TypesPass(assignment, {**tensors, **added}, table, model.node, model.halves)
     typing(graph)
     check_typed(model, graph)
-    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes), _sources(model.onnx))
+    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes), sources_of(model.onnx))
 
 
 def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str, ...]]:
@@ -77,9 +78,3 @@ def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str
         if least == best:
             raise
     return convert(model, least), (f"converted from opset {current} to {least}",)
-
-
-def _sources(model: ir.Model) -> frozenset[Path]:
-    """The files of external data."""
-    tensors = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
-    return frozenset(Path(t.path).resolve() for t in tensors if isinstance(t, ir.ExternalTensor))

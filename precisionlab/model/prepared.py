@@ -1,0 +1,43 @@
+"""The file that engines and other tools are given for a model: its own, or where names differ a copy as it was read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from precisionlab.model.graph import Model
+from precisionlab.model.save import embedded, save_model, sources_of
+
+_SUFFIX = ".prepared.onnx"
+
+
+def file_for(model: Model, folder: Path) -> Path:
+    """The file whose nodes and tensors are called as the model's layers are, absolute.
+
+    The model's own file, but where functions were inlined a copy, written to `folder` (made where it is missing) as
+    `<model>.prepared.onnx`. Raises ModelError where that cannot be written.
+    """
+    if model.prepared is None:
+        return model.path.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / prepared_name(model)
+    save_model(model.prepared, path, sources_of(model.prepared))
+    return path.resolve()
+
+
+def content_of(model: Model) -> str:
+    """A digest of what that file holds: the model's own, and how it was changed."""
+    return model.sha256 if model.prepared is None else hashlib.sha256(f"{model.sha256} inlined".encode()).hexdigest()
+
+
+def prepared_name(model: Model) -> str:
+    """What the copy is called."""
+    return f"{model.name}{_SUFFIX}"
+
+
+def prepared_proto(prepared: ir.Model) -> onnx.ModelProto:
+    """The content of the copy, weights of other files inside it."""
+    return ir.to_proto(embedded(prepared))

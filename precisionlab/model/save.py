@@ -1,0 +1,69 @@
+"""Writes a model that was made from another, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import onnx_ir as ir
+
+from precisionlab.disk import draft_prefix, why_not_written
+from precisionlab.errors import ModelError
+
+EMBEDDED_LIMIT = 1_900_000_000
+"""Bytes of constants that one file holds: protobuf ends at 2 GiB, and the graph needs room too."""
+
+
+def save_model(model: ir.Model, path: Path, sources: Collection[Path], embedded_limit: int = EMBEDDED_LIMIT) -> None:
+    """Write the model; constants of more than `embedded_limit` bytes in all go to `<name>.data` beside it.
+
+    Either is there whole or not at all, the data first. `sources` are the files that constants are still read from.
+    Raises ModelError where that cannot be written, or where the file of data is one of the sources.
+    """
+    data = path.with_name(f"{path.name}.data")
+    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if data.resolve() in sources:
+        raise ModelError(f"{path}: the model's own constants are in {data.name}; choose another name or folder")
+    copy = embedded(model)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=draft_prefix(path), suffix=".part") as folder:
+            draft = Path(folder) / path.name
+            if size > embedded_limit:
+                ir.save(copy, draft, external_data=data.name)
+                path.unlink(missing_ok=True)  # an earlier model must not be read with these constants
+                _move(Path(folder) / data.name, data)
+            else:
+                ir.save(copy, draft)
+            _move(draft, path)
+    except OSError as error:
+        raise ModelError(why_not_written(path, error, "choose another place")) from None
+
+
+def sources_of(model: ir.Model) -> frozenset[Path]:
+    """The files of external data."""
+    tensors = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
+    return frozenset(Path(t.path).resolve() for t in tensors if isinstance(t, ir.ExternalTensor))
+
+
+def embedded(model: ir.Model) -> ir.Model:
+    """A copy of the model with constants that name no other file: each is read when it is written."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                value.const_value = _reading(tensor, str(value.name))
+    return copy
+
+
+def _reading(tensor: ir.ExternalTensor, name: str) -> ir.LazyTensor:
+    shape = ir.Shape(tuple(tensor.shape.numpy()))
+    return ir.LazyTensor(lambda: ir.tensor(tensor.numpy(), dtype=tensor.dtype), tensor.dtype, shape, name=name)
+
+
+def _move(draft: Path, path: Path) -> None:
+    with draft.open("rb") as stream:
+        os.fsync(stream.fileno())
+    draft.replace(path)
