@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+
+DAMAGED = (
+    ValueError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,  # a compression, or a version of the format, that zipfile does not know
+    RuntimeError,  # an archive with a password
+)
+"""What numpy and zipfile raise for a file that is damaged, or none of theirs; not what a fault of ours would be."""
 
 _LONGEST_HEADER = 1 << 16  # NumPy reads as many bytes as the file says, 4 GiB of a zip bomb too
 
@@ -47,7 +61,10 @@ def read_header(stream: IO[bytes]) -> Header:
         raise ValueError(f"its header claims to be {length:,} bytes long")
     stream.seek(start)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    try:
+        shape, fortran, dtype = read(stream)
+    except Exception as error:  # NumPy has Python's parser read it, and makes a type of what that gives
+        raise ValueError(f"its header cannot be read: {type(error).__name__}") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects (a pickle), which are never read; save plain arrays")
     if dtype.itemsize == 0 or any(dim < 0 for dim in shape):

@@ -20,7 +20,8 @@ def checked(opened: Dataset, skip_bad: bool, see: Observer) -> Dataset:
         see.note(f"skipped {bad.name}: {bad.reason}")
     if dataset.look is not None and not dataset.is_random:
         for finding in dataset.look.findings:
-            see.note(f"{finding.severity}: {finding.text}")
+            about = f"input {finding.input!r}: " if finding.input is not None and len(dataset.model_inputs) > 1 else ""
+            see.note(f"{finding.severity}: {about}{finding.text}")
     return dataset
 
 

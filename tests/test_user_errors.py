@@ -306,7 +306,7 @@ def test_what_cannot_be_a_calibration_cache_is_told_with_its_file(
 
 
 def test_an_image_of_too_many_pixels_is_told_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("precisionlab.data.images.MOST_PIXELS", 8)
+    monkeypatch.setattr("precisionlab.data.picture.MOST_PIXELS", 8)
     (tmp_path / "data").mkdir()
     Image.new("RGB", (3, 4)).save(tmp_path / "data" / "a.png")
     model = load(proto("(float[1,3,4,3] x) => (float[1,3,4,3] y) { y = Relu(x) }"), tmp_path)

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from precisionlab.data.fit import check_names, check_shape
+from precisionlab.data.fit import check_shape, match_names
 from precisionlab.data.sample import Arrays, first_line
 from precisionlab.errors import DataError
 from precisionlab.model import TensorInfo
-from precisionlab.npyfile import Header, read_header
+from precisionlab.npyfile import DAMAGED, Header, read_header
 
 ARRAY_SUFFIXES = frozenset({".npz", ".npy"})
 MOST_BYTES = 4 * 1024**3
@@ -45,8 +45,8 @@ def read_npz(file: Path, inputs: Sequence[TensorInfo]) -> Arrays:
     """The arrays of an .npz file, by name. Raises DataError, before anything is read that the model does not take."""
     with _readable(file), zipfile.ZipFile(file) as archive:
         members = _members(archive)
-        check_names(members, inputs, str(file))
-        return {info.name: _read_member(archive, members[info.name], file, info) for info in inputs}
+        keys = match_names(members, inputs, str(file))
+        return {key: _read_member(archive, members[key], file, info) for info in inputs if (key := keys[info.name])}
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, info: TensorInfo) -> NDArray[Any]:
@@ -61,9 +61,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, 
         with archive.open(member) as stream:
             array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
             return array
-    except DataError:
-        raise
-    except Exception as error:
+    except DAMAGED as error:
         raise ValueError(f"{info.name!r} in it: {first_line(error)}") from None
 
 
@@ -90,7 +88,7 @@ def stacked_rows(file: Path, inputs: Sequence[TensorInfo]) -> int | None:
         return None
     try:
         headers = _headers(file, inputs)
-    except Exception:
+    except DAMAGED:
         return None
     shapes = {name: header.shape for name, header in headers.items()}
     if set(shapes) != {info.name for info in inputs}:
@@ -212,7 +210,5 @@ def _readable(file: Path) -> Iterator[None]:
     """What goes wrong inside is told as a DataError of the file."""
     try:
         yield
-    except DataError:
-        raise
-    except Exception as error:  # numpy, zipfile and zlib raise many kinds for one cause: a damaged file
+    except DAMAGED as error:
         raise DataError(f"{file}: not a readable {file.suffix.lower()} file: {first_line(error)}") from None

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from precisionlab.data.arrays import ARRAY_SUFFIXES, Stack, open_stack, read_npy, read_npz, stacked_rows
 from precisionlab.data.fit import fit
-from precisionlab.data.images import IMAGE_SUFFIXES, read_image
+from precisionlab.data.images import read_image
 from precisionlab.data.listing import find_listing, read_labels, read_listing
 from precisionlab.data.manifest import MANIFEST, InputSpec, Manifest, check_manifest, inside, read_manifest
-from precisionlab.data.sample import Arrays, Entry, Sample
+from precisionlab.data.picture import IMAGE_SUFFIXES
+from precisionlab.data.sample import Arrays, Entry, Remark, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo
 
@@ -91,18 +92,20 @@ class Folder:
         if file.listed is not None and not file.path.is_file():
             hint = "; write / between folders" if "\\" in file.name else ""
             raise DataError(f"{file.listed}: {file.name!r} is no file in {self.path}{hint}")
-        return self._sample(file.name, self._arrays(file.path), str(file.path))
+        arrays, remarks = self._arrays(file.path)
+        return self._sample(file.name, arrays, str(file.path), remarks)
 
     def _read_row(self, file: SampleFile, stack: Stack, row: int, name: str) -> Sample:
         return self._sample(name, stack.row(row), f"{file.path}[{row}]")
 
-    def _sample(self, name: str, arrays: Arrays, where: str) -> Sample:
-        return Sample(name, fit(arrays, self.inputs, self.manifest.inputs, where), self.labels.get(name))
+    def _sample(self, name: str, arrays: Arrays, where: str, remarks: tuple[Remark, ...] = ()) -> Sample:
+        fitted, done = fit(arrays, self.inputs, self.manifest.inputs, where)
+        return Sample(name, fitted, self.labels.get(name), (*remarks, *done))
 
-    def _arrays(self, file: Path) -> Arrays:
+    def _arrays(self, file: Path) -> tuple[Arrays, tuple[Remark, ...]]:
         suffix = file.suffix.lower()
         if suffix == ".npz":
-            return read_npz(file, self.inputs)
+            return read_npz(file, self.inputs), ()
         if len(self.inputs) != 1:
             raise DataError(
                 f"{file}: the model has {len(self.inputs)} inputs ({', '.join(i.name for i in self.inputs)}); "
@@ -110,8 +113,9 @@ class Folder:
             )
         (info,) = self.inputs
         if suffix == ".npy":
-            return {info.name: read_npy(file, info)}
-        return {info.name: read_image(file, info, self.manifest.inputs.get(info.name, InputSpec()))}
+            return {info.name: read_npy(file, info)}, ()
+        pixels, remarks = read_image(file, info, self.manifest.inputs.get(info.name, InputSpec()))
+        return {info.name: pixels}, remarks
 
 
 def open_folder(path: Path, model: Model) -> Folder:

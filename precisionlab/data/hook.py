@@ -89,7 +89,8 @@ class Hook:
             # A copy: loaders fill the same buffer again, while earlier samples still run beside this one.
             copies = {str(key): np.array(value) for key, value in arrays.items()}
             text = None if label is None else str(label.tolist() if hasattr(label, "tolist") else label)
-        return Sample(self.name_of(index), fit(copies, self.inputs, None, where), text)
+        fitted, remarks = fit(copies, self.inputs, None, where)
+        return Sample(self.name_of(index), fitted, text, remarks)
 
 
 def is_hook(spec: str) -> bool:

@@ -1,8 +1,7 @@
-"""Images, decoded by Pillow and laid out as the manifest says."""
+"""Images as inputs: their pixels, scaled, centred and laid out as the manifest says."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,53 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.data.manifest import MANIFEST, InputSpec
-from precisionlab.data.sample import first_line
+from precisionlab.data.picture import opened, upright
+from precisionlab.data.sample import Remark
 from precisionlab.errors import DataError
 from precisionlab.model import TensorInfo
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-MOST_PIXELS = 2 * 89_478_485
-"""Pillow's own limit, beyond which it takes an image for a decompression bomb."""
 MOST_VALUES = 1 << 27
 """The largest input that an image becomes: 512 MiB of float32, 44 million pixels."""
 
-# Pillow would look into any file for any format it knows, and hand some to other programs.
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF")
 
+def read_image(file: Path, info: TensorInfo, spec: InputSpec) -> tuple[NDArray[np.float32], tuple[Remark, ...]]:
+    """The pixels as float32 1×C×H×W, or 1×H×W×C where the manifest says so; and what a user should know of them.
 
-def read_image(file: Path, info: TensorInfo, spec: InputSpec) -> NDArray[np.float32]:
-    """The pixels as float32 1×C×H×W, or 1×H×W×C where the manifest says so. Raises DataError."""
+    Raises DataError.
+    """
     from PIL import Image
 
     size = spec.size or _wanted_size(info, spec)
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large images from half the limit on; a photograph may be that large.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
-                _check(image.size, image.mode, file)
-                _check_input(size or image.size[::-1], spec, info, file)
-                picture = image.convert("L" if spec.color == "L" else "RGB")
-        if size is not None and picture.size != (size[1], size[0]):
-            picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        pixels = np.asarray(picture, np.float32)
-    except DataError:
-        raise
-    except Image.DecompressionBombError:
-        raise DataError(f"{file}: more than {MOST_PIXELS:,} pixels; scale the image down and save it again") from None
-    except Exception as error:  # Pillow raises many kinds for one cause: a damaged file
-        raise DataError(f"{file}: not a readable image: {first_line(error)}") from None
-    return _normalised(pixels, spec, file)
-
-
-def _check(size: tuple[int, int], mode: str, file: Path) -> None:
-    if size[0] * size[1] > MOST_PIXELS:
-        raise DataError(
-            f"{file}: {size[0]}×{size[1]} pixels, more than {MOST_PIXELS:,}; scale the image down and save it again"
-        )
-    if mode == "F" or mode.startswith("I"):
-        # Pillow would clip them to 255: a 16-bit radiograph becomes one white area.
-        raise DataError(f"{file}: has more than 8 bits a channel, which is not read from images; save it as .npy")
+    with opened(file) as image:
+        _check_input(size or image.size[::-1], spec, info, file)
+        picture, said = upright(image, "L" if spec.color == "L" else "RGB")
+    if size is not None and picture.size != (size[1], size[0]):
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    values = _normalised(np.asarray(picture, np.float32), spec, file)
+    return values, tuple(Remark(info.name, text) for text in said)
 
 
 def _check_input(size: tuple[int, int], spec: InputSpec, info: TensorInfo, file: Path) -> None:

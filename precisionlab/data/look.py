@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.data.fit import dims, is_float, shape_text
-from precisionlab.data.sample import Sample, Skipped, digest, some
+from precisionlab.data.sample import Remark, Sample, Skipped, digest, some
 from precisionlab.model import Model, TensorInfo
 
 FEW = 16
@@ -88,12 +88,16 @@ class InputLook:
 
 @dataclass(frozen=True)
 class Look:
-    """What a pass over the samples has shown. `duplicates` are pairs of a sample and the earlier one that it equals."""
+    """What a pass over the samples has shown.
+
+    `duplicates` are pairs of a sample and the earlier one that it equals, `remarks` what was done to which samples.
+    """
 
     samples: int
     inputs: tuple[InputLook, ...]
     duplicates: tuple[tuple[str, str], ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    remarks: Mapping[Remark, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -126,6 +130,7 @@ class Collector:
         self._inputs = [(info, _Sums()) for info in inputs]
         self._first: dict[str, str] = {}
         self._duplicates: list[tuple[str, str]] = []
+        self._remarks: dict[Remark, list[str]] = {}
         self._count = 0
 
     def add(self, sample: Sample, digest: str) -> None:
@@ -134,13 +139,16 @@ class Collector:
         earlier = self._first.setdefault(digest, sample.name)
         if earlier != sample.name:
             self._duplicates.append((sample.name, earlier))
+        for remark in sample.remarks:
+            self._remarks.setdefault(remark, []).append(sample.name)
         for info, sums in self._inputs:
             sums.add(sample.inputs[info.name], sample.name)
 
     def look(self, skipped: Sequence[Skipped] = ()) -> Look:
         """What has been seen so far."""
         inputs = tuple(sums.result(info) for info, sums in self._inputs)
-        return Look(self._count, inputs, tuple(self._duplicates), tuple(skipped))
+        remarks = {remark: tuple(names) for remark, names in self._remarks.items()}
+        return Look(self._count, inputs, tuple(self._duplicates), tuple(skipped), remarks)
 
 
 def findings(look: Look) -> tuple[Finding, ...]:
@@ -149,9 +157,10 @@ def findings(look: Look) -> tuple[Finding, ...]:
     1. Samples that were left out, that are the same as another, that hold one value throughout.
     2. Too few samples.
     3. Values that are NaN or Inf, which only types without a check can still hold.
-    4. Images whose pixels look as they come from the file, or lie in [0, 1].
+    4. What was done to samples on the way: types, orientation, transparency, rows left out.
+    5. Images whose pixels look as they come from the file, or lie in [0, 1].
     """
-    found = [*_about_samples(look)]
+    found = [*_about_samples(look), *_about_remarks(look)]
     for seen in look.inputs:
         found += _about_values(seen, look.samples)
         if seen.is_image and not seen.one_value and seen.values > seen.nonfinite:
@@ -179,6 +188,12 @@ def _about_samples(look: Look) -> Iterable[Finding]:
             None,
             f"{_count(len(look.duplicates), 'sample')} the same as an earlier one, counted twice: {pairs}",
         )
+
+
+def _about_remarks(look: Look) -> Iterable[Finding]:
+    for remark, names in look.remarks.items():
+        which = "all samples" if len(names) == look.samples else some(names)
+        yield Finding(Severity.NOTE, remark.input, f"{which}: {remark.text}")
 
 
 def _about_values(seen: InputLook, samples: int) -> Iterable[Finding]:

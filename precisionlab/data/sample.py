@@ -13,13 +13,24 @@ from numpy.typing import NDArray
 Arrays = Mapping[str, NDArray[Any]]
 
 
+class Remark(NamedTuple):
+    """What was done to a sample that a user should know, to stand behind a count of samples and a colon.
+
+    `input` is None where it is about all of them.
+    """
+
+    input: str | None
+    text: str
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One run of the model: its inputs by name, with the batch dimension, and its label."""
+    """One run of the model: its inputs by name, with the batch dimension, its label, and how it came to be."""
 
     name: str
     inputs: Arrays
     label: str | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 class Skipped(NamedTuple):
