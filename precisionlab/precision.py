@@ -14,8 +14,42 @@ from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read
 PLAN_SCHEMA = 1
 
 
+@dataclass(frozen=True)
+class Format:
+    """A number format: what its values can be.
+
+    `dtype` is onnx_ir's name of it. `largest` is the largest finite value, `normal` the smallest with all digits and
+    `least` the smallest above 0 (subnormal); of int8 in steps. `epsilon` is the distance from 1 to the next value.
+    Sources: IEEE 754 binary16 and binary32; bfloat16 is binary32's first half.
+    """
+
+    dtype: str
+    title: str
+    largest: float
+    normal: float
+    least: float
+    epsilon: float
+
+    @property
+    def overflowing(self) -> float:
+        """From this reference on, an Inf in the format is what any device may round to.
+
+        Eight units in the last place below the largest value: so far may a value be off that was itself computed in
+        the format. No value that a float32 holds overflows float32, but for those just below its end.
+        """
+        return self.largest * (1 - 8 * self.epsilon)
+
+
+_FORMATS = {
+    "fp32": Format("FLOAT", "FP32", (2 - 2.0**-23) * 2.0**127, 2.0**-126, 2.0**-149, 2.0**-23),
+    "fp16": Format("FLOAT16", "FP16", 65504.0, 2.0**-14, 2.0**-24, 2.0**-10),
+    "bf16": Format("BFLOAT16", "BF16", (2 - 2.0**-7) * 2.0**127, 2.0**-126, 2.0**-133, 2.0**-7),
+    "int8": Format("INT8", "INT8", 127.0, 1.0, 1.0, 1.0),
+}
+
+
 class Precision(str, Enum):
-    """A number format that a layer can be run in."""
+    """A precision that a layer can be run in."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -24,6 +58,11 @@ class Precision(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+    @property
+    def number_format(self) -> Format:
+        """Its number format."""
+        return _FORMATS[self.value]
 
     @classmethod
     def parse(cls, text: str) -> Precision:

@@ -14,6 +14,7 @@ from precisionlab.backends import EMULATION, RTX, place_of, which_backend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.errors import STATISTICS
 from precisionlab.compare.tolerance import meets, parse_tolerance
 from precisionlab.engines import Compiler, EngineStage
 from precisionlab.errors import OptionError, PrecisionLabError
@@ -399,5 +400,6 @@ def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTB
         "layers": [list(layer.nodes) for layer in model.layers],
         "device": ready.local.place.name,
         "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
+        "statistics": STATISTICS,
         "versions": versions(),
     }

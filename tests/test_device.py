@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from precisionlab.compare.errors import ErrorTable
 from precisionlab.data import open_dataset
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import load_model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.precision import Format, Precision, PrecisionPlan
 
 
 @pytest.mark.parametrize(("text", "number"), [("cpu", None), ("cuda", 0), ("cuda:0", 0), ("cuda:13", 13)])
@@ -75,8 +75,8 @@ class SealedSession(Session):
 class SealedErrors(ErrorTable):
     """Waits until it is told to settle, as kernels do."""
 
-    def __init__(self, rows: int) -> None:
-        super().__init__(rows)
+    def __init__(self, formats: Sequence[Format]) -> None:
+        super().__init__(len(formats), formats)
         self._waiting: list[tuple[int, Sealed | None, Sealed]] = []
 
     def add(self, row: int, reference: Any, output: Any) -> None:
@@ -131,8 +131,8 @@ class SealedPlace(Cpu):
     def session(self, graph: ir.Model) -> Session:
         return SealedSession(graph, 1)
 
-    def errors(self, rows: int) -> ErrorTable:
-        return SealedErrors(rows)
+    def errors(self, formats: Sequence[Format]) -> ErrorTable:
+        return SealedErrors(formats)
 
     def histograms(self, names: Iterable[str]) -> Any:
         return SealedHistograms(names)

@@ -6,7 +6,9 @@ import itertools
 import math
 from dataclasses import asdict
 
+import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,15 @@ from precisionlab.errors import DataError, OptionError
 from precisionlab.precision import Precision
 
 EPS64 = np.finfo(np.float64).eps
-COUNTS = ("elements", "overflow", "vanished", "ref_nonfinite", "nan", "inf", "new_nonfinite", "ref_mismatch")
+COUNTS = (
+    *("elements", "overflow", "vanished", "ref_nonfinite", "nan", "inf", "new_nonfinite", "ref_mismatch"),
+    *("new_nan", "ref_nan", "unforced_inf"),
+)
+FORMATS = {
+    Precision.FP32: np.finfo(np.float32),
+    Precision.FP16: np.finfo(np.float16),
+    Precision.BF16: ml_dtypes.finfo(ml_dtypes.bfloat16),
+}
 TERMS = {"ref2": "rr", "err2": "ee", "ref_out": "ro", "out2": "oo"}
 
 SPECIAL = np.array(
@@ -55,9 +65,10 @@ def pairs(draw: st.DrawFn, finite: bool = False) -> tuple[Array, Array]:
     return reference, output
 
 
-def plainly(reference: Array, output: Array) -> tuple[ErrorSums, dict[str, float]]:
+def plainly(reference: Array, output: Array, held_in: Precision = Precision.FP32) -> tuple[ErrorSums, dict[str, float]]:
     """The statistics in float64 numpy, and the sums of the terms' magnitudes, which bound their rounding."""
-    there = np.isfinite(reference)
+    there, limits = np.isfinite(reference), FORMATS[held_in]
+    near = np.float32(float(limits.max) * (1 - 8 * float(limits.eps)))
     beside, instead = reference[~there], output[~there]
     with np.errstate(all="ignore"):
         r, o = reference[there].astype(np.float64), output[there].astype(np.float64)
@@ -75,13 +86,16 @@ def plainly(reference: Array, output: Array) -> tuple[ErrorSums, dict[str, float
         **sums,
         max_error=float(np.max(largest, initial=0.0)),
         max_ref=float(np.max(np.abs(r), initial=0.0)),
-        overflow=int(np.sum(np.abs(r) > 65504)),
+        overflow=int(np.sum(np.abs(r) > float(limits.max))),
         vanished=int(np.sum((o == 0) & (r != 0))),
         ref_nonfinite=int(np.sum(~there)),
         nan=int(np.isnan(output).sum()),
         inf=int(np.isinf(output).sum()),
         new_nonfinite=int(np.sum(~np.isfinite(o))),
         ref_mismatch=int(np.sum(~same)),
+        new_nan=int(np.sum(np.isnan(o))),
+        ref_nan=int(np.sum(np.isnan(beside))),
+        unforced_inf=int(np.sum(np.isinf(o) & (np.abs(r) < near))),
     )
     return found, magnitudes
 
@@ -100,10 +114,18 @@ def assert_same(found: ErrorSums, expected: ErrorSums, magnitudes: dict[str, flo
             assert a == b or (math.isnan(a) and math.isnan(b)), name
 
 
-@given(pairs())
+@given(pairs(), st.sampled_from([*FORMATS]))
 @settings(max_examples=250)
-def test_statistics_agree_with_float64_numpy_for_any_float32(pair: tuple[Array, Array]) -> None:
-    assert_same(error_sums(*pair), *plainly(*pair))
+def test_statistics_agree_with_float64_numpy_for_any_float32(pair: tuple[Array, Array], held_in: Precision) -> None:
+    assert_same(error_sums(*pair, held_in.number_format), *plainly(*pair, held_in))
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+def test_formats_are_those_of_numpy_and_ml_dtypes(precision: Precision) -> None:
+    known, found = FORMATS[precision], precision.number_format
+    stated = (found.largest, found.normal, found.least, found.epsilon)
+    assert stated == tuple(float(v) for v in (known.max, known.tiny, known.smallest_subnormal, known.eps))
+    assert ir.DataType[found.dtype].max == known.max
 
 
 @given(pairs(), st.lists(st.integers(0, 8193), max_size=5), st.randoms(use_true_random=False))
@@ -211,7 +233,26 @@ def test_a_nonfinite_value_that_changed_is_a_mismatch(was: str, became: str) -> 
 
 def test_the_largest_float16_does_not_overflow_and_the_next_float32_does() -> None:
     reference = np.float32([65504, -65504, np.nextafter(np.float32(65504), np.float32(np.inf)), -7e4, np.inf])
-    assert error_sums(reference, reference).overflow == 2
+    assert error_sums(reference, reference, Precision.FP16.number_format).overflow == 2
+    assert error_sums(reference, reference).overflow == 0  # no float32 is beyond float32
+
+
+@pytest.mark.parametrize(
+    ("held_in", "fits", "may_round"),
+    [
+        (Precision.FP16, [3, 40000, 64900], [65000, 65504, 65520, 1e5]),
+        (Precision.BF16, [99864, 1e38, 3.1e38], [3.2e38, 3.4e38]),
+        (Precision.FP32, [1e38, 3.4e38, 3.4028e38], [3.4028235e38]),
+    ],
+)
+def test_an_inf_is_forced_only_by_what_the_format_cannot_hold(
+    held_in: Precision, fits: list[float], may_round: list[float]
+) -> None:
+    reference = np.float32([*fits, *may_round, *(-np.float32(may_round))])
+    found = error_sums(reference, np.copysign(np.float32(np.inf), reference), held_in.number_format)
+    assert (found.new_nonfinite, found.unforced_inf) == (reference.size, len(fits))
+    beside_nan = np.float32([np.nan, *fits]), np.float32([np.nan, *[np.inf] * len(fits)])
+    assert error_sums(*beside_nan, held_in.number_format).unforced_inf == len(fits)
 
 
 def test_a_subnormal_that_became_zero_has_vanished_and_a_zero_has_not() -> None:

@@ -16,6 +16,7 @@ from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.histogram import histogram_of
 from precisionlab.calibration.table import Range
+from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
 from precisionlab.report.commands import commands_of, run_commands
 from precisionlab.report.details import details_json
@@ -45,8 +46,25 @@ def test_overflow_that_the_plan_deals_with_is_a_note() -> None:
     hazard = one("Overflow", found(*report()))
     assert (hazard.severity, hazard.where) == (NOTE, "FP16")
     assert hazard.title == "Overflow: 1 layer reaches values beyond 65504, up to 3.49e+05"
+    assert hazard.why.startswith("FP16 ends there")
     assert [(link.layer, link.row) for link in hazard.layers] == [("LayerNorm_1/Sum_1", "row-1-1")]
     assert "1 layer kept in FP32" in hazard.action
+
+
+def test_overflow_is_that_of_the_format_of_the_layer() -> None:
+    """3.5e5 overflows what fp16 around int8 holds, and neither bfloat16 nor float32."""
+    for held_in, overflows in (("fp16", True), ("bf16", False), ("fp32", False)):
+        run, variants, layers, plans = report()
+        layers["runs_in"], layers["format"] = "int8", held_in
+        assert any("Overflow" in title for title in found(run, variants, layers, plans)) == overflows
+    layers.loc[1, ["ref_max", "format", "runs_in"]] = [3.402e38, "bf16", "bf16"]
+    hazard = one("Overflow", found(run, variants, layers, plans))
+    assert hazard.title == "Overflow: 1 layer reaches values beyond 3.3895e+38, up to 3.4e+38"
+    assert (hazard.why.split(";")[0], hazard.action[:27]) == ("BF16 ends there", "Keep these layers in FP32, ")
+    facts = json.loads(str(details_json(records_of(layers))))
+    assert facts["1"]["h"] == "BF16"
+    assert facts["formats"]["BF16"] == [Precision.BF16.number_format.largest, 2.0**-126, 2.0**-133]
+    assert ["Reference’s values beyond 3.3895e+38, where BF16 ends", "7"] in facts["1"]["f"]
 
 
 def test_overflow_that_no_plan_mends_is_a_danger_and_stands_first() -> None:

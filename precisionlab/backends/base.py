@@ -17,9 +17,10 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
-from precisionlab.model import Model
-from precisionlab.precision import PrecisionPlan
-from precisionlab.rewrite.observe import Flow, observed_rows
+from precisionlab.model import Layer, Model
+from precisionlab.precision import Format, Precision, PrecisionPlan
+from precisionlab.rewrite.flow import format_of, int8_operands, precision_of
+from precisionlab.rewrite.observe import Flow, observed_rows, row_formats
 
 Progress = Callable[[int], None]
 """Called with the number of samples done."""
@@ -32,9 +33,6 @@ class Detail(Enum):
     INHERITED = "inherited"  # the statistics of every layer's output in the variant
     INTRODUCED = "introduced"  # those, and of each layer alone
 
-
-NEARLY_INFINITE = 65504 / 2
-"""A tensor of the reference whose values stay below is not infinite in float16 for want of range."""
 
 _FLOWS = {
     Detail.NONFINITE: (Flow.VARIANT,),
@@ -141,7 +139,7 @@ class Backend(ABC):
         )
         inherited = {name: gathering.layers.row(row) for name, row in variant.items()}
         own = {name: gathering.layers.row(row) for name, row in alone.items()}
-        broken = broken_tensors(self.model, inherited, inherited)
+        broken = broken_tensors(self.model, plan, inherited, inherited)
         spreads = Spreads(gathering.spreads(variant), gathering.spreads(alone))
         return gathering.comparison(inherited, own, broken, time.perf_counter() - started, spreads)
 
@@ -168,40 +166,57 @@ class Backend(ABC):
         gathering = Gathering(len(rows), metric)
         for result in self.results(evaluation, samples):
             progress(gathering.add(result))
+        formats = row_formats(self.model, plan, (name for _, name in rows))
         counted = {
-            name: _new_nonfinite(gathering.layers.row(i), known.inherited[name]) for (_, name), i in rows.items()
+            name: _new_nonfinite(gathering.layers.row(i), known.inherited[name], held_in)
+            for ((_, name), i), held_in in zip(rows.items(), formats, strict=True)
         }
-        broken = broken_tensors(self.model, counted, known.inherited)
+        broken = broken_tensors(self.model, plan, counted, known.inherited)
         return gathering.comparison(counted, {}, broken, time.perf_counter() - started)
 
 
-def broken_tensors(model: Model, inherited: Mapping[str, ErrorSums], known: Mapping[str, ErrorSums]) -> tuple[str, ...]:
+def broken_tensors(
+    model: Model, plan: PrecisionPlan, inherited: Mapping[str, ErrorSums], known: Mapping[str, ErrorSums]
+) -> tuple[str, ...]:
     """The tensors of a variant that hold a NaN or Inf which no rounding gives, in topological order.
 
-    Every new NaN, and every Inf that begins in a tensor whose values the precision could hold (a logarithm or a
-    division by what was rounded to zero). An Inf that begins where the reference is too large is what that rounds
-    to, and every device goes on from it alike (exp(−Inf) is 0, Inf − Inf is NaN), so what it does is seen at the
-    outputs. A NaN's course is not: CPU kernels of Max, Clip, Relu or ReduceMax lose it, and a GPU's do not.
+    Every new NaN, and every Inf that begins where the format that its layer gives could hold the reference's value (a
+    logarithm or a division by what was rounded to zero). An Inf that begins where the reference is too large for it is
+    what that rounds to, and so is one in what the layer takes and rounds itself; every device goes on from it alike
+    (exp(−Inf) is 0, Inf − Inf is NaN), so what it does is seen at the outputs. A NaN's course is not: CPU kernels of
+    Max, Clip, Relu or ReduceMax lose it, and a GPU's do not. `known` has the reference's largest values.
     """
     found = []
     for layer in model.layers:
-        taken = [inherited[name] for name in layer.inputs if name in inherited]
-        passed_on = any(errors.new_nonfinite for errors in taken)
+        passed_on = any(inherited[name].new_nonfinite for name in layer.inputs if name in inherited)
+        passed_on = passed_on or _rounds_to_inf(model, layer, plan, known)
         for name in layer.outputs:
             errors = inherited.get(name)
             if errors is None:
                 continue
-            begins = errors.new_nonfinite and not passed_on and known[name].max_ref <= NEARLY_INFINITE
-            if errors.new_nan or errors.ref_mismatch or begins:
+            if errors.new_nan or errors.ref_mismatch or (errors.unforced_inf and not passed_on):
                 found.append(name)
     return tuple(found)
 
 
-def _new_nonfinite(counted: ErrorSums, known: ErrorSums) -> ErrorSums:
-    """What a tensor has of NaN and Inf beyond those that are known of the reference."""
+def _rounds_to_inf(model: Model, layer: Layer, plan: PrecisionPlan, known: Mapping[str, ErrorSums]) -> bool:
+    """Whether the layer takes values that are too large for the format that it rounds them to. int8 clips instead."""
+    quantized = int8_operands(model, layer) if precision_of(layer, plan) is Precision.INT8 else ()
+    limit = format_of(layer, plan).overflowing
+    return any(known[name].max_ref >= limit for name in layer.inputs if name in known and name not in quantized)
+
+
+def _new_nonfinite(counted: ErrorSums, known: ErrorSums, held_in: Format) -> ErrorSums:
+    """What a tensor has of NaN and Inf beyond those that are known of the reference.
+
+    Which of its values the reference has there is not known: an Inf is taken for rounding where any is too large.
+    """
+    new_nonfinite = max(0, counted.nan + counted.inf - known.ref_nonfinite)
+    new_nan = max(0, counted.nan - known.ref_nan)
     return ErrorSums(
         nan=counted.nan,
         inf=counted.inf,
-        new_nonfinite=max(0, counted.nan + counted.inf - known.ref_nonfinite),
-        new_nan=max(0, counted.nan - known.ref_nan),
+        new_nonfinite=new_nonfinite,
+        new_nan=new_nan,
+        unforced_inf=0 if known.max_ref >= held_in.overflowing else max(0, new_nonfinite - new_nan),
     )

@@ -27,7 +27,7 @@ from precisionlab.model.layers import one_node_a_layer
 from precisionlab.model.load import at_shapes
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.flow import LayerCopier
-from precisionlab.rewrite.observe import Flow, Segment, cut, observed_rows, shape_probes
+from precisionlab.rewrite.observe import Flow, Segment, cut, observed_rows, row_formats, shape_probes
 from precisionlab.rewrite.toggle import stage_ends, stage_need
 
 DEFAULT_BUDGET = UNLIMITED.segment
@@ -251,6 +251,7 @@ class _Watching:
         self.evaluation = evaluation
         self.place = place
         self.rows = observed_rows(model, evaluation.plan, evaluation.flows)
+        self.formats = row_formats(model, evaluation.plan, (name for _, name in self.rows))
         self.outputs = [info.name for info in model.outputs]
         self.constants = _constant_outputs(model)
 
@@ -261,7 +262,7 @@ class _Watch:
     def __init__(self, what: _Watching, label: str | None) -> None:
         self._what = what
         self._label = label
-        self._layers = what.place.errors(len(what.rows))
+        self._layers = what.place.errors(what.formats)
         self._look = self._count if what.evaluation.detail is Detail.NONFINITE else self._compare
         self._reference: dict[str, NDArray[Any]] = dict(what.constants)
         self._variant: dict[str, NDArray[Any]] = dict(what.constants)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from precisionlab.backends.session import Session
 from precisionlab.calibration.histogram import Histogram, Histograms
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.errors import OptionError
+from precisionlab.precision import Format
 
 
 class Running(Protocol):
@@ -81,8 +82,8 @@ class Place(Protocol):
         """A graph ready to run, on one thread."""
         ...
 
-    def errors(self, rows: int) -> Summing:
-        """An empty error table."""
+    def errors(self, formats: Sequence[Format]) -> Summing:
+        """An empty error table, with a row for each of these, which its outputs are held in."""
         ...
 
     def histograms(self, names: Iterable[str]) -> Counting:
@@ -108,9 +109,9 @@ class Cpu:
         """A graph ready to run, on one thread."""
         return Session(graph, 1)
 
-    def errors(self, rows: int) -> ErrorTable:
+    def errors(self, formats: Sequence[Format]) -> ErrorTable:
         """An empty error table."""
-        return ErrorTable(rows)
+        return ErrorTable(len(formats), formats)
 
     def histograms(self, names: Iterable[str]) -> Histograms:
         """Empty histograms."""

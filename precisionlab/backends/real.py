@@ -31,7 +31,17 @@ from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.gates import HALVES, check_opset
-from precisionlab.rewrite.observe import Flow, Key, Segment, cut, layer_inputs, main_values, observed_rows, segments
+from precisionlab.rewrite.observe import (
+    Flow,
+    Key,
+    Segment,
+    cut,
+    layer_inputs,
+    main_values,
+    observed_rows,
+    row_formats,
+    segments,
+)
 from precisionlab.rewrite.real import RealCopier, unreal
 
 CPU = "cpu"
@@ -169,8 +179,13 @@ class RealBackend(Backend):
         found = segments(self.model, evaluation.plan, evaluation.table, parts, flows, flows, RealCopier)
         ready = [(part, RealSession(_bytes(part.graph), self.device, optimised=False)) for part in found]
         rows = observed_rows(self.model, evaluation.plan, evaluation.flows)
+        formats = row_formats(self.model, evaluation.plan, (name for _, name in rows))
         outputs = [info.name for info in self.model.outputs]
-        return side_by_side(lambda sample: _through(ready, rows, outputs, sample), samples, self.threads)
+
+        def through(sample: Sample) -> SampleResult:
+            return _through(ready, rows, ErrorTable(len(rows), formats), outputs, sample)
+
+        return side_by_side(through, samples, self.threads)
 
     def _lacking(self, layer: Layer, precision: Precision) -> str | None:
         """Which node of the layer the device has no kernel for in the precision; asked once for each kind of node."""
@@ -212,11 +227,14 @@ def _lone(model: Model, node: ir.Node, precision: Precision) -> ir.Model:
 
 
 def _through(
-    ready: Sequence[tuple[Segment, RealSession]], rows: Mapping[Key, int], outputs: Sequence[str], sample: Sample
+    ready: Sequence[tuple[Segment, RealSession]],
+    rows: Mapping[Key, int],
+    sums: ErrorTable,
+    outputs: Sequence[str],
+    sample: Sample,
 ) -> SampleResult:
-    """One sample through all graphs; only sums are kept."""
+    """One sample through all graphs; only `sums` are kept, in which each observed tensor has its row."""
     state: Values = {(Flow.REFERENCE, name): array for name, array in sample.inputs.items()}
-    sums = ErrorTable(len(rows))
     last = {key: index for index, (part, _) in enumerate(ready) for key in part.feeds.values()}
     pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     for index, (part, session) in enumerate(ready):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from precisionlab.precision import Format, Precision
+
+STATISTICS = 2
+"""Which meaning the statistics have; of another one a journal is not taken over. 1: overflow was float16's always."""
+
+SUMS, COUNTS = 6, 11
+"""How many of each a row of an `ErrorTable` has, in the order of the fields of `ErrorSums`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class ErrorSums:
     out2: float = 0.0  # Σ out²
     max_error: float = 0.0  # max |out − ref|
     max_ref: float = 0.0  # max |ref|
-    overflow: int = 0  # |ref| > 65504, the largest float16
+    overflow: int = 0  # |ref| is beyond the largest value of the output's format
     vanished: int = 0  # out is 0 where ref is not
     ref_nonfinite: int = 0
     nan: int = 0
@@ -35,6 +44,7 @@ class ErrorSums:
     ref_mismatch: int = 0
     new_nan: int = 0  # out is NaN where ref is finite
     ref_nan: int = 0
+    unforced_inf: int = 0  # out is Inf where ref is so small that no rounding to the output's format gives one
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         """The statistics of both sets of samples together."""
@@ -94,9 +104,11 @@ def _max(a: float, b: float) -> float:
 class ErrorTable:
     """The statistics of many tensors under construction: rows of sums and counts that add up quickly."""
 
-    def __init__(self, rows: int) -> None:
-        self.sums: NDArray[np.float64] = np.zeros((rows, 6), np.float64)
-        self.counts: NDArray[np.int64] = np.zeros((rows, 10), np.int64)
+    def __init__(self, rows: int, formats: Sequence[Format] | None = None) -> None:
+        """`formats` says for each row what its outputs are held in; by default float32."""
+        self.sums: NDArray[np.float64] = np.zeros((rows, SUMS), np.float64)
+        self.counts: NDArray[np.int64] = np.zeros((rows, COUNTS), np.int64)
+        self._limits = limits_of([Precision.FP32.number_format] * rows if formats is None else formats)
 
     def add(self, row: int, reference: NDArray[Any], output: NDArray[Any]) -> None:
         """Add one float tensor against its reference to a row; float32 on both sides is the quick way.
@@ -111,7 +123,8 @@ class ErrorTable:
         from precisionlab.compare import kernel, wide  # numba takes a while: not before it is needed
 
         narrow = reference.dtype == np.float32 and output.dtype == np.float32
-        (kernel if narrow else wide).error_sums(reference, output, self.sums[row], self.counts[row])
+        sums, counts, limits = self.sums[row], self.counts[row], self._limits[row]
+        (kernel if narrow else wide).error_sums(reference, output, sums, counts, limits)
 
     def count_nonfinite(self, row: int, output: NDArray[Any]) -> None:
         """Add only how many values of a float32 tensor are NaN or Inf; the reference is not looked at."""
@@ -145,9 +158,16 @@ class ErrorTable:
         )  # fmt: skip
 
 
-def error_sums(reference: NDArray[Any], output: NDArray[Any]) -> ErrorSums:
-    """The statistics of one float tensor against its reference."""
-    table = ErrorTable(1)
+def limits_of(formats: Sequence[Format]) -> NDArray[np.float32]:
+    """The largest value of each format, and the one from which on it may round to Inf, float32 (formats, 2)."""
+    return np.array([(f.largest, f.overflowing) for f in formats], np.float32).reshape(-1, 2)
+
+
+def error_sums(
+    reference: NDArray[Any], output: NDArray[Any], held_in: Format = Precision.FP32.number_format
+) -> ErrorSums:
+    """The statistics of one float tensor, which was held in a format, against its reference."""
+    table = ErrorTable(1, [held_in])
     table.add(0, reference, output)
     return table.row(0)
 

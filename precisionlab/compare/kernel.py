@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 _CHUNK = 4096
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INFINITY = np.int32(0x7F800000)
-_FP16_MAX = np.int32(0x477FE000)  # the bits of 65504.0f, the largest float16 (IEEE 754 binary16)
 # Reassociation lets the compiler add in vectors; NaN and Inf keep their IEEE meaning.
 _SUMS = {"reassoc", "contract", "nsz"}
 
@@ -33,7 +32,7 @@ def _sums(r, o):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _counts(r, o, r_bits, o_bits, e, e_bits):  # type: ignore[no-untyped-def]
+def _counts(r, o, r_bits, o_bits, e, e_bits, limit):  # type: ignore[no-untyped-def]
     # Integer comparisons of IEEE bits: magnitudes order as the values do, Inf above all numbers and
     # NaN above Inf; and unlike float comparisons they vectorise without leave to ignore NaN.
     n = r.size
@@ -46,7 +45,7 @@ def _counts(r, o, r_bits, o_bits, e, e_bits):  # type: ignore[no-untyped-def]
         b = o_bits[i] & _MAGNITUDE
         largest_err = max(largest_err, e_bits[i] & _MAGNITUDE)
         largest_ref = max(largest_ref, a)
-        overflow += np.int32(a > _FP16_MAX)
+        overflow += np.int32(a > limit)
         vanished += np.int32((b == 0) & (a != 0))
         nan += np.int32(b > _INFINITY)
         inf += np.int32(b == _INFINITY)
@@ -60,7 +59,16 @@ def _larger(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _one_by_one(r, o, r_bits, o_bits, sums, counts):  # type: ignore[no-untyped-def]
+def _unforced(r_bits, o_bits, overflowing):  # type: ignore[no-untyped-def]
+    """How many are Inf where the reference is so small that no rounding makes it so."""
+    found = 0
+    for i in range(r_bits.size):
+        found += ((o_bits[i] & _MAGNITUDE) == _INFINITY) & ((r_bits[i] & _MAGNITUDE) < overflowing)
+    return found
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _one_by_one(r, o, r_bits, o_bits, sums, counts, limits):  # type: ignore[no-untyped-def]
     """One chunk whose reference is not finite everywhere, or whose error is beyond float32.
 
     Only the places where the reference is finite are compared.
@@ -90,23 +98,25 @@ def _one_by_one(r, o, r_bits, o_bits, sums, counts):  # type: ignore[no-untyped-
         sums[4] = _larger(sums[4], abs(difference))
         sums[5] = _larger(sums[5], abs(a))
         counts[0] += 1
-        counts[1] += a_magnitude > _FP16_MAX
+        counts[1] += a_magnitude > limits[0]
         counts[2] += b_magnitude == 0 and a_magnitude != 0
         counts[6] += b_magnitude >= _INFINITY
         counts[8] += b_magnitude > _INFINITY
+        counts[10] += b_magnitude == _INFINITY and a_magnitude < limits[1]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _error_sums(r, o, r_bits, o_bits, e, e_bits, sums, counts):  # type: ignore[no-untyped-def]
+def _error_sums(r, o, r_bits, o_bits, e, e_bits, sums, counts, limits):  # type: ignore[no-untyped-def]
     bits = np.empty(2, np.int32)
     values = bits.view(np.float32)
     for start in range(0, r.size, _CHUNK):
         stop = min(start + _CHUNK, r.size)
         n = stop - start
         a, b, a_bits, b_bits = r[start:stop], o[start:stop], r_bits[start:stop], o_bits[start:stop]
-        bits[0], bits[1], overflow, vanished, nan, inf = _counts(a, b, a_bits, b_bits, e[:n], e_bits[:n])
+        found = _counts(a, b, a_bits, b_bits, e[:n], e_bits[:n], limits[0])
+        bits[0], bits[1], overflow, vanished, nan, inf = found
         if bits[1] >= _INFINITY or (bits[0] >= _INFINITY and nan + inf == 0):
-            _one_by_one(a, b, a_bits, b_bits, sums, counts)
+            _one_by_one(a, b, a_bits, b_bits, sums, counts, limits)
             continue
         ref2, err2, ref_out, out2 = _sums(a, b)
         sums[0] += ref2
@@ -122,6 +132,8 @@ def _error_sums(r, o, r_bits, o_bits, e, e_bits, sums, counts):  # type: ignore[
         counts[5] += inf
         counts[6] += nan + inf
         counts[8] += nan
+        if inf:
+            counts[10] += _unforced(a_bits, b_bits, limits[1])
 
 
 def error_sums(
@@ -129,20 +141,23 @@ def error_sums(
     output: NDArray[np.float32],
     sums: NDArray[np.float64],
     counts: NDArray[np.int64],
+    limits: NDArray[np.float32],
 ) -> None:
     """Add the sums and counts over two float32 tensors of one size to `sums` and `counts`.
 
     `sums`, float64 (6,): Σref², Σerr², Σref·out, Σout², max |err|, max |ref|, over the elements whose
-    reference is finite. `counts`, int64 (10,): those elements, |ref| beyond 65504, vanished (out is 0 where
-    ref is not), non-finite in ref, NaN in out, Inf in out, non-finite in out where ref is finite, elements
-    whose reference is non-finite and whose output is not the same, NaN in out where ref is finite, NaN in ref.
+    reference is finite. `counts`, int64 (11,): those elements, |ref| beyond the first of `limits`, vanished (out is
+    0 where ref is not), non-finite in ref, NaN in out, Inf in out, non-finite in out where ref is finite, elements
+    whose reference is non-finite and whose output is not the same, NaN in out where ref is finite, NaN in ref, Inf in
+    out where |ref| is below the second of `limits`, float32 (2,).
     """
     r = np.ascontiguousarray(reference).reshape(-1)
     o = np.ascontiguousarray(output).reshape(-1)
     if r.dtype != np.float32 or o.dtype != np.float32 or r.size != o.size:
         raise ValueError(f"two float32 tensors of one size are needed, got {r.dtype} {r.size} and {o.dtype} {o.size}")
     e = np.empty(min(_CHUNK, max(1, r.size)), np.float32)
-    _error_sums(r, o, r.view(np.int32), o.view(np.int32), e, e.view(np.int32), sums, counts)
+    bits = r.view(np.int32), o.view(np.int32), e, e.view(np.int32)
+    _error_sums(r, o, *bits, sums, counts, limits.view(np.int32))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

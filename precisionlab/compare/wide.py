@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_FP16_MAX = 65504.0
-
 
 def is_float(array: NDArray[Any]) -> bool:
     """Whether the array holds floats: NumPy's own, or bfloat16, which NumPy sees as bytes with a name."""
@@ -16,11 +14,15 @@ def is_float(array: NDArray[Any]) -> bool:
 
 
 def error_sums(
-    reference: NDArray[Any], output: NDArray[Any], sums: NDArray[np.float64], counts: NDArray[np.int64]
+    reference: NDArray[Any],
+    output: NDArray[Any],
+    sums: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    limits: NDArray[np.float32],
 ) -> None:
     """Add the sums and counts over two float tensors of one shape to `sums` and `counts`, all in float64.
 
-    `sums` and `counts` are those of `precisionlab.compare.kernel.error_sums`.
+    `sums`, `counts` and `limits` are those of `precisionlab.compare.kernel.error_sums`.
     """
     r, o = (np.asarray(array).astype(np.float64).reshape(-1) for array in (reference, output))
     is_finite = np.isfinite(r)
@@ -32,7 +34,8 @@ def error_sums(
     sums[4:] = np.maximum(sums[4:], [np.abs(x).max(initial=0.0) for x in (e, a)])
     same = (r == o) | (np.isnan(r) & nan)
     found = (
-        is_finite, np.abs(a) > _FP16_MAX, (b == 0) & (a != 0), ~is_finite, nan, inf,
+        is_finite, np.abs(a) > limits[0], (b == 0) & (a != 0), ~is_finite, nan, inf,
         ~np.isfinite(b), ~is_finite & ~same, nan & is_finite, np.isnan(r),
+        np.isinf(b) & (np.abs(a) < limits[1]),
     )  # fmt: skip
     counts += np.array([np.count_nonzero(mask) for mask in found])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from precisionlab.compare.tolerance import Bound, Tolerance, parse_tolerance
 from precisionlab.errors import OptionError
+from precisionlab.precision import Format, Precision
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +54,13 @@ def as_text(row: Row, column: str) -> str:
 
 def as_flag(row: Row, column: str) -> bool:
     return str(row[column]) == "True"  # a file may give it back as text
+
+
+def as_format(row: Row) -> Format:
+    """What a layer's outputs are held in without pins; float32 where an older version does not say it of int8."""
+    name = as_text(row, "format") if "format" in row else as_text(row, "runs_in")
+    floats = {p.value: p.number_format for p in Precision if p is not Precision.INT8}
+    return floats.get(name, Precision.FP32.number_format)
 
 
 # Text

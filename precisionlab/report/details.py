@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from precisionlab.report.cells import Row, as_number, as_text, show, visible
+from precisionlab.report.cells import Row, as_format, as_number, as_text, show, visible
 
 _ERRORS = (("sqnr_db", ".1f"), ("cosine", ".6f"), ("rel_l2", ".3g"), ("max_error", ".3g"))
 _COUNTS = ("nan", "inf", "vanished")
@@ -23,15 +23,17 @@ _NODES = 12  # of a compiled engine's layer there may be hundreds
 
 
 def details_json(rows: Iterable[Row]) -> Markup:
-    """The details of the layers of one precision: an object from the layer's index to its facts.
+    """The details of the layers of one precision: an object from the layer's index to its facts, and `formats`, an
+    object from the title of each number format among them to its largest, smallest normal and smallest value.
 
     Facts are `e`, the introduced and the inherited errors as texts (SQNR, cosine, relative L2, largest error, NaN,
     Inf, vanished), `s`, how the SQNR of both lies over the samples as texts (least, quartiles, greatest, the worst
-    sample's name), `m`, largest value of the reference as a number, `f`, pairs of what else is known and its text.
-    What was not measured is left out.
+    sample's name), `m`, largest value of the reference as a number, `h`, the title of the format that the outputs are
+    held in, `f`, pairs of what else is known and its text. What was not measured is left out.
     """
-    found = {show(as_number(row, "index"), ".0f"): _facts(row) for row in rows}
-    return script_json(found)
+    every = list(rows)
+    formats = {found.title: [found.largest, found.normal, found.least] for found in map(as_format, every)}
+    return script_json({show(as_number(row, "index"), ".0f"): _facts(row) for row in every} | {"formats": formats})
 
 
 def script_json(value: Any) -> Markup:
@@ -53,6 +55,7 @@ def _facts(row: Row) -> dict[str, Any]:
     largest = as_number(row, "ref_max")
     if largest is not None and largest != float("inf"):
         facts["m"] = float(f"{largest:.4g}")
+    facts["h"] = as_format(row).title
     facts["f"] = [[name, text] for name, text in _others(row) if text]
     return facts
 
@@ -88,7 +91,8 @@ def _others(row: Row) -> Iterable[tuple[str, str]]:
     yield "SQNR there, measured", _figure(row, "engine_sqnr_db", ".1f", " dB")
     yield "Time there, measured", _figure(row, "engine_ms", ".3g", " ms")
     if (overflow := as_number(row, "overflow")) is not None and overflow:
-        yield "Reference’s values beyond 65504", show(overflow, ".0f")
+        held_in = as_format(row)
+        yield f"Reference’s values beyond {held_in.largest:.5g}, where {held_in.title} ends", show(overflow, ".0f")
     if (released := as_number(row, "released_nonfinite")) is not None and released:
         yield "NaN or Inf if its pin is released", f"in {show(released, '.0f')} tensors"
     if (gain := as_number(row, "gain", "alone_nonfinite")) is not None:

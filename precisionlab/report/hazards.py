@@ -15,7 +15,7 @@ from precisionlab.data.look import FEW
 from precisionlab.report.cells import percent, show
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.section import PrecisionSection
-from precisionlab.report.views import FP16_MAX, LayerView, VariantView
+from precisionlab.report.views import LayerView, VariantView
 
 DANGER, WARNING, NOTE = "danger", "warning", "note"
 _ORDER = (DANGER, WARNING, NOTE)
@@ -130,7 +130,7 @@ def _capital(text: str) -> str:
 def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
     """Overflow, constants that vanish or overflow, and other NaN and Inf."""
     touched = [view for view in section.layers if view.rank is not None]
-    over = [view for view in touched if view.over and view.runs_in == "fp16"]
+    over = [view for view in touched if view.over]
     constants = [
         view for view in touched if _VANISHES in view.cause or any(w in view.cause for w in _CONSTANT_OVERFLOWS)
     ]
@@ -145,13 +145,15 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
     dealt = f" The plan found deals with it: {kept}." if section.met else ""
     if over:
         over.sort(key=lambda view: -(view.ref_max or 0))
+        held_in = over[0].held_in
         yield Hazard(
             severity,
             section.title,
-            f"Overflow: {_layers(len(over))} {'reaches' if len(over) == 1 else 'reach'} values beyond {FP16_MAX:.0f}, "
-            f"up to {show(over[0].ref_max, '.3g')}",
-            "FP16 ends there; what lies beyond becomes Inf, and Inf − Inf or Inf / Inf behind it NaN.",
-            "Keep these layers in BF16 or FP32, or scale the values before them down." + dealt,
+            f"Overflow: {_layers(len(over))} {'reaches' if len(over) == 1 else 'reach'} values beyond "
+            f"{held_in.largest:.5g}, up to {show(over[0].ref_max, '.3g')}",
+            f"{held_in.title} ends there; what lies beyond becomes Inf, and Inf − Inf or Inf / Inf behind it NaN.",
+            f"Keep these layers in {'BF16 or ' if held_in.title == 'FP16' else ''}FP32, or scale the values before "
+            "them down." + dealt,
             **_linked(over, place),
         )
     if constants:

@@ -47,7 +47,8 @@
 | shape, multiply_adds, weight_bytes | of its first output, at the first sample's shapes; float32 bytes |
 | cost_us | what it costs on the target without pins, conversions before and after not counted; empty if unknown |
 | cost_figures | estimated or measured; empty as cost_us |
-| ref_max, overflow | largest |x| of its outputs in the reference; values beyond 65504, float16's largest |
+| format | the number format that its outputs are held in without pins: of int8 layers that around them |
+| ref_max, overflow | largest |x| of its outputs in the reference; values beyond the largest of `format` |
 | alone_sqnr_db | what this layer's precision alone does to the worst final output, all others in float32 |
 | alone_nonfinite | the new NaN and Inf in the final outputs by it |
 | gain | final outputs' squared error, relative to the signal's, that should go if it is pinned: an estimate |
@@ -103,7 +104,7 @@ from precisionlab.compare.tolerance import Bound
 from precisionlab.model import Layer, Model
 from precisionlab.precision import Pin
 from precisionlab.report.details import SPREAD_PARTS
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.flow import format_of, precision_of
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain
@@ -126,7 +127,7 @@ _ENGINE = ("latency_ms", "latency_low_ms", "latency_high_ms", "engine_mb", "engi
 VARIANT_TEXTS = ("variant", "precision", "figures", "tolerance", "metric_name", "target", "cost_figures", "output")
 LAYER_TEXTS = (
     *("precision", "figures", "layer", "kind", "nodes", "inputs", "runs_in", "fixed", "pinned_to", "reason", "cause"),
-    *("shape", "cost_figures", "engine_types", "engine_pin", "introduced_worst", "inherited_worst"),
+    *("shape", "format", "cost_figures", "engine_types", "engine_pin", "introduced_worst", "inherited_worst"),
 )
 """Columns that hold text, whatever it looks like: a layer may be called `3`."""
 
@@ -346,6 +347,7 @@ def _layer_row(
         "weight_bytes": layer.weight_bytes,
         "cost_us": cost.seconds * 1e6 if cost else None,
         "cost_figures": "" if cost is None else "measured" if cost.bound == "measured" else "estimated",
+        "format": format_of(layer, found.low.plan).title.lower(),
         "ref_max": inherited.max_ref if inherited else None,
         "overflow": inherited.overflow if inherited else None,
         **_effect_columns(found.effects.get(layer.name)),

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from precisionlab.compare.tolerance import Bound
-from precisionlab.precision import Pin
-from precisionlab.report.cells import Row, as_flag, as_number, as_text
-
-FP16_MAX = 65504.0  # IEEE 754 binary16
+from precisionlab.precision import Format, Pin
+from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
 
 # Variants
 
@@ -190,7 +188,7 @@ class LayerView:
     inherited: float | None
     mixed: float | None
     ref_max: float | None
-    over: bool
+    held_in: Format
     cause: str
     fixed: str
     pinned: bool
@@ -198,6 +196,11 @@ class LayerView:
     reason: str
     released: float | None
     released_nonfinite: float | None
+
+    @property
+    def over(self) -> bool:
+        """Whether the reference goes beyond the largest value of what the outputs are held in."""
+        return self.ref_max is not None and self.ref_max > self.held_in.largest
 
     @property
     def measured(self) -> bool:
@@ -219,7 +222,6 @@ class PinView:
 def layer_view(row: Row) -> LayerView:
     """One layer from its row."""
     nan, inf = as_number(row, "introduced_nan"), as_number(row, "introduced_inf")
-    ref_max = as_number(row, "ref_max", "inherited_nan")
     return LayerView(
         index=as_number(row, "index"),
         rank=as_number(row, "rank"),
@@ -234,8 +236,8 @@ def layer_view(row: Row) -> LayerView:
         inherited=as_number(row, "inherited_sqnr_db", "inherited_nan"),
         # The table holds no count for the plan found, but it is measured wherever the variant without is.
         mixed=as_number(row, "mixed_sqnr_db", "inherited_nan"),
-        ref_max=ref_max,
-        over=ref_max is not None and ref_max > FP16_MAX,
+        ref_max=as_number(row, "ref_max", "inherited_nan"),
+        held_in=as_format(row),
         cause=as_text(row, "cause"),
         fixed=as_text(row, "fixed"),
         pinned=as_flag(row, "pinned"),

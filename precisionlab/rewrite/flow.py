@@ -10,7 +10,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_shape_input
 from precisionlab.model.lift import OWN
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.precision import Format, Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import Environment, GraphBuilder, outer_values
 from precisionlab.rewrite.gates import HALVES, Gates, rounded_array, rounded_attributes, unquantizable, weight_axis
@@ -81,6 +81,12 @@ def is_reference(plan: PrecisionPlan) -> bool:
 def around_of(layer: Layer, plan: PrecisionPlan) -> Precision:
     """The precision of the floats that the layer gives where its product is int8."""
     return layer.own or plan.around
+
+
+def format_of(layer: Layer, plan: PrecisionPlan) -> Format:
+    """What the layer's outputs are held in under the plan: those of int8 layers in the precision around them."""
+    precision = precision_of(layer, plan)
+    return (around_of(layer, plan) if precision is Precision.INT8 else precision).number_format
 
 
 def with_held_pins(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionPlan:

@@ -14,9 +14,10 @@ import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.model.lift import OWN
+from precisionlab.precision import Format, Precision, PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder, outer_values
-from precisionlab.rewrite.flow import LayerCopier, nodes_outputs, precision_of
+from precisionlab.rewrite.flow import LayerCopier, format_of, is_reference, nodes_outputs, precision_of
 
 
 class Flow(str, Enum):
@@ -137,6 +138,14 @@ def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> d
         low = {layer.name for layer in model.layers if precision_of(layer, plan) is not Precision.FP32}
         keys += [(Flow.ALONE, name) for layer, name in shown if layer.name in low]
     return {key: i for i, key in enumerate(keys)}
+
+
+def row_formats(model: Model, plan: PrecisionPlan, names: Iterable[str]) -> list[Format]:
+    """What the plan has each of these layer outputs held in; a final output that the file has in half, in that."""
+    formats = {name: format_of(layer, plan) for layer in model.layers for name in layer.outputs}
+    if not is_reference(plan):
+        formats.update((info.name, OWN[info.dtype].number_format) for info in model.outputs if info.dtype in OWN)
+    return [formats[name] for name in names]
 
 
 def segments(

@@ -11,10 +11,9 @@ import onnx_ir as ir
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.flow import around_of, precision_of
 from precisionlab.rewrite.gates import round_scalar
 
-_LARGEST = {Precision.FP16: 65504.0, Precision.BF16: 3.3895313892515355e38}
 # A constant that holds this share of its values in what vanishes is worth a word; weights near zero
 # vanish in every model and do no harm.
 _SCALAR = 8
@@ -31,7 +30,7 @@ def causes(
     started = False
     for layer in model.layers:
         alone = [introduced[name] for name in layer.outputs if name in introduced]
-        text = _cause(model, layer, precision_of(layer, plan), alone, inherited) if alone else ""
+        text = _cause(model, layer, plan, alone, inherited) if alone else ""
         broken = any(inherited[name].nonfinite for name in layer.outputs if name in inherited)
         if broken and not started:
             started = True
@@ -42,26 +41,34 @@ def causes(
 
 
 def _cause(
-    model: Model, layer: Layer, precision: Precision, alone: list[ErrorSums], inherited: Mapping[str, ErrorSums]
+    model: Model, layer: Layer, plan: PrecisionPlan, alone: list[ErrorSums], inherited: Mapping[str, ErrorSums]
 ) -> str:
-    if precision not in _LARGEST:
+    precision = precision_of(layer, plan)
+    if precision is Precision.INT8:
+        # Its operands are clipped; what it gives is held in what is around it.
+        return _overflow(alone, around_of(layer, plan)) if any(e.nonfinite for e in alone) else ""
+    if precision is Precision.FP32:
         return ""
     if not any(e.nonfinite for e in alone):
         # x + 1e-10 breaks nothing by itself, but the logarithm or division behind it.
         vanished = [_vanishing(model, name, precision) for name in layer.weights if any(e.vanished for e in alone)]
         return "; ".join(filter(None, vanished))
     parts = [_constant(model, name, precision) for name in layer.weights]
-    largest = _LARGEST[precision]
-    leaving = max(e.max_ref for e in alone)
+    largest = precision.number_format.largest
     entering = [inherited[name] for name in layer.inputs if name in inherited]
     before = max((e.max_ref for e in entering), default=0.0)
-    if leaving > largest:
-        parts.append(f"overflow: values up to {leaving:.3g}, {precision} ends at {largest:.5g}")
+    if overflow := _overflow(alone, precision):
+        parts.append(overflow)
     elif before > largest:
         parts.append(f"its input overflows: values up to {before:.3g}, {precision} ends at {largest:.5g}")
     elif any(e.vanished for e in entering):
         parts.append(f"its input vanishes: values that are not 0 become 0 in {precision}")
     return "; ".join(filter(None, parts)) or f"NaN or Inf from finite inputs in {precision}"
+
+
+def _overflow(alone: list[ErrorSums], precision: Precision) -> str:
+    leaving, largest = max(e.max_ref for e in alone), precision.number_format.largest
+    return f"overflow: values up to {leaving:.3g}, {precision} ends at {largest:.5g}" if leaving > largest else ""
 
 
 def _kind(layer: Layer, inherited: Mapping[str, ErrorSums]) -> str:

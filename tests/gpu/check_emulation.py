@@ -26,6 +26,7 @@ from precisionlab.backends.cuda.arrays import DeviceArray
 from precisionlab.backends.cuda.place import Gpu, gpu
 from precisionlab.calibration.histogram import Histograms
 from precisionlab.compare.errors import ErrorTable
+from precisionlab.precision import Precision
 
 DIGITS = Path(__file__).parents[2] / "calib_data"
 RANDOM = np.random.default_rng(0)
@@ -50,7 +51,8 @@ def check_error_sums(place: Gpu) -> None:
     plain = [RANDOM.normal(size=size).astype(np.float32) for size in sizes]
     pairs = [(a, (a + 1e-3 * RANDOM.normal(size=a.size)).astype(np.float32)) for a in plain]
     pairs += [(odd(size), odd(size)) for size in sizes[1:]]
-    expected, table = ErrorTable(len(pairs) + 1), place.errors(len(pairs) + 1)
+    formats = [list(Precision)[row % 3].number_format for row in range(len(pairs) + 1)]
+    expected, table = ErrorTable(len(formats), formats), place.errors(formats)
     kept = []
     for row, (reference, output) in enumerate(pairs):
         for _ in range(2):

@@ -7,11 +7,10 @@ typedef unsigned long long u64;
 
 #define THREADS 256
 #define SUMS 6
-#define COUNTS 10
+#define COUNTS 11
 #define BINS 4096
 #define MAGNITUDE 0x7FFFFFFFu
 #define INFINITE 0x7F800000u
-#define FP16_MAX 0x477FE000u  // the bits of 65504.0f
 
 // The larger of two maxima so far; NaN once either is.
 __device__ double larger(double a, double b) { return (b > a || b != b) && a == a ? b : a; }
@@ -31,15 +30,19 @@ template <typename T, bool MAXIMUM> __device__ T over_block(T value, T* room) {
 }
 
 // grid (blocks, tensors): each block's part of the sums and counts of one pair. A reference of null asks only for the
-// NaN and Inf of the output.
+// NaN and Inf of the output. `limits` has two for each pair: the largest value of the output's format, and the one from
+// which on it may round to Inf.
 extern "C" __global__ void error_sums(
-    const float* const* references, const float* const* outputs, const u64* sizes, double* sums, u64* counts
+    const float* const* references, const float* const* outputs, const u64* sizes, const float* limits, double* sums,
+    u64* counts
 ) {
     __shared__ double room[THREADS];
     __shared__ u64 counted[THREADS];
     const float* reference = references[blockIdx.y];
     const float* output = outputs[blockIdx.y];
     const u64 size = sizes[blockIdx.y];
+    const u32 largest = __float_as_uint(limits[2 * blockIdx.y]);
+    const u32 overflowing = __float_as_uint(limits[2 * blockIdx.y + 1]);
     double s[SUMS] = {0};
     u64 c[COUNTS] = {0};
     for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < size; i += (u64)gridDim.x * THREADS) {
@@ -67,10 +70,11 @@ extern "C" __global__ void error_sums(
         s[4] = larger(s[4], difference);
         s[5] = larger(s[5], fabs(a));
         c[0] += 1;
-        c[1] += r > FP16_MAX;
+        c[1] += r > largest;
         c[2] += o == 0 && r != 0;
         c[6] += o >= INFINITE;
         c[8] += o > INFINITE;
+        c[10] += o == INFINITE && r < overflowing;
     }
     const u64 part = (u64)blockIdx.y * gridDim.x + blockIdx.x;
     for (int i = 0; i < SUMS; ++i) {

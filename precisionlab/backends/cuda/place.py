@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from precisionlab.backends.cuda.session import PROVIDER, CudaSession, load_libra
 from precisionlab.backends.cuda.statistics import DeviceErrorTable, DeviceHistograms, Launcher
 from precisionlab.backends.tensorrt.cuda import Cuda, Device
 from precisionlab.errors import EngineError, OptionError
+from precisionlab.precision import Format
 
 
 class Gpu:
@@ -47,9 +48,9 @@ class Gpu:
         """A graph ready to run."""
         return CudaSession(graph, self._number)
 
-    def errors(self, rows: int) -> DeviceErrorTable:
+    def errors(self, formats: Sequence[Format]) -> DeviceErrorTable:
         """An empty error table."""
-        return DeviceErrorTable(self._launcher, rows)
+        return DeviceErrorTable(self._launcher, formats)
 
     def histograms(self, names: Iterable[str]) -> DeviceHistograms:
         """Empty histograms."""

@@ -13,10 +13,10 @@ from precisionlab.backends.cuda.arrays import Buffer, DeviceArray
 from precisionlab.backends.cuda.kernels import THREADS, Kernels, address, number
 from precisionlab.backends.tensorrt.cuda import Cuda
 from precisionlab.calibration.histogram import BINS, Histogram, Histograms, exponent_of
-from precisionlab.compare.errors import ErrorTable
+from precisionlab.compare.errors import COUNTS, SUMS, ErrorTable, limits_of
+from precisionlab.precision import Format
 
 _BLOCKS = 64  # for each tensor; their parts are added in the same order, whatever ran first
-_SUMS, _COUNTS = 6, 10
 
 
 class Launcher:
@@ -49,10 +49,12 @@ class Launcher:
 class DeviceErrorTable:
     """As `ErrorTable`, over tensors in the GPU's memory. Pairs wait until `settle`, which takes them all at once."""
 
-    def __init__(self, launcher: Launcher, rows: int) -> None:
+    def __init__(self, launcher: Launcher, formats: Sequence[Format]) -> None:
+        rows = len(formats)
         self._launcher, self._rows = launcher, rows
-        self._sums = launcher.buffer((max(1, rows), _SUMS), np.float64)
-        self._counts = launcher.buffer((max(1, rows), _COUNTS), np.int64)
+        self._limits = limits_of(formats)
+        self._sums = launcher.buffer((max(1, rows), SUMS), np.float64)
+        self._counts = launcher.buffer((max(1, rows), COUNTS), np.int64)
         self._host = ErrorTable(rows)
         self._waiting: list[tuple[int, DeviceArray | None, DeviceArray]] = []
 
@@ -98,12 +100,13 @@ class DeviceErrorTable:
         references = launcher.given([0 if r is None else r.address for r, _ in pairs.values()], np.uint64)
         outputs = launcher.given([o.address for _, o in pairs.values()], np.uint64)
         sizes = launcher.given([o.size for _, o in pairs.values()], np.uint64)
+        limits = launcher.given(self._limits[list(pairs)].reshape(-1), np.float32)
         rows = launcher.given(list(pairs), np.int32)
-        sums = launcher.buffer((count, _BLOCKS, _SUMS), np.float64)
-        counts = launcher.buffer((count, _BLOCKS, _COUNTS), np.uint64)
-        launcher.launch("error_sums", count, THREADS, [references, outputs, sizes, sums, counts])
+        sums = launcher.buffer((count, _BLOCKS, SUMS), np.float64)
+        counts = launcher.buffer((count, _BLOCKS, COUNTS), np.uint64)
+        launcher.launch("error_sums", count, THREADS, [references, outputs, sizes, limits, sums, counts])
         gathered = [sums, counts, _BLOCKS, rows, self._sums, self._counts]
-        launcher.launch("gather_sums", 1, _SUMS + _COUNTS, gathered, blocks=count)
+        launcher.launch("gather_sums", 1, SUMS + COUNTS, gathered, blocks=count)
         launcher.settle()
 
 

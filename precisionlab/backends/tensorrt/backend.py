@@ -33,6 +33,7 @@ from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError
 from precisionlab.model.prepared import content_of, file_for
 from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.observe import row_formats
 from precisionlab.wording import counted
 
 _LOOKED_AT = 4
@@ -196,7 +197,7 @@ class TensorRTBackend(Backend):
         started = time.perf_counter()
         found = self.judge(plan, table, samples, progress, metric=metric, known=None)
         inherited = self._inherited(plan, table, samples)
-        broken = broken_tensors(self.model, inherited, inherited)
+        broken = broken_tensors(self.model, plan, inherited, inherited)
         return replace(found, inherited=inherited, broken=broken, seconds=time.perf_counter() - started)
 
     def judge(
@@ -317,12 +318,12 @@ class TensorRTBackend(Backend):
         try:
             engine = self.built(plan, table, view).engine
             changed = self._changed(engine, view, plain)
-            return self._errors(engine, view, samples), changed
+            return self._errors(engine, plan, view, samples), changed
         except EngineError as error:  # refused, or its process has died: other tensors are still to be had
             return {}, f"could not be looked at: {error}"
 
-    def _errors(self, engine: Path, view: View, samples: Iterable[Sample]) -> dict[str, ErrorSums]:
-        table = ErrorTable(len(view.tensors))
+    def _errors(self, engine: Path, plan: PrecisionPlan, view: View, samples: Iterable[Sample]) -> dict[str, ErrorSums]:
+        table = ErrorTable(len(view.tensors), row_formats(self.model, plan, view.tensors))
         reference_of = self._reference.reference(view.tensors)
         for sample in samples:
             reference, variant = reference_of(sample), self._outputs(engine, sample, view.debug)
