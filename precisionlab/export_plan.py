@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx
 
 from precisionlab.backends.tensorrt.jobs import Profile
-from precisionlab.backends.tensorrt.pins import enabled_of
 from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.calibration.cache import version_digits
 from precisionlab.calibration.table import CalibrationTable
@@ -128,7 +127,9 @@ def _prepared(model: Model, out: Path | None) -> Path | None:
     """Where the copy of the model goes that has the plan's names; None where its own file has them."""
     if model.prepared is None:
         return None
-    _required(out, "the model's functions were inlined, and the copy that has the plan's names stands beside")
+    inlined = "the model's functions were inlined, and the copy that has the plan's names stands beside"
+    lifted = "the model holds float16 or bfloat16 of its own, and a float32 copy, which pins can change, stands beside"
+    _required(out, inlined if model.is_inlined else lifted)
     assert out is not None
     return out.parent / prepared_name(model)
 
@@ -146,7 +147,7 @@ def _trtexec(subject: Subject, out: Path | None) -> Export:
 
     if out is not None:
         return trtexec_script(subject)
-    if Precision.INT8 in enabled_of(subject.plan):
+    if Precision.INT8 in subject.enabled:
         _required(out, "a calibration cache stands beside the command")
     return trtexec_command(subject)
 
@@ -154,7 +155,7 @@ def _trtexec(subject: Subject, out: Path | None) -> Export:
 def _polygraphy(subject: Subject, out: Path | None) -> Export:
     from precisionlab.export.polygraphy import check_file, polygraphy_script
 
-    if out is None and Precision.INT8 in enabled_of(subject.plan):
+    if out is None and Precision.INT8 in subject.enabled:
         _required(out, "a calibration cache stands beside the script")
     return polygraphy_script(subject, check_file(out))
 

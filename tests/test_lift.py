@@ -13,9 +13,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from precisionlab.backends.tensorrt.pins import enabled_in
+from precisionlab.errors import OptionError
+from precisionlab.export_plan import export_plan
 from precisionlab.model import load_model
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.results import SweepResult
@@ -202,3 +206,58 @@ def test_the_typed_model_keeps_float16_inputs_and_outputs(default: Precision, tm
     assert [str(v.dtype) for v in (*graph.inputs, *graph.outputs)] == ["FLOAT16", "FLOAT16"]
     assert [v.name for v in graph.outputs] == ["y"]
     assert load_model(tmp_path / "model.onnx").sha256 == model.sha256
+
+
+# What other tools are given
+
+
+def halves(folder: Path) -> Path:
+    """The plan that a sweep of a model in float16 throughout has found."""
+    swept(
+        proto(THROUGHOUT, {"W": W.astype(np.float16), "V": V.astype(np.float16)}), folder, HALF_SAMPLES, ladder="fp32"
+    )
+    return folder / "out" / "plan.json"
+
+
+HALF_SAMPLES = [x.astype(np.float16) for x in SAMPLES]
+
+
+def in_double(x: NDArray[np.generic]) -> NDArray[np.float64]:
+    a = x.astype(np.float64) @ W.astype(np.float16).astype(np.float64)
+    return (a / np.sqrt(np.mean(a * a, -1, keepdims=True))) @ V.astype(np.float16).astype(np.float64)
+
+
+@pytest.mark.parametrize("target", ["trtexec", "polygraphy", "modelopt"])
+def test_tools_that_build_from_the_file_are_given_one_that_their_pins_can_change(target: str, tmp_path: Path) -> None:
+    plan, out = halves(tmp_path), tmp_path / "exported.py"
+    exported = export_plan(plan, target, out=out, shapes=("x:4x32,4x32,4x32",))
+    lifted = tmp_path / "model.prepared.onnx"
+    assert exported.files == (out, lifted)
+    assert str(lifted) in out.read_text()
+    session = ort.InferenceSession(lifted, providers=["CPUExecutionProvider"])
+    assert [i.type for i in (*session.get_inputs(), *session.get_outputs())] == ["tensor(float16)"] * 2
+    (given,) = session.run(["y"], {"x": HALF_SAMPLES[0]})
+    assert sqnr(in_double(HALF_SAMPLES[0]), given) > 70  # in float16 the square would overflow
+    assert {tensor.data_type for tensor in onnx.load(lifted).graph.initializer} == {onnx.TensorProto.FLOAT}
+
+
+def test_without_a_place_for_it_the_export_of_a_model_in_half_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--out is needed: the model holds float16"):
+        export_plan(halves(tmp_path), "trtexec", shapes=("x:4x32,4x32,4x32",))
+
+
+def test_a_quantised_export_takes_and_gives_half_as_the_model_does(tmp_path: Path) -> None:
+    model = proto(THROUGHOUT, {"W": W.astype(np.float16), "V": V.astype(np.float16)})
+    swept(model, tmp_path, HALF_SAMPLES, precisions="int8", tolerance="sqnr>=15")
+    out = tmp_path / "qdq.onnx"
+    export_plan(tmp_path / "out" / "plan.json", "onnxruntime", out=out)
+    session = ort.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (given,) = session.run(["y"], {"x": HALF_SAMPLES[0]})
+    assert given.dtype == np.float16
+    assert sqnr(in_double(HALF_SAMPLES[0]), given) > 15
+
+
+def test_an_island_under_another_precision_has_its_own_enabled_too(tmp_path: Path) -> None:
+    model = load(proto(ISLAND, {"W": W, "V": V}), tmp_path)
+    assert enabled_in(model, PrecisionPlan(model.sha256, Precision.BF16)) == {Precision.BF16, Precision.FP16}
+    assert enabled_in(model, PrecisionPlan(model.sha256, Precision.FP32)) == frozenset()

@@ -17,7 +17,7 @@ from precisionlab.errors import PlanError
 from precisionlab.export.subject import Export, Subject, command_line
 from precisionlab.model import Layer
 from precisionlab.precision import Precision
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.flow import around_of, precision_of
 from precisionlab.wording import counted
 
 CACHE = "calibration.cache"
@@ -35,7 +35,9 @@ def modelopt_json(subject: Subject) -> Export:
     model, name = subject.model, subject.model.name
     of = {layer.name: precision_of(layer, subject.plan) for layer in model.layers if layer.fixed is None}
     quantized = [layer for layer in model.layers if of.get(layer.name) is Precision.INT8]
-    floats = {layer: subject.plan.around if p is Precision.INT8 else p for layer, p in of.items()}
+    floats = {
+        layer: around_of(model.layer[layer], subject.plan) if p is Precision.INT8 else p for layer, p in of.items()
+    }
     low = sorted(set(floats.values()) - {Precision.FP32})
     if len(low) > 1:
         raise PlanError(

@@ -14,6 +14,7 @@ from google.protobuf.message import EncodeError
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError, PlanError
 from precisionlab.export.subject import Export, Subject
+from precisionlab.model.edges import give_edges
 from precisionlab.precision import Precision
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.gates import weight_axis
@@ -36,6 +37,7 @@ def onnxruntime_model(subject: Subject) -> Export:
     for name in quantized:
         quantizer.quantize(name)
     quantizer.drop_unused()
+    give_edges(model.graph, subject.model.halves)
     if quantizer.domain:
         model.graph.opset_imports[_MICROSOFT] = 1
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from precisionlab.backends.tensorrt.pins import enabled_of, pins_of
+from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.export.constraints import constraints_of
 from precisionlab.export.subject import Export, Subject
 from precisionlab.rewrite.flow import precision_of
@@ -41,7 +41,7 @@ def plan_json(subject: Subject) -> Export:
             for layer in model.layers
         ],
         "tensorrt": {
-            "enabled": sorted(precision.value for precision in enabled_of(plan)),
+            "enabled": sorted(precision.value for precision in subject.enabled),
             "pins": [
                 {
                     "layer": pin.layer,

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from precisionlab.backends.tensorrt.jobs import LayerPin, Profile
-from precisionlab.backends.tensorrt.pins import enabled_of, pins_of
+from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.export import network_script
 from precisionlab.export.subject import Export, Subject, command_line
@@ -49,13 +49,13 @@ def polygraphy_script(subject: Subject, file: str) -> Export:
     # In a comment, no name can end the line.
     head = f"# Run in this folder:\n#   {ascii(command)[1:-1] if not command.isprintable() else command}\n"
     content = f"{head}{before}PINS = (\n{pins})\n{after}" if pins else f"{head}{source}"
-    int8 = Precision.INT8 in enabled_of(subject.plan)
+    int8 = Precision.INT8 in subject.enabled
     return Export(content, {CACHE: subject.cache} if int8 else {}, notes=_notes(subject))
 
 
 def polygraphy_words(subject: Subject, file: str) -> list[str]:
     """The words of the command. Raises PlanError."""
-    enabled = enabled_of(subject.plan)
+    enabled = subject.enabled
     words = ["polygraphy", "convert", str(subject.path), "--model-type", "onnx", "--convert-to", "trt"]
     words += ["-o", f"{subject.model.name}.engine"]
     words += [f"--{precision}" for precision in Precision if precision in enabled]
@@ -80,7 +80,7 @@ def _row(pin: LayerPin) -> str:
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:
-    enabled = enabled_of(subject.plan)
+    enabled = subject.enabled
     notes = []
     if Precision.BF16 in enabled:
         notes.append("--bf16 needs TensorRT 10.0 to 10.16")

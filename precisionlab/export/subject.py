@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from precisionlab.backends.tensorrt.jobs import Profile
+from precisionlab.backends.tensorrt.pins import enabled_in
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.errors import PlanError
@@ -37,6 +38,11 @@ class Subject:
     def path(self) -> Path:
         """The file to be handed on, absolute: what is exported runs in any folder of this machine."""
         return (self.file or self.model.path).resolve()
+
+    @property
+    def enabled(self) -> frozenset[Precision]:
+        """The low precisions that kernels of a weakly typed TensorRT may have."""
+        return enabled_in(self.model, self.plan)
 
     @property
     def scales(self) -> dict[str, float]:

@@ -18,7 +18,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 
 from precisionlab.backends.tensorrt.jobs import Profile
-from precisionlab.backends.tensorrt.pins import enabled_of
 from precisionlab.errors import PlanError
 from precisionlab.export.constraints import NodeConstraint, constraints_of
 from precisionlab.export.subject import Export, Subject, command_line, quoted
@@ -56,7 +55,7 @@ def trtexec_script(subject: Subject) -> Export:
 
 def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
     """The words of the command, and what is to be known of it."""
-    enabled = enabled_of(subject.plan)
+    enabled = subject.enabled
     held = constraints_of(subject)
     for constraint in held.nodes:
         _check(subject, constraint)
@@ -137,7 +136,7 @@ def _shapes(profiles: Mapping[str, Profile]) -> list[str]:
 
 
 def _beside(subject: Subject) -> dict[str, bytes]:
-    return {CACHE: subject.cache} if Precision.INT8 in enabled_of(subject.plan) else {}
+    return {CACHE: subject.cache} if Precision.INT8 in subject.enabled else {}
 
 
 def _title(subject: Subject) -> str:
@@ -152,9 +151,9 @@ def _commented(text: str) -> str:
 
 def _notes(subject: Subject, held: Iterable[NodeConstraint], left_alone: Mapping[str, str]) -> tuple[str, ...]:
     notes = []
-    if Precision.BF16 in enabled_of(subject.plan):
+    if Precision.BF16 in subject.enabled:
         notes.append("--bf16 needs TensorRT 10.0 to 10.16")
-    if Precision.INT8 in enabled_of(subject.plan):
+    if Precision.INT8 in subject.enabled:
         notes.append(
             f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it without a word: "
             "give yours with --tensorrt"

@@ -75,7 +75,8 @@ class Model:
     `layers` are in topological order and cover every node of the main graph. `tensors` holds each
     value of the main graph at the shapes that the model declares. What the file has in half is float32 in `onnx` and
     in `tensors`; `inputs` and `outputs` have the file's own types. `prepared` is what is handed on in place of the
-    file, in the file's own types, where names inside are not the file's: functions were inlined (None: the file is).
+    file (None: the file is), with the file's inputs and outputs: where functions were inlined, for its names, and where
+    the file has half inside, in float32, as those types would bind a compiler whatever is pinned.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Model:
     tensors: Mapping[str, TensorInfo]
     layers: tuple[Layer, ...]
     prepared: ir.Model | None = None
+    is_inlined: bool = False
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:

@@ -26,17 +26,20 @@ _TYPES = frozenset({"dtype", "output_datatype", "output_dtype", "precision", "so
 _OWN = "precisionlab.own"
 
 
-def lift(model: ir.Model, typed: ir.Model) -> None:
+def lift(model: ir.Model, typed: ir.Model) -> bool:
     """Make the graph and its subgraphs float32 in place, where they are half; each such node is noted as `own_of` has.
 
-    `typed` is a clone of the model whose types were inferred. Nodes, values and their names stay; a Cast to half
-    becomes one to float32. Constants are converted when they are read where they lie in a file of their own.
+    `typed` is a clone of the model whose types were inferred. Returns whether anything but a constant was half. Nodes,
+    values and their names stay; a Cast to half becomes one to float32. Constants that lie in a file of their own are
+    converted when they are read.
     """
+    found = any(value.dtype in OWN for value in typed.graph.inputs)
     for graph, known in zip(model.graphs(), typed.graphs(), strict=True):
         for node, inferred in zip(graph, known, strict=True):
             own = next((OWN[v.dtype] for v in inferred.outputs if v.dtype in OWN), None)
             if own is not None:
                 node.meta[_OWN] = own
+                found = True
             _lift_attributes(node)
         for value in _values(graph):
             if value.dtype in OWN:
@@ -46,6 +49,7 @@ def lift(model: ir.Model, typed: ir.Model) -> None:
             if tensor is not None and tensor.dtype in OWN:
                 value.const_value = _widened(tensor)
                 value.dtype = ir.DataType.FLOAT
+    return found
 
 
 def own_of(node: ir.Node) -> Precision | None:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
 from precisionlab.errors import ModelError
+from precisionlab.model.edges import give_edges
 from precisionlab.model.flow import ONNX_DOMAINS, is_sized
 from precisionlab.model.functions import inline_functions
 from precisionlab.model.graph import Model, TensorInfo
@@ -59,7 +60,11 @@ def load_model(path: Path) -> Model:
         typed = _inferred(model)
         declared = tensors_of(typed)
         prepared = model.clone() if inlined else None
-        lift(model, typed)
+        if lift(model, typed):
+            prepared = model.clone()
+            give_edges(
+                prepared.graph, {n: i.dtype for n, i in declared.items() if i.dtype is not None and i.dtype in OWN}
+            )
     tensors = {name: _lifted(info) for name, info in declared.items()}
     _note_ranks(model.graph, tensors)
     return Model(
@@ -71,6 +76,7 @@ def load_model(path: Path) -> Model:
         tensors=tensors,
         layers=layers_of(model, tensors),
         prepared=prepared,
+        is_inlined=inlined > 0,
     )
 
 

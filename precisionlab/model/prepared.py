@@ -17,8 +17,8 @@ _SUFFIX = ".prepared.onnx"
 def file_for(model: Model, folder: Path) -> Path:
     """The file whose nodes and tensors are called as the model's layers are, absolute.
 
-    The model's own file, but where functions were inlined a copy, written to `folder` (made where it is missing) as
-    `<model>.prepared.onnx`. Raises ModelError where that cannot be written.
+    The model's own file, but where functions were inlined or half was lifted a copy, written to `folder` (made where it
+    is missing) as `<model>.prepared.onnx`. Raises ModelError where that cannot be written.
     """
     if model.prepared is None:
         return model.path.resolve()

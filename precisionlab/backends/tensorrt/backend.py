@@ -21,7 +21,7 @@ from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency
 from precisionlab.backends.tensorrt.latency import times_of_layers
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.observation import differs, eligible, groups
-from precisionlab.backends.tensorrt.pins import enabled_of, pins_of
+from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
@@ -237,7 +237,7 @@ class TensorRTBackend(Backend):
             model=self._file,
             engine=settings.folder,
             content=content_of(self.model),
-            enabled=enabled_of(plan),
+            enabled=enabled_in(self.model, plan),
             pins=pins_of(self.model, plan),
             obey=settings.obey,
             cache=cache,

@@ -39,12 +39,12 @@ _INT8_KINDS = frozenset({"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MAT
 def pins_of(model: Model, plan: PrecisionPlan) -> tuple[LayerPin, ...]:
     """What a weakly typed TensorRT must be held to, so that it builds this plan; in the order of the model's layers.
 
-    Those are the plan's own pins, and the layers that one of the enabled precisions (`enabled_of`) would else be free
+    Those are the plan's own pins, and the layers that one of the enabled precisions (`enabled_in`) would else be free
     for though the plan gives them a better or another one: with a single layer in fp16, all others are held in fp32.
     Layers that int8 is meant for may always have more. A layer that cannot be given a precision is left to TensorRT.
     """
     pinned = plan.pinned()
-    enabled = enabled_of(plan)
+    enabled = enabled_in(model, plan)
     found = []
     for layer in model.layers:
         precision = precision_of(layer, plan)
@@ -62,6 +62,12 @@ def enabled_of(plan: PrecisionPlan) -> frozenset[Precision]:
     if Precision.INT8 in asked:
         asked.add(plan.around)
     return frozenset(asked - {Precision.FP32})
+
+
+def enabled_in(model: Model, plan: PrecisionPlan) -> frozenset[Precision]:
+    """Those, and the half precisions that layers of the model keep of their own."""
+    own = {precision_of(layer, plan) for layer in model.layers if layer.own is not None}
+    return enabled_of(plan) | own & {Precision.FP16, Precision.BF16}
 
 
 def skip_reason(layer: NetworkLayer) -> str | None:
