@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from precisionlab.errors import OptionError
+from precisionlab.plainfiles import LinkError, make_plain_folder
 
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _PART = ".part"
@@ -57,9 +58,8 @@ def drafted(
         yield draft
         files = sorted(path.relative_to(draft) for path in draft.rglob("*") if not path.is_dir())
         files.sort(key=lambda path: str(path) == last)
-        places = {(folder / file).parent for file in files}
-        for place in places:
-            place.mkdir(exist_ok=True)
+        above = {file.parent for file in files} - {Path()}
+        places = {folder, *(make_plain_folder(folder, str(name)) for name in above)}
         for name in (last, *gone):
             if name is not None:
                 (folder / name).unlink(missing_ok=True)
@@ -102,6 +102,8 @@ def told(place: Path | str, advice: str) -> Iterator[None]:
 def why_not_written(place: Path | str, error: OSError, advice: str) -> str:
     """The sentence that says why nothing could be written at `place`."""
     why = error.strerror or str(error)
+    if isinstance(error, LinkError):
+        return f"{error.filename}: {why}"
     if is_full(error):
         return f"{place}: cannot be written, the disk is full ({why}); make room and give the same command again"
     return f"{place}: cannot be written ({why}); {advice}"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from precisionlab.backends.base import Backend, Toggling
 from precisionlab.calibration.table import CalibrationTable
@@ -15,10 +15,12 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import Effects, from_plain, merged, to_plain
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset
+from precisionlab.journal import Journal
 from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.precision import PrecisionPlan
-from precisionlab.run import Journal
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Evaluator:
                 self.see.advance(len(seen))
             return to_plain(merged(parts))
 
-        return from_plain(self.journalled(title, key, work))
+        return self.journalled(title, key, work, from_plain)
 
     def _compared(
         self,
@@ -109,19 +111,29 @@ class Evaluator:
             self.see.stage(title, len(samples))
             return work(plan, table, samples, self.see.advance).to_dict()
 
-        return Comparison.from_dict(self.journalled(title, key, worked))
+        return self.journalled(title, key, worked, Comparison.from_dict)
 
-    def journalled(self, title: str, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
-        """What is known already under this key; else do the work, and note it in the journal."""
+    def journalled(self, title: str, key: Mapping[str, Any], work: Callable[[], Any], read: Callable[[Any], T]) -> T:
+        """What is known already under this key; else do the work, and note it in the journal.
+
+        `work` gives plain values, and `read` makes of these what is asked for. What an earlier run has noted and `read`
+        cannot take is done anew.
+        """
         name = json.dumps(key, sort_keys=True)
         if name not in self._done:
             if (known := self.journal.known(key)) is not None:
-                self.see.note(f"{title}: taken from the journal of an earlier run")
-                self._done[name] = known
-            else:
-                self._done[name] = work()
-                self.journal.record(key, self._done[name])
-        return self._done[name]
+                try:
+                    self._done[name] = read(known)
+                except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+                    self.see.note(f"{title}: the journal's entry is not as precisionlab writes it; done anew")
+                else:
+                    self.see.note(f"{title}: taken from the journal of an earlier run")
+            if name not in self._done:
+                value = work()
+                self.journal.record(key, value)
+                self._done[name] = read(value)
+        found: T = self._done[name]
+        return found
 
 
 def _key(plan: PrecisionPlan, table: CalibrationTable | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from precisionlab.data import Dataset
 from precisionlab.disk import drafted, told, write_whole_bytes
 from precisionlab.errors import OptionError
 from precisionlab.export import Export, Subject
+from precisionlab.journal import NoJournal
 from precisionlab.lock import held_file
 from precisionlab.model import Model, load_model
 from precisionlab.model.prepared import file_for, prepared_name
@@ -29,7 +30,6 @@ from precisionlab.precision import Precision, PrecisionPlan, read_plan
 from precisionlab.prepare import Prepared, Source, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.flow import precision_of, with_held_pins
-from precisionlab.run import NoJournal
 
 _ADVICE = "choose another --out"
 TENSORRT_VERSION = "10.16.1"

@@ -18,9 +18,11 @@ from pathlib import Path
 
 from precisionlab.disk import make_folder, remove_drafts, told
 from precisionlab.errors import OptionError
+from precisionlab.plainfiles import open_plain, open_to_read
 
 LOCK_FILE = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_LONGEST_SIGNATURE = 1 << 12  # bytes
 _OWN_ADVICE = "choose another folder with --out"
 
 
@@ -72,8 +74,12 @@ def _held(place: Path, lock: Path, warn: Callable[[str], None], advice: str) -> 
 def _taken(place: Path, lock: Path, warn: Callable[[str], None], advice: str) -> int | None:
     """An open file that is locked; None where the file system has no locks."""
     while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = open_plain(lock.parent, lock.name, os.O_RDWR | os.O_CREAT)
         try:
+            if os.fstat(handle).st_nlink > 1:  # what is signed there would stand in another file too
+                lock.unlink()
+                os.close(handle)
+                continue
             try:
                 _lock(handle)
             except OSError as error:
@@ -120,7 +126,7 @@ else:
     def _is_still(handle: int, lock: Path) -> bool:
         """Whether the name still stands for the file that we have locked."""
         try:
-            return os.path.samestat(os.fstat(handle), lock.stat())
+            return os.path.samestat(os.fstat(handle), lock.lstat())
         except FileNotFoundError:
             return False
 
@@ -137,7 +143,8 @@ def _holder(lock: Path) -> str:
     """Who has signed; a moment is given to one that has locked and not yet signed."""
     for _ in range(10):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            facts = json.loads(lock.read_text(encoding="utf-8"))
+            with open_to_read(lock.parent, lock.name) as stream:
+                facts = json.loads(stream.read(_LONGEST_SIGNATURE))
             return f"process {facts['pid']} on {facts['host']} since {facts['since']}"
         time.sleep(0.02)
     return "another process"

@@ -10,6 +10,7 @@ from precisionlab.data.hook import is_hook
 from precisionlab.errors import EngineError, PlanError
 from precisionlab.model import Model
 from precisionlab.model.compiled import with_compiled_layers
+from precisionlab.plainfiles import is_there
 from precisionlab.precision import read_plan_content
 from precisionlab.prepare import Source
 
@@ -21,7 +22,7 @@ _SAMPLING = ("folder", "shapes", "limit", "seed", "holdout", "skip_bad", "metric
 def run_beside(plan: Path) -> Mapping[str, Any]:
     """What the run's folder says of how the plan was found; empty where the plan stands alone. Raises PlanError."""
     path = plan.parent / RUN_FILE
-    if not path.exists():
+    if not is_there(plan.parent, RUN_FILE):
         return {}
     run = read_plan_content(path)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.errors import OptionError, PlanError
-from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_bytes
+from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
 
 PLAN_SCHEMA = 1
 
@@ -179,7 +179,7 @@ def _pin(data: Any, index: int, where: str) -> Pin:
 def read_plan_content(path: Path) -> Any:
     """The JSON of a plan's file, whatever it holds. Raises PlanError where it cannot be read."""
     try:
-        return parse_json(read_bytes(path, LARGEST_JSON))
+        return parse_json(read_inside(path.parent, path.name, LARGEST_JSON))
     except UnreadableError as error:
         raise PlanError(f"{path}: {error}") from None
     except ValueError as error:

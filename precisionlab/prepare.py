@@ -16,11 +16,11 @@ from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import OptionError
 from precisionlab.evaluator import Evaluator
 from precisionlab.executors import Executor
+from precisionlab.journal import Journal
 from precisionlab.metric import metric_of
 from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.options import EngineOptions, parse_share
-from precisionlab.run import Journal
 from precisionlab.samples import checked, split
 
 if TYPE_CHECKING:

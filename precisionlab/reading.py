@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from precisionlab.plainfiles import LinkError, open_to_read
+
 LARGEST_JSON = 1 << 28
 """256 MiB: a thousand times the largest `run.json` that has been seen."""
 
+_MOST = (1 << 63) - 1
+_MOST_DIGITS = 20  # its own, and a sign
 _DEEPEST = 100  # nested lists and objects; what Python itself bears depends on where it is called from
 
 
@@ -48,6 +53,23 @@ def read_bytes(path: Path, most: int) -> bytes:
     raise UnreadableError(f"larger than {most >> 20} MiB")
 
 
+def read_inside(folder: Path, name: str, most: int) -> bytes:
+    """The content of a file of a folder that somebody else may have filled; no link in it is followed.
+
+    Raises UnreadableError where it is a link, has more bytes than that, or cannot be read.
+    """
+    try:
+        with open_to_read(folder, name) as stream:
+            content = stream.read(most + 1) if os.fstat(stream.fileno()).st_size <= most else None
+    except LinkError as error:
+        raise UnreadableError(str(error.strerror)) from None
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror}") from None
+    if content is None or len(content) > most:
+        raise UnreadableError(f"larger than {most >> 20} MiB")
+    return content
+
+
 def read_text(path: Path, most: int) -> str:
     """A file's text; a byte order mark, as editors on Windows write it, is left out. Raises UnreadableError."""
     try:
@@ -63,7 +85,9 @@ def parse_json(content: str | bytes) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+        found = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=whole_number
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
     except RecursionError:
@@ -83,6 +107,14 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(token: str) -> float:
     raise ValueError(f"{token} is no JSON")
+
+
+def whole_number(token: str) -> int:
+    """A whole number of JSON. Raises ValueError beyond 64 bits: nothing of ours has more, and not all can hold it."""
+    number = int(token) if len(token) <= _MOST_DIGITS else _MOST + 1
+    if not -_MOST - 1 <= number <= _MOST:
+        raise ValueError(f"{token[:60]} is too large for a whole number")
+    return number
 
 
 def _float(token: str) -> float:

@@ -176,7 +176,7 @@ def sweep(
         if chosen_backend != EMULATION:
             engines = opened.enter_context(ready.engines(chosen_backend, how, folder, see))
             options = replace(options, no_new_precision=not engines.is_typed)
-        run = RunFolder(folder, _context(loaded, ready, options, engines))
+        run = RunFolder(folder, _context(loaded, ready, options, engines), see.note)
         evaluator = ready.evaluator(run, see)
         stage, compiler = None, None
         if engines is not None and engines.can_run:

@@ -86,7 +86,7 @@ def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedVal
         ).to_dict()
 
     key = {"values": hashlib.sha256(json.dumps(tensors).encode()).hexdigest(), "int8": int8}
-    return ObservedValues.from_dict(evaluator.journalled("histograms", key, work))
+    return evaluator.journalled("histograms", key, work, ObservedValues.from_dict)
 
 
 def _channels(evaluator: Evaluator, look: Look) -> dict[str, ChannelSpread]:

@@ -17,6 +17,7 @@ from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_t
 from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluator import Evaluator
 from precisionlab.executors import open_executor
+from precisionlab.journal import NoJournal
 from precisionlab.lock import held_folder
 from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
@@ -26,7 +27,6 @@ from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_pla
 from precisionlab.prepare import prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.flow import precision_of, with_held_pins
-from precisionlab.run import NoJournal
 from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
 from precisionlab.search.ladder import Assignment
 

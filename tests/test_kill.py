@@ -74,7 +74,7 @@ from precisionlab.run import RunFolder
 
 def work(folder):
     with held_folder(folder, print):
-        run = RunFolder(folder, {"model": "abc"})
+        run = RunFolder(folder, {"model": "abc"}, print)
         run.record({"second": 2}, 2)
         run.record({"third": 3}, 3)
         with run.results(["plan.int8.json"]) as drafts:
@@ -106,7 +106,7 @@ while True:
 OLD = """
 def with_old(folder):
     with held_folder(folder, print):
-        RunFolder(folder, {"model": "abc"}).record({"first": 1}, 1)
+        RunFolder(folder, {"model": "abc"}, print).record({"first": 1}, 1)
     with (folder / "journal.jsonl").open("a") as journal:
         journal.write('{"key": "half a li')
     for name in ("plan.json", "plan.int8.json", "layers.csv", "run.json"):
@@ -129,7 +129,7 @@ def test_a_kill_at_any_step_leaves_the_old_results_or_the_new_and_never_both(tmp
         keys, _ = journal_of(folder)
         with held_folder(folder, print):
             assert not list(folder.glob(".*.part")), "what was half written is still there"
-            run = RunFolder(folder, {"model": "abc"})
+            run = RunFolder(folder, {"model": "abc"}, print)
             values = [run.known(key) for key in ({"first": 1}, {"second": 2}, {"third": 3})]
         assert values == [1, 2, 3][: len(keys)] + [None] * (3 - len(keys))
         assert keys, "what was there before is lost"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,12 @@ def test_a_path_that_is_not_utf8_is_written_as_json_has_it(tmp_path: Path) -> No
 ENTRIES = [({"pins": {"a": "fp32"}}, {"sqnr": 1.5}), ({"pins": {}}, [math.nan, -math.inf]), ({"verify": True}, "−∞")]
 
 
+def opened(path: Path, context: Mapping[str, Any] = CONTEXT, warn: Callable[[str], None] = lambda _: None) -> RunFolder:
+    return RunFolder(path, context, warn)
+
+
 def folder_with_entries(path: Path, context: Mapping[str, Any] = CONTEXT) -> RunFolder:
-    run = RunFolder(path, context)
+    run = opened(path, context)
     for key, value in ENTRIES:
         run.record(key, value)
     return run
@@ -78,18 +82,18 @@ def found(run: RunFolder) -> list[Any]:
 
 def test_a_run_that_goes_on_knows_what_was_recorded(tmp_path: Path) -> None:
     folder_with_entries(tmp_path / "run")
-    again = RunFolder(tmp_path / "run", dict(reversed(CONTEXT.items())))  # the order of keys says nothing
+    again = opened(tmp_path / "run", dict(reversed(CONTEXT.items())))  # the order of keys says nothing
     assert repr(found(again)) == repr([value for _, value in ENTRIES])
     assert again.known({"verify": True, "pins": {}}) is None
 
 
 def test_another_context_starts_afresh(tmp_path: Path) -> None:
     folder_with_entries(tmp_path)
-    other = RunFolder(tmp_path, {**CONTEXT, "model": "abd"})
+    other = opened(tmp_path, {**CONTEXT, "model": "abd"})
     assert found(other) == [None] * 3
     other.record({"pins": {}}, 1)
-    assert RunFolder(tmp_path, {**CONTEXT, "model": "abd"}).known({"pins": {}}) == 1
-    assert found(RunFolder(tmp_path, CONTEXT)) == [None] * 3, "what another context has written over is gone"
+    assert opened(tmp_path, {**CONTEXT, "model": "abd"}).known({"pins": {}}) == 1
+    assert found(opened(tmp_path, CONTEXT)) == [None] * 3, "what another context has written over is gone"
 
 
 @settings(max_examples=40)
@@ -104,7 +108,7 @@ def test_a_journal_cut_anywhere_keeps_its_whole_lines_and_goes_on(
     at = data.draw(st.integers(0, len(content)))
     journal.write_bytes(content[:at])
     whole = max(0, content[:at].count(b"\n") - 1)  # the first line is the context
-    run = RunFolder(folder, CONTEXT)
+    run = opened(folder, CONTEXT)
     expected = [value for _, value in ENTRIES[:whole]] + [None] * (len(ENTRIES) - whole)
     assert repr(found(run)) == repr(expected)
     for key, value in ENTRIES[whole:]:
@@ -119,24 +123,24 @@ def test_a_damaged_line_is_dropped_and_the_others_stay(tmp_path: Path, damage: b
     folder_with_entries(tmp_path)
     journal = tmp_path / "journal.jsonl"
     journal.write_bytes(journal.read_bytes() + damage)
-    run = RunFolder(tmp_path, CONTEXT)
+    run = opened(tmp_path, CONTEXT)
     assert repr(found(run)) == repr([value for _, value in ENTRIES])
     run.record({"new": 1}, 2)
-    assert RunFolder(tmp_path, CONTEXT).known({"new": 1}) == 2
+    assert opened(tmp_path, CONTEXT).known({"new": 1}) == 2
 
 
 def test_a_journal_without_its_context_is_not_trusted(tmp_path: Path) -> None:
     folder_with_entries(tmp_path)
     journal = tmp_path / "journal.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[1:]))
-    assert found(RunFolder(tmp_path, CONTEXT)) == [None] * 3
+    assert found(opened(tmp_path, CONTEXT)) == [None] * 3
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/none/run"])
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OptionError, match=r"cannot be written .*choose another folder with --out"):
-        RunFolder(tmp_path / place, CONTEXT)
+        opened(tmp_path / place, CONTEXT)
 
 
 def test_a_disk_that_is_full_later_is_one_sentence_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,9 +160,9 @@ def test_discarding_removes_what_the_run_has_made_and_no_more(tmp_path: Path) ->
     folder_with_entries(tmp_path / "reports" / "model").discard()
     assert inside(tmp_path) == []
     folder_with_entries(tmp_path / "mine")
-    RunFolder(tmp_path / "mine", CONTEXT).discard()
-    assert repr(found(RunFolder(tmp_path / "mine", CONTEXT))) == repr([value for _, value in ENTRIES])
-    beside = RunFolder(tmp_path / "reports" / "model", CONTEXT)
+    opened(tmp_path / "mine", CONTEXT).discard()
+    assert repr(found(opened(tmp_path / "mine", CONTEXT))) == repr([value for _, value in ENTRIES])
+    beside = opened(tmp_path / "reports" / "model", CONTEXT)
     (tmp_path / "reports" / "note").write_text("somebody else's")
     beside.discard()
     assert inside(tmp_path / "reports") == ["note"]

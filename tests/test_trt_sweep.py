@@ -25,6 +25,7 @@ from models import DIGITS, load, proto
 from rtx import drive, needs_rtx
 
 from precisionlab.backends.tensorrt.child import ChildEngines
+from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.cli import cli
 from precisionlab.data import open_dataset
 from precisionlab.errors import BuildError, DataError
@@ -147,7 +148,7 @@ def test_it_parses_the_model_into_the_network_that_the_real_parser_makes(
     (real,) = drive("parse_models", path)
     model = load_model(path)
     with ChildEngines(
-        "tensorrt", model, open_dataset(DIGITS, model, 1, seed=0), tmp_path, tmp_path / "l", Silent()
+        "tensorrt", model, open_dataset(DIGITS, model, 1, seed=0), EngineStore(tmp_path), tmp_path / "l", Silent()
     ) as e:
         ours = [asdict(layer) for layer in e.describe(path)]
     assert json.loads(json.dumps(ours)) == real["layers"]
@@ -182,7 +183,7 @@ def test_an_operator_that_it_does_not_know_is_told_by_node(double: Callable[...,
     model = load(proto("(float[1,4,4] x) => (float[1] y) {y = Det(x)}"), tmp_path)
     samples = open_dataset(DIGITS, load_model(MODEL), 1, seed=0)
     with (
-        ChildEngines("tensorrt", model, samples, tmp_path, tmp_path / "log", Silent()) as engines,
+        ChildEngines("tensorrt", model, samples, EngineStore(tmp_path), tmp_path / "log", Silent()) as engines,
         pytest.raises(BuildError, match=r"node 'node_of_y' \(Det\) is no operator that this TensorRT knows"),
     ):
         engines.describe(model.path)

@@ -17,7 +17,8 @@ from precisionlab.calibration.histogram import BINS, Histogram
 from precisionlab.data.sample import first_line
 from precisionlab.errors import DataError
 from precisionlab.npyfile import read_member
-from precisionlab.reading import file_size, parse_json
+from precisionlab.plainfiles import open_to_read
+from precisionlab.reading import parse_json
 
 STATE_FILE = "histograms.npz"
 
@@ -56,8 +57,7 @@ class CalibrationState:
 def read_state(path: Path) -> CalibrationState:
     """Read what `to_bytes` gave. Raises DataError where the file is something else, or damaged."""
     try:
-        file_size(path)
-        with zipfile.ZipFile(path) as archive:
+        with open_to_read(path.parent, path.name) as stream, zipfile.ZipFile(stream) as archive:
             meta = parse_json(read_member(archive, "meta", _MOST_META).tobytes())
             context, samples, names = meta["context"], meta["samples"], meta["tensors"]
             _check_meta(context, samples, names)

@@ -29,6 +29,7 @@ from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import COARSE, CoarseHistogram
 from precisionlab.calibration.table import Range
 from precisionlab.precision import Precision
+from precisionlab.reading import parse_json
 from precisionlab.report.cells import percent, show, visible
 from precisionlab.report.details import script_json
 from precisionlab.rewrite.flow import int8_operands
@@ -108,7 +109,7 @@ def histograms_text(result: SweepResult) -> str:
 
 def read_histograms(text: str) -> RunHistograms:
     """What `histograms_text` wrote. Raises ValueError where it is something else."""
-    data = json.loads(text)
+    data = parse_json(text)
     try:
         tensors = {name: _tensor(found) for name, found in data["tensors"].items()}
         layers = tuple(LayerTensors(tuple(la["outputs"]), tuple(la["operands"])) for la in data["layers"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import UndefinedError
 
 from precisionlab.errors import OptionError, PlanError
+from precisionlab.plainfiles import is_there
 from precisionlab.precision import PrecisionPlan, plan_files, plan_from_dict, read_plan_content
+from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
 from precisionlab.report.cells import records_of
 from precisionlab.report.csvfile import from_csv
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, read_histograms
@@ -86,7 +87,7 @@ def read_run(folder: Path) -> RunFiles:
     if not folder.is_dir():
         what = f"a file; give the folder, {folder.parent}" if folder.exists() else "no such folder"
         raise OptionError(f"{folder}: {what}")
-    if not (folder / "run.json").exists():
+    if not is_there(folder, "run.json"):
         raise OptionError(f"{folder}: no run.json here; give the folder of a sweep, such as reports/<model>")
     run = _run(folder / "run.json")
     variants = _table(folder / "variants.csv", _VARIANT_COLUMNS, VARIANT_TEXTS, VARIANT_COUNTS)
@@ -100,8 +101,8 @@ def read_run(folder: Path) -> RunFiles:
         _table(folder / "layers.csv", _LAYER_COLUMNS, LAYER_TEXTS, LAYER_COUNTS),
         _table(folder / "pareto.csv", _PARETO_COLUMNS, _PARETO_TEXTS, ()),
         {name: _plan(folder / file) for name, file in plan_files(run["precisions"]).items()},
-        _table(samples, _SAMPLE_COLUMNS, _SAMPLE_TEXTS, ()) if samples.exists() else None,
-        _histograms(folder / HISTOGRAMS) if (folder / HISTOGRAMS).exists() else None,
+        _table(samples, _SAMPLE_COLUMNS, _SAMPLE_TEXTS, ()) if is_there(folder, samples.name) else None,
+        _histograms(folder / HISTOGRAMS) if is_there(folder, HISTOGRAMS) else None,
     )
 
 
@@ -130,7 +131,7 @@ def summary_of(files: RunFiles) -> str:
 
 def _run(path: Path) -> Mapping[str, Any]:
     try:
-        run = json.loads(_text(path))
+        run = parse_json(_text(path))
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"not JSON: {error}") from None
     _check(run, _RUN, path, "")
@@ -175,7 +176,7 @@ def _histograms(path: Path) -> RunHistograms:
 
 
 def _plan(path: Path) -> PrecisionPlan:
-    if not path.exists():
+    if not is_there(path.parent, path.name):
         raise OptionError(f"{path}: missing; put it back, or run the sweep again")
     try:
         return plan_from_dict(read_plan_content(path), str(path))
@@ -184,15 +185,13 @@ def _plan(path: Path) -> PrecisionPlan:
 
 
 def _text(path: Path) -> str:
-    if path.is_fifo() or path.is_char_device():  # it may never end
-        raise OptionError(f"{path}: a pipe or a device, not a file")
+    if not is_there(path.parent, path.name):
+        raise OptionError(f"{path}: missing; put it back, or run the sweep again")
     try:
         # Bytes as they are: a line's end inside a name is part of the name.
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise OptionError(f"{path}: missing; put it back, or run the sweep again") from None
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be read: {error.strerror}") from None
+        return read_inside(path.parent, path.name, LARGEST_JSON).decode("utf-8-sig")
+    except UnreadableError as error:
+        raise OptionError(f"{path}: {error}") from None
     except UnicodeDecodeError as error:
         raise _broken(path, f"not UTF-8: byte {error.start}") from None
 

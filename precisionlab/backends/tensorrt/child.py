@@ -24,7 +24,9 @@ _SILENCE = 3600.0
 class ChildEngines:
     """Builds and runs engines in a process of its own, which is started anew where it has died."""
 
-    def __init__(self, module: str, model: Model, samples: Dataset, store: Path, log: Path, see: Observer) -> None:
+    def __init__(
+        self, module: str, model: Model, samples: Dataset, store: EngineStore, log: Path, see: Observer
+    ) -> None:
         """`module` is TensorRT's; `samples` are those that it calibrates on, where it does that by itself.
 
         Raises EngineError where TensorRT cannot be used.
@@ -32,7 +34,7 @@ class ChildEngines:
         self._module = module
         self._model = model
         self._samples = samples
-        self._store = EngineStore(store)
+        self._store = store
         self._see = see
         self._process = EngineProcess(service, module, log, log=log)
         self._loaded: tuple[Path, int] | None = None

@@ -12,8 +12,10 @@ from precisionlab.backends.tensorrt.profiles import add_profile
 from precisionlab.disk import write_whole_bytes
 from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
+from precisionlab.reading import UnreadableError, read_inside
 
 _HAVE_IT = {Precision.BF16: "TensorRT 10.0 to 10.16 have it"}
+_LARGEST_TIMINGS = 1 << 30  # bytes
 _STRONGLY_TYPED = (
     "this TensorRT takes the types from the ONNX graph alone (strongly typed); flags and pins are of 8.6 to 10.16"
 )
@@ -135,8 +137,8 @@ def save_timings(config: Any, timing_cache: Any, path: Path) -> tuple[str, ...]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError:
+        return read_inside(path.parent, path.name, _LARGEST_TIMINGS)
+    except UnreadableError:
         return b""
 
 

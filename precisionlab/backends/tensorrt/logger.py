@@ -6,8 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
+
+from precisionlab.plainfiles import open_to_append
 
 _LETTERS = {"INTERNAL_ERROR": "F", "ERROR": "E", "WARNING": "W", "INFO": "I", "VERBOSE": "V"}
 """TensorRT's severities, worst first, and what stands for each in a line."""
@@ -117,7 +120,9 @@ class LogKeeper:
 
     def _open(self, file: Path) -> None:
         # A message may hold what is not text; it must not be the reason why the log ends.
-        self._stream = file.open("a", encoding="utf-8", errors="backslashreplace")
+        self._stream = TextIOWrapper(
+            BufferedWriter(open_to_append(file.parent, file.name)), encoding="utf-8", errors="backslashreplace"
+        )
 
     def _write(self, line: str) -> None:
         if self._stream is not None:

@@ -13,11 +13,14 @@ from precisionlab.backends.tensorrt.api import TENSORRT as TENSORRT_MODULE
 from precisionlab.backends.tensorrt.api import check_installed
 from precisionlab.backends.tensorrt.backend import EngineSettings, TensorRTBackend
 from precisionlab.backends.tensorrt.profiles import profiles_for
+from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.backends.tensorrt.typed import TypedBackend
 from precisionlab.data import Dataset
+from precisionlab.disk import why_not_written
 from precisionlab.errors import EngineError
 from precisionlab.observer import Observer
 from precisionlab.options import EngineOptions
+from precisionlab.plainfiles import make_plain_folder
 
 MODULES = {TENSORRT: TENSORRT_MODULE, RTX: RTX_MODULE}
 """Backend → the Python module that it works by."""
@@ -46,7 +49,8 @@ def open_engines(
     check_installed(module)  # here, before anything is written
     model = reference.model
     profiles = profiles_for(model, options.shapes, lambda name: every)
-    store = Path(options.store) if options.store else folder / "engines"
+    named = None if options.store is None else Path(options.store)
+    store = EngineStore(_own_store(folder)) if named is None else EngineStore(named, is_trusted=True)
     with ChildEngines(module, model, chosen, store, folder / "tensorrt.log", see) as engines:
         if engines.device is None and module != RTX_MODULE:
             raise EngineError(
@@ -54,7 +58,7 @@ def open_engines(
                 "or --backend tensorrt-rtx, which compiles without one"
             )
         settings = EngineSettings(
-            folder=store,
+            folder=store.folder,
             profiles=profiles,
             obey=not options.prefer,
             calibrate=options.calibrate,
@@ -66,3 +70,11 @@ def open_engines(
             yield TensorRTBackend(reference, engines, settings)
         else:
             yield TypedBackend(reference, engines, settings, backend)
+
+
+def _own_store(folder: Path) -> Path:
+    """The folder of engines in a run's folder. Raises EngineError where it cannot be made, or is a link."""
+    try:
+        return make_plain_folder(folder, "engines")
+    except OSError as error:
+        raise EngineError(why_not_written(folder / "engines", error, "choose another folder with --out")) from None

@@ -33,6 +33,7 @@ from precisionlab.backends.tensorrt.worker import (
     send,
 )
 from precisionlab.errors import BuildError, EngineError, OptionError
+from precisionlab.plainfiles import open_to_append, open_to_read
 
 Callback = Callable[..., Any]
 
@@ -240,7 +241,7 @@ class _Child:
         command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {start}"]
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as stream:
+            with open_to_append(log.parent, log.name) as stream:
                 self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream)
         except OSError as error:
             raise EngineError(f"TensorRT's process cannot be started, its log is {log}: {error}") from None
@@ -300,7 +301,7 @@ class _Child:
     def last_lines(self, start: int) -> tuple[str, ...]:
         """The last lines that were written to the log behind `start`, without Python's dump of a crash."""
         try:
-            with self._log.open("rb") as stream:
+            with open_to_read(self._log.parent, self._log.name) as stream:
                 stream.seek(max(start, self.log_size() - _TAIL_BYTES))
                 lines = stream.read().decode("utf-8", errors="replace").splitlines()
         except OSError:

@@ -21,6 +21,9 @@ from typing import Any
 from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, EngineTensor, PinOutcome
 from precisionlab.disk import write_whole_bytes
 from precisionlab.errors import EngineError
+from precisionlab.plainfiles import is_there, open_to_read
+from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
+from precisionlab.secret import is_sealed, sealed
 
 _SCHEMA = 1
 """Counted up when the same job gives another engine, or the JSON beside it reads otherwise."""
@@ -88,12 +91,15 @@ class EngineStore:
     """A folder of engines that holds at most `limit` bytes; the least recently used go first.
 
     Several processes may use it at once. One that is given an engine's path should load it soon: another may need room.
+    An engine holds code for the GPU, and TensorRT trusts it: of a folder that a stranger may have filled, only those
+    that this user has sealed are taken.
     """
 
-    def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
-        """Make the folder, or open it. Raises EngineError where that fails."""
+    def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT, is_trusted: bool = False) -> None:
+        """Make the folder, or open it; `is_trusted`: the user has named it. Raises EngineError where that fails."""
         self.folder = folder
         self._limit = limit
+        self._is_trusted = is_trusted
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -103,20 +109,18 @@ class EngineStore:
         """The engine of this key, as it was built; None where there is none. What is corrupt is dropped."""
         engine, facts = self._paths(key)
         try:
-            data = json.loads(facts.read_text(encoding="utf-8"))
-            if data["schema"] != _SCHEMA or data["sha256"] != _sha256(engine):
+            data = parse_json(read_inside(self.folder, facts.name, LARGEST_JSON))
+            if data["schema"] != _SCHEMA or data["sha256"] != _sha256(self.folder, engine.name):
+                raise ValueError
+            if not self._is_trusted and not is_sealed(_text(data), data["seal"]):
                 raise ValueError
             built = _built(data["built"], engine)
-        except FileNotFoundError:
-            if not facts.exists():
-                return None
-            self._drop(key.digest)
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self._drop(key.digest)
+        except (OSError, UnreadableError, ValueError, KeyError, TypeError, AttributeError):
+            if is_there(self.folder, facts.name):
+                self._drop(key.digest)
             return None
         with suppress(OSError):  # a folder that can only be read still serves its engines
-            os.utime(facts)
+            os.utime(facts, follow_symlinks=False)
         return built
 
     def put(self, key: EngineKey, built: Built) -> Built:
@@ -125,7 +129,9 @@ class EngineStore:
         try:
             _move(built.engine, engine)
             kept = replace(built, engine=engine)
-            data = {"schema": _SCHEMA, "sha256": _sha256(engine), "key": asdict(key), "built": _facts(kept)}
+            digest = _sha256(self.folder, engine.name)
+            data = {"schema": _SCHEMA, "sha256": digest, "key": asdict(key), "built": _facts(kept)}
+            data["seal"] = sealed(_text(data))
             write_whole_bytes(facts, json.dumps(data, indent=1).encode())
         except OSError as error:
             self._drop(key.digest)
@@ -192,9 +198,14 @@ def _move(source: Path, target: Path) -> None:
     source.unlink()
 
 
-def _sha256(path: Path) -> str:
+def _text(data: Mapping[str, Any]) -> bytes:
+    """What is sealed: all that is known of an engine, its digest included."""
+    return json.dumps({name: value for name, value in data.items() if name != "seal"}, sort_keys=True).encode()
+
+
+def _sha256(folder: Path, name: str) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_to_read(folder, name) as stream:
         while piece := stream.read(1024 * 1024):
             digest.update(piece)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
@@ -13,6 +14,7 @@ from precisionlab.backends.tensorrt.backend import Engines, EngineSettings, Insi
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.calibration.table import CalibrationTable
+from precisionlab.plainfiles import make_plain_folder
 from precisionlab.precision import PrecisionPlan
 from precisionlab.wording import counted
 
@@ -27,6 +29,7 @@ class TypedBackend(TensorRTBackend):
     def __init__(self, reference: OnnxRuntimeBackend, engines: Engines, settings: EngineSettings, name: str) -> None:
         super().__init__(reference, engines, settings)
         self.name = name
+        self._typed: set[Path] = set()
 
     def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
         """What is asked of TensorRT for a plan; writes the typed model."""
@@ -38,9 +41,10 @@ class TypedBackend(TensorRTBackend):
         ranges = None if table is None else table.digest
         text = json.dumps([plan.to_dict(), ranges, self.model.sha256, layers], sort_keys=True)
         content = hashlib.sha256(text.encode()).hexdigest()
-        path = (settings.folder / "typed" / f"{content[:16]}.onnx").resolve()
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path = make_plain_folder(settings.folder, "typed").resolve() / f"{content[:16]}.onnx"
+        # One that an earlier run has left may be a stranger's, and another model than its name says.
+        if path not in self._typed:
+            self._typed.add(path)
             typed = typed_model(self.model, plan, table)
             self.notes += [note for note in typed.notes if note not in self.notes]
             save_typed(typed, path)
