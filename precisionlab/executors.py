@@ -193,6 +193,15 @@ class Processes(_Ordered):
         """Drop what waits, and wait for what runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            # What runs may take minutes, and nobody waits for it any more.
+            for process in multiprocessing.active_children():
+                process.kill()
+        super().__exit__(kind, error, trace)
+
     def _new(self) -> ProcessPoolExecutor:
         # Spawned, not forked: the threads of ONNX Runtime and numba do not live through a fork.
         return ProcessPoolExecutor(self._count, multiprocessing.get_context("spawn"), _begin)

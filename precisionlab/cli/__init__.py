@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import click
@@ -16,8 +15,10 @@ from precisionlab.cli.diff import diff_command
 from precisionlab.cli.doctor import doctor_command
 from precisionlab.cli.export import export_command
 from precisionlab.cli.fidelity import fidelity_command
+from precisionlab.cli.interrupts import Interrupts
 from precisionlab.cli.report import report_command
 from precisionlab.cli.selftest import selftest_command
+from precisionlab.cli.streams import prepare_streams
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.cli.verify import verify_command
 from precisionlab.disk import is_full
@@ -26,8 +27,9 @@ from precisionlab.wording import one_line
 
 INPUT_ERROR = 2
 INTERNAL_ERROR = 70  # EX_SOFTWARE
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+_INTERRUPTS = Interrupts()
 
 _DEBUG = "--debug"
 _DEBUG_HELP = "Show the traceback of an error."
@@ -60,8 +62,8 @@ class _Commands(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             _fail(ctx, error, f"{where}the disk is full ({error.strerror}); make room and give the same command again")
         except KeyboardInterrupt:  # click would exit with 1, which here means that the tolerance is not met
-            click.echo("precisionlab: stopped; the same command goes on from here", err=True)
-            ctx.exit(INTERRUPTED)
+            _INTERRUPTS.tell()
+            ctx.exit(_INTERRUPTS.code)
 
 
 def _fail(ctx: click.Context, error: Exception, sentence: str) -> NoReturn:
@@ -97,16 +99,21 @@ cli.add_command(fidelity_command)
 
 def main() -> None:
     """The entry point of the `precisionlab` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal that has no sign for ∞ must not end the run
-            stream.reconfigure(errors="replace")
+    has_output = prepare_streams()
+    _INTERRUPTS.install()
     try:
         cli(prog_name="precisionlab")
         code: Any = 0
     except SystemExit as end:
         code = end.code
+    except KeyboardInterrupt:  # on the way in, or out
+        _INTERRUPTS.tell()
+        code = _INTERRUPTS.code
     except Exception as error:
         code = _internal(error)
+    if not has_output and code in (0, 1):
+        click.echo("precisionlab: standard output is closed, so nothing could be printed there", err=True)
+        code = INPUT_ERROR
     try:
         sys.stdout.flush()  # not when Python ends: there nobody can be told any more
     except OSError as error:
