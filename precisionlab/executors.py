@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -37,6 +38,7 @@ _JOIN_SECONDS = 30.0
 _NOBODY_SECONDS = 60.0
 _LOOK_SECONDS = 5.0
 
+_WARNINGS = "PYTHONWARNINGS"
 _NUMERIC_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -203,6 +205,7 @@ class Processes(_Ordered):
         super().__exit__(kind, error, trace)
 
     def _new(self) -> ProcessPoolExecutor:
+        _keep_tracker_quiet()
         # Spawned, not forked: the threads of ONNX Runtime and numba do not live through a fork.
         return ProcessPoolExecutor(self._count, multiprocessing.get_context("spawn"), _begin)
 
@@ -215,6 +218,19 @@ class Processes(_Ordered):
     def _mend(self) -> None:
         self.close()
         self._pool = self._new()
+
+
+def _keep_tracker_quiet() -> None:
+    """Start the process that clears up behind killed ones; that it has to is no news for who has killed them."""
+    known = os.environ.get(_WARNINGS)
+    os.environ[_WARNINGS] = ",".join(filter(None, (known, "ignore::UserWarning:multiprocessing.resource_tracker")))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if known is None:
+            del os.environ[_WARNINGS]
+        else:
+            os.environ[_WARNINGS] = known
 
 
 def _begin() -> None:

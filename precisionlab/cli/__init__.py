@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -18,7 +19,7 @@ from precisionlab.cli.fidelity import fidelity_command
 from precisionlab.cli.interrupts import Interrupts
 from precisionlab.cli.report import report_command
 from precisionlab.cli.selftest import selftest_command
-from precisionlab.cli.streams import prepare_streams
+from precisionlab.cli.streams import OutputError, prepare_streams
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.cli.verify import verify_command
 from precisionlab.disk import is_full
@@ -53,11 +54,10 @@ class _Commands(click.Group):
             words = f" ({error})" if str(error) else ""
             advice = "use --memory or fewer --threads; the same command goes on from here"
             _fail(ctx, error, f"memory ran out{words}; {advice}")
-        except BrokenPipeError:  # who read the output has seen enough
-            _silence()
-            ctx.exit(PIPE_CLOSED)
+        except BrokenPipeError as error:  # who read the output has seen enough
+            ctx.exit(_unprinted(error))
         except OSError as error:
-            if not is_full(error):
+            if not is_full(error) or isinstance(error, OutputError):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             _fail(ctx, error, f"{where}the disk is full ({error.strerror}); make room and give the same command again")
@@ -109,6 +109,8 @@ def main() -> None:
     except KeyboardInterrupt:  # on the way in, or out
         _INTERRUPTS.tell()
         code = _INTERRUPTS.code
+    except OutputError as error:
+        code = _unprinted(error)
     except Exception as error:
         code = _internal(error)
     if not has_output and code in (0, 1):
@@ -117,13 +119,18 @@ def main() -> None:
     try:
         sys.stdout.flush()  # not when Python ends: there nobody can be told any more
     except OSError as error:
-        _silence()
-        if isinstance(error, BrokenPipeError):
-            code = PIPE_CLOSED
-        elif code != INPUT_ERROR:
-            click.echo(f"precisionlab: standard output cannot be written ({error.strerror})", err=True)
-            code = INPUT_ERROR
+        code = _unprinted(error)
+    _INTERRUPTS.leave()
     sys.exit(code)
+
+
+def _unprinted(error: OSError) -> int:
+    """Tell that standard output takes no more, but not where its reader has seen enough."""
+    _silence()
+    if isinstance(error, BrokenPipeError) or error.errno == errno.EPIPE:
+        return PIPE_CLOSED
+    click.echo(f"precisionlab: standard output cannot be written ({error.strerror})", err=True)
+    return INPUT_ERROR
 
 
 def _internal(error: Exception) -> int:

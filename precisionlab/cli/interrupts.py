@@ -42,6 +42,17 @@ class Interrupts:
         """Say that the work was stopped."""
         print(_STOPPED, file=sys.stderr, flush=True)
 
+    def leave(self) -> None:
+        """End this process where a signal came: Python's own way out waits for threads, and heeds signals again."""
+        if self._came:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            end_workers()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError):
+                    stream.flush()
+            os._exit(self.code)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._came:
             self._end()

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-_ERROR = 2  # the descriptor of standard error
+_OUTPUT, _ERROR = 1, 2  # descriptors
 
 
-class _Forgiving(io.RawIOBase):
-    """Writes to a descriptor what that takes, and forgets the rest."""
+class OutputError(OSError):
+    """Standard output takes no more."""
+
+
+class _Telling(io.RawIOBase):
+    """Writes to a descriptor; that it fails is told apart from a failure with any other file."""
 
     def __init__(self, handle: int) -> None:
         super().__init__()
@@ -28,14 +32,24 @@ class _Forgiving(io.RawIOBase):
         return self._handle
 
     def write(self, content: Any) -> int:
-        rest = memoryview(content).cast("B")
-        count = len(rest)
+        """Write some of it. Raises OutputError."""
         try:
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
+            return os.write(self._handle, content)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror) from None
+
+
+class _Forgiving(_Telling):
+    """Writes what the descriptor takes, and forgets the rest."""
+
+    def write(self, content: Any) -> int:
+        """Write some of it, or nothing."""
+        try:
+            return super().write(content)
         except OSError:
-            pass
-        return count
+            return len(memoryview(content).cast("B"))
 
 
 def prepare_streams() -> bool:
@@ -49,11 +63,20 @@ def prepare_streams() -> bool:
     if sys.stderr is None:
         sys.stderr = _nowhere()
     elif _is_on(_ERROR, sys.stderr):
-        stream = io.BufferedWriter(_Forgiving(_ERROR))
-        sys.stderr = io.TextIOWrapper(stream, sys.stderr.encoding, "replace", line_buffering=True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stderr = _around(_Forgiving(_ERROR), sys.stderr)
+    if has_output and _is_on(_OUTPUT, sys.stdout):
+        sys.stdout = _around(_Telling(_OUTPUT), sys.stdout)
+    elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     return has_output
+
+
+def _around(raw: io.RawIOBase, like: TextIO) -> TextIO:
+    like.flush()
+    stream = io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        stream, like.encoding, "replace", line_buffering=raw.isatty() or isinstance(raw, _Forgiving)
+    )
 
 
 def _nowhere() -> TextIO:
