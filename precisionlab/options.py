@@ -75,6 +75,7 @@ class Options:
     no_new_precision: bool = False
     budget: float | None = None
     max_evaluations: int | None = None
+    max_cost: float | None = None
 
     def tolerance_of(self, precision: Precision) -> Tolerance:
         """The tolerance that this precision is held to."""
@@ -137,7 +138,11 @@ def parse_grouping(text: str) -> Grouping:
 
 
 def parse_share(text: str | float | None, name: str) -> float | None:
-    """A share such as 0.05 or "5%". Raises OptionError for what is neither, or below 0."""
+    """A share such as 0.05 or "5%".
+
+    Raises OptionError for what is neither, for less than 0, and for 1 or more without a percent sign: 5 may mean
+    5 % or 500 %, and 1 may mean 1 %.
+    """
     if text is None:
         return None
     written = str(text).strip()
@@ -147,6 +152,11 @@ def parse_share(text: str | float | None, name: str) -> float | None:
         raise OptionError(f"{name} {text!r}: write a share such as 0.05 or 5%") from None
     if not 0 <= share < float("inf"):
         raise OptionError(f"{name} {text!r}: a share is at least 0")
+    if share >= 1 and not written.endswith("%"):
+        raise OptionError(
+            f"{name} {text!r}: that may mean {share:g} % or {100 * share:g} %; write it with a percent sign, such as "
+            f"{share:g}%"
+        )
     return share
 
 

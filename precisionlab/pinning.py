@@ -48,12 +48,15 @@ class _Evaluations:
     limit: int | None
     started: float = field(default_factory=time.perf_counter)
     found: dict[_Key, Comparison] = field(default_factory=dict)
+    spent: str = ""
 
     def check(self) -> None:
-        """Raises Spent where no further evaluation is allowed."""
+        """Raises Spent where no further evaluation is allowed, and keeps the reason."""
         if self.limit is not None and len(self.found) >= self.limit:
-            raise Spent
+            self.spent = f"the {counted(self.limit, 'evaluation')} allowed are spent"
         if self.budget is not None and time.perf_counter() - self.started >= self.budget:
+            self.spent = f"the budget of {duration(self.budget)} is spent"
+        if self.spent:
             raise Spent
 
 
@@ -134,7 +137,16 @@ class PinSearch:
             certificate,
             tuple(self._points()),
             remark,
+            limit=self._limit(),
+            stopped=self._evaluations.spent,
         )
+
+    def _limit(self) -> str:
+        """What the user allowed that leaves out plans with more pins; nothing where it leaves out none."""
+        most = self._options.max_pins
+        if most is None or most >= len(self._ranking.order):
+            return ""
+        return f"at most {counted(most, 'pin')}, and more were not allowed"
 
     # What is known before the search
 

@@ -96,7 +96,7 @@ def prepare(
 def parse_holdout(holdout: str | float) -> float:
     """The share of samples to hold out. Raises OptionError for none below 1."""
     share = parse_share(holdout, "holdout")
-    if share is None or share >= 1:
+    if share is None or share >= 1:  # such as 100%
         raise OptionError(f"holdout {holdout!r}: write a share below 1, such as 0.25; 0 holds nothing out")
     return share
 

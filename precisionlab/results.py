@@ -18,6 +18,8 @@ from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
 from precisionlab.search.pareto import Point
 from precisionlab.values import ObservedValues
+from precisionlab.verdict import NO_TERMS, Evidence, Mark, State, Terms, Verdict, verdict_of
+from precisionlab.wording import decibel, number, rungs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +46,12 @@ class Variant:
     met: bool
     held_out: Comparison | None = None
     cost: PlanCost | None = None
+
+    def mark(self, terms: Terms) -> Mark:
+        """What its figures alone say of it."""
+        if terms.random and not terms.random_asked:
+            return Mark(State.NOT_KNOWN, on_random=True)
+        return Mark(State.MET if self.met else State.NOT_MET, terms.random)
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,9 @@ class PrecisionResult:
     were run and compared on the way. `effects` says what each layer alone does to the final outputs, on the samples
     where the precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
     there are none. `points` are all plans evaluated, by cost and error. `remark` is what else is to be said of the
-    pins. `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
-    compiled for a GPU that is not here.
+    pins. `limit` says what the user allowed that the search ran into, `stopped` what ended it before it was through.
+    `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
+    compiled for a GPU that is not here. `terms` are what the verdict hangs on besides the figures.
     """
 
     precision: Precision
@@ -115,13 +124,53 @@ class PrecisionResult:
     certificate: Certificate | None = None
     points: tuple[Point, ...] = ()
     remark: str = ""
+    limit: str = ""
+    stopped: str = ""
     engine: EngineResult | None = None
     compiled: tuple[CompiledVariant, ...] = ()
+    terms: Terms = NO_TERMS
 
     @property
     def met(self) -> bool:
-        """Whether the plan found meets the tolerance: on the GPU, where it was measured there."""
-        return self.mixed.met if self.engine is None else self.engine.met
+        """Whether the verdict is that the tolerance is met: on the GPU, where it was measured there."""
+        return self.verdict.met
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What is said of this precision."""
+        bare, found = self.before, self.after
+        holds = self.mixed.met if self.engine is None else self.engine.met
+        return verdict_of(
+            Evidence(
+                precision=self.precision.value,
+                met=holds,
+                pins=len(self.plan.pins),
+                touched=len(self.ranked),
+                left=self._left(found),
+                rungs=rungs(pin.precision for pin in self.plan.pins),
+                figure=_change(bare, found),
+                cost=self._share(found),
+                bare_cost=self._share(bare),
+                terms=self.terms,
+                limit=self.limit,
+                stopped=self.stopped,
+            )
+        )
+
+    def mark_of(self, variant: Variant) -> Mark:
+        """A variant's verdict in short: of the plan found this precision's, of others what their figures say."""
+        return self.verdict.mark if variant is self.after else variant.mark(self.terms)
+
+    def _left(self, variant: Variant) -> int:
+        """How many of the touched layers still run in the precision swept."""
+        pinned = variant.plan.pinned()
+        runs_in = {cost.layer: cost.precision for cost in variant.cost.layers} if variant.cost else {}
+        return sum(runs_in.get(name, pinned.get(name, self.precision)) is self.precision for name in self.ranked)
+
+    def _share(self, variant: Variant) -> float | None:
+        """The variant's cost as a share of float32's."""
+        seconds = self.terms.fp32_seconds
+        return variant.cost.seconds / seconds if variant.cost and seconds else None
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -183,8 +232,13 @@ class SweepResult:
 
     @property
     def met(self) -> bool:
-        """Whether every precision swept has a plan that meets its tolerance."""
+        """Whether every precision swept has the verdict that its tolerance is met."""
         return all(result.met for result in self.precisions)
+
+    @property
+    def terms(self) -> Terms:
+        """What all its verdicts hang on besides the figures."""
+        return self.precisions[0].terms
 
     @property
     def plans(self) -> dict[str, PrecisionPlan]:
@@ -210,3 +264,18 @@ class SweepResult:
         from precisionlab.report.html import render_fragment
 
         return render_fragment(self.run, self.variants, self.layers, self.plans)
+
+
+def _change(before: Variant, after: Variant) -> str:
+    """The first bound's figure without pins and of the plan found, and the task metric's: `-0.3 → 53.8 dB`."""
+    bound = after.tolerance[0]
+    variants = [before] if before is after else [before, after]
+    is_sqnr = bound.metric == "sqnr"
+    figures = [bound.of(variant.comparison) for variant in variants]
+    texts = [decibel(figure) if is_sqnr else f"{figure:.4g}" for figure in figures]
+    name = "" if bound.figure == "sqnr" else f"{bound.figure} "
+    said = name + " → ".join(texts) + (" dB" if is_sqnr else "")
+    metrics = [v.comparison.metric for v in variants if v.comparison.metric is not None]
+    if bound.metric == "metric" or len(metrics) < len(variants):
+        return said
+    return f"{said}, {after.comparison.metric_name} {' → '.join(number(metric, 3) for metric in metrics)}"

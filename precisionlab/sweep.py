@@ -56,6 +56,7 @@ from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import find_device
 from precisionlab.search.rank import rank
 from precisionlab.values import observed_values
+from precisionlab.verdict import Terms
 from precisionlab.versions import versions
 from precisionlab.wording import counted
 
@@ -91,6 +92,8 @@ def sweep(
     calibration: str | None = None,
     metric: str | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    random: bool = False,
+    max_cost: str | float | None = None,
     skip_bad: bool = False,
     layers: str = "patterns",
     engine: EngineOptions | None = None,
@@ -98,18 +101,20 @@ def sweep(
 ) -> SweepResult:
     """Find the layers of an ONNX model that break in low precision, pin them, and check the result.
 
-    `data` is a folder of samples; without it the inputs are random, which finds the wrong layers. The share
-    `holdout` of them chooses nothing: ranges and pins come from the others, and must hold on both.
-    `precisions` are swept one after the other, each held to `tolerance` (such as "sqnr>=30", or "sqnr[logits]>=40"
-    for one output). With `plan` that plan alone is built and measured, and nothing is searched.
+    `data` is a folder of samples; without it the inputs are random, which finds the wrong layers: no tolerance is known
+    to be met then, unless random inputs were asked for (`random`). The share `holdout` of the samples chooses nothing:
+    ranges and pins come from the others, and must hold on both. `precisions` are swept one after the other, each held
+    to `tolerance` (such as "sqnr>=30", or "sqnr[logits]>=40" for one output). With `plan` that plan alone is built and
+    measured, and nothing is searched.
 
     A search ends with as few pins as it can, or with `minimize` "cost" with as cheap ones; with `spend` (such as
-    "5%") it makes the error as small as that added cost allows. Cost is estimated for `target`, the GPU that the
-    model will run on. `ladder` names the precisions that pins may have (such as "fp16,fp32"). `budget` (such as
-    "30m") and `max_evaluations` end each precision's search early, with the best plan so far. `processes` or a Dask
-    cluster (the address of its scheduler) share the work, to the same bits. `memory` (such as "4G") is what each
-    process may take; by default half of what the machine has. `device` "cuda" or "cuda:1" has the emulation run on a
-    GPU, by ONNX Runtime's CUDA provider; processes take the machine's GPUs in turn.
+    "5%") it makes the error as small as that added cost allows. `max_cost` (such as "80%" of float32's) is the most
+    that a plan may cost. Cost is estimated for `target`, the GPU that the model will run on. `ladder` names the
+    precisions that pins may have (such as "fp16,fp32"). `budget` (such as "30m") and `max_evaluations` end each
+    precision's search early, with the best plan so far. `processes` or a Dask cluster (the address of its scheduler)
+    share the work, to the same bits. `memory` (such as "4G") is what each process may take; by default half of what the
+    machine has. `device` "cuda" or "cuda:1" has the emulation run on a GPU, by ONNX Runtime's CUDA provider; processes
+    take the machine's GPUs in turn.
 
     `backend` is "onnxruntime" (all is emulated), "tensorrt" (the emulation ranks and searches, and real engines are
     built, measured and verified, as `engine` says), "tensorrt-rtx" (the same from typed models; where no GPU is, the
@@ -140,6 +145,7 @@ def sweep(
         ladder=parse_ladder(ladder),
         budget=parse_duration(budget, "budget"),
         max_evaluations=max_evaluations,
+        max_cost=parse_share(max_cost, "max_cost"),
     )
     check_calibration(calibration)
     check_at_least(0, max_pins=max_pins, seed=seed)
@@ -148,6 +154,8 @@ def sweep(
     gpu, chosen_backend, grouping = find_device(target), which_backend(backend), parse_grouping(layers)
     if grouping is Grouping.COMPILED and (processes or dask):
         raise OptionError("layers from a compiled engine are known to this process alone; leave --processes and --dask")
+    if random and data is not None:
+        raise OptionError("random asks for random inputs; leave it, or the data")
     source = Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
     loaded = load_model(Path(model))
     check_lowerable(loaded)
@@ -205,6 +213,14 @@ def sweep(
             )
         if compiler is not None:
             results = tuple(replace(found, compiled=compiler.of(found)) for found in results)
+        terms = Terms(
+            random=ready.dataset.is_random,
+            random_asked=random,
+            max_cost=options.max_cost,
+            fp32_seconds=reference.cost.seconds if reference.cost else None,
+            searched=asked is None,
+        )
+        results = tuple(replace(found, terms=terms) for found in results)
         seconds = time.perf_counter() - started
         facts = run_facts(ready, source, options, gpu, results, engines, fusions, run.path, seconds)
         names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())

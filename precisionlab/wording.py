@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable
+
 
 def counted(number: int, noun: str) -> str:
     """`1 pin`, `2 pins`."""
@@ -22,3 +26,25 @@ def one_line(text: str, most: int = 2000) -> str:
 def duration(seconds: float) -> str:
     """`40 s`, `12 min`."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def decibel(value: float) -> str:
+    """One decimal; NaN and infinities as such."""
+    return number(value, 1)
+
+
+def number(value: float, digits: int) -> str:
+    """A figure for people: NaN and infinities as such."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{digits}f}"
+
+
+def rungs(precisions: Iterable[str]) -> str:
+    """The precisions that pins have, as `fp32`, or `fp16 (1) and fp32 (2)`."""
+    counts = Counter(map(str, precisions))
+    if len(counts) < 2:
+        return next(iter(counts), "")
+    return " and ".join(f"{precision} ({count})" for precision, count in counts.items())

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 from models import DIGITS
-from test_report import HOSTILE, INF, NAN, Page, Report, errors, report, variant
+from test_report import HOSTILE, INF, NAN, Page, Report, errors, report, said, variant
 
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
@@ -184,9 +184,11 @@ def test_a_condition_that_guards_nothing_is_refused() -> None:
 
 def test_a_verdict_that_falls_fails_without_being_asked() -> None:
     found = report()
-    found[0]["precisions"]["fp16"]["met"] = False
+    found[0]["precisions"]["fp16"] |= {"met": False, "verdict": said("not met", "the nearest plan has 1 pin")}
     assert diff_runs(files(), files(found)).failures == ("fp16: the tolerance was met, and is not met any more",)
     assert diff_runs(files(found), files()).failures == ()
+    found[0]["precisions"]["fp16"]["verdict"] = said("not known", "the inputs were random", on_random=True)
+    assert diff_runs(files(), files(found)).failures == ("fp16: the tolerance was met, and is now not known",)
 
 
 def test_a_precision_that_was_met_and_is_not_swept_any_more_fails() -> None:

@@ -289,7 +289,7 @@ def test_memory_that_runs_out_ends_in_one_sentence_and_the_run_goes_on_later(tmp
     )
     load(model, tmp_path)
     command = ["sweep", str(tmp_path / "model.onnx"), "--precisions", "fp16", "--memory", "4G", "--threads", "1"]
-    command += ["--samples", "1", "--out", str(tmp_path / "out")]
+    command += ["--random", "--samples", "1", "--out", str(tmp_path / "out")]
     failed = subprocess.run([sys.executable, "-c", _FAILS, *command], capture_output=True, text=True)
     assert failed.returncode == 2, failed.stderr
     (sentence,) = failed.stderr.strip().splitlines()

@@ -15,6 +15,7 @@ import pytest
 
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.report.html import render, render_fragment, show, tolerance_text
+from precisionlab.verdict import State, Verdict
 
 NAN, INF = math.nan, math.inf
 HOSTILE = [
@@ -65,10 +66,19 @@ def variant(name: str, precision: str, output: str = "out", **changes: Any) -> d
     }  # fmt: skip
 
 
+def said(state: str, sentence: str, on_random: bool = False) -> dict[str, Any]:
+    """A verdict as run.json holds it."""
+    return Verdict(State(state), sentence, "-0.3 → 57.0 dB", on_random).to_dict()
+
+
+NOT_MET = {"met": False, "verdict": said("not met", "the nearest plan has 1 of 4 layers pinned to fp32")}
+
+
 def facts(**changes: Any) -> dict[str, Any]:
     """What run.json holds."""
     found = {
-        "met": True, "pins": 1, "touched": 4, "evaluations": 9, "proven": True, "remark": "",
+        "met": True, "verdict": said("met", "1 of 4 layers pinned to fp32 make it right"), "pins": 1, "touched": 4,
+        "evaluations": 9, "proven": True, "remark": "",
         "engine": None, "compiled": [], "hangs": [],
         "first_nonfinite": "sum_out", "first_nonfinite_layer": "LayerNorm_1/Sum_1", "table": None,
     }  # fmt: skip
@@ -163,7 +173,7 @@ class Page(HTMLParser):
 
 def test_verdict_says_before_and_after() -> None:
     page = Page(render(*report()))
-    assert "Right with 1 of 4 layers kept in FP32" in page.text
+    assert "1 of 4 layers pinned to fp32 make it right" in page.text
     assert page.row("Worst output’s SQNR, dB")[1:] == ["–", "−0.3", "57.0"]
     assert page.row("accuracy")[1:] == ["1.000", "0.065", "1.000"]
     assert page.row("Tensors with new NaN or Inf")[1:] == ["–", "41", "0"]
@@ -178,14 +188,15 @@ def test_verdict_says_before_and_after() -> None:
 
 def test_not_met_is_said() -> None:
     run, variants, layers, plans = report()
-    run["precisions"]["fp16"]["met"] = False
+    run["precisions"]["fp16"] |= NOT_MET
     page = Page(render(run, variants, layers, plans))
-    assert "Still wrong with 1 of 4 layers kept in FP32, the best plan found" in page.text
+    assert "✗ NOT met The nearest plan has 1 of 4 layers pinned to fp32" in page.text
     assert "Do not use FP16 yet" in page.text
 
 
 def test_right_without_pins_has_no_column_for_them() -> None:
     run, variants, layers, _ = report()
+    run["precisions"]["fp16"]["verdict"] = said("met", "right as it is: no layer needs a pin")
     run["precisions"]["fp16"] |= {"pins": 0, "proven": None, "first_nonfinite": None, "first_nonfinite_layer": None}
     layers["pinned"] = False
     plans = {"fp16": PrecisionPlan("ab" * 32, Precision.FP16)}
@@ -193,6 +204,35 @@ def test_right_without_pins_has_no_column_for_them() -> None:
     assert "Right as it is: no layer needs a pin" in page.text
     assert len(page.row("Worst output’s SQNR, dB")) == 3
     assert "No layer needs a pin." in page.text
+
+
+@pytest.mark.parametrize(
+    ("state", "tone", "shown"),
+    [
+        ("met only as float32", "missed", "✗ met only as float32"),
+        ("not known", "open", "? not known"),
+        ("not finished", "open", "? not finished"),
+    ],
+)
+def test_each_state_has_its_colour_and_advice(state: str, tone: str, shown: str) -> None:
+    run, variants, layers, plans = report()
+    run["precisions"]["fp16"] |= {"met": False, "verdict": said(state, "because of this")}
+    html = render(run, variants, layers, plans)
+    assert f'<article class="card {tone}">' in html
+    assert '<article class="card met">' not in html
+    text = Page(html).text
+    assert f"{shown} Because of this" in text
+    assert "Do not use FP16 yet" not in text
+    assert "because of this" in text
+    assert "Build with" not in text
+
+
+def test_runs_of_older_versions_have_their_verdict_from_what_they_hold() -> None:
+    run, variants, layers, plans = report()
+    del run["precisions"]["fp16"]["verdict"]
+    assert "✓ met Right with 1 pin" in Page(render(run, variants, layers, plans)).text
+    run["precisions"]["fp16"]["met"] = False
+    assert "✗ NOT met NOT right with 1 pin" in Page(render(run, variants, layers, plans)).text
 
 
 def test_measured_figures_are_not_called_emulated() -> None:
@@ -301,7 +341,7 @@ def test_fragment_stands_inside_another_page() -> None:
     selectors = re.findall(r"(?:^|[{}])\s*([^{}@]+)\{", re.sub(r"@media[^{]*\{", "", style))
     assert selectors
     assert all(part.strip().startswith(".pl") for selector in selectors for part in selector.split(","))
-    for text in ("Right with 1 of 4", "LayerNorm_1/Sum_1", "reaches 3.5e+05"):
+    for text in ("1 of 4 layers pinned to fp32 make it right", "LayerNorm_1/Sum_1", "reaches 3.5e+05"):
         assert text in page.text
 
 

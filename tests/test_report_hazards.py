@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from models import DIGITS
-from test_report import HOSTILE, INF, NAN, Page, report, variant
+from test_report import HOSTILE, INF, NAN, NOT_MET, Page, report, variant
 
 from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import CoarseHistogram
@@ -69,7 +69,7 @@ def test_overflow_is_that_of_the_format_of_the_layer() -> None:
 
 def test_overflow_that_no_plan_mends_is_a_danger_and_stands_first() -> None:
     run, *rest = report()
-    run["precisions"]["fp16"]["met"] = False
+    run["precisions"]["fp16"] |= NOT_MET
     every = found(run, *rest)
     assert one("Overflow", every).severity == DANGER
     assert one("No plan meets", every).severity == DANGER
@@ -163,7 +163,7 @@ def test_exports_that_the_page_names_do_exist() -> None:
 
 def test_a_plan_that_is_not_right_is_not_offered_for_building() -> None:
     run, variants, layers, plans = report()
-    run["precisions"]["fp16"]["met"] = False
+    run["precisions"]["fp16"] |= NOT_MET
     section = section_of("fp16", run, Tables(records_of(variants), records_of(layers), []), plans, False)
     assert commands_of(run, section).build == ()
 
@@ -226,7 +226,7 @@ def test_the_worst_sample_is_named_and_what_is_no_number_counted() -> None:
 @pytest.mark.parametrize(("met", "severity"), [(True, NOTE), (False, WARNING)])
 def test_outlier_channels_are_told_with_what_they_leave_the_others(met: bool, severity: str) -> None:
     run, variants, layers, plans = report()
-    run["precisions"] = {"int8": {**run["precisions"]["fp16"], "met": met}}
+    run["precisions"] = {"int8": {**run["precisions"]["fp16"], **({} if met else NOT_MET)}}
     run["tolerance"] = {"int8": "sqnr>=20"}
     layers["precision"] = layers["runs_in"] = "int8"
     layers["pinned"] = False

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from models import DIGITS
-from test_report import HOSTILE, INF, NAN, Page, Report, report, variant
+from test_report import HOSTILE, INF, NAN, NOT_MET, Page, Report, report, variant
 
 from precisionlab.compare.confidence import interval
 from precisionlab.compare.effects import worst_sqnr
@@ -199,7 +199,7 @@ def test_infinities_that_do_no_harm_are_said() -> None:
     assert "in 3 tensors, where FP16 cannot hold a value; the layers behind make it finite again" in (
         Page(render(run, variants, layers, plans)).text
     )
-    run["precisions"]["fp16"]["met"] = False
+    run["precisions"]["fp16"] |= NOT_MET
     assert "make it finite again" not in Page(render(run, variants, layers, plans)).text
 
 
@@ -238,7 +238,7 @@ def test_a_proof_of_more_than_was_asked_says_so() -> None:
 
 def test_a_plan_that_only_the_held_out_samples_refute_is_told_from_one_that_never_held() -> None:
     run, *rest = report()
-    run["precisions"]["fp16"]["met"] = False
+    run["precisions"]["fp16"] |= NOT_MET
     assert "holds on the samples that chose, but not on those held out" in Page(render(run, *rest)).text
     run["precisions"]["fp16"]["proven"] = False
     assert "but not on those held out" not in Page(render(run, *rest)).text
@@ -252,7 +252,7 @@ def test_pins_on_several_rungs_are_counted_by_rung() -> None:
     layers.loc[0, ["pinned", "pinned_to"]] = [True, "bf16"]
     html = render(run, variants, layers, plans)
     page = Page(html)
-    assert "Right with 3 of 4 layers kept in FP32 (2) and BF16 (1)" in page.text
+    assert "3 of 4 layers stay in FP32 (2) and BF16 (1)" in page.text
     assert page.row("1", "0", "Conv_0")[-1] == "pinned to BF16"
     assert "<title>Conv_0: pinned to BF16</title>" in html
 

@@ -83,7 +83,7 @@ def print_diff(diff: RunDiff, stream: TextIO) -> None:
         console.print(_settings(diff))
     for precision in diff.precisions:
         console.print()
-        marks = " → ".join("met" if met else "NOT met" for met in precision.met)
+        marks = " → ".join(str(verdict.mark) for verdict in precision.verdicts)
         style = f"bold {_STYLES.get(precision.trend, '')}".strip()
         console.print(f"{precision.name}: {precision.trend}; tolerance {marks}", style=style)
         for pin in precision.pins:

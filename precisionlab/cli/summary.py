@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Sequence
 from typing import TextIO
 
 from rich.padding import Padding
@@ -14,11 +11,14 @@ from rich.text import Text
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.cli.console import Console
 from precisionlab.compare.confidence import hangs_on_samples
-from precisionlab.precision import Pin, plan_files
+from precisionlab.precision import plan_files
 from precisionlab.report.tables import engines_of, layer_errors
 from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
-from precisionlab.wording import counted
+from precisionlab.verdict import Mark, Tone
+from precisionlab.wording import counted, decibel, number
 
+_STYLES = {Tone.GOOD: "", Tone.BAD: "red", Tone.OPEN: "bright_black"}
+_MARKED = {**_STYLES, Tone.GOOD: "green"}
 _WIDTH = 80
 _WORST = 8
 _OTHER_COLUMNS = 52  # what the table of layers needs beside the names
@@ -72,11 +72,10 @@ def _variants(result: SweepResult) -> Table:
     for name in ("pins", "SQNR dB", "held out", "cosine", "top-1", *([metric] if metric else []), "cost"):
         table.add_column(name, justify="right")
     table.add_column("")
-    variants = [result.reference]
+    table.add_row(*_variant_row(result.reference, metric, result.reference, None))
     for found in result.precisions:
-        variants += [found.low] if found.mixed is found.low else [found.low, found.mixed]
-    for variant in variants:
-        table.add_row(*_variant_row(variant, metric, result.reference))
+        for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
+            table.add_row(*_variant_row(variant, metric, result.reference, found.mark_of(variant)))
     return table
 
 
@@ -88,20 +87,21 @@ def _engines(result: SweepResult) -> Table:
     for name in ("pins", "SQNR dB", "held out", *([metric] if metric else []), "ms a sample"):
         table.add_column(name, justify="right")
     table.add_column("")
-    engines = [] if result.engine is None else [result.engine]
-    for engine in (*engines, *(engine for found in result.precisions for engine in engines_of(found))):
-        row = _variant_row(engine.variant, metric, result.reference)
+    marked = [] if result.engine is None else [(result.engine, result.engine.variant.mark(result.terms))]
+    marked += [(e, found.mark_of(e.variant)) for found in result.precisions for e in engines_of(found)]
+    for engine, mark in marked:
+        row = _variant_row(engine.variant, metric, result.reference, mark)
         time = f"{engine.latency.median:.3g}"
         table.add_row(*row[:4], *([row[6]] if metric else []), time, row[-1])
     return table
 
 
-def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> list[str | Text]:
+def _variant_row(variant: Variant, metric: str | None, reference: Variant, mark: Mark | None) -> list[str | Text]:
+    """`mark` is what is said of the variant; None for the reference."""
     comparison = variant.comparison
-    is_reference = variant is reference
     row: list[str | Text] = [
         variant.name,
-        str(len(variant.plan.pins)) if not is_reference else "",
+        str(len(variant.plan.pins)) if mark is not None else "",
         decibel(comparison.worst("sqnr")),
         decibel(variant.held_out.worst("sqnr")) if variant.held_out else "–",
         number(comparison.worst("cosine"), 5),
@@ -110,34 +110,18 @@ def _variant_row(variant: Variant, metric: str | None, reference: Variant) -> li
     if metric:
         row.append(number(comparison.worst("metric"), 3))
     row.append(f"{variant.cost.seconds / reference.cost.seconds:.0%}" if variant.cost and reference.cost else "–")
-    if is_reference:
-        row.append("reference")
-    else:
-        row.append(Text("met", style="bold green") if variant.met else Text("NOT met", style="bold red"))
+    row.append("reference" if mark is None else Text(str(mark), style=f"bold {_MARKED[mark.tone]}"))
     return row
 
 
 def _print_precision(console: Console, result: SweepResult, found: PrecisionResult) -> None:
     console.print()
-    before, after, name = found.before, found.after, found.precision.value
-    low, mixed, pins = before.comparison, after.comparison, found.plan.pins
-    if after.met and after.plan is before.plan:
-        console.print(f"{name}: right as it is; no layer needs a pin.", style="bold")
-    elif found.met:
-        console.print(
-            f"{name}: {len(pins)} of {len(found.ranked)} layers pinned to {rungs(pins)} make it right, "
-            f"{after.figures}: "
-            f"{decibel(low.worst('sqnr'))} → {decibel(mixed.worst('sqnr'))} dB"
-            f"{_metric_change(low.metric, mixed.metric, found)}",
-            style="bold",
-        )
-    else:
-        console.print(
-            f"{name}: the tolerance could NOT be met; the nearest plan has {len(pins)} of {len(found.ranked)} layers "
-            f"pinned: {decibel(low.worst('sqnr'))} → {decibel(mixed.worst('sqnr'))} dB"
-            f"{_metric_change(low.metric, mixed.metric, found)}",
-            style="bold red",
-        )
+    name, low, pins = found.precision.value, found.before.comparison, found.plan.pins
+    verdict = found.verdict
+    console.print(
+        f"{name}: {verdict.sentence} ({found.after.figures}: {verdict.figure})",
+        style=f"bold {_STYLES[verdict.mark.tone]}".strip(),
+    )
     _print_proof(console, found)
     if found.engine is not None:
         _print_engine(console, found, found.engine)
@@ -223,22 +207,8 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
         )
 
 
-def rungs(pins: Sequence[Pin]) -> str:
-    """The precisions that the pins have, as `fp32`, or `1 to fp16 and 2 to fp32`."""
-    counts = Counter(pin.precision for pin in pins)
-    if len(counts) == 1:
-        return str(pins[0].precision)
-    return " and ".join(f"{precision} ({count})" for precision, count in counts.items())
-
-
 def _held_out(count: int) -> str:
     return f"{count} were held out" if count else "none was held out"
-
-
-def _metric_change(before: float | None, after: float | None, found: PrecisionResult) -> str:
-    if before is None or after is None:
-        return ""
-    return f", {found.mixed.comparison.metric_name} {number(before, 3)} → {number(after, 3)}"
 
 
 def _worst_layers(result: SweepResult, found: PrecisionResult, width: int) -> Table:
@@ -268,17 +238,3 @@ def _worst_layers(result: SweepResult, found: PrecisionResult, width: int) -> Ta
 def shortened(name: str, width: int) -> str:
     """The end of a long name, which tells more than its beginning."""
     return name if len(name) <= width else "…" + name[-width + 1 :]
-
-
-def decibel(value: float) -> str:
-    """One decimal; NaN and infinities as such."""
-    return number(value, 1)
-
-
-def number(value: float, digits: int) -> str:
-    """A figure for people: NaN and infinities as such."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return f"{value:.{digits}f}"

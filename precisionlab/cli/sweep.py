@@ -40,6 +40,7 @@ from precisionlab.errors import OptionError
 @click.option(
     "--target", default="a100", show_default=True, help="The GPU that costs are for: a100, h100, l4, orin, t4."
 )
+@click.option("--max-cost", metavar="SHARE", help="The most that a plan may cost, as a share of FP32's, such as 80%.")
 @click.option("--budget", metavar="TIME", help="End each precision's search after this, such as 30m, with the best.")
 @click.option("--max-evaluations", type=int, help="End each precision's search after so many plans, with the best.")
 @click.option(
@@ -83,6 +84,9 @@ from precisionlab.errors import OptionError
     show_default=True,
     help="The units that are pinned: patterns, or compiled: the fused kernels of an engine.",
 )
+@click.option(
+    "--random", is_flag=True, help="The inputs are to be random: the exit code goes by what is found on them."
+)
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
 @work_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
@@ -113,6 +117,8 @@ def sweep_command(
     seed: int,
     shapes: tuple[str, ...],
     layers: str,
+    random: bool,
+    max_cost: str | None,
     skip_bad: bool,
     threads: int | None,
     memory: str | None,
@@ -126,7 +132,8 @@ def sweep_command(
     """Find the layers of MODEL that break in low precision, pin them, and check the result.
 
     Writes report.html, summary.md, the tables, plan.json, run.json and annotated.onnx to the run's folder. Exits with 0
-    when the tolerance is met, 1 when it is not, 2 for input that cannot be used.
+    when the tolerance is met, 1 when it is not or nobody can tell (random inputs that were not asked for, a search that
+    was cut short), 2 for input that cannot be used.
     """
     from precisionlab.cli.progress import progress
     from precisionlab.sweep import sweep
@@ -151,6 +158,8 @@ def sweep_command(
             budget=budget,
             max_evaluations=max_evaluations,
             layers=layers,
+            random=random,
+            max_cost=max_cost,
             skip_bad=skip_bad,
             threads=threads,
             memory=memory,

@@ -103,7 +103,7 @@ def _print(found: Verification, stream: TextIO) -> None:
 
 
 def _figure(value: float | None) -> str:
-    from precisionlab.cli.summary import number
+    from precisionlab.wording import number
 
     return "–" if value is None else number(value, 4)
 

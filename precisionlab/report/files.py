@@ -100,6 +100,7 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
     layer = next((layer.name for layer in model.layers if first in layer.outputs), None)
     return {
         "met": result.met,
+        "verdict": result.verdict.to_dict(),
         "pins": len(result.plan.pins),
         "touched": len(result.ranked),
         "evaluations": result.evaluations,
@@ -202,6 +203,7 @@ def _plan_evidence(result: PrecisionResult) -> dict[str, Any]:
     return {
         "tolerance": [str(b) for b in bounds],
         "met": result.met,
+        "verdict": result.verdict.sentence,
         "figures": result.mixed.figures,
         "samples": result.mixed.comparison.samples,
         "without_pins": {b.figure: json_number(b.of(result.low.comparison)) for b in bounds},

@@ -16,6 +16,7 @@ from precisionlab.report.cells import percent, show
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.section import PrecisionSection
 from precisionlab.report.views import LayerView, VariantView
+from precisionlab.verdict import State, Tone
 
 DANGER, WARNING, NOTE = "danger", "warning", "note"
 _ORDER = (DANGER, WARNING, NOTE)
@@ -228,12 +229,13 @@ def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[H
             "Give more samples, and verify the plan on other data.",
         )
     if not section.met:
+        title, action = _OF_STATES[section.verdict.state]
         yield Hazard(
-            DANGER,
+            WARNING if section.verdict.mark.tone is Tone.OPEN else DANGER,
             section.title,
-            "No plan meets the tolerance",
-            f"The best plan found is not right by what was asked: {section.tolerance}.",
-            "Do not ship it. Allow more pins or precisions, mend the samples, or ask for less if the task allows it.",
+            title,
+            f"{_capital(section.verdict.sentence)}. Asked: {section.tolerance}.",
+            action,
         )
     elif section.proven is False:
         yield Hazard(
@@ -243,6 +245,26 @@ def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[H
             "The search was cut short, or a pin proved needless: more layers than needed may be kept back.",
             "Run it again with more time (--budget) or evaluations (--max-evaluations).",
         )
+
+
+_OF_STATES = {
+    State.NOT_MET: (
+        "No plan meets the tolerance",
+        "Do not ship it. Allow more pins or precisions, mend the samples, or ask for less if the task allows it.",
+    ),
+    State.ONLY_FP32: (
+        "The tolerance is met only as float32",
+        "Nothing is gained over FP32: stay there, or ask for less if the task allows it.",
+    ),
+    State.NOT_KNOWN: (
+        "Whether the tolerance is met is not known",
+        "Use none of it before it was measured on real samples (--data).",
+    ),
+    State.NOT_FINISHED: (
+        "The search was cut short, and no plan meets the tolerance so far",
+        "Give the same command with more: it goes on from its journal.",
+    ),
+}
 
 
 # Engines

@@ -17,11 +17,13 @@ from precisionlab.precision import PrecisionPlan
 from precisionlab.report.cells import Row, percent, show, value_text, visible
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.views import PinView, VariantView, variant_view
+from precisionlab.verdict import Mark, Tone
 from precisionlab.wording import counted
 
 _LONGEST = 120  # letters of a name; the plan has all of them
 _MOST = 500  # letters of a reason, which may hold names
 _OPEN_PINS = 15  # more are folded away
+_EMOJI = {Tone.GOOD: "✅", Tone.BAD: "❌", Tone.OPEN: "⚪"}
 _SPECIAL = re.compile(r"[\\`*_{}\[\]|~<>&$@#]|:(?=[\w+-]+:)")  # the last is an emoji's name
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _BREAK = "&#8203;"  # between a sign and what would make it a mention, a reference or a link
@@ -80,9 +82,9 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
 
 
 def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
-    mark = "✅" if section.met else "❌"
+    mark = section.verdict.mark
     before, after = section.low, section.mixed or section.low
-    said = f"{mark} **{text(section.title)}: {'met' if section.met else 'NOT met'}.** {text(section.headline)}."
+    said = f"{_EMOJI[mark.tone]} **{text(section.title)}: {text(mark)}.** {text(section.headline)}."
     said += f" Asked: {text(section.tolerance)}."
     if section.bound is not None and before is not None and after is not None:
         figures = [value_text(section.bound, variant.of(section.bound)[0]) for variant in (before, after)]
@@ -117,8 +119,13 @@ def _variant(variant: VariantView, held_out: bool, metric: bool) -> list[str]:
         show(worst.top1, ".3f"),
         *([show(variant.metric, ".3f")] if metric else []),
         percent(variant.cost).removesuffix(" %"),
-        "reference" if variant.reference else "✅ met" if variant.met else "❌ **NOT met**",
+        "reference" if variant.reference else _marked(variant.mark),
     ]
+
+
+def _marked(mark: Mark) -> str:
+    words = text(mark)
+    return f"{_EMOJI[mark.tone]} {f'**{words}**' if mark.tone is Tone.BAD else words}"
 
 
 def _pins(section: PrecisionSection) -> Iterable[str]:

@@ -19,6 +19,7 @@ from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, read_histo
 from precisionlab.report.markdown import render_markdown
 from precisionlab.report.section import Tables
 from precisionlab.report.tables import LAYER_COUNTS, LAYER_TEXTS, VARIANT_COUNTS, VARIANT_TEXTS
+from precisionlab.report.views import VERDICT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +91,7 @@ def read_run(folder: Path) -> RunFiles:
     if not is_there(folder, "run.json"):
         raise OptionError(f"{folder}: no run.json here; give the folder of a sweep, such as reports/<model>")
     run = _run(folder / "run.json")
-    variants = _table(folder / "variants.csv", _VARIANT_COLUMNS, VARIANT_TEXTS, VARIANT_COUNTS)
+    variants = _table(folder / "variants.csv", _VARIANT_COLUMNS, (*VARIANT_TEXTS, VERDICT), VARIANT_COUNTS)
     # The one text that is either there or was never taken.
     variants["metric_name"] = [name or None for name in variants["metric_name"]]
     samples = folder / "samples.csv"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from precisionlab.compare.tolerance import Bound, Tolerance
-from precisionlab.precision import Pin, PrecisionPlan, plan_files
+from precisionlab.precision import PrecisionPlan, plan_files
 from precisionlab.report.cells import (
     ABSENT,
     Row,
@@ -33,6 +32,8 @@ from precisionlab.report.details import details_json
 from precisionlab.report.front import Front, draw_front
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
+from precisionlab.verdict import State, Verdict
+from precisionlab.wording import counted, rungs
 
 WORST_SHOWN = 10  # layers in a notebook's short form
 
@@ -67,7 +68,7 @@ class PrecisionSection:
 
     name: str
     title: str
-    met: bool
+    verdict: Verdict
     headline: str
     tolerance: str
     rows: tuple[FigureRow, ...]
@@ -101,6 +102,11 @@ class PrecisionSection:
     chart: Chart | None
     front: Front | None
 
+    @property
+    def met(self) -> bool:
+        """Whether the verdict is that the tolerance is met."""
+        return self.verdict.met
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -118,10 +124,11 @@ def section_of(
 ) -> PrecisionSection:
     """The section of one precision; its drawings only where `charted`."""
     found, title = run["precisions"][name], name.upper()
-    met, touched = bool(found["met"]), int(found["touched"])
+    touched = int(found["touched"])
     rows = [row for row in tables.layers if row["precision"] == name]
     views = tuple(map(layer_view, rows))
     pins = plans[name].pins if name in plans else ()
+    verdict = verdict_in(run, name)
     reference, low, mixed = (_variant(tables.variants, v) for v in ("fp32", name, f"{name} mixed"))
     last = mixed or low
     bounds = bounds_of(str(run["tolerance"][name]))
@@ -130,8 +137,8 @@ def section_of(
     return PrecisionSection(
         name=name,
         title=title,
-        met=met,
-        headline=_headline(met, pins, int(found["pins"]), touched, title),
+        verdict=verdict,
+        headline=verdict.sentence[:1].upper() + verdict.sentence[1:],
         tolerance=tolerance_text(str(run["tolerance"][name])),
         rows=_figure_rows(reference, low, mixed, bounds, metric_name(tables.variants)),
         proven=found["proven"],
@@ -141,10 +148,10 @@ def section_of(
         compiled=found["compiled"],
         latency=_latency(tables.variants, name),
         doubts=tuple(_doubt(entry) for entry in found["hangs"]),
-        absorbed=int(last.nonfinite_tensors or 0) if last and met else 0,
+        absorbed=int(last.nonfinite_tensors or 0) if last and verdict.met else 0,
         pins=pin_views(pins, views),
         fused=any(pin.nodes != (pin.layer,) for pin in pins),
-        rungs=_rungs(pins),
+        rungs=rungs(pin.precision.value.upper() for pin in pins),
         released=figure_text(bound) if bound else "",
         bound=bound,
         touched=touched,
@@ -196,19 +203,15 @@ def _front(name: str, bound: Bound | None, rows: Iterable[Row], run: Mapping[str
 _HELD_OUT = "on the samples held out"
 
 
-def _headline(met: bool, pins: Sequence[Pin], count: int, touched: int, title: str) -> str:
-    kept = f"{count} of {touched} layers kept in {_rungs(pins) or 'FP32'}"
-    if touched == 0:
-        return f"{title} touches no layer of this model"
-    if met:
-        return f"Right with {kept}" if count else "Right as it is: no layer needs a pin"
-    return f"Still wrong with {kept}, the best plan found" if count else "Wrong, and no pin was found that helps"
-
-
-def _rungs(pins: Sequence[Pin]) -> str:
-    """The precisions that the pins have: `FP32`, or `BF16 (3) and FP32 (1)`."""
-    counts = Counter(pin.precision.value.upper() for pin in pins)
-    return next(iter(counts), "") if len(counts) < 2 else " and ".join(f"{p} ({n})" for p, n in counts.items())
+def verdict_in(run: Mapping[str, Any], name: str) -> Verdict:
+    """The verdict on a precision in `run.json`; runs of older versions hold but whether the tolerance was met."""
+    found = run["precisions"][name]
+    if "verdict" in found:
+        return Verdict.from_dict(found["verdict"])
+    kept = f"with {counted(int(found['pins']), 'pin')}" if found["pins"] else "as it is"
+    if found["met"]:
+        return Verdict(State.MET, f"right {kept}")
+    return Verdict(State.NOT_MET, f"NOT right {kept}")
 
 
 def _figure_rows(

@@ -11,6 +11,7 @@
 | held_out_samples | how many samples chose nothing; empty, as all held_out_ columns, where none was held out |
 | pins, layers | pinned layers, of the layers that the precision touches |
 | tolerance, met | what was asked, and whether this variant holds it, on the samples held out as well |
+| verdict | what is said of the variant (`precisionlab.verdict`); not known where the inputs were random unasked |
 | nonfinite_tensors | tensors on the way with a NaN or Inf that the reference does not have |
 | held_out_nonfinite_tensors | the same on the samples held out |
 | metric_name, metric, reference_metric | task metric of the variant and of the float32 reference |
@@ -101,9 +102,10 @@ from precisionlab.compare.effects import Effect, worst_sqnr
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.spread import Spread
 from precisionlab.compare.tolerance import Bound
-from precisionlab.model import Layer, Model
+from precisionlab.model import Layer
 from precisionlab.precision import Pin
 from precisionlab.report.details import SPREAD_PARTS
+from precisionlab.report.views import VERDICT
 from precisionlab.rewrite.flow import format_of, precision_of
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost
@@ -191,15 +193,14 @@ def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
 
 def variant_rows(result: SweepResult) -> list[Row]:
     """The rows of `variants.csv`."""
-    rows = _rows_of(result.model, result.reference, 0, result.reference, None)
+    rows = _rows_of(result, result.reference, None)
     if result.engine is not None:
-        rows += _rows_of(result.model, result.engine.variant, 0, result.reference, result.engine)
+        rows += _rows_of(result, result.engine.variant, None, result.engine)
     for found in result.precisions:
-        touched = len(found.ranked)
         for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
-            rows += _rows_of(result.model, variant, touched, result.reference, None)
+            rows += _rows_of(result, variant, found)
         for engine in engines_of(found):
-            rows += _rows_of(result.model, engine.variant, touched, result.reference, engine)
+            rows += _rows_of(result, engine.variant, found, engine)
     return rows
 
 
@@ -212,8 +213,9 @@ def engines_of(found: PrecisionResult) -> list[EngineVariant]:
 
 
 def _rows_of(
-    model: Model, variant: Variant, layers: int, reference: Variant, engine: EngineVariant | None
+    result: SweepResult, variant: Variant, found: PrecisionResult | None, engine: EngineVariant | None = None
 ) -> list[Row]:
+    """A row for each output; `found` is None for float32's own."""
     comparison, held_out = variant.comparison, variant.held_out
     head = {
         "variant": variant.name,
@@ -222,9 +224,10 @@ def _rows_of(
         "samples": comparison.samples,
         "held_out_samples": held_out.samples if held_out else None,
         "pins": len(variant.plan.pins),
-        "layers": layers,
+        "layers": len(found.ranked) if found else 0,
         "tolerance": ", ".join(map(str, variant.tolerance)),
         "met": variant.met,
+        VERDICT: str(found.mark_of(variant) if found else variant.mark(result.terms)),
         "nonfinite_tensors": len(comparison.nonfinite),
         "held_out_nonfinite_tensors": len(held_out.nonfinite) if held_out else None,
         "metric_name": comparison.metric_name,
@@ -232,12 +235,12 @@ def _rows_of(
         "reference_metric": comparison.reference_metric,
         "metric_error": comparison.metric_error,
         "held_out_metric": held_out.metric if held_out else None,
-        **_cost_columns(variant, reference),
+        **_cost_columns(variant, result.reference),
         "latency_ms": engine.latency.median if engine else None,
         "latency_low_ms": engine.latency.low if engine else None,
         "latency_high_ms": engine.latency.high if engine else None,
         "engine_mb": engine.inside.built.size / 1e6 if engine else None,
-        "weight_mb": weight_bytes(model, variant.plan) / 1e6,
+        "weight_mb": weight_bytes(result.model, variant.plan) / 1e6,
     }
     return [{**head, **_output_columns(name, comparison, held_out)} for name in comparison.outputs]
 

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from precisionlab.compare.tolerance import Bound
 from precisionlab.precision import Format, Pin
 from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
+from precisionlab.verdict import Mark, State
+
+VERDICT = "verdict"
+"""The column of `variants.csv` with what is said of a variant; runs of older versions lack it."""
 
 # Variants
 
@@ -49,6 +53,7 @@ class VariantView:
     pins: float | None
     layers: float | None
     met: bool
+    mark: Mark
     nonfinite_tensors: float | None
     held_out_nonfinite: float | None
     metric: float | None
@@ -86,6 +91,7 @@ def variant_view(rows: Sequence[Row]) -> VariantView:
         pins=as_number(head, "pins"),
         layers=as_number(head, "layers"),
         met=as_flag(head, "met"),
+        mark=_mark(head),
         nonfinite_tensors=as_number(head, "nonfinite_tensors"),
         held_out_nonfinite=as_number(head, "held_out_nonfinite_tensors"),
         metric=as_number(head, "metric", "metric_name"),
@@ -100,6 +106,12 @@ def variant_view(rows: Sequence[Row]) -> VariantView:
         worst=_worst(outputs),
         outputs=outputs,
     )
+
+
+def _mark(row: Row) -> Mark:
+    """What is said of the variant; runs of older versions say no more than whether its figures hold."""
+    said = as_text(row, VERDICT) if VERDICT in row else ""
+    return Mark.parse(said) if said else Mark(State.MET if as_flag(row, "met") else State.NOT_MET)
 
 
 def _optional(row: Row, column: str) -> float | None:

@@ -11,6 +11,7 @@ from precisionlab.errors import OptionError
 from precisionlab.report.diff.figures import ERRORS, KINDS, Change
 from precisionlab.report.diff.plans import PrecisionChange
 from precisionlab.report.redraw import RunFiles
+from precisionlab.verdict import State
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(?:\[(.+)\])?\s+(drop|rise)\s*>\s*(\d+(?:\.\d+)?(?:e-?\d+)?)\s*(%?)\s*", re.I)
 
@@ -65,7 +66,9 @@ def failures_of(
             yield f"{name}: the tolerance was met, and B did not sweep it"
     for precision in precisions:
         if precision.met == (True, False):
-            yield f"{precision.name}: the tolerance was met, and is not met any more"
+            said = precision.verdicts[1]
+            why = "not met any more" if said.state is State.NOT_MET else f"now {said.mark}"
+            yield f"{precision.name}: the tolerance was met, and is {why}"
     for condition in conditions:
         concerned = [(p, c) for p in precisions for c in p.found if condition.concerns(c) and c.before is not None]
         if precisions and not concerned:

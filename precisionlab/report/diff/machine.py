@@ -22,6 +22,7 @@ def diff_to_dict(diff: RunDiff) -> dict[str, Any]:
                 "precision": p.name,
                 "trend": p.trend,
                 "met": {"a": p.met[0], "b": p.met[1]},
+                "verdict": {"a": p.verdicts[0].to_dict(), "b": p.verdicts[1].to_dict()},
                 "pins": [
                     {"layer": pin.layer, "a": pin.before or None, "b": pin.after or None, "reason": pin.reason}
                     for pin in p.pins

@@ -10,7 +10,9 @@ from precisionlab.report.cells import Row, as_number, records_of
 from precisionlab.report.diff.figures import BETTER, DECISIVE, SAME, WORSE, Change
 from precisionlab.report.diff.variants import changes_of, variants_of
 from precisionlab.report.redraw import RunFiles
+from precisionlab.report.section import verdict_in
 from precisionlab.report.views import VariantView
+from precisionlab.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,14 @@ class PrecisionChange:
     """One low precision that both runs swept, and the plans that they found. `found` are the figures of these."""
 
     name: str
-    met: tuple[bool, bool]
+    verdicts: tuple[Verdict, Verdict]
     pins: tuple[PinChange, ...]
     found: tuple[Change, ...]
+
+    @property
+    def met(self) -> tuple[bool, bool]:
+        """Whether each run's verdict is that the tolerance is met."""
+        return self.verdicts[0].met, self.verdicts[1].met
 
     @property
     def trend(self) -> str:
@@ -56,7 +63,7 @@ class PrecisionChange:
 def precision_change(name: str, before: RunFiles, after: RunFiles) -> PrecisionChange:
     """The plans that both runs found for a precision; an engine's figures follow the emulated ones."""
     runs = (before, after)
-    met = tuple(bool(files.run["precisions"][name]["met"]) for files in runs)
+    verdicts = verdict_in(before.run, name), verdict_in(after.run, name)
     found: list[Change] = []
     for engine in ("", " engine"):
         old, new = (_found(variants_of(files), name, engine) for files in runs)
@@ -64,7 +71,7 @@ def precision_change(name: str, before: RunFiles, after: RunFiles) -> PrecisionC
             found += changes_of(old, new)
             found.append(Change("latency", _latency(before, old.name), _latency(after, new.name)))
     pins = _pins(*({pin.layer: pin for pin in files.plans[name].pins} for files in runs))
-    return PrecisionChange(name, (met[0], met[1]), tuple(pins), tuple(found))
+    return PrecisionChange(name, verdicts, tuple(pins), tuple(found))
 
 
 def _found(variants: Mapping[str, VariantView], name: str, engine: str) -> VariantView | None:

@@ -1,0 +1,224 @@
+"""What is said of one precision: a state, one sentence and one figure, the same wherever it is shown.
+
+`verdict_of` goes through rules, each about one kind of evidence; the first that applies speaks. What takes away the
+ground that a figure stands on (inputs that are random) comes before what the figure says. Exit codes, the terminal,
+the report, `summary.md`, JSON and `diff` show the verdict, and judge nothing themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from precisionlab.wording import counted
+
+_ON_RANDOM = " on random inputs"
+
+NOTHING_GAINED = 0.995
+"""From this share of float32's cost on, a plan gains nothing over float32."""
+
+
+class State(str, Enum):
+    """What is known of a precision."""
+
+    MET = "met"
+    ONLY_FP32 = "met only as float32"
+    NOT_MET = "not met"
+    NOT_KNOWN = "not known"
+    NOT_FINISHED = "not finished"
+
+
+class Tone(str, Enum):
+    """How a state is shown: green, red, or grey where nothing is settled."""
+
+    GOOD = "met"
+    BAD = "missed"
+    OPEN = "open"
+
+
+_TONES = {State.MET: Tone.GOOD, State.ONLY_FP32: Tone.BAD, State.NOT_MET: Tone.BAD}
+_SIGNS = {Tone.GOOD: "✓", Tone.BAD: "✗", Tone.OPEN: "?"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A state in two or three words, as tables hold it; on random inputs it says so, and is never green or red."""
+
+    state: State
+    on_random: bool = False
+
+    def __str__(self) -> str:
+        words = "NOT met" if self.state is State.NOT_MET else self.state.value
+        return words + (_ON_RANDOM if self.on_random and self.state is not State.NOT_KNOWN else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Mark:
+        """What `str` wrote. Raises ValueError for anything else."""
+        return cls(State(text.removesuffix(_ON_RANDOM).lower()), text.endswith(_ON_RANDOM))
+
+    @property
+    def tone(self) -> Tone:
+        """Its colour."""
+        return Tone.OPEN if self.on_random else _TONES.get(self.state, Tone.OPEN)
+
+    @property
+    def sign(self) -> str:
+        """Its sign, for who sees no colour."""
+        return _SIGNS[self.tone]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one precision. `sentence` begins small and has no full stop, `figure` is what it rests on."""
+
+    state: State
+    sentence: str
+    figure: str = ""
+    on_random: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the tolerance is met, and something gained: what the exit code says."""
+        return self.state is State.MET
+
+    @property
+    def mark(self) -> Mark:
+        """The state in short."""
+        return Mark(self.state, self.on_random)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object in `run.json`; read back by `from_dict`."""
+        return {
+            "state": self.state.value,
+            "sentence": self.sentence,
+            "figure": self.figure,
+            "on_random": self.on_random,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
+        """What `to_dict` wrote. Raises KeyError or ValueError for anything else."""
+        return cls(State(data["state"]), str(data["sentence"]), str(data["figure"]), bool(data["on_random"]))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the verdicts of a sweep hang on besides the figures.
+
+    `random` says that the inputs were, `random_asked` that the user wanted them so. `max_cost` is the most that a plan
+    may cost, as a share of float32's; None: less than float32. `fp32_seconds` is float32's cost, None where it is not
+    known. `searched` is false where a plan of the user's was measured.
+    """
+
+    random: bool = False
+    random_asked: bool = False
+    max_cost: float | None = None
+    fp32_seconds: float | None = None
+    searched: bool = True
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one verdict is made from.
+
+    `met` says whether the plan's figures hold on all samples. `pins` of the `touched` layers have one, to `rungs`;
+    `left` are still in the low precision. `cost` and `bare_cost` are the plan's and that without pins, as shares of
+    float32's; None where not known. `limit` says what the user allowed that the search ran into ("at most 3 pins"),
+    `stopped` what ended it before it was through ("the budget of 30 s is spent"); both empty where nothing did.
+    """
+
+    precision: str
+    met: bool
+    pins: int
+    touched: int
+    left: int
+    rungs: str
+    figure: str
+    cost: float | None
+    bare_cost: float | None
+    terms: Terms
+    limit: str = ""
+    stopped: str = ""
+
+    @property
+    def kept(self) -> str:
+        """`2 of 78 layers pinned to fp32`."""
+        return f"{self.pins} of {counted(self.touched, 'layer')} pinned to {self.rungs}"
+
+
+Rule = Callable[[Evidence], Verdict | None]
+
+
+def verdict_of(evidence: Evidence) -> Verdict:
+    """The first verdict that a rule comes to."""
+    return next(found for rule in _RULES if (found := rule(evidence)) is not None)
+
+
+def _random(e: Evidence) -> Verdict | None:
+    if not e.terms.random or e.terms.random_asked:
+        return None
+    sentence = "not known: the inputs were random; give real samples with --data, or ask for random ones with --random"
+    return Verdict(State.NOT_KNOWN, sentence, e.figure, on_random=True)
+
+
+def _untouched(e: Evidence) -> Verdict | None:
+    if e.touched or not e.met:
+        return None
+    return _said(e, State.MET, f"{e.precision} touches no layer of this model")
+
+
+def _not_finished(e: Evidence) -> Verdict | None:
+    if e.met or not e.stopped:
+        return None
+    best = f"the best plan so far has {e.kept}" if e.pins else "no plan so far is better than that without pins"
+    return _said(e, State.NOT_FINISHED, f"not finished: {e.stopped}; {best}")
+
+
+def _wrong(e: Evidence) -> Verdict | None:
+    if e.met:
+        return None
+    if not e.terms.searched:
+        return _said(e, State.NOT_MET, f"the plan given is NOT right, with {counted(e.pins, 'pin')}")
+    nearest = f"the nearest plan has {e.kept}" if e.pins else "no plan tried is nearer than that without pins"
+    within = f" with {e.limit}" if e.limit else ""
+    return _said(e, State.NOT_MET, f"the tolerance could NOT be met{within}; {nearest}")
+
+
+def _as_float32(e: Evidence) -> Verdict | None:
+    """Pinned back as a whole, or so far that nothing is left of what the precision saves."""
+    if not e.pins:
+        return None
+    if not e.left:
+        what = "float32" if e.rungs == "fp32" else e.rungs
+        return _said(e, State.ONLY_FP32, f"met only as {what}: no layer is left in {e.precision}")
+    if 2 * e.pins <= e.touched or e.cost is None or e.bare_cost is None:
+        return None  # few pins that cost all that is saved are the target's affair, and --max-cost's
+    if not e.bare_cost < NOTHING_GAINED <= e.cost:
+        return None
+    gained = f"{e.kept} leave nothing of what {e.precision} saves: {e.cost:.0%} of FP32's cost"
+    return _said(e, State.ONLY_FP32, f"met only as float32: {gained}")
+
+
+def _too_dear(e: Evidence) -> Verdict | None:
+    most = e.terms.max_cost
+    if most is None or e.cost is None or e.cost <= most:
+        return None
+    plan = f"right with {e.kept}" if e.pins else "right as it is"
+    return _said(e, State.NOT_MET, f"{plan}, but at {e.cost:.0%} of FP32's cost, where {most:.0%} is the most")
+
+
+def _right(e: Evidence) -> Verdict:
+    return _said(e, State.MET, f"{e.kept} make it right" if e.pins else "right as it is: no layer needs a pin")
+
+
+def _said(e: Evidence, state: State, sentence: str) -> Verdict:
+    """The verdict, with a word on random inputs where they were asked for."""
+    return Verdict(state, sentence + (_ON_RANDOM if e.terms.random else ""), e.figure, e.terms.random)
+
+
+_RULES: tuple[Rule, ...] = (_random, _not_finished, _wrong, _untouched, _as_float32, _too_dear, _right)
