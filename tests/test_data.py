@@ -84,11 +84,6 @@ def test_a_missing_batch_dimension_is_added(folder: Path, one: Model) -> None:
     assert read(folder, one)[0]["x"].shape == (1, 3)
 
 
-def test_no_batch_dimension_is_added_where_the_model_wants_a_larger_batch(folder: Path, tmp_path: Path) -> None:
-    np.save(folder / "a.npy", np.float32([1, 2, 3]))
-    fails(folder, model(tmp_path, "(float[2,3] x) => (float[2,3] y) { y = Relu(x) }"), "a.npy", "'x'", "2×3")
-
-
 def test_a_scalar_input_takes_a_scalar(folder: Path, tmp_path: Path) -> None:
     np.save(folder / "a.npy", np.float32(5))
     assert read(folder, model(tmp_path, "(float x) => (float y) { y = Relu(x) }"))[0]["x"].shape == ()

@@ -49,7 +49,7 @@ class Accuracy:
         scores = outputs[self._output]
         scores = scores.reshape(-1, scores.shape[-1])
         try:
-            wanted = np.atleast_1d(np.asarray(json.loads(label)))
+            wanted = np.asarray(json.loads(label)).reshape(-1)  # of a batch a list, of lists where rows have several
         except (ValueError, TypeError, RecursionError):
             wanted = np.empty(0)
         if wanted.dtype.kind != "i":

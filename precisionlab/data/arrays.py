@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from precisionlab.data.batches import rows_of
 from precisionlab.data.fit import check_shape, match_names
 from precisionlab.data.sample import Arrays, first_line
 from precisionlab.errors import DataError
@@ -75,37 +76,27 @@ class Stack(Protocol):
         """Let the file go."""
 
 
-def stacked_rows(file: Path, inputs: Sequence[TensorInfo]) -> int | None:
-    """How many samples a file holds, by its headers; None where it is one sample.
+def rows_in(file: Path, inputs: Sequence[TensorInfo]) -> int | None:
+    """How many rows a file holds for a model with a fixed batch, by its headers; None where that cannot be told.
 
-    It holds many where every input of the model has a fixed batch of 1 and all arrays have one and the
-    same larger first axis. A file that cannot be read is one sample: reading it will say why. Raises
-    DataError where there are too many.
+    Of what cannot be read, reading it will say why. Raises DataError where there are too many.
     """
-    if not inputs or any(info.shape is None or not info.shape or info.shape[0] != 1 for info in inputs):
-        return None
     if not file.is_file():  # opening a pipe would wait for ever
         return None
     try:
         headers = _headers(file, inputs)
     except DAMAGED:
         return None
-    shapes = {name: header.shape for name, header in headers.items()}
-    if set(shapes) != {info.name for info in inputs}:
+    if any(0 in header.shape for header in headers.values()):
         return None
-    if any(len(shapes[info.name]) != len(info.shape or ()) or 0 in shapes[info.name] for info in inputs):
-        return None
-    counts = {shape[0] for shape in shapes.values()}
-    count = counts.pop()
-    if counts or count == 1:
-        return None
-    if count > MOST_ROWS:
+    count = rows_of({name: header.shape for name, header in headers.items()}, inputs)
+    if count is not None and count > MOST_ROWS:
         raise DataError(f"{file}: holds {count:,} samples; split it into files of at most {MOST_ROWS:,}")
     return count
 
 
 def open_stack(file: Path, inputs: Sequence[TensorInfo]) -> Stack:
-    """The rows of a file that `stacked_rows` has found to hold many samples."""
+    """The rows of a file that `rows_in` has found to hold many samples."""
     return NpzStack(file) if file.suffix.lower() == ".npz" else NpyStack(file, inputs[0].name)
 
 

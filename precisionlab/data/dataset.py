@@ -83,7 +83,7 @@ class Dataset:
         if not digests:
             raise DataError(f"{self.origin}: gives no sample")
         everything = (*self.skipped, *skipped)
-        look = collector.look(everything)
+        look = collector.look(everything, self.source.remarks)
         return replace(self, chosen=tuple(digests), digests=digests, labels=labels, skipped=everything, look=look)
 
     def only(self, names: Container[str]) -> Dataset:
@@ -119,8 +119,9 @@ class Dataset:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file of each sample, where the data is a folder."""
-        return tuple(self.source.file_of[n].path for n in self.names) if isinstance(self.source, Folder) else ()
+        """The files of each sample, where the data is a folder."""
+        source = self.source
+        return tuple(f.path for n in self.names for f in source.files_of(n)) if isinstance(source, Folder) else ()
 
     @property
     def random_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -169,7 +170,7 @@ def open_dataset(data: str | Path, model: Model, limit: int | None, seed: int) -
     if is_hook(str(data)) and not os.path.isdir(data):  # noqa: PTH112 - pathlib's raises where the name is too long
         hook = open_hook(str(data), model)
         # Only to choose among them must they be counted beforehand.
-        names = None if limit is None else tuple(map(hook.name_of, range(hook.count())))
+        names = None if limit is None else hook.all_names()
         return Dataset(model.inputs, model.outputs, Manifest(), hook, seed, chosen=_choose(names, limit, seed))
     folder = open_folder(Path(data), model)
     chosen = _choose(folder.names, limit, seed)

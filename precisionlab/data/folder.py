@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from precisionlab.data.arrays import ARRAY_SUFFIXES, Stack, open_stack, read_npy, read_npz, stacked_rows
+from precisionlab.data.arrays import ARRAY_SUFFIXES, Stack, open_stack, read_npy, read_npz, rows_in
+from precisionlab.data.batches import (
+    RowName,
+    batch_name,
+    batch_of,
+    joined,
+    joined_label,
+    left_out,
+    no_batch,
+    row_inputs,
+)
 from precisionlab.data.fit import fit
 from precisionlab.data.images import read_image
 from precisionlab.data.listing import find_listing, read_labels, read_listing
@@ -25,7 +35,7 @@ SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class SampleFile:
-    """A file with one sample, or with `rows` of them. `listed` says where a listing names it."""
+    """A file with one sample, or with so many `rows` of samples. `listed` says where a listing names it."""
 
     name: str
     path: Path
@@ -33,22 +43,32 @@ class SampleFile:
     listed: str | None = None
 
     @property
-    def names(self) -> list[str]:
-        """The names of its samples: `a.npy`, or `a.npy[0]`, `a.npy[1]`, …"""
-        return [self.name] if self.rows is None else [f"{self.name}[{row}]" for row in range(self.rows)]
+    def is_stack(self) -> bool:
+        """Whether it holds several rows that are no sample together."""
+        return self.rows is not None and self.rows > 1
+
+    def row(self, index: int) -> RowName:
+        """What a row of it is called."""
+        return RowName(self.name, index if self.is_stack else None)
+
+
+Part = tuple[SampleFile, int]
+"""A file, and the row in it."""
 
 
 @dataclass(frozen=True)
 class Folder:
     """The source that a data folder is.
 
+    `samples` are the rows that each sample is made of, by its name; `left` is how many rows at the end fill no batch.
     `about` names the files that say how samples are read: manifest, labels, listing.
     """
 
     path: Path
     manifest: Manifest
     inputs: tuple[TensorInfo, ...]
-    files: tuple[SampleFile, ...]
+    samples: Mapping[str, tuple[Part, ...]]
+    left: int
     labels: Mapping[str, str]
     about: tuple[str, ...]
 
@@ -60,26 +80,25 @@ class Folder:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return tuple(name for file in self.files for name in file.names)
+        return tuple(self.samples)
 
-    @cached_property
-    def file_of(self) -> Mapping[str, SampleFile]:
-        """Sample name → the file that holds it."""
-        return {name: file for file in self.files for name in file.names}
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        return (left_out(self.left, batch_of(self.inputs) or 1),) if self.left else ()
+
+    def files_of(self, name: str) -> tuple[SampleFile, ...]:
+        """The files that hold a sample, each once."""
+        return tuple(dict.fromkeys(file for file, _ in self.samples[name]))
 
     def entries(self) -> Generator[Entry, None, None]:
-        for file in self.files:
-            if file.rows is None:
-                yield Entry(file.name, partial(self._read, file))
-                continue
-            with closing(open_stack(file.path, self.inputs)) as stack:
-                for row, name in enumerate(file.names):
-                    yield Entry(name, partial(self._read_row, file, stack, row, name))
+        with closing(_Stacks(self._row_inputs)) as stacks:
+            for name, parts in self.samples.items():
+                yield Entry(name, partial(self._sample, name, parts, stacks))
 
     def sha256(self, names: Sequence[str], digests: Mapping[str, str], labels: Mapping[str, str]) -> str:
         """Covers manifest, labels, listing and the samples' files, by name and content."""
         files = [(name, self.path / name) for name in self.about]
-        files += [(name, self.file_of[name].path) for name in names]
+        files += [(name, file.path) for name in names for file in self.files_of(name)]
         known: dict[Path, str] = {}  # a stack is hashed once, not for each of its samples
         found = hashlib.sha256()
         for name, path in files:
@@ -88,34 +107,60 @@ class Folder:
             found.update(f"{name}\0{known[path]}\n".encode())
         return found.hexdigest()
 
-    def _read(self, file: SampleFile) -> Sample:
-        if file.listed is not None and not file.path.is_file():
-            hint = "; write / between folders" if "\\" in file.name else ""
-            raise DataError(f"{file.listed}: {file.name!r} is no file in {self.path}{hint}")
-        arrays, remarks = self._arrays(file.path)
-        return self._sample(file.name, arrays, str(file.path), remarks)
+    @cached_property
+    def _row_inputs(self) -> tuple[TensorInfo, ...]:
+        return row_inputs(self.inputs)
 
-    def _read_row(self, file: SampleFile, stack: Stack, row: int, name: str) -> Sample:
-        return self._sample(name, stack.row(row), f"{file.path}[{row}]")
+    def _sample(self, name: str, parts: Sequence[Part], stacks: _Stacks) -> Sample:
+        rows = [self._read(file, row, stacks) for file, row in parts]
+        return rows[0] if len(rows) == 1 else joined(name, rows, self.labels.get(name))
 
-    def _sample(self, name: str, arrays: Arrays, where: str, remarks: tuple[Remark, ...] = ()) -> Sample:
-        fitted, done = fit(arrays, self.inputs, self.manifest.inputs, where)
+    def _read(self, file: SampleFile, row: int, stacks: _Stacks) -> Sample:
+        name = str(file.row(row))
+        inputs = self.inputs if file.rows is None else self._row_inputs
+        if file.is_stack:
+            where, arrays, remarks = f"{file.path}[{row}]", stacks.row(file.path, row), tuple[Remark, ...]()
+        else:
+            if file.listed is not None and not file.path.is_file():
+                hint = "; write / between folders" if "\\" in file.name else ""
+                raise DataError(f"{file.listed}: {file.name!r} is no file in {self.path}{hint}")
+            where, (arrays, remarks) = str(file.path), self._arrays(file.path, inputs)
+        fitted, done = fit(arrays, inputs, self.manifest.inputs, where)
         return Sample(name, fitted, self.labels.get(name), (*remarks, *done))
 
-    def _arrays(self, file: Path) -> tuple[Arrays, tuple[Remark, ...]]:
+    def _arrays(self, file: Path, inputs: Sequence[TensorInfo]) -> tuple[Arrays, tuple[Remark, ...]]:
         suffix = file.suffix.lower()
         if suffix == ".npz":
-            return read_npz(file, self.inputs), ()
-        if len(self.inputs) != 1:
+            return read_npz(file, inputs), ()
+        if len(inputs) != 1:
             raise DataError(
-                f"{file}: the model has {len(self.inputs)} inputs ({', '.join(i.name for i in self.inputs)}); "
+                f"{file}: the model has {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); "
                 "give each sample as .npz with an array for each"
             )
-        (info,) = self.inputs
+        (info,) = inputs
         if suffix == ".npy":
             return {info.name: read_npy(file, info)}, ()
         pixels, remarks = read_image(file, info, self.manifest.inputs.get(info.name, InputSpec()))
         return {info.name: pixels}, remarks
+
+
+class _Stacks:
+    """The stack that is being read; another takes its place."""
+
+    def __init__(self, inputs: Sequence[TensorInfo]) -> None:
+        self._inputs = inputs
+        self._opened: tuple[Path, Stack] | None = None
+
+    def row(self, path: Path, row: int) -> Arrays:
+        if self._opened is None or self._opened[0] != path:
+            self.close()
+            self._opened = path, open_stack(path, self._inputs)
+        return self._opened[1].row(row)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened[1].close()
+        self._opened = None
 
 
 def open_folder(path: Path, model: Model) -> Folder:
@@ -138,7 +183,39 @@ def open_folder(path: Path, model: Model) -> Folder:
         labels = labels or listed
     else:
         files = _found(path, set(about), model.inputs)
-    return Folder(path, manifest, model.inputs, tuple(files), labels, about)
+    samples, left = _samples(files, batch_of(model.inputs))
+    if not samples:
+        raise no_batch(left, batch_of(model.inputs) or 1, str(path))
+    labels.update(_labels_of_batches(samples, labels))
+    return Folder(path, manifest, model.inputs, samples, left, labels, about)
+
+
+def _samples(files: Iterable[SampleFile], batch: int | None) -> tuple[dict[str, tuple[Part, ...]], int]:
+    """Name → the rows of each sample, in order: files as they are, and batches of rows; and how many rows are left."""
+    samples: dict[str, tuple[Part, ...]] = {}
+    pending: list[Part] = []
+    for file in files:
+        if file.rows is None:
+            samples[file.name] = ((file, 0),)
+            continue
+        for row in range(file.rows):
+            pending.append((file, row))
+            if len(pending) == batch:
+                (first, start), (last, end) = pending[0], pending[-1]
+                samples[batch_name(first.row(start), last.row(end))] = tuple(pending)
+                pending = []
+    return samples, len(pending)
+
+
+def _labels_of_batches(samples: Mapping[str, tuple[Part, ...]], labels: Mapping[str, str]) -> dict[str, str]:
+    """What rows are labelled, said of their batches; a batch may have a label of its own."""
+    found = {}
+    for name, parts in samples.items():
+        if len(parts) > 1 and name not in labels:
+            label = joined_label([labels.get(str(file.row(row))) for file, row in parts])
+            if label is not None:
+                found[name] = label
+    return found
 
 
 def _listed(listing: Path, folder: Path, inputs: Sequence[TensorInfo]) -> tuple[list[SampleFile], dict[str, str]]:
@@ -147,10 +224,10 @@ def _listed(listing: Path, folder: Path, inputs: Sequence[TensorInfo]) -> tuple[
         if Path(line.path).suffix.lower() not in SUFFIXES:
             raise DataError(f"{line.where}: {line.path!r} is neither .npz, .npy nor an image")
         file = _with_rows(SampleFile(line.path, folder / line.path, listed=line.where), inputs)
-        if line.label is not None and file.rows is not None:
+        if line.label is not None and file.is_stack:
             raise DataError(
                 f"{line.where}: {line.path!r} holds {file.rows} samples, which one label does not tell; "
-                f'give labels.file in {MANIFEST}, with "{file.names[0]}" and so on as samples'
+                f'give labels.file in {MANIFEST}, with "{file.row(0)}" and so on as samples'
             )
         if line.label is not None:
             labels[file.name] = line.label
@@ -189,8 +266,12 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _with_rows(file: SampleFile, inputs: Sequence[TensorInfo]) -> SampleFile:
+    """The file with its number of rows; None where it is one sample as it is, whatever that is."""
+    if (batch := batch_of(inputs)) is None:
+        return file
     is_array = file.path.suffix.lower() in ARRAY_SUFFIXES
-    return replace(file, rows=stacked_rows(file.path, inputs)) if is_array else file
+    rows = rows_in(file.path, row_inputs(inputs)) if is_array else 1
+    return file if rows == batch else replace(file, rows=rows)
 
 
 def _name_in(path: Path, folder: Path) -> str:

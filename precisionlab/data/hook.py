@@ -6,15 +6,27 @@ import hashlib
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from precisionlab.data.batches import (
+    RowName,
+    batch_name,
+    batch_of,
+    joined,
+    joined_label,
+    left_out,
+    no_batch,
+    row_inputs,
+    rows_of,
+    split_label,
+)
 from precisionlab.data.fit import fit
-from precisionlab.data.sample import Entry, Sample
+from precisionlab.data.sample import Arrays, Entry, Remark, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo
 from precisionlab.usercode import import_named
@@ -35,6 +47,7 @@ class Hook:
 
     names = None
     repeatable = False
+    remarks = ()
 
     @property
     def origin(self) -> str:
@@ -45,6 +58,14 @@ class Hook:
         return f"{self.spec.rpartition(':')[2]}[{index}]"
 
     def entries(self) -> Generator[Entry, None, None]:
+        if self._batch is not None:
+            yield from self._batches(self._batch)
+            return
+        for index, item in self._items():
+            yield Entry(self.name_of(index), partial(self._sample, item, index))
+
+    def _items(self) -> Generator[tuple[int, Any], None, None]:
+        """What the function gives, one after the other, counted."""
         with _told(self.spec):
             given = self.function()
         if isinstance(given, Mapping | str) or not isinstance(given, Iterable):
@@ -60,7 +81,7 @@ class Hook:
                     item = next(items)
                 except StopIteration:
                     return
-            yield Entry(self.name_of(index), partial(self._sample, item, index))
+            yield index, item
         raise DataError(f"{self.spec}: has not ended after {MOST_SAMPLES:,} samples; a hook must end")
 
     def sha256(self, names: Sequence[str], digests: Mapping[str, str], labels: Mapping[str, str]) -> str:
@@ -70,15 +91,77 @@ class Hook:
             found.update(f"{name}\0{digests[name]}\0{labels.get(name, '')}\n".encode())
         return found.hexdigest()
 
-    def count(self) -> int:
-        """How many samples there are: by a pass, unless the function returns something with a length."""
+    def all_names(self) -> tuple[str, ...]:
+        """The names of all samples: by a pass, unless they are what the function returns, and that has a length."""
         with _told(self.spec):
-            given = self.function()
+            given = self.function() if self._batch is None else None
             if isinstance(given, Sized) and not isinstance(given, Mapping):
-                return len(given)
-        return sum(1 for _ in self.entries())
+                return tuple(map(self.name_of, range(len(given))))
+        return tuple(entry.name for entry in self.entries())
+
+    @cached_property
+    def _batch(self) -> int | None:
+        return batch_of(self.inputs)
+
+    def _batches(self, batch: int) -> Generator[Entry, None, None]:
+        """Entries of a model with a fixed batch: what has just as many rows, and batches put together of others."""
+        pending: list[_Row] = []
+        ready: tuple[_Row, ...] = ()  # held back, as only the end tells whether rows are left
+        for index, item in self._items():
+            for row in self._rows(item, index, batch):
+                if row.is_whole:
+                    filled: tuple[_Row, ...] = (row,)
+                elif len(pending) < batch - 1:
+                    pending.append(row)
+                    continue
+                else:
+                    filled, pending = (*pending, row), []
+                if ready:
+                    yield _entry(ready)
+                ready = filled
+        if not ready and pending:
+            raise no_batch(len(pending), batch, self.spec)
+        if ready:
+            yield _entry(ready, (left_out(len(pending), batch),) if pending else ())
+
+    def _rows(self, item: Any, index: int, batch: int) -> list[_Row]:
+        """What the function has given, as one batch or as rows of one; copied, as more is asked for before it is read.
+
+        What is wrong with it is raised when it is read.
+        """
+        name = RowName(self.name_of(index))
+        try:
+            arrays, label = self._copied(item, index)
+        except DataError as error:
+            return [_Row(name, partial(_raise, error), is_whole=True)]
+        count = rows_of({key: array.shape for key, array in arrays.items()}, self.inputs)
+        if count is None or count in (0, batch):
+            return [_Row(name, partial(self._fitted, name, arrays, label, self.inputs), is_whole=True)]
+        if count == 1:
+            return [_Row(name, partial(self._fitted, name, arrays, label, self._row_inputs))]
+        labels = split_label(label, count)
+        rows = ({key: array[row : row + 1] for key, array in arrays.items()} for row in range(count))
+        names = [RowName(name.holder, row) for row in range(count)]
+        return [
+            _Row(named, partial(self._fitted, named, row, text, self._row_inputs))
+            for named, row, text in zip(names, rows, labels, strict=True)
+        ]
+
+    @cached_property
+    def _row_inputs(self) -> tuple[TensorInfo, ...]:
+        return row_inputs(self.inputs)
+
+    def _fitted(self, name: RowName, arrays: Arrays, label: str | None, inputs: Sequence[TensorInfo]) -> Sample:
+        fitted, remarks = fit(arrays, inputs, None, f"{self.spec}: {name}")
+        return Sample(str(name), fitted, label, remarks)
 
     def _sample(self, item: Any, index: int) -> Sample:
+        arrays, label = self._copied(item, index)
+        fitted, remarks = fit(arrays, self.inputs, None, f"{self.spec}: sample {index}")
+        return Sample(self.name_of(index), fitted, label, remarks)
+
+    def _copied(self, item: Any, index: int) -> tuple[Arrays, str | None]:
+        """The arrays and the label of what the function has given. Raises DataError where it is neither."""
         where = f"{self.spec}: sample {index}"
         arrays, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
         if not isinstance(arrays, Mapping):
@@ -89,8 +172,31 @@ class Hook:
             # A copy: loaders fill the same buffer again, while earlier samples still run beside this one.
             copies = {str(key): np.array(value) for key, value in arrays.items()}
             text = None if label is None else str(label.tolist() if hasattr(label, "tolist") else label)
-        fitted, remarks = fit(copies, self.inputs, None, where)
-        return Sample(self.name_of(index), fitted, text, remarks)
+        return copies, text
+
+
+class _Row(NamedTuple):
+    """A row of a batch, or a batch by itself, and how it is read."""
+
+    name: RowName
+    read: Callable[[], Sample]
+    is_whole: bool = False
+
+
+def _entry(rows: Sequence[_Row], remarks: Sequence[Remark] = ()) -> Entry:
+    """The sample that rows make."""
+    name = batch_name(rows[0].name, rows[-1].name)
+
+    def read() -> Sample:
+        found = [row.read() for row in rows]
+        whole = found[0] if len(found) == 1 else joined(name, found, joined_label([row.label for row in found]))
+        return replace(whole, remarks=(*whole.remarks, *remarks))
+
+    return Entry(name, read)
+
+
+def _raise(error: DataError) -> Sample:
+    raise error
 
 
 def is_hook(spec: str) -> bool:

@@ -48,7 +48,8 @@ class InputLook:
 
     `shapes` counts the samples of each shape. `minimum`, `maximum`, `mean` and `std` are over all finite
     values of all samples, in float64; NaN where there is none. `whole` says that every finite value is a
-    whole number. `constant` are the samples with more than one value of which all are equal.
+    whole number. `constant` are the samples with more than one value of which all are equal. `fixed_batch`
+    says that the model's first axis is fixed.
     """
 
     name: str
@@ -64,6 +65,7 @@ class InputLook:
     std: float
     whole: bool
     constant: tuple[str, ...] = ()
+    fixed_batch: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -144,10 +146,10 @@ class Collector:
         for info, sums in self._inputs:
             sums.add(sample.inputs[info.name], sample.name)
 
-    def look(self, skipped: Sequence[Skipped] = ()) -> Look:
-        """What has been seen so far."""
+    def look(self, skipped: Sequence[Skipped] = (), general: Sequence[Remark] = ()) -> Look:
+        """What has been seen so far, and what is said of no sample by itself."""
         inputs = tuple(sums.result(info) for info, sums in self._inputs)
-        remarks = {remark: tuple(names) for remark, names in self._remarks.items()}
+        remarks = {**dict.fromkeys(general, ()), **{remark: tuple(names) for remark, names in self._remarks.items()}}
         return Look(self._count, inputs, tuple(self._duplicates), tuple(skipped), remarks)
 
 
@@ -175,6 +177,8 @@ def _about_samples(look: Look) -> Iterable[Finding]:
     if look.samples < FEW:
         batch = max((seen.largest_batch for seen in look.inputs), default=1)
         stack = f" (one holds a batch of {batch}: a file is one sample where the model's batch is dynamic)"
+        if any(seen.fixed_batch for seen in look.inputs):
+            stack = f" (each a batch of {batch}, as the model is made for)"
         yield Finding(
             Severity.WARNING,
             None,
@@ -192,8 +196,8 @@ def _about_samples(look: Look) -> Iterable[Finding]:
 
 def _about_remarks(look: Look) -> Iterable[Finding]:
     for remark, names in look.remarks.items():
-        which = "all samples" if len(names) == look.samples else some(names)
-        yield Finding(Severity.NOTE, remark.input, f"{which}: {remark.text}")
+        which = "all samples: " if len(names) == look.samples else f"{some(names)}: " if names else ""
+        yield Finding(Severity.NOTE, remark.input, f"{which}{remark.text}")
 
 
 def _about_values(seen: InputLook, samples: int) -> Iterable[Finding]:
@@ -301,6 +305,7 @@ class _Sums:
             std=math.sqrt(self._squares / self.finite) if self.finite else nan,
             whole=self.whole and self.finite > 0,
             constant=tuple(self.constant),
+            fixed_batch=bool(info.shape) and isinstance((info.shape or (None,))[0], int),
         )
 
 

@@ -29,6 +29,7 @@ class Noise:
 
     origin = "random inputs"
     repeatable = True
+    remarks = ()
 
     @property
     def names(self) -> tuple[str, ...]:

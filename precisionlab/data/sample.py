@@ -63,6 +63,10 @@ class Source(Protocol):
     def repeatable(self) -> bool:
         """Whether a second pass gives the same samples by construction; otherwise each is checked."""
 
+    @property
+    def remarks(self) -> Sequence[Remark]:
+        """What a user should know of all of it."""
+
     def entries(self) -> Generator[Entry, None, None]:
         """One pass over all samples, in order. None is read before it is asked for."""
 
