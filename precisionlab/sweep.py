@@ -57,7 +57,7 @@ from precisionlab.search.devices import find_device
 from precisionlab.search.rank import rank
 from precisionlab.values import observed_values
 from precisionlab.verdict import Terms
-from precisionlab.versions import versions
+from precisionlab.versions import RULES, versions
 from precisionlab.wording import counted
 
 if TYPE_CHECKING:
@@ -417,5 +417,6 @@ def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTB
         "device": ready.local.place.name,
         "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
         "statistics": STATISTICS,
+        "rules": RULES,
         "versions": versions(),
     }

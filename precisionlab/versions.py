@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 
+RULES = 2
+"""Of the emulation: raised where the same plan gives other figures, so that none of before is taken over."""
+
 # ONNX Runtime comes as one of several packages, which hold the same module.
 _NAMES: tuple[tuple[str, ...], ...] = (
     ("precisionlab",),

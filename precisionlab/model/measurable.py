@@ -12,6 +12,7 @@ import onnx_ir as ir
 from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import Model
+from precisionlab.model.recurrent import is_recurrent, recurrence_of
 from precisionlab.wording import counted
 
 _RANDOM = frozenset(
@@ -42,7 +43,10 @@ _FED = frozenset(
 
 
 def check_measurable(model: ir.Model, path: Path) -> None:
-    """Raises ModelError where the model takes what no sample holds, or gives other values each time that it runs."""
+    """Raises ModelError where the model takes what no sample holds, or gives other values each time that it runs.
+
+    And where a recurrent node says what ONNX does not define.
+    """
     for value in model.graph.inputs:
         _check_input(value, path)
     for node in _nodes(model):
@@ -96,6 +100,8 @@ def _check_input(value: ir.Value, path: Path) -> None:
 def _check_node(node: ir.Node, path: Path) -> None:
     name = node.name or next((v.name for v in node.outputs if v.name), "")
     where = f"{path}: node {name!r} ({node.op_type})"
+    if is_recurrent(node):
+        recurrence_of(node, where)
     if node.op_type in _RANDOM:
         raise ModelError(
             f"{where} draws random numbers, and an error cannot be told from another draw; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 
 import onnx_ir as ir
 
@@ -26,6 +26,12 @@ class GraphBuilder:
         self._inputs: list[ir.Value] = []
         self._constants: dict[str, ir.Value] = {}
         self._names: set[str] = set()
+
+    @property
+    def opset(self) -> int:
+        """Of ONNX's own operators."""
+        imports = self._original.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))
 
     def input(self, like: ir.Value, name: str, dtype: ir.DataType | None) -> ir.Value:
         """A graph input that takes tensors of this type (None: what `like` is), of any shape of the same rank."""
@@ -54,16 +60,44 @@ class GraphBuilder:
         return environment[original]
 
     def op(
-        self, op_type: str, inputs: Iterable[ir.Value | None], name: str, *, domain: str = "", **attributes: int
+        self,
+        op_type: str,
+        inputs: Iterable[ir.Value | None],
+        name: str,
+        *,
+        domain: str = "",
+        **attributes: int | float | Sequence[int] | ir.Graph,
     ) -> ir.Value:
         """A new node with one output, called `name`."""
-        node = ir.Node(
-            domain, op_type, list(inputs), [ir.AttrInt64(k, v) for k, v in attributes.items()], num_outputs=1
-        )
-        node.outputs[0].name = self._unique(name)
+        return self.ops(op_type, inputs, [name], domain=domain, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        inputs: Iterable[ir.Value | None],
+        names: Sequence[str],
+        *,
+        domain: str = "",
+        **attributes: int | float | Sequence[int] | ir.Graph,
+    ) -> Sequence[ir.Value]:
+        """A new node with outputs of these names, itself called as the first."""
+        given = ir.convenience.convert_attributes(attributes)
+        node = ir.Node(domain, op_type, list(inputs), given, num_outputs=len(names))
+        for output, name in zip(node.outputs, names, strict=True):
+            output.name = self._unique(name)
         node.name = node.outputs[0].name
         self._nodes.append(node)
-        return node.outputs[0]
+        return node.outputs
+
+    def inner(self) -> GraphBuilder:
+        """A builder for the body of a node of this graph, which may take this graph's values; constants stand here."""
+        body = GraphBuilder(self._original)
+        body._constants, body._names = self._constants, self._names
+        return body
+
+    def body(self, outputs: Iterable[ir.Value], name: str) -> ir.Graph:
+        """What an inner builder has built."""
+        return ir.Graph(self._inputs, list(outputs), nodes=self._nodes, name=name)
 
     def copy(
         self,

@@ -10,10 +10,12 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_shape_input
 from precisionlab.model.lift import OWN
+from precisionlab.model.recurrent import is_recurrent, recurrence_of
 from precisionlab.precision import Format, Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import Environment, GraphBuilder, outer_values
 from precisionlab.rewrite.gates import HALVES, Gates, rounded_array, rounded_attributes, unquantizable, weight_axis
+from precisionlab.rewrite.recurrent import batch_first, stepped
 
 # Operators whose output holds only values that their inputs held: with rounded inputs there is
 # nothing left to round.
@@ -228,6 +230,13 @@ class LayerCopier:
         precision: Precision,
     ) -> Sequence[ir.Value]:
         """What one node of a layer becomes; the values that stand for its outputs."""
+        if is_recurrent(node) and precision in HALVES:
+            stored = stepped(self._builder, node, inputs, precision, prefix)
+            for value in stored:
+                self._gates.mark_rounded(value, precision)
+            return stored
+        if is_recurrent(node) and recurrence_of(node).batch_first:
+            return batch_first(self._builder, node, inputs, prefix)
         return self._builder.copy(node, inputs, captured, prefix, attributes).outputs
 
     def _input(
