@@ -20,6 +20,7 @@ from precisionlab.backends import emulation
 from precisionlab.backends.base import Detail, Evaluation, Toggling
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.cuda import Cuda
+from precisionlab.compare.judging import judging_of
 from precisionlab.data import open_dataset
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision, PrecisionPlan
@@ -55,9 +56,9 @@ def work(backend: OnnxRuntimeBackend, samples: list[Any]) -> dict[str, Callable[
     plan = PrecisionPlan(model.sha256, Precision.FP16)
     tensors = tuple(name for layer in model.layers for name in layer.outputs if is_observed(model, name))
     collector = backend.collector(tensors)
-    watch = backend.watch(Evaluation(plan, None, Detail.INTRODUCED, False))
+    watch = backend.watch(Evaluation(plan, None, Detail.INTRODUCED, False, judging_of(model)))
     low = tuple(layer.name for layer in model.layers if precision_of(layer, plan) is not Precision.FP32)
-    toggling = Toggling(PrecisionPlan(model.sha256, Precision.FP32), plan, low, None)
+    toggling = Toggling(PrecisionPlan(model.sha256, Precision.FP32), plan, low, None, judging_of(model))
 
     def ranking() -> None:
         for _ in backend.effects(toggling, samples[:8]):

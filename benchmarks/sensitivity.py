@@ -29,6 +29,7 @@ from precisionlab.backends.base import Toggling
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.calibration.thresholds import table_of
 from precisionlab.compare.effects import merged
+from precisionlab.compare.judging import judging_of
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.flow import int8_operands, precision_of, with_held_pins
@@ -76,7 +77,7 @@ def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any
         table = table_of(collector.histograms(), "max", count)
     low = with_held_pins(model, PrecisionPlan(model.sha256, CASES[case]), table)
     touched = tuple(layer.name for layer in model.layers if precision_of(layer, low) is not Precision.FP32)
-    toggling = Toggling(PrecisionPlan(model.sha256, Precision.FP32), low, touched, table)
+    toggling = Toggling(PrecisionPlan(model.sha256, Precision.FP32), low, touched, table, judging_of(model))
     known = backend.compare(low, table, samples, lambda done: None, metric=None, introduced=False)
 
     def ranking() -> None:

@@ -13,6 +13,7 @@ from precisionlab.backends.base import Backend, Toggling
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import Effects, from_plain, merged, to_plain
+from precisionlab.compare.judging import Judging
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset
 from precisionlab.journal import Journal
@@ -27,7 +28,7 @@ T = TypeVar("T")
 class Evaluator:
     """Evaluates plans of one model: on the samples that choose the pins, and on those held out.
 
-    `held_out` is None where the samples are too few to hold any out.
+    `held_out` is None where the samples are too few to hold any out. `judging` says what is judged.
     """
 
     backend: Backend
@@ -36,6 +37,7 @@ class Evaluator:
     metric: Callable[[], TaskMetric] | None
     journal: Journal
     see: Observer
+    judging: Judging
     _done: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,13 +77,14 @@ class Evaluator:
         return self._compared(f"{title}, held-out samples", plan, table, self.held_out, {"judge": True}, work)
 
     def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
-        """What toggling each layer does to the final outputs of these samples."""
+        """What toggling each layer does to all that is judged of these samples."""
         layers = hashlib.sha256(json.dumps(toggling.layers).encode()).hexdigest()
         key = {
             "toggled": layers,
             "plan": _key(toggling.plan, toggling.table),
             "other": _key(toggling.other, toggling.table),
             "on": _digest(samples),
+            "judged": self.judging.digest,
         }
 
         def work() -> Any:
@@ -106,10 +109,11 @@ class Evaluator:
         work: Callable[..., Comparison],
     ) -> Comparison:
         key = {**_key(plan, table), **kind, "on": _digest(samples), "by": self.backend.name}
+        key["judged"] = self.judging.digest
 
         def worked() -> Any:
             self.see.stage(title, len(samples))
-            return work(plan, table, samples, self.see.advance).to_dict()
+            return work(plan, table, samples, self.see.advance, judging=self.judging).to_dict()
 
         return self.journalled(title, key, worked, Comparison.from_dict)
 

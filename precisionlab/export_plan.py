@@ -98,7 +98,7 @@ class _Needs:
     def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
         """The plan with the pins that int8 needs anyway, and the ranges, by the plan's own method."""
         ready = self._prepared("the plan has int8 layers, and their ranges come from the samples; give --data")
-        evaluator = ready.evaluator(NoJournal(), self._see)
+        evaluator = ready.evaluator(NoJournal(), self._see, ready.judging())
         method = self._plan.calibration or DEFAULT_METHOD
         table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
         return with_held_pins(evaluator.model, replace(self._plan, calibration=method), table), table

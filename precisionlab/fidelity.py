@@ -26,7 +26,8 @@ from precisionlab.calibration.thresholds import DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.fidelity import Agreements, agreements, number_or_none
-from precisionlab.compare.gather import Gathering, SampleResult, output_errors
+from precisionlab.compare.gather import Gathering, SampleResult
+from precisionlab.compare.judging import judged_errors, judging_of
 from precisionlab.data import Dataset, open_dataset
 from precisionlab.disk import told, write_whole
 from precisionlab.errors import OptionError, PrecisionLabError
@@ -289,11 +290,11 @@ class _Job:
                 session = run_whole(str(path), device)
                 gathering = Gathering(0, None)
                 names = [info.name for info in self._model.outputs]
-                reference = self._local.reference(names)
+                reference, judging = self._local.reference(names), judging_of(self._model)
                 self._see.stage(f"{plan.default}, optimised on {device.name}", len(self._dataset))
                 for done, sample in enumerate(self._dataset, 1):
                     true, low = reference(sample), session.run(sample.inputs)
-                    errors = {name: output_errors(true[name], low[name]) for name in names}
+                    errors = judged_errors(judging, true, low)
                     gathering.add(SampleResult(ErrorTable(0), errors, None, None))
                     self._see.advance(done)
         except PrecisionLabError as error:

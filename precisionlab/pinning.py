@@ -155,10 +155,10 @@ class PinSearch:
         return [layer for layer in layers if precision_of(layer, self._low_plan) is not Precision.FP32]
 
     def _effects(self, touched: Iterable[Layer]) -> Effects:
-        """What each layer alone does to the final outputs, on the samples where the low precision is worst."""
+        """What each layer alone does to all that is judged, on the samples where the low precision is worst."""
         plan = PrecisionPlan(self._evaluator.model.sha256, Precision.FP32)
         names = tuple(layer.name for layer in touched)
-        toggling = Toggling(plan, self._low_plan, names, self._table)
+        toggling = Toggling(plan, self._low_plan, names, self._table, self._evaluator.judging)
         title = f"{self._precision}, each layer alone"
         return self._evaluator.effects(title, toggling, worst_samples(self._evaluator.chosen, self._low))
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.task import TaskMetric
+from precisionlab.compare.tolerance import Tolerance
 from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import OptionError
 from precisionlab.evaluator import Evaluator
@@ -66,9 +68,17 @@ class Prepared:
 
         return open_engines(backend, self.local, self.dataset, self.chosen, options, folder, see)
 
-    def evaluator(self, journal: Journal, see: Observer, backend: Backend | None = None) -> Evaluator:
+    def judging(self, *tolerances: Tolerance) -> Judging:
+        """What is judged: the final outputs by their parts, and what these bounds name.
+
+        Raises OptionError for a bound of something that the model has not.
+        """
+        named = [bound.output for tolerance in tolerances for bound in tolerance if bound.output is not None]
+        return judging_of(self.local.model, named)
+
+    def evaluator(self, journal: Journal, see: Observer, judging: Judging, backend: Backend | None = None) -> Evaluator:
         """Evaluates plans on these samples, in emulation or by another backend."""
-        return Evaluator(backend or self.backend, self.chosen, self.held_out, self.metric, journal, see)
+        return Evaluator(backend or self.backend, self.chosen, self.held_out, self.metric, journal, see, judging)
 
 
 def prepare(

@@ -55,9 +55,10 @@ def least_lossy(found: Mapping[str, Comparison]) -> str:
 
 
 def typical_sqnr(comparison: Comparison) -> float:
-    """The mean over samples of the worst final output's SQNR, in dB; NaN where one has none."""
-    every = [[e.errors.sqnr for e in each if e.errors is not None] for each in comparison.each.values()]
-    worst = [min(sample) for sample in zip(*filter(None, every), strict=True)]
+    """The mean over samples of the worst output's or part's SQNR, in dB; NaN where none has one."""
+    every = [[e.figures("sqnr").values() for e in each] for each in comparison.each.values() if each[0].counts]
+    samples = [[value for figures in sample for value in figures] for sample in zip(*every, strict=True)]
+    worst = [min(found) for found in samples if found]
     # An output without any error would rule the mean as an infinity: nothing is better than float32's own noise.
     return math.fsum(min(sqnr, _EXACT) for sqnr in worst) / len(worst) if worst else math.nan
 

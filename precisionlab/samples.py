@@ -52,11 +52,11 @@ _WORST_SAMPLES = 8
 
 
 def worst_samples(dataset: Dataset, low: Comparison) -> Dataset:
-    """The samples where the final outputs of the low precision are worst, by their largest relative error."""
+    """The samples where what is judged of the low precision is worst, by the largest relative error of its parts."""
     losses = [0.0] * low.samples
     for errors in low.each.values():
         for i, found in enumerate(errors):
-            loss = math.nan if found.errors is None else found.errors.rel_l2
-            losses[i] = max(losses[i], math.inf if math.isnan(loss) and found.errors is not None else loss)
+            for loss in found.figures("rel_l2").values() if found.counts else ():
+                losses[i] = max(losses[i], math.inf if math.isnan(loss) else loss)
     order = sorted(range(low.samples), key=lambda i: (-losses[i], i))
     return dataset.only(frozenset(dataset.names[i] for i in order[:_WORST_SAMPLES]))

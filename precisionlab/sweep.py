@@ -184,11 +184,12 @@ def sweep(
         if chosen_backend != EMULATION:
             engines = opened.enter_context(ready.engines(chosen_backend, how, folder, see))
             options = replace(options, no_new_precision=not engines.is_typed)
+        judging = ready.judging(*map(options.tolerance_of, (Precision.FP32, *options.precisions)))
         run = RunFolder(folder, _context(loaded, ready, options, engines), see.note)
-        evaluator = ready.evaluator(run, see)
+        evaluator = ready.evaluator(run, see, judging)
         stage, compiler = None, None
         if engines is not None and engines.can_run:
-            stage = EngineStage(ready.evaluator(run, see, engines), engines, gpu, how.builds)
+            stage = EngineStage(ready.evaluator(run, see, judging, engines), engines, gpu, how.builds)
         elif engines is not None:
             compiler = Compiler(engines, see)
         job = _Job(evaluator, options, cost, stage)
@@ -371,11 +372,6 @@ def _check_tolerance(options: Options, reference: Comparison) -> None:
     """Raises OptionError where the reference itself has not the figure that a tolerance asks for."""
     for precision in options.precisions:
         for bound in options.tolerance_of(precision):
-            if bound.output is not None and bound.output not in reference.outputs:
-                raise OptionError(
-                    f"tolerance {bound}: the model has no output {bound.output!r}; "
-                    f"its outputs are {', '.join(reference.outputs)}"
-                )
             if math.isnan(bound.of(reference)):
                 why = {
                     "metric": "the data has no labels with a metric",

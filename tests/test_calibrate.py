@@ -29,8 +29,9 @@ from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_st
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import METHODS
 from precisionlab.cli import cli
-from precisionlab.compare.comparison import Comparison, OutputErrors
+from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import Agreement, error_sums
+from precisionlab.compare.output import OutputErrors
 from precisionlab.data import open_dataset
 from precisionlab.errors import DataError, OptionError
 from precisionlab.model import load_model

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Array
 
-from precisionlab.compare.comparison import Comparison, OutputErrors
+from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import FEWEST, Interval, hangs_on_samples, interval
 from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, error_sums
 from precisionlab.compare.gather import Gathering, SampleResult, output_errors
+from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.task import MeanOf, Outputs
 from precisionlab.compare.tolerance import Bound, parse_tolerance
 

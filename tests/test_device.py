@@ -23,6 +23,7 @@ from precisionlab.calibration.histogram import Histogram, Histograms
 from precisionlab.cli import cli
 from precisionlab.compare.effects import to_plain
 from precisionlab.compare.errors import ErrorTable
+from precisionlab.compare.judging import judging_of
 from precisionlab.data import open_dataset
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import load_model
@@ -155,7 +156,7 @@ def test_comparisons_elsewhere_are_those_of_the_cpu(both: tuple[OnnxRuntimeBacke
     here, there, samples = both
     plan = PrecisionPlan(here.model.sha256, Precision.FP16)
     for detail in (Detail.INTRODUCED, Detail.INHERITED, Detail.NONFINITE):
-        evaluation = Evaluation(plan, None, detail, values=True)
+        evaluation = Evaluation(plan, None, detail, True, judging_of(here.model))
         for mine, other in zip(*(b.results(evaluation, samples) for b in (here, there)), strict=True):
             np.testing.assert_array_equal(mine.layers.sums, other.layers.sums)
             np.testing.assert_array_equal(mine.layers.counts, other.layers.counts)
@@ -184,7 +185,9 @@ def test_single_layers_elsewhere_do_what_they_do_on_the_cpu(
     here, there, samples = both
     reference = PrecisionPlan(here.model.sha256, Precision.FP32)
     layers = tuple(layer.name for layer in here.model.layers)
-    toggling = Toggling(reference, PrecisionPlan(here.model.sha256, Precision.FP16), layers, None)
+    toggling = Toggling(
+        reference, PrecisionPlan(here.model.sha256, Precision.FP16), layers, None, judging_of(here.model)
+    )
     mine, other = ([to_plain(part) for part in backend.effects(toggling, samples)] for backend in (here, there))
     assert str(mine) == str(other)
 

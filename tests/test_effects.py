@@ -21,6 +21,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import Effect, Effects, from_plain, merged, to_plain, worst_sqnr
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, Sample
 from precisionlab.model import Model
 from precisionlab.precision import Pin, Precision, PrecisionPlan
@@ -79,10 +80,10 @@ class Work:
         return tuple(layer.name for layer in self.model.layers)
 
     def alone(self, low: PrecisionPlan) -> Toggling:
-        return Toggling(plan_for(self.model, FP32), low, self.names, self.table)
+        return Toggling(plan_for(self.model, FP32), low, self.names, self.table, judging_of(self.model))
 
     def restored(self, low: PrecisionPlan) -> Toggling:
-        return Toggling(low, plan_for(self.model, FP32), self.names, self.table)
+        return Toggling(low, plan_for(self.model, FP32), self.names, self.table, judging_of(self.model))
 
     def effects(self, toggling: Toggling, budget: int | None = None, threads: int | None = None) -> Effects:
         backend = self.backend
@@ -96,7 +97,9 @@ class Work:
     def finals(self, plan: PrecisionPlan) -> list[tuple[dict[str, Array], dict[str, Array]]]:
         """The final outputs of reference and variant, sample by sample, in float64."""
         found = []
-        for result in self.backend.results(Evaluation(plan, self.table, Detail.NONFINITE, values=True), self.samples):
+        for result in self.backend.results(
+            Evaluation(plan, self.table, Detail.NONFINITE, True, judging_of(self.model)), self.samples
+        ):
             assert result.values is not None
             reference, variant = ({n: a.astype(np.float64) for n, a in side.items()} for side in result.values)
             found.append((reference, variant))
@@ -213,7 +216,7 @@ def test_layers_are_toggled_beside_the_pins_that_the_plan_has(digits: Work) -> N
     norm = ("/norm/square", "/norm/variance", "/norm/add_eps", "/norm/std")
     others = tuple(name for name in digits.names if name not in norm)
     plan = plan_for(digits.model, FP16, pinned=norm)
-    assert_as_compared(digits, Toggling(plan, plan_for(digits.model, FP32), others, None))
+    assert_as_compared(digits, Toggling(plan, plan_for(digits.model, FP32), others, None, judging_of(digits.model)))
 
 
 def test_a_layer_that_reaches_no_float_output_and_one_that_is_fixed_change_nothing(tmp_path: Path) -> None:
@@ -231,7 +234,14 @@ def test_a_layer_that_reaches_no_float_output_and_one_that_is_fixed_change_nothi
 
 def test_no_layer_and_no_sample_give_no_effects(digits: Work) -> None:
     low = plan_for(digits.model, FP16)
-    assert list(digits.backend.effects(Toggling(plan_for(digits.model, FP32), low, (), None), digits.samples)) == []
+    assert (
+        list(
+            digits.backend.effects(
+                Toggling(plan_for(digits.model, FP32), low, (), None, judging_of(digits.model)), digits.samples
+            )
+        )
+        == []
+    )
     assert list(digits.backend.effects(digits.alone(low), [])) == []
 
 

@@ -14,9 +14,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from models import Array
 
-from precisionlab.compare.comparison import Comparison, OutputErrors
+from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, agreement, error_sums
 from precisionlab.compare.kernel import largest_magnitude
+from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.task import Accuracy
 from precisionlab.compare.tolerance import Bound, closeness, default_tolerance, meets, parse_tolerance
 from precisionlab.errors import DataError, OptionError

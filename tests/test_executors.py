@@ -27,6 +27,7 @@ from precisionlab.backends.worker import Source
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.judging import judging_of
 from precisionlab.compare.task import Accuracy
 from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import DataError, ModelError, OptionError, PrecisionLabError
@@ -59,11 +60,13 @@ class Work:
     def toggling(self) -> Toggling:
         low = plan_for(self.model, Precision.FP16)
         layers = tuple(layer.name for layer in self.model.layers)
-        return Toggling(plan_for(self.model, Precision.FP32), low, layers, None)
+        return Toggling(plan_for(self.model, Precision.FP32), low, layers, None, judging_of(self.model))
 
     @property
     def evaluation(self) -> Evaluation:
-        return Evaluation(plan_for(self.model, Precision.INT8), self.table, Detail.INTRODUCED, values=True)
+        return Evaluation(
+            plan_for(self.model, Precision.INT8), self.table, Detail.INTRODUCED, True, judging_of(self.model)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +204,7 @@ def test_random_inputs_and_hooks_are_opened_by_workers_too(tmp_path: Path, pool:
 
 
 def labels(backend: Backend, plan: Any, samples: Any) -> list[str | None]:
-    evaluation = Evaluation(plan, None, Detail.INHERITED, values=False)
+    evaluation = Evaluation(plan, None, Detail.INHERITED, False, judging_of(backend.model))
     return [result.label for result in backend.results(evaluation, samples)]
 
 

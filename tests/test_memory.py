@@ -19,6 +19,7 @@ from precisionlab.backends.session import Session
 from precisionlab.cli import cli
 from precisionlab.compare.effects import merged
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import OptionError
 from precisionlab.memory import Share, default_memory, machine_memory, share_of
@@ -127,7 +128,7 @@ def test_parts_in_turn_give_the_figures_of_the_whole(bundled: tuple[Model, Datas
         assert_alike(found.introduced[name], expected.introduced[name], name)
     names = tuple(layer.name for layer in model.layers)
     for base, other in ((plan_for(model, Precision.FP32), plan), (plan, plan_for(model, Precision.FP32))):
-        toggling = Toggling(base, other, names, table)
+        toggling = Toggling(base, other, names, table, judging_of(model))
         effects, true = (merged(list(backend.effects(toggling, samples))) for backend in (parted, plain))
         assert set(effects) == set(true) == set(names)
         for layer, outputs in true.items():
@@ -139,7 +140,9 @@ def test_parts_in_turn_give_the_figures_of_the_whole(bundled: tuple[Model, Datas
 def test_few_branches_and_few_samples_at_a_time_change_nothing(bundled: tuple[Model, Dataset]) -> None:
     model, samples = bundled[0], list(bundled[1])
     names = tuple(layer.name for layer in model.layers)
-    toggling = Toggling(plan_for(model, Precision.FP32), plan_for(model, Precision.FP16), names, None)
+    toggling = Toggling(
+        plan_for(model, Precision.FP32), plan_for(model, Precision.FP16), names, None, judging_of(model)
+    )
     found = [
         merged(list(in_turn(model, samples[0], threads, room).effects(toggling, samples)))
         for threads, room in ((2, GB), (1, GB), (2, 500_000), (1, 250_000))

@@ -15,6 +15,7 @@ from precisionlab.compare.comparison import Comparison, Spreads
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.gather import Gathering, SampleResult
+from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
@@ -43,12 +44,13 @@ _FLOWS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One plan to be run beside the reference. `values` asks for the final outputs themselves."""
+    """One plan to be run beside the reference, and what of it is judged. `values` asks for the final outputs."""
 
     plan: PrecisionPlan
     table: CalibrationTable | None
     detail: Detail
     values: bool
+    judging: Judging
 
     @property
     def flows(self) -> tuple[Flow, ...]:
@@ -68,6 +70,7 @@ class Toggling:
     other: PrecisionPlan
     layers: tuple[str, ...]
     table: CalibrationTable | None
+    judging: Judging
 
 
 class Collector(Protocol):
@@ -111,7 +114,7 @@ class Backend(ABC):
 
     @abstractmethod
     def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
-        """What toggling each layer does to the final outputs, for each sample, in the samples' order."""
+        """What toggling each layer does to all that is judged, for each sample, in the samples' order."""
 
     def compare(
         self,
@@ -122,14 +125,16 @@ class Backend(ABC):
         *,
         metric: Callable[[], TaskMetric] | None,
         introduced: bool,
+        judging: Judging | None = None,
     ) -> Comparison:
         """Run the variant and the reference, and sum the errors of every layer's output.
 
-        `introduced` asks for each layer's own error too, which costs about another plain pass.
+        `introduced` asks for each layer's own error too, which costs about another plain pass. `judging` says what is
+        judged, by default what the model's graph alone tells.
         """
         started = time.perf_counter()
         detail = Detail.INTRODUCED if introduced else Detail.INHERITED
-        evaluation = Evaluation(plan, table, detail, values=metric is not None)
+        evaluation = Evaluation(plan, table, detail, metric is not None, judging or judging_of(self.model))
         rows = observed_rows(self.model, plan, evaluation.flows)
         gathering = Gathering(len(rows), metric)
         for result in self.results(evaluation, samples):
@@ -152,6 +157,7 @@ class Backend(ABC):
         *,
         metric: Callable[[], TaskMetric] | None,
         known: Comparison | None,
+        judging: Judging | None = None,
     ) -> Comparison:
         """As `compare`, at less than half the cost: of the layers only whether NaN or Inf are new.
 
@@ -161,7 +167,8 @@ class Backend(ABC):
         if known is None:
             raise ValueError("what the reference has of NaN and Inf must be known")
         started = time.perf_counter()
-        evaluation = Evaluation(plan, table, Detail.NONFINITE, values=metric is not None)
+        judged = judging or judging_of(self.model)
+        evaluation = Evaluation(plan, table, Detail.NONFINITE, metric is not None, judged)
         rows = observed_rows(self.model, plan, evaluation.flows)
         gathering = Gathering(len(rows), metric)
         for result in self.results(evaluation, samples):

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from precisionlab.backends.base import Toggling
 from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.session import Session
-from precisionlab.backends.toggles import effect_of, flat_difference, is_same
+from precisionlab.backends.toggles import is_same, judged_outputs
 from precisionlab.compare.effects import SampleEffects
+from precisionlab.compare.judging import judged_differences, judged_effects
 from precisionlab.data import Sample
 from precisionlab.memory import Share
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.observe import Flow, Segment, cut, is_judged, largest_need, layer_inputs
+from precisionlab.rewrite.observe import Flow, Segment, cut, largest_need, layer_inputs
 from precisionlab.rewrite.toggle import Stretch, stretch_of
 
 Arrays = dict[str, NDArray[Any]]
@@ -32,7 +33,8 @@ def branch_effects(
     model: Model, toggling: Toggling, samples: Iterable[Sample], threads: int, budget: int, share: Share
 ) -> Iterator[SampleEffects]:
     """What toggling each layer does to each sample: for as many layers at a time as there is room for their values."""
-    names = _observed_outputs(model)
+    model = toggling.judging.watched(model)
+    names = judged_outputs(model)
     parts = cut(model, 0, budget, share.weights)
     _, carried, where = largest_need(model, parts, 0, 1)
     each = 4 * max(1, carried)
@@ -49,13 +51,8 @@ def branch_effects(
             layers = toggling.layers[first : first + width]
             outputs = _outputs(model, toggling, frozenset(layers), parts, chunk, threads)
             for (reference, base, error), branches in zip(finals, outputs, strict=True):
-                yield {
-                    layer: {
-                        name: effect_of(reference[name], branches[layer].get(name, base[name]), error[name])
-                        for name in names
-                    }
-                    for layer in layers
-                }
+                found = {layer: {name: branches[layer].get(name, base[name]) for name in names} for layer in layers}
+                yield {layer: judged_effects(toggling.judging, reference, found[layer], error) for layer in layers}
 
 
 def _outputs(
@@ -132,7 +129,7 @@ def _finals(
     budget: int,
     share: Share,
 ) -> list[tuple[Arrays, Arrays, Mapping[str, NDArray[np.float32]]]]:
-    """For each sample the reference's outputs, the base's, and the flat error of the whole variant."""
+    """For each sample what is judged of the reference and of the base, and the error of the whole variant."""
     found: dict[PrecisionPlan, list[Arrays]] = {}
     flows = (Flow.REFERENCE, Flow.VARIANT)
     reference = PrecisionPlan(model.sha256, Precision.FP32)
@@ -144,8 +141,7 @@ def _finals(
             found[plan] = [second for _, second in pairs]
     low = found[toggling.other if toggling.plan.default is Precision.FP32 else toggling.plan]
     errors = [
-        {name: flat_difference(true[name], value[name]) for name in names}
-        for true, value in zip(found[reference], low, strict=True)
+        judged_differences(toggling.judging, true, value) for true, value in zip(found[reference], low, strict=True)
     ]
     return list(zip(found[reference], found[toggling.plan], errors, strict=True))
 
@@ -166,11 +162,6 @@ class _Outputs:
 
     def result(self) -> tuple[Arrays, Arrays]:
         return self._reference, self._variant
-
-
-def _observed_outputs(model: Model) -> list[str]:
-    constants = {str(v.name) for v in model.onnx.graph.outputs if v.is_initializer()}
-    return [info.name for info in model.outputs if is_judged(model, info.name) and info.name not in constants]
 
 
 def _needed(model: Model, stop: int) -> set[str]:

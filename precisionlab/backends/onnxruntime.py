@@ -19,7 +19,8 @@ from precisionlab.backends.session import Session, as_float32
 from precisionlab.backends.toggles import toggle_stages
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.compare.effects import SampleEffects
-from precisionlab.compare.gather import SampleResult, output_errors
+from precisionlab.compare.gather import SampleResult
+from precisionlab.compare.judging import judged_errors
 from precisionlab.data import Sample
 from precisionlab.memory import UNLIMITED, share_of
 from precisionlab.model import Model
@@ -136,8 +137,8 @@ class OnnxRuntimeBackend(Backend):
         """The function that gives `results` for samples; its sessions live as long as it does."""
         flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
         plan, table = evaluation.plan, evaluation.table
-        shown = evaluation.flows
-        runner = Runner(self.model, plan, table, flows, shown, self.budget, self.share, self.place, self.copier)
+        shown, model = evaluation.flows, evaluation.judging.watched(self.model)
+        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.place, self.copier)
         what = _Watching(self.model, evaluation, self.place)
         return lambda samples: runner.each(samples, lambda sample: _Watch(what, sample.label), self.threads)
 
@@ -253,6 +254,7 @@ class _Watching:
         self.rows = observed_rows(model, evaluation.plan, evaluation.flows)
         self.formats = row_formats(model, evaluation.plan, (name for _, name in self.rows))
         self.outputs = [info.name for info in model.outputs]
+        self.judged = evaluation.judging.names
         self.constants = _constant_outputs(model)
 
 
@@ -268,11 +270,11 @@ class _Watch:
         self._variant: dict[str, NDArray[Any]] = dict(what.constants)
 
     def see(self, segment: Segment, state: State) -> None:
-        """Add up what the segment shows, and keep the final outputs."""
+        """Add up what the segment shows, and keep what is judged."""
         self._look(segment, state)
         self._layers.settle()
         host = self._what.place.host
-        for name in self._what.outputs:
+        for name in self._what.judged:
             if (Flow.REFERENCE, name) in state:
                 self._reference[name] = host(state[Flow.REFERENCE, name])
                 low = state.get((Flow.VARIANT, name))
@@ -280,11 +282,10 @@ class _Watch:
 
     def result(self) -> SampleResult:
         """The statistics of the sample."""
-        outputs = self._what.outputs
-        # In the model's order, whatever the order in which the segments gave them.
-        errors = {name: output_errors(self._reference[name], self._variant[name]) for name in outputs}
+        errors = judged_errors(self._what.evaluation.judging, self._reference, self._variant)
         values = None
         if self._what.evaluation.values:
+            outputs = self._what.outputs
             values = (_picked(self._reference, outputs), _picked(self._variant, outputs))
         return SampleResult(self._layers.result(), errors, values, self._label)
 

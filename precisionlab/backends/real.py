@@ -23,7 +23,8 @@ from precisionlab.backends.place import parse_device
 from precisionlab.backends.runner import side_by_side
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorTable
-from precisionlab.compare.gather import SampleResult, output_errors
+from precisionlab.compare.gather import SampleResult
+from precisionlab.compare.judging import Judging, judged_errors
 from precisionlab.data import Sample
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import Layer, Model
@@ -176,14 +177,14 @@ class RealBackend(Backend):
         check_opset(self.model.onnx, evaluation.plan)
         flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
         parts = cut(self.model, len(flows), _SEGMENT)
-        found = segments(self.model, evaluation.plan, evaluation.table, parts, flows, flows, RealCopier)
+        judging, model = evaluation.judging, evaluation.judging.watched(self.model)
+        found = segments(model, evaluation.plan, evaluation.table, parts, flows, flows, RealCopier)
         ready = [(part, RealSession(_bytes(part.graph), self.device, optimised=False)) for part in found]
         rows = observed_rows(self.model, evaluation.plan, evaluation.flows)
         formats = row_formats(self.model, evaluation.plan, (name for _, name in rows))
-        outputs = [info.name for info in self.model.outputs]
 
         def through(sample: Sample) -> SampleResult:
-            return _through(ready, rows, ErrorTable(len(rows), formats), outputs, sample)
+            return _through(ready, rows, ErrorTable(len(rows), formats), judging, sample)
 
         return side_by_side(through, samples, self.threads)
 
@@ -230,7 +231,7 @@ def _through(
     ready: Sequence[tuple[Segment, RealSession]],
     rows: Mapping[Key, int],
     sums: ErrorTable,
-    outputs: Sequence[str],
+    judging: Judging,
     sample: Sample,
 ) -> SampleResult:
     """One sample through all graphs; only `sums` are kept, in which each observed tensor has its row."""
@@ -245,13 +246,13 @@ def _through(
             for flow in (Flow.VARIANT, Flow.ALONE):
                 if (flow, name) in rows:
                     sums.add(rows[flow, name], true, state.get((flow, name), true))
-        for name in outputs:
+        for name in judging.names:
             if (Flow.REFERENCE, name) in state:
                 true = state[Flow.REFERENCE, name]
                 pairs[name] = (true, state.get((Flow.VARIANT, name), true))
         state = {key: value for key, value in state.items() if last.get(key, -1) > index}
-    errors = {name: output_errors(*pairs[name]) for name in outputs if name in pairs}
     values_of = ({name: true for name, (true, _) in pairs.items()}, {name: low for name, (_, low) in pairs.items()})
+    errors = judged_errors(judging, *values_of)
     return SampleResult(sums, errors, values_of, sample.label)
 
 

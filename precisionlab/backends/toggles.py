@@ -1,4 +1,4 @@
-"""Runs the graphs that toggle single layers, and measures what each does to the final outputs."""
+"""Runs the graphs that toggle single layers, and measures what each does to all that is judged."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from precisionlab.backends.base import Toggling
 from precisionlab.backends.place import CPU, Place, Running
 from precisionlab.compare.effects import Effect, SampleEffects
-from precisionlab.compare.errors import error_sums
+from precisionlab.compare.judging import judged_differences, judged_effects
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.observe import is_judged
 from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
 Arrays = Mapping[str, Any]
@@ -45,6 +43,7 @@ class Toggles:
     """The stages of one toggling, each by its number, counted from 0. Threads may share it."""
 
     def __init__(self, model: Model, toggling: Toggling, samples: int, budget: int, place: Place = CPU) -> None:
+        model = toggling.judging.watched(model)
         self._place = place
         self._model = model
         self._toggling = toggling
@@ -76,13 +75,12 @@ class Toggles:
 
 
 class _Finals:
-    """The final outputs of the reference, of the base that layers are toggled in, and of the whole variant."""
+    """What is judged of the reference, of the base that layers are toggled in, and of the whole variant."""
 
     def __init__(self, model: Model, toggling: Toggling, place: Place) -> None:
         self._host = place.host
-        self.names = [info.name for info in model.outputs if is_judged(model, info.name)]
-        constants = {str(v.name) for v in model.onnx.graph.outputs if v.is_initializer()}
-        self.names = [name for name in self.names if name not in constants]
+        self.judging = toggling.judging
+        self.names = judged_outputs(model)
         reference = PrecisionPlan(model.sha256, Precision.FP32)
         plans = (reference, toggling.plan, toggling.other)
         self._sessions: dict[PrecisionPlan, tuple[Running, dict[str, str]]] = {}
@@ -94,7 +92,7 @@ class _Finals:
         self._known: dict[str, tuple[Arrays, Arrays, Arrays]] = {}
 
     def of(self, sample: Sample) -> tuple[Arrays, Arrays, Arrays]:
-        """Reference, base, and the whole variant's error, flat; kept, as every stage asks for them again."""
+        """Reference, base, and the whole variant's error; kept, as every stage asks for them again."""
         if sample.name not in self._known:
             outputs: dict[PrecisionPlan, Arrays] = {}
             for plan, (session, names) in self._sessions.items():
@@ -102,7 +100,7 @@ class _Finals:
                 outputs[plan] = {name: self._host(values[names[name]]) for name in self.names}
             found = [outputs[plan] for plan in self._plans]
             reference, base, variant = found[0], found[1], found[self._low]
-            error = {name: flat_difference(reference[name], variant[name]) for name in self.names}
+            error = judged_differences(self.judging, reference, variant)
             self._known[sample.name] = (reference, base, error)
         return self._known[sample.name]
 
@@ -116,16 +114,16 @@ class _StageRunner:
         self._rest = None if stage.rest is None else place.session(stage.rest)
 
     def effects_of(self, sample: Sample) -> SampleEffects:
-        """What each toggled layer of the stage does to the final outputs of one sample."""
+        """What each toggled layer of the stage does to all that is judged of one sample."""
         reference, base, error = self._finals.of(sample)
         values = self._head.run(sample.inputs)
         alive = {name: values[shown] for name, shown in self._stage.alive.items()}
-        found: dict[str, dict[str, Effect]] = {}
+        found: dict[str, Mapping[str, Effect]] = {}
         for layer, branch in self._stage.branches.items():
             changed = {name: values[shown] for name, shown in branch.items()}
             every = self._outputs(base, alive, changed)
             outputs = {name: self._host(every[name]) for name in self._finals.names}
-            found[layer] = {name: effect_of(reference[name], outputs[name], error[name]) for name in self._finals.names}
+            found[layer] = judged_effects(self._finals.judging, reference, outputs, error)
         return found
 
     def _outputs(self, base: Arrays, alive: Arrays, changed: Arrays) -> Arrays:
@@ -147,18 +145,7 @@ def is_same(a: Any, b: Any) -> bool:
     return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def effect_of(reference: NDArray[Any], output: NDArray[Any], error: NDArray[np.float32]) -> Effect:
-    """What an output tells, beside the reference's and the flat error of the whole variant."""
-    difference = flat_difference(reference, output)
-    with np.errstate(invalid="ignore", over="ignore"):
-        along = float(np.einsum("i,i->", difference, error, dtype=np.float64))
-    return Effect(error_sums(reference, output), along)
-
-
-def flat_difference(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float32]:
-    """float32 (n,); NaN throughout where the shapes differ."""
-    if reference.shape != output.shape:
-        return np.full(reference.size, np.nan, np.float32)
-    with np.errstate(invalid="ignore"):
-        difference: NDArray[np.float32] = (output - reference).reshape(-1)
-    return difference
+def judged_outputs(model: Model) -> list[str]:
+    """The outputs whose values hang on what is computed."""
+    constants = {str(v.name) for v in model.onnx.graph.outputs if v.is_initializer()}
+    return [info.name for info in model.outputs if info.name not in constants]

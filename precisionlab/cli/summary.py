@@ -187,6 +187,8 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
     """What speaks for the pins, and what the verdict hangs on."""
     asked = ", ".join(map(str, found.mixed.tolerance))
     console.print(f"tolerance {asked}; {counted(found.evaluations, 'plan')} evaluated")
+    if said := _worst_part(found):
+        console.print(said)
     proof = found.certificate
     if proof is not None and proof.proven:
         held = ", ".join(proof.bounds)
@@ -205,6 +207,19 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
             f"{ends.low:.4g} and {ends.high:.4g} (95 %). Give more.",
             style="yellow",
         )
+
+
+def _worst_part(found: PrecisionResult) -> str:
+    """Which of several outputs, parts and tensors within is the worst one, without pins and with them."""
+    figures = found.low.comparison.figures("sqnr")
+    if len(figures) < 2:
+        return ""
+    said = []
+    for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
+        name, value = variant.comparison.worst_of("sqnr")
+        source = variant.comparison.made_from(name)
+        said.append(f"{name}{f' ({source})' if source else ''}, {decibel(value)} dB")
+    return f"worst of {len(figures)} judged: {'; with the pins '.join(dict.fromkeys(said))}"
 
 
 def _held_out(count: int) -> str:

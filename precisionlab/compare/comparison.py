@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from precisionlab.compare.errors import Agreement, ErrorSums
+from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.spread import Spread
-
-
-@dataclass(frozen=True)
-class OutputErrors:
-    """One final output of the model: its errors (None unless float) and its top-1 agreement."""
-
-    errors: ErrorSums | None
-    top1: Agreement
-
-    def __add__(self, other: OutputErrors) -> OutputErrors:
-        errors = None if self.errors is None or other.errors is None else self.errors + other.errors
-        return OutputErrors(errors, self.top1 + other.top1)
-
-    def to_list(self) -> list[Any]:
-        """Plain values, for the journal; read back by `from_list`."""
-        return [self.errors and list(self.errors.to_dict().values()), self.top1.agree, self.top1.total]
-
-    @classmethod
-    def from_list(cls, data: Sequence[Any]) -> OutputErrors:
-        """What `to_list` wrote."""
-        errors, agree, total = data
-        return cls(None if errors is None else ErrorSums(*errors), Agreement(agree, total))
 
 
 @dataclass(frozen=True)
@@ -78,11 +57,11 @@ class Comparison:
         return tuple(name for name, errors in self.inherited.items() if errors.nonfinite)
 
     def worst(self, metric: str, output: str | None = None) -> float:
-        """The worst output's sqnr, cosine, rel_l2, max_error or top1; NaN if any output's is NaN.
+        """The worst sqnr, cosine, rel_l2, max_error or top1 of all that is judged; NaN if any of it is NaN.
 
-        With `output` that one's alone. NaN too where no output has the figure. `metric` and `metric_drop` (how far the
-        task metric is worse than the reference's, relative to it) are of the task; `nonfinite` is the number of
-        tensors on the way with a NaN or Inf that the reference does not have.
+        With `output` that of one output, inner tensor or part alone. NaN too where nothing has the figure. `metric` and
+        `metric_drop` (how far the task metric is worse than the reference's, relative to it) are of the task;
+        `nonfinite` is the number of tensors on the way with a NaN or Inf that the reference does not have.
         """
         if metric == "metric":
             return math.nan if self.metric is None else self.metric
@@ -90,14 +69,31 @@ class Comparison:
             return self.metric_drop
         if metric == "nonfinite":
             return float(len(self.nonfinite))
-        asked = [errors for name, errors in self.outputs.items() if output in (None, name)]
-        if metric == "top1":
-            values = [o.top1.share for o in asked if o.top1.total]
-        else:
-            values = [getattr(o.errors, metric) for o in asked if o.errors is not None]
-        if not values or any(math.isnan(v) for v in values):
-            return math.nan
-        return float(max(values) if metric in LOWER_IS_BETTER else min(values))
+        return self.worst_of(metric, output)[1]
+
+    def worst_of(self, metric: str, output: str | None = None) -> tuple[str, float]:
+        """The name of the output or part with the worst figure, "" for none, and that figure; see `worst`."""
+        found = self.figures(metric, output)
+        lost = [name for name, value in found.items() if math.isnan(value)]
+        if not found or lost:
+            return (lost[0] if lost else ""), math.nan
+        choose = max if metric in LOWER_IS_BETTER else min
+        name = choose(found, key=found.__getitem__)
+        return name, found[name]
+
+    def made_from(self, part: str) -> str:
+        """What a part of an output is made from, in short; empty for what is no part."""
+        return next((e.parts[part].source for e in self.outputs.values() if part in e.parts), "")
+
+    def figures(self, metric: str, output: str | None = None) -> dict[str, float]:
+        """The figure of each output, or of each of its parts, by name; of one output or part with `output`."""
+        found: dict[str, float] = {}
+        for name, errors in self.outputs.items():
+            if output == name or (output is None and errors.counts):
+                found.update((part or name, value) for part, value in errors.figures(metric).items())
+            elif output is not None and output in errors.parts and metric != "top1":
+                found[output] = float(getattr(errors.parts[output].errors, metric))
+        return found
 
     @property
     def metric_drop(self) -> float:

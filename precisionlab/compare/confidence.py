@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.compare.comparison import LOWER_IS_BETTER, Comparison, OutputErrors
+from precisionlab.compare.comparison import LOWER_IS_BETTER, Comparison
+from precisionlab.compare.output import OutputErrors, PartErrors
 from precisionlab.compare.tolerance import Bound, Tolerance
 
 FEWEST = 8
@@ -42,11 +44,11 @@ def interval(comparison: Comparison, bound: Bound) -> Interval | None:
     """
     if bound.metric in ("metric", "metric_drop"):
         return _of_metric(comparison, bound)
-    every = [errors for name, errors in comparison.each.items() if bound.output in (None, name)]
-    if bound.metric not in _RESAMPLED or comparison.samples < FEWEST or not every:
+    if bound.metric not in _RESAMPLED or comparison.samples < FEWEST or not comparison.each:
         return None
     weights = _weights(comparison.samples)
-    found = [values for errors in every if (values := _resampled(errors, bound.metric, weights)) is not None]
+    columns = _columns(comparison, bound)
+    found = [values for column in columns if (values := _resampled(column, bound.metric, weights)) is not None]
     if not found:
         return None
     worst = np.max(found, 0) if bound.metric in LOWER_IS_BETTER else np.min(found, 0)
@@ -68,19 +70,40 @@ def _weights(samples: int) -> NDArray[np.float64]:
     return np.stack([np.bincount(row, minlength=samples) for row in drawn]).astype(np.float64)
 
 
-def _resampled(
-    errors: tuple[OutputErrors, ...], metric: str, weights: NDArray[np.float64]
-) -> NDArray[np.float64] | None:
-    """The figure of one output in every resample; None where the output has none."""
-    if metric == "top1":
-        counts = weights @ np.array([[e.top1.agree, e.top1.total] for e in errors], np.float64)
-        if not counts[:, 1].all():
-            return None
-        return np.asarray(counts[:, 0] / counts[:, 1])
-    sums = [e.errors for e in errors if e.errors is not None]
-    if len(sums) < len(errors):
+def _columns(comparison: Comparison, bound: Bound) -> list[NDArray[np.float64]]:
+    """For each output or part that the bound is about, what its figure is made of, sample by sample.
+
+    (samples, 2) for top-1: how many agree, of how many; else (samples, 4): Σref², Σerr², Σref·out, Σout².
+    """
+    found: list[NDArray[np.float64]] = []
+    for name, errors in comparison.outputs.items():
+        each = comparison.each.get(name, ())
+        if name == bound.output or (bound.output is None and errors.counts):
+            if bound.metric == "top1":
+                found.append(np.array([[e.top1.agree, e.top1.total] for e in each], np.float64))
+                continue
+            own = [part for part in errors.judged if part not in errors.scaleless]
+            found += [_sums([e.parts.get(part) if part else e for e in each]) for part in own]
+        elif bound.output is not None and bound.output in errors.parts and bound.metric != "top1":
+            found.append(_sums([e.parts.get(bound.output) for e in each]))
+    return found
+
+
+def _sums(each: Sequence[OutputErrors | PartErrors | None]) -> NDArray[np.float64]:
+    """What one output or part is made of, (samples, 4); nothing where a sample has no errors of it."""
+    sums = [e.errors for e in each if e is not None and e.errors is not None]
+    if len(sums) < len(each):
+        return np.zeros((0, 4))
+    return np.array([[s.ref2, s.err2, s.ref_out, s.out2] for s in sums], np.float64)
+
+
+def _resampled(table: NDArray[np.float64], metric: str, weights: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """The figure of one output or part in every resample; None where it has none."""
+    if not table.size:
         return None
-    table = np.array([[s.ref2, s.err2, s.ref_out, s.out2] for s in sums], np.float64)
+    if metric == "top1":
+        counts = weights @ table
+        return np.asarray(counts[:, 0] / counts[:, 1]) if counts[:, 1].all() else None
     with np.errstate(all="ignore"):
         ref2, err2, ref_out, out2 = (weights @ table).T
         if metric == "sqnr":

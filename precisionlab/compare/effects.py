@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.errors import Agreement, ErrorSums
+from precisionlab.compare.output import OutputErrors, PartErrors
+
+
+@dataclass(frozen=True)
+class PartEffect:
+    """What toggling one layer does to one part of a tensor that is judged; as `Effect`."""
+
+    part: PartErrors
+    along: float
+
+    def __add__(self, other: PartEffect) -> PartEffect:
+        return PartEffect(self.part + other.part, self.along + other.along)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What toggling one layer does to one final output.
+    """What toggling one layer does to one tensor that is judged, and to each of its parts.
 
     `errors` compares the output with the reference's. `along`, Σ error · variant's error, says how much of the
     error of the whole variant lies in the direction of this layer's.
@@ -20,9 +32,20 @@ class Effect:
 
     errors: ErrorSums
     along: float
+    parts: Mapping[str, PartEffect] = field(default_factory=dict)
 
     def __add__(self, other: Effect) -> Effect:
-        return Effect(self.errors + other.errors, self.along + other.along)
+        parts = {
+            name: self.parts[name] + other.parts[name] if name in self.parts and name in other.parts else part
+            for name, part in {**self.parts, **other.parts}.items()
+        }
+        return Effect(self.errors + other.errors, self.along + other.along, parts)
+
+    @property
+    def judged(self) -> dict[str, tuple[ErrorSums, float]]:
+        """Errors and `along` of what counts: each part on its scale, or under "" the whole (see `OutputErrors`)."""
+        whole = OutputErrors(self.errors, Agreement(), {name: effect.part for name, effect in self.parts.items()})
+        return {name: (errors, self.parts[name].along if name else self.along) for name, errors in whole.judged.items()}
 
     @property
     def gain(self) -> float:
@@ -30,7 +53,12 @@ class Effect:
 
         |D|² − |D − d|² = 2 D·d − |d|², D the variant's error and d this layer's alone; NaN where either is.
         """
-        return 2 * self.along - self.errors.err2
+        return gain_of(self.errors, self.along)
+
+
+def gain_of(errors: ErrorSums, along: float) -> float:
+    """See `Effect.gain`."""
+    return 2 * along - errors.err2
 
 
 Effects = Mapping[str, Mapping[str, Effect]]
@@ -51,22 +79,28 @@ def merged(parts: Sequence[Effects]) -> Effects:
 
 
 def worst_sqnr(outputs: Mapping[str, Effect]) -> float:
-    """SQNR in dB of the final output that the layer harms most; NaN if any is NaN, +inf where none is touched."""
-    values = [effect.errors.sqnr for effect in outputs.values() if effect.errors.elements]
+    """SQNR in dB of the output or part that the layer harms most; NaN if any is NaN, +inf where none is touched."""
+    judged = [errors for effect in outputs.values() for errors, _ in effect.judged.values()]
+    values = [errors.sqnr for errors in judged if errors.elements]
     return math.nan if any(math.isnan(v) for v in values) else min(values, default=math.inf)
 
 
 def to_plain(effects: Effects) -> dict[str, Any]:
     """Plain values, for the journal; read back by `from_plain`."""
-    return {
-        layer: {name: [list(e.errors.to_dict().values()), e.along] for name, e in outputs.items()}
-        for layer, outputs in effects.items()
-    }
+    return {layer: {name: _listed(effect) for name, effect in found.items()} for layer, found in effects.items()}
 
 
 def from_plain(data: Mapping[str, Any]) -> Effects:
     """What `to_plain` wrote."""
-    return {
-        layer: {name: Effect(ErrorSums(*sums), along) for name, (sums, along) in outputs.items()}
-        for layer, outputs in data.items()
-    }
+    return {layer: {name: _read(plain) for name, plain in found.items()} for layer, found in data.items()}
+
+
+def _listed(effect: Effect) -> list[Any]:
+    parts = {name: [e.part.to_list(), e.along] for name, e in effect.parts.items()}
+    return [list(effect.errors.to_dict().values()), effect.along, parts]
+
+
+def _read(plain: Sequence[Any]) -> Effect:
+    sums, along, parts = plain
+    read = {name: PartEffect(PartErrors.from_list(part), own) for name, (part, own) in parts.items()}
+    return Effect(ErrorSums(*sums), along, read)

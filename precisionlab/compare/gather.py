@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.compare.comparison import NO_SPREADS, Comparison, OutputErrors, Spreads
+from precisionlab.compare.comparison import NO_SPREADS, Comparison, Spreads
 from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, agreement, error_sums
+from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.spread import Spread, spread_of, sqnr_of_rows
 from precisionlab.compare.task import Outputs, TaskMetric
 from precisionlab.compare.wide import is_float
@@ -34,7 +35,7 @@ class SampleResult:
 
 
 def output_errors(reference: NDArray[Any], variant: NDArray[Any]) -> OutputErrors:
-    """The errors of one final output of one sample."""
+    """The errors of one tensor of one sample, as one part."""
     if not isinstance(reference, np.ndarray):  # a sequence, or an optional that is empty
         return OutputErrors(None, Agreement())
     errors = error_sums(reference, variant) if is_float(reference) else None

@@ -43,7 +43,7 @@ from precisionlab.report.hazards import hazards
 from precisionlab.report.histograms import RunHistograms, histograms_json
 from precisionlab.report.section import Tables, metric_name, section_of
 from precisionlab.report.spread import spreads_of
-from precisionlab.report.views import variant_view
+from precisionlab.report.views import is_part, variant_view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,8 @@ def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str,
         run_commands=run_commands(run),
         graph=draw_graph(tables.layers, list(run["precisions"])) if kind == "page" else None,
         variants=variants,
-        outputs=list(dict.fromkeys(row["output"] for row in tables.variants)),
+        outputs=list(dict.fromkeys(row["output"] for row in tables.variants if not is_part(row))),
+        has_parts=any(map(is_part, tables.variants)),
         metric_name=metric_name(tables.variants),
         cost_figures=" and ".join(dict.fromkeys(v.cost_figures for v in variants if v.cost is not None)),
     )

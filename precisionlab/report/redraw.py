@@ -18,7 +18,7 @@ from precisionlab.report.csvfile import from_csv
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, read_histograms
 from precisionlab.report.markdown import render_markdown
 from precisionlab.report.section import Tables
-from precisionlab.report.tables import LAYER_COUNTS, LAYER_TEXTS, VARIANT_COUNTS, VARIANT_TEXTS
+from precisionlab.report.tables import LAYER_COUNTS, LAYER_TEXTS, PART_TEXTS, VARIANT_COUNTS, VARIANT_TEXTS
 from precisionlab.report.views import VERDICT
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _PARETO_TEXTS = ("precision", "layers", "figure", "figures", "target", "cost_fig
 
 # What the pages take from the tables. Further columns are read where they stand there.
 _VARIANT_COLUMNS = (
-    *VARIANT_TEXTS,
+    *(name for name in VARIANT_TEXTS if name not in PART_TEXTS),
     *VARIANT_COUNTS,
     *("samples", "pins", "layers", "met", "nonfinite_tensors", "metric", "reference_metric", "metric_error"),
     *("held_out_metric", "cost_us", "cost_of_fp32", "sqnr_db", "cosine", "rel_l2", "max_error", "top1"),

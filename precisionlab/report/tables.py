@@ -1,6 +1,6 @@
 """The tables of a run, with stable columns.
 
-`variants.csv`, a row for each variant and final output:
+`variants.csv`, a row for each variant and tensor that is judged, its parts behind it:
 
 | column | meaning |
 |---|---|
@@ -23,7 +23,11 @@
 | latency_ms, latency_low_ms, latency_high_ms | an engine's time for one sample, measured: median, and its spread |
 | engine_mb | of an engine: its size |
 | weight_mb | what the plan's float weights take, each in the precision of the layers that hold it, in 10^6 bytes |
-| output | the final output's name |
+| output | the name of the final output, of a tensor within that is judged too, or of a part of one of these |
+| part_of | for a part the tensor that it is of, else empty |
+| role | why a tensor within is judged, or why a part is not; else empty |
+| counts | whether bounds without a name are about it |
+| worst_part | the part whose error the output's is; empty where it has no parts |
 | sqnr_db, cosine, rel_l2, max_error | its error; empty for outputs that are not float32 |
 | sqnr_low_db, sqnr_high_db | 95 % interval of its SQNR over samples; empty where they are too few, or it is NaN |
 | nan, inf | its non-finite values |
@@ -66,7 +70,7 @@
 
 The last four are of real engines, run on a GPU or (types and pins) compiled for one, and empty where there is none.
 
-`samples.csv`, a row for each variant without or with pins, final output and sample:
+`samples.csv`, a row for each variant without or with pins, tensor that is judged and sample:
 
 | column | meaning |
 |---|---|
@@ -74,7 +78,7 @@ The last four are of real engines, run on a GPU or (types and pins) compiled for
 | held_out | whether the sample chose nothing |
 | sample | its place among those that chose, or among those held out, from 0 |
 | name | its name in the data |
-| sqnr_db | the output's error on this sample; empty where it is NaN, inf where there is no error |
+| sqnr_db | its error on this sample, that of its worst part; empty where it is NaN, inf where there is no error |
 
 The fp32 variant, and outputs that are not float32, have no rows there.
 
@@ -88,7 +92,7 @@ so that no spreadsheet takes a stranger's name for a formula; numbers have none 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -126,7 +130,11 @@ _FIGURES = (
 )
 _SAMPLE_COLUMNS = ("variant", "output", "held_out", "sample", "name", "sqnr_db")
 _ENGINE = ("latency_ms", "latency_low_ms", "latency_high_ms", "engine_mb", "engine_ms", "weight_mb")
-VARIANT_TEXTS = ("variant", "precision", "figures", "tolerance", "metric_name", "target", "cost_figures", "output")
+PART_TEXTS = ("part_of", "role", "worst_part")
+VARIANT_TEXTS = (
+    *("variant", "precision", "figures", "tolerance", "metric_name", "target", "cost_figures", "output"),
+    *PART_TEXTS,
+)
 LAYER_TEXTS = (
     *("precision", "figures", "layer", "kind", "nodes", "inputs", "runs_in", "fixed", "pinned_to", "reason", "cause"),
     *("shape", "format", "cost_figures", "engine_types", "engine_pin", "introduced_worst", "inherited_worst"),
@@ -175,12 +183,12 @@ def _rows_of_samples(variant: Variant, names: SampleNames) -> list[Row]:
             "held_out": held,
             "sample": number,
             "name": name,
-            "sqnr_db": one.errors.sqnr,
+            "sqnr_db": least(figures),
         }
         for output in variant.comparison.outputs
         for held, called, comparison in parts
         for number, (name, one) in enumerate(zip(called, comparison.each.get(output, ()), strict=False))
-        if one.errors is not None
+        if (figures := one.figures("sqnr").values())
     ]
 
 
@@ -189,6 +197,9 @@ def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
     types = {**dict.fromkeys(figures, "float64"), **dict.fromkeys(counts, "Int64")}
     table: pd.DataFrame = pd.DataFrame(rows).astype(types)
     return table
+
+
+UNSEEN = "nothing in it is large enough to be seen"
 
 
 def variant_rows(result: SweepResult) -> list[Row]:
@@ -242,7 +253,11 @@ def _rows_of(
         "engine_mb": engine.inside.built.size / 1e6 if engine else None,
         "weight_mb": weight_bytes(result.model, variant.plan) / 1e6,
     }
-    return [{**head, **_output_columns(name, comparison, held_out)} for name in comparison.outputs]
+    rows = []
+    for name, errors in comparison.outputs.items():
+        rows.append({**head, **_output_columns(name, comparison, held_out)})
+        rows += [{**head, **_part_columns(name, part, comparison, held_out)} for part in errors.parts]
+    return rows
 
 
 def _cost_columns(variant: Variant, reference: Variant) -> Row:
@@ -257,27 +272,63 @@ def _cost_columns(variant: Variant, reference: Variant) -> Row:
 
 
 def _output_columns(name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
-    e, top1 = comparison.outputs[name].errors, comparison.outputs[name].top1
-    held = held_out.outputs[name] if held_out else None
-    h = held.errors if held else None
-    ends = interval(comparison, Bound("sqnr", True, 0.0, name))
+    """The figures of a tensor that is judged: those of its worst part, where it has parts."""
+    found = comparison.outputs[name]
+    e, top1, held = found.errors, found.top1, held_out.outputs[name] if held_out else None
+    worst_part, _ = comparison.worst_of("sqnr", name)
     return {
         "output": name,
-        "sqnr_db": e.sqnr if e else None,
-        "cosine": e.cosine if e else None,
-        "rel_l2": e.rel_l2 if e else None,
-        "max_error": e.max_error if e else None,
-        "sqnr_low_db": ends.low if ends else None,
-        "sqnr_high_db": ends.high if ends else None,
+        "part_of": "",
+        "role": found.role,
+        "counts": found.counts,
+        "worst_part": worst_part if worst_part != name else "",
+        **_figure_columns("", name, comparison),
+        **_interval_columns(name, comparison),
         "nan": e.nan if e else None,
         "inf": e.inf if e else None,
         "top1": top1.share if top1.total else None,
-        "held_out_sqnr_db": h.sqnr if h else None,
-        "held_out_cosine": h.cosine if h else None,
-        "held_out_rel_l2": h.rel_l2 if h else None,
-        "held_out_max_error": h.max_error if h else None,
+        **_figure_columns("held_out_", name, held_out),
         "held_out_top1": held.top1.share if held and held.top1.total else None,
     }
+
+
+def _part_columns(output: str, name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
+    """The figures of a part of an output; it has no NaN and Inf, and no top-1, beside the output's."""
+    found = comparison.outputs[output]
+    is_seen = name in found.judged or not found.parts[name].counts
+    return {
+        "output": name,
+        "part_of": output,
+        "role": "" if is_seen else UNSEEN,
+        "counts": found.counts and name in found.judged,
+        "worst_part": "",
+        **_figure_columns("", name, comparison),
+        **_interval_columns(name, comparison),
+        "nan": found.parts[name].errors.nan,
+        "inf": found.parts[name].errors.inf,
+        "top1": None,
+        **_figure_columns("held_out_", name, held_out),
+        "held_out_top1": None,
+    }
+
+
+def _figure_columns(prefix: str, name: str, comparison: Comparison | None) -> Row:
+    columns = {"sqnr_db": "sqnr", "cosine": "cosine", "rel_l2": "rel_l2", "max_error": "max_error"}
+    return {
+        prefix + column: comparison.worst(metric, name) if comparison and comparison.figures(metric, name) else None
+        for column, metric in columns.items()
+    }
+
+
+def _interval_columns(name: str, comparison: Comparison) -> Row:
+    ends = interval(comparison, Bound("sqnr", True, 0.0, name))
+    return {"sqnr_low_db": ends.low if ends else None, "sqnr_high_db": ends.high if ends else None}
+
+
+def least(values: Iterable[float]) -> float:
+    """The least of some figures; NaN if one is."""
+    found = list(values)
+    return math.nan if any(map(math.isnan, found)) else min(found)
 
 
 def layer_rows(result: SweepResult) -> list[Row]:

@@ -33,6 +33,8 @@ class OutputFigures(ErrorFigures):
     """What one output of a variant has lost, or the worst of all its outputs.
 
     `held_out` is the same on the samples that chose nothing. `low` and `high` are the ends of the SQNR's interval.
+    `part_of`, `role`, `counts` and `worst_part` are those of `variants.csv`; the worst of all has as `worst_part` the
+    name of the output or part that it is.
     """
 
     name: str
@@ -41,6 +43,10 @@ class OutputFigures(ErrorFigures):
     low: float | None
     high: float | None
     held_out: ErrorFigures
+    part_of: str = ""
+    role: str = ""
+    counts: bool = True
+    worst_part: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,16 @@ def _optional(row: Row, column: str) -> float | None:
     return as_number(row, column) if column in row else None
 
 
+def is_part(row: Row) -> bool:
+    """Whether a row of `variants.csv` is that of a part."""
+    return bool(_text(row, "part_of"))
+
+
+def _text(row: Row, column: str) -> str:
+    """A word whose column runs of older versions lack."""
+    return as_text(row, column) if column in row else ""
+
+
 def _output(row: Row) -> OutputFigures:
     # What is no float32 has no errors, held out or not.
     held = None if as_number(row, "nan") is None else "held_out_samples"
@@ -140,10 +156,15 @@ def _output(row: Row) -> OutputFigures:
             max_error=as_number(row, "held_out_max_error", held),
             top1=as_number(row, "held_out_top1"),
         ),
+        part_of=_text(row, "part_of"),
+        role=_text(row, "role"),
+        counts=as_flag(row, "counts") if "counts" in row else True,
+        worst_part=_text(row, "worst_part"),
     )
 
 
-def _worst(outputs: Sequence[OutputFigures]) -> OutputFigures:
+def _worst(every: Sequence[OutputFigures]) -> OutputFigures:
+    outputs = [o for o in every if o.counts and not o.part_of]
     worst = _worst_errors(outputs)
     # The interval is that of the output with the least SQNR.
     least = next((o for o in outputs if o.sqnr is not None and o.sqnr == worst.sqnr), None)
@@ -159,6 +180,7 @@ def _worst(outputs: Sequence[OutputFigures]) -> OutputFigures:
         low=least.low if least else None,
         high=least.high if least else None,
         held_out=_worst_errors([o.held_out for o in outputs]),
+        worst_part=(least.worst_part or least.name) if least and len(every) > 1 else "",
     )
 
 

@@ -121,11 +121,6 @@ def is_observed(model: Model, tensor: str) -> bool:
     return model.tensors[tensor].dtype == ir.DataType.FLOAT
 
 
-def is_judged(model: Model, output: str) -> bool:
-    """Whether a final output has an error that counts: one of any float type has, double too."""
-    return model.tensors[output].dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
-
-
 def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> dict[Key, int]:
     """Where the statistics of each observed tensor stand: in topological order, flow by flow.
 

@@ -256,5 +256,6 @@ def _run(copier: LayerCopier, layers: Sequence[Layer], plan: PrecisionPlan, envi
 
 
 def _finals(model: Model) -> dict[str, ir.Value]:
-    """The final outputs that are not constants."""
-    return {str(v.name): v for v in model.onnx.graph.outputs if not v.is_initializer()}
+    """The model's outputs that are not constants."""
+    values = {str(v.name): v for v in main_values(model)}
+    return {info.name: values[info.name] for info in model.outputs if info.name in values}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from precisionlab.compare.effects import Effect, Effects
+from precisionlab.compare.effects import Effect, Effects, gain_of
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer
 
@@ -51,17 +51,17 @@ def rank_by_effects(first: Ranking, effects: Effects, weights: Mapping[str, floa
 
 
 def relative_gain(outputs: Mapping[str, Effect]) -> float:
-    """The squared error that should go with the layer's, relative to the reference, summed over the final outputs.
+    """The squared error that should go with the layer's, relative to the reference, summed over all that is judged.
 
     Where the whole variant's error is not finite, so that nothing can be said of its direction, the layer's own
     squared error alone. NaN where that is not finite either.
     """
     total = 0.0
-    for effect in outputs.values():
-        if not effect.errors.ref2:
+    for errors, along in (judged for effect in outputs.values() for judged in effect.judged.values()):
+        if not errors.ref2:
             continue
-        gain = effect.gain if math.isfinite(effect.along) else effect.errors.err2
-        total += gain / effect.errors.ref2 if math.isfinite(gain) else math.nan
+        gain = gain_of(errors, along) if math.isfinite(along) else errors.err2
+        total += gain / errors.ref2 if math.isfinite(gain) else math.nan
     return total
 
 

@@ -27,7 +27,8 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorSums, ErrorTable
-from precisionlab.compare.gather import Gathering, SampleResult, output_errors
+from precisionlab.compare.gather import Gathering, SampleResult
+from precisionlab.compare.judging import Judging, judged_errors, judging_of
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError
@@ -175,7 +176,7 @@ class TensorRTBackend(Backend):
         reference_of = self._reference.reference(names)
         for sample in samples:
             reference, variant = reference_of(sample), self._outputs(engine, sample)
-            errors = {name: output_errors(reference[name], variant[name]) for name in names}
+            errors = judged_errors(evaluation.judging, reference, variant)
             values = (reference, {name: variant[name] for name in names}) if evaluation.values else None
             yield SampleResult(ErrorTable(0), errors, values, sample.label)
 
@@ -188,6 +189,7 @@ class TensorRTBackend(Backend):
         *,
         metric: Callable[[], TaskMetric] | None,
         introduced: bool,
+        judging: Judging | None = None,
     ) -> Comparison:
         """As of every backend; but no engine can run a layer on the reference's inputs: nothing is `introduced`.
 
@@ -195,7 +197,7 @@ class TensorRTBackend(Backend):
         which they were marked, in groups; whether that changed the final outputs is noted.
         """
         started = time.perf_counter()
-        found = self.judge(plan, table, samples, progress, metric=metric, known=None)
+        found = self.judge(plan, table, samples, progress, metric=metric, known=None, judging=judging)
         inherited = self._inherited(plan, table, samples)
         broken = broken_tensors(self.model, plan, inherited, inherited)
         return replace(found, inherited=inherited, broken=broken, seconds=time.perf_counter() - started)
@@ -209,11 +211,13 @@ class TensorRTBackend(Backend):
         *,
         metric: Callable[[], TaskMetric] | None,
         known: Comparison | None,
+        judging: Judging | None = None,
     ) -> Comparison:
         """The final outputs alone, from one engine."""
         started = time.perf_counter()
         gathering = Gathering(0, metric)
-        for result in self.results(Evaluation(plan, table, Detail.NONFINITE, metric is not None), samples):
+        judged = judging or judging_of(self.model)
+        for result in self.results(Evaluation(plan, table, Detail.NONFINITE, metric is not None, judged), samples):
             progress(gathering.add(result))
         return gathering.comparison({}, {}, (), time.perf_counter() - started)
 

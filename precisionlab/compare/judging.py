@@ -1,0 +1,268 @@
+"""What is judged of a model, decided once for a run: its final outputs, by their parts, and tensors within.
+
+A `Judging` is a plain value. It is made before the first evaluation, travels with every one (to other processes and
+machines too), and says with which tensors a backend has to come; `judged_errors` then compares them. So every figure of
+a run is of the same parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from precisionlab.compare.effects import Effect, PartEffect
+from precisionlab.compare.gather import output_errors
+from precisionlab.compare.output import OutputErrors, PartErrors
+from precisionlab.compare.wide import is_float
+from precisionlab.errors import OptionError
+from precisionlab.model import Model
+from precisionlab.model.kinds import joined_from
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_FORM = 1
+"""Of what is journalled of errors; counted up whenever the same judging would be read otherwise."""
+
+_RANGE = re.compile(r"(.+):(\d+)-(\d+)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a tensor: the `runs` [start, stop) of indices along `axis`, which is of `size`.
+
+    `sources` are the tensors that it is made from. `is_share` and `counts` are told with its errors, see `PartErrors`.
+    """
+
+    name: str
+    axis: int
+    size: int
+    runs: tuple[tuple[int, int], ...]
+    sources: tuple[str, ...] = ()
+    is_share: bool = False
+    counts: bool = True
+
+    @property
+    def source(self) -> str:
+        """What it is made from, in short."""
+        rest = len(self.sources) - 1
+        return "".join(self.sources[:1]) + (f" and {rest} more" if rest > 0 else "")
+
+    def fits(self, tensor: NDArray[Any]) -> bool:
+        """Whether the tensor has this part."""
+        return tensor.ndim > self.axis and tensor.shape[self.axis] == self.size
+
+    def of(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        """The part of a tensor that it fits."""
+        front = np.moveaxis(tensor, self.axis, 0)
+        found = np.concatenate([front[start:stop] for start, stop in self.runs])
+        return np.ascontiguousarray(np.moveaxis(found, 0, self.axis))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A tensor that is judged. `role` and `counts` are told with its errors, see `OutputErrors`."""
+
+    name: str
+    parts: tuple[Part, ...] = ()
+    role: str = ""
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Judging:
+    """All that is judged of one model: its final outputs in their order, then tensors within."""
+
+    tensors: tuple[Judged, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that a backend comes with."""
+        return tuple(judged.name for judged in self.tensors)
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """Those that are no final outputs."""
+        return tuple(judged.name for judged in self.tensors if judged.role)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash, for the journal: figures of another judging are other figures."""
+        return hashlib.sha256(json.dumps([_FORM, asdict(self)], sort_keys=True).encode()).hexdigest()
+
+    def watched(self, model: Model) -> Model:
+        """The model with the tensors within among its outputs, so that a backend shows them."""
+        return replace(model, outputs=(*model.outputs, *(model.tensors[name] for name in self.within)))
+
+
+def judging_of(model: Model, named: Iterable[str] = ()) -> Judging:
+    """What the model's graph alone says: its final outputs, each with the parts that it is joined from.
+
+    `named` are what bounds are about: outputs, their parts, ranges of them (`output:4-84`), and tensors within.
+    Raises OptionError for what the model has not.
+    """
+    judging = Judging(_unique([judged for info in model.outputs for judged in _with_parts(model, info.name)]))
+    for name in dict.fromkeys(named):
+        judging = with_named(judging, model, name)
+    return judging
+
+
+def with_named(judging: Judging, model: Model, name: str) -> Judging:
+    """With what a bound names judged as well. Raises OptionError where there is no such thing."""
+    known = {judged.name: judged for judged in judging.tensors}
+    if name in known or any(part.name == name for judged in known.values() for part in judged.parts):
+        return judging
+    if (found := _RANGE.fullmatch(name)) and (owner := _named_tensor(judging, model, found[1])) is not None:
+        part = _asked_part(owner, model, name, int(found[2]), int(found[3]))
+        known[owner.name] = replace(owner, parts=(*owner.parts, part))
+        return Judging(tuple(known.values()))
+    if (inner := _named_tensor(judging, model, name)) is not None:
+        return Judging((*known.values(), inner))
+    raise OptionError(
+        f"tolerance of {name!r}: the model has no such output, part of one, or float32 tensor between layers; "
+        f"{_offers(judging)}"
+    )
+
+
+def _named_tensor(judging: Judging, model: Model, name: str) -> Judged | None:
+    """What is judged under this name, or the tensor within; None where no layer gives a float tensor of the name."""
+    for judged in judging.tensors:
+        if judged.name == name:
+            return judged
+    return Judged(name, role="named by a bound", counts=False) if name in _within(model) else None
+
+
+def _asked_part(owner: Judged, model: Model, name: str, start: int, stop: int) -> Part:
+    shape = model.tensors[owner.name].shape or ()
+    axis = owner.parts[0].axis if owner.parts else channel_axis(shape)
+    size = shape[axis] if axis is not None else None
+    if axis is None or not isinstance(size, int) or not start < stop <= size:
+        said = f"has {size} channels" if isinstance(size, int) else "has no channels that can be counted"
+        raise OptionError(f"tolerance of {name!r}: {owner.name} {said}; y:4-84 are the channels 4 to 83 of y")
+    return Part(name, axis, size, ((start, stop),), counts=False)
+
+
+def channel_axis(shape: tuple[int | str | None, ...]) -> int | None:
+    """The axis of channels: the shorter one behind the batch of (batch, channels, places) or its transpose, else 1."""
+    if len(shape) < 2:
+        return None
+    first, second = shape[1], shape[2] if len(shape) == 3 else None
+    return 2 if isinstance(first, int) and isinstance(second, int) and second < first else 1
+
+
+def _offers(judging: Judging) -> str:
+    """What a bound may name."""
+    outputs = [judged.name for judged in judging.tensors if not judged.role]
+    parts = [part.name for judged in judging.tensors for part in judged.parts if part.counts]
+    said = f"its outputs are {', '.join(outputs)}"
+    if parts:
+        said += f", with the parts {', '.join(parts)}"
+    return said + "; tensors within have the names of layers' outputs, and a range of channels is written y:4-84"
+
+
+def _with_parts(model: Model, name: str, role: str = "") -> list[Judged]:
+    """A tensor with its parts; or with the tensors that it is joined from, where they are no ranges of it."""
+    joined = joined_from(model, name)
+    parts = tuple(
+        Part(part_name(name, kind.axis, kind.runs), kind.axis, kind.size, kind.runs, kind.sources, kind.is_share)
+        for kind in joined.kinds
+    )
+    within = _within(model) if joined.sources else frozenset()
+    sources = [source for found in joined.sources for source in found if source in within]
+    return [Judged(name, parts, role), *(Judged(source, role=f"joined in {name}") for source in sources)]
+
+
+def _within(model: Model) -> frozenset[str]:
+    """The float32 tensors that layers give."""
+    every = (output for layer in model.layers for output in layer.outputs)
+    return frozenset(output for output in every if model.tensors[output].dtype == ir.DataType.FLOAT)
+
+
+def _unique(tensors: list[Judged]) -> tuple[Judged, ...]:
+    """Each name once: as what it is judged for first."""
+    found: dict[str, Judged] = {}
+    for judged in tensors:
+        found.setdefault(judged.name, judged)
+    return tuple(found.values())
+
+
+def part_name(tensor: str, axis: int, runs: tuple[tuple[int, int], ...]) -> str:
+    """As numpy writes it: y[:, 4:84]."""
+    where = ",".join(f"{start}:{stop}" if stop - start > 1 else f"{start}" for start, stop in runs)
+    return f"{tensor}[{':, ' * axis}{where}]"
+
+
+def judged_errors(judging: Judging, reference: Arrays, variant: Arrays) -> dict[str, OutputErrors]:
+    """The errors of everything judged of one sample; what either side lacks is left out."""
+    return {
+        judged.name: _errors(judged, reference[judged.name], variant[judged.name])
+        for judged in judging.tensors
+        if judged.name in reference and judged.name in variant
+    }
+
+
+def _errors(judged: Judged, reference: NDArray[Any], variant: NDArray[Any]) -> OutputErrors:
+    whole = output_errors(reference, variant)
+    errors, parts = whole.errors, {}
+    if errors is not None and reference.shape == variant.shape:
+        parts = {part.name: _part_errors(part, reference, variant) for part in judged.parts if part.fits(reference)}
+        if len(parts) < len(judged.parts):  # of another size than the samples that told the parts: it counts as a whole
+            parts = {f"{judged.name}, in other sizes": PartErrors(errors)}
+    return replace(whole, parts=parts, role=judged.role, counts=judged.counts)
+
+
+def _part_errors(part: Part, reference: NDArray[Any], variant: NDArray[Any]) -> PartErrors:
+    errors = output_errors(part.of(reference), part.of(variant)).errors
+    assert errors is not None
+    return PartErrors(errors, part.is_share, part.counts, part.source)
+
+
+def judged_differences(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, NDArray[Any]]:
+    """Output − reference of each judged float tensor, in its shape and type; NaN throughout where shapes differ."""
+    found = {}
+    for name in judging.names:
+        if name not in reference or not _has_errors(reference[name]):
+            continue
+        true, value = reference[name], output[name]
+        if true.shape != value.shape:
+            found[name] = np.full(true.shape, np.nan, true.dtype)
+            continue
+        with np.errstate(invalid="ignore"):
+            found[name] = value - true
+    return found
+
+
+def judged_effects(judging: Judging, reference: Arrays, output: Arrays, error: Arrays) -> dict[str, Effect]:
+    """What an output tells of the layer that was toggled; `error` are the whole variant's `judged_differences`."""
+    differences = judged_differences(judging, reference, output)
+    errors = judged_errors(judging, reference, output)
+    found = {}
+    for judged in judging.tensors:
+        own = errors[judged.name].errors if judged.name in differences else None
+        if own is None:
+            continue
+        difference, whole = differences[judged.name], error[judged.name]
+        parts = {
+            part.name: PartEffect(errors[judged.name].parts[part.name], _product(part.of(difference), part.of(whole)))
+            for part in judged.parts
+            if part.name in errors[judged.name].parts
+        }
+        found[judged.name] = Effect(own, _product(difference, whole), parts)
+    return found
+
+
+def _has_errors(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and is_float(array)
+
+
+def _product(first: NDArray[Any], second: NDArray[Any]) -> float:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.einsum("i,i->", first.reshape(-1), second.reshape(-1), dtype=np.float64))
