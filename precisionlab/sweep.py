@@ -185,6 +185,8 @@ def sweep(
             engines = opened.enter_context(ready.engines(chosen_backend, how, folder, see))
             options = replace(options, no_new_precision=not engines.is_typed)
         judging = ready.judging(*map(options.tolerance_of, (Precision.FP32, *options.precisions)))
+        for note in judging.notes:
+            see.note(note)
         run = RunFolder(folder, _context(loaded, ready, options, engines), see.note)
         evaluator = ready.evaluator(run, see, judging)
         stage, compiler = None, None
@@ -224,6 +226,7 @@ def sweep(
         results = tuple(replace(found, terms=terms) for found in results)
         seconds = time.perf_counter() - started
         facts = run_facts(ready, source, options, gpu, results, engines, fusions, run.path, seconds)
+        facts["judging"] = list(judging.notes)
         names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
         result = SweepResult(ready.backend.model, reference, results, facts, values, names, run.path, fp32_engine)
         write_results(run, result, measured=asked is not None)

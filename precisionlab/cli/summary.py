@@ -10,6 +10,7 @@ from rich.text import Text
 
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.cli.console import Console
+from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.precision import plan_files
 from precisionlab.report.tables import engines_of, layer_errors
@@ -41,6 +42,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         )
     if run["layers"]["difference"]:
         console.print(run["layers"]["difference"])
+    for note in run.get("judging", ()):
+        console.print(note)
     if run["data"]["random"]:
         console.print(
             "WARNING: the inputs are random noise, which finds the wrong layers. Give real samples with --data.",
@@ -189,6 +192,8 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
     console.print(f"tolerance {asked}; {counted(found.evaluations, 'plan')} evaluated")
     if said := _worst_part(found):
         console.print(said)
+    for line in rows_text(found.mixed.comparison):
+        console.print(line)
     proof = found.certificate
     if proof is not None and proof.proven:
         held = ", ".join(proof.bounds)
@@ -207,6 +212,26 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
             f"{ends.low:.4g} and {ends.high:.4g} (95 %). Give more.",
             style="yellow",
         )
+
+
+def rows_text(comparison: Comparison) -> list[str]:
+    """What became of rows that are picked by value, and of outputs of another shape: a line for each that differs."""
+    said: dict[str, None] = {}
+    for name, found in comparison.outputs.items():
+        rows = found.rows
+        if rows is None and found.errors is not None and found.errors.reshaped:
+            said[f"{name} has another shape in {found.errors.reshaped} of {comparison.samples} samples"] = None
+        if rows is None or not (rows.lost or rows.new or rows.at_cut or rows.other_number or rows.moved):
+            continue
+        number = (
+            f"; another number of rows in {rows.other_number} of {rows.samples} samples" if rows.other_number else ""
+        )
+        cut = f", {rows.at_cut} more fell at the cut by no more than the scores' noise" if rows.at_cut else ""
+        said[
+            f"rows of {name}: of {rows.reference} {rows.lost} have no twin, {rows.new} are new, "
+            f"{rows.moved} stand elsewhere{cut}{number}"
+        ] = None
+    return list(said)
 
 
 def _worst_part(found: PrecisionResult) -> str:

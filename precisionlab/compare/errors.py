@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from precisionlab.precision import Format, Precision
 
-STATISTICS = 2
-"""Which meaning the statistics have; of another one a journal is not taken over. 1: overflow was float16's always."""
+STATISTICS = 3
+"""Which meaning the statistics have; of another one a journal is not taken over. 1: overflow was float16's always;
+2: the elements of another shape were mismatches."""
 
 SUMS, COUNTS = 6, 11
 """How many of each a row of an `ErrorTable` has, in the order of the fields of `ErrorSums`."""
@@ -45,6 +46,7 @@ class ErrorSums:
     new_nan: int = 0  # out is NaN where ref is finite
     ref_nan: int = 0
     unforced_inf: int = 0  # out is Inf where ref is so small that no rounding to the output's format gives one
+    reshaped: int = 0  # samples whose output has another shape, which was not compared
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         """The statistics of both sets of samples together."""
@@ -73,6 +75,8 @@ class ErrorSums:
     @property
     def cosine(self) -> float:
         """Cosine similarity, Σref·out / √(Σref² · Σout²); NaN where either is all zero or not finite."""
+        if math.isnan(self.err2):
+            return math.nan
         if self.ref2 == 0 or self.out2 == 0:
             return 1.0 if self.elements and self.ref2 == self.out2 else math.nan
         norm = math.sqrt(self.ref2) * math.sqrt(self.out2)
@@ -108,23 +112,27 @@ class ErrorTable:
         """`formats` says for each row what its outputs are held in; by default float32."""
         self.sums: NDArray[np.float64] = np.zeros((rows, SUMS), np.float64)
         self.counts: NDArray[np.int64] = np.zeros((rows, COUNTS), np.int64)
+        self.reshaped: NDArray[np.int64] = np.zeros(rows, np.int64)
         self._limits = limits_of([Precision.FP32.number_format] * rows if formats is None else formats)
 
     def add(self, row: int, reference: NDArray[Any], output: NDArray[Any]) -> None:
         """Add one float tensor against its reference to a row; float32 on both sides is the quick way.
 
-        Tensors of different shape, as data-dependent operators may give, have no elementwise error: every
-        element of the output counts as a mismatch.
+        Tensors of different shape, as data-dependent operators may give, have no elementwise error.
         """
         if reference.shape != output.shape:
-            self.counts[row, 7] += max(1, output.size)
-            self.sums[row, 1] = math.nan
+            self.add_reshaped(row)
             return
         from precisionlab.compare import kernel, wide  # numba takes a while: not before it is needed
 
         narrow = reference.dtype == np.float32 and output.dtype == np.float32
         sums, counts, limits = self.sums[row], self.counts[row], self._limits[row]
         (kernel if narrow else wide).error_sums(reference, output, sums, counts, limits)
+
+    def add_reshaped(self, row: int) -> None:
+        """Add a sample whose output has another shape: no figure can be had of the row then."""
+        self.reshaped[row] += 1
+        self.sums[row, [1, 4]] = math.nan
 
     def count_nonfinite(self, row: int, output: NDArray[Any]) -> None:
         """Add only how many values of a float32 tensor are NaN or Inf; the reference is not looked at."""
@@ -146,10 +154,11 @@ class ErrorTable:
         self.sums[:, :4] += other.sums[:, :4]
         np.maximum(self.sums[:, 4:], other.sums[:, 4:], out=self.sums[:, 4:])
         self.counts += other.counts
+        self.reshaped += other.reshaped
 
     def row(self, row: int) -> ErrorSums:
         """The statistics of one row."""
-        counts = self.counts[row].tolist()
+        counts = [*self.counts[row].tolist(), int(self.reshaped[row])]
         elements, overflow, vanished, ref_nonfinite, nan, inf, new_nonfinite, mismatch, *more = counts
         ref2, err2, ref_out, out2, max_error, max_ref = self.sums[row].tolist()
         return ErrorSums(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from precisionlab.compare.errors import Agreement, ErrorSums
+from precisionlab.compare.rows import RowCounts
 
 SHARE_SEEN = 1e-3
 """Below it nobody sees a score of 0 to 1: detectors are evaluated from 0.001 on, and used from 0.25."""
@@ -46,7 +47,7 @@ class OutputErrors:
     """One tensor that is judged: its errors (None unless float), its top-1 agreement, and its parts' errors.
 
     `role` says why an inner tensor is judged; it is empty for a final output. `counts` is false for a tensor that only
-    bounds that name it are about.
+    bounds that name it are about. `rows` counts what became of rows that are picked by value, where it has some.
 
     What is judged is each part on its own scale, or the whole where there are no parts. Shares of which neither the
     reference nor the output has any above a thousandth are left out: nobody sees them. Of other values smallness says
@@ -59,12 +60,14 @@ class OutputErrors:
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
     role: str = ""
     counts: bool = True
+    rows: RowCounts | None = None
 
     def __add__(self, other: OutputErrors) -> OutputErrors:
         errors = None if self.errors is None or other.errors is None else self.errors + other.errors
         names = dict.fromkeys((*self.parts, *other.parts))
         parts = {name: _sum(self.parts.get(name), other.parts.get(name)) for name in names}
-        return replace(self, errors=errors, top1=self.top1 + other.top1, parts=parts)
+        rows = self.rows + other.rows if self.rows and other.rows else self.rows or other.rows
+        return replace(self, errors=errors, top1=self.top1 + other.top1, parts=parts, rows=rows)
 
     @property
     def judged(self) -> dict[str, ErrorSums]:
@@ -98,14 +101,16 @@ class OutputErrors:
         """Plain values, for the journal; read back by `from_list`."""
         parts = {name: part.to_list() for name, part in self.parts.items()}
         errors = self.errors and list(self.errors.to_dict().values())
-        return [errors, self.top1.agree, self.top1.total, parts, self.role, self.counts]
+        rows = self.rows and self.rows.to_list()
+        return [errors, self.top1.agree, self.top1.total, parts, self.role, self.counts, rows]
 
     @classmethod
     def from_list(cls, data: Sequence[Any]) -> OutputErrors:
         """What `to_list` wrote."""
-        errors, agree, total, parts, role, counts = data
+        sums, agree, total, parts, role, counts, rows = data
         read = {name: PartErrors.from_list(part) for name, part in parts.items()}
-        return cls(None if errors is None else ErrorSums(*errors), Agreement(agree, total), read, role, counts)
+        errors = None if sums is None else ErrorSums(*sums)
+        return cls(errors, Agreement(agree, total), read, role, counts, None if rows is None else RowCounts(*rows))
 
 
 def _is_seen(part: PartErrors) -> bool:

@@ -274,7 +274,7 @@ def _cost_columns(variant: Variant, reference: Variant) -> Row:
 def _output_columns(name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
     """The figures of a tensor that is judged: those of its worst part, where it has parts."""
     found = comparison.outputs[name]
-    e, top1, held = found.errors, found.top1, held_out.outputs[name] if held_out else None
+    e, top1, held = found.errors, found.top1, held_out.outputs.get(name) if held_out else None
     worst_part, _ = comparison.worst_of("sqnr", name)
     return {
         "output": name,

@@ -1,0 +1,204 @@
+"""Rows that an operator picks by value, matched with their twins: the same rows may stand in another order.
+
+Rows are assigned by how close they are, all tensors of the same rows together: scores, boxes and classes of one row
+belong together. What has no twin is an error as large as itself, so that what is lost is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_TWIN = 0.25
+"""Rows further apart than that are no twins: a quarter of how far rows lie from their mean, squared."""
+
+_OUTLIER = 25.0
+"""A pair so many times as far apart as the median pair is, squared, is one only for want of a better one."""
+
+_INTEGER = 0.01
+"""What another class or index adds to the distance of two rows: it decides between rows that are equally close."""
+
+_AT_CUT = 4.0
+"""A score so many times the noise of the twins' scores above the lowest one picked may fall below it."""
+
+_CUT_SHARE = 0.05
+"""Of the rows, how many at most are set aside as fallen at the cut."""
+
+_PAIRS = 1 << 24
+"""Pairs of rows looked at; of more rows only those near each other in the order."""
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """What became of rows: how many the reference and the output have, and how many have no twin in the other.
+
+    `at_cut` of both together fell just below the last one that was picked, or came to stand above it: by no more than
+    what the scores of the twins differ by. They are no error, and not among `lost` and `new`. `other_number` counts the
+    samples where there are more or fewer rows than in the reference, of `samples`.
+    """
+
+    reference: int = 0
+    output: int = 0
+    lost: int = 0
+    new: int = 0
+    at_cut: int = 0
+    moved: int = 0
+    other_number: int = 0
+    samples: int = 0
+
+    def __add__(self, other: RowCounts) -> RowCounts:
+        return RowCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def to_list(self) -> list[int]:
+        """Plain values, for the journal; `RowCounts(*values)` reads them back."""
+        return list(astuple(self))
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One tensor with its rows matched: `reference` and `output` in the order of the reference's rows, of one shape.
+
+    The axis of rows is where it was; of several batches the rows stand behind each other. A row that is lost is zero in
+    `output`, one at the cut in both. `extra` are the rows that only the output has. `twins` says for each row whether
+    it has one.
+    """
+
+    reference: Array
+    output: Array
+    extra: Array
+    twins: NDArray[np.bool_]
+
+
+def match_rows(
+    reference: Mapping[str, Array],
+    output: Mapping[str, Array],
+    axes: Mapping[str, int],
+    scale: Mapping[str, Array],
+    score: str | None,
+) -> tuple[dict[str, Matched], RowCounts] | None:
+    """Match the rows of tensors that have the same rows, along `axes`; None where their shapes do not allow it.
+
+    `scale` is by what a float tensor's features, float64 (features,) of one row, are divided before they are compared.
+    `score` names the tensor whose largest feature is a row's score.
+    """
+    folded = [{name: fold_rows(side[name], axis) for name, axis in axes.items()} for side in (reference, output)]
+    batches = {rows.shape[0] for side in folded for rows in side.values()}
+    counts = [{rows.shape[1] for rows in side.values()} for side in folded]
+    features = all(folded[0][name].shape[2] == folded[1][name].shape[2] for name in axes)
+    if len(batches) != 1 or any(len(found) != 1 for found in counts) or not features:
+        return None
+    total = RowCounts(other_number=int(counts[0] != counts[1]), samples=1)
+    pairs = []
+    for batch in range(batches.pop()):
+        sides = [{name: rows[batch] for name, rows in side.items()} for side in folded]
+        pair = _pairs(sides[0], sides[1], scale, score)
+        pairs.append(pair)
+        total = total + pair.counts
+    return {name: _matched(reference[name], output[name], axis, pairs) for name, axis in axes.items()}, total
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Of one batch: for each row of the reference its twin's place or −1, and rows set aside on either side."""
+
+    twin: NDArray[np.int64]
+    at_cut: NDArray[np.bool_]
+    extra: NDArray[np.int64]
+    counts: RowCounts
+
+
+def fold_rows(array: Array, axis: int) -> Array:
+    """(batches, rows, features) of a tensor whose rows lie along `axis`."""
+    if axis == 0:
+        return array.reshape(1, array.shape[0], _features(array, (0,)))
+    moved = np.moveaxis(array, axis, 1)
+    return moved.reshape(moved.shape[0], moved.shape[1], _features(array, (0, axis)))
+
+
+def _features(array: Array, without: Sequence[int]) -> int:
+    return int(np.prod([size for k, size in enumerate(array.shape) if k not in without], dtype=np.int64))
+
+
+def _pairs(
+    reference: Mapping[str, Array], output: Mapping[str, Array], scale: Mapping[str, Array], score: str | None
+) -> _Pairs:
+    from precisionlab.compare import assignment  # numba takes a while: not before it is needed
+
+    first, second = (_features_of(side, scale) for side in (reference, output))
+    whole = [
+        np.concatenate([rows.astype(np.int64) for name, rows in side.items() if name not in scale] or [_none(side)], 1)
+        for side in (reference, output)
+    ]
+    n, m = len(first), len(second)
+    width = max(n, m) if n * m <= _PAIRS else max(1, _PAIRS // max(n, m) // 2)
+    twin, distance = assignment.assign(first, second, whole[0], whole[1], _INTEGER, width)
+    is_twin = (twin >= 0) & (distance <= _TWIN)
+    twin = np.where(is_twin, twin, -1)
+    missing = np.ones(m, bool)
+    missing[twin[is_twin]] = False
+    moved = int(np.count_nonzero(twin[is_twin] != np.flatnonzero(is_twin)))
+    is_outlier = is_twin & (distance > _OUTLIER * np.median(distance[is_twin])) if is_twin.any() else ~is_twin
+    fallen, risen = _at_cut(reference, output, twin, is_outlier, np.flatnonzero(missing), score)
+    twin[fallen] = -1
+    lost = int(np.count_nonzero(twin < 0)) - len(fallen)
+    extra = np.setdiff1d(np.flatnonzero(missing), risen)
+    at_cut = np.zeros(n, bool)
+    at_cut[fallen] = True
+    return _Pairs(twin, at_cut, extra, RowCounts(n, m, lost, len(extra), len(fallen) + len(risen), moved))
+
+
+def _features_of(side: Mapping[str, Array], scale: Mapping[str, Array]) -> NDArray[np.float64]:
+    """The float features of each row in units of their scale, (rows, features)."""
+    found = [side[name].astype(np.float64) / scale[name] for name in scale]
+    return np.ascontiguousarray(np.concatenate(found or [_none(side).astype(np.float64)], 1))
+
+
+def _none(side: Mapping[str, Array]) -> NDArray[np.int64]:
+    return np.zeros((len(next(iter(side.values()))), 0), np.int64)
+
+
+def _at_cut(
+    reference: Mapping[str, Array],
+    output: Mapping[str, Array],
+    twin: NDArray[np.int64],
+    is_outlier: NDArray[np.bool_],
+    new: NDArray[np.int64],
+    score: str | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of either side without a true twin that stand at the cut: as low as the lowest that was picked.
+
+    But for the noise that the scores of the twins have. Where more rows do than noise moves, none is set aside.
+    """
+    none = np.zeros(0, np.int64)
+    close = np.flatnonzero((twin >= 0) & ~is_outlier)
+    if score is None or not close.size:
+        return none, none
+    first, second = (side[score].astype(np.float64).max(1) for side in (reference, output))
+    noise = float(np.sqrt(np.mean((first[close] - second[twin[close]]) ** 2)))
+    line = min(first.min(), second.min()) + _AT_CUT * noise
+    lost = np.flatnonzero((twin < 0) | is_outlier)
+    fallen = lost[first[lost] <= line]
+    fallen = fallen[(twin[fallen] < 0) | (second[twin[fallen]] <= line)]
+    risen = np.concatenate([new[second[new] <= line], twin[fallen[twin[fallen] >= 0]]])
+    most = max(1, int(_CUT_SHARE * max(len(first), len(second))))
+    return (fallen, risen) if max(len(fallen), len(risen)) <= most else (none, none)
+
+
+def _matched(reference: Array, output: Array, axis: int, pairs: Sequence[_Pairs]) -> Matched:
+    parts: list[tuple[Array, Array, Array]] = []
+    for batch, pair in enumerate(pairs):
+        one = slice(None) if axis == 0 else slice(batch, batch + 1)
+        true, low = (np.moveaxis(array[one], axis, 0) for array in (reference, output))
+        paired = np.zeros_like(true, dtype=low.dtype)
+        paired[pair.twin >= 0] = low[pair.twin[pair.twin >= 0]]
+        true = true.copy()
+        true[pair.at_cut] = 0
+        parts.append((true, paired, low[pair.extra]))
+    joined = [np.moveaxis(np.concatenate(side), 0, axis) for side in zip(*parts, strict=True)]
+    return Matched(joined[0], joined[1], joined[2], np.concatenate([pair.twin >= 0 for pair in pairs]))
