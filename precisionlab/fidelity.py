@@ -27,7 +27,8 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.fidelity import Agreements, agreements, number_or_none
 from precisionlab.compare.gather import Gathering, SampleResult
-from precisionlab.compare.judging import judged_errors, judging_of
+from precisionlab.compare.judged import judged_errors
+from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, open_dataset
 from precisionlab.disk import told, write_whole
 from precisionlab.errors import OptionError, PrecisionLabError

@@ -12,6 +12,7 @@ from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.judging import Judging, judging_of
+from precisionlab.compare.scales import channel_axes, powers_of, with_groups
 from precisionlab.compare.task import TaskMetric
 from precisionlab.compare.tolerance import Tolerance
 from precisionlab.data import Dataset, open_dataset, random_dataset
@@ -27,6 +28,10 @@ from precisionlab.samples import checked, split
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.backend import TensorRTBackend
+
+
+_LOOKED_AT = 32
+"""On about so many samples the scales of outputs are told."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,25 @@ class Prepared:
         """
         named = [bound.output for tolerance in tolerances for bound in tolerance if bound.output is not None]
         return judging_of(self.local.model, named)
+
+    def with_groups(self, judging: Judging, journal: Journal, see: Observer) -> Judging:
+        """With outputs in groups of channels where the reference's values on these samples differ in scale by much.
+
+        Told once, from at most so many samples that choose, evenly spaced, and journalled: every figure of the run is
+        of the same parts.
+        """
+        axes = channel_axes(self.local.model, judging)
+        if not axes:
+            return judging
+        step = max(1, len(self.chosen) // _LOOKED_AT)
+        looked_at = self.chosen.only(frozenset(self.chosen.names[::step]))
+        key = {"groups": axes, "on": list(looked_at.names), "judged": judging.digest}
+        powers = journal.known(key)
+        if powers is None:
+            see.stage("scales of the outputs", len(looked_at))
+            powers = powers_of(axes, map(self.local.reference(list(axes)), looked_at))
+            journal.record(key, powers)
+        return with_groups(judging, axes, powers)
 
     def evaluator(self, journal: Journal, see: Observer, judging: Judging, backend: Backend | None = None) -> Evaluator:
         """Evaluates plans on these samples, in emulation or by another backend."""

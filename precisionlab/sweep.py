@@ -188,6 +188,7 @@ def sweep(
         for note in judging.notes:
             see.note(note)
         run = RunFolder(folder, _context(loaded, ready, options, engines), see.note)
+        judging = ready.with_groups(judging, run, see)
         evaluator = ready.evaluator(run, see, judging)
         stage, compiler = None, None
         if engines is not None and engines.can_run:

@@ -98,7 +98,7 @@ def verify(
             if not engines.can_run:
                 raise EngineError(f"--backend {by}: no GPU is here to measure on; use --backend onnxruntime to emulate")
             measuring = engines
-        judging = ready.judging(bounds, _asked_for(content, asked))
+        judging = ready.with_groups(ready.judging(bounds, _asked_for(content, asked)), NoJournal(), see)
         emulated, evaluator = (ready.evaluator(NoJournal(), see, judging, b) for b in (ready.backend, measuring))
         table = None
         if Precision.INT8 in {asked.default, *asked.pinned().values()}:

@@ -16,6 +16,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import Agreement, ErrorSums, error_sums
 from precisionlab.compare.judging import judging_of, part_name
 from precisionlab.compare.output import OutputErrors, PartErrors
+from precisionlab.compare.scales import groups_by_scale
 from precisionlab.errors import OptionError
 from precisionlab.model.kinds import Kind, joined_from
 from precisionlab.precision import Precision
@@ -198,6 +199,65 @@ def test_where_the_parts_are_no_range_what_is_joined_is_judged(tmp_path: Path) -
     found = compared(model, [sample(x=x)], Precision.FP16)
     assert found.worst("sqnr", "c") == pytest.approx(found.inherited["c"].sqnr)
     assert found.worst("sqnr") == min(found.worst("sqnr", name) for name in judging.names)
+
+
+# What the values say
+
+
+def groups(*powers: float) -> list[list[tuple[int, int]]]:
+    return [list(runs) for runs in groups_by_scale(np.array(powers) ** 2)]
+
+
+def test_channels_of_very_different_scale_are_groups_where_a_person_would_write_a_slice() -> None:
+    assert groups(300, 320, 40, 50, *[0.1] * 5) == [[(0, 4)], [(4, 9)]]
+    assert groups(*[300, 310, 0.5] * 4) == [[(0, 2), (3, 5), (6, 8), (9, 11)], [(2, 3), (5, 6), (8, 9), (11, 12)]]
+    assert groups(3000, 3000, 50, 50, 0.5, 0.5) == [[(0, 2)], [(2, 4)], [(4, 6)]]
+    assert groups(1, 1, 500, *[1] * 20) == [[(2, 3)], [(0, 2), (3, 23)]]  # one loud channel hides all others
+
+
+def test_channels_of_one_kind_are_no_groups() -> None:
+    assert groups(*np.geomspace(1, 1000, 40)) == []  # every channel a little weaker than the one before
+    assert groups(*[0.1] * 40, 1e-7, *[0.1] * 39) == []  # a class that never occurs
+    assert groups(*[0.1] * 79, 1e-7) == []
+    assert groups(1, 1, 0, 1, 1) == []  # a dead channel
+    assert groups(0, 0, 0) == []
+    assert groups(math.nan, 1) == []
+    scattered = np.ones(64)
+    scattered[np.random.default_rng(0).permutation(64)[:20]] = 1e-3
+    assert groups(*scattered) == []
+
+
+def raw_head(sigmoid: bool) -> onnx.ModelProto:
+    """One convolution gives distances in hundreds and confidences about 1, of a feature map with one loud channel."""
+    rng = np.random.default_rng(3)
+    head = rng.standard_normal((6, 8, 1, 1))
+    head[:4] *= 300
+    head[4:, 0] /= 1000
+    features = rng.standard_normal((8, 3, 1, 1))
+    features[0] *= 1000
+    head[:4, 0] /= 1000
+    tail = "c = Conv (f, W)  y = Sigmoid (c)" if sigmoid else "y = Conv (f, W)"
+    return proto(
+        f"(float[1,3,8,8] x) => (float[1,6,8,8] y) {{ e = Conv (x, F)  f = Relu (e)  {tail} }}",
+        {"F": np.float32(features), "W": np.float32(head)},
+    )
+
+
+def test_groups_are_told_once_from_the_reference_and_the_worst_is_the_figure(tmp_path: Path) -> None:
+    onnx.save(raw_head(sigmoid=False), tmp_path / "m.onnx")
+    data = save_samples(tmp_path / "data", 12, (1, 3, 8, 8))
+    result = sweep(tmp_path / "m.onnx", data, precisions="int8", out=tmp_path / "out", threads=1)
+    low = result.precisions[0].low.comparison
+    assert list(low.figures("sqnr")) == ["y[:, 0:4]", "y[:, 4:6]"]
+    assert list(result.reference.comparison.figures("sqnr")) == ["y[:, 0:4]", "y[:, 4:6]"]
+    # Again from the journal, and the same; with two processes too.
+    again = sweep(tmp_path / "m.onnx", data, precisions="int8", out=tmp_path / "out", threads=1)
+    spread = sweep(tmp_path / "m.onnx", data, precisions="int8", out=tmp_path / "spread", threads=1, processes=2)
+    for other in (again, spread):
+        assert other.precisions[0].low.comparison.figures("sqnr") == low.figures("sqnr")
+    onnx.save(raw_head(sigmoid=True), tmp_path / "s.onnx")
+    shares = sweep(tmp_path / "s.onnx", data, precisions="int8", out=tmp_path / "shares", threads=1)
+    assert list(shares.precisions[0].low.comparison.figures("sqnr")) == ["y"]
 
 
 # Parts that nobody sees

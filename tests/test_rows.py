@@ -16,7 +16,8 @@ from scipy.optimize import linear_sum_assignment
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.assignment import assign
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.judging import Judged, Judging, RowGroup, judged_differences, judged_errors, judging_of
+from precisionlab.compare.judged import judged_differences, judged_errors
+from precisionlab.compare.judging import Judged, Judging, RowGroup, judging_of
 from precisionlab.compare.rows import RowCounts
 from precisionlab.data import Sample
 from precisionlab.model import Model

@@ -18,7 +18,7 @@ from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.session import Session
 from precisionlab.backends.toggles import is_same, judged_outputs
 from precisionlab.compare.effects import SampleEffects
-from precisionlab.compare.judging import judged_differences, judged_effects
+from precisionlab.compare.judged import judged_differences, judged_effects
 from precisionlab.data import Sample
 from precisionlab.memory import Share
 from precisionlab.model import Model

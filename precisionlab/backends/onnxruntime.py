@@ -20,7 +20,7 @@ from precisionlab.backends.toggles import toggle_stages
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.gather import SampleResult
-from precisionlab.compare.judging import judged_errors
+from precisionlab.compare.judged import judged_errors
 from precisionlab.data import Sample
 from precisionlab.memory import UNLIMITED, share_of
 from precisionlab.model import Model

@@ -24,7 +24,8 @@ from precisionlab.backends.runner import side_by_side
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.gather import SampleResult
-from precisionlab.compare.judging import Judging, judged_errors
+from precisionlab.compare.judged import judged_errors
+from precisionlab.compare.judging import Judging
 from precisionlab.data import Sample
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import Layer, Model

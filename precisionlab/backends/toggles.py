@@ -12,7 +12,7 @@ import numpy as np
 from precisionlab.backends.base import Toggling
 from precisionlab.backends.place import CPU, Place, Running
 from precisionlab.compare.effects import Effect, SampleEffects
-from precisionlab.compare.judging import judged_differences, judged_effects
+from precisionlab.compare.judged import judged_differences, judged_effects
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan

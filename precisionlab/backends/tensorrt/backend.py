@@ -28,7 +28,8 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorSums, ErrorTable
 from precisionlab.compare.gather import Gathering, SampleResult
-from precisionlab.compare.judging import Judging, judged_errors, judging_of
+from precisionlab.compare.judged import judged_errors
+from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError

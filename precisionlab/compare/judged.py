@@ -1,0 +1,188 @@
+"""Compares what is judged of one sample: errors, what single layers do to them, rows matched with their twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precisionlab.compare.effects import Effect, PartEffect
+from precisionlab.compare.errors import Agreement, ErrorSums, agreement
+from precisionlab.compare.gather import output_errors
+from precisionlab.compare.judging import Judged, Judging, Part
+from precisionlab.compare.output import OutputErrors, PartErrors
+from precisionlab.compare.rows import Matched, RowCounts, fold_rows, match_rows
+from precisionlab.compare.wide import is_float
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_ALIKE = 0.2
+"""Of rows whose values vary by less than this share of their power, the power itself tells how far they may be off."""
+
+
+def judged_errors(judging: Judging, reference: Arrays, variant: Arrays) -> dict[str, OutputErrors]:
+    """The errors of everything judged of one sample; what either side lacks is left out."""
+    pairs = _pairs(judging, reference, variant)
+    return {judged.name: _errors(judged, pairs[judged.name]) for judged in judging.tensors if judged.name in pairs}
+
+
+def judged_differences(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, NDArray[Any]]:
+    """Output − reference of each judged float tensor, in its shape and type; NaN throughout where shapes differ.
+
+    Rows that are matched stand in the reference's order, those of several batches behind each other.
+    """
+    pairs = _pairs(judging, reference, output)
+    return {name: _difference(pair) for name, pair in pairs.items() if _has_errors(pair.reference)}
+
+
+def judged_effects(judging: Judging, reference: Arrays, output: Arrays, error: Arrays) -> dict[str, Effect]:
+    """What an output tells of the layer that was toggled; `error` are the whole variant's `judged_differences`."""
+    pairs = _pairs(judging, reference, output)
+    found = {}
+    for judged in judging.tensors:
+        if judged.name not in pairs or not _has_errors(pairs[judged.name].reference):
+            continue
+        pair, whole = pairs[judged.name], error[judged.name]
+        errors, difference = _errors(judged, pair), _difference(pair)
+        assert errors.errors is not None
+        parts = {
+            part.name: PartEffect(errors.parts[part.name], _product(part.of(difference), part.of(whole)))
+            for part in judged.parts
+            if part.name in errors.parts
+        }
+        found[judged.name] = Effect(errors.errors, _product(difference, whole), parts)
+    return found
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One tensor's values to be compared; of one with rows, with these matched, and what became of them."""
+
+    reference: NDArray[Any]
+    output: NDArray[Any]
+    matched: Matched | None = None
+    axis: int = 0
+    counts: RowCounts | None = None
+
+
+def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pair]:
+    """All that is judged and that both sides have."""
+    here = {judged.name: judged for judged in judging.tensors if judged.name in reference and judged.name in output}
+    found = {name: _Pair(reference[name], output[name]) for name in here}
+    for group in judging.rows:
+        axes = {name: axis for name, axis in group.axes if name in here}
+        if not axes:
+            continue
+        matching = match_rows(
+            {name: reference[name] for name in axes},
+            {name: output[name] for name in axes},
+            axes,
+            _scales(axes, here, reference),
+            group.score if group.score in axes else None,
+        )
+        if matching is not None:
+            matched, counts = matching
+            for name, axis in axes.items():
+                found[name] = _Pair(matched[name].reference, matched[name].output, matched[name], axis, counts)
+    return found
+
+
+def _scales(axes: Mapping[str, int], judged: Mapping[str, Judged], reference: Arrays) -> dict[str, NDArray[np.float64]]:
+    """By what the features of a row are divided, so that each part of each float tensor weighs the same.
+
+    A part's features by how far they lie from their mean over the rows, times √(its features · all parts): then two
+    rows taken at random are 2 apart, squared. Of rows that are nearly alike by a share of the values themselves.
+    """
+    scales, parts = {}, 0
+    for name, axis in axes.items():
+        array = reference[name]
+        if not _has_errors(array):
+            continue
+        labels = np.zeros(array.shape, np.int64)
+        for label, part in enumerate(judged[name].parts, 1):
+            if part.fits(array) and part.axis not in (0, axis):
+                front = np.moveaxis(labels, part.axis, 0)
+                for start, stop in part.runs:
+                    front[start:stop] = label
+        values, features = (fold_rows(one, axis) for one in (array.astype(np.float64), labels))
+        line = features[0, 0] if features.size else np.zeros(features.shape[2], np.int64)
+        scale = np.ones(line.size)
+        for label in np.unique(line):
+            chosen = values[:, :, line == label]
+            scale[line == label] = np.sqrt(_variance(chosen) * chosen.shape[2])
+            parts += 1
+        scales[name] = scale
+    return {name: scale * np.sqrt(parts) for name, scale in scales.items()}
+
+
+def _variance(values: NDArray[np.float64]) -> float:
+    """Of features over the rows, at least a fifth of their mean square; 1 where all are zero. (batches, rows, n)."""
+    finite = values.reshape(-1, values.shape[2])
+    finite = finite[np.isfinite(finite).all(1)]
+    if not finite.size or not finite.any():
+        return 1.0
+    return max(float(finite.var(0).mean()), _ALIKE * float((finite**2).mean()))
+
+
+def _errors(judged: Judged, pair: _Pair) -> OutputErrors:
+    whole = output_errors(pair.reference, pair.output)
+    parts = _parts_of(judged, pair.reference, pair.output, whole.errors)
+    if pair.matched is not None:
+        extra = pair.matched.extra
+        if whole.errors is not None and extra.size:
+            alone = output_errors(np.zeros_like(extra, dtype=pair.reference.dtype), extra).errors
+            more = _parts_of(judged, np.zeros_like(extra, dtype=pair.reference.dtype), extra, alone)
+            whole = replace(whole, errors=None if alone is None else whole.errors + alone)
+            parts = {name: part + more[name] if name in more else part for name, part in parts.items()}
+        whole = replace(whole, top1=_row_agreement(pair, pair.matched))
+    return replace(whole, parts=parts, role=judged.role, counts=judged.counts, rows=pair.counts)
+
+
+def _parts_of(
+    judged: Judged, reference: NDArray[Any], output: NDArray[Any], errors: ErrorSums | None
+) -> dict[str, PartErrors]:
+    if errors is None or reference.shape != output.shape:
+        return {}
+    if not all(part.fits(reference) for part in judged.parts):
+        # Of another size than the samples that told the parts: it counts as a whole.
+        return {f"{judged.name}, in other sizes": PartErrors(errors)}
+    return {part.name: _part_errors(part, reference, output) for part in judged.parts}
+
+
+def _part_errors(part: Part, reference: NDArray[Any], variant: NDArray[Any]) -> PartErrors:
+    errors = output_errors(part.of(reference), part.of(variant)).errors
+    assert errors is not None
+    return PartErrors(errors, part.is_share, part.counts, part.source)
+
+
+def _row_agreement(pair: _Pair, matched: Matched) -> Agreement:
+    """How many values of the rows with a twin agree; those of rows without one do not."""
+    twins = np.flatnonzero(matched.twins)
+    true, low = (np.take(array, twins, pair.axis) for array in (pair.reference, pair.output))
+    if true.dtype.kind == "f" and true.ndim != 3:  # the rows themselves are no classes
+        return Agreement()
+    found = agreement(true, low)
+    counts = pair.counts or RowCounts()
+    alone = counts.lost + counts.new
+    each = found.total // twins.size if twins.size else 1
+    return Agreement(found.agree, found.total + alone * each)
+
+
+def _difference(pair: _Pair) -> NDArray[Any]:
+    true, value = pair.reference, pair.output
+    if true.shape != value.shape:
+        return np.full(true.shape, np.nan, true.dtype)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(value - true)
+
+
+def _has_errors(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and is_float(array)
+
+
+def _product(first: NDArray[Any], second: NDArray[Any]) -> float:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.einsum("i,i->", first.reshape(-1), second.reshape(-1), dtype=np.float64))
