@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,11 @@ _HOMES = {
     "sweep": "precisionlab.sweep",
     "verify": "precisionlab.verify",
 }
+
+
+# Before ONNX Runtime is loaded: from 1.32 on its Linux wheel keeps a device identifier, and events to be sent. Whoever
+# wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

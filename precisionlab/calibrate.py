@@ -31,7 +31,7 @@ from precisionlab.executors import open_executor
 from precisionlab.lock import held_file, held_folder
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import check_at_least, check_calibration, parse_memory
+from precisionlab.options import check_at_least, check_calibration, check_workers, parse_memory
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import best_table
 from precisionlab.rewrite.flow import with_held_pins
@@ -105,7 +105,8 @@ def calibrate(
     """
     see = observer or Silent()
     _check(method, percentile, tensorrt, shard)
-    check_at_least(1, samples=samples, threads=threads, processes=processes)
+    check_at_least(1, samples=samples)
+    check_workers(threads, processes)
     check_at_least(0, seed=seed)
     loaded = load_model(_model_path(model, data))
     folder = _folder(out, loaded)
@@ -161,7 +162,7 @@ def merge(
     """
     see = observer or Silent()
     _check(method, percentile, tensorrt, None)
-    check_at_least(1, threads=threads)
+    check_workers(threads)
     loaded = load_model(_model_path(model, data))
     states = [(Path(shard), read_state(_state_file(Path(shard)))) for shard in shards]
     _check_shards(loaded, states)

@@ -24,7 +24,7 @@ from precisionlab.lock import held_file
 from precisionlab.model import Model, load_model
 from precisionlab.model.prepared import file_for, prepared_name
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import check_at_least, check_calibration
+from precisionlab.options import check_calibration, check_workers
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import Precision, PrecisionPlan, read_plan
 from precisionlab.prepare import Prepared, Source, prepare
@@ -67,7 +67,7 @@ def export_plan(
     """
     if target not in (*TARGETS, TYPED):
         raise OptionError(f"unknown format {target!r}; use one of {', '.join((*TARGETS, TYPED))}")
-    check_at_least(1, threads=threads)
+    check_workers(threads)
     version_digits(tensorrt)
     path = Path(plan)
     run = run_beside(path)

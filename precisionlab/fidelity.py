@@ -36,7 +36,7 @@ from precisionlab.lock import held_folder
 from precisionlab.memory import default_memory
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import EngineOptions, check_at_least, parse_precisions
+from precisionlab.options import EngineOptions, check_at_least, check_workers, parse_precisions
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.ranges import operands_of, typical_sqnr
 from precisionlab.rewrite.flow import with_held_pins
@@ -195,7 +195,8 @@ def fidelity(
         kernels = EMULATION if against == CUDA else TENSORRT
     if kernels not in KERNELS:
         raise OptionError(f"unknown kernels {kernels!r}; use one of {', '.join(KERNELS)}")
-    check_at_least(1, samples=samples, threads=threads)
+    check_at_least(1, samples=samples)
+    check_workers(threads)
     check_at_least(0, seed=seed)
     where = device_of(device)
     if against == CUDA:

@@ -94,10 +94,9 @@ class JournalFile:
                 return
             # The last line alone is what a kill cuts short.
             if dropped > (found[-1] is None):
-                warn(
-                    f"{self._folder / JOURNAL}: {counted(dropped, 'line')} not as precisionlab wrote them; what they "
-                    "said is measured again"
-                )
+                it, said = ("it", "it said") if dropped == 1 else ("them", "they said")
+                lines_of = f"{self._folder / JOURNAL}: {counted(dropped, 'line')}"
+                warn(f"{lines_of} not as precisionlab wrote {it}; what {said} is measured again")
         # Written anew where the context is another, a line was dropped, or the file has other names beside this one.
         head = json.dumps({"context": self._context}) + "\n"
         write_whole(self._folder / JOURNAL, head + "".join(self._line(k, v) for k, v in self._entries.items()))

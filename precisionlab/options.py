@@ -14,6 +14,7 @@ from precisionlab.precision import Precision
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_MOST_WORKERS = 1024
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -87,6 +88,14 @@ def check_at_least(least: int, **options: float | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
             raise OptionError(f"{name} is {value}; it must be at least {least}")
+
+
+def check_workers(threads: int | None, processes: int | None = None) -> None:
+    """Raises OptionError for numbers of threads or processes that no machine has; None was not given."""
+    check_at_least(1, threads=threads, processes=processes)
+    for name, value in (("threads", threads), ("processes", processes)):
+        if value is not None and value > _MOST_WORKERS:
+            raise OptionError(f"{name} is {value}; it must be at most {_MOST_WORKERS}")
 
 
 def check_calibration(method: str | None) -> None:

@@ -153,10 +153,22 @@ def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
         raise PlanError(f"{where}: {error}") from None
     if not isinstance(raw_pins, list) or not isinstance(sha256, str):
         raise PlanError(f"{where}: `pins` must be a list and `model.sha256` a string")
+    if around is Precision.INT8:
+        raise PlanError(f"{where}: `around` is the precision of the float layers: fp32, fp16 or bf16")
     calibration = data.get("calibration")
     if calibration is not None and not isinstance(calibration, str):
         raise PlanError(f"{where}: `calibration` must be the name of a method")
-    return PrecisionPlan(sha256, default, tuple(_pin(p, i, where) for i, p in enumerate(raw_pins)), around, calibration)
+    pins = tuple(_pin(p, i, where) for i, p in enumerate(raw_pins))
+    _check_one_precision(((node, pin.precision) for pin in pins for node in pin.nodes), "node", where)
+    return PrecisionPlan(sha256, default, pins, around, calibration)
+
+
+def _check_one_precision(pinned: Iterable[tuple[str, Precision]], what: str, where: str) -> None:
+    """Raises PlanError where one name is given two precisions: which of them is meant cannot be told."""
+    found: dict[str, Precision] = {}
+    for name, precision in pinned:
+        if found.setdefault(name, precision) is not precision:
+            raise PlanError(f"{where}: pins {what} {name!r} to {found[name]} and to {precision}; leave one of them")
 
 
 def _pin(data: Any, index: int, where: str) -> Pin:
@@ -200,6 +212,8 @@ def read_plan(path: Path, model_sha256: str, layers: Mapping[str, Collection[str
         )
     layer_of = {node: name for name, nodes in layers.items() for node in nodes}
     pins: dict[str, Pin] = {}
+    known = ((layer_of[node], pin.precision) for pin in plan.pins for node in pin.nodes if node in layer_of)
+    _check_one_precision(known, "layer", str(path))
     for pin in plan.pins:
         for node in pin.nodes:
             if node not in layer_of:

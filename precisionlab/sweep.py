@@ -32,6 +32,7 @@ from precisionlab.options import (
     Options,
     check_at_least,
     check_calibration,
+    check_workers,
     parse_around,
     parse_duration,
     parse_grouping,
@@ -149,7 +150,8 @@ def sweep(
     )
     check_calibration(calibration)
     check_at_least(0, max_pins=max_pins, seed=seed)
-    check_at_least(1, samples=samples, threads=threads, max_evaluations=max_evaluations, processes=processes)
+    check_at_least(1, samples=samples, max_evaluations=max_evaluations)
+    check_workers(threads, processes)
     place_of(device)  # a GPU that cannot be used is told before the samples are read
     gpu, chosen_backend, grouping = find_device(target), which_backend(backend), parse_grouping(layers)
     if grouping is Grouping.COMPILED and (processes or dask):

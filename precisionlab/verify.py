@@ -21,7 +21,7 @@ from precisionlab.journal import NoJournal
 from precisionlab.lock import held_folder
 from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import EngineOptions, check_at_least, check_calibration, parse_memory
+from precisionlab.options import EngineOptions, check_calibration, check_workers, parse_memory
 from precisionlab.planfile import metric_of, model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
 from precisionlab.prepare import prepare
@@ -78,7 +78,7 @@ def verify(
     model nor data, or where its run names code.
     """
     see = observer or Silent()
-    check_at_least(1, threads=threads, processes=processes)
+    check_workers(threads, processes)
     path = Path(plan)
     content = read_plan_content(path)
     run = run_beside(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,40 @@ def test_no_help_needs_more_than_the_command_line() -> None:
     assert found.returncode == 0
     assert "onnxruntime" not in found.stderr
     assert "--debug" not in found.stdout
+
+
+def test_where_compiled_loops_cannot_be_kept_they_are_compiled_anew(tmp_path: Path) -> None:
+    """As in a read-only installation, for a user without a home."""
+    source, package = Path(precisionlab.__file__).parent, tmp_path / "package" / "precisionlab"
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (package, *(path for path in package.rglob("*") if path.is_dir())):
+        (folder / "__pycache__").touch()  # nobody, root included, can make a folder of it
+    home = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "NUMBA_"))}
+    options = [str(DIGITS / "digits.onnx"), "--data", str(DIGITS), "--samples", "2", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "precisionlab", "calibrate", *options],
+        env={**home, "PYTHONPATH": str(package.parent), "HOME": "/dev/null", "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "calibration.cache").exists()
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
+def test_nothing_but_the_run_is_left_behind_and_no_event_of_other_libraries(tmp_path: Path) -> None:
+    """ONNX Runtime 1.32's Linux wheel keeps an identifier of the device, and events, in the user's cache."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    options = [str(DIGITS / "digits.onnx"), "--data", str(DIGITS), "--samples", "2", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "precisionlab", "calibrate", *options],
+        env={**clean, "HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0
+    assert not [path for path in (tmp_path / "home").rglob("*") if "precisionlab" not in str(path)]

@@ -129,6 +129,43 @@ def test_a_damaged_line_is_dropped_and_the_others_stay(tmp_path: Path, damage: b
     assert opened(tmp_path, CONTEXT).known({"new": 1}) == 2
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"sqnr": 1.5', b'"sqnr": 9.5'),
+        (b'"sqnr": 1.5', b'"sqnr": "1.5"'),
+        (b'"sqnr": 1.5', b'"sqnr": ' + b"9" * 400),
+        (b'"sha256": "', b'"sha256": "0'),
+        (b'{"key": "', b'{"key": "0'),
+        (b', "sha256"', b', "more": 1, "sha256"'),
+    ],
+)
+def test_an_edited_line_is_dropped_and_told_and_the_others_stay(tmp_path: Path, old: bytes, new: bytes) -> None:
+    folder_with_entries(tmp_path)
+    journal = tmp_path / "journal.jsonl"
+    content = journal.read_bytes()
+    journal.write_bytes(content.replace(old, new, 1))
+    told: list[str] = []
+    run = opened(tmp_path, CONTEXT, told.append)
+    assert repr(found(run)) == repr([None, *(value for _, value in ENTRIES[1:])])
+    (text,) = told
+    assert text == f"{journal}: 1 line not as precisionlab wrote it; what it said is measured again"
+    run.record(*ENTRIES[0])
+    assert sorted(journal.read_bytes().splitlines()) == sorted(content.splitlines())
+    opened(tmp_path, CONTEXT, told.append)
+    assert len(told) == 1, "a journal that is as it was written needs no word"
+
+
+def test_lines_of_another_journal_are_not_taken(tmp_path: Path) -> None:
+    """The digest is of the context too: what was measured of another model does not fit."""
+    folder_with_entries(tmp_path / "a", {**CONTEXT, "model": "other"})
+    folder_with_entries(tmp_path / "b")
+    other = (tmp_path / "a" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    own = (tmp_path / "b" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "b" / "journal.jsonl").write_bytes(own[0] + b"".join(other[1:]))
+    assert found(opened(tmp_path / "b")) == [None] * 3
+
+
 def test_a_journal_without_its_context_is_not_trusted(tmp_path: Path) -> None:
     folder_with_entries(tmp_path)
     journal = tmp_path / "journal.jsonl"
@@ -210,9 +247,10 @@ def test_a_plan_is_read_back_as_it_was(tmp_path: Path) -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-@given(
-    st.sampled_from(Precision), st.sampled_from(Precision), st.dictionaries(texts, st.tuples(texts, texts), max_size=5)
-)
+floats = st.sampled_from([p for p in Precision if p is not Precision.INT8])
+
+
+@given(st.sampled_from(Precision), floats, st.dictionaries(texts, st.tuples(texts, texts), max_size=5))
 def test_any_plan_survives_json(default: Precision, around: Precision, pins: dict[str, tuple[str, str]]) -> None:
     plan = PrecisionPlan(
         SHA, default, tuple(Pin(n, (n, node), Precision.FP32, r) for n, (node, r) in pins.items()), around
@@ -235,6 +273,12 @@ def test_a_pin_of_nodes_that_are_now_two_layers_pins_both(tmp_path: Path) -> Non
     pin = {"layer": "together", "nodes": ["relu", "add"], "reason": "grouped so once"}
     plan = read_plan(written(tmp_path, {**PLAN.to_dict(), "pins": [pin]}), SHA, LAYERS)
     assert [p.layer for p in plan.pins] == ["conv", "add"]
+
+
+def test_a_node_that_is_pinned_twice_alike_is_pinned_once(tmp_path: Path) -> None:
+    pins = [{"nodes": ["bn"]}, {"nodes": ["relu"]}, {"nodes": ["bn"]}]
+    plan = read_plan(written(tmp_path, {**PLAN.to_dict(), "pins": pins}), SHA, LAYERS)
+    assert plan.pinned() == {"conv": Precision.FP32}
 
 
 def test_a_byte_order_mark_before_a_plan_does_no_harm(tmp_path: Path) -> None:
@@ -267,6 +311,11 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(model={"sha256": "cd" * 32}), "made for another model (sha256 cdcdcdcdcdcd…, this one is abab"),
         (changed(default="fp8"), "unknown precision 'fp8'; use one of fp32, fp16, bf16, int8"),
         (changed(around=None), "unknown precision 'None'"),
+        (changed(around="int8"), "`around` is the precision of the float layers: fp32, fp16 or bf16"),
+        (changed(pins=[{"nodes": ["add"]}, {"nodes": ["add"], "precision": "bf16"}]),
+         "pins node 'add' to fp32 and to bf16; leave one of them"),
+        (changed(pins=[{"nodes": ["conv"]}, {"nodes": ["relu"], "precision": "bf16"}]),
+         "pins layer 'conv' to fp32 and to bf16; leave one of them"),
         (changed(pins={}), "`pins` must be a list"),
         (changed(pins=[{"nodes": ["add"]}, {"nodes": "soft"}]), "pins[1].nodes must be a list of node names"),
         (changed(pins=[{"nodes": []}]), "pins[0].nodes must be a list of node names"),

@@ -8,7 +8,8 @@ numbers are worked out in vector registers, and four tables side by side need no
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from precisionlab.loops import compiled
 
 LEVELS = 128
 """Magnitudes that int8 tells apart; what the published algorithm quantises to."""
@@ -18,7 +19,7 @@ _MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float32 but its sign
 _CHUNK = 4096  # bin numbers that are worked out together, in vector registers, before they are counted
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _numbers(values, bits, scale, numbers):  # type: ignore[no-untyped-def]
     """Write each |x|'s bin to `numbers`; returns how many are exactly 0, and the bits of the largest |x|.
 
@@ -34,7 +35,7 @@ def _numbers(values, bits, scale, numbers):  # type: ignore[no-untyped-def]
     return zeros, largest
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _count_side_by_side(numbers, first, second, third, fourth):  # type: ignore[no-untyped-def]
     even = numbers.size // 4 * 4
     for i in range(0, even, 4):
@@ -46,7 +47,7 @@ def _count_side_by_side(numbers, first, second, third, fourth):  # type: ignore[
         first[np.uint32(numbers[i])] += np.uint32(1)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def fill(values, scale, bound, bins):  # type: ignore[no-untyped-def]
     """Add each |x| to bin floor(|x| · scale), as far as all are below `bound`.
 
@@ -78,7 +79,7 @@ def fill(values, scale, bound, bins):  # type: ignore[no-untyped-def]
     return done, zeros, largest
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def divergences(counts):  # type: ignore[no-untyped-def]
     """KL(P‖Q) for each number of bins kept, i = 128 … n; float64 (n − 127,), inf where Q misses a bin of P.
 
@@ -124,7 +125,7 @@ def divergences(counts):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def squared_errors(counts, width, candidates, levels):  # type: ignore[no-untyped-def]
     """Σ count · (centre − its int8 value)² for each candidate number of bins kept; float64 as `candidates`.
 

@@ -7,17 +7,18 @@ sums in numpy, accumulates in float64, and gives the same bits whatever the numb
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from precisionlab.loops import compiled
 
 _CHUNK = 4096
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INFINITY = np.int32(0x7F800000)
 # Reassociation lets the compiler add in vectors; NaN and Inf keep their IEEE meaning.
-_SUMS = {"reassoc", "contract", "nsz"}
+_SUMS = frozenset({"reassoc", "contract", "nsz"})
 
 
-@njit(nogil=True, cache=True, fastmath=_SUMS, error_model="numpy")
+@compiled(fastmath=_SUMS)
 def _sums(r, o):  # type: ignore[no-untyped-def]
     ref2, err2, ref_out, out2 = 0.0, 0.0, 0.0, 0.0
     for i in range(r.size):
@@ -31,7 +32,7 @@ def _sums(r, o):  # type: ignore[no-untyped-def]
     return ref2, err2, ref_out, out2
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _counts(r, o, r_bits, o_bits, e, e_bits, limit):  # type: ignore[no-untyped-def]
     # Integer comparisons of IEEE bits: magnitudes order as the values do, Inf above all numbers and
     # NaN above Inf; and unlike float comparisons they vectorise without leave to ignore NaN.
@@ -52,13 +53,13 @@ def _counts(r, o, r_bits, o_bits, e, e_bits, limit):  # type: ignore[no-untyped-
     return largest_err, largest_ref, overflow, vanished, nan, inf
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _larger(a, b):  # type: ignore[no-untyped-def]
     """The larger of a sum so far and a new value; NaN once either is."""
     return b if (b > a or b != b) and a == a else a
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _unforced(r_bits, o_bits, overflowing):  # type: ignore[no-untyped-def]
     """How many are Inf where the reference is so small that no rounding makes it so."""
     found = 0
@@ -67,7 +68,7 @@ def _unforced(r_bits, o_bits, overflowing):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _one_by_one(r, o, r_bits, o_bits, sums, counts, limits):  # type: ignore[no-untyped-def]
     """One chunk whose reference is not finite everywhere, or whose error is beyond float32.
 
@@ -105,7 +106,7 @@ def _one_by_one(r, o, r_bits, o_bits, sums, counts, limits):  # type: ignore[no-
         counts[10] += b_magnitude == _INFINITY and a_magnitude < limits[1]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _error_sums(r, o, r_bits, o_bits, e, e_bits, sums, counts, limits):  # type: ignore[no-untyped-def]
     bits = np.empty(2, np.int32)
     values = bits.view(np.float32)
@@ -160,7 +161,7 @@ def error_sums(
     _error_sums(r, o, *bits, sums, counts, limits.view(np.int32))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _largest(bits, counts):  # type: ignore[no-untyped-def]
     largest = np.int32(0)
     for i in range(bits.size):
@@ -177,7 +178,7 @@ def _largest(bits, counts):  # type: ignore[no-untyped-def]
     return largest
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _nonfinite(bits):  # type: ignore[no-untyped-def]
     nan, inf = np.int32(0), np.int32(0)
     for i in range(bits.size):
