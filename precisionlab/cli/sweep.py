@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -169,7 +171,7 @@ def sweep_command(
             around=around,
             calibration=calibration,
             metric=metric,
-            shapes=dict(_shape(text) for text in shapes),
+            shapes=_shapes(shapes),
             engine=engine_options_of(engine),
             observer=observer,
         )
@@ -188,12 +190,13 @@ def sweep_command(
     ctx.exit(0 if result.met else 1)
 
 
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, dims = text.rpartition(":")
-    try:
-        shape = tuple(int(dim) for dim in dims.split("x"))
-    except ValueError:
-        shape = ()
-    if not name or not shape or min(shape) < 1:
-        raise OptionError(f"--shape {text!r}: write NAME:1x3x224x224")
-    return name, shape
+def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, dims = text.rpartition(":")
+        if not name or not re.fullmatch(r"[0-9]{1,18}(x[0-9]{1,18})*", dims):
+            raise OptionError(f"--shape {text!r}: write the input's name, a colon, and its sizes with x between them")
+        if name in found:
+            raise OptionError(f"--shape {text!r}: the shape of {name} is given twice; give it once")
+        found[name] = tuple(map(int, dims.split("x")))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -78,15 +78,19 @@ def read_labels(folder: Path, manifest: Manifest) -> dict[str, str]:
         rows = csv.DictReader(stream)
         if not {"sample", "label"} <= set(rows.fieldnames or ()):
             raise DataError(f"{path}: the first line must be the header sample,label")
+        _check_header(rows, path)
         labels: dict[str, str] = {}
         for row in rows:
             sample, label = row["sample"], row["label"]
             if sample is None or label is None:
                 raise DataError(f"{path}: the line of sample {sample!r} has no label; give each line all columns")
+            _check_width(row, f"{path}, line {rows.line_num}")
             if labels.setdefault(sample, label) != label:
                 raise DataError(
                     f"{path}, line {rows.line_num}: sample {sample!r} has another label before; keep one of the two"
                 )
+        if not labels:
+            raise DataError(f"{path}: labels no sample; write a line for each, or take labels.file out of {MANIFEST}")
     return labels
 
 
@@ -95,13 +99,28 @@ def _csv_lines(listing: Path) -> Iterator[Line]:
         rows = csv.DictReader(stream, skipinitialspace=True)
         if "path" not in (rows.fieldnames or ()):
             raise DataError(f"{listing}, line 1: must be the header path or path,label")
+        _check_header(rows, listing)
         for row in rows:
             where = f"{listing}, line {rows.line_num}"
+            _check_width(row, where)
             if not row["path"]:
                 raise DataError(f"{where}: no path")
             if "label" in row and row["label"] is None:
                 raise DataError(f"{where}: no label; give each line all columns")
             yield Line(row["path"], row.get("label") or None, where)
+
+
+def _check_header(rows: csv.DictReader[str], path: Path) -> None:
+    names = list(rows.fieldnames or ())
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}, line 1: has two columns {twice!r}; keep one of them")
+
+
+def _check_width(row: Mapping[str | None, object], where: str) -> None:
+    """Raises DataError where a line has more cells than the header: a label such as [1, 2] would lose its end."""
+    if None in row:
+        raise DataError(f'{where}: has more cells than the header; write a text with commas in quotes: "[1, 2]"')
 
 
 def _json_lines(listing: Path) -> Iterator[Line]:

@@ -144,6 +144,10 @@ def _size(value: Any) -> tuple[int, int]:
 def _number(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is not a number")
+    with np.errstate(over="ignore"):
+        single = np.float32(value)  # what pixels are computed in
+    if not np.isfinite(single) or (value and not single):
+        raise ValueError(f"{value!r} is beyond float32, in which pixels are computed")
     return float(value)
 
 
