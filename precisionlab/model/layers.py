@@ -102,8 +102,13 @@ def _quantized(node: ir.Node) -> str | None:
 def _fused_after(
     anchor: ir.Node, fixed: Mapping[ir.Node, str | None], tensors: Mapping[str, TensorInfo], taken: set[ir.Node]
 ) -> list[ir.Node]:
-    """The nodes that fuse behind an anchor: scales, then one residual sum, then one activation."""
+    """The nodes that fuse behind an anchor: a factor and a shift, then one residual sum, then one activation.
+
+    A second shift is a kernel of its own, which takes the sum of the first as it is stored: (x + 30000) − 30000 leaves
+    nothing of a small x in half.
+    """
     fused: list[ir.Node] = []
+    scaled: set[bool] = set()
     residual = False
     channel = _channel(anchor, tensors)
     value = anchor.outputs[0]
@@ -113,7 +118,11 @@ def _fused_after(
         if node.op_type in _ACTIVATIONS and node.inputs[0] is value and _others_constant(node, value):
             fused.append(node)
             break
-        if not residual and (_is_batchnorm(node, value) or _is_scale(node, value, channel)):
+        is_shift = node.op_type in ("Add", "Sub")
+        if not residual and _is_batchnorm(node, value):
+            fused.append(node)
+        elif not residual and is_shift not in scaled and _is_scale(node, value, channel):
+            scaled.add(is_shift)
             fused.append(node)
         elif not residual and _is_residual(node, value, tensors):
             residual = True
