@@ -40,6 +40,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         console.print(
             f"engines {how} {run['engines']['device']}, {run['engines']['backend']} {run['engines']['tensorrt']}"
         )
+    if run["layers"].get("own"):
+        console.print(run["layers"]["own"])
     if run["layers"]["difference"]:
         console.print(run["layers"]["difference"])
     for note in run.get("judging", ()):

@@ -13,6 +13,7 @@ from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import Model
 from precisionlab.model.recurrent import is_recurrent, recurrence_of
+from precisionlab.precision import Precision
 from precisionlab.wording import counted
 
 _RANDOM = frozenset(
@@ -22,6 +23,7 @@ _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QAttention"}
 )
 _REASONS = 3
+_HALVES = {Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 # What NumPy has no type of its own for cannot be given to ONNX Runtime from Python.
 _FED = frozenset(
     {
@@ -80,6 +82,21 @@ def quantized_already(model: Model) -> str | None:
     return (
         f"{model.path.name} is quantised already in part ({counted(own, 'node')} with scales of their own): "
         "what these say stays as it is, and only the other layers are given a precision"
+    )
+
+
+def half_already(model: Model) -> str:
+    """What is to be said of a model that has layers in half of its own; nothing where it has none."""
+    own = Counter(layer.own for layer in model.layers if layer.own is not None)
+    if not own:
+        return ""
+    found = " and ".join(f"{counted(count, 'layer')} in {_HALVES[kind]}" for kind, count in sorted(own.items()))
+    keeps = "keep it whatever is swept, until a plan pins them"
+    if not any(layer.is_island for layer in model.layers):
+        keeps = "have it in the place of float32: another float format that is swept replaces it"
+    return (
+        f"{model.path.name} has {found} of its own. The reference is the float32 reading of the same weights, "
+        f"which rounds nothing; these layers {keeps}."
     )
 
 

@@ -14,6 +14,7 @@ from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.disk import write_whole, write_whole_bytes
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
+from precisionlab.model.measurable import half_already
 from precisionlab.options import Options
 from precisionlab.precision import Precision, plan_files
 from precisionlab.prepare import Prepared, Source
@@ -88,11 +89,12 @@ def run_facts(
 
 
 def _layer_facts(model: Model, fusions: Fusions | None) -> dict[str, Any]:
-    """Where the layers come from. `groups` are those of a compiled engine, by which the plan is read again."""
+    """Where the layers come from, and what is to be said of those in half of their own. `groups` are those of a compiled engine, by which the plan is read again."""
+    own = half_already(model)
     if fusions is None:
-        return {"from": "patterns", "difference": ""}
+        return {"from": "patterns", "difference": "", "own": own}
     groups = [list(layer.nodes) for layer in model.layers]
-    return {"from": "a compiled engine", "difference": fusions.text, "groups": groups}
+    return {"from": "a compiled engine", "difference": fusions.text, "own": own, "groups": groups}
 
 
 def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
