@@ -24,7 +24,7 @@ from precisionlab.lock import held_folder
 from precisionlab.metric import source_of
 from precisionlab.model import Model, load_model
 from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
-from precisionlab.model.measurable import check_lowerable, half_already, quantized_already
+from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import (
     EngineOptions,
@@ -163,7 +163,7 @@ def sweep(
     check_lowerable(loaded)
     if said := quantized_already(loaded):
         see.note(said)
-    if said := half_already(loaded):
+    if said := own_types(loaded):
         see.note(said)
     asked = None
     if plan is not None:

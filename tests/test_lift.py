@@ -6,6 +6,7 @@ the file says so.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,6 +207,75 @@ def test_the_typed_model_keeps_float16_inputs_and_outputs(default: Precision, tm
     assert [str(v.dtype) for v in (*graph.inputs, *graph.outputs)] == ["FLOAT16", "FLOAT16"]
     assert [v.name for v in graph.outputs] == ["y"]
     assert load_model(tmp_path / "model.onnx").sha256 == model.sha256
+
+
+def test_a_small_difference_of_large_numbers_in_a_float16_output_is_lost(tmp_path: Path) -> None:
+    body = """(float[N,32] x) => (float16[N,32] main, float[N,32] aux) {
+        a = MatMul(x, W) b = Add(a, k) h = Sub(b, k) main = Cast<to = 10>(h) aux = Mul(x, two)
+    }"""
+    samples = [x / 300 for x in SAMPLES]
+    weights = {"W": W, "k": np.float32(3e4), "two": np.float32(2)}
+    (found,) = swept(proto(body, weights), tmp_path, samples).precisions
+    x = np.concatenate(samples).astype(np.float64)
+    right = sqnr(x @ W, half(half(half(half(x) @ half(W)) + 3e4) - 3e4))
+    assert right < 1
+    assert found.low.comparison.worst("sqnr", "main") == pytest.approx(right, abs=0.3)
+    assert not found.low.met
+
+
+# Doubles
+
+
+def single(array: NDArray[np.generic]) -> NDArray[np.float64]:
+    return array.astype(np.float32).astype(np.float64)
+
+
+DIFFERENCE = "(double[N,32] x) => (double[N,32] y) { a = Mul(x, x) b = Add(a, k) y = Sub(b, k) }"
+
+
+def test_doubles_are_rounded_to_float32_by_every_plan_but_the_reference(tmp_path: Path) -> None:
+    samples = [x.astype(np.float64) / 300 for x in SAMPLES]
+    result = swept(proto(DIFFERENCE, {"k": np.float64(1e6)}), tmp_path, samples, precisions="bf16")
+    x = np.concatenate(samples)
+    right = sqnr(x * x, single(single(single(single(x) ** 2) + 1e6) - 1e6))
+    assert 20 < right < 45
+    assert result.reference.comparison.worst("sqnr") == np.inf
+    (found,) = result.precisions
+    layers = [layer for layer in result.model.layers if layer.fixed is None]
+    pins = tuple(Pin(layer.name, layer.nodes, Precision.FP32, "") for layer in layers)
+    plan = PrecisionPlan(result.model.sha256, Precision.BF16, pins)
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_dict()))
+    asked = sweep(
+        tmp_path / "model.onnx",
+        tmp_path / "data",
+        plan=tmp_path / "plan.json",
+        out=tmp_path / "p",
+        threads=1,
+        holdout="0",
+    )
+    assert asked.precisions[0].mixed.comparison.worst("sqnr") == pytest.approx(right, abs=0.3)
+    assert not found.low.met
+
+
+def test_a_double_island_that_overflows_in_half_is_not_right(tmp_path: Path) -> None:
+    body = """(float[N,32] x) => (float[N,8] y) {
+        a = MatMul(x, W) d = Cast<to = 11>(a) b = Mul(d, d) m = ReduceMean<axes = [-1]>(b) s = Sqrt(m) n = Div(d, s)
+        w = Cast<to = 1>(n) y = MatMul(w, V)
+    }"""
+    (found,) = swept(proto(body, {"W": W, "V": V}), tmp_path, SAMPLES).precisions
+    assert not found.low.met
+    assert found.low.comparison.inherited["b"].inf > 100
+    assert found.mixed.met
+    assert "node_of_b" in found.mixed.plan.pinned()
+
+
+def test_a_double_output_counts(tmp_path: Path) -> None:
+    body = "(float[N,32] x) => (double[N,32] y, float[N,32] z) { a = MatMul(x, W) y = Cast<to = 11>(a) z = Abs(x) }"
+    samples = [x / 300 for x in SAMPLES]
+    (found,) = swept(proto(body, {"W": W}), tmp_path, samples, tolerance="sqnr[y]>=50").precisions
+    x = np.concatenate(samples).astype(np.float64)
+    right = sqnr(x @ W.astype(np.float64), half(half(x) @ half(W)))
+    assert found.low.comparison.worst("sqnr", "y") == pytest.approx(right, abs=0.3)
 
 
 # What other tools are given

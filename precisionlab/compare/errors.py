@@ -135,10 +135,10 @@ class ErrorTable:
         self.sums[row, [1, 4]] = math.nan
 
     def count_nonfinite(self, row: int, output: NDArray[Any]) -> None:
-        """Add only how many values of a float32 tensor are NaN or Inf; the reference is not looked at."""
-        from precisionlab.compare import kernel
+        """Add only how many values of a float tensor are NaN or Inf; the reference is not looked at."""
+        from precisionlab.compare import kernel, wide
 
-        nan, inf = kernel.nonfinite(output)
+        nan, inf = (kernel if output.dtype == np.float32 else wide).nonfinite(output)
         self.counts[row, 4] += nan
         self.counts[row, 5] += inf
 

@@ -39,3 +39,8 @@ def error_sums(
         np.isinf(b) & (np.abs(a) < limits[1]),
     )  # fmt: skip
     counts += np.array([np.count_nonzero(mask) for mask in found])
+
+
+def nonfinite(tensor: NDArray[Any]) -> tuple[int, int]:
+    """How many values of a float tensor are NaN, and how many are infinite."""
+    return int(np.count_nonzero(np.isnan(tensor))), int(np.count_nonzero(np.isinf(tensor)))

@@ -32,6 +32,9 @@ _SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
     "Upsample": (1,),
 }
 
+FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+"""What is rounded: TensorRT has no double, and takes it as float32, or lower where that is enabled."""
+
 SHAPE_FLOW = "shape flow"
 """Why a node that computes shapes has no precision: a rounded size is another size."""
 
@@ -97,9 +100,9 @@ def fixed_reason(
         return "output type not known; declare it in the model's value_info"
     if node.op_type in _CONVERSIONS and not (node.op_type in _TO_FLOATS and own_of(node) is not None):
         return f"{node.op_type} converts between types and has no precision of its own"
-    other = [d for d in dtypes if d is not None and d.is_floating_point() and d != ir.DataType.FLOAT]
+    other = [d for d in dtypes if d is not None and d.is_floating_point() and d not in FLOATS]
     if other:
         return f"computes in {other[0].name.lower()}, as the model says"
-    if not any(d == ir.DataType.FLOAT for d in dtypes):
+    if not any(d in FLOATS for d in dtypes):
         return "no float output (integer, boolean or shape flow)"
     return None

@@ -47,6 +47,7 @@ class Layer:
     `multiply_adds` is None where the shapes are not known; `weight_bytes` counts float32 storage.
     `own` is the half precision that the model itself has the layer in (None: float32, or no float). `is_island` says
     that other layers are float32: then the layer keeps its own precision in every variant, unless a plan pins it.
+    `is_double` says that it gives doubles, which the reference has and no variant: in these, fp32 rounds them.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Layer:
     multiply_adds: int | None
     weight_bytes: int
     own: Precision | None = None
+    is_double: bool = False
     is_island: bool = False
 
     @property

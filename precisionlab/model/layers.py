@@ -195,6 +195,7 @@ def layer_of(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, Tens
             else:
                 inputs[str(value.name)] = None
     outputs = [v for v in inside if v.name and (v.is_graph_output() or any(use.node not in group for use in v.uses()))]
+    is_double = any(tensors[str(v.name)].dtype == ir.DataType.DOUBLE for v in inside if v.name)
     order = {v: i for i, v in enumerate(v for node in group for v in node.outputs)}
     return Layer(
         name=str(group[0].name),
@@ -204,9 +205,10 @@ def layer_of(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, Tens
         outputs=tuple(str(v.name) for v in sorted(outputs, key=order.__getitem__)),
         weights=tuple(weights),
         fixed=fixed,
-        quantizable=fixed is None and is_anchor(group[0]),
+        quantizable=fixed is None and is_anchor(group[0]) and not is_double,
         multiply_adds=multiply_adds(group[0], tensors),
         weight_bytes=sum(v.const_value.nbytes for v in weights.values() if v.const_value is not None),
+        is_double=is_double,
         own=None if fixed == SHAPE_FLOW else next(filter(None, map(own_of, group)), None),
     )
 

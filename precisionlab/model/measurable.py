@@ -85,18 +85,23 @@ def quantized_already(model: Model) -> str | None:
     )
 
 
-def half_already(model: Model) -> str:
-    """What is to be said of a model that has layers in half of its own; nothing where it has none."""
+def own_types(model: Model) -> str:
+    """What is to be said of a model that has layers in half or double of its own; nothing where it has none."""
     own = Counter(layer.own for layer in model.layers if layer.own is not None)
+    doubles = sum(layer.is_double for layer in model.layers)
+    double = (
+        f"{model.path.name} has {counted(doubles, 'layer')} in double. The reference computes them in double; TensorRT "
+        "has none, so that every variant rounds them to float32 at least."
+    )
     if not own:
-        return ""
+        return double if doubles else ""
     found = " and ".join(f"{counted(count, 'layer')} in {_HALVES[kind]}" for kind, count in sorted(own.items()))
     keeps = "keep it whatever is swept, until a plan pins them"
     if not any(layer.is_island for layer in model.layers):
         keeps = "have it in the place of float32: another float format that is swept replaces it"
     return (
         f"{model.path.name} has {found} of its own. The reference is the float32 reading of the same weights, "
-        f"which rounds nothing; these layers {keeps}."
+        f"which rounds nothing; these layers {keeps}." + (f" {double}" if doubles else "")
     )
 
 

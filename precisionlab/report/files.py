@@ -14,7 +14,7 @@ from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.disk import write_whole, write_whole_bytes
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
-from precisionlab.model.measurable import half_already
+from precisionlab.model.measurable import own_types
 from precisionlab.options import Options
 from precisionlab.precision import Precision, plan_files
 from precisionlab.prepare import Prepared, Source
@@ -89,8 +89,11 @@ def run_facts(
 
 
 def _layer_facts(model: Model, fusions: Fusions | None) -> dict[str, Any]:
-    """Where the layers come from, and what is to be said of those in half of their own. `groups` are those of a compiled engine, by which the plan is read again."""
-    own = half_already(model)
+    """Where the layers come from, and what is to be said of the types that the model has of its own.
+
+    `groups` are those of a compiled engine, by which the plan is read again.
+    """
+    own = own_types(model)
     if fusions is None:
         return {"from": "patterns", "difference": "", "own": own}
     groups = [list(layer.nodes) for layer in model.layers]

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
-from precisionlab.model.flow import is_shape_input
+from precisionlab.model.flow import FLOATS, SHAPE_FLOW, is_shape_input
 from precisionlab.model.lift import OWN
 from precisionlab.model.recurrent import is_recurrent, recurrence_of
 from precisionlab.precision import Format, Pin, Precision, PrecisionPlan
@@ -137,15 +137,21 @@ class LayerCopier:
         self._delivered = {info.name: OWN[info.dtype] for info in model.outputs if info.dtype in OWN}
 
     def reference(self, layer: Layer, source: Mapping[ir.Value, ir.Value], prefix: str) -> dict[ir.Value, ir.Value]:
-        """Copy a layer as it is, in float32."""
-        return self.copy(layer, source, Precision.FP32, Precision.FP32, prefix)
+        """Copy a layer as it is, in float32, or in double where the model has it so."""
+        self._gates.exact = True
+        try:
+            return self.copy(layer, source, Precision.FP32, Precision.FP32, prefix)
+        finally:
+            self._gates.exact = False
 
     def planned(
         self, layer: Layer, source: Mapping[ir.Value, ir.Value], plan: PrecisionPlan, prefix: str
     ) -> dict[ir.Value, ir.Value]:
         """Copy a layer as the plan has it; a final output that the file has in half is rounded, whatever the plan."""
+        if is_reference(plan) or layer.fixed == SHAPE_FLOW:
+            return self.reference(layer, source, prefix)
         given = self.copy(layer, source, precision_of(layer, plan), around_of(layer, plan), prefix)
-        if self._delivered and not is_reference(plan):
+        if self._delivered:
             for value, copied in given.items():
                 if (half := self._delivered.get(str(value.name))) is not None:
                     given[value] = self._gates.activation(copied, half, str(value.name))
@@ -153,9 +159,12 @@ class LayerCopier:
 
     def is_exact(self, layer: Layer, plan: PrecisionPlan) -> bool:
         """Whether the plan computes the layer as the reference does."""
-        if precision_of(layer, plan) is not Precision.FP32:
+        if is_reference(plan) or layer.fixed == SHAPE_FLOW:
+            return True
+        tensors = (self._model.tensors[name] for name in (*layer.inputs, *layer.weights, *layer.outputs))
+        if precision_of(layer, plan) is not Precision.FP32 or any(t.dtype == ir.DataType.DOUBLE for t in tensors):
             return False
-        return is_reference(plan) or self._delivered.keys().isdisjoint(layer.outputs)
+        return self._delivered.keys().isdisjoint(layer.outputs)
 
     def copy(
         self,
@@ -208,7 +217,7 @@ class LayerCopier:
 
         They are folded in float32 before they are rounded: a variance beyond 65504 does no harm.
         """
-        if node.op_type != "BatchNormalization" or precision not in HALVES:
+        if node.op_type != "BatchNormalization" or precision not in HALVES or self._is_double(node):
             return {}
         key = (node, precision)
         if key not in self._batchnorms:
@@ -254,16 +263,22 @@ class LayerCopier:
         if value in inside:
             return inside[value]
         known = self._model.tensors.get(str(value.name))
-        is_data = known is not None and known.dtype == ir.DataType.FLOAT and not is_shape_input(node, index)
+        is_data = known is not None and known.dtype in FLOATS and not is_shape_input(node, index)
         if value.is_initializer():
+            if not is_data:
+                return self._builder.weight(value, self._weights)
             # What a kernel is not handed: folded in float32, or no constants to fold.
-            if not is_data or foldable or _is_lookup(node) or node.op_type == "BatchNormalization":
+            if foldable or _is_lookup(node) or node.op_type == "BatchNormalization":
                 precision = Precision.FP32
             return self._gates.weight(value, precision, weight_axis(node, index), self._weights)
-        return self._gates.activation(source[value], precision if is_data else Precision.FP32, str(value.name))
+        return self._gates.activation(source[value], precision, str(value.name)) if is_data else source[value]
+
+    def _is_double(self, node: ir.Node) -> bool:
+        return self._model.tensors[str(node.outputs[0].name)].dtype == ir.DataType.DOUBLE
 
     def _output(self, old: ir.Value, new: ir.Value, nodes: list[ir.Node], border: Precision) -> ir.Value:
-        if border is Precision.FP32 or self._model.tensors[str(old.name)].dtype != ir.DataType.FLOAT:
+        dtype = self._model.tensors[str(old.name)].dtype
+        if dtype not in FLOATS or (border is Precision.FP32 and dtype == ir.DataType.FLOAT):
             return new
         if len(nodes) == 1 and nodes[0].op_type in _KEEPS_VALUES and not _is_lookup(nodes[0]):
             self._gates.mark_rounded(new, border)

@@ -47,6 +47,8 @@ class Gates:
         self._table = table
         self._made: dict[tuple[ir.Value, Precision, int | None], ir.Value] = {}
         self._rounded: set[tuple[ir.Value, Precision]] = set()
+        self.exact = False
+        """Whether doubles stay what they are, as in the reference; else fp32 rounds them."""
 
     def is_rounded(self, value: ir.Value, precision: Precision) -> bool:
         """Whether the value is known to hold nothing but values of the precision."""
@@ -58,7 +60,7 @@ class Gates:
 
     def activation(self, value: ir.Value, precision: Precision, tensor: str) -> ir.Value:
         """The value rounded; int8 with the range that the calibration table has for `tensor`."""
-        if precision is Precision.FP32 or self.is_rounded(value, precision):
+        if not self._rounds(value, precision) or self.is_rounded(value, precision):
             return value
         key = (value, precision, None)
         if key not in self._made:
@@ -74,7 +76,7 @@ class Gates:
     def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
         """The model's initialiser rounded; int8 with a scale for each channel along `axis`."""
         value = self._builder.weight(original, weights)
-        if precision is Precision.FP32:
+        if not self._rounds(value, precision):
             return value
         key = (value, precision, axis)
         if key not in self._made:
@@ -88,9 +90,17 @@ class Gates:
                 self.mark_rounded(self._made[key], precision)
         return self._made[key]
 
+    def _rounds(self, value: ir.Value, precision: Precision) -> bool:
+        return precision is not Precision.FP32 or (value.dtype == ir.DataType.DOUBLE and not self.exact)
+
     def _cast(self, value: ir.Value, precision: Precision) -> ir.Value:
-        low = self._builder.op("Cast", [value], f"{value.name}:{precision}", to=int(HALVES[precision]))
-        return self._builder.op("Cast", [low], f"{value.name}:from_{precision}", to=int(ir.DataType.FLOAT))
+        dtype = ir.DataType.DOUBLE if value.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+        to = HALVES.get(precision, ir.DataType.FLOAT)
+        low = self._builder.op("Cast", [value], f"{value.name}:{precision}", to=int(to))
+        back = self._builder.op("Cast", [low], f"{value.name}:from_{precision}", to=int(dtype))
+        if dtype == ir.DataType.DOUBLE:
+            back.type = ir.TensorType(dtype)
+        return back
 
     def _quantize(self, value: ir.Value, scales: np.ndarray, axis: int | None) -> ir.Value:
         # The contrib operators take per-channel scales at every opset, ONNX's own only from 13.

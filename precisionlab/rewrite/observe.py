@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
+from precisionlab.model.flow import FLOATS
 from precisionlab.model.lift import OWN
 from precisionlab.precision import Format, Precision, PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder, outer_values
@@ -117,8 +118,13 @@ def layer_inputs(model: Model, layer: Layer) -> set[str]:
 
 
 def is_observed(model: Model, tensor: str) -> bool:
-    """Whether the tensor's error is measured: float32 tensors alone have one."""
+    """Whether the tensor has a histogram: float32 tensors alone have one."""
     return model.tensors[tensor].dtype == ir.DataType.FLOAT
+
+
+def is_judged(model: Model, tensor: str) -> bool:
+    """Whether the tensor's error is measured: one of any float type has one, double too."""
+    return model.tensors[tensor].dtype in FLOATS
 
 
 def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> dict[Key, int]:
@@ -127,7 +133,7 @@ def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> d
     The reference has none; of layers that stay in float32 there is nothing to see alone.
     """
     kinds = frozenset(flows)
-    shown = [(layer, o) for layer in model.layers for o in layer.outputs if is_observed(model, o)]
+    shown = [(layer, o) for layer in model.layers for o in layer.outputs if is_judged(model, o)]
     keys = [(Flow.VARIANT, name) for _, name in shown if Flow.VARIANT in kinds]
     if Flow.ALONE in kinds:
         low = {layer.name for layer in model.layers if precision_of(layer, plan) is not Precision.FP32}
@@ -218,7 +224,7 @@ def _segment(
         if Flow.ALONE in flows and precision is not Precision.FP32:
             alone.update(copier.planned(layer, reference, plan, "alone/"))
     names = [o for layer in part for o in layer.outputs]
-    observed = tuple(o for o in names if is_observed(model, o))
+    observed = tuple(o for o in names if is_judged(model, o))
     fetches: dict[str, Key] = {}
     shown: list[ir.Value] = []
     for flow, environment in ((Flow.REFERENCE, reference), (Flow.VARIANT, variant), (Flow.ALONE, alone)):

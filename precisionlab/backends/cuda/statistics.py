@@ -55,19 +55,23 @@ class DeviceErrorTable:
         self._limits = limits_of(formats)
         self._sums = launcher.buffer((max(1, rows), SUMS), np.float64)
         self._counts = launcher.buffer((max(1, rows), COUNTS), np.int64)
-        self._host = ErrorTable(rows)
+        self._host = ErrorTable(rows, formats)
         self._waiting: list[tuple[int, DeviceArray | None, DeviceArray]] = []
 
-    def add(self, row: int, reference: DeviceArray, output: DeviceArray) -> None:
-        """Add one float32 tensor against its reference to a row."""
-        if reference.shape != output.shape:
+    def add(self, row: int, reference: Any, output: Any) -> None:
+        """Add one float tensor against its reference to a row; doubles lie in the host's memory."""
+        if isinstance(output, np.ndarray):
+            self._host.add(row, reference, output)
+        elif reference.shape != output.shape:
             self._host.add_reshaped(row)
         elif output.size:
             self._waiting.append((row, reference, output))
 
-    def count_nonfinite(self, row: int, output: DeviceArray) -> None:
-        """Add only how many values of a float32 tensor are NaN or Inf."""
-        if output.size:
+    def count_nonfinite(self, row: int, output: Any) -> None:
+        """Add only how many values of a float tensor are NaN or Inf."""
+        if isinstance(output, np.ndarray):
+            self._host.count_nonfinite(row, output)
+        elif output.size:
             self._waiting.append((row, None, output))
 
     def settle(self) -> None:

@@ -14,7 +14,7 @@ from precisionlab.model import Layer, Model
 from precisionlab.model.graph import TensorInfo
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.rewrite.flow import around_of, precision_of
 from precisionlab.rewrite.gates import unquantizable, weight_axis
 from precisionlab.rewrite.typed.constants import converted
 from precisionlab.rewrite.typed.signature import FLOAT, places
@@ -68,11 +68,15 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
         if layer.fixed is not None:
             continue
         precision = precision_of(layer, plan)
+        if layer.is_double:
+            if precision is not Precision.FP32:
+                notes.append(f"layer {layer.name} is left in double, which TensorRT computes in float32")
+            continue
         reason = None
         if precision is Precision.INT8:
             _check_quantizable(model, layer, table)
             int8.add(layer.name)
-            dtype = DTYPES[plan.around]
+            dtype = DTYPES[around_of(layer, plan)]
             reason = _too_wide(model, layer, table, dtype)
         else:
             dtype = DTYPES[precision]
