@@ -65,6 +65,10 @@ def half(array: NDArray[np.generic]) -> NDArray[np.float64]:
         return array.astype(np.float16).astype(np.float64)
 
 
+def bf16(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    return array.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 def test_an_island_that_overflows_in_its_own_float16_is_not_right_whatever_is_swept(
     precision: str, tmp_path: Path
@@ -157,12 +161,19 @@ def test_a_bfloat16_island_keeps_its_own_precision(tmp_path: Path) -> None:
     )
     (found,) = swept(proto(body), tmp_path, [x / 100 for x in SAMPLES], tolerance="sqnr>=20").precisions
 
-    def bf16(array: NDArray[np.float64]) -> NDArray[np.float64]:
-        return array.astype(ml_dtypes.bfloat16).astype(np.float64)
-
     x = np.concatenate(SAMPLES).astype(np.float64) / 100
     low = half(np.sqrt(half(bf16(bf16(half(x)) ** 2))))
     assert found.low.comparison.worst("sqnr") == pytest.approx(sqnr(np.abs(x), low), abs=0.3)
+
+
+@pytest.mark.parametrize("saved", ["bfloat16", "float32"])
+def test_a_bfloat16_input_takes_bfloat16_samples_and_rounds_float32_ones(saved: str, tmp_path: Path) -> None:
+    body = "(bfloat16[N,32] x) => (bfloat16[N,32] y) { a = Mul(x, x) y = Add(a, x) }"
+    small = [x / 100 for x in SAMPLES]
+    result = swept(proto(body), tmp_path, [x.astype(saved) for x in small], precisions="bf16", tolerance="sqnr>=20")
+    x = np.concatenate(small).astype(ml_dtypes.bfloat16).astype(np.float64)
+    right = sqnr(x * x + x, bf16(bf16(x * x) + x))
+    assert result.precisions[0].low.comparison.worst("sqnr") == pytest.approx(right, abs=0.3)
 
 
 def test_a_plan_says_which_precision_an_island_has(tmp_path: Path) -> None:

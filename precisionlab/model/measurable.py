@@ -30,6 +30,7 @@ _FED = frozenset(
         ir.DataType.FLOAT,
         ir.DataType.DOUBLE,
         ir.DataType.FLOAT16,
+        ir.DataType.BFLOAT16,
         ir.DataType.BOOL,
         ir.DataType.INT8,
         ir.DataType.INT16,
