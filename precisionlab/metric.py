@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
 
 from precisionlab.compare.task import Accuracy, Outputs, TaskMetric, load_metric
 from precisionlab.data import Dataset
@@ -29,13 +32,17 @@ def metric_of(spec: str | None, dataset: Dataset) -> Callable[[], TaskMetric] | 
         missing = next(name for name in dataset.names if name not in dataset.labels)
         raise DataError(f"{dataset.origin}: sample {missing} has no label, which the metric needs")
     if spec is not None:
-        return _users_own(spec)
+        halves = {info.name for info in dataset.model_outputs if info.dtype == ir.DataType.FLOAT16}
+        return _users_own(spec, halves)
     outputs = [info.name for info in dataset.model_outputs]
     return partial(Accuracy, manifest.output or outputs[0])
 
 
-def _users_own(spec: str) -> Callable[[], TaskMetric]:
-    """The user's metric; what goes wrong inside it is told as an OptionError that names the line."""
+def _users_own(spec: str, halves: Collection[str]) -> Callable[[], TaskMetric]:
+    """The user's metric; what goes wrong inside it is told as an OptionError that names the line.
+
+    It is given float16 in these outputs, as the model's file does.
+    """
 
     @contextmanager
     def told() -> Iterator[None]:
@@ -57,7 +64,7 @@ def _users_own(spec: str) -> Callable[[], TaskMetric]:
 
         def update(self, outputs: Outputs, label: str) -> None:
             with told():
-                self._metric.update(outputs, label)
+                self._metric.update({**outputs, **_in_half(outputs, halves)}, label)
 
         def compute(self) -> float:
             with told():
@@ -66,6 +73,11 @@ def _users_own(spec: str) -> Callable[[], TaskMetric]:
     with told():
         made = load_metric(spec)
     return Told
+
+
+def _in_half(outputs: Outputs, names: Collection[str]) -> Outputs:
+    with np.errstate(over="ignore"):
+        return {name: outputs[name].astype(np.float16) for name in names if name in outputs}
 
 
 def source_of(metric: str) -> str:

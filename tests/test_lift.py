@@ -33,6 +33,7 @@ RNG = np.random.default_rng(18)
 W = (RNG.standard_normal((32, 32)) * 0.3).astype(np.float32)
 V = (RNG.standard_normal((32, 8)) * 0.3).astype(np.float32)
 SAMPLES = [(RNG.standard_normal((4, 32)) * 300).astype(np.float32) for _ in range(8)]
+HALF_SAMPLES = [x.astype(np.float16) for x in SAMPLES]
 
 # A square that float16 cannot hold, in a part of the model that is float16 in the file itself.
 ISLAND = """(float[N,32] x) => (float[N,8] y) {
@@ -234,6 +235,30 @@ def test_a_small_difference_of_large_numbers_in_a_float16_output_is_lost(tmp_pat
     assert not found.low.met
 
 
+def test_a_metric_of_the_users_is_given_the_types_that_the_model_has(tmp_path: Path) -> None:
+    (tmp_path / "metrics_of_half.py").write_text(
+        "class Metric:\n"
+        "    name, higher_is_better = 'halves', True\n"
+        "    def __init__(self):\n        self.count = 0\n"
+        "    def update(self, outputs, label):\n        self.count += outputs['y'].dtype == 'float16'\n"
+        "    def compute(self):\n        return self.count\n"
+    )
+    (tmp_path / "data").mkdir()
+    for index, x in enumerate(HALF_SAMPLES):
+        np.save(tmp_path / "data" / f"{index}.npy", x / np.float16(100))
+    (tmp_path / "data" / "labels.csv").write_text("sample,label\n" + "".join(f"{i}.npy,0\n" for i in range(8)))
+    (tmp_path / "data" / "dataset.toml").write_text("[labels]\nfile = 'labels.csv'\n")
+    onnx.save_model(proto(THROUGHOUT, {"W": W.astype(np.float16), "V": V.astype(np.float16)}), tmp_path / "m.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        found = sweep(
+            tmp_path / "m.onnx", tmp_path / "data", precisions="fp16", holdout="0", threads=1, out=tmp_path / "out",
+            metric="metrics_of_half:Metric",
+        )  # fmt: skip
+    assert found.reference.comparison.metric == 8
+    assert found.precisions[0].low.comparison.metric == 8
+
+
 # Doubles
 
 
@@ -298,9 +323,6 @@ def halves(folder: Path) -> Path:
         proto(THROUGHOUT, {"W": W.astype(np.float16), "V": V.astype(np.float16)}), folder, HALF_SAMPLES, ladder="fp32"
     )
     return folder / "out" / "plan.json"
-
-
-HALF_SAMPLES = [x.astype(np.float16) for x in SAMPLES]
 
 
 def in_double(x: NDArray[np.generic]) -> NDArray[np.float64]:
