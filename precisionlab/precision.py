@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,14 @@ class PrecisionPlan:
     def pinned(self) -> dict[str, Precision]:
         """Layer name → the precision that it is pinned to."""
         return {pin.layer: pin.precision for pin in self.pins}
+
+    @cached_property
+    def _by_layer(self) -> Mapping[str, Precision]:
+        return self.pinned()
+
+    def pin_of(self, layer: str) -> Precision | None:
+        """The precision that the layer of this name is pinned to; None where it is not."""
+        return self._by_layer.get(layer)
 
     def with_pins(self, pins: Iterable[Pin]) -> PrecisionPlan:
         """The same plan with these pins in place of its own."""

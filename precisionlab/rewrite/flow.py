@@ -55,7 +55,7 @@ _KEEPS_VALUES = frozenset(
 
 def precision_of(layer: Layer, plan: PrecisionPlan) -> Precision:
     """The precision that the layer runs in under the plan."""
-    return precision_under(layer, plan, plan.pinned().get(layer.name))
+    return precision_under(layer, plan, plan.pin_of(layer.name))
 
 
 def precision_under(layer: Layer, plan: PrecisionPlan, pinned: Precision | None) -> Precision:
