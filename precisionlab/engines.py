@@ -91,7 +91,7 @@ class EngineStage:
 
     def verify(self, found: PrecisionResult, low: EngineVariant | None, table: CalibrationTable | None) -> EngineResult:
         """The plan that the emulation found, on the GPU; with more pins where it is not right there."""
-        if low is not None and low.variant.met:
+        if low is not None and (low.variant.met or found.unknown):
             return self._result(low, low, 1)
         builds, nearest, best = 1, None, None
         for plan in candidates(self._backend.model, found):

@@ -76,6 +76,16 @@ class Evaluator:
         work = partial(self.backend.judge, metric=self.metric, known=None)
         return self._compared(f"{title}, held-out samples", plan, table, self.held_out, {"judge": True}, work)
 
+    def steadiness(self, measured: Callable[[Dataset], Comparison], samples: Dataset) -> Comparison:
+        """How far the reference's own answer moves with the last bits, on these samples."""
+
+        def work() -> Any:
+            self.see.stage("float32 with its last bits moved", len(samples))
+            return measured(samples).to_dict()
+
+        key = {"steadiness": 1, "on": _digest(samples), "judged": self.judging.digest}
+        return self.journalled("float32 with its last bits moved", key, work, Comparison.from_dict)
+
     def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
         """What toggling each layer does to all that is judged of these samples."""
         layers = hashlib.sha256(json.dumps(toggling.layers).encode()).hexdigest()

@@ -88,8 +88,11 @@ class PinSearch:
         self._why: Mapping[str, str]
         self._best: tuple[int, float] | None = None
 
-    def run(self) -> PrecisionResult:
-        """Compare the low precision, and pin layers until its tolerance holds, as few or as cheap as asked."""
+    def run(self, unknown: str = "") -> PrecisionResult:
+        """Compare the low precision, and pin layers until its tolerance holds, as few or as cheap as asked.
+
+        `unknown` says why nothing can be said of its tolerance: then no pin is searched for, as none can help.
+        """
         evaluator, precision = self._evaluator, self._precision
         self._low = evaluator.compare(f"{precision}", self._low_plan, self._table, introduced=True)
         self._evaluations.found[frozenset()] = self._low
@@ -98,7 +101,7 @@ class PinSearch:
         self._ranking = rank(touched, self._low.introduced)
         self._why = causes(evaluator.model, self._low_plan, self._low.inherited, self._low.introduced)
         effects: Effects = {}
-        if low.met or not touched:
+        if low.met or not touched or unknown:
             return self._result(low, low, effects, None)
         effects = self._effects(touched)
         self._ranking = rank_by_effects(self._ranking, effects, self._weights())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,7 @@ class PrecisionResult:
     where the precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
     there are none. `points` are all plans evaluated, by cost and error. `remark` is what else is to be said of the
     pins. `limit` says what the user allowed that the search ran into, `stopped` what ended it before it was through.
+    `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none (see `search.grounds`).
     `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
     compiled for a GPU that is not here. `terms` are what the verdict hangs on besides the figures.
     """
@@ -126,6 +127,8 @@ class PrecisionResult:
     remark: str = ""
     limit: str = ""
     stopped: str = ""
+    unknown: str = ""
+    caveat: str = ""
     engine: EngineResult | None = None
     compiled: tuple[CompiledVariant, ...] = ()
     terms: Terms = NO_TERMS
@@ -145,7 +148,7 @@ class PrecisionResult:
                 precision=self.precision.value,
                 met=holds,
                 pins=len(self.plan.pins),
-                touched=len(self.ranked),
+                touched=len({*self.ranked, *self.plan.pinned()}),  # what int8 cannot hold is pinned, and not ranked
                 left=self._left(found),
                 rungs=rungs(pin.precision for pin in self.plan.pins),
                 figure=_change(bare, found),
@@ -154,12 +157,16 @@ class PrecisionResult:
                 terms=self.terms,
                 limit=self.limit,
                 stopped=self.stopped,
+                unknown=self.unknown,
+                caveat=self.caveat,
             )
         )
 
     def mark_of(self, variant: Variant) -> Mark:
         """A variant's verdict in short: of the plan found this precision's, of others what their figures say."""
-        return self.verdict.mark if variant is self.after else variant.mark(self.terms)
+        if variant is self.after or self.unknown:
+            return self.verdict.mark
+        return replace(variant.mark(self.terms), in_part=bool(self.caveat))
 
     def _left(self, variant: Variant) -> int:
         """How many of the touched layers still run in the precision swept."""

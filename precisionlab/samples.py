@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.output import OutputErrors
 from precisionlab.data import Dataset
 from precisionlab.observer import Observer
 
@@ -56,7 +57,24 @@ def worst_samples(dataset: Dataset, low: Comparison) -> Dataset:
     losses = [0.0] * low.samples
     for errors in low.each.values():
         for i, found in enumerate(errors):
-            for loss in found.figures("rel_l2").values() if found.counts else ():
+            judged = found.judged.values() if found.counts else ()
+            for loss in (errors.rel_l2 for errors in judged if not errors.judges_nothing):
                 losses[i] = max(losses[i], math.inf if math.isnan(loss) else loss)
     order = sorted(range(low.samples), key=lambda i: (-losses[i], i))
     return dataset.only(frozenset(dataset.names[i] for i in order[:_WORST_SAMPLES]))
+
+
+STEADINESS_SAMPLES = 4
+"""On so many samples it is measured how steady the reference answers: an unsteady model is so on any."""
+
+
+def spaced_samples(dataset: Dataset, reference: Comparison) -> Dataset:
+    """A few samples, evenly spaced among those whose reference holds numbers; of all, where none does."""
+    lost = [all(_is_lost(errors[i]) for errors in reference.each.values()) for i in range(reference.samples)]
+    names = [name for name, is_lost in zip(dataset.names, lost, strict=False) if not is_lost] or list(dataset.names)
+    count = min(STEADINESS_SAMPLES, len(names))
+    return dataset.only(frozenset(names[i * len(names) // count] for i in range(count)))
+
+
+def _is_lost(errors: OutputErrors) -> bool:
+    return errors.errors is None or errors.errors.judges_nothing

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends import EMULATION, RTX, place_of, which_backend
+from precisionlab.backends.steadiness import steadiness
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
@@ -52,10 +54,13 @@ from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.rewrite.gates import check_opset
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.run import RunFolder
+from precisionlab.samples import spaced_samples
 from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import find_device
+from precisionlab.search.grounds import Grounds
 from precisionlab.search.rank import rank
+from precisionlab.search.undefined import undefined_outputs
 from precisionlab.values import observed_values
 from precisionlab.verdict import Terms
 from precisionlab.versions import RULES, versions
@@ -202,7 +207,8 @@ def sweep(
         job = _Job(evaluator, options, cost, stage)
         try:
             reference = job.reference()
-            _check_tolerance(options, reference.comparison)
+            job.grounds = grounds = _grounds(evaluator, ready, reference)
+            _check_tolerance(options, reference.comparison, grounds)
             _check_cost(options, cost)
             values = observed_values(evaluator, _needs_ranges(options, asked), ready.local.look)
         except PrecisionLabError:
@@ -232,10 +238,21 @@ def sweep(
         seconds = time.perf_counter() - started
         facts = run_facts(ready, source, options, gpu, results, engines, fusions, run.path, seconds)
         facts["judging"] = list(judging.notes)
+        facts["reference"] = grounds.to_dict()
         names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
         result = SweepResult(ready.backend.model, reference, results, facts, values, names, run.path, fp32_engine)
         write_results(run, result, measured=asked is not None)
         return result
+
+
+def _grounds(evaluator: Evaluator, ready: Prepared, reference: Variant) -> Grounds:
+    """What is known of the reference itself: where it has no number, and how steady it answers."""
+    parts = [(reference.comparison, ready.chosen.names)]
+    if reference.held_out is not None and ready.held_out is not None:
+        parts.append((reference.held_out, ready.held_out.names))
+    few = spaced_samples(ready.chosen, reference.comparison)
+    steady = evaluator.steadiness(partial(steadiness, ready.local, evaluator.judging), few)
+    return Grounds(undefined_outputs(evaluator.model, parts), steady)
 
 
 def _compiled_layers(
@@ -267,6 +284,8 @@ class _Job:
         self._cost = cost
         self._engines = engines
         self._model = evaluator.model
+        self.grounds = Grounds()
+        """What its verdicts stand on, once the reference is known."""
 
     def reference(self) -> Variant:
         """The fp32 variant."""
@@ -296,7 +315,7 @@ class _Job:
         default = methods[DEFAULT_METHOD]
         low = compared_with(self._evaluator, DEFAULT_METHOD, default, introduced=True)
         tolerance = self._options.tolerance_of(Precision.INT8)
-        if not meets(low, tolerance):
+        if not meets(low, tolerance) and not self.grounds.unknown(tolerance):
             self._evaluator.see.note(
                 f"int8 with {DEFAULT_METHOD} ranges{figures_text(low, tolerance)}: trying others before any pin"
             )
@@ -307,15 +326,24 @@ class _Job:
 
     def search(self, precision: Precision, method: str | None, table: CalibrationTable | None) -> PrecisionResult:
         """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
+        unknown = self.grounds.unknown(self._options.tolerance_of(precision))
         if self._engines is None:
-            return PinSearch(self._evaluator, self._options, self._cost, precision, method, table).run()
+            return self._judged(
+                PinSearch(self._evaluator, self._options, self._cost, precision, method, table).run(unknown)
+            )
         engines, wide = self._engines, self._engine_ranges(table)
         plan = PrecisionPlan(self._model.sha256, precision, around=self._options.around, calibration=method)
         bare = with_held_pins(self._model, plan, table)
         low = engines.measure(f"{precision}", bare, wide, self._options.tolerance_of(precision))
         # Times that were measured just now are what the search goes by, in place of estimates.
-        found = PinSearch(self._evaluator, self._options, engines.cost, precision, method, table).run()
+        search = PinSearch(self._evaluator, self._options, engines.cost, precision, method, table)
+        found = self._judged(search.run(unknown))
         return replace(found, engine=engines.verify(found, low, wide))
+
+    def _judged(self, found: PrecisionResult) -> PrecisionResult:
+        """The result with what the reference leaves open of its verdict."""
+        tolerance = self._options.tolerance_of(found.precision)
+        return replace(found, unknown=self.grounds.unknown(tolerance), caveat=self.grounds.caveat(tolerance))
 
     def _engine_ranges(self, table: CalibrationTable | None) -> CalibrationTable | None:
         """The table with ranges for all that an int8 layer's nodes give too, its inside included.
@@ -352,15 +380,17 @@ class _Job:
         if self._engines is not None:
             wide, tolerance = self._engine_ranges(table), self._options.tolerance_of(precision)
             engine = self._engines.measure_plan(precision, bare, plan, wide, tolerance)
-        return PrecisionResult(
-            precision,
-            search.variant(f"{precision}", bare, low),
-            search.variant(f"{precision} mixed", plan, mixed),
-            rank(touched, low.introduced).order,
-            causes(self._model, bare, low.inherited, low.introduced),
-            2,
-            table,
-            engine=engine,
+        return self._judged(
+            PrecisionResult(
+                precision,
+                search.variant(f"{precision}", bare, low),
+                search.variant(f"{precision} mixed", plan, mixed),
+                rank(touched, low.introduced).order,
+                causes(self._model, bare, low.inherited, low.introduced),
+                2,
+                table,
+                engine=engine,
+            )
         )
 
 
@@ -376,11 +406,11 @@ _WITHOUT_FLOATS = (
 )
 
 
-def _check_tolerance(options: Options, reference: Comparison) -> None:
+def _check_tolerance(options: Options, reference: Comparison, grounds: Grounds) -> None:
     """Raises OptionError where the reference itself has not the figure that a tolerance asks for."""
     for precision in options.precisions:
         for bound in options.tolerance_of(precision):
-            if math.isnan(bound.of(reference)):
+            if math.isnan(bound.of(reference)) and not grounds.unknown((bound,)):
                 why = {
                     "metric": "the data has no labels with a metric",
                     "metric_drop": "the data has no labels with a metric",

@@ -15,6 +15,7 @@ from typing import Any
 from precisionlab.wording import counted
 
 _ON_RANDOM = " on random inputs"
+_IN_PART = " in part"
 
 NOTHING_GAINED = 0.995
 """From this share of float32's cost on, a plan gains nothing over float32."""
@@ -44,24 +45,33 @@ _SIGNS = {Tone.GOOD: "✓", Tone.BAD: "✗", Tone.OPEN: "?"}
 
 @dataclass(frozen=True)
 class Mark:
-    """A state in two or three words, as tables hold it; on random inputs it says so, and is never green or red."""
+    """A state in two or three words, as tables hold it; on random inputs it says so, and is never green or red.
+
+    `in_part` says that some values were not judged, as the reference has no number there: then it is never green.
+    """
 
     state: State
     on_random: bool = False
+    in_part: bool = False
 
     def __str__(self) -> str:
         words = "NOT met" if self.state is State.NOT_MET else self.state.value
+        words += _IN_PART if self.in_part and self.state is State.MET else ""
         return words + (_ON_RANDOM if self.on_random and self.state is not State.NOT_KNOWN else "")
 
     @classmethod
     def parse(cls, text: str) -> Mark:
         """What `str` wrote. Raises ValueError for anything else."""
-        return cls(State(text.removesuffix(_ON_RANDOM).lower()), text.endswith(_ON_RANDOM))
+        state = text.removesuffix(_ON_RANDOM)
+        words = state.removesuffix(_IN_PART).lower()
+        return cls(State(words), text.endswith(_ON_RANDOM), state.endswith(_IN_PART))
 
     @property
     def tone(self) -> Tone:
         """Its colour."""
-        return Tone.OPEN if self.on_random else _TONES.get(self.state, Tone.OPEN)
+        if self.on_random or (self.in_part and self.state is State.MET):
+            return Tone.OPEN
+        return _TONES.get(self.state, Tone.OPEN)
 
     @property
     def sign(self) -> str:
@@ -77,6 +87,7 @@ class Verdict:
     sentence: str
     figure: str = ""
     on_random: bool = False
+    in_part: bool = False
 
     @property
     def met(self) -> bool:
@@ -86,7 +97,7 @@ class Verdict:
     @property
     def mark(self) -> Mark:
         """The state in short."""
-        return Mark(self.state, self.on_random)
+        return Mark(self.state, self.on_random, self.in_part)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object in `run.json`; read back by `from_dict`."""
@@ -95,12 +106,14 @@ class Verdict:
             "sentence": self.sentence,
             "figure": self.figure,
             "on_random": self.on_random,
+            "in_part": self.in_part,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
         """What `to_dict` wrote. Raises KeyError or ValueError for anything else."""
-        return cls(State(data["state"]), str(data["sentence"]), str(data["figure"]), bool(data["on_random"]))
+        state, flags = State(data["state"]), (bool(data["on_random"]), bool(data.get("in_part")))
+        return cls(state, str(data["sentence"]), str(data["figure"]), *flags)
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,7 @@ class Evidence:
     `left` are still in the low precision. `cost` and `bare_cost` are the plan's and that without pins, as shares of
     float32's; None where not known. `limit` says what the user allowed that the search ran into ("at most 3 pins"),
     `stopped` what ended it before it was through ("the budget of 30 s is spent"); both empty where nothing did.
+    `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none; empty where all of it is.
     """
 
     precision: str
@@ -144,6 +158,8 @@ class Evidence:
     terms: Terms
     limit: str = ""
     stopped: str = ""
+    unknown: str = ""
+    caveat: str = ""
 
     @property
     def kept(self) -> str:
@@ -164,6 +180,12 @@ def _random(e: Evidence) -> Verdict | None:
         return None
     sentence = "not known: the inputs were random; give real samples with --data, or ask for random ones with --random"
     return Verdict(State.NOT_KNOWN, sentence, e.figure, on_random=True)
+
+
+def _groundless(e: Evidence) -> Verdict | None:
+    if not e.unknown:
+        return None
+    return Verdict(State.NOT_KNOWN, f"not known: {e.unknown}", e.figure, on_random=e.terms.random)
 
 
 def _untouched(e: Evidence) -> Verdict | None:
@@ -217,8 +239,9 @@ def _right(e: Evidence) -> Verdict:
 
 
 def _said(e: Evidence, state: State, sentence: str) -> Verdict:
-    """The verdict, with a word on random inputs where they were asked for."""
-    return Verdict(state, sentence + (_ON_RANDOM if e.terms.random else ""), e.figure, e.terms.random)
+    """The verdict, with a word on random inputs where they were asked for, and on what was not judged."""
+    said = sentence + (_ON_RANDOM if e.terms.random else "") + (f"; but {e.caveat}" if e.caveat else "")
+    return Verdict(state, said, e.figure, e.terms.random, in_part=bool(e.caveat))
 
 
-_RULES: tuple[Rule, ...] = (_random, _not_finished, _wrong, _untouched, _as_float32, _too_dear, _right)
+_RULES: tuple[Rule, ...] = (_random, _groundless, _not_finished, _wrong, _untouched, _as_float32, _too_dear, _right)

@@ -26,7 +26,7 @@ from precisionlab.precision import Precision
 EPS64 = np.finfo(np.float64).eps
 COUNTS = (
     *("elements", "overflow", "vanished", "ref_nonfinite", "nan", "inf", "new_nonfinite", "ref_mismatch"),
-    *("new_nan", "ref_nan", "unforced_inf"),
+    *("new_nan", "ref_nan", "unforced_inf", "inf_mismatch"),
 )
 FORMATS = {
     Precision.FP32: np.finfo(np.float32),
@@ -97,6 +97,7 @@ def plainly(reference: Array, output: Array, held_in: Precision = Precision.FP32
         new_nan=int(np.sum(np.isnan(o))),
         ref_nan=int(np.sum(np.isnan(beside))),
         unforced_inf=int(np.sum(np.isinf(o) & (np.abs(r) < near))),
+        inf_mismatch=int(np.sum(~same & np.isinf(beside))),
     )
     return found, magnitudes
 
@@ -230,6 +231,7 @@ def test_equal_nonfinite_values_are_no_mismatch_and_take_no_part_in_the_metrics(
 def test_a_nonfinite_value_that_changed_is_a_mismatch(was: str, became: str) -> None:
     found = error_sums(np.float32([was, 1]), np.float32([became, 1]))
     assert (found.ref_mismatch, found.new_nonfinite, found.nonfinite, found.elements) == (1, 0, 1, 1)
+    assert found.inf_mismatch == (was != "nan")  # where NaN was there is nothing to break
 
 
 def test_the_largest_float16_does_not_overflow_and_the_next_float32_does() -> None:

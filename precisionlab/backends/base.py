@@ -191,7 +191,8 @@ def broken_tensors(
     logarithm or a division by what was rounded to zero). An Inf that begins where the reference is too large for it is
     what that rounds to, and so is one in what the layer takes and rounds itself; every device goes on from it alike
     (exp(−Inf) is 0, Inf − Inf is NaN), so what it does is seen at the outputs. A NaN's course is not: CPU kernels of
-    Max, Clip, Relu or ReduceMax lose it, and a GPU's do not. `known` has the reference's largest values.
+    Max, Clip, Relu or ReduceMax lose it, and a GPU's do not. Where the reference itself is NaN there is nothing to
+    break; where it is Inf, that must stay. `known` has the reference's largest values.
     """
     found = []
     for layer in model.layers:
@@ -201,7 +202,7 @@ def broken_tensors(
             errors = inherited.get(name)
             if errors is None:
                 continue
-            if errors.new_nan or errors.ref_mismatch or (errors.unforced_inf and not passed_on):
+            if errors.new_nan or errors.inf_mismatch or (errors.unforced_inf and not passed_on):
                 found.append(name)
     return tuple(found)
 

@@ -104,11 +104,16 @@ class OnnxRuntimeBackend(Backend):
         """Reference and variant, and where it is asked for each layer alone, in one graph."""
         return self.watch(evaluation)(samples)
 
-    def reference(self, names: Collection[str]) -> Callable[[Sample], dict[str, NDArray[Any]]]:
-        """The function that gives the reference's values of these final or layer outputs, for one sample."""
+    def reference(
+        self, names: Collection[str], copier: type[LayerCopier] = LayerCopier
+    ) -> Callable[[Sample], dict[str, NDArray[Any]]]:
+        """The function that gives the reference's values of these final or layer outputs, for one sample.
+
+        `copier` makes its layers.
+        """
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
-        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.place)
+        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.place, copier)
         constants = _constant_outputs(self.model)
 
         def values(sample: Sample) -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.precision import plan_files
 from precisionlab.report.tables import engines_of, layer_errors
 from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
+from precisionlab.search.undefined import Undefined
 from precisionlab.verdict import Mark, Tone
 from precisionlab.wording import counted, decibel, number
 
@@ -51,6 +52,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
             "WARNING: the inputs are random noise, which finds the wrong layers. Give real samples with --data.",
             style="bold red",
         )
+    for undefined in run["reference"]["undefined"]:
+        console.print(f"WARNING: {Undefined.from_dict(undefined).text}.", style="yellow")
     console.print()
     console.print(_variants(result))
     if result.engine is not None:

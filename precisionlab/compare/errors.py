@@ -16,7 +16,7 @@ STATISTICS = 3
 """Which meaning the statistics have; of another one a journal is not taken over. 1: overflow was float16's always;
 2: the elements of another shape were mismatches."""
 
-SUMS, COUNTS = 6, 11
+SUMS, COUNTS = 6, 12
 """How many of each a row of an `ErrorTable` has, in the order of the fields of `ErrorSums`."""
 
 
@@ -46,6 +46,7 @@ class ErrorSums:
     new_nan: int = 0  # out is NaN where ref is finite
     ref_nan: int = 0
     unforced_inf: int = 0  # out is Inf where ref is so small that no rounding to the output's format gives one
+    inf_mismatch: int = 0  # those of ref_mismatch where ref is no NaN
     reshaped: int = 0  # samples whose output has another shape, which was not compared
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
@@ -95,6 +96,11 @@ class ErrorSums:
     def nonfinite(self) -> int:
         """NaN and Inf that the reference does not have, and non-finite values it has that changed."""
         return self.new_nonfinite + self.ref_mismatch
+
+    @property
+    def judges_nothing(self) -> bool:
+        """Whether the reference holds no number that anything could be compared with."""
+        return self.elements == 0 and self.ref_nonfinite > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for the journal; read back by `ErrorSums(**data)`."""

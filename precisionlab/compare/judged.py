@@ -176,7 +176,9 @@ def _difference(pair: _Pair) -> NDArray[Any]:
     if true.shape != value.shape:
         return np.full(true.shape, np.nan, true.dtype)
     with np.errstate(invalid="ignore"):
-        return np.asarray(value - true)
+        found = np.asarray(value - true)
+    is_number = np.isfinite(true)  # where the reference is none there is nothing to differ from
+    return found if is_number.all() else np.where(is_number, found, found.dtype.type(0))
 
 
 def _has_errors(array: Any) -> bool:

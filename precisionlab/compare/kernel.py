@@ -84,7 +84,9 @@ def _one_by_one(r, o, r_bits, o_bits, sums, counts, limits):  # type: ignore[no-
             counts[3] += 1
             counts[9] += a_magnitude > _INFINITY
             # Equal infinities agree, and NaN with NaN; anything else there has changed.
-            counts[7] += not (a == b or (a != a and b != b))
+            same = a == b or (a != a and b != b)
+            counts[7] += not same
+            counts[11] += a == a and not same
             continue
         e = b - a
         sums[0] += a * a
@@ -147,10 +149,11 @@ def error_sums(
     """Add the sums and counts over two float32 tensors of one size to `sums` and `counts`.
 
     `sums`, float64 (6,): Σref², Σerr², Σref·out, Σout², max |err|, max |ref|, over the elements whose
-    reference is finite. `counts`, int64 (11,): those elements, |ref| beyond the first of `limits`, vanished (out is
+    reference is finite. `counts`, int64 (12,): those elements, |ref| beyond the first of `limits`, vanished (out is
     0 where ref is not), non-finite in ref, NaN in out, Inf in out, non-finite in out where ref is finite, elements
     whose reference is non-finite and whose output is not the same, NaN in out where ref is finite, NaN in ref, Inf in
-    out where |ref| is below the second of `limits`, float32 (2,).
+    out where |ref| is below the second of `limits`, float32 (2,), and elements whose reference is infinite and whose
+    output is not the same.
     """
     r = np.ascontiguousarray(reference).reshape(-1)
     o = np.ascontiguousarray(output).reshape(-1)

@@ -32,14 +32,18 @@ class Spread:
 
 
 def sqnr_of_rows(table: ErrorTable) -> NDArray[np.float32]:
-    """The SQNR of each row of one sample's statistics, float32 (rows,), in dB; as `ErrorSums.sqnr` has it."""
+    """The SQNR of each row of one sample's statistics, float32 (rows,), in dB; as `ErrorSums.sqnr` has it.
+
+    +inf where the reference holds no number at all: a sample that judges nothing is nobody's worst.
+    """
     signal, noise = table.sums[:, 0], table.sums[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         found = 10 * (np.log10(signal) - np.log10(noise))
     found = np.where((signal == 0) | np.isinf(noise), -np.inf, found)
     found = np.where(noise == 0, np.inf, found)
     found = np.where((table.counts[:, 0] == 0) | np.isnan(noise), np.nan, found)
-    return found.astype(np.float32)
+    judges_nothing = (table.counts[:, 0] == 0) & (table.counts[:, 3] > 0) & (table.counts[:, 7] == 0)
+    return np.where(judges_nothing, np.inf, found).astype(np.float32)
 
 
 def spread_of(values: Sequence[float] | NDArray[np.float32]) -> Spread | None:

@@ -36,7 +36,7 @@ def error_sums(
     found = (
         is_finite, np.abs(a) > limits[0], (b == 0) & (a != 0), ~is_finite, nan, inf,
         ~np.isfinite(b), ~is_finite & ~same, nan & is_finite, np.isnan(r),
-        np.isinf(b) & (np.abs(a) < limits[1]),
+        np.isinf(b) & (np.abs(a) < limits[1]), np.isinf(r) & ~same,
     )  # fmt: skip
     counts += np.array([np.count_nonzero(mask) for mask in found])
 

@@ -16,6 +16,7 @@ from precisionlab.report.cells import percent, show
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.section import PrecisionSection
 from precisionlab.report.views import LayerView, VariantView
+from precisionlab.search.undefined import Undefined
 from precisionlab.verdict import State, Tone
 
 DANGER, WARNING, NOTE = "danger", "warning", "note"
@@ -54,6 +55,7 @@ def hazards(
 ) -> tuple[Hazard, ...]:
     """All hazards of a run, the worst first, else in the order of the page."""
     found = list(_of_data(run, any(section.name == "int8" for section in sections)))
+    found += _of_reference(run)
     for place, section in enumerate(sections, 1):
         found += _of_values(section, place)
         found += _of_verdict(section, run)
@@ -118,6 +120,20 @@ def _of_data(run: Mapping[str, Any], calibrated: bool) -> Iterable[Hazard]:
             "No sample was held out",
             "The pins were chosen and judged on the same samples: others may need other pins.",
             "Give 32 samples or more, a quarter of which is then held out, or verify the plan on other data.",
+        )
+
+
+def _of_reference(run: Mapping[str, Any]) -> Iterable[Hazard]:
+    """Where the float32 reference has no number. Runs of older versions do not tell."""
+    for facts in (run.get("reference") or {}).get("undefined", ()):
+        undefined = Undefined.from_dict(facts)
+        yield Hazard(
+            DANGER if undefined.blank else WARNING,
+            "",
+            _capital(undefined.text),
+            "Where the reference has no number there is nothing to be right about: figures and verdicts leave it out.",
+            "Look whether anybody reads these values (rows of padding are nobody's), and mend the samples or the model "
+            "where somebody does.",
         )
 
 
@@ -258,7 +274,7 @@ _OF_STATES = {
     ),
     State.NOT_KNOWN: (
         "Whether the tolerance is met is not known",
-        "Use none of it before it was measured on real samples (--data).",
+        "Use none of it: what the sentence names must be mended first, or another figure be asked for (a task metric).",
     ),
     State.NOT_FINISHED: (
         "The search was cut short, and no plan meets the tolerance so far",

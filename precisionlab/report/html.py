@@ -44,6 +44,7 @@ from precisionlab.report.histograms import RunHistograms, histograms_json
 from precisionlab.report.section import Tables, metric_name, section_of
 from precisionlab.report.spread import spreads_of
 from precisionlab.report.views import is_part, variant_view
+from precisionlab.search.grounds import steadiness_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,6 +142,7 @@ def load_template() -> Template:
         axis=axis_text,
         value_of=lambda value, bound: value_text(bound, value) if bound else show(value, ".3g"),
         visible=visible,
+        steadiness=steadiness_text,
         csp_hash=_csp_hash,
         quoted=shlex.quote,
     )

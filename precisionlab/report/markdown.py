@@ -17,6 +17,8 @@ from precisionlab.precision import PrecisionPlan
 from precisionlab.report.cells import Row, percent, show, value_text, visible
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.views import PinView, VariantView, variant_view
+from precisionlab.search.grounds import steadiness_text
+from precisionlab.search.undefined import Undefined
 from precisionlab.verdict import Mark, Tone
 from precisionlab.wording import counted
 
@@ -73,6 +75,10 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
     found = []
     if run["data"]["random"]:
         found.append("> **Random data.** It is likely to find the wrong layers: use none of this.")
+    reference = run.get("reference") or {}
+    found += [f"> **{text(Undefined.from_dict(one).text)}.**" for one in reference.get("undefined", ())]
+    if reference.get("steadiness"):
+        found.append(f"> {text(steadiness_text(reference['steadiness']))}.")
     engines = run["engines"]
     if engines is None or not engines["measured"]:
         found.append(f"> Figures **{text(run['figures'])}** by {text(run['backend'])}, not measured on a GPU.")

@@ -80,6 +80,8 @@ The last four are of real engines, run on a GPU or (types and pins) compiled for
 | name | its name in the data |
 | sqnr_db | its error on this sample, that of its worst part; empty where it is NaN, inf where there is no error |
 
+A sample whose reference holds no number in an output has no row for it.
+
 The fp32 variant, and outputs that are not float32, have no rows there.
 
 In `layers.csv`, `alone_sqnr_db`, `alone_nonfinite` and `gain` rest on the samples where the precision is worst, and
@@ -188,7 +190,7 @@ def _rows_of_samples(variant: Variant, names: SampleNames) -> list[Row]:
         for output in variant.comparison.outputs
         for held, called, comparison in parts
         for number, (name, one) in enumerate(zip(called, comparison.each.get(output, ()), strict=False))
-        if (figures := one.figures("sqnr").values())
+        if not (one.errors is not None and one.errors.judges_nothing) and (figures := one.figures("sqnr").values())
     ]
 
 

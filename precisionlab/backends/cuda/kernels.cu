@@ -7,7 +7,7 @@ typedef unsigned long long u64;
 
 #define THREADS 256
 #define SUMS 6
-#define COUNTS 11
+#define COUNTS 12
 #define BINS 4096
 #define MAGNITUDE 0x7FFFFFFFu
 #define INFINITE 0x7F800000u
@@ -57,7 +57,9 @@ extern "C" __global__ void error_sums(
         if (r >= INFINITE) {
             c[3] += 1;
             c[9] += r > INFINITE;
-            c[7] += !(a == b || (a != a && b != b));
+            const bool same = a == b || (a != a && b != b);
+            c[7] += !same;
+            c[11] += a == a && !same;
             continue;
         }
         s[0] += a * a;
