@@ -183,7 +183,7 @@ def test_a_plan_that_costs_more_than_allowed_is_not_met() -> None:
 
 def test_dynamic_inputs_take_their_shape_from_the_command_line() -> None:
     model = saved(proto("(float[N,c,4] x) => (float[N,c,4] y) { y = Relu(x) }"))
-    assert "--shape x:1x3x224x224" in run("sweep", model).stderr
+    assert "--shape x:1x128x4" in run("sweep", model).stderr
     assert run("sweep", model, "--shape", "x:2x3x4", "--random").exit_code == 0
     assert run("sweep", model, "--shape", "x:2x3x5").exit_code == 2
 
@@ -417,8 +417,11 @@ BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
     "a truncated file": (truncated_file, "not an ONNX model, or cut short"),
     "a custom operator": (custom_op, "custom operator my.own::Thing"),
     "a wrong shape": (with_data(x=np.zeros((1, 5), np.float32)), "has shape 1×5, the model wants 1×4"),
-    "a wrong dtype": (with_data(x=np.zeros((1, 4))), "is float64, the model wants float32"),
-    "a wrong name": (with_data(image=np.zeros((1, 4), np.float32)), "lacks x; the model's inputs are x"),
+    "a wrong dtype": (with_data(x=np.full((1, 4), 1e39)), "float64, the model wants float32, and value 1e+39"),
+    "a wrong name": (
+        with_data(image=np.zeros((1, 4), np.float32)),
+        "lacks x and has image, which the model does",
+    ),
     "one name too many": (with_data(x=np.zeros((1, 4), np.float32), q=np.zeros(1)), "has q, which"),
     "a NaN": (with_data(x=np.float32([[0, 1, np.nan, 3]])), "NaN or Inf; mend or remove the sample"),
     "a NaN in a later sample": (bad_second_sample, "z.npy: input 'x' holds 1 value"),
@@ -443,11 +446,11 @@ BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
     "a run folder nowhere": (options("--out", "/proc/none/run"), "/proc/none/run: cannot be written"),
     "no shape": (options("--shape", "1x4"), "--shape '1x4': write the input's name, a colon"),
     "no number in a shape": (options("--shape", "x:1xfour"), "and its sizes with x between them"),
-    "a shape of nothing": (options("--shape", "x:0x4"), "a batch of no rows"),
+    "a shape of nothing": (options("--shape", "x:0x4"), "does not fit: the model wants 1×4"),
     "a shape below nothing": (options("--shape", "x:1x-4"), "and its sizes with x between them"),
     "a shape given twice": (options("--shape", "x:1x4", "--shape", "x:1x5"), "'x:1x5': the shape of x is given twice"),
     "another input's shape": (options("--shape", "z:1x4"), "the model has no such input; it has x"),
-    "another shape": (options("--shape", "x:1x5"), "does not fit; the model wants 1×4"),
+    "another shape": (options("--shape", "x:1x5"), "does not fit: the model wants 1×4, such as --shape x:1x4"),
     "no samples": (options("--samples", "0"), "samples is 0; it must be at least 1"),
     "fewer than no samples": (options("--samples", "-3"), "samples is -3; it must be at least 1"),
     "fewer than no pins": (options("--max-pins", "-1"), "max_pins is -1"),
