@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import compared, load, plan_for, proto
+from models import compared, load, plan_for, proto, sample
 from numpy.typing import NDArray
 from recurrent import FUNCTIONS, GATES, Case, Rounding, bf16, exact, fp16, run
 
@@ -25,6 +26,8 @@ from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.recurrent import stepped
 from precisionlab.rewrite.toggle import whole
+from precisionlab.rewrite.typed import typed_model
+from precisionlab.search.causes import causes
 
 Array = NDArray[Any]
 NAMES = [
@@ -338,6 +341,32 @@ def test_what_a_sweep_says_of_recurrent_layers_is_what_the_steps_lose(tmp_path: 
     # The first layer has inherited nothing but its input's rounding, which it does itself.
     assert found.introduced["y0"] == found.inherited["y0"]
     assert found.introduced["y1"].sqnr > found.inherited["y1"].sqnr
+
+
+def test_the_cause_is_told_where_a_state_drifts(tmp_path: Path) -> None:
+    told = {}
+    for steps in (2500, 100):
+        case = integrating(steps)
+        model = load(case.model(17), tmp_path)
+        found = compared(model, [sample(X=case.inputs["X"])])
+        told[steps] = causes(model, plan_for(model, Precision.FP16), found.inherited, found.introduced)
+    truth, emulated = (run(integrating(2500), rounded)["Y_c"] for rounded in (exact, fp16))
+    largest, off = np.abs(truth).max(), np.abs(truth - emulated).max()
+    assert told[2500]["cell"].startswith("its state is rounded to fp16 at each step, and drifts: ")
+    assert f"values up to {largest:.4g} are up to {off:.3g} off, where fp16 has steps of 2" in told[2500]["cell"]
+    assert told[100] == {}
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+def test_a_typed_model_keeps_layers_with_lengths_in_float32(tmp_path: Path, precision: Precision) -> None:
+    model, _, _ = between(tmp_path)
+    typed = typed_model(model, PrecisionPlan(model.sha256, precision), None)
+    low = ir.DataType.FLOAT16 if precision is Precision.FP16 else ir.DataType.BFLOAT16
+    taken = {node.name: node.inputs[1].dtype for node in typed.onnx.graph if node.op_type == "LSTM" and node.inputs[1]}
+    assert taken == {"lstm0": ir.DataType.FLOAT, "lstm1": low}  # the second has no lengths
+    assert [note for note in typed.notes if "lstm0" in note] == [
+        f"layer lstm0 is left in fp32: TensorRT has no LSTM with sequence_lens in {precision}"
+    ]
 
 
 def test_toggling_a_recurrent_layer_is_comparing_the_plan_with_that_pin(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
+from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.flow import around_of, precision_of
 from precisionlab.rewrite.gates import round_scalar
@@ -17,6 +18,8 @@ from precisionlab.rewrite.gates import round_scalar
 # A constant that holds this share of its values in what vanishes is worth a word; weights near zero
 # vanish in every model and do no harm.
 _SCALAR = 8
+# A state that is right but for its own last rounding is half a step off, and at 55 dB in bf16, 73 in fp16.
+_DRIFTED, _STEPS_OFF = 45.0, 4.0
 
 
 def causes(
@@ -52,7 +55,7 @@ def _cause(
     if not any(e.nonfinite for e in alone):
         # x + 1e-10 breaks nothing by itself, but the logarithm or division behind it.
         vanished = [_vanishing(model, name, precision) for name in layer.weights if any(e.vanished for e in alone)]
-        return "; ".join(filter(None, vanished))
+        return "; ".join(filter(None, [*vanished, _drift(model, layer, alone, precision)]))
     parts = [_constant(model, name, precision) for name in layer.weights]
     largest = precision.number_format.largest
     entering = [inherited[name] for name in layer.inputs if name in inherited]
@@ -69,6 +72,22 @@ def _cause(
 def _overflow(alone: list[ErrorSums], precision: Precision) -> str:
     leaving, largest = max(e.max_ref for e in alone), precision.number_format.largest
     return f"overflow: values up to {leaving:.3g}, {precision} ends at {largest:.5g}" if leaving > largest else ""
+
+
+def _drift(model: Model, layer: Layer, alone: list[ErrorSums], precision: Precision) -> str:
+    """How far a recurrent layer's state goes astray, where that is more than one rounding would do."""
+    if not any(is_recurrent(model.node[name]) for name in layer.nodes):
+        return ""
+    worst = min(alone, key=lambda errors: errors.sqnr)
+    if not 0 < worst.max_ref < math.inf:
+        return ""
+    step = 2.0 ** math.floor(math.log2(worst.max_ref)) * precision.number_format.epsilon
+    if worst.sqnr >= _DRIFTED or worst.max_error <= _STEPS_OFF * step:
+        return ""
+    return (
+        f"its state is rounded to {precision} at each step, and drifts: values up to {worst.max_ref:.4g} are up to "
+        f"{worst.max_error:.3g} off, where {precision} has steps of {step:.2g} and an addend below half a step is lost"
+    )
 
 
 def _kind(layer: Layer, inherited: Mapping[str, ErrorSums]) -> str:

@@ -12,6 +12,7 @@ from precisionlab.calibration.table import INT8_LEVELS, CalibrationTable, weight
 from precisionlab.errors import PlanError
 from precisionlab.model import Layer, Model
 from precisionlab.model.graph import TensorInfo
+from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.flow import around_of, precision_of
@@ -29,6 +30,8 @@ _LACKING = {
         {"ConvTranspose", "GRU", "GlobalLpPool", "LpNormalization", "MeanVarianceNormalization", "Mish"}
     ),
 }
+_LENGTHS = 4
+"""The input of a recurrent node that says how long each sample is."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ def allowed(
             reason = f"the type of {unknown[0]} is not known"
         elif not places(node, dtype, opset, tensors).outputs:
             reason = f"ONNX does not define {node.op_type} in {short(dtype)} at opset {opset}"
+        elif is_recurrent(node) and len(node.inputs) > _LENGTHS and node.inputs[_LENGTHS] is not None:
+            # Its parser chooses between a half state and a float32 zero, by each sample's length.
+            reason = f"TensorRT has no {node.op_type} with sequence_lens in {short(dtype)}"
         elif node.op_type in _LACKING[dtype]:
             reason = f"TensorRT has no {node.op_type} in {short(dtype)}"
         if reason is not None:
