@@ -274,7 +274,7 @@ def _finish(
     methods = {name: table_of(histograms, name, count, percentile) for name in METHODS}
     table = _best(backend, dataset, methods, see) if method == AUTO else methods[method]
     path = Path(cache) if cache else folder / CACHE_FILE
-    content = write_cache({name: found.scale for name, found in table.ranges.items()}, tensorrt)
+    content = write_cache(table.scales, tensorrt)
     fingerprint = Fingerprint.of(
         model_path=str(backend.model.path),
         model_sha256=backend.model.sha256,

@@ -348,7 +348,9 @@ def test_the_fingerprint_stands_beside_its_cache(tmp_path: Path) -> None:
 
 # ONNX Runtime's tables
 
-TABLE = CalibrationTable({"b: x": Range(0.1), "a 层": Range(3.0000001), "zero": Range(0.0), "big": Range(1e6)}, 64)
+TABLE = CalibrationTable(
+    {"b: x": Range(0.1), "a 层": Range(3.0000001), "zero": Range(0.0, count=3), "big": Range(1e6)}, 64
+)
 AMAX = {"b: x": np.float32(0.1), "a 层": np.float32(3.0000001), "zero": np.float32(1), "big": np.float32(1e6)}
 
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,74 @@ def test_a_tensor_of_nan_is_warned_of_and_one_of_zeros_gets_the_scale_of_one(tmp
     assert "1 samples are few" in result.stdout
     scales = read_cache_file(Path("X", CACHE_FILE)).scales
     assert scales["y"] == scales["z"] == np.float32(1 / 127)
+
+
+PAST = (
+    '(float[1,1,8] x, float[1,P,8] past) => (float[1,Q,4] y) { ["key"] k = MatMul(x, w) ["old"] o = MatMul(past, w) '
+    '["cat"] c = Concat <axis = 1> (o, k) ["out"] y = MatMul(c, v) }'
+)
+
+
+def past_of(lengths: Sequence[int], folder: str) -> None:
+    """A decoder's step with a past, and samples in which that has these lengths."""
+    rng = np.random.default_rng(71)
+    weights = {"w": rng.standard_normal((8, 8)), "v": rng.standard_normal((8, 4))}
+    onnx.save_model(proto(PAST, {name: value.astype(np.float32) for name, value in weights.items()}), "model.onnx")
+    Path(folder).mkdir()
+    for index, length in enumerate(lengths):
+        x, past = rng.standard_normal((1, 1, 8), np.float32), rng.standard_normal((1, length, 8), np.float32)
+        np.savez(Path(folder, f"{index:03d}.npz"), x=x, past=past)
+
+
+def test_a_tensor_that_never_held_an_element_has_no_range(tmp_path: Path) -> None:
+    past_of([0] * 40, "data")
+    result = run("model.onnx", "--data", "data", "--out", "X")
+    assert result.exit_code == 0
+    assert "past, o never held an element in the samples" in " ".join(result.stdout.split())
+    assert set(read_cache_file(Path("X", CACHE_FILE)).scales) == {"x", "k", "c", "y"}
+    ranges = pd.read_csv("X/ranges.csv").set_index("tensor")
+    assert ranges["count"]["past"] == 0
+    assert ranges.loc["past", ["amax", "scale", "max"]].isna().all()
+    assert ranges["scale"]["x"] > 0
+    assert "Never held an element in the samples: 2 tensors" in Path("X/calibration.html").read_text()
+    assert "past" not in Path("X/onnxruntime/calibration.json").read_text()
+    linted = CliRunner().invoke(cli, ["cache", "lint", f"X/{CACHE_FILE}", "--model", "model.onnx"])
+    told = " ".join(linted.stdout.split())
+    assert linted.exit_code == 0
+    assert "warning past" in told
+    assert "It never held an element in the samples: it has no range" in told
+
+
+def test_one_element_is_enough_for_a_range(tmp_path: Path) -> None:
+    past_of([i % 5 for i in range(40)], "data")
+    result = run("model.onnx", "--data", "data", "--out", "X")
+    assert "never held" not in result.stdout
+    assert set(read_cache_file(Path("X", CACHE_FILE)).scales) == {"x", "past", "k", "o", "c", "y"}
+    linted = CliRunner().invoke(cli, ["cache", "lint", f"X/{CACHE_FILE}", "--model", "model.onnx"])
+    assert "nothing to object to" in linted.stdout
+
+
+def test_a_scale_that_a_cache_has_of_such_a_tensor_is_told(tmp_path: Path) -> None:
+    past_of([0] * 40, "data")
+    assert run("model.onnx", "--data", "data", "--out", "X").exit_code == 0
+    with Path("X", CACHE_FILE).open("a") as cache:
+        cache.write("past: 3c010204\n")  # 1/127
+    linted = CliRunner().invoke(cli, ["cache", "lint", f"X/{CACHE_FILE}", "--model", "model.onnx"])
+    told = " ".join(linted.stdout.split())
+    assert "the scale that the cache has of it is made up" in told
+    assert "1 of 5 tensors differ" in told
+
+
+def test_int8_leaves_a_layer_whose_operand_never_held_an_element(tmp_path: Path) -> None:
+    past_of([0] * 40, "data")
+    result = sweep("model.onnx", "data", precisions=("int8",), tolerance="sqnr>=10", out="S")
+    plan = result.plans["int8"]
+    reasons = {pin.layer: pin.reason for pin in plan.pins}
+    assert list(reasons) == ["old"]
+    assert "past never held an element in the samples" in reasons["old"]
+    past_of([i % 5 for i in range(40)], "more")
+    result = sweep("model.onnx", "more", precisions=("int8",), tolerance="sqnr>=10", out="T")
+    assert not result.plans["int8"].pins
 
 
 # Shards

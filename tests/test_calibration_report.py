@@ -19,7 +19,15 @@ from precisionlab.calibration.histogram import BINS, Histogram, histogram_of
 from precisionlab.report.calibration import COLUMNS, Sparkline, percent, render_calibration, sparkline
 
 NAN, INF = math.nan, math.inf
-WARNINGS = ("Few samples", "NaN or Inf", "No finite value", "Zero throughout", "values clipped", "of the 128 levels")
+WARNINGS = (
+    "Few samples",
+    "Never held an element",
+    "NaN or Inf",
+    "No finite value",
+    "Zero throughout",
+    "values clipped",
+    "of the 128 levels",
+)
 
 Report = tuple[dict[str, Any], pd.DataFrame, dict[str, Histogram]]
 
@@ -92,7 +100,7 @@ def test_nothing_to_object_to() -> None:
 
 BAD: Mapping[str, dict[str, Any]] = {
     "NaN or Inf": row("bad", histogram_of(np.array([1, 2, NAN, INF], np.float32)), 2.0),
-    "No finite value": row("bad", histogram_of(np.zeros(0, np.float32)), 0.0, disagreement=NAN, levels_used=1),
+    "Never held an element": row("bad", histogram_of(np.zeros(0, np.float32)), 0.0, disagreement=NAN, levels_used=1),
     "Zero throughout": row("bad", histogram_of(np.zeros(5, np.float32)), 0.0, disagreement=NAN, levels_used=1),
     "values clipped": row("bad", spread(), 0.98),
     "of the 128 levels": row("bad", spread(), spread().amax, levels_used=31),
@@ -110,6 +118,13 @@ def test_each_warning_appears_alone_and_names_its_tensor(warning: str) -> None:
     assert "good" not in text
 
 
+ALL_NAN = row("bad", histogram_of(np.array([NAN], np.float32)), 0.0, disagreement=NAN, levels_used=1)
+
+
+def test_nothing_but_nan_is_no_finite_value_and_yet_held() -> None:
+    assert warned(page(ALL_NAN)) == {"NaN or Inf", "No finite value"}
+
+
 def test_the_borders_of_the_warnings() -> None:
     fine = [
         row("a", spread(), 0.99 + 1 / BINS),  # just less than 1 % clipped
@@ -122,10 +137,10 @@ def test_the_borders_of_the_warnings() -> None:
 
 
 def test_all_warnings_at_once_are_counted() -> None:
-    rows = [bad | {"tensor": f"t{i}", "operand": i == 0} for i, bad in enumerate(BAD.values())]
+    rows = [bad | {"tensor": f"t{i}", "operand": i == 0} for i, bad in enumerate([*BAD.values(), ALL_NAN])]
     shown = page(*rows, data={"samples": 3, "folder": "d"})
     assert warned(shown) == set(WARNINGS)
-    assert "Look at these 6 points before you trust them" in shown.text
+    assert "Look at these 7 points before you trust them" in shown.text
     assert "Zero throughout: 1 tensor, which feeds no INT8 layer." in shown.text
 
 

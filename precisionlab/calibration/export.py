@@ -36,6 +36,7 @@ def onnxruntime_json(table: CalibrationTable) -> str:
             "data": {
                 name: {"lowest": _number(-_amax(found)), "highest": _number(_amax(found)), "CLS": "TensorData"}
                 for name, found in table.ranges.items()
+                if not found.is_empty
             },
             "calibration_method": {"CLS": "CalibrationMethod", "value": "CalibrationMethod.MinMax"},
             "smooth_quant": False,
@@ -45,7 +46,7 @@ def onnxruntime_json(table: CalibrationTable) -> str:
 
 def onnxruntime_text(table: CalibrationTable) -> str:
     """`calibration.cache`: `tensor name`, a space and the largest |x| a line, sorted by name."""
-    return "".join(f"{name} {_amax(table.ranges[name])}\n" for name in sorted(table.ranges))
+    return "".join(f"{name} {_amax(table.ranges[name])}\n" for name in sorted(table.scales))
 
 
 def onnxruntime_flatbuffer(table: CalibrationTable) -> bytes:
@@ -57,7 +58,7 @@ def onnxruntime_flatbuffer(table: CalibrationTable) -> bytes:
 
     builder = flatbuffers.Builder(1024)
     pairs = []
-    for name in sorted(table.ranges):
+    for name in sorted(table.scales):
         key, value = builder.CreateString(name), builder.CreateString(str(_amax(table.ranges[name])))
         builder.StartObject(2)
         builder.PrependUOffsetTRelativeSlot(0, key, 0)

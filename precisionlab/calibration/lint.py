@@ -5,7 +5,8 @@ A pure function of the cache, the model and the fingerprint; the rules, in the o
 1. header: another algorithm than EntropyCalibration2, a version that is no number;
 2. scales: zero, negative, NaN, Inf; bytes the wrong way round; absurdly large or small; all equal;
 3. model: Q/DQ nodes beside a cache, names of another model, tensors without a scale, names not in the model;
-4. fingerprint: of another model, of another cache, too few samples, NaN or Inf, nothing but zeros, heavy clipping.
+4. fingerprint: of another model, of another cache, too few samples, tensors that never held an element, NaN or Inf,
+   nothing but zeros, heavy clipping.
 
 What a tensor without a scale means, TensorRT says itself: "Missing scale and zero-point for tensor …, expect fall
 back to non-int8 implementation for any layer consuming or producing given tensor".
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,7 +78,7 @@ def lint(cache: CalibrationCache, model: Model | None, fingerprint: Fingerprint 
     """What is wrong with the cache, errors first; without model or fingerprint, what can be told without."""
     found = [*_header(cache), *_scales(cache)]
     if model is not None:
-        found += _against_model(cache, model)
+        found += _against_model(cache, model, _never_held(fingerprint))
     if fingerprint is not None:
         found += _against_fingerprint(cache, model, fingerprint)
     order = list(Severity)
@@ -169,7 +170,13 @@ def _is_sensible(scale: float) -> bool:
     return is_scale(scale) and SMALLEST_AMAX <= scale * INT8_LEVELS <= LARGEST_AMAX
 
 
-def _against_model(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
+def _never_held(fingerprint: Fingerprint | None) -> frozenset[str]:
+    """The tensors that were empty in all samples."""
+    ranges = {} if fingerprint is None else fingerprint.ranges
+    return frozenset(name for name, found in ranges.items() if found.is_empty)
+
+
+def _against_model(cache: CalibrationCache, model: Model, never_held: Collection[str]) -> Iterator[Finding]:
     if any(node.op_type in _QUANTIZED for node in model.onnx.graph):
         yield Finding(
             Severity.ERROR,
@@ -191,14 +198,14 @@ def _against_model(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
             "cache belongs to another model, or to another export of it. Calibrate this model.",
         )
         return
-    yield from _missing(cache, model)
+    yield from _missing(cache, model, never_held)
     yield from _unknown(cache, model)
 
 
-def _missing(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
+def _missing(cache: CalibrationCache, model: Model, never_held: Collection[str]) -> Iterator[Finding]:
     takers = _int8_layers_of(model)
     for name in _calibrated_tensors(model):
-        if name in cache.scales:
+        if name in cache.scales or name in never_held:  # of those there is more to be said
             continue
         if name in takers:
             layers = takers[name]
@@ -275,7 +282,8 @@ def _against_fingerprint(cache: CalibrationCache, model: Model | None, fingerpri
             "again.",
         )
     ranges = fingerprint.ranges
-    same = {name for name, scale in cache.scales.items() if name in ranges and _is_of(scale, ranges[name].scale)}
+    known = fingerprint.table.scales
+    same = {name for name, scale in cache.scales.items() if name in known and _is_of(scale, known[name])}
     if cache.sha256 and cache.sha256 != fingerprint.cache_sha256:
         yield _stale_cache(cache, fingerprint, same)
     if fingerprint.samples < FEWEST_SAMPLES:
@@ -287,6 +295,16 @@ def _against_fingerprint(cache: CalibrationCache, model: Model | None, fingerpri
             f"Calibrated with {count} only: others will go beyond these ranges. Take {FEWEST_SAMPLES} at least, "
             "and some hundreds where there are any.",
         )
+    for name in ranges:
+        if ranges[name].is_empty:
+            made_up = ", and the scale that the cache has of it is made up" if name in cache.scales else ""
+            yield Finding(
+                Severity.WARNING,
+                "never-held",
+                name,
+                f"It never held an element in the samples{made_up}: it has no range, and layers that take it run "
+                "without INT8. Calibrate with samples in which it holds some.",
+            )
     # Where the scale is not the fingerprint's, what the fingerprint says of the tensor is about another range.
     for name in (n for n in cache.scales if n in same):
         found = ranges[name]
@@ -316,7 +334,7 @@ def _against_fingerprint(cache: CalibrationCache, model: Model | None, fingerpri
 
 
 def _stale_cache(cache: CalibrationCache, fingerprint: Fingerprint, same: set[str]) -> Finding:
-    names = cache.scales.keys() | fingerprint.ranges.keys()
+    names = cache.scales.keys() | fingerprint.table.scales.keys()
     if len(same) == len(names):
         return Finding(
             Severity.NOTE,

@@ -18,7 +18,8 @@ class Range:
     """The largest |x| that a tensor's int8 values stand for, and what it is taken from.
 
     `largest` is the largest finite |x| seen, `count` how many finite values were, `clipped` how many of
-    them lie beyond `amax`, `nonfinite` how many NaN and Inf took no part.
+    them lie beyond `amax`, `nonfinite` how many NaN and Inf took no part. Nothing at all was seen of a tensor that is
+    empty in every sample (see `is_empty`).
     """
 
     amax: float
@@ -37,6 +38,11 @@ class Range:
         return max((self.amax or 1.0) / INT8_LEVELS, _SMALLEST_SCALE)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the tensor never held an element in the samples: then it has no range, and no scale is of it."""
+        return not (self.count or self.nonfinite or self.amax)
+
+    @property
     def clipped_share(self) -> float:
         """Between 0 and 1."""
         return self.clipped / self.count if self.count else 0.0
@@ -48,6 +54,11 @@ class CalibrationTable:
 
     ranges: Mapping[str, Range]
     samples: int
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Tensor name → scale, of those that have a range."""
+        return {name: found.scale for name, found in self.ranges.items() if not found.is_empty}
 
     @property
     def digest(self) -> str:

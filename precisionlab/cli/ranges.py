@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TextIO
 
 import pandas as pd
@@ -36,6 +37,14 @@ def print_calibration(result: CalibrationResult, stream: TextIO) -> None:
     bad = int((ranges["nonfinite"] > 0).sum())
     if bad:
         console.print(f"WARNING: {bad} tensors hold NaN or Inf in float32, which took no part.", style="bold red")
+    never = list(ranges["tensor"][(ranges["count"] == 0) & (ranges["nonfinite"] == 0)])
+    if never:
+        told = ", ".join(never[:3]) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
+        console.print(
+            f"WARNING: {told} never held an element in the samples: no range, and no scale in the cache; layers that "
+            "take such a tensor run without INT8.",
+            style="bold red",
+        )
     console.print()
     console.print(_disagreements(ranges, console.width - _OTHER_COLUMNS))
     console.print()
@@ -53,10 +62,10 @@ def _disagreements(ranges: pd.DataFrame, width: int) -> Table:
     for row in worst.itertuples():
         table.add_row(
             shortened(str(row.tensor), width),
-            f"{row.amax:.3g}",
+            "–" if math.isnan(row.amax) else f"{row.amax:.3g}",
             f"{row.largest:.3g}",
             f"{row.clipped_share:.3%}",
             str(row.levels_used),
-            f"{row.disagreement:.2f}",
+            "–" if math.isnan(row.disagreement) else f"{row.disagreement:.2f}",
         )
     return table

@@ -49,7 +49,7 @@ class Subject:
         """Tensor name → int8 scale. Raises PlanError where the plan has int8 layers, and no ranges are known."""
         if self.table is None:
             raise PlanError("the plan has int8 layers, and their ranges are not known; give the samples with --data")
-        return {name: found.scale for name, found in self.table.ranges.items()}
+        return self.table.scales
 
     @property
     def cache(self) -> bytes:

@@ -190,7 +190,10 @@ class TensorView:
 
 
 def _tensor(index: int, row: Row, methods: Iterable[str], histogram: Histogram | None) -> TensorView:
-    count, zeros, amax = as_number(row, "count"), as_number(row, "zeros"), as_number(row, "amax", "count")
+    count, zeros = as_number(row, "count"), as_number(row, "zeros")
+    # Of a tensor that never held an element nothing was measured.
+    counted = "count" if count or as_number(row, "nonfinite") else None
+    amax = as_number(row, "amax", counted)
     method = as_text(row, "method")
     return TensorView(
         index=index,
@@ -198,7 +201,7 @@ def _tensor(index: int, row: Row, methods: Iterable[str], histogram: Histogram |
         operand=as_flag(row, "operand"),
         method=method,
         amax=amax,
-        scale=as_number(row, "scale", "count"),
+        scale=as_number(row, "scale", counted),
         largest=as_number(row, "largest", "count"),
         count=count,
         clipped=as_number(row, "clipped"),
@@ -206,14 +209,14 @@ def _tensor(index: int, row: Row, methods: Iterable[str], histogram: Histogram |
         levels=as_number(row, "levels_used"),
         zeros_share=zeros / count if count and zeros is not None else None,
         nonfinite=as_number(row, "nonfinite"),
-        thresholds=tuple(_threshold(name, row, histogram, name == method) for name in methods),
+        thresholds=tuple(_threshold(name, row, histogram, name == method, counted) for name in methods),
         disagreement=as_number(row, "disagreement"),
         picture=None if histogram is None or amax is None else sparkline(histogram, amax),
     )
 
 
-def _threshold(method: str, row: Row, histogram: Histogram | None, chosen: bool) -> Threshold:
-    amax = as_number(row, method, "count")
+def _threshold(method: str, row: Row, histogram: Histogram | None, chosen: bool, column: str | None) -> Threshold:
+    amax = as_number(row, method, column)
     counted = histogram is not None and histogram.count > 0 and amax is not None and math.isfinite(amax)
     clipped = histogram.clipped(amax) / histogram.count if counted and histogram and amax is not None else None
     return Threshold(method, amax, percent(clipped), chosen)
@@ -256,7 +259,13 @@ def _warnings(tensors: Sequence[TensorView], samples: int | None) -> Iterable[Wa
         worst=lambda t: t.nonfinite or 0.0,
     )
     yield from _about(
-        (t for t in tensors if t.count == 0),
+        (t for t in tensors if t.count == 0 and not t.nonfinite),
+        "Never held an element in the samples",
+        "They have no range and no scale, and layers that take them run without INT8. Calibrate with samples in which "
+        "they hold some.",
+    )
+    yield from _about(
+        (t for t in tensors if t.count == 0 and t.nonfinite),
         "No finite value",
         "Nothing is known of these, so their range is a guess. Calibrate with samples that reach them.",
     )

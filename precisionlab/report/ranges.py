@@ -6,7 +6,7 @@
 |---|---|
 | tensor | its name in the model and in the cache |
 | method | how its range was found |
-| amax, scale | the range, and amax / 127 |
+| amax, scale | the range, and amax / 127; empty for a tensor that never held an element, as by each method below |
 | largest | the largest finite |x| seen |
 | count, zeros, nonfinite | values seen, exact zeros among them, NaN and Inf (not in count) |
 | clipped, clipped_share | values beyond the range |
@@ -44,12 +44,14 @@ def ranges_table(result: CalibrationResult) -> pd.DataFrame:
 def _row(result: CalibrationResult, name: str, operand: bool) -> dict[str, Any]:
     found, histogram = result.table.ranges[name], result.histograms[name]
     by_method = {method: table.ranges[name].amax for method, table in result.methods.items()}
+    if found.is_empty:
+        by_method = dict.fromkeys(by_method, math.nan)
     least, most = min(by_method.values()), max(by_method.values())
     return {
         "tensor": name,
         "method": found.method,
-        "amax": found.amax,
-        "scale": found.scale,
+        "amax": math.nan if found.is_empty else found.amax,
+        "scale": math.nan if found.is_empty else found.scale,
         "largest": found.largest,
         "count": found.count,
         "zeros": histogram.zeros,

@@ -184,6 +184,8 @@ def unquantizable(node: ir.Node, table: CalibrationTable) -> str | None:
             found = table.ranges.get(str(value.name))
             if found is None:
                 return f"no range was found for {value.name}"
+            if found.is_empty:
+                return f"{value.name} never held an element in the samples"
             if found.nonfinite or not math.isfinite(found.amax):
                 return f"{value.name} is not finite in the reference ({found.nonfinite} values)"
     return None

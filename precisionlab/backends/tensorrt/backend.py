@@ -236,8 +236,7 @@ class TensorRTBackend(Backend):
         settings = self._settings
         cache = None
         if table is not None and not settings.calibrate:
-            scales = {name: found.scale for name, found in table.ranges.items()}
-            cache = write_cache(scales, self._engines.features.version)
+            cache = write_cache(table.scales, self._engines.features.version)
         return BuildJob(
             model=self._file,
             engine=settings.folder,
