@@ -19,6 +19,7 @@ from precisionlab.backends.base import Toggling
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import Session
 from precisionlab.compare.effects import merged
+from precisionlab.compare.judging import judging_of
 from precisionlab.data import Sample
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
@@ -373,7 +374,7 @@ def test_toggling_a_recurrent_layer_is_comparing_the_plan_with_that_pin(tmp_path
     model, samples, _ = between(tmp_path)
     backend = OnnxRuntimeBackend(model, samples[0], threads=1)
     low, names = plan_for(model, Precision.FP16), tuple(layer.name for layer in model.layers)
-    toggling = Toggling(low, plan_for(model, Precision.FP32), names, None)
+    toggling = Toggling(low, plan_for(model, Precision.FP32), names, None, judging_of(backend.model))
     total = merged(list(backend.effects(toggling, samples)))
     for name in ("lstm0", "lstm1"):
         errors = compared(model, samples, pinned=[name], introduced=False).outputs["y"].errors
