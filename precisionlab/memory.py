@@ -6,9 +6,10 @@ never on threads or on what is free at the moment: where a model is cut may chan
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,9 +134,7 @@ class Share:
         """
         if each <= self.samples:
             return max(1, min(threads, self.samples // max(1, each)))
-        together = _SESSION * _largest(model) if self.is_parted else _SESSIONS * _weights(model)
-        parts = {**_held(model), "weights": together, f"one sample's values at layer {where}": each}
-        raise too_little(self.memory, model, parts)
+        raise too_little(self.memory, model, each, f"one sample's values at layer {where}")
 
 
 UNLIMITED = Share(1 << 62, _LARGEST_SEGMENT, None, 1 << 62)
@@ -144,16 +143,14 @@ UNLIMITED = Share(1 << 62, _LARGEST_SEGMENT, None, 1 << 62)
 
 def share_of(memory: int, model: Model) -> Share:
     """Part a budget for a model. Raises OptionError where the model alone takes more, whatever is split."""
-    file = model.path.stat().st_size
-    if memory < _READER + _READING * file:
-        raise too_little(memory, model, {"the program": _READER, f"reading its file of {size(file)}": _READING * file})
+    if memory < _least(model, _LEAST):
+        raise too_little(memory, model, _LEAST, "one sample's values, at the least")
+    return _parted(memory, model)
+
+
+def _parted(memory: int, model: Model) -> Share:
     weights, largest = _weights(model), _largest(model)
     work = memory - sum(_held(model).values())
-    if work < _SESSION * largest + _LEAST:
-        made_ready = f"the largest layer's weights of {size(largest)}, {_SESSION} times while they are made ready"
-        raise too_little(
-            memory, model, {**_held(model), made_ready: _SESSION * largest, "one sample's values, at the least": _LEAST}
-        )
     if _SESSIONS * weights <= min(work // 2, _WORTH):
         limit, samples = None, work - _SESSIONS * weights
     else:
@@ -162,19 +159,45 @@ def share_of(memory: int, model: Model) -> Share:
     return Share(memory, min(_LARGEST_SEGMENT, samples // 8), limit, samples)
 
 
+def _least(model: Model, each: int) -> int:
+    """What is enough to read the model, and to run it in parts in turn with so much room beside its weights."""
+    reading = _READER + _READING * model.path.stat().st_size
+    return max(reading, sum(_held(model).values()) + _SESSION * _largest(model) + each)
+
+
+def enough(model: Model, each: int) -> int:
+    """A budget that is enough for the whole job, where one sample's values take `each` bytes."""
+    found = _least(model, max(each, _LEAST))
+    while (room := _parted(found, model).samples) < each:  # of what is there more than samples get a part
+        found += max(each - room, 1024**2)
+    return found
+
+
 def largest_copy(memory: int) -> int:
     """How large a model may be for a copy of it to be written: it is read, and made into protobuf and into bytes."""
     return max(0, memory - _PROGRAM) // 4
 
 
-def too_little(memory: int, model: Model, parts: Mapping[str, int]) -> OptionError:
-    """The error that says how much is needed, and for what."""
-    total = sum(parts.values())
-    made_up = ", ".join(f"{size(count)} for {what}" for what, count in parts.items() if count)
+def too_little(memory: int, model: Model, each: int, what: str) -> OptionError:
+    """The error that says with how much the whole job is done, and for what, where a sample takes `each` bytes."""
+    needed = enough(model, each)
+    largest = _largest(model)
+    made_ready = f"the largest layer's weights of {size(largest)}, {_SESSION} times while they are made ready"
+    parts = {**_held(model), made_ready: _SESSION * largest, what: each}
+    if needed == _READER + _READING * (file := model.path.stat().st_size):
+        parts = {"the program": _READER, f"reading its file of {size(file)}": _READING * file}
+    made_up = ", ".join(f"{size(count)} for {part}" for part, count in parts.items() if count)
     return OptionError(
-        f"--memory {size(memory)} is too little for {model.path}: however it is split, about {size(total)} are needed "
-        f"({made_up}); give that much, or sweep it on a larger machine"
+        f"--memory {size(memory)} is too little for {model.path}: however it is split, {_at_least(needed)} are needed "
+        f"(among them {made_up}); give that much, or sweep it on a larger machine"
     )
+
+
+def _at_least(count: int) -> str:
+    """Bytes as they are written in options, and no fewer: what is told must be enough when it is given."""
+    if count < 1024**3:
+        return f"{math.ceil(count / 1024**2)}M"
+    return f"{math.ceil(count * 100 / 1024**3) / 100:g}G"
 
 
 def size(count: int) -> str:

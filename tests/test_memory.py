@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from models import DIGITS, calibrate, load, plan_for, proto
 
 from precisionlab.backends.base import Toggling
@@ -22,7 +25,7 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import OptionError
-from precisionlab.memory import Share, default_memory, machine_memory, share_of
+from precisionlab.memory import Share, default_memory, machine_memory, share_of, too_little
 from precisionlab.model import Model
 from precisionlab.options import parse_memory
 from precisionlab.precision import Precision
@@ -207,6 +210,35 @@ def test_too_little_is_told_with_what_is_needed_and_for_what(tmp_path: Path) -> 
     ):
         assert part in last, part
     assert not out.exists()
+
+
+@pytest.mark.parametrize("memory", ["1M", "10M", "128M", "129M", "300M", "386M"])
+def test_the_figure_that_is_told_works_whatever_was_given(tmp_path: Path, memory: str) -> None:
+    told = refused_with("sweep", str(DIGITS / "digits.onnx"), "--memory", memory, "--out", str(tmp_path / "out"))
+    assert told == refused_with("sweep", str(DIGITS / "digits.onnx"), "--memory", "2M", "--out", str(tmp_path / "out"))
+    common = ["sweep", str(DIGITS / "digits.onnx"), "--precisions", "fp16", "--random", "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(cli, [*common, "--memory", told])
+    assert found.exit_code == 0, found.output
+
+
+def refused_with(*command: str) -> str:
+    """The figure of the refusal."""
+    found = CliRunner().invoke(cli, command)
+    assert found.exit_code == 2, found.output
+    match = re.search(r"too little.* (\S+) are needed", found.stderr)
+    assert match, found.stderr
+    return match[1]
+
+
+@given(memory=st.integers(1, 1 << 34), each=st.integers(1, 1 << 36))
+@settings(max_examples=60)
+def test_the_figure_of_a_refusal_has_room_for_the_sample(
+    bundled: tuple[Model, Dataset], memory: int, each: int
+) -> None:
+    model, _ = bundled
+    told = parse_memory(str(too_little(memory, model, each, "a sample")).split(" are needed")[0].rsplit(" ", 1)[1])
+    assert told is not None
+    assert share_of(told, model).side_by_side(model, 1, each, "a") == 1
 
 
 def test_more_than_the_machine_has_for_one_sample_is_told(tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_an_image_of_too_many_pixels_is_told_with_its_size(tmp_path: Path, monke
 
 
 def test_less_memory_than_the_program_takes_is_told_with_what_it_takes(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"the program.*reading its file of"):
+    with pytest.raises(OptionError, match=r"--memory 1M .* \d+M are needed .*for the program"):
         share_of(1 << 20, relu(tmp_path))
 
 
