@@ -10,7 +10,8 @@ last one is stored. So this is rounded:
 - what goes into another multiplication: r ⊙ H, or H·Rᵀ + Rb before the reset gate is applied;
 - the states, at every step: C = f ⊙ C + i ⊙ c and H = o ⊙ h(C), H = (1 − z) ⊙ h + z ⊙ H.
 
-Rounding every layer of the loop (both products, and each sum of a gate, too) is the other reading.
+The other reading, every layer of the loop rounded by itself (both products, and each sum of a gate, too), costs 1.2 dB
+more of an LSTM and 2 dB of a GRU in fp16 (random weights, 400 steps). It is not taken: compilers do fuse such chains.
 """
 
 from __future__ import annotations
