@@ -21,7 +21,7 @@ from precisionlab.calibration.export import onnxruntime_tables
 from precisionlab.calibration.fingerprint import Fingerprint
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
-from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, inside, open_dataset, read_manifest
@@ -274,7 +274,7 @@ def _finish(
     methods = {name: table_of(histograms, name, count, percentile) for name in METHODS}
     table = _best(backend, dataset, methods, see) if method == AUTO else methods[method]
     path = Path(cache) if cache else folder / CACHE_FILE
-    content = write_cache(table.scales, tensorrt)
+    content = write_cache(network_scales(table, backend.model.gone), tensorrt)
     fingerprint = Fingerprint.of(
         model_path=str(backend.model.path),
         model_sha256=backend.model.sha256,

@@ -7,7 +7,6 @@ never on threads or on what is free at the moment: where a model is cut may chan
 from __future__ import annotations
 
 import math
-import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -205,20 +204,13 @@ def size(count: int) -> str:
     return f"{count / 1024**3:.3g}G" if count >= 1024**3 else f"{max(1, round(count / 1024**2))}M"
 
 
-def let_go(tensor: ir.TensorProtocol | None) -> None:
-    """Give back the pages of a weight that is mapped from its file; they are read again where they are needed."""
-    mapped = getattr(tensor, "raw", None)
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # Windows has no such thing
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
 def _held(model: Model) -> dict[str, int]:
     inside = sum(
         value.const_value.nbytes
         for value in model.onnx.graph.initializers.values()
-        if value.const_value is not None and not isinstance(value.const_value, ir.ExternalTensor)
+        if value.const_value is not None and not isinstance(value.const_value, (ir.ExternalTensor, ir.LazyTensor))
     )
-    return {"the program": _PROGRAM, "the model and its graphs": inside + _NODE * len(model.node)}
+    return {"the program": _PROGRAM, "the model and its graphs": inside + model.folded + _NODE * len(model.node)}
 
 
 def _weights(model: Model) -> int:

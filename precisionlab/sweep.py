@@ -51,7 +51,7 @@ from precisionlab.ranges import chosen_ranges, compared_with
 from precisionlab.report.files import run_facts, write_results
 from precisionlab.results import EngineVariant, PrecisionResult, SampleNames, SweepResult, Variant
 from precisionlab.rewrite.flow import precision_of, with_held_pins
-from precisionlab.rewrite.gates import check_opset
+from precisionlab.rewrite.gates import WEIGHT_SCALES, check_opset
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.run import RunFolder
 from precisionlab.samples import spaced_samples
@@ -452,5 +452,6 @@ def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTB
         "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
         "statistics": STATISTICS,
         "rules": RULES,
+        "weights": WEIGHT_SCALES,
         "versions": versions(),
     }

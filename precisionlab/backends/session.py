@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from precisionlab.errors import ModelError
-from precisionlab.memory import let_go
+from precisionlab.model.mapped import let_go
 
 # Below this size a weight travels inside the graph's protobuf, as small constants must for ONNX Runtime
 # to infer shapes from them.

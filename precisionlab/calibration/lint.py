@@ -250,7 +250,7 @@ def _calibrated_tensors(model: Model) -> Iterator[str]:
 def _unknown(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
     inner = {str(v.name) for graph in model.onnx.graphs() for node in graph for v in node.outputs}
     for name in cache.scales:
-        if name in model.tensors or name in inner:
+        if name in model.tensors or name in inner or name in model.gone:
             continue
         # The parser calls the output of the constant that holds an initializer so.
         constant = name.removesuffix("_output") in model.tensors and name.endswith("_output")

@@ -67,6 +67,16 @@ class CalibrationTable:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def network_scales(table: CalibrationTable, gone: Mapping[str, str | None]) -> dict[str, float]:
+    """Tensor → int8 scale, for a network that TensorRT parses from the model's file.
+
+    `gone` are the file's tensors that the loaded model has not (`Model.gone`): those that hold what another does have
+    its scale.
+    """
+    scales = table.scales
+    return scales | {name: scales[kept] for name, kept in gone.items() if kept in scales}
+
+
 def weight_scales(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
     """Scale of each channel along `axis`, float32 (channels,), or of the whole tensor, float32 ().
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.pins import enabled_in
 from precisionlab.calibration.cache import write_cache
-from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
@@ -54,7 +54,9 @@ class Subject:
     @property
     def cache(self) -> bytes:
         """TensorRT's calibration cache with these scales. Raises CacheError for names that it cannot hold."""
-        return write_cache(self.scales, self.tensorrt)
+        _ = self.scales  # says so where there are none
+        assert self.table is not None
+        return write_cache(network_scales(self.table, self.model.gone), self.tensorrt)
 
     @property
     def asked(self) -> frozenset[Precision]:

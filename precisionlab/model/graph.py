@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -78,7 +78,9 @@ class Model:
     value of the main graph at the shapes that the model declares. What the file has in half is float32 in `onnx` and
     in `tensors`; `inputs` and `outputs` have the file's own types. `prepared` is what is handed on in place of the
     file (None: the file is), with the file's inputs and outputs: where functions were inlined, for its names, and where
-    the file has half inside, in float32, as those types would bind a compiler whatever is pinned.
+    the file has half inside, in float32, as those types would bind a compiler whatever is pinned. `folded` counts the
+    bytes of constants that are in memory beside those that were computed from them. `gone` are tensors of the file that
+    are not here: each with the one that has its values, None for those that are constants.
     """
 
     path: Path
@@ -90,6 +92,8 @@ class Model:
     layers: tuple[Layer, ...]
     prepared: ir.Model | None = None
     is_inlined: bool = False
+    folded: int = 0
+    gone: Mapping[str, str | None] = field(default_factory=dict)
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:

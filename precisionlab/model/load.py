@@ -18,8 +18,10 @@ from onnx_ir.passes import common as passes
 from precisionlab.errors import ModelError
 from precisionlab.model.edges import give_edges
 from precisionlab.model.flow import ONNX_DOMAINS, is_sized
+from precisionlab.model.fold import fold_constants
 from precisionlab.model.functions import inline_functions
 from precisionlab.model.graph import Model, TensorInfo
+from precisionlab.model.idle import drop_idle
 from precisionlab.model.layers import layers_of, multiply_adds
 from precisionlab.model.lift import OWN, lift
 from precisionlab.model.measurable import check_measurable
@@ -33,8 +35,9 @@ _LONGEST_SHAPE = 1 << 12  # elements
 def load_model(path: Path) -> Model:
     """Load an ONNX file, with external data beside it, and check it.
 
-    Model-local functions are inlined, constants become initialisers, dead nodes go (TensorRT drops both alike),
-    unnamed nodes are named as TensorRT's parser names them, and types and shapes are inferred.
+    Model-local functions are inlined, constants become initialisers, what depends on them alone is computed, dead
+    nodes go (TensorRT drops both alike), unnamed nodes are named as TensorRT's parser names them, and types and shapes
+    are inferred.
 
     Raises ModelError where the file is not a valid ONNX model.
     """
@@ -52,12 +55,15 @@ def load_model(path: Path) -> Model:
         passes.RemoveInitializersFromInputsPass()(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         passes.RemoveUnusedNodesPass()(model)
+        name_nodes(model.graph)
+        before = {str(v.name) for node in model.graph for v in node.outputs}
+        folded = fold_constants(model)
     if not any(True for _ in model.graph):
         raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
     check_measurable(model, path)
-    name_nodes(model.graph)
     with _as_graph(path):
         typed = _inferred(model)
+        idle = drop_idle(model, typed)
         declared = tensors_of(typed)
         prepared = model.clone() if inlined else None
         if lift(model, typed):
@@ -77,6 +83,8 @@ def load_model(path: Path) -> Model:
         layers=layers_of(model, tensors),
         prepared=prepared,
         is_inlined=inlined > 0,
+        folded=folded,
+        gone=dict.fromkeys(before - declared.keys()) | idle,
     )
 
 

@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError
-from precisionlab.memory import let_go
+from precisionlab.model.mapped import let_go
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
 
 HALVES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
+
+WEIGHT_SCALES = 2
+"""Which scales weights have in int8; of others a journal is not taken over. 1: a weight on the left had one."""
 
 # Attributes that are operands of the arithmetic, with the defaults of the ONNX specification. A half
 # kernel holds them in half. Those that are not here (epsilon, axis, …) stay as they are: kernels
@@ -145,18 +148,24 @@ def rounded_array(array: NDArray[np.float32], precision: Precision) -> NDArray[n
 
 
 def weight_axis(node: ir.Node, index: int) -> int | None:
-    """The output-channel axis of a weight of Conv, ConvTranspose, Gemm or MatMul; None: per tensor."""
+    """The output-channel axis of a weight of Conv, ConvTranspose, Gemm or MatMul; None: per tensor.
+
+    A weight on the left of a MatMul or Gemm gives a row of the output by each of its rows, one on the right a column by
+    each of its columns. Of a stack of weights (experts) all have the same scale for a channel: a scale has one axis.
+    """
     value = node.inputs[index]
     rank = None if value is None or value.shape is None else len(value.shape)
-    if index != 1 or rank is None or rank < 2:
+    if rank is None or rank < 2 or index > 1:
         return None
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "ConvTranspose":
-        return 1
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return None if index == 0 else int(node.op_type == "ConvTranspose")
     if node.op_type == "Gemm":
-        return 0 if "transB" in node.attributes and node.attributes["transB"].as_int() else 1
-    return rank - 1
+        name = "transB" if index else "transA"
+        is_transposed = name in node.attributes and node.attributes[name].as_int()
+        return int(bool(is_transposed) != bool(index))
+    if node.op_type == "MatMul":
+        return rank - 1 if index else rank - 2
+    return None
 
 
 def check_opset(model: ir.Model, plan: PrecisionPlan) -> None:

@@ -15,9 +15,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
-from precisionlab.memory import let_go
 from precisionlab.model import Layer, Model
 from precisionlab.model.layers import layer_of
+from precisionlab.model.mapped import let_go
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
@@ -189,7 +189,8 @@ class RealCopier(LayerCopier):
         scales = b.scales
         if node.op_type == "ConvTranspose" and b.axis is not None:  # its axis has a group's channels alone
             scales = np.tile(scales, attributes["group"].as_int() if "group" in attributes else 1)
-        given = self._scaled(sums, a.scales * scales, trailing, node, prefix)
+        left = a.scales if a.axis is None or rank < 2 else a.scales[:, None]  # a scale for each row
+        given = self._scaled(sums, left * scales, trailing, node, prefix)
         if bias is not None:
             if node.op_type in ("Conv", "ConvTranspose") and rank > 2:
                 axes = self._builder.constant(ir.tensor(np.array([-1] + [1] * (rank - 2), np.int64)), "real/shape")
@@ -217,7 +218,8 @@ class RealCopier(LayerCopier):
         sums = self._op("Cast", [sums], node, prefix, to=int(FLOAT))
         alpha = np.float32(attributes["alpha"].as_float() if "alpha" in attributes else 1.0)
         beta = np.float32(attributes["beta"].as_float() if "beta" in attributes else 1.0)
-        given = self._scaled(sums, alpha * first[1].scales * second[1].scales, 0, node, prefix)
+        left = first[1].scales if first[1].axis is None else first[1].scales[:, None]  # a scale for each row
+        given = self._scaled(sums, alpha * left * second[1].scales, 0, node, prefix)
         if bias is None:
             return given
         if beta != 1:

@@ -23,7 +23,7 @@ from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.observation import differs, eligible, groups
 from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
 from precisionlab.calibration.cache import write_cache
-from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorSums, ErrorTable
@@ -236,7 +236,7 @@ class TensorRTBackend(Backend):
         settings = self._settings
         cache = None
         if table is not None and not settings.calibrate:
-            cache = write_cache(table.scales, self._engines.features.version)
+            cache = write_cache(network_scales(table, self.model.gone), self._engines.features.version)
         return BuildJob(
             model=self._file,
             engine=settings.folder,
