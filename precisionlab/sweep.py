@@ -27,6 +27,7 @@ from precisionlab.metric import source_of
 from precisionlab.model import Model, load_model
 from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
 from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
+from precisionlab.model.portable import tensorrt_notes
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import (
     EngineOptions,
@@ -166,9 +167,7 @@ def sweep(
     source = Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
     loaded = load_model(Path(model))
     check_lowerable(loaded)
-    if said := quantized_already(loaded):
-        see.note(said)
-    if said := own_types(loaded):
+    for said in filter(None, (quantized_already(loaded), own_types(loaded), *tensorrt_notes(loaded))):
         see.note(said)
     asked = None
     if plan is not None:
