@@ -22,7 +22,8 @@ from precisionlab.export import Export, Subject
 from precisionlab.journal import NoJournal
 from precisionlab.lock import held_file
 from precisionlab.model import Model, load_model
-from precisionlab.model.prepared import file_for, prepared_name
+from precisionlab.model.prepared import exported_file, prepared_name
+from precisionlab.model.tail import graft
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_calibration, check_workers
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
@@ -125,7 +126,7 @@ def _has_int8(model: Model, plan: PrecisionPlan) -> bool:
 
 def _prepared(model: Model, out: Path | None) -> Path | None:
     """Where the copy of the model goes that has the plan's names; None where its own file has them."""
-    if model.prepared is None:
+    if model.exported is None:
         return None
     inlined = "the model's functions were inlined, and the copy that has the plan's names stands beside"
     lifted = "the model holds float16 or bfloat16 of its own, and a float32 copy, which pins can change, stands beside"
@@ -136,7 +137,7 @@ def _prepared(model: Model, out: Path | None) -> Path | None:
 
 def _names(model: Model) -> Counter[str]:
     """How often the file that is handed on gives each name to a node of its main graph."""
-    if model.prepared is not None:
+    if model.exported is not None:
         return Counter(list(model.node))
     proto = onnx.load_model(model.path, load_external_data=False)
     return Counter(node.name for node in proto.graph.node if node.name)
@@ -186,6 +187,8 @@ def _typed(subject: Subject, out: Path) -> Exported:
     from precisionlab.rewrite.typed import save_typed, typed_model
 
     typed = typed_model(subject.model, subject.plan, subject.table)
+    if subject.model.tail is not None:
+        graft(typed.onnx, subject.model.tail)
     save_typed(typed, out)
     return Exported(None, (out,), tuple(typed.notes))
 
@@ -236,6 +239,6 @@ def _written(export: Export, out: Path | None, see: Observer, subject: Subject) 
             write_whole_bytes(drafts / name, data)
         write_whole_bytes(drafts / out.name, content, 0o755 if export.executable else 0o644)
         if subject.file is not None:
-            file_for(subject.model, drafts)
+            exported_file(subject.model, drafts)
             beside.append(subject.file)
     return Exported(None, (out, *reversed(beside)), export.notes)

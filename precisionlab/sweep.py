@@ -167,7 +167,7 @@ def sweep(
     source = Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
     loaded = load_model(Path(model))
     check_lowerable(loaded)
-    for said in filter(None, (quantized_already(loaded), own_types(loaded), *tensorrt_notes(loaded))):
+    for said in _said_of(loaded):
         see.note(said)
     asked = None
     if plan is not None:
@@ -252,6 +252,12 @@ def _grounds(evaluator: Evaluator, ready: Prepared, reference: Variant) -> Groun
     few = spaced_samples(ready.chosen, reference.comparison)
     steady = evaluator.steadiness(partial(steadiness, ready.local, evaluator.judging), few)
     return Grounds(undefined_outputs(evaluator.model, parts), steady)
+
+
+def _said_of(model: Model) -> list[str]:
+    """What is to be known of a model before its figures."""
+    cut = None if model.tail is None else f"{model.path.name}: {model.tail.text}"
+    return [said for said in (cut, quantized_already(model), own_types(model), *tensorrt_notes(model)) if said]
 
 
 def _compiled_layers(

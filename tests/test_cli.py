@@ -415,7 +415,7 @@ BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
     "an empty file": (empty_file, "model.onnx: the file is empty"),
     "a text file": (text_file, "not an ONNX model"),
     "a truncated file": (truncated_file, "not an ONNX model, or cut short"),
-    "a custom operator": (custom_op, "custom operator my.own::Thing"),
+    "a custom operator": (custom_op, "my.own::Thing) is no operator that ONNX Runtime knows"),
     "a wrong shape": (with_data(x=np.zeros((1, 5), np.float32)), "has shape 1×5, the model wants 1×4"),
     "a wrong dtype": (with_data(x=np.full((1, 4), 1e39)), "float64, the model wants float32, and value 1e+39"),
     "a wrong name": (

@@ -306,31 +306,6 @@ def test_a_function_that_cannot_be_inlined_stays_in_float32_and_runs(
         assert found.outputs["y"].errors.rel_l2 < 2**-11 * 1.01  # type: ignore[union-attr]
 
 
-def custom(tmp_path: Path) -> Model:
-    return load(
-        proto(
-            "(float[4] x) => (float[4] y) { h = Exp(x) f = my.ops.Frobnicate(h) y = Neg(f) }", domains=', "my.ops" : 1'
-        ),
-        tmp_path,
-    )
-
-
-def test_a_custom_operator_is_loaded_and_fixed(tmp_path: Path) -> None:
-    model = custom(tmp_path)
-    assert model.layer["node_of_f"].fixed == "custom operator my.ops::Frobnicate; left in float32"
-
-
-def test_an_operator_that_onnxruntime_lacks_is_named_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as caught:
-        OnnxRuntimeBackend(custom(tmp_path), sample(x=[1, 2, 3, 4]))
-    text = str(caught.value)
-    assert "my.ops" in text
-    assert "Frobnicate" in text
-    assert "\n" not in text
-    assert "Fatal error" not in text
-    assert "node_of_f~" not in text
-
-
 def test_an_onnxruntime_operator_can_be_given_a_precision(tmp_path: Path) -> None:
     graph = proto("(float[4] x) => (float[4] y) { y = com.microsoft.FastGelu(x) }", domains=', "com.microsoft" : 1')
     model = load(graph, tmp_path)

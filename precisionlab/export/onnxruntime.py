@@ -15,6 +15,7 @@ from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError, PlanError
 from precisionlab.export.subject import Export, Subject
 from precisionlab.model.edges import give_edges
+from precisionlab.model.tail import graft
 from precisionlab.precision import Precision
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.gates import weight_axis
@@ -40,6 +41,8 @@ def onnxruntime_model(subject: Subject) -> Export:
     give_edges(model.graph, subject.model.halves)
     if quantizer.domain:
         model.graph.opset_imports[_MICROSOFT] = 1
+    if subject.model.tail is not None:
+        graft(model, subject.model.tail)
     try:
         content = ir.to_proto(model).SerializeToString()
     except (EncodeError, ValueError):

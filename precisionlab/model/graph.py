@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from precisionlab.model.tail import Tail
 from precisionlab.precision import Precision
 
 
@@ -78,9 +79,10 @@ class Model:
     value of the main graph at the shapes that the model declares. What the file has in half is float32 in `onnx` and
     in `tensors`; `inputs` and `outputs` have the file's own types. `prepared` is what is handed on in place of the
     file (None: the file is), with the file's inputs and outputs: where functions were inlined, for its names, and where
-    the file has half inside, in float32, as those types would bind a compiler whatever is pinned. `folded` counts the
-    bytes of constants that are in memory beside those that were computed from them. `gone` are tensors of the file that
-    are not here: each with the one that has its values, None for those that are constants.
+    the file has half inside, in float32, as those types would bind a compiler whatever is pinned; where the end was cut
+    off, the `tail`, without it. `exported` is the same for other tools, with the tail. `folded` counts the bytes of
+    constants that are in memory beside those that were computed from them. `gone` are tensors of the file that are not
+    here: each with the one that has its values, None for those that are constants.
     """
 
     path: Path
@@ -91,6 +93,8 @@ class Model:
     tensors: Mapping[str, TensorInfo]
     layers: tuple[Layer, ...]
     prepared: ir.Model | None = None
+    exported: ir.Model | None = None
+    tail: Tail | None = None
     is_inlined: bool = False
     folded: int = 0
     gone: Mapping[str, str | None] = field(default_factory=dict)

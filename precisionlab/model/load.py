@@ -24,8 +24,11 @@ from precisionlab.model.graph import Model, TensorInfo
 from precisionlab.model.idle import drop_idle
 from precisionlab.model.layers import layers_of, multiply_adds
 from precisionlab.model.lift import OWN, lift
+from precisionlab.model.light import big_as_inputs
 from precisionlab.model.measurable import check_measurable
 from precisionlab.model.sound import check_sound
+from precisionlab.model.strangers import cut_strangers, has_strangers
+from precisionlab.model.tail import graft
 from precisionlab.reading import UnreadableError, file_size
 
 _LARGEST = (1 << 31) - 1  # bytes of one protobuf message
@@ -43,11 +46,10 @@ def load_model(path: Path) -> Model:
     """
     proto = _read(path)
     data_files = check_sound(proto, path)
-    try:
-        onnx.checker.check_model(str(path))
-    except Exception as error:  # a ValidationError, and whatever else its C++ raises
-        raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
+    is_known = not has_strangers(proto)
     del proto
+    if is_known:
+        _check(str(path), path)
     with _as_graph(path):
         model = ir.load(path)
         inlined = inline_functions(model)
@@ -56,6 +58,9 @@ def load_model(path: Path) -> Model:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         passes.RemoveUnusedNodesPass()(model)
         name_nodes(model.graph)
+        tail = None if is_known else cut_strangers(model, path)
+        if tail is not None:
+            _check(ir.to_proto(big_as_inputs(model)[0]), path)
         before = {str(v.name) for node in model.graph for v in node.outputs}
         folded = fold_constants(model)
     if not any(True for _ in model.graph):
@@ -71,6 +76,12 @@ def load_model(path: Path) -> Model:
             give_edges(
                 prepared.graph, {n: i.dtype for n, i in declared.items() if i.dtype is not None and i.dtype in OWN}
             )
+        exported = prepared
+        if tail is not None:
+            prepared = prepared or model.clone()
+            if exported is not None:
+                exported = exported.clone()
+                graft(exported, tail)
     tensors = {name: _lifted(info) for name, info in declared.items()}
     _note_ranks(model.graph, tensors)
     return Model(
@@ -82,9 +93,11 @@ def load_model(path: Path) -> Model:
         tensors=tensors,
         layers=layers_of(model, tensors),
         prepared=prepared,
+        exported=exported,
+        tail=tail,
         is_inlined=inlined > 0,
         folded=folded,
-        gone=dict.fromkeys(before - declared.keys()) | idle,
+        gone=dict.fromkeys(before - declared.keys()) | idle | dict.fromkeys(tail.tensors if tail else ()),
     )
 
 
@@ -231,11 +244,20 @@ def _read(path: Path) -> onnx.ModelProto:
     return proto
 
 
+def _check(model: str | onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # a ValidationError, and whatever else its C++ raises
+        raise ModelError(f"{path}: not a valid ONNX model; ONNX's checker says: {_first_line(error)}") from None
+
+
 @contextmanager
 def _as_graph(path: Path) -> Iterator[None]:
     """onnx-ir raises many kinds for one cause: a graph that it cannot hold. They are told as a ModelError."""
     try:
         yield
+    except ModelError:
+        raise
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # it wraps them, with the whole graph in the message

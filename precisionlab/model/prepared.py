@@ -15,16 +15,25 @@ _SUFFIX = ".prepared.onnx"
 
 
 def file_for(model: Model, folder: Path) -> Path:
-    """The file whose nodes and tensors are called as the model's layers are, absolute.
+    """The file that our own engines are built of: its nodes, tensors and outputs are called as the model's, absolute.
 
-    The model's own file, but where functions were inlined or half was lifted a copy, written to `folder` (made where it
-    is missing) as `<model>.prepared.onnx`. Raises ModelError where that cannot be written.
+    The model's own file, but where functions were inlined, half was lifted or the end was cut off a copy, written to
+    `folder` (made where it is missing) as `<model>.prepared.onnx`. Raises ModelError where that cannot be written.
     """
-    if model.prepared is None:
+    return _written(model, model.prepared, folder)
+
+
+def exported_file(model: Model, folder: Path) -> Path:
+    """The same for other tools: with the end that was cut off."""
+    return _written(model, model.exported, folder)
+
+
+def _written(model: Model, prepared: ir.Model | None, folder: Path) -> Path:
+    if prepared is None:
         return model.path.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / prepared_name(model)
-    save_model(model.prepared, path, sources_of(model.prepared))
+    save_model(prepared, path, sources_of(prepared))
     return path.resolve()
 
 

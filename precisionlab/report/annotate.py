@@ -56,7 +56,7 @@ def why_not_annotated(model: Model, memory: int | None = None) -> str:
 
 def annotated_model(model: Model, layers: Iterable[Row]) -> bytes:
     """The file of the copy; `layers` are the rows of `layers.csv`. Raises ModelError where the file cannot be read."""
-    proto = prepared_proto(model.prepared) if model.prepared is not None and model.is_inlined else _read(model)
+    proto = prepared_proto(model.exported) if model.exported is not None and model.is_inlined else _read(model)
     annotate(proto, model, layers)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content

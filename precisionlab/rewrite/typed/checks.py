@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
-from precisionlab.rewrite.typed.light import big_as_inputs
+from precisionlab.model.light import big_as_inputs
 
 
 def check_typed(model: Model, typed: ir.Model) -> None:

@@ -9,8 +9,8 @@ from onnx_ir.passes import common as passes
 
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
+from precisionlab.model.light import big_as_inputs, restore_big
 from precisionlab.rewrite.typed.assignment import Assignment, refusals
-from precisionlab.rewrite.typed.light import big_as_inputs, restore_big
 from precisionlab.rewrite.typed.signature import FLOAT
 
 _PER_CHANNEL = 13  # QuantizeLinear and DequantizeLinear take an axis
