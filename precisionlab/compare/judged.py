@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from precisionlab.compare.effects import Effect, PartEffect
 from precisionlab.compare.errors import Agreement, ErrorSums, agreement
 from precisionlab.compare.gather import output_errors
-from precisionlab.compare.judging import Judged, Judging, Part
+from precisionlab.compare.judging import Judged, Judging, Part, RowGroup
 from precisionlab.compare.output import OutputErrors, PartErrors
-from precisionlab.compare.rows import Matched, RowCounts, fold_rows, match_rows
+from precisionlab.compare.rows import Matched, RowCounts, Scores, fold_rows, match_rows
 from precisionlab.compare.wide import is_float
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -81,13 +81,30 @@ def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pa
             {name: output[name] for name in axes},
             axes,
             _scales(axes, here, reference),
-            group.score if group.score in axes else None,
+            _scores(group, axes, reference, output),
         )
         if matching is not None:
             matched, counts = matching
             for name, axis in axes.items():
                 found[name] = _Pair(matched[name].reference, matched[name].output, matched[name], axis, counts)
     return found
+
+
+def _scores(group: RowGroup, axes: Mapping[str, int], reference: Arrays, output: Arrays) -> Scores | None:
+    """The score of each row on either side, float64 (batches, rows); None where nothing tells it."""
+    sides = (reference, output)
+    name, axis = next(iter(axes.items()))
+    rows = [fold_rows(side[name], axis).shape[:2] for side in sides]
+    if all(group.sorted_by in side for side in sides):
+        largest = [-np.sort(-np.atleast_2d(side[group.sorted_by].astype(np.float64))) for side in sides]
+        if all(
+            len(found) == batches and found.shape[1] >= n for found, (batches, n) in zip(largest, rows, strict=True)
+        ):
+            return largest[0][:, : rows[0][1]], largest[1][:, : rows[1][1]]
+    if group.score not in axes:
+        return None
+    first, second = (fold_rows(side[group.score], axes[group.score]).astype(np.float64) for side in sides)
+    return (first.max(2), second.max(2)) if first.shape[2] and second.shape[2] else None
 
 
 def _scales(axes: Mapping[str, int], judged: Mapping[str, Judged], reference: Arrays) -> dict[str, NDArray[np.float64]]:

@@ -79,13 +79,15 @@ class RowGroup:
     """Tensors with the same rows, which operators pick by value: each with the axis of its rows.
 
     `by` are these operators, `ahead` the tensors that they go by and pick from. `score` names the tensor whose largest
-    feature is a row's score, empty where none is known.
+    feature is a row's score, `sorted_by` the one ahead whose largest values are the scores in the order of the rows;
+    empty where none is known.
     """
 
     by: str
     axes: tuple[tuple[str, int], ...]
     ahead: tuple[str, ...]
-    score: str
+    score: str = ""
+    sorted_by: str = ""
 
     @property
     def note(self) -> str:
@@ -148,7 +150,7 @@ def judging_of(model: Model, named: Iterable[str] = ()) -> Judging:
 
 def _row_group(model: Model, picked: Picked, within: frozenset[str]) -> RowGroup:
     ahead = tuple(name for name in picked.ahead if name in within)
-    return RowGroup(" and ".join(picked.by), picked.tensors, ahead, picked.score)
+    return RowGroup(" and ".join(picked.by), picked.tensors, ahead, picked.score, picked.sorted_by)
 
 
 def with_named(judging: Judging, model: Model, name: str) -> Judging:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Of the reference's rows and the output's: float64 (batches, rows), or (rows,) of one batch."""
 
 _TWIN = 0.25
 """Rows further apart than that are no twins: a quarter of how far rows lie from their mean, squared."""
@@ -80,12 +82,12 @@ def match_rows(
     output: Mapping[str, Array],
     axes: Mapping[str, int],
     scale: Mapping[str, Array],
-    score: str | None,
+    scores: Scores | None,
 ) -> tuple[dict[str, Matched], RowCounts] | None:
     """Match the rows of tensors that have the same rows, along `axes`; None where their shapes do not allow it.
 
     `scale` is by what a float tensor's features, float64 (features,) of one row, are divided before they are compared.
-    `score` names the tensor whose largest feature is a row's score.
+    `scores` of either side tell what stands at the cut.
     """
     folded = [{name: fold_rows(side[name], axis) for name, axis in axes.items()} for side in (reference, output)]
     batches = {rows.shape[0] for side in folded for rows in side.values()}
@@ -97,7 +99,8 @@ def match_rows(
     pairs = []
     for batch in range(batches.pop()):
         sides = [{name: rows[batch] for name, rows in side.items()} for side in folded]
-        pair = _pairs(sides[0], sides[1], scale, score)
+        own = None if scores is None else (scores[0][batch], scores[1][batch])
+        pair = _pairs(sides[0], sides[1], scale, own)
         pairs.append(pair)
         total = total + pair.counts
     return {name: _matched(reference[name], output[name], axis, pairs) for name, axis in axes.items()}, total
@@ -126,7 +129,7 @@ def _features(array: Array, without: Sequence[int]) -> int:
 
 
 def _pairs(
-    reference: Mapping[str, Array], output: Mapping[str, Array], scale: Mapping[str, Array], score: str | None
+    reference: Mapping[str, Array], output: Mapping[str, Array], scale: Mapping[str, Array], scores: Scores | None
 ) -> _Pairs:
     from precisionlab.compare import assignment  # numba takes a while: not before it is needed
 
@@ -144,7 +147,7 @@ def _pairs(
     missing[twin[is_twin]] = False
     moved = int(np.count_nonzero(twin[is_twin] != np.flatnonzero(is_twin)))
     is_outlier = is_twin & (distance > _OUTLIER * np.median(distance[is_twin])) if is_twin.any() else ~is_twin
-    fallen, risen = _at_cut(reference, output, twin, is_outlier, np.flatnonzero(missing), score)
+    fallen, risen = _at_cut(twin, is_outlier, np.flatnonzero(missing), scores)
     twin[fallen] = -1
     lost = int(np.count_nonzero(twin < 0)) - len(fallen)
     extra = np.setdiff1d(np.flatnonzero(missing), risen)
@@ -164,12 +167,7 @@ def _none(side: Mapping[str, Array]) -> NDArray[np.int64]:
 
 
 def _at_cut(
-    reference: Mapping[str, Array],
-    output: Mapping[str, Array],
-    twin: NDArray[np.int64],
-    is_outlier: NDArray[np.bool_],
-    new: NDArray[np.int64],
-    score: str | None,
+    twin: NDArray[np.int64], is_outlier: NDArray[np.bool_], new: NDArray[np.int64], scores: Scores | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of either side without a true twin that stand at the cut: as low as the lowest that was picked.
 
@@ -177,9 +175,9 @@ def _at_cut(
     """
     none = np.zeros(0, np.int64)
     close = np.flatnonzero((twin >= 0) & ~is_outlier)
-    if score is None or not close.size:
+    if scores is None or not close.size:
         return none, none
-    first, second = (side[score].astype(np.float64).max(1) for side in (reference, output))
+    first, second = scores
     noise = float(np.sqrt(np.mean((first[close] - second[twin[close]]) ** 2)))
     line = min(first.min(), second.min()) + _AT_CUT * noise
     lost = np.flatnonzero((twin < 0) | is_outlier)

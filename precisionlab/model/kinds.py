@@ -181,7 +181,15 @@ def _is_share(value: ir.Value) -> bool:
         return True
     if node.op_type == "Concat" or (node.op_type == "Mul" and not any(v.is_initializer() for v in node.inputs if v)):
         return all(v is not None and _is_share(v) for v in node.inputs)
-    if node.op_type in _SAME | _RESHAPES | {"Transpose", "Slice", "Split", "Gather", "ReduceMax"}:
+    if node.op_type in _SAME | _RESHAPES | {
+        "Transpose",
+        "Slice",
+        "Split",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "ReduceMax",
+    }:
         first = node.inputs[0]
         return first is not None and _is_share(first)
     return False

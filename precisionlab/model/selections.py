@@ -35,14 +35,15 @@ class Picked:
     """Tensors whose rows the same operators pick: each with the axis that its rows lie along.
 
     `by` names the operators as "TopK topk". `ahead` are the float tensors that they go by and pick from. `score` is the
-    tensor among them that tells how high a row stands: what TopK gives, one float for each row, or shares of which the
-    largest is it; empty where there is none.
+    tensor among them that tells how high a row stands, one float for each row or shares of which the largest is it, and
+    `sorted_by` the one ahead whose largest values in falling order are the rows' scores; empty where there is none.
     """
 
     by: tuple[str, ...]
     tensors: tuple[tuple[str, int], ...]
     ahead: tuple[str, ...]
     score: str
+    sorted_by: str
 
 
 def picked_rows(model: Model) -> tuple[Picked, ...]:
@@ -79,24 +80,21 @@ class _Selections:
         places = {name: place for place, name in enumerate(self._model.node)}
         order = sorted(by, key=places.__getitem__)
         ahead = dict.fromkeys(name for one in order for name in self._ahead.get(one, {}))
-        names = dict(tensors)
-        values = self._values_of(order)
-        if values and values not in names:  # what the rows are picked by is no output: it is looked at beside them
-            tensors = [*tensors, (values, next(iter(self._rows[values])))]
-            ahead[values] = None
-        score = values or next((name for name, axis in tensors if self._is_score(name, axis)), "")
-        score = score or next((name for name in names if is_share(self._model, name)), "")
+        score = next((name for name, axis in tensors if self._is_score(name, axis)), "")
+        score = score or next((name for name, _ in tensors if is_share(self._model, name)), "")
         kinds = tuple(f"{self._model.node[name].op_type} {name}" for name in order)
-        return Picked(kinds, tuple(tensors), tuple(ahead), score)
+        return Picked(kinds, tuple(tensors), tuple(ahead), score, self._sorted_by(order))
 
-    def _values_of(self, by: list[str]) -> str:
-        """The values that a TopK gives, where it alone picks and they are looked at; else empty."""
+    def _sorted_by(self, by: list[str]) -> str:
+        """What a TopK, where it alone picks, takes the largest of for each batch: (batch, values) or (values,)."""
         node = self._model.node[by[0]]
-        if len(by) > 1 or node.op_type != "TopK":
+        if len(by) > 1 or node.op_type != "TopK" or node.inputs[0] is None:
             return ""
-        values = str(node.outputs[0].name)
-        shown = {output for layer in self._model.layers for output in layer.outputs}
-        return values if values in shown and values in self._floats else ""
+        largest = node.attributes.get("largest")
+        taken = str(node.inputs[0].name)
+        rank, rows = self._rank(taken), self._rows[str(node.outputs[1].name)]
+        is_last = rank is not None and rank <= 2 and list(rows) == [rank - 1]
+        return taken if is_last and (largest is None or largest.as_int() == 1) else ""
 
     def _is_score(self, tensor: str, axis: int) -> bool:
         """Whether there is one float for each row."""
