@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from models import Array, load, proto
+from models import Array, compared, load, proto, sample
 from scipy.optimize import linear_sum_assignment
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
@@ -22,6 +22,7 @@ from precisionlab.compare.rows import RowCounts
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.model.selections import picked_rows
+from precisionlab.precision import Precision
 from precisionlab.sweep import sweep
 
 TOPK = """(float[{b},300,32] q) => (float[{b},100] scores, float[{b},100,4] boxes, int64[{b},100] labels) {{
@@ -196,6 +197,29 @@ def test_thousands_of_rows_and_rows_that_are_all_alike_are_quick() -> None:
     alike, _ = assign(np.zeros((3000, 5)), np.zeros((3000, 5)), none, none, 0.0, 3000)
     assert alike.tolist() == list(range(3000))
     assert time.perf_counter() - started < 10
+
+
+PICKED = """(float[4,400,16] x) => (float[4,60,5] det) {
+    h = MatMul (x, W)  s = Sigmoid (h)  m = ReduceMax <axes = [2], keepdims = 0> (s)  v, i = TopK <axis = 1> (m, k)
+    iu = Unsqueeze (i, two)  ie = Expand (iu, shape)  det = GatherElements <axis = 1> (s, ie) }"""
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
+def test_what_stands_at_the_cut_is_told_by_what_the_rows_are_picked_by(precision: Precision, tmp_path: Path) -> None:
+    """Four batches whose scores are no output; near the cut they lie closer together than half can tell."""
+    rng = np.random.default_rng(0)
+    weights = {"W": np.float32(rng.standard_normal((16, 5)) * 0.7), "k": np.array([60]), "two": np.array([2])}
+    model = load(proto(PICKED, {**weights, "shape": np.array([4, 60, 5])}), tmp_path)
+    samples = [sample(x=np.float32(rng.standard_normal((4, 400, 16)))) for _ in range(4)]
+    found = compared(model, samples, precision)
+    rows = found.outputs["det"].rows
+    assert rows is not None
+    assert rows.reference == 4 * 4 * 60
+    assert rows.at_cut > 0
+    assert (rows.lost, rows.new) == (0, 0)
+    # Boxes and scores ahead are all that the precision has harmed, and the rows are as good as they are.
+    assert found.worst("sqnr", "det") == pytest.approx(found.inherited["s"].sqnr, abs=3)
+    assert found.outputs["m"].top1.total == 0
 
 
 def test_differences_of_rows_stand_in_the_references_order() -> None:

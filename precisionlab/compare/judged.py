@@ -29,6 +29,16 @@ def judged_errors(judging: Judging, reference: Arrays, variant: Arrays) -> dict[
     return {judged.name: _errors(judged, pairs[judged.name]) for judged in judging.tensors if judged.name in pairs}
 
 
+def errors_within(judging: Judging, measured: Mapping[str, ErrorSums]) -> dict[str, OutputErrors]:
+    """What is judged within the model, of tensors that were measured by themselves: as a whole, and none with rows."""
+    rows = {name for group in judging.rows for name, _ in group.axes}
+    return {
+        judged.name: OutputErrors(measured[judged.name], Agreement(), role=judged.role, counts=judged.counts)
+        for judged in judging.tensors
+        if judged.role and judged.name in measured and judged.name not in rows
+    }
+
+
 def judged_differences(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, NDArray[Any]]:
     """Output − reference of each judged float tensor, in its shape and type; NaN throughout where shapes differ.
 
@@ -97,9 +107,7 @@ def _scores(group: RowGroup, axes: Mapping[str, int], reference: Arrays, output:
     rows = [fold_rows(side[name], axis).shape[:2] for side in sides]
     if all(group.sorted_by in side for side in sides):
         largest = [-np.sort(-np.atleast_2d(side[group.sorted_by].astype(np.float64))) for side in sides]
-        if all(
-            len(found) == batches and found.shape[1] >= n for found, (batches, n) in zip(largest, rows, strict=True)
-        ):
+        if all(len(a) == batches and a.shape[1] >= n for a, (batches, n) in zip(largest, rows, strict=True)):
             return largest[0][:, : rows[0][1]], largest[1][:, : rows[1][1]]
     if group.score not in axes:
         return None
@@ -155,6 +163,8 @@ def _errors(judged: Judged, pair: _Pair) -> OutputErrors:
             whole = replace(whole, errors=None if alone is None else whole.errors + alone)
             parts = {name: part + more[name] if name in more else part for name, part in parts.items()}
         whole = replace(whole, top1=_row_agreement(pair, pair.matched))
+    if judged.role and judged.counts:  # the largest of what lies within is no class, and no bound is about it
+        whole = replace(whole, top1=Agreement())
     return replace(whole, parts=parts, role=judged.role, counts=judged.counts, rows=pair.counts)
 
 

@@ -119,6 +119,11 @@ class Judging:
         """Those that are no final outputs."""
         return tuple(judged.name for judged in self.tensors if judged.role)
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Those within that are judged for a bound that names them, and for nothing else."""
+        return tuple(judged.name for judged in self.tensors if judged.role and not judged.counts)
+
     @cached_property
     def digest(self) -> str:
         """A hash, for the journal: figures of another judging are other figures."""

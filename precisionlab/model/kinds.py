@@ -26,6 +26,7 @@ _SAME = frozenset({"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeL
 _RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _SCALES = frozenset({"Mul", "Div", "Add", "Sub"})
 _ANCHORS = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}  # and the axis of their channels
+_PICKS = frozenset({"Transpose", "Slice", "Split", "Gather", "GatherElements", "GatherND", "ReduceMax"})
 _SHARES = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
 
 
@@ -181,15 +182,7 @@ def _is_share(value: ir.Value) -> bool:
         return True
     if node.op_type == "Concat" or (node.op_type == "Mul" and not any(v.is_initializer() for v in node.inputs if v)):
         return all(v is not None and _is_share(v) for v in node.inputs)
-    if node.op_type in _SAME | _RESHAPES | {
-        "Transpose",
-        "Slice",
-        "Split",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "ReduceMax",
-    }:
+    if node.op_type in _SAME | _RESHAPES | _PICKS:
         first = node.inputs[0]
         return first is not None and _is_share(first)
     return False

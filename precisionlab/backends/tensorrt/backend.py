@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -28,7 +28,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorSums, ErrorTable
 from precisionlab.compare.gather import Gathering, SampleResult
-from precisionlab.compare.judged import judged_errors
+from precisionlab.compare.judged import errors_within, judged_errors
 from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
@@ -201,7 +201,10 @@ class TensorRTBackend(Backend):
         found = self.judge(plan, table, samples, progress, metric=metric, known=None, judging=judging)
         inherited = self._inherited(plan, table, samples)
         broken = broken_tensors(self.model, plan, inherited, inherited)
-        return replace(found, inherited=inherited, broken=broken, seconds=time.perf_counter() - started)
+        within = errors_within(judging or judging_of(self.model), inherited)
+        outputs = {**found.outputs, **within}
+        seconds = time.perf_counter() - started
+        return replace(found, outputs=outputs, inherited=inherited, broken=broken, seconds=seconds)
 
     def judge(
         self,
@@ -220,7 +223,12 @@ class TensorRTBackend(Backend):
         judged = judging or judging_of(self.model)
         for result in self.results(Evaluation(plan, table, Detail.NONFINITE, metric is not None, judged), samples):
             progress(gathering.add(result))
-        return gathering.comparison({}, {}, (), time.perf_counter() - started)
+        found = gathering.comparison({}, {}, (), time.perf_counter() - started)
+        if not judged.named:
+            return found
+        # Bounds on tensors within are kept by marking these alone, in an engine beside.
+        within = errors_within(judged, self._inherited(plan, table, samples, judged.named))
+        return replace(found, outputs={**found.outputs, **within}, seconds=time.perf_counter() - started)
 
     def built(self, plan: PrecisionPlan, table: CalibrationTable | None, view: View = _NOTHING) -> Built:
         """The engine of a plan; built once. Raises BuildError where TensorRT refuses it."""
@@ -281,15 +289,19 @@ class TensorRTBackend(Backend):
     # The layers' outputs
 
     def _inherited(
-        self, plan: PrecisionPlan, table: CalibrationTable | None, samples: Iterable[Sample]
+        self,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        samples: Iterable[Sample],
+        only: Collection[str] | None = None,
     ) -> dict[str, ErrorSums]:
-        """The errors of what the layers give, as far as it can be marked as an output."""
+        """The errors of what the layers give, or `only` of these tensors, as far as it can be marked as an output."""
         if not self._settings.observe:
             return {}
         if not self._network:
             self._network = self._engines.describe(self._file)
         # Fusion boundaries alone: inside of a layer there is nothing to compare with, as nothing is rounded there.
-        borders = {name for layer in self.model.layers for name in layer.outputs}
+        borders = {name for layer in self.model.layers for name in layer.outputs if only is None or name in only}
         wanted = borders.intersection(eligible(self._network))
         plain = self.built(plan, table).engine
         looked_at = [(sample, self._outputs(plain, sample)) for sample in islice(samples, _LOOKED_AT)]
