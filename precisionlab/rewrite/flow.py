@@ -10,12 +10,12 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import FLOATS, SHAPE_FLOW, is_shape_input
 from precisionlab.model.lift import OWN
-from precisionlab.model.recurrent import is_recurrent, recurrence_of
+from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Format, Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import Environment, GraphBuilder, outer_values
 from precisionlab.rewrite.gates import HALVES, Gates, rounded_array, rounded_attributes, unquantizable, weight_axis
-from precisionlab.rewrite.recurrent import batch_first, stepped
+from precisionlab.rewrite.recurrent import plain, stepped
 
 # Operators whose output holds only values that their inputs held: with rounded inputs there is
 # nothing left to round.
@@ -244,8 +244,8 @@ class LayerCopier:
             for value in stored:
                 self._gates.mark_rounded(value, precision)
             return stored
-        if is_recurrent(node) and recurrence_of(node).batch_first:
-            return batch_first(self._builder, node, inputs, prefix)
+        if is_recurrent(node):
+            return plain(self._builder, node, inputs, prefix)
         return self._builder.copy(node, inputs, captured, prefix, attributes).outputs
 
     def _input(

@@ -19,6 +19,8 @@ Inputs = Sequence[ir.Value | None]
 FLOAT = ir.DataType.FLOAT
 _INITIAL = (5, 6)
 """The inputs that the states begin from: initial_h, initial_c."""
+_SLICE_INPUTS = 10
+"""From this opset on Slice takes its ends as inputs."""
 _RANKS = (4, 3, 3)
 """Of Y, Y_h, Y_c."""
 _SWAP = (1, 0, 2)
@@ -56,18 +58,60 @@ def stepped(
     return outputs
 
 
-def batch_first(builder: GraphBuilder, node: ir.Node, inputs: Inputs, prefix: str) -> Sequence[ir.Value]:
-    """The outputs of a recurrent node of layout 1, which ONNX Runtime does not have, by way of one of layout 0."""
+def plain(builder: GraphBuilder, node: ir.Node, inputs: Inputs, prefix: str) -> Sequence[ir.Value]:
+    """The outputs of the recurrent node itself, in float32, by way of what ONNX Runtime has of it.
+
+    That is layout 0, and sequences that have a step: of none its states are what its memory held, and its GRU aborts
+    the process (1.32). Where the length is not known, an empty sequence gets a step that is taken away again.
+    """
+    is_batch_first = recurrence_of(node).batch_first
+    may_be_empty = builder.opset >= _SLICE_INPUTS and not _is_long(node, int(is_batch_first))
+    if not is_batch_first and not may_be_empty:
+        return builder.copy(node, inputs, {}, prefix, node.attributes).outputs
     steps = Steps(builder, f"{prefix}{node.name}", Precision.FP32)
-    given = _sequence_first(steps, inputs)
+    given = _sequence_first(steps, inputs) if is_batch_first else list(inputs)
     attributes = {name: value for name, value in node.attributes.items() if name != "layout"}
-    copied = builder.copy(node, given, {}, f"{prefix}sequence_first/", attributes)
+    initial = [given[i] if i < len(given) else None for i in _INITIAL]
+    length = None
+    if may_be_empty:
+        given[0], length = _with_a_step(steps, given[0])
+    copied = builder.copy(node, given, {}, f"{prefix}plain/", attributes)
     outputs: list[ir.Value] = []
     for index, value in enumerate(copied.outputs):
-        perm = _SEQUENCE_SECOND if index == 0 else _SWAP
-        outputs.append(steps.op("Transpose", [value], perm=list(perm)) if value.name else value)
-        outputs[-1].type, outputs[-1].shape = ir.TensorType(FLOAT), ir.Shape([None] * _RANKS[index])
+        given_back = value
+        if value.name and length is not None:
+            given_back = _without_it(steps, value, length, index, initial)
+        if value.name and is_batch_first:
+            given_back = _batch_first(steps, given_back, index == 0)
+        given_back.type, given_back.shape = ir.TensorType(FLOAT), ir.Shape([None] * _RANKS[index])
+        outputs.append(given_back)
     return outputs
+
+
+def _is_long(node: ir.Node, axis: int) -> bool:
+    """Whether the sequence is known to have a step."""
+    shape = None if node.inputs[0] is None else node.inputs[0].shape
+    length = None if shape is None else shape[axis]
+    return isinstance(length, int) and length > 0
+
+
+def _with_a_step(steps: Steps, x: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+    """The sequence, of one step of zeros where it has none; and its own length, int64 (1,)."""
+    shape = steps.op("Shape", [x])
+    length, rest = steps.split(shape, [1, 2], 0)
+    has_any = steps.cast(steps.cast(length, ir.DataType.BOOL), ir.DataType.INT64)
+    sizes = steps.op("Concat", [steps.op("Sub", [steps.integers([1]), has_any]), rest], axis=0)
+    zeros = steps.op("Tile", [steps.constant(np.zeros((1, 1, 1), np.float32), "none"), sizes])
+    return steps.op("Concat", [x, zeros], axis=0), length
+
+
+def _without_it(
+    steps: Steps, value: ir.Value, length: ir.Value, index: int, initial: Sequence[ir.Value | None]
+) -> ir.Value:
+    """Y as long as the sequence was; a state of no steps as it began."""
+    if index == 0:
+        return steps.op("Slice", [value, steps.integers([0]), length, steps.integers([0])])
+    return steps.chosen(steps.is_below(steps.integers([0]), length), value, initial[index - 1])
 
 
 @dataclass(frozen=True)
@@ -192,8 +236,11 @@ def _joined(steps: Steps, parts: Sequence[ir.Value], is_sequence: bool, is_batch
     """The directions' parts as the operator gives them."""
     whole = parts if is_sequence else [steps.unsqueeze(part, 0) for part in parts]
     value = steps.op("Concat", whole, axis=int(is_sequence)) if len(whole) > 1 else whole[0]
-    if not is_batch_first:
-        return value
+    return _batch_first(steps, value, is_sequence) if is_batch_first else value
+
+
+def _batch_first(steps: Steps, value: ir.Value, is_sequence: bool) -> ir.Value:
+    """An output of layout 0 as layout 1 has it."""
     return steps.op("Transpose", [value], perm=list(_SEQUENCE_SECOND)) if is_sequence else _swapped(steps, value)
 
 
