@@ -452,7 +452,7 @@ def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTB
         "metric": options.metric and [options.metric, source_of(options.metric)],
         "backend": ready.backend.name,
         "engines": None if engines is None else engines.identity,
-        "layers": [list(layer.nodes) for layer in model.layers],
+        "layers": [[*layer.nodes, *layer.inside] for layer in model.layers],
         "device": ready.local.place.name,
         "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
         "statistics": STATISTICS,

@@ -218,16 +218,29 @@ def test_scales_of_a_resize_stay_float32(tmp_path: Path) -> None:
     assert layers(plan_cost(model, plan_for(model, FP16), BYTES))["r"].bytes == 2 * 16 + 4 * 4 + 2 * 64
 
 
-def test_what_a_subgraph_takes_from_outside_is_wanted_in_float32(tmp_path: Path) -> None:
+def test_what_a_subgraph_takes_and_does_counts_once_for_branches_and_for_each_turn_of_a_loop(tmp_path: Path) -> None:
     model = model_of(
         tmp_path,
         "(float[10] x, bool c) => (float[10] y) { [e] a = Exp(x) "
         "[i] y = If(c) <then_branch = t () => (float[10] p) { p = Neg(a) },"
-        " else_branch = f () => (float[10] q) { q = Abs(a) }> }",
+        " else_branch = f () => (float[10] q) { r = Abs(a) q = Exp(r) }> }",
     )
     cost = plan_cost(model, plan_for(model, FP16), BYTES)
-    assert layers(cost)["i"].bytes == 1 + 40 + 40
-    assert conversions(cost) == {("x", "fp32", "fp16"), ("a", "fp16", "fp32")}
+    # The condition, what it is handed and gives, and the two nodes of the longer branch.
+    assert layers(cost)["i"].bytes == 1 + 2 * 10 + 2 * 10 + 2 * (2 * 20)
+    assert conversions(cost) == {("x", "fp32", "fp16"), ("y", "fp16", "fp32")}
+
+    loop = """(float[2,4] x, bool go) => (float[2,4] y) { [l] y = Loop(n, go, x) <body = b
+        (int64 i, bool c, float[2,4] v) => (bool o, float[2,4] w) { o = Identity(c) w = MatMul(v, k) }> }"""
+    constants = {"n": np.array(5), "k": np.ones((4, 4), np.float32)}
+    model = model_of(tmp_path, loop, constants)
+    found = layers(plan_cost(model, plan_for(model, FP16), BYTES))["l"]
+    assert found.multiply_adds == 5 * 2 * 4 * 4
+    assert model.layer["l"].weight_bytes == 64 + 8
+    # What it is handed and gives, its constant (read from outside too), the number of turns; and in each turn all.
+    assert found.bytes == 2 * (8 + 16 + 8) + 8 + 1 + 5 * 2 * (8 + 16 + 8)
+    model = model_of(tmp_path, loop.replace("float[2,4] x,", "float[2,4] x, int64 n,"), {"k": constants["k"]})
+    assert plan_cost(model, plan_for(model, FP16), BYTES).unknown == ("l",)
 
 
 # What is not known, and what was measured

@@ -22,7 +22,6 @@ REFUSED = {
     "node/test_batchnorm_example_training_mode": "(BatchNormalization) is in training mode",
     "node/test_bernoulli": "(Bernoulli) draws random numbers",
     "node/test_castlike_DOUBLE_to_FLOAT": "CastLike converts between types",
-    "node/test_if": "1 × If holds a subgraph; left in float32); there is nothing to sweep",
     "node/test_constant": "a constant, which is not computed",
     "node/test_flexattention": "(ai.onnx.preview::FlexAttention) is no operator that ONNX Runtime knows",
     "node/test_gru_batchwise": "Batchwise recurrent operations",

@@ -198,12 +198,15 @@ def broken_tensors(
     for layer in model.layers:
         passed_on = any(inherited[name].new_nonfinite for name in layer.inputs if name in inherited)
         passed_on = passed_on or _rounds_to_inf(model, layer, plan, known)
-        for name in layer.outputs:
+        limit = format_of(layer, plan).overflowing
+        for name in layer.watched:
             errors = inherited.get(name)
             if errors is None:
                 continue
             if errors.new_nan or errors.inf_mismatch or (errors.unforced_inf and not passed_on):
                 found.append(name)
+            if name in layer.inside:  # what comes behind it in the bodies may go on from it
+                passed_on = passed_on or errors.new_nonfinite > 0 or known[name].max_ref >= limit
     return tuple(found)
 
 

@@ -296,14 +296,14 @@ class _Watch:
 
     def _compare(self, segment: Segment, state: State) -> None:
         rows = self._what.rows
-        for name in segment.observed:
+        for name in (*segment.observed, *segment.inside):
             true = state[Flow.REFERENCE, name]
             self._layers.add(rows[Flow.VARIANT, name], true, state.get((Flow.VARIANT, name), true))
             if (Flow.ALONE, name) in rows:
                 self._layers.add(rows[Flow.ALONE, name], true, state[Flow.ALONE, name])
 
     def _count(self, segment: Segment, state: State) -> None:
-        for name in segment.observed:
+        for name in (*segment.observed, *segment.inside):
             if (Flow.VARIANT, name) in state:
                 self._layers.count_nonfinite(self._what.rows[Flow.VARIANT, name], state[Flow.VARIANT, name])
 

@@ -138,7 +138,7 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
     if found.table is not None:
         console.print(f"ranges: {found.low.plan.calibration} over {found.table.samples} samples")
     if low.nonfinite:
-        first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.outputs)
+        first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.watched)
         count = counted(len(low.nonfinite), "tensor")
         console.print(f"NaN or Inf in {count} without pins; the first at {first.name}")
     for pin in pins[:_WORST]:

@@ -102,6 +102,22 @@ class ErrorSums:
         """Whether the reference holds no number that anything could be compared with."""
         return self.elements == 0 and self.ref_nonfinite > 0
 
+    @property
+    def extremes(self) -> ErrorSums:
+        """The largest value and the counts of what is not finite alone: there is nothing in it that metrics are of."""
+        return ErrorSums(
+            max_ref=self.max_ref,
+            overflow=self.overflow,
+            ref_nonfinite=self.ref_nonfinite,
+            nan=self.nan,
+            inf=self.inf,
+            new_nonfinite=self.new_nonfinite,
+            ref_mismatch=self.ref_mismatch,
+            new_nan=self.new_nan,
+            ref_nan=self.ref_nan,
+            unforced_inf=self.unforced_inf,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for the journal; read back by `ErrorSums(**data)`."""
         return asdict(self)

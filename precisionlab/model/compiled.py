@@ -16,6 +16,7 @@ from itertools import pairwise
 import onnx_ir as ir
 
 from precisionlab.errors import EngineError
+from precisionlab.model.flow import Fixed, outer_values, subgraphs
 from precisionlab.model.graph import Layer, Model
 from precisionlab.model.layers import is_anchor, layer_of, marked_islands
 from precisionlab.model.lift import own_of
@@ -83,11 +84,20 @@ def with_compiled_layers(model: Model, kernels: Sequence[frozenset[str] | tuple[
     fixed = {name: layer.fixed for layer in model.layers for name in layer.nodes}
     before = {node: tuple(_sources(node)) for node in nodes}
     groups = _acyclic(nodes, before, _units(nodes, before, fixed, _homes(nodes, before, known)))
+    known_as = {name: layer for layer in model.layers for name in layer.nodes}
+    inner = (layer for body in model.bodies.values() for layer in body.layers)
     layers = marked_islands(
-        tuple(layer_of(group, fixed[str(group[0].name)], model.tensors) for group in _ordered(groups, before))
+        tuple(_layer(group, known_as[str(group[0].name)], model) for group in _ordered(groups, before)), inner
     )
     pairs = [(str(source.name), str(node.name)) for node in nodes for source in before[node]]
     return replace(model, layers=layers), _difference(model.layers, layers, pairs)
+
+
+def _layer(group: list[ir.Node], before: Layer, model: Model) -> Layer:
+    """The layer that these nodes make, the first of which was in `before`; what is alone as ever stays as it was."""
+    if before.nodes == tuple(str(node.name) for node in group):
+        return before
+    return layer_of(group, None if before.fixed is None else Fixed(before.fixed, before.held), model.tensors)
 
 
 def completed(model: Model, kernels: Sequence[frozenset[str] | tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
@@ -112,18 +122,9 @@ def completed(model: Model, kernels: Sequence[frozenset[str] | tuple[str, ...]])
 
 def _sources(node: ir.Node) -> Iterator[ir.Node]:
     """The nodes of the main graph that give what the node and its subgraphs take, each once."""
-    values = list(node.inputs)
-    for attribute in node.attributes.values():
-        for graph in _subgraphs(attribute):
-            values.extend(v for inner in graph.all_nodes() for v in inner.inputs)
+    values = [*node.inputs, *sorted(outer_values(node), key=lambda value: str(value.name))]
     producers = (v.producer() for v in values if v is not None)
     yield from dict.fromkeys(p for p in producers if p is not None and p.graph is node.graph)
-
-
-def _subgraphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    return list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
 
 
 def _homes(
@@ -165,7 +166,7 @@ def _units(
         reason = fixed[str(node.name)]
         inside = (anchor[source] for source in before[node] if homes.get(source) == homes[node])
         anchor[node] = place if reason is None and is_anchor(node) else max(inside, default=-1)
-        if any(_subgraphs(attribute) for attribute in node.attributes.values()):
+        if any(True for _ in subgraphs(node)):
             units[node] = node
         else:
             units[node] = (homes[node], anchor[node] if reason is None else reason, own_of(node))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -39,7 +40,55 @@ SHAPE_FLOW = "shape flow"
 """Why a node that computes shapes has no precision: a rounded size is another size."""
 
 ONNX_DOMAINS = ("", "ai.onnx")
+_CONTROL = frozenset({"If", "Loop", "Scan"})
+# They put tensors together, and compute nothing.
+_CONTAINERS = frozenset(
+    {
+        "Identity",
+        "Optional",
+        "OptionalGetElement",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SplitToSequence",
+    }
+)
 _SUPPORTED_DOMAINS = (*ONNX_DOMAINS, "com.microsoft")
+# Operators whose output holds only values that their inputs held: with rounded inputs there is
+# nothing left to round.
+KEEPS_VALUES = frozenset(
+    [
+        "Abs",
+        "Clip",
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "GlobalMaxPool",
+        "Identity",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Neg",
+        "Pad",
+        "ReduceMax",
+        "ReduceMin",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
+)
 # Nodes that convert between number formats: they have no precision of their own.
 _CONVERSIONS = {"Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 # Those that do no more than round where the file has their output in half, so that a plan can leave it out.
@@ -72,37 +121,83 @@ def shape_flow(graph: ir.Graph) -> frozenset[ir.Value]:
     return frozenset(found)
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """Why a node cannot be given a precision.
+
+    `held` is true where it computes in floats all the same: what no emulation covers, every export holds at float32.
+    """
+
+    reason: str
+    held: bool = False
+
+
+def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    """The graphs that the node holds, by the name of their attribute."""
+    for name, attribute in node.attributes.items():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield name, attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from ((name, graph) for graph in attribute.as_graphs())
+
+
+def outer_values(node: ir.Node) -> set[ir.Value]:
+    """The values of the graphs around the node's own subgraphs that these refer to."""
+    own: set[ir.Graph] = set()
+    taken: set[ir.Value] = set()
+    waiting = [graph for _, graph in subgraphs(node)]
+    while waiting:
+        graph = waiting.pop()
+        own.add(graph)
+        taken.update(graph.outputs)
+        for inner in graph:
+            taken.update(value for value in inner.inputs if value is not None)
+            waiting += [held for _, held in subgraphs(inner)]
+    return {value for value in taken if value.graph not in own}
+
+
 def fixed_reason(
     node: ir.Node,
     tensors: Mapping[str, TensorInfo],
     shapes: frozenset[ir.Value],
     functions: frozenset[tuple[str, str]],
-) -> str | None:
+    is_lowerable: bool = False,
+) -> Fixed | None:
     """Why this node cannot be given a precision; None where it can.
 
-    `functions` are the (domain, name) of the model's local functions.
+    `functions` are the (domain, name) of the model's local functions; `is_lowerable` says that the node's bodies hold
+    a node that can be given one.
     """
-    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-        return f"{node.op_type} holds a subgraph; left in float32"
     if (node.domain, node.op_type) in functions:
-        return f"call of the model-local function {node.op_type}; left in float32"
+        return Fixed(f"call of the model-local function {node.op_type}; left in float32", held=True)
     if node.domain not in _SUPPORTED_DOMAINS:
-        return f"custom operator {node.domain}::{node.op_type}; left in float32"
+        return Fixed(f"custom operator {node.domain}::{node.op_type}; left in float32", held=True)
+    holds_graph = any(True for _ in subgraphs(node))
+    if holds_graph and not is_control(node):
+        return Fixed(f"{node.op_type} holds a subgraph; left in float32", held=True)
     if node.op_type == "Constant":  # it is a final output: all others have become initialisers
-        return "a constant, which is not computed"
+        return Fixed("a constant, which is not computed")
     outputs = [v for v in node.outputs if v.name]
     if outputs and all(v in shapes for v in outputs):
-        return SHAPE_FLOW
+        return Fixed(SHAPE_FLOW)
+    if is_lowerable:
+        return None
     dtypes = [tensors[str(v.name)].dtype for v in outputs]
     if all(d is None for d in dtypes):
         if node.domain in ONNX_DOMAINS:
-            return "no tensor output, or its type is not known"
-        return "output type not known; declare it in the model's value_info"
+            is_container = node.op_type in _CONTAINERS or holds_graph
+            return Fixed("no tensor output, or its type is not known", held=not is_container)
+        return Fixed("output type not known; declare it in the model's value_info", held=True)
     if node.op_type in _CONVERSIONS and not (node.op_type in _TO_FLOATS and own_of(node) is not None):
-        return f"{node.op_type} converts between types and has no precision of its own"
+        return Fixed(f"{node.op_type} converts between types and has no precision of its own")
     other = [d for d in dtypes if d is not None and d.is_floating_point() and d not in FLOATS]
     if other:
-        return f"computes in {other[0].name.lower()}, as the model says"
+        return Fixed(f"computes in {other[0].name.lower()}, as the model says", held=True)
     if not any(d in FLOATS for d in dtypes):
-        return "no float output (integer, boolean or shape flow)"
+        return Fixed("no float output (integer, boolean or shape flow)")
     return None
+
+
+def is_control(node: ir.Node) -> bool:
+    """Whether the node runs bodies, of which every node can be given a precision."""
+    return node.domain in ONNX_DOMAINS and node.op_type in _CONTROL

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import onnx_ir as ir
 
@@ -43,12 +44,15 @@ class Layer:
 
     `name` is the name of its first node. `inputs` are the tensors that it takes from the graph's
     inputs or from other layers, `weights` its constants, `outputs` the tensors that leave it.
-    `fixed` says why the layer cannot be given a precision (None: it can).
+    `fixed` says why the layer cannot be given a precision (None: it can), and `held` that it computes in floats all
+    the same, which every export must hold at float32. `inside` are the tensors of its bodies (If, Loop, Scan) that are
+    looked at, as `Model.inner` calls them.
     `quantizable` is true where int8 arithmetic applies: Conv, ConvTranspose, Gemm, MatMul.
     `multiply_adds` is None where the shapes are not known; `weight_bytes` counts float32 storage.
     `own` is the half precision that the model itself has the layer in (None: float32, or no float). `is_island` says
     that other layers are float32: then the layer keeps its own precision in every variant, unless a plan pins it.
-    `is_double` says that it gives doubles, which the reference has and no variant: in these, fp32 rounds them.
+    `is_double` says that it gives doubles, which the reference has and no variant: in these, fp32 rounds them. Of the
+    nodes in its bodies either is true where it `has_own_inside`.
     """
 
     name: str
@@ -64,6 +68,14 @@ class Layer:
     own: Precision | None = None
     is_double: bool = False
     is_island: bool = False
+    held: bool = False
+    inside: tuple[str, ...] = ()
+    has_own_inside: bool = False
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """All that is looked at for NaN and Inf: what is inside, and what leaves the layer."""
+        return (*self.inside, *self.outputs)
 
     @property
     def kind(self) -> str:
@@ -71,12 +83,76 @@ class Layer:
         return "+".join(self.op_types)
 
 
+class Scope(Protocol):
+    """A graph whose layers can be copied: a model's main graph, or a body inside a node."""
+
+    @property
+    def onnx(self) -> ir.Model:
+        """The model that it belongs to."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Each value that its nodes can refer to."""
+        ...
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Its layers, in topological order."""
+        ...
+
+    @property
+    def node(self) -> Mapping[str, ir.Node]:
+        """Node name → node of this graph."""
+        ...
+
+    @property
+    def bodies(self) -> Mapping[ir.Graph, Body]:
+        """All bodies of the model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Body:
+    """A graph inside an If, Loop or Scan; `where` says which, as `then_branch of NAME`.
+
+    `layers` cover every node of it, and `tensors` has its values and those of the graphs around it. A layer's name is
+    one among those of its own graph.
+    """
+
+    onnx: ir.Model
+    graph: ir.Graph
+    where: str
+    tensors: Mapping[str, TensorInfo]
+    layers: tuple[Layer, ...]
+    bodies: Mapping[ir.Graph, Body] = field(repr=False, compare=False)
+
+    @cached_property
+    def node(self) -> Mapping[str, ir.Node]:
+        """Node name → node of this graph."""
+        return {str(node.name): node for node in self.graph}
+
+
+@dataclass(frozen=True)
+class InnerTensor:
+    """A float32 tensor of a body: its value there, the layer that gives it, and the body's `where`.
+
+    `constants` are the initialisers that the layer takes.
+    """
+
+    value: ir.Value
+    node: str
+    where: str
+    constants: tuple[ir.Value, ...] = ()
+
+
 @dataclass(frozen=True)
 class Model:
     """One checked model. `onnx` is never changed after loading: rewrites make new graphs.
 
     `layers` are in topological order and cover every node of the main graph. `tensors` holds each
-    value of the main graph at the shapes that the model declares. What the file has in half is float32 in `onnx` and
+    value of the main graph at the shapes that the model declares, `bodies` the graphs inside its nodes, and `inner`
+    the float32 tensors in those, by names that no other tensor has. What the file has in half is float32 in `onnx` and
     in `tensors`; `inputs` and `outputs` have the file's own types. `prepared` is what is handed on in place of the
     file (None: the file is), with the file's inputs and outputs: where functions were inlined, for its names, and where
     the file has half inside, in float32, as those types would bind a compiler whatever is pinned; where the end was cut
@@ -98,6 +174,8 @@ class Model:
     is_inlined: bool = False
     folded: int = 0
     gone: Mapping[str, str | None] = field(default_factory=dict)
+    bodies: Mapping[ir.Graph, Body] = field(default_factory=dict)
+    inner: Mapping[str, InnerTensor] = field(default_factory=dict)
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:

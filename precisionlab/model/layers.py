@@ -8,13 +8,23 @@ multiplication. Inside a layer nothing is rounded.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import onnx_ir as ir
 
-from precisionlab.model.flow import ONNX_DOMAINS, SHAPE_FLOW, fixed_reason, shape_flow
-from precisionlab.model.graph import Layer, Model, TensorInfo
+from precisionlab.model.flow import (
+    ONNX_DOMAINS,
+    SHAPE_FLOW,
+    Fixed,
+    fixed_reason,
+    is_control,
+    outer_values,
+    shape_flow,
+    subgraphs,
+)
+from precisionlab.model.graph import Body, Layer, Model, TensorInfo
 from precisionlab.model.lift import own_of
 
 QUANTIZABLE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -42,15 +52,22 @@ _ACTIVATIONS = frozenset(
 )
 
 
-def layers_of(model: ir.Model, tensors: Mapping[str, TensorInfo]) -> tuple[Layer, ...]:
-    """The model's layers in topological order; every node of the main graph is in exactly one.
+def layers_of(
+    graph: ir.Graph,
+    tensors: Mapping[str, TensorInfo],
+    functions: frozenset[tuple[str, str]],
+    bodies: Mapping[ir.Graph, Body],
+) -> tuple[Layer, ...]:
+    """The graph's layers in topological order; every node of it is in exactly one.
 
-    `tensors` gives type and shape of each value of the main graph. Nodes are named already.
+    `tensors` gives type and shape of each value that its nodes refer to, `functions` the (domain, name) of the model's
+    local functions, `bodies` has the graphs inside its nodes. Nodes are named already.
     """
-    graph = model.graph
     shapes = shape_flow(graph)
-    functions = frozenset((f.domain, f.name) for f in model.functions.values())
-    fixed = {node: fixed_reason(node, tensors, shapes, functions) or _quantized(node) for node in graph}
+    fixed = {
+        node: fixed_reason(node, tensors, shapes, functions, _is_lowerable(node, bodies)) or _quantized(node)
+        for node in graph
+    }
     position = {node: i for i, node in enumerate(graph)}
     taken: set[ir.Node] = set()
     groups: list[list[ir.Node]] = []
@@ -65,12 +82,19 @@ def layers_of(model: ir.Model, tensors: Mapping[str, TensorInfo]) -> tuple[Layer
     # What a layer takes comes from layers whose last node stands earlier, so the last node's place
     # in the graph orders the layers topologically even where a residual branch lies in between.
     groups.sort(key=lambda group: position[group[-1]])
-    return marked_islands(tuple(layer_of(group, fixed[group[0]], tensors) for group in groups))
+    return tuple(layer_of(group, fixed[group[0]], tensors, bodies) for group in groups)
 
 
-def marked_islands(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The layers with those in half marked as islands, where any other that can be given a precision is float32."""
-    if not any(layer.fixed is None and layer.own is None for layer in layers):
+def _is_lowerable(node: ir.Node, bodies: Mapping[ir.Graph, Body]) -> bool:
+    return any(layer.fixed is None for _, graph in subgraphs(node) for layer in bodies[graph].layers)
+
+
+def marked_islands(layers: tuple[Layer, ...], others: Iterable[Layer] = ()) -> tuple[Layer, ...]:
+    """The layers with those in half marked as islands, where any that can be given a precision is float32.
+
+    `others` are layers of the same model in other graphs.
+    """
+    if not any(layer.fixed is None and layer.own is None for layer in (*layers, *others)):
         return layers
     return tuple(layer if layer.own is None else replace(layer, is_island=True) for layer in layers)
 
@@ -89,18 +113,18 @@ def is_anchor(node: ir.Node) -> bool:
     return node.domain in ONNX_DOMAINS and node.op_type in QUANTIZABLE_OPS
 
 
-def _quantized(node: ir.Node) -> str | None:
+def _quantized(node: ir.Node) -> Fixed | None:
     """Why a node with both operands dequantised, which a compiler runs in int8, has no other precision to be given."""
     if not is_anchor(node):
         return None
     producers = [None if value is None else value.producer() for value in node.inputs[:2]]
     if any(producer is None or producer.op_type != "DequantizeLinear" for producer in producers):
         return None
-    return "computes in int8, as the model says: its operands are quantised"
+    return Fixed("computes in int8, as the model says: its operands are quantised")
 
 
 def _fused_after(
-    anchor: ir.Node, fixed: Mapping[ir.Node, str | None], tensors: Mapping[str, TensorInfo], taken: set[ir.Node]
+    anchor: ir.Node, fixed: Mapping[ir.Node, Fixed | None], tensors: Mapping[str, TensorInfo], taken: set[ir.Node]
 ) -> list[ir.Node]:
     """The nodes that fuse behind an anchor: a factor and a shift, then one residual sum, then one activation.
 
@@ -181,13 +205,18 @@ def _is_residual(node: ir.Node, value: ir.Value, tensors: Mapping[str, TensorInf
     return other is not None and this.shape is not None and this.shape == other.shape and None not in this.shape
 
 
-def layer_of(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, TensorInfo]) -> Layer:
-    """The layer that these nodes of the main graph make; `fixed` says why it cannot be given a precision."""
+def layer_of(
+    group: list[ir.Node],
+    fixed: Fixed | None,
+    tensors: Mapping[str, TensorInfo],
+    bodies: Mapping[ir.Graph, Body] = MappingProxyType({}),
+) -> Layer:
+    """The layer that these nodes of a graph make; `fixed` says why it cannot be given a precision."""
     inside = {v for node in group for v in node.outputs}
     inputs: dict[str, None] = {}
     weights: dict[str, ir.Value] = {}
     for node in group:
-        for value in node.inputs:
+        for value in (*node.inputs, *sorted(outer_values(node), key=lambda v: str(v.name))):
             if value is None or value in inside:
                 continue
             if value.is_initializer():
@@ -204,17 +233,45 @@ def layer_of(group: list[ir.Node], fixed: str | None, tensors: Mapping[str, Tens
         inputs=tuple(inputs),
         outputs=tuple(str(v.name) for v in sorted(outputs, key=order.__getitem__)),
         weights=tuple(weights),
-        fixed=fixed,
+        fixed=None if fixed is None else fixed.reason,
+        held=fixed is not None and fixed.held,
         quantizable=fixed is None and is_anchor(group[0]) and not is_double,
-        multiply_adds=multiply_adds(group[0], tensors),
-        weight_bytes=sum(v.const_value.nbytes for v in weights.values() if v.const_value is not None),
+        multiply_adds=multiply_adds(group[0], tensors, bodies),
+        weight_bytes=sum(
+            v.const_value.nbytes for v in (*weights.values(), *_own_constants(group)) if v.const_value is not None
+        ),
         is_double=is_double,
-        own=None if fixed == SHAPE_FLOW else next(filter(None, map(own_of, group)), None),
+        own=None if fixed is not None and fixed.reason == SHAPE_FLOW else next(filter(None, map(own_of, group)), None),
     )
 
 
-def multiply_adds(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
-    """Multiply-adds of Conv, ConvTranspose, Gemm and MatMul; 0 for anything else, None if unknown."""
+def _bytes_of(constant: ir.Value) -> int:
+    return 0 if constant.const_value is None else constant.const_value.nbytes
+
+
+def _own_constants(group: list[ir.Node]) -> list[ir.Value]:
+    """The constants of the graphs inside the nodes."""
+    found: list[ir.Value] = []
+    waiting = [graph for node in group for _, graph in subgraphs(node)]
+    while waiting:
+        graph = waiting.pop()
+        found += graph.initializers.values()
+        waiting += [held for inner in graph for _, held in subgraphs(inner)]
+    return found
+
+
+def multiply_adds(
+    node: ir.Node, tensors: Mapping[str, TensorInfo], bodies: Mapping[ir.Graph, Body] = MappingProxyType({})
+) -> int | None:
+    """Multiply-adds of Conv, ConvTranspose, Gemm and MatMul; 0 for anything else, None if unknown.
+
+    Of a node with bodies those of its larger branch, or of all turns of its loop.
+    """
+    if is_control(node):
+        counts = [_total(bodies[graph]) for _, graph in subgraphs(node) if graph in bodies]
+        each = None if None in counts else max((count for count in counts if count is not None), default=0)
+        turns = 1 if each == 0 else turns_of(node, tensors)
+        return None if each is None or turns is None else each * turns
     if not is_anchor(node):
         return 0
     first, second = (tensors[str(v.name)] for v in node.inputs[:2] if v is not None)
@@ -232,3 +289,23 @@ def multiply_adds(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | Non
     if elements is None or len(dims) != len(per_element):
         return None
     return elements * math.prod(dims)
+
+
+def _total(body: Body) -> int | None:
+    counts = [layer.multiply_adds for layer in body.layers]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def turns_of(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
+    """How often an If, Loop or Scan runs a body, at the most; None where that is not known before it runs."""
+    if node.op_type == "If":
+        return 1
+    if node.op_type == "Loop":
+        trips = node.inputs[0]
+        return None if trips is None or trips.const_value is None else max(0, int(trips.const_value.numpy().item()))
+    count = node.attributes["num_scan_inputs"].as_int()
+    axes = node.attributes["scan_input_axes"].as_ints() if "scan_input_axes" in node.attributes else [0] * count
+    scanned = node.inputs[len(node.inputs) - count]
+    info = None if scanned is None else tensors.get(str(scanned.name))
+    dim = None if info is None or info.shape is None else info.shape[axes[0]]
+    return dim if isinstance(dim, int) else None

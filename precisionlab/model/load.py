@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import common as passes
 
 from precisionlab.errors import ModelError
+from precisionlab.model.bodies import bodies_of, with_inside, with_islands
 from precisionlab.model.edges import give_edges
 from precisionlab.model.flow import ONNX_DOMAINS, is_sized
 from precisionlab.model.fold import fold_constants
@@ -57,7 +58,8 @@ def load_model(path: Path) -> Model:
         passes.RemoveInitializersFromInputsPass()(model)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         passes.RemoveUnusedNodesPass()(model)
-        name_nodes(model.graph)
+        for graph in model.graphs():
+            name_nodes(graph)
         tail = None if is_known else cut_strangers(model, path)
         if tail is not None:
             _check(ir.to_proto(big_as_inputs(model)[0]), path)
@@ -70,6 +72,10 @@ def load_model(path: Path) -> Model:
         typed = _inferred(model)
         idle = drop_idle(model, typed)
         declared = tensors_of(typed)
+        known = {
+            graph: {name: _lifted(info) for name, info in tensors_of(typed, copied).items()}
+            for graph, copied in zip(model.graphs(), typed.graphs(), strict=True)
+        }
         prepared = model.clone() if inlined else None
         if lift(model, typed):
             prepared = model.clone()
@@ -82,8 +88,12 @@ def load_model(path: Path) -> Model:
             if exported is not None:
                 exported = exported.clone()
                 graft(exported, tail)
-    tensors = {name: _lifted(info) for name, info in declared.items()}
+    tensors = known[model.graph]
     _note_ranks(model.graph, tensors)
+    functions = frozenset((f.domain, f.name) for f in model.functions.values())
+    bodies = bodies_of(model, known, functions)
+    layers, inner = with_inside(layers_of(model.graph, tensors, functions, bodies), model.graph, tensors, bodies)
+    layers = with_islands(layers, bodies)
     return Model(
         path=path,
         sha256=_hash([path, *data_files]),
@@ -91,13 +101,15 @@ def load_model(path: Path) -> Model:
         inputs=tuple(declared[str(v.name)] for v in model.graph.inputs),
         outputs=tuple(declared[str(v.name)] for v in model.graph.outputs),
         tensors=tensors,
-        layers=layers_of(model, tensors),
+        layers=layers,
         prepared=prepared,
         exported=exported,
         tail=tail,
         is_inlined=inlined > 0,
         folded=folded,
         gone=dict.fromkeys(before - declared.keys()) | idle | dict.fromkeys(tail.tensors if tail else ()),
+        bodies=bodies,
+        inner=inner,
     )
 
 
@@ -119,7 +131,8 @@ def at_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
         if info.name in shapes:
             tensors[info.name] = replace(tensors[info.name], shape=shapes[info.name])
     layers = tuple(
-        replace(layer, multiply_adds=multiply_adds(model.node[layer.nodes[0]], tensors)) for layer in model.layers
+        replace(layer, multiply_adds=multiply_adds(model.node[layer.nodes[0]], tensors, model.bodies))
+        for layer in model.layers
     )
     return replace(model, tensors=tensors, layers=layers)
 
@@ -149,24 +162,22 @@ def _inferred(model: ir.Model) -> ir.Model:
     # and onnx-ir's warning with a traceback would only frighten.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(inferred)
-    graph = inferred.graph
-    values = _main_values(graph)
     # With the values of shapes followed as well; onnx takes memory for each element of a vector then, so of none that
     # is too long to be a shape.
-    if not any(_is_long(value) for value in values if not value.is_initializer()):
+    if not any(_is_long(value) for value in _values(inferred.graph) if not value.is_initializer()):
         passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
     return inferred
 
 
-def tensors_of(model: ir.Model) -> dict[str, TensorInfo]:
-    """Type and shape of each value of the main graph, as its values say."""
-    graph = model.graph
-    values = _main_values(graph)
-    containers = _containers(graph)
-    return {str(v.name): _tensor_info(v, v not in containers) for v in values if v.name}
+def tensors_of(model: ir.Model, graph: ir.Graph | None = None) -> dict[str, TensorInfo]:
+    """Type and shape of each value of the main graph, or of a `graph` inside it, as its values say."""
+    graph = model.graph if graph is None else graph
+    imports = model.graph.opset_imports
+    containers = _containers(graph, imports.get("", imports.get("ai.onnx", 1)))
+    return {str(v.name): _tensor_info(v, v not in containers) for v in _values(graph) if v.name}
 
 
-def _main_values(graph: ir.Graph) -> list[ir.Value]:
+def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
 
 
@@ -188,10 +199,9 @@ def _note_ranks(graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
                 value.shape = ir.Shape(shape if is_sized(value) else [None] * len(shape))
 
 
-def _containers(graph: ir.Graph) -> set[ir.Value]:
+def _containers(graph: ir.Graph, opset: int) -> set[ir.Value]:
     """The sequences and optionals: onnx-ir's inference gives them the type of the tensors that they hold."""
     found = {v for v in graph.inputs if v.type is not None and not isinstance(v.type, ir.TensorType)}
-    opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
     for node in graph:
         if node.domain not in ONNX_DOMAINS or not onnx.defs.has(node.op_type):
             continue

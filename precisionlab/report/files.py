@@ -102,7 +102,7 @@ def _layer_facts(model: Model, fusions: Fusions | None) -> dict[str, Any]:
 
 def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
     first = result.first_nonfinite
-    layer = next((layer.name for layer in model.layers if first in layer.outputs), None)
+    layer = next((layer.name for layer in model.layers if first in layer.watched), None)
     return {
         "met": result.met,
         "verdict": result.verdict.to_dict(),

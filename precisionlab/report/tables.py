@@ -441,8 +441,12 @@ def _effect_columns(outputs: Mapping[str, Effect] | None) -> Row:
 
 
 def layer_errors(layer: Layer, errors: Mapping[str, ErrorSums]) -> ErrorSums | None:
-    """The statistics of all outputs of a layer together; None where none was measured."""
+    """The statistics of all outputs of a layer together; None where none was measured.
+
+    Of what is inside its bodies the largest values and the NaN and Inf.
+    """
     found = [errors[name] for name in layer.outputs if name in errors]
+    found += [errors[name].extremes for name in layer.inside if name in errors]
     return reduce(add, found) if found else None
 
 

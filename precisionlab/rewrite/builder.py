@@ -26,6 +26,18 @@ class GraphBuilder:
         self._inputs: list[ir.Value] = []
         self._constants: dict[str, ir.Value] = {}
         self._names: set[str] = set()
+        self._around: GraphBuilder | None = None
+        self._made: set[ir.Value] = set()
+
+    def inner(self) -> GraphBuilder:
+        """A builder of a graph inside a node of this one: it may refer to all values here, and shares the constants."""
+        inside = GraphBuilder(self._original)
+        inside._constants, inside._names, inside._around = self._constants, self._names, self
+        return inside
+
+    def home(self, value: ir.Value) -> GraphBuilder:
+        """The builder of the graph that the value belongs to: this one, or one around it."""
+        return self if self._around is None or value in self._made else self._around.home(value)
 
     @property
     def opset(self) -> int:
@@ -39,6 +51,7 @@ class GraphBuilder:
         shape = like.shape if is_sized(like) else _any_of_rank(like)
         value = ir.Value(name=self._unique(name), type=kind, shape=shape)
         self._inputs.append(value)
+        self._made.add(value)
         return value
 
     def constant(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
@@ -86,14 +99,8 @@ class GraphBuilder:
         for output, name in zip(node.outputs, names, strict=True):
             output.name = self._unique(name)
         node.name = node.outputs[0].name
-        self._nodes.append(node)
+        self._add(node)
         return node.outputs
-
-    def inner(self) -> GraphBuilder:
-        """A builder for the body of a node of this graph, which may take this graph's values; constants stand here."""
-        body = GraphBuilder(self._original)
-        body._constants, body._names = self._constants, self._names
-        return body
 
     def body(self, outputs: Iterable[ir.Value], name: str) -> ir.Graph:
         """What an inner builder has built."""
@@ -106,10 +113,12 @@ class GraphBuilder:
         captured: Mapping[ir.Value, ir.Value],
         prefix: str,
         attributes: Mapping[str, ir.Attr],
+        more: Sequence[str] = (),
     ) -> ir.Node:
         """A copy of the node with other inputs and attributes, its outputs named `prefix` + name.
 
-        `captured` replaces the outer values that subgraphs of the node refer to.
+        `captured` replaces the outer values that subgraphs of the node refer to. `more` names further outputs, which
+        come after the node's own.
         """
         copied = ir.Node(
             node.domain,
@@ -117,13 +126,15 @@ class GraphBuilder:
             list(inputs),
             [_with_captured(a, captured) for a in attributes.values()],
             overload=node.overload,
-            num_outputs=len(node.outputs),
+            num_outputs=len(node.outputs) + len(more),
             name=prefix + str(node.name),
         )
-        for old, new in zip(node.outputs, copied.outputs, strict=True):
+        for old, new in zip(node.outputs, copied.outputs, strict=False):
             new.name = self._unique(prefix + old.name) if old.name else ""
             new.type, new.shape = old.type, _any_of_rank(old)
-        self._nodes.append(copied)
+        for name, new in zip(more, copied.outputs[len(node.outputs) :], strict=True):
+            new.name = self._unique(prefix + name)
+        self._add(copied)
         return copied
 
     def model(self, outputs: Iterable[ir.Value]) -> ir.Model:
@@ -139,6 +150,10 @@ class GraphBuilder:
         functions = [f.clone() for f in self._original.functions.values()]
         return ir.Model(graph, ir_version=self._original.ir_version, functions=functions)
 
+    def _add(self, node: ir.Node) -> None:
+        self._nodes.append(node)
+        self._made.update(node.outputs)
+
     def _unique(self, name: str) -> str:
         unique, count = name, 0
         while unique in self._names:
@@ -152,29 +167,11 @@ def _any_of_rank(value: ir.Value) -> ir.Shape | None:
     return None if value.shape is None else ir.Shape([None] * len(value.shape))
 
 
-def outer_values(node: ir.Node) -> set[ir.Value]:
-    """The values of the enclosing graph that the node's subgraphs refer to."""
-    found: set[ir.Value] = set()
-    for attribute in node.attributes.values():
-        for graph in _graphs(attribute):
-            for inner in graph.all_nodes():
-                found.update(v for v in inner.inputs if v is not None and v.graph is node.graph)
-            found.update(v for v in graph.outputs if v.graph is node.graph)
-    return found
-
-
-def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    if attribute.type == ir.AttributeType.GRAPHS:
-        return list(attribute.as_graphs())
-    return []
-
-
 def _with_captured(attribute: ir.Attr, captured: Mapping[ir.Value, ir.Value]) -> ir.Attr:
-    graphs = [graph.clone(allow_outer_scope_values=True) for graph in _graphs(attribute)]
-    if not graphs:
+    if attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) or not captured:
         return attribute
+    held = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else list(attribute.as_graphs())
+    graphs = [graph.clone(allow_outer_scope_values=True) for graph in held]
     for graph in graphs:
         for inner in list(graph.all_nodes()):
             for index, value in enumerate(inner.inputs):

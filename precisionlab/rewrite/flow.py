@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
-from precisionlab.model.flow import FLOATS, SHAPE_FLOW, is_shape_input
+from precisionlab.model.flow import (
+    FLOATS,
+    KEEPS_VALUES,
+    SHAPE_FLOW,
+    is_control,
+    is_shape_input,
+    outer_values,
+    subgraphs,
+)
+from precisionlab.model.graph import Body, Scope
 from precisionlab.model.lift import OWN
 from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Format, Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
-from precisionlab.rewrite.builder import Environment, GraphBuilder, outer_values
+from precisionlab.rewrite.bodies import BodyCopy, finished, node_with_bodies, peaks_of
+from precisionlab.rewrite.builder import Environment, GraphBuilder
 from precisionlab.rewrite.gates import HALVES, Gates, rounded_array, rounded_attributes, unquantizable, weight_axis
 from precisionlab.rewrite.recurrent import plain, stepped
-
-# Operators whose output holds only values that their inputs held: with rounded inputs there is
-# nothing left to round.
-_KEEPS_VALUES = frozenset(
-    [
-        "Abs",
-        "Clip",
-        "Concat",
-        "DepthToSpace",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "GlobalMaxPool",
-        "Identity",
-        "Max",
-        "MaxPool",
-        "Min",
-        "Neg",
-        "Pad",
-        "ReduceMax",
-        "ReduceMin",
-        "Relu",
-        "Reshape",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    ]
-)
 
 
 def precision_of(layer: Layer, plan: PrecisionPlan) -> Precision:
@@ -126,15 +102,27 @@ class LayerCopier:
     fuses of other operators) has neither: each of its nodes is rounded as if it were a layer of its own. Its kernel
     may be more exact than that, but half's range holds inside it too: TensorRT itself warns of layer normalisations
     that overflow there. A BatchNormalization that is not behind a Conv takes its scale and shift in the precision.
+
+    The bodies of an If, Loop or Scan are layers of their own in its precision: what it hands to them is rounded, and so
+    is what they hand back, a loop's state at every turn. Of their tensors in `watched` the largest values are shown.
     """
 
-    def __init__(self, builder: GraphBuilder, model: Model, table: CalibrationTable | None) -> None:
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        model: Model,
+        table: CalibrationTable | None,
+        watched: frozenset[ir.Value] = frozenset(),
+    ) -> None:
         self._builder = builder
-        self._model = model
+        self._model: Scope = model
         self._gates = Gates(builder, table)
         self._weights: Environment = {}
         self._batchnorms: dict[tuple[ir.Node, Precision], dict[int, ir.Value]] = {}
         self._delivered = {info.name: OWN[info.dtype] for info in model.outputs if info.dtype in OWN}
+        self._watched = watched
+        self._peaks: dict[ir.Value, ir.Value] = {}
+        self._keeps_own = self._has_own = False
 
     def reference(self, layer: Layer, source: Mapping[ir.Value, ir.Value], prefix: str) -> dict[ir.Value, ir.Value]:
         """Copy a layer as it is, in float32, or in double where the model has it so."""
@@ -150,7 +138,10 @@ class LayerCopier:
         """Copy a layer as the plan has it; a final output that the file has in half is rounded, whatever the plan."""
         if is_reference(plan) or layer.fixed == SHAPE_FLOW:
             return self.reference(layer, source, prefix)
+        self._has_own = layer.has_own_inside
+        self._keeps_own = layer.has_own_inside and layer.name not in plan.pinned()
         given = self.copy(layer, source, precision_of(layer, plan), around_of(layer, plan), prefix)
+        self._keeps_own = self._has_own = False
         if self._delivered:
             for value, copied in given.items():
                 if (half := self._delivered.get(str(value.name))) is not None:
@@ -164,7 +155,16 @@ class LayerCopier:
         tensors = (self._model.tensors[name] for name in (*layer.inputs, *layer.weights, *layer.outputs))
         if precision_of(layer, plan) is not Precision.FP32 or any(t.dtype == ir.DataType.DOUBLE for t in tensors):
             return False
-        return self._delivered.keys().isdisjoint(layer.outputs)
+        return not layer.has_own_inside and self._delivered.keys().isdisjoint(layer.outputs)
+
+    def take_peaks(self) -> dict[ir.Value, ir.Value]:
+        """For each watched tensor in the bodies copied since the last call float32 (2,): its largest and least value.
+
+        Over all turns of a loop, and with 0; NaN both where there was one.
+        """
+        found = {value: finished(self._builder, peaks) for value, peaks in self._peaks.items()}
+        self._peaks.clear()
+        return found
 
     def copy(
         self,
@@ -246,7 +246,56 @@ class LayerCopier:
             return stored
         if is_recurrent(node):
             return plain(self._builder, node, inputs, prefix)
-        return self._builder.copy(node, inputs, captured, prefix, attributes).outputs
+        is_plain = precision is Precision.FP32 and not self._watched and (self._gates.exact or not self._has_own)
+        if not is_control(node) or is_plain:
+            return self._builder.copy(node, inputs, captured, prefix, attributes).outputs
+        bodies = {
+            name: self._within(self._model.bodies[graph])._body(captured, precision, prefix)
+            for name, graph in subgraphs(node)
+        }
+        outputs, peaks = node_with_bodies(self._builder, node, inputs, prefix, attributes, bodies)
+        self._peaks.update(peaks)
+        return outputs
+
+    def _within(self, body: Body) -> LayerCopier:
+        """The same for a graph inside: constants, and what is rounded already, are shared."""
+        inside = copy(self)
+        inside._builder, inside._model, inside._peaks = self._builder.inner(), body, {}
+        inside._gates = self._gates.within(inside._builder)
+        return inside
+
+    def _body(self, around: Mapping[ir.Value, ir.Value], precision: Precision, prefix: str) -> BodyCopy:
+        """Copy all layers of a body, which refers to the values of `around`."""
+        assert isinstance(self._model, Body)
+        graph, tensors = self._model.graph, self._model.tensors
+        source = dict(around)
+        for value in graph.inputs:
+            known = tensors[str(value.name)].dtype
+            source[value] = self._builder.input(value, f"{prefix}{value.name}", known)
+            if known in FLOATS and precision is not Precision.FP32:
+                self._gates.mark_rounded(source[value], precision)
+        for layer in self._model.layers:
+            own = _precision_inside(layer, precision, self._keeps_own)
+            outputs = self.copy(layer, source, own, own, prefix)
+            source.update(outputs)
+            for value in outputs.keys() & self._watched:
+                shape = tensors[str(value.name)].shape
+                is_double = tensors[str(value.name)].dtype == ir.DataType.DOUBLE
+                self._peaks[value] = peaks_of(self._builder, source[value], shape, is_double)
+        return BodyCopy(self._builder, [self._handed(v, source, precision) for v in graph.outputs], self._peaks)
+
+    def _handed(self, value: ir.Value, source: Mapping[ir.Value, ir.Value], precision: Precision) -> ir.Value:
+        """What a body gives, rounded; made in the body itself, as ONNX Runtime wants it."""
+        known = self._model.tensors.get(str(value.name))
+        if known is None or known.dtype not in FLOATS:
+            given = self._builder.weight(value, self._weights) if value.is_initializer() else source[value]
+        elif value.is_initializer():
+            given = self._gates.weight(value, precision, None, self._weights)
+        else:
+            given = self._gates.activation(source[value], precision, str(value.name))
+        if self._builder.home(given) is self._builder:
+            return given
+        return self._builder.op("Identity", [given], f"{given.name}:handed")
 
     def _input(
         self,
@@ -280,9 +329,16 @@ class LayerCopier:
         dtype = self._model.tensors[str(old.name)].dtype
         if dtype not in FLOATS or (border is Precision.FP32 and dtype == ir.DataType.FLOAT):
             return new
-        if len(nodes) == 1 and nodes[0].op_type in _KEEPS_VALUES and not _is_lookup(nodes[0]):
+        if is_control(nodes[0]) or (len(nodes) == 1 and nodes[0].op_type in KEEPS_VALUES and not _is_lookup(nodes[0])):
             self._gates.mark_rounded(new, border)
         return self._gates.activation(new, border, str(old.name))
+
+
+def _precision_inside(layer: Layer, precision: Precision, keeps_own: bool) -> Precision:
+    """The precision of a layer in a body that runs in this one; islands of half keep theirs where they may."""
+    if keeps_own and layer.own is not None and (layer.is_island or layer.fixed is not None):
+        return layer.own
+    return Precision.FP32 if layer.fixed is not None else precision
 
 
 def _is_lookup(node: ir.Node) -> bool:

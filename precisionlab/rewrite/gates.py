@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 
 import ml_dtypes
 import numpy as np
@@ -52,6 +53,12 @@ class Gates:
         self._rounded: set[tuple[ir.Value, Precision]] = set()
         self.exact = False
         """Whether doubles stay what they are, as in the reference; else fp32 rounds them."""
+
+    def within(self, builder: GraphBuilder) -> Gates:
+        """The same gates for a graph inside the one that they are put into; a gate stands where its value does."""
+        inside = copy(self)
+        inside._builder = builder
+        return inside
 
     def is_rounded(self, value: ir.Value, precision: Precision) -> bool:
         """Whether the value is known to hold nothing but values of the precision."""
@@ -97,10 +104,11 @@ class Gates:
         return precision is not Precision.FP32 or (value.dtype == ir.DataType.DOUBLE and not self.exact)
 
     def _cast(self, value: ir.Value, precision: Precision) -> ir.Value:
+        builder = self._builder.home(value)
         dtype = ir.DataType.DOUBLE if value.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
         to = HALVES.get(precision, ir.DataType.FLOAT)
-        low = self._builder.op("Cast", [value], f"{value.name}:{precision}", to=int(to))
-        back = self._builder.op("Cast", [low], f"{value.name}:from_{precision}", to=int(dtype))
+        low = builder.op("Cast", [value], f"{value.name}:{precision}", to=int(to))
+        back = builder.op("Cast", [low], f"{value.name}:from_{precision}", to=int(dtype))
         if dtype == ir.DataType.DOUBLE:
             back.type = ir.TensorType(dtype)
         return back

@@ -14,8 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from precisionlab.model import Layer, Model
+from precisionlab.model import Layer
 from precisionlab.model.flow import SHAPE_FLOW
+from precisionlab.model.graph import Scope
 from precisionlab.rewrite.flow import LayerCopier
 
 _STEP = 2.0**-23  # a unit in the last place of float32, relative
@@ -56,7 +57,7 @@ def _has_fraction(array: NDArray[np.float32]) -> NDArray[np.bool_]:
     return found
 
 
-def first_layers(model: Model, moved: Collection[str] = ()) -> frozenset[str]:
+def first_layers(model: Scope, moved: Collection[str] = ()) -> frozenset[str]:
     """The layers whose float outputs are moved: on each way those up to the first that multiplies or looks up.
 
     There are none behind an input that is `moved` itself. What stands behind such a one moves with it, and has to stay
@@ -75,7 +76,7 @@ def first_layers(model: Model, moved: Collection[str] = ()) -> frozenset[str]:
     return frozenset(found)
 
 
-def _looks_up(model: Model, layer: Layer) -> bool:
+def _looks_up(model: Scope, layer: Layer) -> bool:
     """Whether the layer makes floats with a fraction of what are none: an embedding, or what was quantised."""
     dtypes = {model.tensors[name].dtype for name in layer.inputs if name in model.tensors}
     floats = any(model.tensors[o].dtype == ir.DataType.FLOAT for o in layer.outputs)

@@ -14,10 +14,10 @@ import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
-from precisionlab.model.flow import FLOATS
+from precisionlab.model.flow import FLOATS, outer_values
 from precisionlab.model.lift import OWN
 from precisionlab.precision import Format, Precision, PrecisionPlan
-from precisionlab.rewrite.builder import GraphBuilder, outer_values
+from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier, format_of, is_reference, nodes_outputs, precision_of
 
 
@@ -38,7 +38,8 @@ class Segment:
     """One graph of the cut, and how its inputs and outputs are called in the model.
 
     `feeds` maps its inputs, `fetches` its outputs to keys. Tensors of `same` are the same in the
-    variant as in the reference, and stand only under the reference's key.
+    variant as in the reference, and stand only under the reference's key. `inside` are tensors of bodies, by the names
+    of `Model.inner`: what stands for them is float32 (2,), their largest and least value.
     """
 
     graph: ir.Model
@@ -46,6 +47,7 @@ class Segment:
     fetches: dict[str, Key]
     observed: tuple[str, ...]
     same: frozenset[str]
+    inside: tuple[str, ...] = ()
 
 
 def cut(model: Model, flows: int, budget: int, weights: int | None = None) -> list[list[Layer]]:
@@ -130,10 +132,15 @@ def is_judged(model: Model, tensor: str) -> bool:
 def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> dict[Key, int]:
     """Where the statistics of each observed tensor stand: in topological order, flow by flow.
 
-    The reference has none; of layers that stay in float32 there is nothing to see alone.
+    The reference has none; of layers that stay in float32 there is nothing to see alone. Tensors inside bodies stand
+    in front of what their layer gives.
     """
     kinds = frozenset(flows)
-    shown = [(layer, o) for layer in model.layers for o in layer.outputs if is_judged(model, o)]
+    shown = [
+        (layer, name)
+        for layer in model.layers
+        for name in (*layer.inside, *(o for o in layer.outputs if is_judged(model, o)))
+    ]
     keys = [(Flow.VARIANT, name) for _, name in shown if Flow.VARIANT in kinds]
     if Flow.ALONE in kinds:
         low = {layer.name for layer in model.layers if precision_of(layer, plan) is not Precision.FP32}
@@ -143,7 +150,7 @@ def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> d
 
 def row_formats(model: Model, plan: PrecisionPlan, names: Iterable[str]) -> list[Format]:
     """What the plan has each of these layer outputs held in; a final output that the file has in half, in that."""
-    formats = {name: format_of(layer, plan) for layer in model.layers for name in layer.outputs}
+    formats = {name: format_of(layer, plan) for layer in model.layers for name in layer.watched}
     if not is_reference(plan):
         formats.update((info.name, OWN[info.dtype].number_format) for info in model.outputs if info.dtype in OWN)
     return [formats[name] for name in names]
@@ -196,7 +203,8 @@ def _segment(
     kind: type[LayerCopier],
 ) -> Segment:
     builder = GraphBuilder(model.onnx)
-    copier = kind(builder, model, table)
+    inside = tuple(name for layer in part for name in layer.inside) if Flow.VARIANT in open_flows else ()
+    copier = kind(builder, model, table, frozenset(model.inner[name].value for name in inside))
     feeds: dict[str, Key] = {}
     reference: dict[ir.Value, ir.Value] = {}
     variant: dict[ir.Value, ir.Value] = {}
@@ -215,28 +223,33 @@ def _segment(
     for layer in part:
         precision = precision_of(layer, plan)
         reference.update(copier.reference(layer, reference, ""))
+        reference.update(copier.take_peaks())
         if Flow.VARIANT in flows:
             if copier.is_exact(layer, plan) and not differs & layer_inputs(model, layer):
                 variant.update((values[o], reference[values[o]]) for o in layer.outputs)
             else:
                 variant.update(copier.planned(layer, variant, plan, "variant/"))
+                variant.update(copier.take_peaks())
                 differs.update(layer.outputs)
         if Flow.ALONE in flows and precision is not Precision.FP32:
             alone.update(copier.planned(layer, reference, plan, "alone/"))
+            alone.update(copier.take_peaks())
     names = [o for layer in part for o in layer.outputs]
     observed = tuple(o for o in names if is_judged(model, o))
+    values.update((name, model.inner[name].value) for name in inside)
+    seen = frozenset((*observed, *inside))
     fetches: dict[str, Key] = {}
     shown: list[ir.Value] = []
     for flow, environment in ((Flow.REFERENCE, reference), (Flow.VARIANT, variant), (Flow.ALONE, alone)):
-        for name in names:
+        for name in (*names, *inside):
             copied = environment.get(values[name])
-            wanted_here = (name in observed and flow in open_flows) or (name in wanted and flow is not Flow.ALONE)
+            wanted_here = (name in seen and flow in open_flows) or (name in wanted and flow is not Flow.ALONE)
             if copied is None or not wanted_here or str(copied.name) in fetches:
                 continue
             fetches[str(copied.name)] = (flow, name)
             shown.append(copied)
     same = frozenset(name for name in (*names, *needed) if name not in differs)
-    return Segment(builder.model(shown), feeds, fetches, observed, same)
+    return Segment(builder.model(shown), feeds, fetches, observed, same, inside)
 
 
 def main_values(model: Model) -> Iterable[ir.Value]:

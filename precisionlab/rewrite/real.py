@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.model import Layer, Model
+from precisionlab.model.flow import is_control
 from precisionlab.model.layers import layer_of
 from precisionlab.model.mapped import let_go
 from precisionlab.precision import Precision, PrecisionPlan
@@ -81,8 +82,14 @@ class RealCopier(LayerCopier):
     for floats alone, takes the integers as float32, which holds their sums exactly (see `unreal`).
     """
 
-    def __init__(self, builder: GraphBuilder, model: Model, table: CalibrationTable | None) -> None:
-        super().__init__(builder, model, table)
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        model: Model,
+        table: CalibrationTable | None,
+        watched: frozenset[ir.Value] = frozenset(),
+    ) -> None:
+        super().__init__(builder, model, table, watched)
         self._operands = _Operands(builder, table)
         self._gates = self._operands
         self._opset = _opset(model)
@@ -300,6 +307,8 @@ def _no_half(model: Model, layer: Layer, precision: Precision) -> str | None:
     opset = _opset(model)
     for name in layer.nodes:
         node = model.node[name]
+        if is_control(node):
+            return f"the nodes inside of {node.op_type} are not run in {precision}"
         if not places(node, HALVES[precision], opset, model.tensors).outputs:
             return f"ONNX does not define {node.op_type} in {precision} at opset {opset}"
     return None

@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from precisionlab.model import Layer, Model
+from precisionlab.model import Layer
+from precisionlab.model.graph import Scope
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier
@@ -69,7 +70,7 @@ class _Steps:
     """Makes the steps of one node."""
 
     def __init__(
-        self, builder: GraphBuilder, gates: Gates, model: Model, node: ir.Node, prefix: str, precision: Precision
+        self, builder: GraphBuilder, gates: Gates, model: Scope, node: ir.Node, prefix: str, precision: Precision
     ) -> None:
         self.node, self.model, self.precision = node, model, precision
         self._builder, self._gates, self._prefix, self._count = builder, gates, prefix, 0

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
+from precisionlab.model.flow import is_control
 from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.flow import around_of, precision_of
@@ -32,9 +33,12 @@ def causes(
     found: dict[str, str] = {}
     started = False
     for layer in model.layers:
+        precision = precision_of(layer, plan)
         alone = [introduced[name] for name in layer.outputs if name in introduced]
-        text = _cause(model, layer, plan, alone, inherited) if alone else ""
-        broken = any(inherited[name].nonfinite for name in layer.outputs if name in inherited)
+        text = _inside(model, layer, precision, introduced)
+        if not text and alone:
+            text = _cause(model, layer, plan, alone, inherited)
+        broken = any(inherited[name].nonfinite for name in layer.watched if name in inherited)
         if broken and not started:
             started = True
             text = f"the first {_kind(layer, inherited)} appears here" + (f": {text}" if text else "")
@@ -43,10 +47,32 @@ def causes(
     return found
 
 
+def _inside(model: Model, layer: Layer, precision: Precision, introduced: Mapping[str, ErrorSums]) -> str:
+    """What breaks first in the layer's bodies, given the reference's values at their borders."""
+    for name in layer.inside if precision is not Precision.FP32 else ():
+        errors, inner = introduced.get(name), model.inner[name]
+        if errors is None or not errors.nonfinite:
+            continue
+        where = f"inside {inner.where}: {inner.node}"
+        if errors.max_ref > precision.number_format.largest:
+            return f"overflow {where}, {_beyond(errors.max_ref, precision)}"
+        causes = filter(None, (_constant(value, precision) for value in inner.constants))
+        return f"{'NaN' if errors.nan else 'Inf'} {where}" + "".join(f"; {cause}" for cause in causes)
+    return ""
+
+
+def _beyond(largest: float, precision: Precision) -> str:
+    return f"values up to {largest:.3g}, {precision} ends at {precision.number_format.largest:.5g}"
+
+
 def _cause(
-    model: Model, layer: Layer, plan: PrecisionPlan, alone: list[ErrorSums], inherited: Mapping[str, ErrorSums]
+    model: Model,
+    layer: Layer,
+    plan: PrecisionPlan,
+    alone: list[ErrorSums],
+    inherited: Mapping[str, ErrorSums],
 ) -> str:
-    precision = precision_of(layer, plan)
+    precision, constants = precision_of(layer, plan), _constants(model, layer)
     if precision is Precision.INT8:
         # Its operands are clipped; what it gives is held in what is around it.
         return _overflow(alone, around_of(layer, plan)) if any(e.nonfinite for e in alone) else ""
@@ -54,16 +80,16 @@ def _cause(
         return ""
     if not any(e.nonfinite for e in alone):
         # x + 1e-10 breaks nothing by itself, but the logarithm or division behind it.
-        vanished = [_vanishing(model, name, precision) for name in layer.weights if any(e.vanished for e in alone)]
+        vanished = [_vanishing(value, precision) for value in constants if any(e.vanished for e in alone)]
         return "; ".join(filter(None, [*vanished, _drift(model, layer, alone, precision)]))
-    parts = [_constant(model, name, precision) for name in layer.weights]
+    parts = [_constant(value, precision) for value in constants]
     largest = precision.number_format.largest
     entering = [inherited[name] for name in layer.inputs if name in inherited]
     before = max((e.max_ref for e in entering), default=0.0)
     if overflow := _overflow(alone, precision):
         parts.append(overflow)
     elif before > largest:
-        parts.append(f"its input overflows: values up to {before:.3g}, {precision} ends at {largest:.5g}")
+        parts.append(f"its input overflows: {_beyond(before, precision)}")
     elif any(e.vanished for e in entering):
         parts.append(f"its input vanishes: values that are not 0 become 0 in {precision}")
     return "; ".join(filter(None, parts)) or f"NaN or Inf from finite inputs in {precision}"
@@ -71,12 +97,13 @@ def _cause(
 
 def _overflow(alone: list[ErrorSums], precision: Precision) -> str:
     leaving, largest = max(e.max_ref for e in alone), precision.number_format.largest
-    return f"overflow: values up to {leaving:.3g}, {precision} ends at {largest:.5g}" if leaving > largest else ""
+    return f"overflow: {_beyond(leaving, precision)}" if leaving > largest else ""
 
 
 def _drift(model: Model, layer: Layer, alone: list[ErrorSums], precision: Precision) -> str:
-    """How far a recurrent layer's state goes astray, where that is more than one rounding would do."""
-    if not any(is_recurrent(model.node[name]) for name in layer.nodes):
+    """How far the state of a recurrent layer or a loop goes astray, where that is more than one rounding would do."""
+    nodes = [model.node[name] for name in layer.nodes]
+    if not any(is_recurrent(node) or (is_control(node) and node.op_type != "If") for node in nodes):
         return ""
     worst = min(alone, key=lambda errors: errors.sqnr)
     if not 0 < worst.max_ref < math.inf:
@@ -91,21 +118,28 @@ def _drift(model: Model, layer: Layer, alone: list[ErrorSums], precision: Precis
 
 
 def _kind(layer: Layer, inherited: Mapping[str, ErrorSums]) -> str:
-    return "NaN" if any(inherited[name].nan for name in layer.outputs if name in inherited) else "Inf"
+    return "NaN" if any(inherited[name].nan for name in layer.watched if name in inherited) else "Inf"
 
 
-def _constant(model: Model, name: str, precision: Precision) -> str:
-    values = _values(model, name)
+def _constants(model: Model, layer: Layer) -> list[ir.Value]:
+    """The layer's constants in the main graph, and those that its bodies take."""
+    own = model.onnx.graph.initializers
+    inner = (value for name in layer.inside for value in model.inner[name].constants)
+    return list(dict.fromkeys([*(own[name] for name in layer.weights if name in own), *inner]))
+
+
+def _constant(constant: ir.Value, precision: Precision) -> str:
+    values = _values(constant)
     if values is None or values.size == 0:
         return ""
     worst = float(values.flat[int(np.abs(values).argmax())])
     if math.isfinite(worst) and math.isinf(round_scalar(worst, precision)):
         return f"constant {worst:.3g} becomes {'−' if worst < 0 else ''}inf in {precision}"
-    return _vanishing(model, name, precision)
+    return _vanishing(constant, precision)
 
 
-def _vanishing(model: Model, name: str, precision: Precision) -> str:
-    values = _values(model, name)
+def _vanishing(constant: ir.Value, precision: Precision) -> str:
+    values = _values(constant)
     if values is None or not 0 < values.size <= _SCALAR:
         return ""
     for value in values.flat:
@@ -114,8 +148,7 @@ def _vanishing(model: Model, name: str, precision: Precision) -> str:
     return ""
 
 
-def _values(model: Model, name: str) -> np.ndarray | None:
-    value = model.onnx.graph.initializers.get(name)
-    if value is None or value.const_value is None or value.dtype != ir.DataType.FLOAT:
+def _values(constant: ir.Value) -> np.ndarray | None:
+    if constant.const_value is None or constant.dtype != ir.DataType.FLOAT:
         return None
-    return value.const_value.numpy()
+    return constant.const_value.numpy()

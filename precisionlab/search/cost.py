@@ -21,8 +21,9 @@ What is assumed:
    anew, for all that want it in that precision; they read what was written.
 4. Gather and Slice read no more of their data than they give. Shape and Size read nothing. Identity and
    reshapes move nothing: the result is the same memory under another shape.
-5. Layers of other operators than Conv, ConvTranspose, Gemm and MatMul are bound by memory alone.
-6. A layer whose shapes or types are not known counts nothing, and is named in `PlanCost.unknown`. A model with
+5. An If costs its larger branch, a Loop or Scan all its turns; every node in them reads and writes memory.
+6. Layers of other operators than Conv, ConvTranspose, Gemm and MatMul are bound by memory alone.
+7. A layer whose shapes or types are not known counts nothing, and is named in `PlanCost.unknown`. A model with
    dynamic shapes has none such once a sample says the shapes (`OnnxRuntimeBackend.model`).
 """
 
@@ -38,10 +39,10 @@ import onnx_ir as ir
 
 from precisionlab.errors import OptionError
 from precisionlab.model import Layer, Model, TensorInfo
-from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input
+from precisionlab.model.flow import ONNX_DOMAINS, is_control, is_shape_input, outer_values, subgraphs
+from precisionlab.model.layers import turns_of
 from precisionlab.model.lift import OWN
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.builder import outer_values
 from precisionlab.rewrite.flow import around_of, precision_under
 from precisionlab.search.devices import Device
 
@@ -308,7 +309,7 @@ def _traffic(model: Model, layer: Layer) -> _Traffic:
     known = own is not None
     for node in nodes:
         values = [(index, value) for index, value in enumerate(node.inputs) if value is not None]
-        # What subgraphs refer to has no index; a layer that holds any is left in float32.
+        # What subgraphs refer to has no index.
         values += [(-1, value) for value in outer_values(node)]
         for index, value in values:
             if value in inside or not value.name or (_is(node, _READS_NOTHING) and index == 0):
@@ -333,6 +334,8 @@ def _traffic(model: Model, layer: Layer) -> _Traffic:
                 operands[name] = elements
             else:
                 others[name] = elements
+    in_bodies = [_moved_inside(model, node, model.tensors) for node in nodes]
+    known = known and None not in in_bodies
     fixed = sum(typed.values()) + sum(always.values()) * _BYTES[Precision.FP32]
     outputs = []
     for name in layer.outputs:
@@ -348,11 +351,31 @@ def _traffic(model: Model, layer: Layer) -> _Traffic:
         always=tuple(name for name in always if name in activations),
         outputs=tuple(name for name, _ in outputs),
         operand_elements=sum(operands.values()),
-        other_elements=sum(others.values()),
+        other_elements=sum(others.values()) + sum(count or 0 for count in in_bodies),
         output_elements=tuple(elements for _, elements in outputs),
         fixed_bytes=fixed,
         known=known,
     )
+
+
+def _moved_inside(model: Model, node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
+    """How many float32 elements the layers of the node's bodies read and write: those of the larger branch, or of all
+    turns of a loop. Of unknown size a tensor counts nothing; None where the number of turns is not known.
+    """
+    counts = [0]
+    for _, graph in subgraphs(node) if is_control(node) else ():
+        body, moved = model.bodies[graph], 0
+        for layer in body.layers:
+            inner = [_moved_inside(model, body.node[name], body.tensors) for name in layer.nodes]
+            if None in inner:
+                return None
+            infos = [body.tensors.get(name) for name in (*layer.inputs, *layer.weights, *layer.outputs)]
+            sizes = (info.elements or 0 for info in infos if info is not None and info.dtype == ir.DataType.FLOAT)
+            is_view = all(_is(body.node[name], _VIEWS) for name in layer.nodes)
+            moved += (0 if is_view else sum(sizes)) + sum(count for count in inner if count is not None)
+        counts.append(moved)
+    turns = turns_of(node, tensors) if max(counts) else 1
+    return None if turns is None else max(counts) * turns
 
 
 def _given(tensors: Mapping[str, TensorInfo], outputs: Iterable[str]) -> int | None:

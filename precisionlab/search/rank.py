@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from precisionlab.compare.effects import Effect, Effects, gain_of
@@ -22,10 +22,10 @@ class Ranking:
 def rank(layers: Sequence[Layer], introduced: Mapping[str, ErrorSums]) -> Ranking:
     """Rank by the error that each layer introduces on its own.
 
-    Layers that give NaN or Inf from the reference's finite inputs come first, the earliest first, and
-    are free pins. Then by SQNR, the lowest first; ties by place.
+    Layers that give NaN or Inf from the reference's finite inputs, or hold them in their bodies, come first, the
+    earliest first, and are free pins. Then by SQNR, the lowest first; ties by place.
     """
-    free = {layer.name for layer in layers if any(e.nonfinite for e in _own(layer, introduced))}
+    free = {layer.name for layer in layers if any(e.nonfinite for e in _of(layer.watched, introduced))}
     keys = {layer.name: (0, 0.0) if layer.name in free else (1, _sqnr(layer, introduced)) for layer in layers}
     order = sorted(keys, key=keys.__getitem__)
     return Ranking(tuple(order), tuple(name for name in order if name in free))
@@ -65,9 +65,9 @@ def relative_gain(outputs: Mapping[str, Effect]) -> float:
     return total
 
 
-def _own(layer: Layer, introduced: Mapping[str, ErrorSums]) -> list[ErrorSums]:
-    return [introduced[name] for name in layer.outputs if name in introduced]
+def _of(names: Iterable[str], introduced: Mapping[str, ErrorSums]) -> list[ErrorSums]:
+    return [introduced[name] for name in names if name in introduced]
 
 
 def _sqnr(layer: Layer, introduced: Mapping[str, ErrorSums]) -> float:
-    return min((e.sqnr for e in _own(layer, introduced) if not math.isnan(e.sqnr)), default=math.inf)
+    return min((e.sqnr for e in _of(layer.outputs, introduced) if not math.isnan(e.sqnr)), default=math.inf)

@@ -21,7 +21,7 @@ def nonfinite_starts(model: Model, comparison: Comparison, unpinned: Set[str]) -
     producer = {name: layer for layer in model.layers for name in layer.outputs}
     found: set[str] = set()
     for layer in model.layers:
-        if broken.isdisjoint(layer.outputs) or not broken.isdisjoint(layer.inputs):
+        if broken.isdisjoint(layer.watched) or not broken.isdisjoint(layer.inputs):
             continue
         found |= {layer.name} if layer.name in unpinned else _low_before(layer, producer, unpinned)
     return tuple(layer.name for layer in model.layers if layer.name in found)

@@ -9,10 +9,9 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
 
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input
+from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input, outer_values
 from precisionlab.model.graph import TensorInfo
 from precisionlab.rewrite.batchnorm import folded_batchnorm
-from precisionlab.rewrite.builder import outer_values
 from precisionlab.rewrite.gates import weight_axis
 from precisionlab.rewrite.typed.assignment import Assignment
 from precisionlab.rewrite.typed.constants import converted, is_exact
