@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,11 +136,19 @@ def _prepared(model: Model, out: Path | None) -> Path | None:
 
 
 def _names(model: Model) -> Counter[str]:
-    """How often the file that is handed on gives each name to a node of its main graph."""
+    """How often the file that is handed on gives each name to a node, those in bodies of others included."""
     if model.exported is not None:
-        return Counter(list(model.node))
+        return Counter(name for scope in model.scopes for name in scope.node)
     proto = onnx.load_model(model.path, load_external_data=False)
-    return Counter(node.name for node in proto.graph.node if node.name)
+    return Counter(node.name for node in _nodes(proto.graph) if node.name)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _trtexec(subject: Subject, out: Path | None) -> Export:

@@ -47,6 +47,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         console.print(run["layers"]["difference"])
     for note in run.get("judging", ()):
         console.print(note)
+    if run["layers"]["held"]:
+        console.print(run["layers"]["held"])
     if run["data"]["random"]:
         console.print(
             "WARNING: the inputs are random noise, which finds the wrong layers. Give real samples with --data.",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.export.subject import Subject
-from precisionlab.model import Model
+from precisionlab.model import Model, TensorInfo
+from precisionlab.model.flow import is_control, subgraphs
+from precisionlab.model.graph import Scope
 from precisionlab.precision import Precision
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
@@ -22,7 +24,6 @@ _LEFT_ALONE = {
     **dict.fromkeys(("Cast", "CastLike"), "converts between types"),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), "converts between types"),
     **dict.fromkeys(("Constant", "ConstantOfShape"), "a constant"),
-    **dict.fromkeys(("If", "Loop", "Scan"), "its layers are called after the nodes inside it"),
 }
 """Operators whose layers TensorRT does not let be constrained, or that are no layers."""
 
@@ -52,16 +53,17 @@ class Constraints:
 
 
 def constraints_of(subject: Subject) -> Constraints:
-    """What `pins.py` does to the layers of a network, said of the nodes that they are made of."""
+    """What `pins.py` does to the layers of a network, said of the nodes that they are made of, in bodies too."""
     model = subject.model
     finals = {info.name: info.dtype for info in model.outputs}
     found: list[NodeConstraint] = []
     left_alone: dict[str, str] = {}
     for pin in pins_of(model, subject.plan):
-        for index, name in enumerate(pin.nodes):
-            node = model.node[name]
-            reason = _reason(model, node)
-            if reason is None and pin.precision is Precision.INT8 and index > 0:
+        first = model.node[pin.nodes[0]]
+        for node, tensors in (each for name in pin.nodes for each in _with_inner(model, model.node[name], model)):
+            name = str(node.name)
+            reason = _reason(tensors, node)
+            if reason is None and pin.precision is Precision.INT8 and node is not first:
                 reason = "has no int8 arithmetic of its own"
             if reason is not None:
                 left_alone[name] = reason
@@ -70,20 +72,30 @@ def constraints_of(subject: Subject) -> Constraints:
             fits = all(finals.get(tensor, _TYPE.get(pin.precision)) == _TYPE.get(pin.precision) for tensor in given)
             stores = pin.precision is not Precision.INT8 and fits
             taken = (str(value.name) for value in node.inputs if value is not None)
-            found.append(NodeConstraint(name, pin.layer, pin.precision, stores, _all_float(model, [*taken, *given])))
+            alike = _all_float(tensors, [*taken, *given])
+            found.append(NodeConstraint(name, pin.layer, pin.precision, stores, alike))
     return Constraints(tuple(found), left_alone)
 
 
-def _reason(model: Model, node: ir.Node) -> str | None:
+def _with_inner(model: Model, node: ir.Node, scope: Scope) -> Iterator[tuple[ir.Node, Mapping[str, TensorInfo]]]:
+    """The node, or in the place of one that runs bodies the nodes in them, with the tensors that they refer to."""
+    if not is_control(node):
+        yield node, scope.tensors
+    for _, graph in subgraphs(node) if is_control(node) else ():
+        for inner in graph:
+            yield from _with_inner(model, inner, model.bodies[graph])
+
+
+def _reason(tensors: Mapping[str, TensorInfo], node: ir.Node) -> str | None:
     """Why a node's layers must not be given a precision; None where they may."""
     if node.op_type in _LEFT_ALONE:
         return _LEFT_ALONE[node.op_type]
     for value in node.outputs:
-        if value.name and not _all_float(model, [str(value.name)]):
-            dtype = model.tensors[str(value.name)].dtype
+        if value.name and not _all_float(tensors, [str(value.name)]):
+            dtype = tensors[str(value.name)].dtype
             return f"its output {value.name!r} is {'of unknown type' if dtype is None else dtype.name.lower()}"
     return None
 
 
-def _all_float(model: Model, names: Iterable[str]) -> bool:
-    return all(name in model.tensors and model.tensors[name].dtype in _FLOATS for name in names)
+def _all_float(tensors: Mapping[str, TensorInfo], names: Iterable[str]) -> bool:
+    return all(name in tensors and tensors[name].dtype in _FLOATS for name in names)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from precisionlab.errors import PlanError
 from precisionlab.export.subject import Export, Subject, command_line
-from precisionlab.model import Layer
+from precisionlab.model import Layer, Model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.flow import around_of, precision_of
 from precisionlab.wording import counted
@@ -57,7 +57,8 @@ def modelopt_json(subject: Subject) -> Export:
         commands.append(_quantize(last, f"{name}.int8.onnx", quantization))
         last = f"{name}.int8.onnx"
     if low:
-        kept = [node for layer in model.layers if floats.get(layer.name) is Precision.FP32 for node in layer.nodes]
+        still = [layer for layer in model.layers if layer.held or floats.get(layer.name) is Precision.FP32]
+        kept = [node for layer in still for node in layer.nodes]
         autocast = {
             "low_precision_type": str(low[0]),
             "nodes_to_exclude": _patterns(subject, kept),
@@ -72,7 +73,7 @@ def modelopt_json(subject: Subject) -> Export:
         "quantization": quantization,
     }
     beside = {CACHE: _cache(subject)} if quantized else {}
-    return Export(json.dumps(content, indent=1, ensure_ascii=False) + "\n", beside, notes=_notes(quantized))
+    return Export(json.dumps(content, indent=1, ensure_ascii=False) + "\n", beside, notes=_notes(model, quantized))
 
 
 def _quantize(source: str, target: str, how: Mapping[str, object]) -> list[str]:
@@ -120,8 +121,12 @@ def _cache(subject: Subject) -> bytes:
     return subject.cache
 
 
-def _notes(quantized: list[Layer]) -> tuple[str, ...]:
+def _notes(model: Model, quantized: list[Layer]) -> tuple[str, ...]:
     notes = ["op types and nodes that ModelOpt never converts stay as they are, whatever the plan says"]
+    if model.bodies:
+        notes.append(
+            "what ModelOpt makes of the nodes inside If, Loop and Scan is its own; typed-onnx says what becomes of them"
+        )
     if quantized:
         notes.append(
             f"ModelOpt quantises {counted(len(quantized), 'layer')} by our scales of activations; the scales of "

@@ -21,9 +21,9 @@ class Subject:
     """A plan with all that an export may need of it.
 
     `table` is None where the plan has no int8 layer, `profiles` has each dynamic input. `names` counts how often the
-    file to be handed on gives a name to a node of the main graph: the loaded model has a name for every node, and each
-    name once. `tensorrt` is the version that calibration caches are written for. `file` is what is handed on in place
-    of the model's own file, None for that one.
+    file to be handed on gives a name to a node, in bodies too: the loaded model has a name for every node, and each
+    name once in a graph. `tensorrt` is the version that calibration caches are written for. `file` is what is handed on
+    in place of the model's own file, None for that one.
     """
 
     model: Model

@@ -15,6 +15,7 @@ How trtexec reads its options (`samples/common/sampleOptions.cpp` and `sampleEng
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from precisionlab.backends.tensorrt.jobs import Profile
@@ -57,8 +58,9 @@ def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
     """The words of the command, and what is to be known of it."""
     enabled = subject.enabled
     held = constraints_of(subject)
+    called = Counter(name for scope in subject.model.scopes for name in scope.node)
     for constraint in held.nodes:
-        _check(subject, constraint)
+        _check(subject, constraint, called)
     words = ["trtexec", f"--onnx={subject.path}", f"--saveEngine={subject.model.name}.engine", "--skipInference"]
     # On by default, TF32 cuts float32's mantissa to 10 bits: a layer in "fp32" would be nearly in fp16.
     words.append("--noTF32")
@@ -80,11 +82,12 @@ def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
     return words, _notes(subject, held.nodes, held.left_alone)
 
 
-def _check(subject: Subject, constraint: NodeConstraint) -> None:
-    """Raises PlanError for a node that trtexec cannot be told of."""
+def _check(subject: Subject, constraint: NodeConstraint, called: Mapping[str, int]) -> None:
+    """Raises PlanError for a node that trtexec cannot be told of; `called` counts the names of the loaded model."""
     name = constraint.node
     _check_name("node", name)
-    if subject.names.get(name, 0) > 1 or (name not in subject.names and not name.startswith("node_of_")):
+    is_unknown = name not in subject.names and not name.startswith("node_of_")
+    if is_unknown or max(subject.names.get(name, 0), called[name]) > 1:
         raise PlanError(
             f"node {name!r}: several nodes of the model's file have this name, and TensorRT numbers their layers by a "
             f"counter of its own, so trtexec cannot be told which is meant; {_INSTEAD}"
@@ -109,7 +112,8 @@ def _listed(model: Model, held: Iterable[NodeConstraint]) -> str:
 
 def _names_of(model: Model) -> list[str]:
     """What layers of the network may be called after, sorted: nodes, and constants."""
-    return sorted({*model.node, *(str(name) for name in model.onnx.graph.initializers)})
+    names = (name for graph in (model.onnx.graph, *model.bodies) for name in graph.initializers)
+    return sorted({*model.node, *(name for body in model.bodies.values() for name in body.node), *map(str, names)})
 
 
 def _is_widened(constraint: NodeConstraint, known: Sequence[str]) -> bool:

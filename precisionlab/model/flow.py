@@ -162,11 +162,12 @@ def fixed_reason(
     shapes: frozenset[ir.Value],
     functions: frozenset[tuple[str, str]],
     is_lowerable: bool = False,
+    held_inside: str | None = None,
 ) -> Fixed | None:
     """Why this node cannot be given a precision; None where it can.
 
     `functions` are the (domain, name) of the model's local functions; `is_lowerable` says that the node's bodies hold
-    a node that can be given one.
+    a node that can be given one, `held_inside` why one of these must be held at float32.
     """
     if (node.domain, node.op_type) in functions:
         return Fixed(f"call of the model-local function {node.op_type}; left in float32", held=True)
@@ -180,6 +181,8 @@ def fixed_reason(
     outputs = [v for v in node.outputs if v.name]
     if outputs and all(v in shapes for v in outputs):
         return Fixed(SHAPE_FLOW)
+    if held_inside is not None:
+        return Fixed(held_inside, held=True)
     if is_lowerable:
         return None
     dtypes = [tensors[str(v.name)].dtype for v in outputs]

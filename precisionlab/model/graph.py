@@ -194,6 +194,11 @@ class Model:
         return {i.name: i.dtype for i in infos if i.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)}
 
     @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The main graph, and the bodies inside its nodes."""
+        return (self, *self.bodies.values())
+
+    @property
     def name(self) -> str:
         """The file's name without its ending; the run's folder is called after it."""
         stem = self.path.stem

@@ -65,7 +65,8 @@ def layers_of(
     """
     shapes = shape_flow(graph)
     fixed = {
-        node: fixed_reason(node, tensors, shapes, functions, _is_lowerable(node, bodies)) or _quantized(node)
+        node: fixed_reason(node, tensors, shapes, functions, _is_lowerable(node, bodies), _held_inside(node, bodies))
+        or _quantized(node)
         for node in graph
     }
     position = {node: i for i, node in enumerate(graph)}
@@ -87,6 +88,15 @@ def layers_of(
 
 def _is_lowerable(node: ir.Node, bodies: Mapping[ir.Graph, Body]) -> bool:
     return any(layer.fixed is None for _, graph in subgraphs(node) for layer in bodies[graph].layers)
+
+
+def _held_inside(node: ir.Node, bodies: Mapping[ir.Graph, Body]) -> str | None:
+    """Why the node, with all that is in its bodies, has to stay in float32: one that cannot be emulated is in there."""
+    for body in (bodies[graph] for _, graph in subgraphs(node)):
+        for layer in body.layers:
+            if layer.held:
+                return f"{layer.fixed} ({layer.name!r} in {body.where})"
+    return None
 
 
 def marked_islands(layers: tuple[Layer, ...], others: Iterable[Layer] = ()) -> tuple[Layer, ...]:

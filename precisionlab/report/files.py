@@ -14,6 +14,7 @@ from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.disk import write_whole, write_whole_bytes
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
+from precisionlab.model.held import held_layers, held_text
 from precisionlab.model.measurable import own_types
 from precisionlab.options import Options
 from precisionlab.precision import Precision, plan_files
@@ -88,16 +89,22 @@ def run_facts(
     }
 
 
+def _held(model: Model) -> dict[str, Any]:
+    """The layers that every export holds at float32: no pins, as the search had no choice."""
+    held = [{"layer": h.name, "nodes": list(h.nodes), "reason": h.fixed} for h in held_layers(model)]
+    return {"held": held} if held else {}
+
+
 def _layer_facts(model: Model, fusions: Fusions | None) -> dict[str, Any]:
-    """Where the layers come from, and what is to be said of the types that the model has of its own.
+    """Where the layers come from, which could not be emulated, and what the model has types of its own in.
 
     `groups` are those of a compiled engine, by which the plan is read again.
     """
-    own = own_types(model)
+    facts: dict[str, Any] = {"from": "patterns", "difference": "", "own": own_types(model), "held": held_text(model)}
     if fusions is None:
-        return {"from": "patterns", "difference": "", "own": own}
+        return facts
     groups = [list(layer.nodes) for layer in model.layers]
-    return {"from": "a compiled engine", "difference": fusions.text, "own": own, "groups": groups}
+    return {**facts, "from": "a compiled engine", "difference": fusions.text, "groups": groups}
 
 
 def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
@@ -184,7 +191,7 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
     plans = plan_files(result.plans)
     with run.results([*gone, *([] if is_model else [ANNOTATED])]) as drafts:
         for found in result.precisions:
-            content = {**found.plan.to_dict(), **_plan_evidence(found)}
+            content = {**found.plan.to_dict(), **_held(result.model), **_plan_evidence(found)}
             write_whole(drafts / plans[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         write_whole(drafts / "variants.csv", to_csv(result.variants))
         write_whole(drafts / "layers.csv", to_csv(result.layers))

@@ -84,6 +84,8 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
         found.append(f"> Figures **{text(run['figures'])}** by {text(run['backend'])}, not measured on a GPU.")
     else:
         found.append(f"> Rows with “engine” were **measured** on {text(engines['device'])}; others were emulated.")
+    if held := run["layers"].get("held"):  # runs of older versions do not say
+        found.append(f"> {text(held)}.")
     return found
 
 

@@ -11,6 +11,7 @@ from precisionlab.backends.tensorrt.jobs import LayerPin, PinOutcome
 from precisionlab.backends.tensorrt.matching import PinMatch
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.model import Layer, Model
+from precisionlab.model.flow import is_control
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.flow import precision_of
 
@@ -41,7 +42,8 @@ def pins_of(model: Model, plan: PrecisionPlan) -> tuple[LayerPin, ...]:
 
     Those are the plan's own pins, and the layers that one of the enabled precisions (`enabled_in`) would else be free
     for though the plan gives them a better or another one: with a single layer in fp16, all others are held in fp32.
-    Layers that int8 is meant for may always have more. A layer that cannot be given a precision is left to TensorRT.
+    Layers that int8 is meant for may always have more. A layer that could not be emulated is held in fp32; what has no
+    float arithmetic is left to TensorRT. The layers inside of an If, Loop or Scan belong to its pin.
     """
     pinned = plan.pinned()
     enabled = enabled_in(model, plan)
@@ -49,9 +51,10 @@ def pins_of(model: Model, plan: PrecisionPlan) -> tuple[LayerPin, ...]:
     for layer in model.layers:
         precision = precision_of(layer, plan)
         tensors = _float_outputs(model, layer)
-        if not tensors:
+        if not tensors and not any(is_control(model.node[name]) for name in layer.nodes):
             continue
-        if layer.name in pinned or (layer.fixed is None and _strays(layer, precision, enabled)):
+        strays = layer.fixed is None and _strays(layer, precision, enabled)
+        if layer.name in pinned or strays or (layer.held and enabled):
             found.append(LayerPin(layer.name, layer.nodes, tensors, precision))
     return tuple(found)
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from precisionlab.calibration.table import INT8_LEVELS, CalibrationTable, weight_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Layer, Model
+from precisionlab.model.flow import is_control
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Precision, PrecisionPlan
@@ -109,6 +110,8 @@ def allowed(
         unknown = [name for name in names if name in tensors and tensors[name].dtype is None]
         if unknown:
             reason = f"the type of {unknown[0]} is not known"
+        elif is_control(node):
+            reason = f"the nodes inside of {node.op_type} are not typed"
         elif not places(node, dtype, opset, tensors).outputs:
             reason = f"ONNX does not define {node.op_type} in {short(dtype)} at opset {opset}"
         elif is_recurrent(node) and len(node.inputs) > _LENGTHS and node.inputs[_LENGTHS] is not None:
