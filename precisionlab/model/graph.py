@@ -194,6 +194,12 @@ class Model:
         return {i.name: i.dtype for i in infos if i.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)}
 
     @property
+    def opset(self) -> int:
+        """Of ONNX's own operators."""
+        imports = self.onnx.graph.opset_imports
+        return imports.get("", imports.get("ai.onnx", 1))
+
+    @property
     def scopes(self) -> tuple[Scope, ...]:
         """The main graph, and the bodies inside its nodes."""
         return (self, *self.bodies.values())

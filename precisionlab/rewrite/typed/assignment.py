@@ -11,8 +11,8 @@ import onnx_ir as ir
 from precisionlab.calibration.table import INT8_LEVELS, CalibrationTable, weight_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Layer, Model
-from precisionlab.model.flow import is_control
-from precisionlab.model.graph import TensorInfo
+from precisionlab.model.flow import is_control, is_shape_input, outer_values, subgraphs
+from precisionlab.model.graph import Body, Scope, TensorInfo
 from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
@@ -45,6 +45,18 @@ class Assignment:
     dtypes: Mapping[str, ir.DataType]
     int8: frozenset[str]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BodyTypes:
+    """What a body is typed as: node name → its float type, and the type of all floats that it takes and gives.
+
+    `tensors` are those that its nodes refer to, in float32.
+    """
+
+    dtypes: Mapping[str, ir.DataType]
+    border: ir.DataType
+    tensors: Mapping[str, TensorInfo]
 
 
 def short(dtype: ir.DataType) -> str:
@@ -111,14 +123,9 @@ def allowed(
         if unknown:
             reason = f"the type of {unknown[0]} is not known"
         elif is_control(node):
-            reason = f"the nodes inside of {node.op_type} are not typed"
-        elif not places(node, dtype, opset, tensors).outputs:
-            reason = f"ONNX does not define {node.op_type} in {short(dtype)} at opset {opset}"
-        elif is_recurrent(node) and len(node.inputs) > _LENGTHS and node.inputs[_LENGTHS] is not None:
-            # Its parser chooses between a half state and a float32 zero, by each sample's length.
-            reason = f"TensorRT has no {node.op_type} with sequence_lens in {short(dtype)}"
-        elif node.op_type in _LACKING[dtype]:
-            reason = f"TensorRT has no {node.op_type} in {short(dtype)}"
+            reason = _untyped(node, is_converted=opset != model.opset)
+        else:
+            reason = _refusal(node, dtype, opset, tensors)
         if reason is not None:
             refused.setdefault(layer_of[str(node.name)].name, reason)
     notes = tuple(f"layer {layer} is left in fp32: {reason}" for layer, reason in refused.items())
@@ -126,6 +133,73 @@ def allowed(
     for layer in refused:
         dtypes.update(dict.fromkeys(model.layer[layer].nodes, FLOAT))
     return Assignment(dtypes, assignment.int8, (*assignment.notes, *notes))
+
+
+def _refusal(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Why ONNX or TensorRT does not have the node in the type."""
+    if not places(node, dtype, opset, tensors).outputs:
+        return f"ONNX does not define {node.op_type} in {short(dtype)} at opset {opset}"
+    if is_recurrent(node) and len(node.inputs) > _LENGTHS and node.inputs[_LENGTHS] is not None:
+        # Its parser chooses between a half state and a float32 zero, by each sample's length.
+        return f"TensorRT has no {node.op_type} with sequence_lens in {short(dtype)}"
+    if node.op_type in _LACKING[dtype]:
+        return f"TensorRT has no {node.op_type} in {short(dtype)}"
+    return None
+
+
+def _untyped(node: ir.Node, is_converted: bool) -> str | None:
+    """Why the bodies of a node cannot be typed."""
+    if is_converted:
+        return f"the opset was converted, and nodes inside of {node.op_type} are as they were"
+    for outer in outer_values(node):
+        if any(use.node.graph is not node.graph and is_shape_input(use.node, use.idx) for use in outer.uses()):
+            return f"a node inside of it takes {outer.name} for a shape or a scale"
+    return None
+
+
+def body_types(
+    model: Model, graph: ir.Graph, assignment: Assignment, opset: int
+) -> tuple[dict[ir.Graph, BodyTypes], tuple[str, ...]]:
+    """The types of the bodies in a copy of the model's graph, and which layers in them are left in float32, and why."""
+    found: dict[ir.Graph, BodyTypes] = {}
+    notes: list[str] = []
+
+    def assign(node: ir.Node, original: ir.Node, border: ir.DataType) -> None:
+        for (_, inner), (_, known) in zip(subgraphs(node), subgraphs(original), strict=True):
+            body, copies = model.bodies[known], {str(n.name): n for n in inner}
+            dtypes: dict[str, ir.DataType] = {}
+            for layer in body.layers:
+                if layer.fixed is not None:
+                    continue
+                reason = _refused(body, layer, border, opset)
+                if reason is not None:
+                    notes.append(f"layer {layer.name} in {body.where} is left in fp32: {reason}")
+                dtypes.update(dict.fromkeys(layer.nodes, FLOAT if reason else border))
+                for name in layer.nodes:
+                    if is_control(body.node[name]):
+                        assign(copies[name], body.node[name], dtypes[name])
+            found[inner] = BodyTypes(dtypes, border, body.tensors)
+
+    for node in graph:
+        dtype = assignment.dtypes.get(str(node.name), FLOAT)
+        if is_control(node) and dtype != FLOAT:
+            assign(node, model.node[str(node.name)], dtype)
+    return found, tuple(notes)
+
+
+def _refused(body: Body, layer: Layer, dtype: ir.DataType, opset: int) -> str | None:
+    """Why a layer of a body cannot have the type."""
+    for name in layer.nodes:
+        node = body.node[name]
+        if is_control(node):
+            reason = _untyped(node, is_converted=False)
+        elif node.op_type == "HardSwish" and dtype == ir.DataType.BFLOAT16:
+            reason = f"TensorRT has no {node.op_type} in {short(dtype)}"
+        else:
+            reason = _refusal(node, dtype, opset, body.tensors)
+        if reason is not None:
+            return reason
+    return _lost_constant(body, layer, dtype)
 
 
 def refusals(assignment: Assignment, graph: ir.Graph, opset: int, model: Model) -> int:
@@ -159,7 +233,7 @@ def _too_wide(model: Model, layer: Layer, table: CalibrationTable | None, dtype:
     return None
 
 
-def _lost_constant(model: Model, layer: Layer, dtype: ir.DataType) -> str | None:
+def _lost_constant(model: Scope, layer: Layer, dtype: ir.DataType) -> str | None:
     """Which constant of the nodes behind the layer's first one the type turns into Inf, or a divisor into 0."""
     if dtype == FLOAT:
         return None

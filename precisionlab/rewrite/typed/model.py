@@ -14,7 +14,7 @@ from precisionlab.model.graph import TensorInfo
 from precisionlab.model.load import infer_tensors
 from precisionlab.model.save import sources_of
 from precisionlab.precision import PrecisionPlan
-from precisionlab.rewrite.typed.assignment import Assignment, allowed, planned
+from precisionlab.rewrite.typed.assignment import Assignment, allowed, body_types, planned
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.expand import ExpandHardSwish
 from precisionlab.rewrite.typed.opset import best_opset, convert, least_opset, opset_of
@@ -54,10 +54,11 @@ def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | Non
     assignment = replace(
         assignment, dtypes={**assignment.dtypes, **dict.fromkeys(expansion.added, ir.DataType.BFLOAT16)}
     )
-    typing = TypesPass(assignment, {**tensors, **added}, table, model.node, model.halves)
+    bodies, inner_notes = body_types(model, graph.graph, assignment, opset_of(graph))
+    typing = TypesPass(assignment, {**tensors, **added}, table, model.node, model.halves, bodies)
     typing(graph)
     check_typed(model, graph)
-    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes), sources_of(model.onnx))
+    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes, *inner_notes), sources_of(model.onnx))
 
 
 def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str, ...]]:

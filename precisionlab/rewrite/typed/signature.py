@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input
+from precisionlab.model.flow import ONNX_DOMAINS, is_control, is_shape_input
 from precisionlab.model.graph import TensorInfo
 
 FLOAT = ir.DataType.FLOAT
@@ -39,8 +39,14 @@ def places(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, 
     """The float32 inputs and outputs that the node's schema at this opset lets be `dtype` all at once.
 
     Shape inputs (the scales of a Resize) are never among them. An output is one where it has the type of an input
-    that is one. Both empty where there is no such schema.
+    that is one. Both empty where there is no such schema. Those of a node with bodies are all, as the bodies are typed.
     """
+    if is_control(node):
+        taken, given = (
+            tuple(index for index, value in enumerate(values) if is_float(value, tensors))
+            for values in (node.inputs, node.outputs)
+        )
+        return Places(taken, given)
     if node.domain not in ONNX_DOMAINS or not onnx.defs.has(node.op_type):
         return Places((), ())
     try:

@@ -32,15 +32,25 @@ class Stock:
     New nodes stand before their first consumer; the graph's nodes are asked for in topological order.
     """
 
-    def __init__(self, graph: ir.Graph, tensors: Mapping[str, TensorInfo], halves: Mapping[str, ir.DataType]) -> None:
-        """`halves` are the graph's inputs and outputs that are to be in half, with their type."""
+    def __init__(
+        self,
+        graph: ir.Graph,
+        tensors: Mapping[str, TensorInfo],
+        halves: Mapping[str, ir.DataType],
+        around: Stock | None = None,
+    ) -> None:
+        """`halves` are the graph's inputs and outputs that are to be in half, with their type.
+
+        `around` is the stock of the graph around this one, where this one is inside a node.
+        """
         self._graph = graph
+        self._around = around
         self._tensors = tensors
         self._halves = halves
         self._types: dict[ir.Value, ir.DataType] = {}
         self._made: dict[tuple[object, ...], ir.Value] = {}
         self._copies: dict[ir.Value, list[ir.Value]] = {}
-        self._names = set(_all_names(graph))
+        self._names: set[str] = set(_all_names(graph)) if around is None else around._names
         self.casts: list[ir.Node] = []
         self._passed_over: dict[ir.Node, None] = {}
         self.changed = False
@@ -52,6 +62,8 @@ class Stock:
         """The element type that the value has now; None where it is not known."""
         if value in self._types:
             return self._types[value]
+        if self._around is not None and value.graph is not self._graph:
+            return self._around.type_of(value)
         known = self._tensors.get(str(value.name))
         return known.dtype if known is not None else value.dtype
 

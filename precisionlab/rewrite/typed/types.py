@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Collection, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
 
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input, outer_values
+from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input, outer_values, subgraphs
 from precisionlab.model.graph import TensorInfo
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.gates import weight_axis
-from precisionlab.rewrite.typed.assignment import Assignment
+from precisionlab.rewrite.typed.assignment import Assignment, BodyTypes
 from precisionlab.rewrite.typed.constants import converted, is_exact
 from precisionlab.rewrite.typed.opset import opset_of
 from precisionlab.rewrite.typed.signature import FLOAT, Places, is_float, places
@@ -37,7 +40,8 @@ class TypesPass(InPlacePass):
     3. An int8 node takes its two operands by way of QuantizeLinear and DequantizeLinear (weights: quantised ahead,
        DequantizeLinear alone), in the type that the node computes in.
     4. BatchNormalization in half takes its parameters folded.
-    5. Nodes with subgraphs, calls of functions and custom operators take float32. Nodes without a float output (a
+    5. An If, Loop or Scan takes and gives its floats in its type, its bodies too, which are typed alike inside. Other
+       nodes with subgraphs, calls of functions and custom operators take float32. Nodes without a float output (a
        comparison, an ArgMax), and those that the conversion of the opset has put in, take what they are given where
        that changes no value.
     6. A Cast that rounds to half in the model's file casts to the type that it is assigned.
@@ -51,16 +55,20 @@ class TypesPass(InPlacePass):
         table: CalibrationTable | None,
         original: Collection[str],
         halves: Mapping[str, ir.DataType],
+        bodies: Mapping[ir.Graph, BodyTypes] = MappingProxyType({}),
     ) -> None:
         """`original` are the names of the model's own nodes, `tensors` those of the graph in float32.
 
-        `halves` are the inputs and outputs that the model's file has in half, with their type there.
+        `halves` are the inputs and outputs that the model's file has in half, with their type there, `bodies` what the
+        graphs inside nodes are typed as.
         """
         self._assignment = assignment
         self._tensors = tensors
         self._table = table
         self._original = original
         self._halves = halves
+        self._bodies = bodies
+        self._captured: dict[str, TensorInfo] = {}
         self._typed: dict[ir.Node, tuple[ir.DataType, Places]] = {}
         self.casts: tuple[ir.Node, ...] = ()
 
@@ -76,11 +84,19 @@ class TypesPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Type the graph in place."""
         functions = frozenset((f.domain, f.name) for f in model.functions.values())
-        constants = [v for v in model.graph.initializers.values() if is_float(v, self._tensors) and v.uses()]
         stock = Stock(model.graph, self._tensors, self._halves)
-        for node in list(model.graph):
-            dtype, where = self._typing(node, opset_of(model), functions, stock)
+        self._type(model.graph, stock, opset_of(model), functions)
+        return PassResult(model, stock.changed)
+
+    def _type(self, graph: ir.Graph, stock: Stock, opset: int, functions: frozenset[tuple[str, str]]) -> None:
+        """Type the nodes of one graph, and those of the bodies in them."""
+        constants = [v for v in graph.initializers.values() if is_float(v, self._tensors) and v.uses()]
+        for node in list(graph):
+            dtype, where = self._typing(node, opset, functions, stock)
             self._take(node, dtype, where, stock)
+            for _, inner in subgraphs(node):
+                if inner in self._bodies:
+                    self._type_body(inner, stock, opset, functions)
             for index in where.outputs:
                 stock.set_type(node.outputs[index], dtype)
             if node.op_type == "ConstantOfShape" and dtype != FLOAT:
@@ -91,16 +107,23 @@ class TypesPass(InPlacePass):
         stock.keep_outputs()
         stock.drop_unused(constants)
         stock.drop_passed_over()
-        self.casts = tuple(stock.casts)
-        return PassResult(model, stock.changed)
+        self.casts += tuple(stock.casts)
+
+    def _type_body(self, graph: ir.Graph, around: Stock, opset: int, functions: frozenset[tuple[str, str]]) -> None:
+        """Type a body: all floats at its border have one type, whatever its nodes compute in."""
+        types = self._bodies[graph]
+        tensors = ChainMap(self._captured, dict(types.tensors))
+        border = {
+            str(value.name): types.border for value in (*graph.inputs, *graph.outputs) if is_float(value, types.tensors)
+        }
+        inside = TypesPass(Assignment(types.dtypes, frozenset()), tensors, None, types.dtypes, border, self._bodies)
+        inside._type(graph, Stock(graph, tensors, border, around), opset, functions)
+        inside.ensures_types()
+        self.casts += inside.casts
 
     def ensures(self, model: ir.Model) -> None:
         """Every node takes and gives its type, and no Cast undoes another."""
-        for node, (dtype, where) in self._typed.items():
-            wanted = self._assignment.dtypes.get(str(node.name), dtype)
-            for value in (*(node.inputs[i] for i in where.inputs), *(node.outputs[i] for i in where.outputs)):
-                if value is None or self._dtype(value) != wanted or dtype != wanted:
-                    raise PostconditionError(f"{node.op_type} {node.name}: {value} is not {wanted.name}")
+        self.ensures_types()
         for cast in self.casts:
             source = cast.inputs[0]
             producer = None if source is None else source.producer()
@@ -108,6 +131,14 @@ class TypesPass(InPlacePass):
                 raise PostconditionError(f"Cast {cast.name} is not needed")
             if not cast.outputs[0].uses() and not cast.outputs[0].is_graph_output():
                 raise PostconditionError(f"nothing takes what Cast {cast.name} gives")
+
+    def ensures_types(self) -> None:
+        """Every node takes and gives its type."""
+        for node, (dtype, where) in self._typed.items():
+            wanted = self._assignment.dtypes.get(str(node.name), dtype)
+            for value in (*(node.inputs[i] for i in where.inputs), *(node.outputs[i] for i in where.outputs)):
+                if value is None or self._dtype(value) != wanted or dtype != wanted:
+                    raise PostconditionError(f"{node.op_type} {node.name}: {value} is not {wanted.name}")
 
     def _dtype(self, value: ir.Value) -> ir.DataType | None:
         """The value's type; one that is not marked is as it was."""
@@ -153,9 +184,11 @@ class TypesPass(InPlacePass):
 
     def _take(self, node: ir.Node, dtype: ir.DataType, where: Places, stock: Stock) -> None:
         """Give the node each float input in the type that it takes it in, and float32 to its subgraphs."""
-        for outer in outer_values(node):
-            if is_float(outer, self._tensors) and (cast := stock.in_type(outer, FLOAT, node)) is not outer:
+        captured = dtype if any(graph in self._bodies for _, graph in subgraphs(node)) else FLOAT
+        for outer in sorted(outer_values(node), key=lambda value: str(value.name)):
+            if is_float(outer, self._tensors) and (cast := stock.in_type(outer, captured, node)) is not outer:
                 _replace_captured(node, outer, cast)
+                self._captured[str(cast.name)] = replace(self._tensors[str(outer.name)], name=str(cast.name))
         if node.domain in ONNX_DOMAINS and node.op_type in _TAKE_ANY:
             return
         folded = folded_batchnorm(node) if dtype != FLOAT else None
