@@ -263,14 +263,14 @@ def test_a_comparison_takes_half_only_where_its_constant_is_exact(
     assert {dtype(v) for v in nodes(typed(model))["node_of_y"].inputs} == {kept}
 
 
-def test_subgraphs_take_and_give_float32(tmp_path: Path) -> None:
+def test_pinned_subgraphs_take_and_give_float32(tmp_path: Path) -> None:
     text = """(float[2] x, bool c) => (float[2] y) { a = Exp(x)
         b = If(c)<then_branch = t () => (float[2] p) { p = Add(a, w) },
                   else_branch = e () => (float[2] q) { q = If(c)<then_branch = t2 () => (float[2] r) { r = Neg(a) },
                                                                  else_branch = e2 () => (float[2] s) { s = Abs(a) }> }>
         d = Mul(b, w) y = Tanh(d) }"""
     model = load(proto(text, {"w": np.array([1.0001, 2], np.float32)}), tmp_path)
-    result = typed(model)
+    result = typed(model, pinned=["node_of_b"])
     branches = [a.as_graph() for a in nodes(result)["node_of_b"].attributes.values()]
     assert all(
         dtype(v) == FLOAT for g in branches for n in g.all_nodes() for v in n.inputs if v is not None and v.name != "c"

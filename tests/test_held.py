@@ -1,0 +1,162 @@
+"""What cannot be emulated is held at float32 by every export, and pins of bodies reach the nodes inside of them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import Array, load, plan_for, proto
+
+from precisionlab.backends.tensorrt.pins import pins_of
+from precisionlab.cli.summary import print_summary
+from precisionlab.errors import PlanError
+from precisionlab.export import Subject
+from precisionlab.export.constraints import constraints_of
+from precisionlab.export.modelopt import modelopt_json
+from precisionlab.export.polygraphy import polygraphy_script
+from precisionlab.export.trtexec import trtexec_command
+from precisionlab.export_plan import _names
+from precisionlab.model import Model
+from precisionlab.model.held import held_layers, held_text
+from precisionlab.planfile import run_beside
+from precisionlab.precision import Precision, read_plan
+from precisionlab.search.cost import plan_cost
+from precisionlab.search.devices import find_device
+from precisionlab.sweep import sweep
+
+rng = np.random.default_rng(2)
+W = rng.standard_normal((8, 8)).astype(np.float32)
+
+# In double, main graph and branch; all else can be emulated. Integers, shapes and conversions have no arithmetic.
+DOUBLE = """(float[4,8] x, bool flag) => (float[4,8] y, int64[4] best) {
+    [mm] h = MatMul(x, w) [up] d = Cast<to = 11>(h) [square] e = Mul(d, d) [down] f = Cast<to = 1>(e)
+    [iff] c = If (flag) <then_branch = t () => (float[4,8] p) {
+            [up2] a = Cast<to = 11>(f) [root] b = Sqrt(a) [down2] g = Cast<to = 1>(b) [exp] p = Exp(g) },
+        else_branch = o () => (float[4,8] q) { [neg] q = Neg(f) }>
+    [arg] best = ArgMax<axis = 1, keepdims = 0>(c) [last] y = Tanh(c) }"""
+BRANCHES = """(float[4,8] x, bool flag) => (float[4,8] y) {
+    [mm] h = MatMul(x, w)
+    [iff] c = If (flag) <then_branch = t () => (float[4,8] p) {
+            [square] s = Mul(h, h) [shape] n = Shape(s) [same] r = Reshape(s, n)
+            [inner] p = If (flag) <then_branch = t2 () => (float[4,8] p2) { [deep] p2 = Sqrt(r) },
+                                   else_branch = o2 () => (float[4,8] q2) { [flat] q2 = Exp(r) }> },
+        else_branch = o () => (float[4,8] q) { q = Neg(h) }>
+    [last] y = Tanh(c) }"""
+
+
+def _subject(model: Model, pinned: Iterable[str] = ()) -> Subject:
+    return Subject(model, plan_for(model, Precision.FP16, pinned), None, {}, _names(model), "10.16.1")
+
+
+def _text(content: str | bytes) -> str:
+    assert isinstance(content, str)
+    return content
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Model:
+    return load(proto(DOUBLE, {"w": W}), tmp_path)
+
+
+def test_only_what_computes_in_floats_is_held(double: Model) -> None:
+    assert [layer.name for layer in held_layers(double)] == ["square", "iff"]
+    assert double.layer["iff"].fixed == "computes in double, as the model says ('root' in then_branch of iff)"
+    assert held_text(double).startswith("2 layers could not be emulated (computes in double, as the model says;")
+    assert held_text(double).endswith("held at float32 in every export")
+    plain = load(proto(BRANCHES, {"w": W}), Path(double.path).parent, "plain.onnx")
+    assert held_layers(plain) == ()
+    assert held_text(plain) == ""
+
+
+def test_a_custom_operator_is_held(tmp_path: Path) -> None:
+    body = "(float[4] x) => (float[4] y) { [e] h = Exp(x) [f] g = my.ops.Frobnicate(h) [t] y = Tanh(g) }"
+    model = load(proto(body, domains=', "my.ops": 1'), tmp_path)
+    assert [layer.name for layer in held_layers(model)] == ["f"]
+    assert "custom operator my.ops::Frobnicate" in held_text(model)
+
+
+def test_every_export_holds_it(double: Model) -> None:
+    subject = _subject(double)
+    assert {pin.layer: pin.precision for pin in pins_of(double, subject.plan)} == {
+        "square": Precision.FP32, "iff": Precision.FP32
+    }  # fmt: skip
+    command = _text(trtexec_command(subject).content)
+    words = {word.split("=")[0]: word.split("=", 1)[1].strip("'") for word in command.split() if "=" in word}
+    for option in ("--layerPrecisions", "--layerOutputTypes"):
+        held = [entry for entry in words[option].split(",") if "*" not in entry]
+        assert held == ["square:fp32", "root:fp32", "exp:fp32", "neg:fp32"], option
+    script = _text(polygraphy_script(subject, "pins.py").content)
+    assert "('square', ('square',), ('e',), 'FLOAT')" in script
+    assert "('iff', ('iff',), ('c',), 'FLOAT')" in script
+    excluded = json.loads(_text(modelopt_json(subject).content))["autocast"]["nodes_to_exclude"]
+    assert excluded == [r"^square\Z", r"^iff\Z"]
+    # A plan of float32 alone asks for nothing.
+    whole = Subject(double, plan_for(double, Precision.FP32), None, {}, _names(double), "10.16.1")
+    assert pins_of(double, whole.plan) == ()
+
+
+def test_the_cost_is_that_of_float32(double: Model) -> None:
+    device = find_device("a100")
+    costs = {cost.layer: cost for cost in plan_cost(double, plan_for(double, Precision.FP16), device).layers}
+    assert costs["square"].precision is costs["iff"].precision is Precision.FP32
+    assert costs["mm"].precision is Precision.FP16
+
+
+def test_the_verdict_says_so(double: Model, tmp_path: Path) -> None:
+    for i in range(4):
+        values: dict[str, Array] = {"x": rng.standard_normal((4, 8)).astype(np.float32), "flag": np.array(i % 2 == 0)}
+        (tmp_path / "data").mkdir(exist_ok=True)
+        np.savez(tmp_path / "data" / f"{i}.npz", **values)
+    out = tmp_path / "out"
+    result = sweep(double.path, tmp_path / "data", precisions="fp16", out=out, threads=1)
+    stream = io.StringIO()
+    print_summary(result, stream)
+    said = " ".join(stream.getvalue().split())
+    assert held_text(double) in said
+    assert "2 layers could not be emulated" in (out / "summary.md").read_text()
+    assert "2 layers could not be emulated" in (out / "report.html").read_text()
+    content = json.loads((out / "plan.json").read_text())
+    assert [held["layer"] for held in content["held"]] == ["square", "iff"]
+    layers = {layer.name: layer.nodes for layer in double.layers}
+    assert read_plan(out / "plan.json", double.sha256, layers).pins == ()
+    assert run_beside(out / "plan.json")["layers"]["held"] == held_text(double)
+
+
+# Pins of bodies
+
+
+def test_a_pin_of_a_body_names_the_nodes_inside(tmp_path: Path) -> None:
+    model = load(proto(BRANCHES, {"w": W}), tmp_path)
+    found = constraints_of(_subject(model, ["iff"]))
+    assert [(node.node, node.layer) for node in found.nodes] == [
+        (name, "iff") for name in ("square", "same", "deep", "flat", "node_of_q")
+    ]
+    assert found.left_alone == {"shape": "its output 'n' is int64"}
+    command = _text(trtexec_command(_subject(model, ["iff"])).content)
+    assert "deep:fp32" in command
+    assert "iff:fp32" not in command
+
+
+def test_names_that_branches_share_cannot_be_told_to_trtexec(tmp_path: Path) -> None:
+    model = proto(BRANCHES, {"w": W})
+    (iff,) = (node for node in model.graph.node if node.name == "iff")
+    iff.attribute[1].g.node[0].name = "square"
+    loaded = load(model, tmp_path)
+    with pytest.raises(PlanError, match=r"'square': several nodes .*polygraphy"):
+        trtexec_command(_subject(loaded, ["iff"]))
+    assert "('iff', ('iff',)" in _text(polygraphy_script(_subject(loaded, ["iff"]), "pins.py").content)
+    # What is not held may be called as it likes.
+    assert "last:fp32" in _text(trtexec_command(_subject(loaded, ["last"])).content)
+
+
+def test_names_are_counted_in_bodies_too(tmp_path: Path) -> None:
+    model = load(proto(BRANCHES, {"w": W}), tmp_path)
+    file = onnx.load_model(model.path)
+    assert len(file.graph.node) == 3
+    assert _names(model) == Counter(["mm", "iff", "square", "shape", "same", "inner", "deep", "flat", "last"])
