@@ -26,20 +26,21 @@ from precisionlab.model import Model
 from precisionlab.model.held import held_layers, held_text
 from precisionlab.planfile import run_beside
 from precisionlab.precision import Precision, read_plan
-from precisionlab.search.cost import plan_cost
-from precisionlab.search.devices import find_device
+from precisionlab.rewrite.flow import precision_of
 from precisionlab.sweep import sweep
 
 rng = np.random.default_rng(2)
 W = rng.standard_normal((8, 8)).astype(np.float32)
 
-# In double, main graph and branch; all else can be emulated. Integers, shapes and conversions have no arithmetic.
-DOUBLE = """(float[4,8] x, bool flag) => (float[4,8] y, int64[4] best) {
-    [mm] h = MatMul(x, w) [up] d = Cast<to = 11>(h) [square] e = Mul(d, d) [down] f = Cast<to = 1>(e)
+# Operators of ONNX Runtime's own whose results have no declared type, in the main graph and in a branch; all else can
+# be emulated. Integers, shapes and conversions have no arithmetic.
+UNKNOWN = """(float[4,8] x, bool flag) => (float[4,8] y, int64[4] best) {
+    [mm] h = MatMul(x, w) [gelu] e = com.microsoft.Gelu(h) [known] f = Cast<to = 1>(e)
     [iff] c = If (flag) <then_branch = t () => (float[4,8] p) {
-            [up2] a = Cast<to = 11>(f) [root] b = Sqrt(a) [down2] g = Cast<to = 1>(b) [exp] p = Exp(g) },
+            [quick] b = com.microsoft.QuickGelu(f) [known2] g = Cast<to = 1>(b) [exp] p = Exp(g) },
         else_branch = o () => (float[4,8] q) { [neg] q = Neg(f) }>
     [arg] best = ArgMax<axis = 1, keepdims = 0>(c) [last] y = Tanh(c) }"""
+DOMAIN = ', "com.microsoft": 1'
 BRANCHES = """(float[4,8] x, bool flag) => (float[4,8] y) {
     [mm] h = MatMul(x, w)
     [iff] c = If (flag) <then_branch = t () => (float[4,8] p) {
@@ -60,16 +61,18 @@ def _text(content: str | bytes) -> str:
 
 
 @pytest.fixture
-def double(tmp_path: Path) -> Model:
-    return load(proto(DOUBLE, {"w": W}), tmp_path)
+def unknown(tmp_path: Path) -> Model:
+    return load(proto(UNKNOWN, {"w": W}, domains=DOMAIN), tmp_path)
 
 
-def test_only_what_computes_in_floats_is_held(double: Model) -> None:
-    assert [layer.name for layer in held_layers(double)] == ["square", "iff"]
-    assert double.layer["iff"].fixed == "computes in double, as the model says ('root' in then_branch of iff)"
-    assert held_text(double).startswith("2 layers could not be emulated (computes in double, as the model says;")
-    assert held_text(double).endswith("held at float32 in every export")
-    plain = load(proto(BRANCHES, {"w": W}), Path(double.path).parent, "plain.onnx")
+def test_only_what_computes_in_floats_is_held(unknown: Model) -> None:
+    assert [layer.name for layer in held_layers(unknown)] == ["gelu", "iff"]
+    assert unknown.layer["iff"].fixed == (
+        "output type not known; declare it in the model's value_info ('quick' in then_branch of iff)"
+    )
+    assert held_text(unknown).startswith("2 layers could not be emulated (output type not known; declare")
+    assert held_text(unknown).endswith("held at float32 in every export")
+    plain = load(proto(BRANCHES, {"w": W}), Path(unknown.path).parent, "plain.onnx")
     assert held_layers(plain) == ()
     assert held_text(plain) == ""
 
@@ -81,51 +84,50 @@ def test_a_custom_operator_is_held(tmp_path: Path) -> None:
     assert "custom operator my.ops::Frobnicate" in held_text(model)
 
 
-def test_every_export_holds_it(double: Model) -> None:
-    subject = _subject(double)
-    assert {pin.layer: pin.precision for pin in pins_of(double, subject.plan)} == {
-        "square": Precision.FP32, "iff": Precision.FP32
+def test_every_export_holds_it(unknown: Model) -> None:
+    subject = _subject(unknown)
+    assert {pin.layer: pin.precision for pin in pins_of(unknown, subject.plan)} == {
+        "gelu": Precision.FP32, "iff": Precision.FP32
     }  # fmt: skip
     command = _text(trtexec_command(subject).content)
     words = {word.split("=")[0]: word.split("=", 1)[1].strip("'") for word in command.split() if "=" in word}
     for option in ("--layerPrecisions", "--layerOutputTypes"):
         held = [entry for entry in words[option].split(",") if "*" not in entry]
-        assert held == ["square:fp32", "root:fp32", "exp:fp32", "neg:fp32"], option
+        assert held == ["gelu:fp32", "quick:fp32", "exp:fp32", "neg:fp32"], option
     script = _text(polygraphy_script(subject, "pins.py").content)
-    assert "('square', ('square',), ('e',), 'FLOAT')" in script
+    assert "('gelu', ('gelu',), ('e',), 'FLOAT')" in script
     assert "('iff', ('iff',), ('c',), 'FLOAT')" in script
     excluded = json.loads(_text(modelopt_json(subject).content))["autocast"]["nodes_to_exclude"]
-    assert excluded == [r"^square\Z", r"^iff\Z"]
+    assert excluded == [r"^gelu\Z", r"^iff\Z"]
     # A plan of float32 alone asks for nothing.
-    whole = Subject(double, plan_for(double, Precision.FP32), None, {}, _names(double), "10.16.1")
-    assert pins_of(double, whole.plan) == ()
+    whole = Subject(unknown, plan_for(unknown, Precision.FP32), None, {}, _names(unknown), "10.16.1")
+    assert pins_of(unknown, whole.plan) == ()
 
 
-def test_the_cost_is_that_of_float32(double: Model) -> None:
-    device = find_device("a100")
-    costs = {cost.layer: cost for cost in plan_cost(double, plan_for(double, Precision.FP16), device).layers}
-    assert costs["square"].precision is costs["iff"].precision is Precision.FP32
-    assert costs["mm"].precision is Precision.FP16
+def test_a_plan_has_it_in_float32(unknown: Model) -> None:
+    plan = plan_for(unknown, Precision.INT8, around=Precision.FP16)
+    assert {layer.name for layer in unknown.layers if precision_of(layer, plan) is Precision.FP32} >= {"gelu", "iff"}
+    assert precision_of(unknown.layer["last"], plan) is Precision.FP16
 
 
-def test_the_verdict_says_so(double: Model, tmp_path: Path) -> None:
+def test_the_verdict_says_so(unknown: Model, tmp_path: Path) -> None:
     for i in range(4):
         values: dict[str, Array] = {"x": rng.standard_normal((4, 8)).astype(np.float32), "flag": np.array(i % 2 == 0)}
         (tmp_path / "data").mkdir(exist_ok=True)
         np.savez(tmp_path / "data" / f"{i}.npz", **values)
     out = tmp_path / "out"
-    result = sweep(double.path, tmp_path / "data", precisions="fp16", out=out, threads=1)
+    result = sweep(unknown.path, tmp_path / "data", precisions="fp16", out=out, threads=1)
     stream = io.StringIO()
     print_summary(result, stream)
     said = " ".join(stream.getvalue().split())
-    assert held_text(double) in said
+    assert held_text(unknown) in said
     assert "2 layers could not be emulated" in (out / "summary.md").read_text()
     assert "2 layers could not be emulated" in (out / "report.html").read_text()
     content = json.loads((out / "plan.json").read_text())
-    assert [held["layer"] for held in content["held"]] == ["square", "iff"]
-    layers = {layer.name: layer.nodes for layer in double.layers}
-    assert read_plan(out / "plan.json", double.sha256, layers).pins == ()
-    assert run_beside(out / "plan.json")["layers"]["held"] == held_text(double)
+    assert [held["layer"] for held in content["held"]] == ["gelu", "iff"]
+    layers = {layer.name: layer.nodes for layer in unknown.layers}
+    assert read_plan(out / "plan.json", unknown.sha256, layers).pins == ()
+    assert run_beside(out / "plan.json")["layers"]["held"] == held_text(unknown)
 
 
 # Pins of bodies

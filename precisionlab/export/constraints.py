@@ -62,7 +62,7 @@ def constraints_of(subject: Subject) -> Constraints:
         first = model.node[pin.nodes[0]]
         for node, tensors in (each for name in pin.nodes for each in _with_inner(model, model.node[name], model)):
             name = str(node.name)
-            reason = _reason(tensors, node)
+            reason = _reason(tensors, node, model.layer[pin.layer].held)
             if reason is None and pin.precision is Precision.INT8 and node is not first:
                 reason = "has no int8 arithmetic of its own"
             if reason is not None:
@@ -86,13 +86,15 @@ def _with_inner(model: Model, node: ir.Node, scope: Scope) -> Iterator[tuple[ir.
             yield from _with_inner(model, inner, model.bodies[graph])
 
 
-def _reason(tensors: Mapping[str, TensorInfo], node: ir.Node) -> str | None:
-    """Why a node's layers must not be given a precision; None where they may."""
+def _reason(tensors: Mapping[str, TensorInfo], node: ir.Node, held: bool) -> str | None:
+    """Why a node's layers must not be given a precision; None where they may. What is `held` may be of unknown type."""
     if node.op_type in _LEFT_ALONE:
         return _LEFT_ALONE[node.op_type]
     for value in node.outputs:
         if value.name and not _all_float(tensors, [str(value.name)]):
             dtype = tensors[str(value.name)].dtype
+            if held and dtype is None:
+                continue
             return f"its output {value.name!r} is {'of unknown type' if dtype is None else dtype.name.lower()}"
     return None
 

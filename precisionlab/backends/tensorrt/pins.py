@@ -51,7 +51,7 @@ def pins_of(model: Model, plan: PrecisionPlan) -> tuple[LayerPin, ...]:
     for layer in model.layers:
         precision = precision_of(layer, plan)
         tensors = _float_outputs(model, layer)
-        if not tensors and not any(is_control(model.node[name]) for name in layer.nodes):
+        if not (tensors or layer.held or any(is_control(model.node[name]) for name in layer.nodes)):
             continue
         strays = layer.fixed is None and _strays(layer, precision, enabled)
         if layer.name in pinned or strays or (layer.held and enabled):
@@ -143,6 +143,7 @@ def _strays(layer: Layer, precision: Precision, enabled: Iterable[Precision]) ->
 
 
 def _float_outputs(model: Model, layer: Layer) -> tuple[str, ...]:
-    """All float tensors that the layer's nodes give, those inside it too."""
+    """All float tensors that the layer's nodes give, inside it too; where it could not be emulated, of unknown type too."""
     names = (str(value.name) for node in layer.nodes for value in model.node[node].outputs if value.name)
-    return tuple(name for name in names if model.tensors[name].dtype in _FLOAT_TYPES)
+    kinds = {*_FLOAT_TYPES, None} if layer.held else _FLOAT_TYPES
+    return tuple(name for name in names if model.tensors[name].dtype in kinds)
