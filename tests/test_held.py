@@ -77,13 +77,6 @@ def test_only_what_computes_in_floats_is_held(unknown: Model) -> None:
     assert held_text(plain) == ""
 
 
-def test_a_custom_operator_is_held(tmp_path: Path) -> None:
-    body = "(float[4] x) => (float[4] y) { [e] h = Exp(x) [f] g = my.ops.Frobnicate(h) [t] y = Tanh(g) }"
-    model = load(proto(body, domains=', "my.ops": 1'), tmp_path)
-    assert [layer.name for layer in held_layers(model)] == ["f"]
-    assert "custom operator my.ops::Frobnicate" in held_text(model)
-
-
 def test_every_export_holds_it(unknown: Model) -> None:
     subject = _subject(unknown)
     assert {pin.layer: pin.precision for pin in pins_of(unknown, subject.plan)} == {
