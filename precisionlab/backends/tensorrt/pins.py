@@ -143,7 +143,7 @@ def _strays(layer: Layer, precision: Precision, enabled: Iterable[Precision]) ->
 
 
 def _float_outputs(model: Model, layer: Layer) -> tuple[str, ...]:
-    """All float tensors that the layer's nodes give, inside it too; where it could not be emulated, of unknown type too."""
+    """All float tensors that the layer's nodes give, inside it too; of unknown type too where it is held."""
     names = (str(value.name) for node in layer.nodes for value in model.node[node].outputs if value.name)
     kinds = {*_FLOAT_TYPES, None} if layer.held else _FLOAT_TYPES
     return tuple(name for name in names if model.tensors[name].dtype in kinds)
