@@ -162,6 +162,14 @@ def _without_column(name: str, column: str) -> Callable[[Path], Any]:
     return spoil
 
 
+def _with_lines(name: str, change: Callable[[list[str]], list[str]]) -> Callable[[Path], Any]:
+    def spoil(folder: Path) -> None:
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+        (folder / name).write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+
+    return spoil
+
+
 def _run_json(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
     def spoil(folder: Path) -> None:
         content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -186,6 +194,12 @@ def _run_json(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
         (_shortened("layers.csv"), "layers.csv: broken: the last row is cut short"),
         (_filled("layers.csv", b"rank\nfirst\n"), "layers.csv: broken: column rank"),
         (_filled("plan.int8.json", b"{}"), "plan.int8.json: schema is None"),
+        (
+            _with_lines("samples.csv", lambda lines: [*lines, '"fp16"']),
+            "samples.csv: broken: a row has fewer cells",
+        ),
+        (_with_lines("layers.csv", lambda lines: [lines[0], '"conv"']), "layers.csv: broken: a row has fewer cells"),
+        (_with_lines("variants.csv", lambda lines: lines[:1]), "variants.csv: broken: holds no variant"),
         (_without_column("layers.csv", "alone_sqnr_db"), "another version of precisionlab: it lacks alone_sqnr_db"),
         (_without_column("variants.csv", "cost_of_fp32"), "it lacks cost_of_fp32"),
         (_run_json(lambda r: r.pop("target")), "run.json: made by another version of precisionlab: it lacks target"),

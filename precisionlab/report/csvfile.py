@@ -56,9 +56,24 @@ def from_csv(text: str, texts: Collection[str], counts: Collection[str]) -> pd.D
     cells = pd.read_csv(io.StringIO(text, newline=""), dtype=str, keep_default_na=False, na_filter=False)
     if not isinstance(cells.index, pd.RangeIndex):  # where pandas puts the cells that are too many
         raise ValueError("a row has more cells than the header")
+    _check_widths(text)
     columns: Mapping[str, Any] = {str(name): _column(str(name), cells[name].tolist(), texts, counts) for name in cells}
     table: pd.DataFrame = pd.DataFrame(columns)
     return table
+
+
+def _check_widths(text: str) -> None:
+    """Raises ValueError for a row with other cells than the header has: pandas fills up those that are too short."""
+    limit = csv.field_size_limit()
+    csv.field_size_limit(max(limit, len(text)))  # the nodes of a compiled layer may be thousands
+    try:
+        widths = {len(row) for row in csv.reader(io.StringIO(text, newline="")) if row}
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    finally:
+        csv.field_size_limit(limit)
+    if len(widths) > 1:
+        raise ValueError("a row has fewer cells than the header")
 
 
 def _column(name: str, cells: list[str], texts: Collection[str], counts: Collection[str]) -> Any:

@@ -92,6 +92,8 @@ def read_run(folder: Path) -> RunFiles:
         raise OptionError(f"{folder}: no run.json here; give the folder of a sweep, such as reports/<model>")
     run = _run(folder / "run.json")
     variants = _table(folder / "variants.csv", _VARIANT_COLUMNS, (*VARIANT_TEXTS, VERDICT), VARIANT_COUNTS)
+    if variants.empty:
+        raise _broken(folder / "variants.csv", "holds no variant")
     # The one text that is either there or was never taken.
     variants["metric_name"] = [name or None for name in variants["metric_name"]]
     samples = folder / "samples.csv"
