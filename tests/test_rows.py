@@ -14,6 +14,7 @@ from models import Array, compared, load, proto, sample
 from scipy.optimize import linear_sum_assignment
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.cli.summary import rows_text
 from precisionlab.compare.assignment import assign
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.judged import judged_differences, judged_errors
@@ -287,3 +288,14 @@ def test_nothing_is_said_of_models_without_such_rows(tmp_path: Path) -> None:
     model = load(proto("(float[2,3] x) => (float[2,3] y) { y = Softmax (x) }"), tmp_path)
     assert picked_rows(model) == ()
     assert judging_of(model).notes == ()
+
+
+def test_another_number_of_rows_is_counted_and_is_no_nan() -> None:
+    true = detections()
+    errors = judged_errors(judging(), true, reordered(true, np.delete(np.arange(60), [10, 20])))
+    found = Comparison(1, {}, {}, errors)
+    assert np.isfinite(found.worst("sqnr"))
+    assert found.nonfinite == ()
+    (line,) = [text for text in rows_text(found) if "boxes" in text]
+    assert "of 60 2 have no twin, 0 are new" in line
+    assert "another number of rows in 1 of 1 samples" in line

@@ -199,7 +199,7 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
     console.print(f"tolerance {asked}; {counted(found.evaluations, 'plan')} evaluated")
     if said := _worst_part(found):
         console.print(said)
-    for line in rows_text(found.mixed.comparison):
+    for line in rows_text(found.low.comparison):
         console.print(line)
     proof = found.certificate
     if proof is not None and proof.proven:
@@ -235,7 +235,7 @@ def rows_text(comparison: Comparison) -> list[str]:
         )
         cut = f", {rows.at_cut} more fell at the cut by no more than the scores' noise" if rows.at_cut else ""
         said[
-            f"rows of {name}: of {rows.reference} {rows.lost} have no twin, {rows.new} are new, "
+            f"rows of {name} without pins: of {rows.reference} {rows.lost} have no twin, {rows.new} are new, "
             f"{rows.moved} stand elsewhere{cut}{number}"
         ] = None
     return list(said)
