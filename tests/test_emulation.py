@@ -173,7 +173,7 @@ INT8_LAYERS = {
     "Gemm transA": ("(float[4,3] x) => (float[A,B] y) { y = Gemm<transA = 1>(x, w, z) }", (4, 6), 1),
     "MatMul": ("(float[2,3,4] x) => (float[A,B,C] y) { y = MatMul(x, w) }", (4, 6), 1),
     "MatMul batched": ("(float[2,3,4] x) => (float[A,B,C] y) { y = MatMul(x, w) }", (2, 4, 6), 2),
-    "MatMul weight first": ("(float[4,5] x) => (float[A,B] y) { y = MatMul(w, x) }", (6, 4), None),
+    "MatMul weight first": ("(float[4,5] x) => (float[A,B] y) { y = MatMul(w, x) }", (6, 4), 0),
 }  # fmt: skip
 
 
