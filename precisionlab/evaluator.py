@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from precisionlab.compare.effects import Effects, from_plain, merged, to_plain
 from precisionlab.compare.judging import Judging
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset
+from precisionlab.deadline import Spent
 from precisionlab.journal import Journal
 from precisionlab.model import Model
 from precisionlab.observer import Observer
@@ -87,7 +89,10 @@ class Evaluator:
         return self.journalled("float32 with its last bits moved", key, work, Comparison.from_dict)
 
     def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
-        """What toggling each layer does to all that is judged of these samples."""
+        """What toggling each layer does to all that is judged of these samples.
+
+        Where the observer raises Spent, of the layers that have been measured by then.
+        """
         layers = hashlib.sha256(json.dumps(toggling.layers).encode()).hexdigest()
         key = {
             "toggled": layers,
@@ -97,9 +102,10 @@ class Evaluator:
             "judged": self.judging.digest,
         }
 
+        parts: list[Effects] = []
+
         def work() -> Any:
             self.see.stage(title, len(toggling.layers), "layer")
-            parts = []
             seen: set[str] = set()
             for part in self.backend.effects(toggling, samples):
                 parts.append(part)
@@ -107,7 +113,10 @@ class Evaluator:
                 self.see.advance(len(seen))
             return to_plain(merged(parts))
 
-        return self.journalled(title, key, work, from_plain)
+        try:
+            return self.journalled(title, key, work, from_plain)
+        except Spent:
+            return _whole(parts, len(samples))
 
     def _compared(
         self,
@@ -148,6 +157,12 @@ class Evaluator:
                 self._done[name] = read(value)
         found: T = self._done[name]
         return found
+
+
+def _whole(parts: Sequence[Effects], samples: int) -> Effects:
+    """Of what is there so far, the effects of the layers that all samples went through."""
+    counts = Counter(layer for part in parts for layer in part)
+    return {layer: effects for layer, effects in merged(parts).items() if counts[layer] == samples}
 
 
 def _key(plan: PrecisionPlan, table: CalibrationTable | None) -> dict[str, Any]:

@@ -60,8 +60,9 @@ class Options:
     `tolerance` empty: the default of each precision. `spend` is the share that the pins may add to the cost; then
     the tolerance does not end the search. `ladder` are the precisions that pins may have; None: all that cost less
     than fp32 there, and fp32; but with `no_new_precision` only those that the plan has without its pins as well, as a
-    precision that TensorRT's builder may use for one layer it may use for all. `budget` is in seconds, for each
-    precision; None for `budget` and `max_evaluations`: until the search is done.
+    precision that TensorRT's builder may use for one layer it may use for all. `budget` is in seconds, of the
+    whole run's ranges, ranking and search; `max_evaluations` are plans of each precision. None for these: until the
+    search is done. `max_cost` is the most that a plan may cost, as a share of float32's; None: whatever it takes.
     """
 
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)

@@ -18,6 +18,7 @@ from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import STATISTICS
 from precisionlab.compare.tolerance import meets, parse_tolerance
+from precisionlab.deadline import Deadline, Spent, Watched
 from precisionlab.engines import Compiler, EngineStage
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.evaluator import Evaluator
@@ -117,8 +118,9 @@ def sweep(
     A search ends with as few pins as it can, or with `minimize` "cost" with as cheap ones; with `spend` (such as
     "5%") it makes the error as small as that added cost allows. `max_cost` (such as "80%" of float32's) is the most
     that a plan may cost. Cost is estimated for `target`, the GPU that the model will run on. `ladder` names the
-    precisions that pins may have (such as "fp16,fp32"). `budget` (such as "30m") and `max_evaluations` end each
-    precision's search early, with the best plan so far. `processes` or a Dask cluster (the address of its scheduler)
+    precisions that pins may have (such as "fp16,fp32"). `budget` (such as "30m", for the
+    ranges, the ranking and the search of all precisions together) and `max_evaluations` (plans of each precision) end
+    the work early, with the best plan so far. `processes` or a Dask cluster (the address of its scheduler)
     share the work, to the same bits. `memory` (such as "4G") is what each process may take; by default half of what the
     machine has. `device` "cuda" or "cuda:1" has the emulation run on a GPU, by ONNX Runtime's CUDA provider; processes
     take the machine's GPUs in turn.
@@ -220,10 +222,7 @@ def sweep(
         if asked:
             results: tuple[PrecisionResult, ...] = (job.measure(asked, values.methods),)
         else:
-            methods = values.methods
-            results = tuple(
-                job.int8(methods) if p is Precision.INT8 else job.search(p, None, None) for p in options.precisions
-            )
+            results = job.results(values.methods)
         if compiler is not None:
             results = tuple(replace(found, compiled=compiler.of(found)) for found in results)
         terms = Terms(
@@ -291,6 +290,18 @@ class _Job:
         self._model = evaluator.model
         self.grounds = Grounds()
         """What its verdicts stand on, once the reference is known."""
+        self._deadline = Deadline(options.budget)
+
+    def results(self, methods: Mapping[str, CalibrationTable]) -> tuple[PrecisionResult, ...]:
+        """Each low precision, one after the other; each may take an equal part of the time that is left."""
+        found = []
+        for place, precision in enumerate(self._options.precisions):
+            part = self._deadline.part(1 / (len(self._options.precisions) - place))
+            if precision is Precision.INT8:
+                found.append(self._int8(methods, part))
+            else:
+                found.append(self._search(precision, None, None, part))
+        return tuple(found)
 
     def reference(self) -> Variant:
         """The fp32 variant."""
@@ -308,40 +319,48 @@ class _Job:
         self._engines.announce(self._options.precisions)
         return self._engines.measure("fp32", reference.plan, None, reference.tolerance)
 
-    def int8(self, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
-        """As `search`; but where the default ranges do not hold, better ones are tried before any pin.
+    def _int8(self, methods: Mapping[str, CalibrationTable], deadline: Deadline) -> PrecisionResult:
+        """As `_search`; but where the default ranges do not hold, better ones are tried before any pin.
 
         Ranges cost nothing at run time, pins do. They are judged with float32 around the int8 layers, whatever
-        `around` is: what fp16 does there is not theirs to mend.
+        `around` is: what fp16 does there is not theirs to mend. Where there is no time for that, the default's stay.
         """
-        asked = self._options.calibration
-        if asked is not None:
-            return self.search(Precision.INT8, asked, chosen_ranges(self._evaluator, methods, asked))
-        default = methods[DEFAULT_METHOD]
-        low = compared_with(self._evaluator, DEFAULT_METHOD, default, introduced=True)
+        asked, default = self._options.calibration, methods[DEFAULT_METHOD]
         tolerance = self._options.tolerance_of(Precision.INT8)
-        if not meets(low, tolerance) and not self.grounds.unknown(tolerance):
+        low = compared_with(self._evaluator, DEFAULT_METHOD, default, introduced=True) if asked is None else None
+        method = DEFAULT_METHOD
+        if low is None:
+            method = asked or DEFAULT_METHOD
+        elif not meets(low, tolerance) and not self.grounds.unknown(tolerance):
             self._evaluator.see.note(
                 f"int8 with {DEFAULT_METHOD} ranges{figures_text(low, tolerance)}: trying others before any pin"
             )
-            best = chosen_ranges(self._evaluator, methods, AUTO)
-            if best.digest != default.digest:
-                return self.search(Precision.INT8, AUTO, best)
-        return self.search(Precision.INT8, DEFAULT_METHOD, default)
+            method = AUTO
+        watched = replace(self._evaluator, see=Watched(self._evaluator.see, deadline))
+        try:
+            table = chosen_ranges(watched, methods, method)
+        except Spent as end:
+            self._evaluator.see.note(f"int8: {end} while ranges were tried: those by {DEFAULT_METHOD} are taken")
+            method, table = DEFAULT_METHOD, default
+        if asked is None and table.digest == default.digest:
+            method = DEFAULT_METHOD
+        return self._search(Precision.INT8, method, table, deadline)
 
-    def search(self, precision: Precision, method: str | None, table: CalibrationTable | None) -> PrecisionResult:
+    def _search(
+        self, precision: Precision, method: str | None, table: CalibrationTable | None, deadline: Deadline
+    ) -> PrecisionResult:
         """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
         unknown = self.grounds.unknown(self._options.tolerance_of(precision))
         if self._engines is None:
             return self._judged(
-                PinSearch(self._evaluator, self._options, self._cost, precision, method, table).run(unknown)
+                PinSearch(self._evaluator, self._options, self._cost, precision, method, table, deadline).run(unknown)
             )
         engines, wide = self._engines, self._engine_ranges(table)
         plan = PrecisionPlan(self._model.sha256, precision, around=self._options.around, calibration=method)
         bare = with_held_pins(self._model, plan, table)
         low = engines.measure(f"{precision}", bare, wide, self._options.tolerance_of(precision))
         # Times that were measured just now are what the search goes by, in place of estimates.
-        search = PinSearch(self._evaluator, self._options, engines.cost, precision, method, table)
+        search = PinSearch(self._evaluator, self._options, engines.cost, precision, method, table, deadline)
         found = self._judged(search.run(unknown))
         return replace(found, engine=engines.verify(found, low, wide))
 

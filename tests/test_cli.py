@@ -72,10 +72,10 @@ def test_met_is_0_and_says_what_was_pinned_why_and_where_to_look() -> None:
     words = " ".join(text.split())
     assert "digits.onnx: 17 layers that can be given a precision; 8 samples chose, none was held out" in words
     assert "errors emulated by onnxruntime, cost estimated for NVIDIA A100" in words
-    assert "4 of 17 layers pinned to bf16 make it right" in words
+    assert "4 of 17 layers pinned to fp32 make it right" in words
     assert "proven: with any one of the pins released, sqnr>=30 does not hold" in words
     for name in ("/norm/square", "/norm/variance", "/norm/add_eps", "/norm/std"):
-        assert f"bf16 {name}" in text
+        assert f"fp32 {name}" in text
     assert "overflow" in text
     assert "Report: reports/digits/report.html" in text
     assert "Plan:   reports/digits/plan.json" in text

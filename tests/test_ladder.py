@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from precisionlab.deadline import Spent
 from precisionlab.errors import OptionError
 from precisionlab.options import (
     Minimize,
@@ -24,7 +25,6 @@ from precisionlab.options import (
 )
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import RUNGS, Assignment, lower_rungs, without_needless
-from precisionlab.search.pins import Spent
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
 LADDERS = [*RUNGS.values(), (FP32,), (BF16, FP32), (FP16, FP32), (FP16, BF16)]
@@ -238,14 +238,16 @@ def test_a_ladder_without_fp32_or_with_what_cannot_mend_is_refused(text: str | l
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(None, None), ("5%", 0.05), ("0", 0.0), ("0%", 0.0), (0, 0.0), (0.05, 0.05), ("12.5 %", 0.125), (" 1 ", 1.0),
+    [(None, None), ("5%", 0.05), ("0", 0.0), ("0%", 0.0), (0, 0.0), (0.05, 0.05), ("12.5 %", 0.125), (" 100% ", 1.0),
      ("250%", 2.5), (1e-3, 1e-3), ("1e-2", 0.01)],
 )  # fmt: skip
 def test_a_share_is_read(text: str | float | None, expected: float | None) -> None:
     assert parse_share(text, "spend") == (expected if expected is None else pytest.approx(expected))
 
 
-@pytest.mark.parametrize("text", ["", "%", "five", "5%%", "-1", "-5%", -0.1, "nan", math.nan, "inf", math.inf, "nan%"])
+@pytest.mark.parametrize(
+    "text", ["", "%", "five", "5%%", "-1", "-5%", -0.1, "nan", math.nan, "inf", math.inf, "nan%", "1", 1.0, 5]
+)
 def test_what_is_no_share_is_refused_with_the_options_name(text: str | float) -> None:
     assert refused(lambda: parse_share(text, "spend")).startswith("spend ")
 

@@ -196,7 +196,7 @@ def test_faults_in_a_real_chain_are_pinned_and_nothing_else(tmp_path: Path, seed
 def test_on_the_ladder_range_is_mended_by_bf16_and_lost_digits_by_fp32(tmp_path: Path) -> None:
     """Powers of two are exact in bf16, and a sum next to 2¹⁵ is not."""
     model, data, planted = chain(5, ["overflow", "cancellation"], 60, tmp_path)
-    found = swept(model, data, tmp_path / "run")
+    found = swept(model, data, tmp_path / "run", minimize="cost", ladder="bf16,fp32")
     pins = {pin.layer: pin.precision.value for pin in found.mixed.plan.pins}
     assert set(pins) == planted
     assert sorted(pins.values()) == ["bf16", "bf16", "fp32", "fp32"]

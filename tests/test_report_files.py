@@ -307,10 +307,10 @@ def test_text_mentions_nobody_and_links_nowhere() -> None:
 def test_the_summary_says_verdict_variants_pins_and_how_to_reproduce(digits: SweepResult) -> None:
     assert digits.folder is not None
     words = (digits.folder / "summary.md").read_text(encoding="utf-8")
-    assert "✅ **FP16: met.** Right with 4 of 17 layers kept in BF16" in words
+    assert "✅ **FP16: met.** 4 of 17 layers pinned to fp32 make it right" in words
     assert "| fp16 | emulated | 0 |" in words
     assert "❌ **NOT met**" in words
-    assert "| `/norm/square` | BF16 |" in words
+    assert "| `/norm/square` | FP32 |" in words
     assert "```sh\n" in words
     assert digits.model.sha256 in words
 
@@ -335,7 +335,7 @@ def test_the_annotated_model_says_what_was_found_and_gives_the_same(digits: Swee
     onnx.checker.check_model(copy, full_check=True)
     facts = {node.name: facts_of(node) for node in copy.graph.node}
     pin = facts["/norm/square"]
-    assert (pin["precisionlab.fp16.pinned"], pin["precisionlab.fp16.precision"]) == ("True", "bf16")
+    assert (pin["precisionlab.fp16.pinned"], pin["precisionlab.fp16.precision"]) == ("True", "fp32")
     assert pin["precisionlab.fp16.introduced_sqnr_db"] == "-inf"
     assert "overflow" in pin["precisionlab.fp16.cause"]
     assert "precisionlab.fp16.pinned" not in facts["/norm/mean"]

@@ -340,6 +340,15 @@ def test_a_constant_that_vanishes_is_named(tmp_path: Path) -> None:
     assert case.causes == {"divide": "the first NaN appears here: constant 1e-10 becomes 0 in fp16"}
 
 
+def test_a_root_of_what_vanishes_is_named_with_the_division_behind_it(tmp_path: Path) -> None:
+    """A variance of 1e-12 is 0 in half; its root's error is nothing beside a root of 1, and the division breaks."""
+    body = '(float[1,2] x) => (float[1,2] y) { ["eps"] a = Add(x, small) ["root"] r = Sqrt(a) ["over"] y = Div(x, r) }'
+    case = run(tmp_path, body, {"small": np.float32([1e-12])}, 0, 1)
+    assert case.causes["root"] == "its input vanishes: values that are not 0 become 0 in fp16"
+    assert case.causes["over"].endswith("its input vanishes: values that are not 0 become 0 in fp16")
+    assert "root" not in run(tmp_path, body, {"small": np.float32([1e-3])}, 0, 1).causes
+
+
 def test_a_healthy_layer_has_no_cause(tmp_path: Path) -> None:
     """Small weights vanish in every model; that alone is no cause."""
     body = '(float[1,2] x) => (float[1,2] y) { ["sum"] y = Add(x, small) }'

@@ -13,10 +13,11 @@ from precisionlab.cli.console import Console
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.precision import plan_files
+from precisionlab.report.commands import longer_command
 from precisionlab.report.tables import engines_of, layer_errors
 from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
 from precisionlab.search.undefined import Undefined
-from precisionlab.verdict import Mark, Tone
+from precisionlab.verdict import Mark, State, Tone
 from precisionlab.wording import counted, decibel, number
 
 _STYLES = {Tone.GOOD: "", Tone.BAD: "red", Tone.OPEN: "bright_black"}
@@ -132,6 +133,9 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
         f"{name}: {verdict.sentence} ({found.after.figures}: {verdict.figure})",
         style=f"bold {_STYLES[verdict.mark.tone]}".strip(),
     )
+    if verdict.state is State.NOT_FINISHED and (more := longer_command(result.run)):
+        console.print("go on from here, with what is done taken from the journal:")
+        console.print(f"  {more}", soft_wrap=True)
     _print_proof(console, found)
     if found.engine is not None:
         _print_engine(console, found, found.engine)

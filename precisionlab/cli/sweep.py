@@ -43,8 +43,13 @@ from precisionlab.errors import OptionError
     "--target", default="a100", show_default=True, help="The GPU that costs are for: a100, h100, l4, orin, t4."
 )
 @click.option("--max-cost", metavar="SHARE", help="The most that a plan may cost, as a share of FP32's, such as 80%.")
-@click.option("--budget", metavar="TIME", help="End each precision's search after this, such as 30m, with the best.")
-@click.option("--max-evaluations", type=int, help="End each precision's search after so many plans, with the best.")
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="End ranges, ranking and search, of all precisions together, after this, such as 30m, with the best plan so "
+    "far. The same command with more goes on from there.",
+)
+@click.option("--max-evaluations", type=int, help="End each precision's search after so many plans.")
 @click.option(
     "--around",
     default="fp32",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from precisionlab.data.hook import is_hook
+from precisionlab.errors import OptionError
+from precisionlab.options import parse_duration
 from precisionlab.report.section import PrecisionSection
 
 
@@ -61,6 +64,26 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     again = _line("sweep", _path(str(run["model"]["path"])), *sample_options, "--plan", plan)
     check.append(Command("Look at it on other data: give its folder as --data", again))
     return Commands(section.title, build if section.met else (), tuple(check))
+
+
+def longer_command(run: Mapping[str, Any]) -> str:
+    """The run's command with twice what cut its search short: it goes on from the journal. "" where it has none."""
+    words = [str(word) for word in run["command"]]
+    doubled = [_doubled(words[:place], word) for place, word in enumerate(words)]
+    return "" if doubled == words else shlex.join(doubled)
+
+
+def _doubled(before: Sequence[str], word: str) -> str:
+    """The word, or twice as much where it is the value of an option that may end a search."""
+    option, _, joined = word.partition("=")
+    name, value = (option, joined) if joined else (before[-1] if before else "", word)
+    if name == "--budget":
+        with suppress(OptionError):
+            more = f"{2 * (parse_duration(value, 'budget') or 30):g}s"
+            return f"{option}={more}" if joined else more
+    if name == "--max-evaluations" and value.isdecimal():
+        return f"{option}={2 * int(value)}" if joined else str(2 * int(value))
+    return word
 
 
 def run_commands(run: Mapping[str, Any]) -> tuple[Command, ...]:

@@ -37,7 +37,7 @@ from precisionlab.report.cells import (
     value_text,
     visible,
 )
-from precisionlab.report.commands import commands_of, run_commands
+from precisionlab.report.commands import commands_of, longer_command, run_commands
 from precisionlab.report.graph import draw_graph
 from precisionlab.report.hazards import hazards
 from precisionlab.report.histograms import RunHistograms, histograms_json
@@ -110,6 +110,7 @@ def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str,
         spreads=spreads_of(tables.samples),
         commands=[commands_of(run, section) for section in sections],
         run_commands=run_commands(run),
+        longer=longer_command(run),
         graph=draw_graph(tables.layers, list(run["precisions"])) if kind == "page" else None,
         variants=variants,
         outputs=list(dict.fromkeys(row["output"] for row in tables.variants if not is_part(row))),

@@ -21,6 +21,7 @@ from precisionlab.rewrite.gates import round_scalar
 _SCALAR = 8
 # A state that is right but for its own last rounding is half a step off, and at 55 dB in bf16, 73 in fp16.
 _DRIFTED, _STEPS_OFF = 45.0, 4.0
+_STEEP_AT_ZERO = frozenset({"Sqrt", "Reciprocal", "Div", "Log", "Pow"})
 
 
 def causes(
@@ -41,6 +42,7 @@ def causes(
         broken = any(inherited[name].nonfinite for name in layer.watched if name in inherited)
         if broken and not started:
             started = True
+            text = text or _vanished_input(layer, plan.default, inherited)
             text = f"the first {_kind(layer, inherited)} appears here" + (f": {text}" if text else "")
         if text:
             found[layer.name] = text
@@ -80,8 +82,13 @@ def _cause(
         return ""
     if not any(e.nonfinite for e in alone):
         # x + 1e-10 breaks nothing by itself, but the logarithm or division behind it.
-        vanished = [_vanishing(value, precision) for value in constants if any(e.vanished for e in alone)]
-        return "; ".join(filter(None, [*vanished, _drift(model, layer, alone, precision)]))
+        parts = [_drift(model, layer, alone, precision)]
+        if any(e.vanished for e in alone):
+            parts += [_vanishing(value, precision) for value in constants]
+            # Nor does the root of a variance that is 0 now, but the division by it.
+            if any(model.node[name].op_type in _STEEP_AT_ZERO for name in layer.nodes):
+                parts.append(_vanished_input(layer, precision, inherited))
+        return "; ".join(filter(None, parts))
     parts = [_constant(value, precision) for value in constants]
     largest = precision.number_format.largest
     entering = [inherited[name] for name in layer.inputs if name in inherited]
@@ -90,8 +97,8 @@ def _cause(
         parts.append(overflow)
     elif before > largest:
         parts.append(f"its input overflows: {_beyond(before, precision)}")
-    elif any(e.vanished for e in entering):
-        parts.append(f"its input vanishes: values that are not 0 become 0 in {precision}")
+    else:
+        parts.append(_vanished_input(layer, precision, inherited))
     return "; ".join(filter(None, parts)) or f"NaN or Inf from finite inputs in {precision}"
 
 
@@ -115,6 +122,12 @@ def _drift(model: Model, layer: Layer, alone: list[ErrorSums], precision: Precis
         f"its state is rounded to {precision} at each step, and drifts: values up to {worst.max_ref:.4g} are up to "
         f"{worst.max_error:.3g} off, where {precision} has steps of {step:.2g} and an addend below half a step is lost"
     )
+
+
+def _vanished_input(layer: Layer, precision: Precision, inherited: Mapping[str, ErrorSums]) -> str:
+    if not any(inherited[name].vanished for name in layer.inputs if name in inherited):
+        return ""
+    return f"its input vanishes: values that are not 0 become 0 in {precision}"
 
 
 def _kind(layer: Layer, inherited: Mapping[str, ErrorSums]) -> str:

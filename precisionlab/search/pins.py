@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from precisionlab.deadline import Spent
 from precisionlab.search.rank import Ranking
 
 
@@ -25,10 +26,6 @@ class Verdict:
     passes: bool
     closeness: tuple[int, float]
     starts: tuple[str, ...]
-
-
-class Spent(Exception):  # noqa: N818 - no error: the search ends with the best that it has
-    """Raised by an evaluation that the budget does not allow any more."""
 
 
 @dataclass(frozen=True)

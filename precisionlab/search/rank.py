@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from precisionlab.compare.effects import Effect, Effects, gain_of
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer
+
+Measure = Callable[[Mapping[str, Effect]], float]
+"""How much harm a layer does by its effects on the final outputs: more is worse, NaN is worst."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +34,14 @@ def rank(layers: Sequence[Layer], introduced: Mapping[str, ErrorSums]) -> Rankin
     return Ranking(tuple(order), tuple(name for name in order if name in free))
 
 
-def rank_by_effects(first: Ranking, effects: Effects, weights: Mapping[str, float] | None = None) -> Ranking:
-    """Rank anew by what each layer does to the final outputs: by the error that should go if the layer is pinned.
+def relative_error(outputs: Mapping[str, Effect]) -> float:
+    """Σerr² / Σref² of the output or part that the layer alone harms most, as `worst_sqnr` has it in dB.
 
-    Free pins stay in front. Then layers that alone make a final output NaN or Inf, then by gain, the largest first;
-    of equal gain in the order of `first`. `weights` divide the gain: what pinning each layer costs.
+    0 where it harms none, NaN where one holds NaN that the reference does not have.
     """
-    place = {name: i for i, name in enumerate(first.order)}
-
-    def key(name: str) -> tuple[int, float, int]:
-        if name in first.free:
-            return 0, 0.0, place[name]
-        gain = relative_gain(effects.get(name, {}))
-        if math.isnan(gain):
-            return 1, 0.0, place[name]
-        return 2, -gain / (weights[name] if weights else 1.0), place[name]
-
-    return Ranking(tuple(sorted(first.order, key=key)), first.free)
+    judged = (errors for effect in outputs.values() for errors, _ in effect.judged.values())
+    shares = [errors.rel_l2 for errors in judged if errors.elements]
+    return math.nan if any(math.isnan(share) for share in shares) else max(shares, default=0.0) ** 2
 
 
 def relative_gain(outputs: Mapping[str, Effect]) -> float:
@@ -63,6 +57,34 @@ def relative_gain(outputs: Mapping[str, Effect]) -> float:
         gain = gain_of(errors, along) if math.isfinite(along) else errors.err2
         total += gain / errors.ref2 if math.isfinite(gain) else math.nan
     return total
+
+
+ALONE: Measure = relative_error
+"""What layers are ranked by; benchmarks/ranking.py has it beside others."""
+
+
+def rank_by_effects(
+    first: Ranking, effects: Effects, weights: Mapping[str, float] | None = None, measure: Measure = ALONE
+) -> Ranking:
+    """Rank anew by what each layer alone does to the final outputs.
+
+    Free pins stay in front. Then layers that alone make a final output NaN or Inf, then by harm, the largest first;
+    of equal harm, and where it was not measured, in the order of `first`. `weights` divide the harm: what pinning each
+    layer costs.
+    """
+    place = {name: i for i, name in enumerate(first.order)}
+
+    def key(name: str) -> tuple[int, float, int]:
+        if name in first.free:
+            return 0, 0.0, place[name]
+        if name not in effects:
+            return 3, 0.0, place[name]
+        harm = measure(effects[name])
+        if math.isnan(harm):
+            return 1, 0.0, place[name]
+        return 2, -harm / (weights[name] if weights else 1.0), place[name]
+
+    return Ranking(tuple(sorted(first.order, key=key)), first.free)
 
 
 def _of(names: Iterable[str], introduced: Mapping[str, ErrorSums]) -> list[ErrorSums]:

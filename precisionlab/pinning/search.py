@@ -1,21 +1,25 @@
-"""The search for one low precision's pins: compare → rank → search → rungs → certificate, on real evaluations."""
+"""The search for one low precision's pins: compare → rank → search → choose → certificate, on real evaluations."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import replace
 
 from precisionlab.backends.base import Toggling
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.compare.comparison import LOWER_IS_BETTER, Comparison
+from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import Effects
-from precisionlab.compare.tolerance import Tolerance, closeness, meets
+from precisionlab.compare.tolerance import closeness, meets
+from precisionlab.deadline import Deadline, Spent, Watched
 from precisionlab.evaluator import Evaluator
 from precisionlab.model import Layer
 from precisionlab.options import Minimize, Options
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.pinning.choice import Aim, Key, best, better_than, order_of
+from precisionlab.pinning.evaluations import Evaluations
+from precisionlab.pinning.reasons import reason_of
+from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.results import PrecisionResult, Variant
 from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.samples import worst_samples
@@ -23,41 +27,21 @@ from precisionlab.search.causes import causes
 from precisionlab.search.certificate import Certificate, certificate_of
 from precisionlab.search.cost import CostModel
 from precisionlab.search.ladder import RUNGS, Assignment, lower_rungs, without_needless
-from precisionlab.search.pareto import Point
-from precisionlab.search.pins import Found, Spent, Verdict, find_pins, most_evaluations
-from precisionlab.search.rank import Ranking, rank, rank_by_effects
+from precisionlab.search.pins import Verdict, find_pins, most_evaluations
+from precisionlab.search.rank import ALONE, Measure, Ranking, rank, rank_by_effects
 from precisionlab.search.starts import nonfinite_starts
 from precisionlab.wording import counted, duration
 
 _ROUNDS = 2
 """How often the search starts over with a stricter tolerance where the held-out samples do not confirm its plan."""
 
+_RANKING = 0.5
+"""The share of a search's time that ranking may take; with what it has ranked by then the rest is searched."""
+
 _GROWN = (
     "no smallest set of pins that is right on the samples that chose it is right on those held out; "
     "longer prefixes of the ranking are taken instead, so some of the pins may not be needed"
 )
-
-_Key = frozenset[tuple[str, Precision]]
-
-
-@dataclass
-class _Evaluations:
-    """What has been evaluated for one precision, and what that has cost."""
-
-    budget: float | None
-    limit: int | None
-    started: float = field(default_factory=time.perf_counter)
-    found: dict[_Key, Comparison] = field(default_factory=dict)
-    spent: str = ""
-
-    def check(self) -> None:
-        """Raises Spent where no further evaluation is allowed, and keeps the reason."""
-        if self.limit is not None and len(self.found) >= self.limit:
-            self.spent = f"the {counted(self.limit, 'evaluation')} allowed are spent"
-        if self.budget is not None and time.perf_counter() - self.started >= self.budget:
-            self.spent = f"the budget of {duration(self.budget)} is spent"
-        if self.spent:
-            raise Spent
 
 
 class PinSearch:
@@ -71,22 +55,35 @@ class PinSearch:
         precision: Precision,
         method: str | None,
         table: CalibrationTable | None,
+        deadline: Deadline | None = None,
+        measure: Measure = ALONE,
     ) -> None:
+        """`deadline` is when the search has to end (None: as the options' budget has it, from now on).
+
+        `measure` is what layers are ranked by.
+        """
         self._evaluator = evaluator
         self._options = options
         self._cost = cost
         self._precision = precision
         self._table = table
+        self._deadline = deadline or Deadline(options.budget)
+        self._measure = measure
         self._tolerance = options.tolerance_of(precision)
         self._strict = self._tolerance
         """What the search holds its plans to: the tolerance, or a stricter one after held-out samples said no."""
         plan = PrecisionPlan(evaluator.model.sha256, precision, around=options.around, calibration=method)
         self._low_plan = with_held_pins(evaluator.model, plan, table)
-        self._evaluations = _Evaluations(options.budget, options.max_evaluations)
+        self._evaluations = Evaluations(evaluator, self._low_plan, table, cost, self._reason)
+        self._aim = _aim_of(options)
+        self._most = math.inf if options.max_cost is None else options.max_cost * self._fp32_seconds()
+        self._stopped = ""
+        self._refuted: set[Key] = set()
+        """Plans that are right on the samples that chose, and not on those held out."""
         self._low: Comparison
         self._ranking: Ranking
+        self._effects: Effects = {}
         self._why: Mapping[str, str]
-        self._best: tuple[int, float] | None = None
 
     def run(self, unknown: str = "") -> PrecisionResult:
         """Compare the low precision, and pin layers until its tolerance holds, as few or as cheap as asked.
@@ -98,25 +95,27 @@ class PinSearch:
         self._evaluations.found[frozenset()] = self._low
         low = self.variant(f"{precision}", self._low_plan, self._low)
         touched = self._touched()
-        self._ranking = rank(touched, self._low.introduced)
+        self._rank(rank(touched, self._low.introduced))
         self._why = causes(evaluator.model, self._low_plan, self._low.inherited, self._low.introduced)
-        effects: Effects = {}
         if low.met or not touched or unknown:
-            return self._result(low, low, effects, None)
-        effects = self._effects(touched)
-        self._ranking = rank_by_effects(self._ranking, effects, self._weights())
+            return self._result(low, low, None)
         self._announce(len(touched))
+        self._evaluations.allow(self._options.max_evaluations, self._deadline)
+        self._rank_by_effects(touched)
         mixed = low
         for _ in range(_ROUNDS):
-            assignment = self._spend() if self._options.spend is not None else self._assignment()
+            assignment = self._spend() if self._aim is Aim.ERROR else self._assignment()
+            believed = bool(assignment) and self._passes(assignment)
             mixed = self._confirmed(assignment) if assignment else low
-            if not self._is_worth_another_round(assignment, mixed):
+            if not believed or not self._is_worth_another_round(mixed):
                 break
+        self._stopped = self._stopped or self._evaluations.spent
         if self._owes_it_to_its_samples(mixed) and (grown := self._grown(mixed)) is not None:
-            return self._result(low, grown, effects, None, _GROWN)
-        certificate = self._certificate(mixed) if mixed is not low else None
-        self._widen_front(mixed)
-        return self._result(low, mixed, effects, certificate)
+            return self._result(low, self._undominated(grown), None, _GROWN)
+        if mixed is low:
+            self._widen_front(mixed)
+            return self._result(low, low, None)
+        return self._proven(low, mixed)
 
     def variant(self, name: str, plan: PrecisionPlan, comparison: Comparison) -> Variant:
         """The variant with its verdict: on the samples that chose, and on those held out."""
@@ -126,7 +125,7 @@ class PinSearch:
         return Variant(name, plan, comparison, figures, self._tolerance, met, held_out, self._cost.of(plan))
 
     def _result(
-        self, low: Variant, mixed: Variant, effects: Effects, certificate: Certificate | None, remark: str = ""
+        self, low: Variant, mixed: Variant, certificate: Certificate | None, remark: str = ""
     ) -> PrecisionResult:
         return PrecisionResult(
             self._precision,
@@ -136,20 +135,27 @@ class PinSearch:
             self._why,
             len(self._evaluations.found),
             self._table,
-            effects,
+            self._effects,
             certificate,
-            tuple(self._points()),
+            tuple(self._evaluations.points(self._tolerance)),
             remark,
             limit=self._limit(),
-            stopped=self._evaluations.spent,
+            stopped=self._stopped,
         )
 
     def _limit(self) -> str:
-        """What the user allowed that leaves out plans with more pins; nothing where it leaves out none."""
+        """What the user allowed that leaves out other plans; nothing where it leaves out none."""
         most = self._options.max_pins
-        if most is None or most >= len(self._ranking.order):
+        if most is not None and most < len(self._ranking.order):
+            return f"at most {counted(most, 'pin')}, and more were not allowed"
+        if self._options.max_cost is None:
             return ""
-        return f"at most {counted(most, 'pin')}, and more were not allowed"
+        limit = f"at most {self._options.max_cost:.0%} of FP32's cost"
+        right = best(self._evaluations.trials(self._tolerance), Aim.COST)
+        if right is None:
+            return limit
+        held = f"{counted(right.pins, 'pin')} at {right.cost / self._fp32_seconds():.0%}"
+        return f"{limit} ({held} held on the samples that chose)"
 
     # What is known before the search
 
@@ -157,30 +163,45 @@ class PinSearch:
         layers = self._evaluator.model.layers
         return [layer for layer in layers if precision_of(layer, self._low_plan) is not Precision.FP32]
 
-    def _effects(self, touched: Iterable[Layer]) -> Effects:
-        """What each layer alone does to all that is judged, on the samples where the low precision is worst."""
+    def _rank(self, ranking: Ranking) -> None:
+        self._ranking = ranking
+        self._evaluations.order = ranking.order
+
+    def _rank_by_effects(self, touched: Iterable[Layer]) -> None:
+        """Rank by what each layer alone does to the final outputs, on the samples where the low precision is worst."""
         plan = PrecisionPlan(self._evaluator.model.sha256, Precision.FP32)
         names = tuple(layer.name for layer in touched)
         toggling = Toggling(plan, self._low_plan, names, self._table, self._evaluator.judging)
         title = f"{self._precision}, each layer alone"
-        return self._evaluator.effects(title, toggling, worst_samples(self._evaluator.chosen, self._low))
+        deadline = self._deadline.part(_RANKING)
+        evaluator = replace(self._evaluator, see=Watched(self._evaluator.see, deadline))
+        self._effects = evaluator.effects(title, toggling, worst_samples(self._evaluator.chosen, self._low))
+        if len(self._effects) < len(names) and self._deadline.left:
+            self._evaluator.see.note(
+                f"{self._precision}: half of its time is spent, and {len(self._effects)} of {len(names)} layers are "
+                "ranked by what they do alone; the others stand behind them, by their own error"
+            )
+        self._rank(rank_by_effects(self._ranking, self._effects, self._weights(), self._measure))
 
     def _weights(self) -> dict[str, float] | None:
         """What pinning each layer alone costs, in shares of the whole plan; None where pins are counted."""
-        if self._options.minimize is Minimize.PINS and self._options.spend is None:
+        if self._aim is Aim.PINS:
             return None
         low = self._cost.seconds(self._low_plan)
         weights = {}
         for name in self._ranking.order:
-            added = self._cost.seconds(self._plan({name: Precision.FP32})) - low
+            added = self._evaluations.cost({name: Precision.FP32}) - low
             weights[name] = max(added / low, 1e-6)  # a pin that saves a conversion is as good as free
         return weights
 
+    def _fp32_seconds(self) -> float:
+        return self._cost.seconds(PrecisionPlan(self._evaluator.model.sha256, Precision.FP32))
+
     def _announce(self, layers: int) -> None:
-        each = self._low.seconds
+        each, left = self._low.seconds, self._deadline.left
         most = most_evaluations(layers)
         limits = [
-            f"{self._options.budget:.0f} s" if self._options.budget is not None else "",
+            f"{duration(left)}, its part of what is left of the run's --budget" if left is not None else "",
             f"{self._options.max_evaluations} evaluations" if self._options.max_evaluations is not None else "",
         ]
         stop = " or ".join(filter(None, limits))
@@ -191,17 +212,13 @@ class PinSearch:
             + (f"; stops after {stop}" if stop else "")
         )
 
+    def _reason(self, name: str, precision: Precision) -> str:
+        return reason_of(self._evaluator.model.layer[name], precision, self._ranking.order, self._why, self._effects)
+
     # Evaluations
 
     def _evaluate(self, assignment: Assignment) -> Comparison:
-        key = frozenset(assignment.items())
-        if key not in self._evaluations.found:
-            self._evaluations.check()
-            title = f"{self._precision}, plan {len(self._evaluations.found)}: {counted(len(assignment), 'pin')}"
-            found = self._evaluator.judge(title, self._plan(assignment), self._table, self._low)
-            self._evaluations.found[key] = found
-            self._note(assignment, found)
-        return self._evaluations.found[key]
+        return self._evaluations.evaluate(assignment, self._strict)
 
     def _passes(self, assignment: Assignment) -> bool:
         return meets(self._evaluate(assignment), self._strict)
@@ -215,36 +232,33 @@ class PinSearch:
             nonfinite_starts(self._evaluator.model, found, unpinned),
         )
 
-    def _note(self, assignment: Assignment, found: Comparison) -> None:
-        passes = meets(found, self._strict)
-        cost = self._cost.seconds(self._plan(assignment))
-        if passes and (self._best is None or (len(assignment), cost) < self._best):
-            self._best = (len(assignment), cost)
-            self._evaluator.journal.keep_plan(f"{self._precision}", self._plan(assignment))
-        so_far = f"; best so far {counted(self._best[0], 'pin')}" if self._best else ""
-        self._evaluator.see.note(
-            f"  {counted(len(assignment), 'pin')}{figures_text(found, self._tolerance)}: "
-            f"{'holds' if passes else 'does not hold'}{so_far}"
-        )
-
     # The search
 
     def _assignment(self) -> dict[str, Precision]:
-        """The pins, each on its rung; empty where no set that was evaluated helps."""
+        """The best plan that was evaluated, each pin on its rung; where none passes the nearest one, or nothing."""
         found = find_pins(self._ranking, self._verdict, self._options.max_pins)
         if not found.passes:
-            return dict.fromkeys(self._in_order(found.pins), Precision.FP32)
-        return self._on_rungs(found)
+            return dict.fromkeys(self._evaluations.in_order(found.pins), Precision.FP32)
+        with suppress(Spent):
+            self._come_down(dict.fromkeys(self._evaluations.in_order(found.pins), Precision.FP32))
+        chosen = best(self._evaluations.trials(self._strict, self._most), self._aim)
+        if chosen is None:  # whatever passes costs too much
+            return self._nearest_within(self._most)
+        return self._of(chosen.key)
 
-    def _on_rungs(self, found: Found) -> dict[str, Precision]:
-        pins = lower_rungs(self._in_order(found.pins), self._rungs(), self._passes)
-        try:
-            return without_needless(pins, self._passes)
-        except Spent:
-            return pins
+    def _come_down(self, pins: Mapping[str, Precision]) -> None:
+        """Evaluate the pins on lower rungs, where there are any, and what comes out of that in fp32 as well."""
+        rungs = self._rungs()
+        if rungs == (Precision.FP32,):
+            return
+        lower = without_needless(lower_rungs(list(pins), rungs, self._passes), self._passes)
+        self._evaluate(dict.fromkeys(lower, Precision.FP32))
 
     def _rungs(self) -> tuple[Precision, ...]:
+        """The precisions that pins may have. FP32 alone is enough where pins are counted: others need no fewer."""
         asked = self._options.ladder
+        if asked is None and self._aim is Aim.PINS:
+            return (Precision.FP32,)
         opset = self._evaluator.model.onnx.graph.opset_imports.get("", 0)
         possible = [
             rung
@@ -262,14 +276,17 @@ class PinSearch:
     def _spend(self) -> dict[str, Precision]:
         """The pins that make the error least within what may be spent, of all that were evaluated."""
         assert self._options.spend is not None
-        limit = self._cost.seconds(self._low_plan) * (1 + self._options.spend)
+        return self._nearest_within(self._cost.seconds(self._low_plan) * (1 + self._options.spend))
+
+    def _nearest_within(self, limit: float) -> dict[str, Precision]:
+        """The pins that make the error least and cost no more than `limit` seconds, of all that were evaluated."""
         try:
             for rung in self._rungs():
                 affordable: dict[str, Precision] = {}
                 steps: list[dict[str, Precision]] = []
                 for name in self._ranking.order:
                     wider = {**affordable, name: rung}
-                    if self._cost.seconds(self._plan(wider)) <= limit:
+                    if self._evaluations.cost(wider) <= limit:
                         affordable = wider
                         steps.append(wider)
                 # A longer prefix is not always the better: half of it and a quarter too.
@@ -277,26 +294,27 @@ class PinSearch:
                     self._evaluate(steps[length - 1])
         except Spent:
             pass
-        within = {
-            key: found
-            for key, found in self._evaluations.found.items()
-            if self._cost.seconds(self._plan(dict(key))) <= limit
-        }
-        best = max(within, key=lambda key: (closeness(within[key], self._tolerance), -len(key)))
-        chosen = dict(best)
-        return {name: chosen[name] for name in self._in_order(chosen)}
+        within = self._evaluations.trials(self._tolerance, limit)
+        nearest = min(within, key=lambda trial: order_of(Aim.ERROR, trial), default=None)
+        return {} if nearest is None else self._of(nearest.key)
+
+    def _of(self, key: Key) -> dict[str, Precision]:
+        pins = dict(key)
+        return {name: pins[name] for name in self._evaluations.in_order(pins)}
+
+    # Confirmed in full, and on the samples held out
 
     def _confirmed(self, assignment: Assignment) -> Variant:
         """The mixed variant, measured again in full; the search saw of its layers only whether NaN and Inf are new."""
-        plan = self._plan(assignment)
+        plan = self._evaluations.plan(assignment)
         name = f"{self._precision} mixed"
         comparison = self._evaluator.compare(f"{name}, in full", plan, self._table)
         self._evaluations.found[frozenset(assignment.items())] = comparison
         return self.variant(name, plan, comparison)
 
-    def _is_worth_another_round(self, assignment: Assignment, mixed: Variant) -> bool:
-        """Whether a plan that the search takes for right is not, and a stricter search might find one that is."""
-        if mixed.met or self._options.spend is not None or not self._passes(assignment):
+    def _is_worth_another_round(self, mixed: Variant) -> bool:
+        """Whether a plan that the search took for right is not, and a stricter search might find one that is."""
+        if mixed.met or self._aim is Aim.ERROR:
             return False
         if not meets(mixed.comparison, self._strict):
             return True  # the whole comparison contradicts the judgement, and stands in its place now
@@ -314,7 +332,7 @@ class PinSearch:
 
     def _owes_it_to_its_samples(self, mixed: Variant) -> bool:
         """Whether the plan is right on the samples that chose it alone."""
-        if mixed.met or self._options.spend is not None:
+        if mixed.met or self._aim is Aim.ERROR:
             return False
         return mixed.held_out is not None and meets(mixed.comparison, self._tolerance)
 
@@ -328,30 +346,60 @@ class PinSearch:
         self._strict = self._tolerance
         order = self._ranking.order
         limit = len(order) if self._options.max_pins is None else min(len(order), self._options.max_pins)
-        count = max(1, len(last.plan.pins) - len(self._low_plan.pins))
+        count = max(1, len(self._evaluations.assignment(last.plan)))
         try:
             while count < limit:
                 count = min(2 * count, limit)
                 for rung in self._rungs():
                     pins = dict.fromkeys(order[:count], rung)
-                    if meets(self._evaluate(pins), self._tolerance) and (variant := self._confirmed(pins)).met:
+                    if self._evaluations.cost(pins) > self._most or not self._passes(pins):
+                        continue
+                    if (variant := self._confirmed(pins)).met:
                         return variant
         except Spent:
-            pass
+            self._stopped = self._evaluations.spent
         return None
 
     # The proof, and the trade beside it
 
+    def _proven(self, low: Variant, mixed: Variant) -> PrecisionResult:
+        """The plan with its certificate; one that proves better on the way takes its place."""
+        self._certificate(mixed)
+        self._widen_front(mixed)
+        while (better := self._undominated(mixed)) is not mixed:
+            mixed = better
+            self._certificate(mixed)
+        return self._result(low, mixed, self._certificate(mixed))
+
+    def _undominated(self, mixed: Variant) -> Variant:
+        """The variant, or one with no more pins, cost and error that was evaluated, and is right on all samples."""
+        if not mixed.met:
+            return mixed
+        chosen = self._evaluations.trial(self._evaluations.assignment(mixed.plan), self._tolerance)
+        trials = self._evaluations.trials(self._tolerance, self._most)
+        candidates = better_than(chosen, trials, self._aim)
+        if self._aim is not Aim.ERROR:  # such as a plan without a pin that the certificate showed to be needless
+            first = best(self._evaluations.trials(self._strict, self._most), self._aim)
+            if first is not None and order_of(self._aim, first) < order_of(self._aim, chosen):
+                candidates.insert(0, first)
+        for trial in candidates:
+            if trial.key and trial.key not in self._refuted:
+                variant = self._confirmed(self._of(trial.key))
+                if variant.met:
+                    return variant
+                self._refuted.add(trial.key)
+        return mixed
+
     def _certificate(self, mixed: Variant) -> Certificate:
         """The plan's figures, and those with each pin released, one at a time; most of that is evaluated already."""
-        assignment = {pin.layer: pin.precision for pin in mixed.plan.pins if pin.layer in self._ranking.order}
+        assignment = self._evaluations.assignment(mixed.plan)
         layer = self._evaluator.model.layer
         without = {name: precision_of(layer[name], self._low_plan) for name in assignment}
         return certificate_of(assignment, without, mixed.comparison, self._evaluate, self._strict)
 
     def _widen_front(self, mixed: Variant) -> None:
         """Evaluate a few plans around the one found, so that the front shows what fewer and more pins would give."""
-        chosen = {pin.layer: pin.precision for pin in mixed.plan.pins if pin.layer in self._ranking.order}
+        chosen = self._evaluations.assignment(mixed.plan)
         limit = len(self._ranking.order) if self._options.max_pins is None else self._options.max_pins
         others = [name for name in self._ranking.order if name not in chosen]
         order = list(chosen)
@@ -364,45 +412,11 @@ class PinSearch:
         except Spent:
             pass
 
-    def _points(self) -> Iterable[Point]:
-        """Every plan evaluated, by the error that the first bound is about."""
-        bound = self._tolerance[0]
-        for key, found in self._evaluations.found.items():
-            plan = self._plan(dict(key))
-            cost = self._cost.of(plan)
-            value = bound.of(found)
-            error = value if bound.metric in LOWER_IS_BETTER else -value
-            pins = tuple(pin.layer for pin in plan.pins)
-            yield Point(pins, error, cost.seconds, meets(found, self._tolerance), cost.figures)
 
-    # Plans
-
-    def _plan(self, assignment: Assignment) -> PrecisionPlan:
-        pins = [self._pin(name, assignment[name]) for name in self._in_order(assignment)]
-        return self._low_plan.with_pins((*self._low_plan.pins, *pins))
-
-    def _pin(self, name: str, precision: Precision) -> Pin:
-        return Pin(name, self._evaluator.model.layer[name].nodes, precision, self._reason(name))
-
-    def _in_order(self, pins: Iterable[str]) -> list[str]:
-        chosen = frozenset(pins)
-        return [name for name in self._ranking.order if name in chosen]
-
-    def _reason(self, name: str) -> str:
-        if name in self._why:
-            return self._why[name]
-        layer = self._evaluator.model.layer[name]
-        errors = [self._low.introduced[o] for o in layer.outputs if o in self._low.introduced]
-        place = f"rank {self._ranking.order.index(name) + 1} of {len(self._ranking.order)}"
-        return f"{place}: {min(e.sqnr for e in errors):.1f} dB SQNR by itself" if errors else place
-
-
-def figures_text(found: Comparison, tolerance: Tolerance) -> str:
-    """The figures that the tolerance is about, for a line of progress."""
-    figures = [f"{bound.figure} {bound.of(found):.4g}" for bound in tolerance]
-    if found.nonfinite:
-        figures.append(f"NaN or Inf in {counted(len(found.nonfinite), 'tensor')}")
-    return f": {', '.join(figures)}"
+def _aim_of(options: Options) -> Aim:
+    if options.spend is not None:
+        return Aim.ERROR
+    return Aim.PINS if options.minimize is Minimize.PINS and options.max_cost is None else Aim.COST
 
 
 def _spread(count: int) -> list[int]:

@@ -1,0 +1,31 @@
+"""Why a layer is pinned: what breaks in it, or the figure that it was ranked by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from precisionlab.compare.effects import Effects, worst_sqnr
+from precisionlab.model import Layer
+from precisionlab.precision import Precision
+
+
+def reason_of(
+    layer: Layer, precision: Precision, order: Sequence[str], causes: Mapping[str, str], effects: Effects
+) -> str:
+    """The cause where one is known, else the layer's rank and what put it there; and why not fp32, where it is not."""
+    name = layer.name
+    why = causes.get(name) or f"rank {order.index(name) + 1} of {len(order)}{_harm(effects, name)}"
+    return why if precision is Precision.FP32 else f"{why}; {precision} is enough, at less cost than fp32"
+
+
+def _harm(effects: Effects, name: str) -> str:
+    """What the layer alone does to the model's worst output; nothing where that was not measured."""
+    if name not in effects:
+        return ", by its own error; what it does alone was not measured"
+    sqnr = worst_sqnr(effects[name])
+    if math.isnan(sqnr):
+        return ": alone it makes an output NaN or Inf"
+    if sqnr == math.inf:
+        return ": alone it changes no output"
+    return f": alone it leaves the output at {sqnr:.1f} dB" if sqnr > -math.inf else ": alone it ruins an output"
