@@ -1,4 +1,4 @@
-"""How steady the reference is: its own answer to a change in the last bits of what it takes and computes first.
+"""How steady the reference is: its own answer to a change in the last bits of what it takes and adds up.
 
 A model that answers to it with an error as large as a tolerance allows cannot be judged by that tolerance: no other
 arithmetic, not even another float32 machine's, gives its answer again.
@@ -17,17 +17,15 @@ from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import Judging
 from precisionlab.data import Sample
-from precisionlab.rewrite.nudge import NudgingCopier, moved_inputs, nudged
+from precisionlab.rewrite.nudge import NudgingCopier, nudged
 
 
 def steadiness(backend: OnnxRuntimeBackend, judging: Judging, samples: Iterable[Sample]) -> Comparison:
     """What is judged, with the last bits moved, against the same without; by the rules that judge a variant."""
     started = time.perf_counter()
-    every = list(samples)
-    copier = NudgingCopier.behind(moved_inputs(sample.inputs for sample in every))
-    still, moved = backend.reference(judging.names), backend.reference(judging.names, copier)
+    still, moved = backend.reference(judging.names), backend.reference(judging.names, NudgingCopier)
     gathering = Gathering(0, None)
-    for sample in every:
+    for sample in samples:
         before, after = still(sample), moved(replace(sample, inputs=nudged(sample.inputs)))
         gathering.add(SampleResult(ErrorTable(0), judged_errors(judging, before, after), None, None))
     return gathering.comparison({}, {}, (), time.perf_counter() - started)

@@ -1,12 +1,13 @@
 """Moves a model's float32 values by one unit in the last place, to see how far its answer moves.
 
-What is moved is what a model's own arithmetic does not fix: its float inputs, and what its first layers give. Whole
-numbers are left alone, as pixels, masks and sentinels are exact in any arithmetic (1 − mask must stay 0).
+What is moved is what a model's own arithmetic does not fix: its float inputs, what it looks up, and sums, whose order
+is a machine's own. Whole numbers are left alone, as pixels, masks and sentinels are exact in any arithmetic (1 − mask
+must stay 0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +22,17 @@ from precisionlab.rewrite.flow import LayerCopier
 
 _STEP = 2.0**-23  # a unit in the last place of float32, relative
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
+_SUMS = frozenset(
+    [
+        *("Attention", "AveragePool", "Conv", "ConvTranspose", "CumSum", "Einsum", "GRU", "Gemm", "GlobalAveragePool"),
+        *("GroupNormalization", "InstanceNormalization", "LSTM", "LayerNormalization", "LogSoftmax", "LpNormalization"),
+        *("MatMul", "RMSNormalization", "RNN", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean"),
+        *("ReduceProd", "ReduceSum", "ReduceSumSquare", "SimplifiedLayerNormalization", "Softmax"),
+        *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "MultiHeadAttention"),
+    ]
+)
+"""Operators that add up many values."""
+
 _WHOLE = frozenset({"Cast", "ConstantOfShape", "EyeLike", "OneHot", "Range", "Where"})
 """What makes floats without a fraction of integers and booleans."""
 
@@ -42,38 +53,22 @@ def nudged(inputs: Mapping[str, NDArray[Any]], seed: int = 0) -> dict[str, NDArr
     return found
 
 
-def moved_inputs(samples: Iterable[Mapping[str, NDArray[Any]]]) -> frozenset[str]:
-    """The inputs that `nudged` moves in any of these samples: pixels and masks in float32 are whole numbers."""
-    return frozenset(
-        name
-        for inputs in samples
-        for name, array in inputs.items()
-        if array.dtype == np.float32 and _has_fraction(array).any()
-    )
-
-
 def _has_fraction(array: NDArray[np.float32]) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = np.isfinite(array) & (array != np.floor(array))
     return found
 
 
-def first_layers(model: Scope, moved: Collection[str] = ()) -> frozenset[str]:
-    """The layers whose float outputs are moved: on each way those up to the first that multiplies or looks up.
+def moved_layers(model: Scope) -> frozenset[str]:
+    """The layers whose float outputs are moved: those that add up, as the order is a machine's own, and look-ups.
 
-    There are none behind an input that is `moved` itself. What stands behind such a one moves with it, and has to stay
-    exact beside it (a peak is where x equals the largest of its neighbours).
+    What is rounded alike on every machine stays exact beside its input: a peak is where x equals the largest of its
+    neighbours.
     """
-    found: set[str] = set()
-    behind: set[str] = set(moved)
-    for layer in model.layers:
-        if not behind.isdisjoint(layer.inputs):
-            behind.update(layer.outputs)
-            continue
-        if layer.fixed != SHAPE_FLOW:
-            found.add(layer.name)
-        if not _PRODUCTS.isdisjoint(layer.op_types) or _looks_up(model, layer):
-            behind.update(layer.outputs)
-    return frozenset(found)
+    return frozenset(
+        layer.name
+        for layer in model.layers
+        if layer.fixed != SHAPE_FLOW and (not _SUMS.isdisjoint(layer.op_types) or _looks_up(model, layer))
+    )
 
 
 def _looks_up(model: Scope, layer: Layer) -> bool:
@@ -84,27 +79,17 @@ def _looks_up(model: Scope, layer: Layer) -> bool:
 
 
 class NudgingCopier(LayerCopier):
-    """Copies layers as they are, in float32, but for the last bit of what the first ones give.
-
-    `moved` are the model's inputs that are moved themselves.
-    """
-
-    moved: frozenset[str] = frozenset()
-
-    @classmethod
-    def behind(cls, moved: frozenset[str]) -> type[NudgingCopier]:
-        """The same for a model some of whose inputs are moved."""
-        return type(cls.__name__, (cls,), {"moved": moved})
+    """Copies layers as they are, in float32, but for the last bit of what those that add up give."""
 
     @cached_property
-    def _first(self) -> frozenset[str]:
+    def _layers(self) -> frozenset[str]:
         opset = self._model.onnx.graph.opset_imports.get("", 0)
-        return first_layers(self._model, self.moved) if opset >= _LEAST_OPSET else frozenset()
+        return moved_layers(self._model) if opset >= _LEAST_OPSET else frozenset()
 
     def reference(self, layer: Layer, source: Mapping[ir.Value, ir.Value], prefix: str) -> dict[ir.Value, ir.Value]:
-        """Copy a layer; the outputs of a first one moved."""
+        """Copy a layer; the outputs of one that adds up moved."""
         given = super().reference(layer, source, prefix)
-        if layer.name in self._first:
+        if layer.name in self._layers:
             for value, copied in given.items():
                 if self._model.tensors[str(value.name)].dtype == ir.DataType.FLOAT:
                     given[value] = self._moved(copied)

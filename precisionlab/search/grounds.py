@@ -28,7 +28,7 @@ class Grounds:
     """What is known of the reference itself.
 
     `undefined` are the outputs that it leaves without a number in places. `steady` compares its final outputs with the
-    last bits of inputs and first layers moved, against those without; None where that was not measured.
+    last bits of inputs and sums moved, against those without; None where that was not measured.
     """
 
     undefined: tuple[Undefined, ...] = ()
@@ -44,7 +44,7 @@ class Grounds:
                 assert self.steady is not None
                 return (
                     f"the float32 model itself answers with {_figure(bound, self.steady)} to a change in the last bits "
-                    f"of what it takes and computes first, so that {bound} cannot judge it"
+                    f"of what it takes and adds up, so that {bound} cannot judge it"
                 )
         return ""
 
@@ -89,7 +89,7 @@ def steadiness_text(facts: Mapping[str, Any]) -> str:
     figure = float(facts["sqnr_db"])  # the words nan and inf, where JSON has no number
     value = "unmoved" if figure == math.inf else f"with {figure:.1f} dB" if math.isfinite(figure) else "with no number"
     return (
-        f"The float32 model itself answers {value} to a change in the last bits of its inputs and first layers "
+        f"The float32 model itself answers {value} to a change in the last bits of its inputs and sums "
         f"({counted(int(facts['samples']), 'sample')}, measured by {facts['by']} on this machine)"
     )
 
