@@ -222,7 +222,7 @@ def test_no_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert f"a file; give the folder, {tmp_path}" in run("report", tmp_path / "file").stderr
     with pytest.raises(OptionError, match=r"no run\.json here"):
-        redraw(tmp_path)
+        redraw(read_run(tmp_path))
 
 
 # --open

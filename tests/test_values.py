@@ -23,7 +23,7 @@ from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.spread import spread_of, sqnr_of_rows
 from precisionlab.report.csvfile import from_csv
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, histograms_json, read_histograms
-from precisionlab.report.redraw import redraw
+from precisionlab.report.redraw import read_run, redraw
 from precisionlab.results import SweepResult
 from precisionlab.values import ObservedValues
 
@@ -184,7 +184,7 @@ def test_weights_are_smaller_in_lower_precisions(run: SweepResult) -> None:
 def test_the_page_is_drawn_again_with_its_histograms(run: SweepResult) -> None:
     assert run.folder is not None
     page = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert redraw(run.folder) == page
+    assert redraw(read_run(run.folder)) == page
     drawn: dict[str, Any] = json.loads(str(histograms_json(kept(run))))
     assert json.dumps(drawn["tensors"][0][0]).strip('"') in page
     for name, _, bars, *_ in drawn["tensors"]:

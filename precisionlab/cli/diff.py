@@ -50,21 +50,26 @@ def diff_command(
     with 2 for folders that cannot be used.
     """
     from precisionlab.report.diff import diff_runs, diff_to_dict, render_diff
-    from precisionlab.report.redraw import read_run
+    from precisionlab.report.redraw import altered_text, read_run, values_told
 
     if opened and html is None:
         raise OptionError("--open shows the page of --html: give --html FILE too")
-    diff = diff_runs(read_run(run_a), read_run(run_b), fail_if)
-    if html is not None:
-        write_page(html, render_diff(diff))
-    if as_json:
-        import json
-
-        click.echo(json.dumps(diff_to_dict(diff), indent=2, allow_nan=False))
-    else:
-        print_diff(diff, sys.stdout)
+    before, after = read_run(run_a), read_run(run_b)
+    for files in (before, after):
+        if (said := altered_text(files)) is not None:
+            click.echo(said, err=True)
+    with values_told(f"{run_a} or {run_b}"):
+        diff = diff_runs(before, after, fail_if)
         if html is not None:
-            click.echo(f"Report: {html}")
+            write_page(html, render_diff(diff))
+        if as_json:
+            import json
+
+            click.echo(json.dumps(diff_to_dict(diff), indent=2, allow_nan=False))
+        else:
+            print_diff(diff, sys.stdout)
+    if html is not None and not as_json:
+        click.echo(f"Report: {html}")
     if opened and html is not None:
         open_page(html)
     ctx.exit(1 if diff.failures else 0)

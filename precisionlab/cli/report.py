@@ -23,12 +23,15 @@ def report_command(run: Path, out: Path | None, opened: bool) -> None:
     Exits with 2 where the folder cannot be used.
     """
     from precisionlab.lock import held_folder
-    from precisionlab.report.redraw import redraw
+    from precisionlab.report.redraw import altered_text, read_run, redraw
 
     page = out or run / "report.html"
     # Where no such folder is, reading it says so.
     with held_folder(run, _warn, "give --out") if out is None and run.is_dir() else nullcontext():
-        write_page(page, redraw(run))
+        files = read_run(run)
+        write_page(page, redraw(files))
+    if (said := altered_text(files)) is not None:
+        _warn(said)
     click.echo(f"Report: {page}")
     if opened:
         open_page(page)

@@ -181,6 +181,7 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
     from precisionlab.report.pareto import pareto_table
     from precisionlab.report.redraw import page_of, read_run, summary_of
     from precisionlab.report.tables import samples_table
+    from precisionlab.report.written import RUN_FILE, with_digests
 
     # The plans of an earlier search would contradict this one. A plan that the user had measured may be one
     # of them, and a file of another name is the user's own: those stay.
@@ -198,7 +199,9 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
         write_whole(drafts / "pareto.csv", to_csv(pareto_table(result)))
         write_whole(drafts / "samples.csv", to_csv(samples_table(result)))
         write_whole(drafts / HISTOGRAMS, histograms_text(result))
-        write_whole(drafts / "run.json", json.dumps(result.run, indent=2, ensure_ascii=False) + "\n")
+        tables = ("variants.csv", "layers.csv", "pareto.csv", "samples.csv", HISTOGRAMS)
+        facts = with_digests(result.run, drafts, (*tables, *plans.values()))
+        write_whole(drafts / RUN_FILE, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         # Drawn from what will lie in the folder, so that it can be drawn again to the same bytes.
         files = read_run(drafts)
         write_whole(drafts / "report.html", page_of(files))

@@ -73,6 +73,8 @@ def render_markdown(run: Mapping[str, Any], tables: Tables, plans: Mapping[str, 
 
 def _warnings(run: Mapping[str, Any]) -> list[str]:
     found = []
+    if run.get("altered"):
+        found.append(f"> **Not as written by precisionlab:** {', '.join(map(code, run['altered']))}.")
     if run["data"]["random"]:
         found.append("> **Random data.** It is likely to find the wrong layers: use none of this.")
     reference = run.get("reference") or {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from precisionlab.report.markdown import render_markdown
 from precisionlab.report.section import Tables
 from precisionlab.report.tables import LAYER_COUNTS, LAYER_TEXTS, PART_TEXTS, VARIANT_COUNTS, VARIANT_TEXTS
 from precisionlab.report.views import VERDICT
+from precisionlab.report.written import altered
+from precisionlab.wording import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +74,7 @@ class RunFiles:
     """What a run's folder holds: `run.json`, the tables, and the plan of each precision.
 
     `samples` and `histograms` are None in runs of older versions, which had no `samples.csv` or `histograms.json`.
+    `run["altered"]` names the files that are not as they were written.
     """
 
     folder: Path
@@ -99,7 +103,7 @@ def read_run(folder: Path) -> RunFiles:
     samples = folder / "samples.csv"
     return RunFiles(
         folder,
-        run,
+        {**run, "altered": altered(run, folder)},
         variants,
         _table(folder / "layers.csv", _LAYER_COLUMNS, LAYER_TEXTS, LAYER_COUNTS),
         _table(folder / "pareto.csv", _PARETO_COLUMNS, _PARETO_TEXTS, ()),
@@ -109,14 +113,33 @@ def read_run(folder: Path) -> RunFiles:
     )
 
 
-def redraw(folder: Path) -> str:
-    """The page of `report.html`, from the run's files alone. Raises OptionError as `read_run`."""
-    files = read_run(folder)
-    try:
+def redraw(files: RunFiles) -> str:
+    """The page of `report.html`, from the run's files alone. Raises OptionError where a value is none of a sweep's."""
+    with values_told(str(files.folder)):
         return page_of(files)
-    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise OptionError(f"{folder}: a value in its files is not what a sweep writes ({what}); sweep again") from error
+
+
+@contextmanager
+def values_told(folders: str) -> Iterator[None]:
+    """What stumbles over a value of a run's files is told as an OptionError: only a stranger writes such a one."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, IndexError, UndefinedError) as error:
+        what = one_line(f"{type(error).__name__}: {error}", 200)
+        raise OptionError(
+            f"{folders}: a value in its files is not what a sweep writes ({what}); sweep again"
+        ) from error
+
+
+def altered_text(files: RunFiles) -> str | None:
+    """What to say of a run whose files are not as they were written; None where all are."""
+    if not files.run["altered"]:
+        return None
+    names = one_line(", ".join(files.run["altered"]), 200)
+    return (
+        f"{files.folder}: not as written by precisionlab: {names}; what was changed there is shown as it stands, and "
+        "`precisionlab verify` measures a plan again"
+    )
 
 
 def page_of(files: RunFiles) -> str:
