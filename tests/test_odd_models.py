@@ -358,7 +358,7 @@ def test_random_numbers_are_refused_as_no_figure_is_worth_anything(operator: str
 
 def test_random_numbers_in_a_subgraph_are_refused_too(tmp_path: Path) -> None:
     body = SUBGRAPHS["If"].replace("Neg(e)", "RandomNormalLike(e)")
-    refused(proto(body, {"w": weight(3, 3)}), {**X, "c": np.bool_(True)}, tmp_path, "'v'", "draws random numbers")
+    refused(proto(body, {"w": weight(3, 3)}), {**X, "c": np.bool_(True)}, tmp_path, "'node_of_v'", "draws random numbers")
 
 
 def test_a_dropout_that_drops_is_refused_and_one_that_does_not_is_swept(tmp_path: Path) -> None:
