@@ -353,18 +353,19 @@ def test_training_operators_are_refused_by_name(tmp_path: Path) -> None:
 )
 def test_random_numbers_are_refused_as_no_figure_is_worth_anything(operator: str, tmp_path: Path) -> None:
     model = proto(f"(float[2,3] x) => (float[2,3] y) {{ r = {operator} a = Add(r, x) y = Exp(a) }}")
-    refused(model, X, tmp_path, "draws random numbers", "'r'", "an input of the model")
+    refused(model, X, tmp_path, "draws random numbers", "'node_of_r'", "an input of the model")
 
 
 def test_random_numbers_in_a_subgraph_are_refused_too(tmp_path: Path) -> None:
     body = SUBGRAPHS["If"].replace("Neg(e)", "RandomNormalLike(e)")
-    refused(proto(body, {"w": weight(3, 3)}), {**X, "c": np.bool_(True)}, tmp_path, "'node_of_v'", "draws random numbers")
+    model = proto(body, {"w": weight(3, 3)})
+    refused(model, {**X, "c": np.bool_(True)}, tmp_path, "'node_of_v'", "draws random numbers")
 
 
 def test_a_dropout_that_drops_is_refused_and_one_that_does_not_is_swept(tmp_path: Path) -> None:
     body = "(float[2,3] x) => (float[2,3] y) { e = Exp(x) d = Dropout(e, r, t) y = Sin(d) }"
     ratio = np.float32(0.5)
-    refused(proto(body, {"r": ratio, "t": np.bool_(True)}), X, tmp_path, "'d' (Dropout)", "evaluation mode")
+    refused(proto(body, {"r": ratio, "t": np.bool_(True)}), X, tmp_path, "'node_of_d' (Dropout)", "evaluation mode")
     assert sqnr(swept(proto(body, {"r": ratio, "t": np.bool_(False)}), X, tmp_path / "not")) > 50
 
 
