@@ -236,7 +236,7 @@ def sweep(
         seconds = time.perf_counter() - started
         facts = run_facts(ready, source, options, gpu, results, engines, fusions, run.path, seconds)
         facts["judging"] = list(judging.notes)
-        facts["reference"] = grounds.to_dict()
+        facts["reference"] = grounds.to_dict({p.value: options.tolerance_of(p) for p in options.precisions})
         names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
         result = SweepResult(ready.backend.model, reference, results, facts, values, names, run.path, fp32_engine)
         write_results(run, result, measured=asked is not None)

@@ -70,6 +70,7 @@ def test_chaos_cannot_be_judged_and_nothing_is_searched(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "out" / "run.json").read_text())["reference"]["steadiness"]
     assert facts["sqnr_db"] < 20
     assert facts["samples"] == 4
+    assert facts["limits"] == ["fp16"]
     assert "Steadiness" in (tmp_path / "out" / "report.html").read_text()
     assert "to a change in the last bits" in (tmp_path / "out" / "summary.md").read_text()
     run = CliRunner().invoke(
@@ -100,6 +101,18 @@ def test_a_metric_that_is_not_of_the_values_can_still_judge_it(tmp_path: Path) -
 def test_a_healthy_model_answers_with_its_own_digits() -> None:
     model, dataset = digits()
     assert steady(model, list(dataset)[:4]) > 110
+
+
+def test_the_steadiness_of_a_healthy_model_is_a_detail(tmp_path: Path) -> None:
+    """The report and `run.json` have it; the summary begins with what is asked."""
+    model, _ = digits()
+    result = sweep(model.path, model.path.parent, out=tmp_path / "out", threads=1, precisions="fp16", samples=8)
+    assert result.precisions[0].verdict.state is State.MET
+    facts = json.loads((tmp_path / "out" / "run.json").read_text())["reference"]["steadiness"]
+    assert facts["sqnr_db"] > 110
+    assert facts["limits"] == []
+    assert "Steadiness" in (tmp_path / "out" / "report.html").read_text()
+    assert "last bits" not in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_whole_numbers_are_left_alone(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
         found.append("> **Random data.** It is likely to find the wrong layers: use none of this.")
     reference = run.get("reference") or {}
     found += [f"> **{text(Undefined.from_dict(one).text)}.**" for one in reference.get("undefined", ())]
-    if reference.get("steadiness"):
+    if (reference.get("steadiness") or {}).get("limits"):  # else it is a detail, which the report has
         found.append(f"> {text(steadiness_text(reference['steadiness']))}.")
     engines = run["engines"]
     if engines is None or not engines["measured"]:

@@ -61,11 +61,12 @@ class Grounds:
         asked = bound.tighter(HEADROOM) if bound.metric == "sqnr" else bound
         return not math.isnan(figure) and not asked.admits(figure)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object in `run.json`."""
-        return {"undefined": [found.to_dict() for found in self.undefined], "steadiness": self._steadiness()}
+    def to_dict(self, tolerances: Mapping[str, Tolerance]) -> dict[str, Any]:
+        """The JSON object in `run.json`; `tolerances` are those that the precisions are held to, by name."""
+        return {"undefined": [found.to_dict() for found in self.undefined], "steadiness": self._steadiness(tolerances)}
 
-    def _steadiness(self) -> dict[str, Any] | None:
+    def _steadiness(self, tolerances: Mapping[str, Tolerance]) -> dict[str, Any] | None:
+        """`limits` are the precisions whose tolerance cannot judge a reference that is as unsteady as this one."""
         if self.steady is None:
             return None
         figures = {n: json_number(o.errors.sqnr) for n, o in self.steady.outputs.items() if o.errors is not None}
@@ -74,6 +75,7 @@ class Grounds:
             "samples": self.steady.samples,
             "sqnr_db": json_number(self.steady.worst("sqnr")),
             "outputs": figures,
+            "limits": [name for name, tolerance in tolerances.items() if any(map(self.is_unsteady, tolerance))],
         }
 
     def _of(self, bound: Bound) -> Sequence[Undefined]:
