@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
@@ -13,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends import EMULATION, RTX, place_of, which_backend
 from precisionlab.backends.steadiness import steadiness
-from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
-from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import STATISTICS
-from precisionlab.compare.tolerance import meets, parse_tolerance
-from precisionlab.deadline import Deadline, Spent, Watched
+from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.engines import Compiler, EngineStage
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.evaluator import Evaluator
@@ -46,27 +41,22 @@ from precisionlab.options import (
     parse_precisions,
     parse_share,
 )
-from precisionlab.pinning import PinSearch, figures_text
 from precisionlab.precision import Precision, PrecisionPlan, read_plan
 from precisionlab.prepare import Prepared, Source, parse_holdout, prepare
-from precisionlab.ranges import chosen_ranges, compared_with
 from precisionlab.report.files import run_facts, write_results
-from precisionlab.results import EngineVariant, PrecisionResult, SampleNames, SweepResult, Variant
-from precisionlab.rewrite.flow import precision_of, with_held_pins
-from precisionlab.rewrite.gates import WEIGHT_SCALES, check_opset
-from precisionlab.rewrite.observe import is_observed
+from precisionlab.results import PrecisionResult, SampleNames, SweepResult, Variant
+from precisionlab.rewrite.gates import WEIGHT_SCALES
 from precisionlab.run import RunFolder
 from precisionlab.samples import spaced_samples
-from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import find_device
 from precisionlab.search.grounds import Grounds
-from precisionlab.search.rank import rank
 from precisionlab.search.undefined import undefined_outputs
+from precisionlab.sweep_checks import check_cost, check_precisions, check_tolerance
+from precisionlab.sweep_job import SweepJob
 from precisionlab.values import observed_values
 from precisionlab.verdict import Terms
 from precisionlab.versions import RULES, versions
-from precisionlab.wording import counted
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.backend import TensorRTBackend
@@ -176,7 +166,7 @@ def sweep(
         asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
         check_calibration(asked.calibration)
         options = replace(options, precisions=(asked.default,), around=asked.around)
-    _check_opset(loaded, options, asked)
+    check_precisions(loaded, options, asked)
     with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
         folder = Path(out) if out else _default_folder(loaded, asked)
         opened.enter_context(held_folder(folder, see.note))
@@ -205,12 +195,12 @@ def sweep(
             stage = EngineStage(ready.evaluator(run, see, judging, engines), engines, gpu, how.builds)
         elif engines is not None:
             compiler = Compiler(engines, see)
-        job = _Job(evaluator, options, cost, stage)
+        job = SweepJob(evaluator, options, cost, stage)
         try:
             reference = job.reference()
             job.grounds = grounds = _grounds(evaluator, ready, reference)
-            _check_tolerance(options, reference.comparison, grounds)
-            _check_cost(options, cost)
+            check_tolerance(options, reference.comparison, grounds)
+            check_cost(options, cost)
             values = observed_values(evaluator, _needs_ranges(options, asked), ready.local.look)
         except PrecisionLabError:
             run.discard()  # labels or a tolerance that only the reference could show to be wrong
@@ -275,179 +265,6 @@ def _compiled_layers(
     found, fusions = with_compiled_layers(model, completed(model, kernels))
     see.note(fusions.text)
     return found, fusions
-
-
-class _Job:
-    """One sweep under way."""
-
-    def __init__(
-        self, evaluator: Evaluator, options: Options, cost: CostModel, engines: EngineStage | None = None
-    ) -> None:
-        self._evaluator = evaluator
-        self._options = options
-        self._cost = cost
-        self._engines = engines
-        self._model = evaluator.model
-        self.grounds = Grounds()
-        """What its verdicts stand on, once the reference is known."""
-        self._deadline = Deadline(options.budget)
-
-    def results(self, methods: Mapping[str, CalibrationTable]) -> tuple[PrecisionResult, ...]:
-        """Each low precision, one after the other; each may take an equal part of the time that is left."""
-        found = []
-        for place, precision in enumerate(self._options.precisions):
-            part = self._deadline.part(1 / (len(self._options.precisions) - place))
-            if precision is Precision.INT8:
-                found.append(self._int8(methods, part))
-            else:
-                found.append(self._search(precision, None, None, part))
-        return tuple(found)
-
-    def reference(self) -> Variant:
-        """The fp32 variant."""
-        plan = PrecisionPlan(self._model.sha256, Precision.FP32)
-        comparison = self._evaluator.compare("fp32", plan, None)
-        tolerance = self._options.tolerance_of(Precision.FP32)
-        held_out = self._evaluator.hold_to("fp32", plan, None)
-        figures, cost = self._evaluator.backend.figures, self._cost.of(plan)
-        return Variant("fp32", plan, comparison, figures, tolerance, meets(comparison, tolerance), held_out, cost)
-
-    def reference_engine(self, reference: Variant) -> EngineVariant | None:
-        """The model as an FP32 engine, TF32 off: what the GPU's own arithmetic does; None without engines."""
-        if self._engines is None:
-            return None
-        self._engines.announce(self._options.precisions)
-        return self._engines.measure("fp32", reference.plan, None, reference.tolerance)
-
-    def _int8(self, methods: Mapping[str, CalibrationTable], deadline: Deadline) -> PrecisionResult:
-        """As `_search`; but where the default ranges do not hold, better ones are tried before any pin.
-
-        Ranges cost nothing at run time, pins do. They are judged with float32 around the int8 layers, whatever
-        `around` is: what fp16 does there is not theirs to mend. Where there is no time for that, the default's stay.
-        """
-        asked, default = self._options.calibration, methods[DEFAULT_METHOD]
-        tolerance = self._options.tolerance_of(Precision.INT8)
-        low = compared_with(self._evaluator, DEFAULT_METHOD, default, introduced=True) if asked is None else None
-        method = DEFAULT_METHOD
-        if low is None:
-            method = asked or DEFAULT_METHOD
-        elif not meets(low, tolerance) and not self.grounds.unknown(tolerance):
-            self._evaluator.see.note(
-                f"int8 with {DEFAULT_METHOD} ranges{figures_text(low, tolerance)}: trying others before any pin"
-            )
-            method = AUTO
-        watched = replace(self._evaluator, see=Watched(self._evaluator.see, deadline))
-        try:
-            table = chosen_ranges(watched, methods, method)
-        except Spent as end:
-            self._evaluator.see.note(f"int8: {end} while ranges were tried: those by {DEFAULT_METHOD} are taken")
-            method, table = DEFAULT_METHOD, default
-        if asked is None and table.digest == default.digest:
-            method = DEFAULT_METHOD
-        return self._search(Precision.INT8, method, table, deadline)
-
-    def _search(
-        self, precision: Precision, method: str | None, table: CalibrationTable | None, deadline: Deadline
-    ) -> PrecisionResult:
-        """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
-        unknown = self.grounds.unknown(self._options.tolerance_of(precision))
-        if self._engines is None:
-            return self._judged(
-                PinSearch(self._evaluator, self._options, self._cost, precision, method, table, deadline).run(unknown)
-            )
-        engines, wide = self._engines, self._engine_ranges(table)
-        plan = PrecisionPlan(self._model.sha256, precision, around=self._options.around, calibration=method)
-        bare = with_held_pins(self._model, plan, table)
-        low = engines.measure(f"{precision}", bare, wide, self._options.tolerance_of(precision))
-        # Times that were measured just now are what the search goes by, in place of estimates.
-        search = PinSearch(self._evaluator, self._options, engines.cost, precision, method, table, deadline)
-        found = self._judged(search.run(unknown))
-        return replace(found, engine=engines.verify(found, low, wide))
-
-    def _judged(self, found: PrecisionResult) -> PrecisionResult:
-        """The result with what the reference leaves open of its verdict."""
-        tolerance = self._options.tolerance_of(found.precision)
-        return replace(found, unknown=self.grounds.unknown(tolerance), caveat=self.grounds.caveat(tolerance))
-
-    def _engine_ranges(self, table: CalibrationTable | None) -> CalibrationTable | None:
-        """The table with ranges for all that an int8 layer's nodes give too, its inside included.
-
-        TensorRT looks at ranges before it fuses, and a layer that gives a tensor without one does not run in int8.
-        Other layers get none, so that they stay in float as the plan has them. What is no operand gets its largest
-        value, which clips nothing.
-        """
-        if table is None:
-            return None
-        nodes = [self._model.node[name] for layer in self._model.layers if layer.quantizable for name in layer.nodes]
-        given = (str(value.name) for node in nodes for value in node.outputs if value.name)
-        tensors = tuple(name for name in given if name not in table.ranges and is_observed(self._model, name))
-        self._evaluator.see.stage("int8 ranges inside layers", len(self._evaluator.chosen))
-        collector = self._evaluator.backend.collector(tensors)
-        collector.add(self._evaluator.chosen, self._evaluator.see.advance)
-        others = table_of(collector.histograms(), "max", table.samples)
-        return CalibrationTable({**others.ranges, **table.ranges}, table.samples)
-
-    def measure(self, plan: PrecisionPlan, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
-        """Compare the user's own plan, beside the same precision without pins."""
-        table = None
-        if methods:
-            method = self._options.calibration or plan.calibration or DEFAULT_METHOD
-            table, plan = chosen_ranges(self._evaluator, methods, method), replace(plan, calibration=method)
-        precision = plan.default
-        bare = with_held_pins(self._model, plan.with_pins(()), table)
-        plan = with_held_pins(self._model, plan, table)
-        search = PinSearch(self._evaluator, self._options, self._cost, precision, plan.calibration, table)
-        low = self._evaluator.compare(f"{precision}", bare, table, introduced=True)
-        touched = [layer for layer in self._model.layers if precision_of(layer, bare) is not Precision.FP32]
-        mixed = self._evaluator.compare(f"{precision} mixed: {counted(len(plan.pins), 'pin')}", plan, table)
-        engine = None
-        if self._engines is not None:
-            wide, tolerance = self._engine_ranges(table), self._options.tolerance_of(precision)
-            engine = self._engines.measure_plan(precision, bare, plan, wide, tolerance)
-        return self._judged(
-            PrecisionResult(
-                precision,
-                search.variant(f"{precision}", bare, low),
-                search.variant(f"{precision} mixed", plan, mixed),
-                rank(touched, low.introduced).order,
-                causes(self._model, bare, low.inherited, low.introduced),
-                2,
-                table,
-                engine=engine,
-            )
-        )
-
-
-def _check_opset(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
-    """Raises ModelError where a precision asked for cannot be had at the model's opset."""
-    for precision in options.precisions:
-        check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
-
-
-_WITHOUT_FLOATS = (
-    "the model has no float output that is finite in the reference; "
-    'for class numbers, masks and the like ask for "top1>=0.99", for others give a metric'
-)
-
-
-def _check_tolerance(options: Options, reference: Comparison, grounds: Grounds) -> None:
-    """Raises OptionError where the reference itself has not the figure that a tolerance asks for."""
-    for precision in options.precisions:
-        for bound in options.tolerance_of(precision):
-            if math.isnan(bound.of(reference)) and not grounds.unknown((bound,)):
-                why = {
-                    "metric": "the data has no labels with a metric",
-                    "metric_drop": "the data has no labels with a metric",
-                    "top1": "no output of the model has a class axis",
-                }.get(bound.metric, _WITHOUT_FLOATS)
-                raise OptionError(f"tolerance {bound} cannot be judged: {why}")
-
-
-def _check_cost(options: Options, cost: CostModel) -> None:
-    """Raises OptionError where the target has no arithmetic in a precision asked for."""
-    for precision in (*options.precisions, options.around):
-        if precision not in cost.device.compute:
-            raise OptionError(f"target {cost.device.name} has no {precision}; choose another --target or precision")
 
 
 def _needs_ranges(options: Options, plan: PrecisionPlan | None) -> bool:

@@ -20,7 +20,7 @@ from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.report.cells import records_of
 from precisionlab.report.graph import Fold, Inputs, draw_graph, find_folds, lay_out, read_inputs
 from precisionlab.report.html import render, render_fragment
-from precisionlab.report.tables import layer_inputs
+from precisionlab.report.layer_rows import layer_inputs
 
 NAN, INF = float("nan"), float("inf")
 

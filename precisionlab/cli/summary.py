@@ -14,7 +14,8 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.precision import plan_files
 from precisionlab.report.commands import longer_command
-from precisionlab.report.tables import engines_of, layer_errors
+from precisionlab.report.layer_rows import layer_errors
+from precisionlab.report.variant_rows import engines_of
 from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
 from precisionlab.search.undefined import Undefined
 from precisionlab.verdict import Mark, State, Tone

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ABSENT = "–"
 
 Row = Mapping[str, Any]
+"""Column → value. None stands for a figure that does not exist; a NaN was measured."""
 
 
 # Cells

@@ -6,8 +6,9 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from precisionlab.report.layer_rows import layer_rows
 from precisionlab.report.pareto import pareto_rows
-from precisionlab.report.tables import layer_rows, variant_rows
+from precisionlab.report.variant_rows import variant_rows
 
 if TYPE_CHECKING:
     from precisionlab.results import SweepResult

@@ -94,36 +94,18 @@ so that no spreadsheet takes a stranger's name for a formula; numbers have none 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
-from operator import add
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.confidence import interval
-from precisionlab.compare.effects import Effect, worst_sqnr
-from precisionlab.compare.errors import ErrorSums
-from precisionlab.compare.spread import Spread
-from precisionlab.compare.tolerance import Bound
-from precisionlab.model import Layer
-from precisionlab.precision import Pin
+from precisionlab.report.cells import Row
 from precisionlab.report.details import SPREAD_PARTS
-from precisionlab.report.views import VERDICT
-from precisionlab.rewrite.flow import format_of, precision_of
-from precisionlab.search.certificate import Figures
-from precisionlab.search.cost import LayerCost
-from precisionlab.search.rank import relative_gain
-from precisionlab.search.size import weight_bytes
+from precisionlab.report.layer_rows import layer_rows
+from precisionlab.report.variant_rows import engines_of, variant_rows
 
 if TYPE_CHECKING:
-    from precisionlab.results import EngineVariant, PrecisionResult, SampleNames, SweepResult, Variant
-
-
-Row = dict[str, Any]
-"""Column → value. None stands for a figure that does not exist; a NaN was measured."""
+    from precisionlab.results import SampleNames, SweepResult, Variant
 
 _FIGURES = (
     *("sqnr_db", "cosine", "rel_l2", "max_error", "ref_max", "top1", "metric", "metric_error"),
@@ -194,277 +176,14 @@ def _rows_of_samples(variant: Variant, names: SampleNames) -> list[Row]:
     ]
 
 
-def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
-    figures = [name for name in rows[0] if name.endswith((*_FIGURES, *_ENGINE))]
-    types = {**dict.fromkeys(figures, "float64"), **dict.fromkeys(counts, "Int64")}
-    table: pd.DataFrame = pd.DataFrame(rows).astype(types)
-    return table
-
-
-UNSEEN = "nothing in it is large enough to be seen"
-
-
-def variant_rows(result: SweepResult) -> list[Row]:
-    """The rows of `variants.csv`."""
-    rows = _rows_of(result, result.reference, None)
-    if result.engine is not None:
-        rows += _rows_of(result, result.engine.variant, None, result.engine)
-    for found in result.precisions:
-        for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
-            rows += _rows_of(result, variant, found)
-        for engine in engines_of(found):
-            rows += _rows_of(result, engine.variant, found, engine)
-    return rows
-
-
-def engines_of(found: PrecisionResult) -> list[EngineVariant]:
-    """The engines of one precision, each once: without pins, and with those that were taken."""
-    if found.engine is None:
-        return []
-    low, mixed = found.engine.low, found.engine.mixed
-    return [engine for engine in ([low] if mixed is low else [low, mixed]) if engine is not None]
-
-
-def _rows_of(
-    result: SweepResult, variant: Variant, found: PrecisionResult | None, engine: EngineVariant | None = None
-) -> list[Row]:
-    """A row for each output; `found` is None for float32's own."""
-    comparison, held_out = variant.comparison, variant.held_out
-    head = {
-        "variant": variant.name,
-        "precision": variant.plan.default.value,
-        "figures": variant.figures,
-        "samples": comparison.samples,
-        "held_out_samples": held_out.samples if held_out else None,
-        "pins": len(variant.plan.pins),
-        "layers": len(found.ranked) if found else 0,
-        "tolerance": ", ".join(map(str, variant.tolerance)),
-        "met": variant.met,
-        VERDICT: str(found.mark_of(variant) if found else variant.mark(result.terms)),
-        "nonfinite_tensors": len(comparison.nonfinite),
-        "held_out_nonfinite_tensors": len(held_out.nonfinite) if held_out else None,
-        "metric_name": comparison.metric_name,
-        "metric": comparison.metric,
-        "reference_metric": comparison.reference_metric,
-        "metric_error": comparison.metric_error,
-        "held_out_metric": held_out.metric if held_out else None,
-        **_cost_columns(variant, result.reference),
-        "latency_ms": engine.latency.median if engine else None,
-        "latency_low_ms": engine.latency.low if engine else None,
-        "latency_high_ms": engine.latency.high if engine else None,
-        "engine_mb": engine.inside.built.size / 1e6 if engine else None,
-        "weight_mb": weight_bytes(result.model, variant.plan) / 1e6,
-    }
-    rows = []
-    for name, errors in comparison.outputs.items():
-        rows.append({**head, **_output_columns(name, comparison, held_out)})
-        rows += [{**head, **_part_columns(name, part, comparison, held_out)} for part in errors.parts]
-    return rows
-
-
-def _cost_columns(variant: Variant, reference: Variant) -> Row:
-    cost = variant.cost
-    fp32 = reference.cost.seconds if reference.cost else 0.0
-    return {
-        "target": cost.device if cost else "",
-        "cost_us": cost.seconds * 1e6 if cost else None,
-        "cost_of_fp32": cost.seconds / fp32 if cost and fp32 else None,
-        "cost_figures": cost.figures if cost else "",
-    }
-
-
-def _output_columns(name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
-    """The figures of a tensor that is judged: those of its worst part, where it has parts."""
-    found = comparison.outputs[name]
-    e, top1, held = found.errors, found.top1, held_out.outputs.get(name) if held_out else None
-    worst_part, _ = comparison.worst_of("sqnr", name)
-    return {
-        "output": name,
-        "part_of": "",
-        "role": found.role,
-        "counts": found.counts,
-        "worst_part": worst_part if worst_part != name else "",
-        **_figure_columns("", name, comparison),
-        **_interval_columns(name, comparison),
-        "nan": e.nan if e else None,
-        "inf": e.inf if e else None,
-        "top1": top1.share if top1.total else None,
-        **_figure_columns("held_out_", name, held_out),
-        "held_out_top1": held.top1.share if held and held.top1.total else None,
-    }
-
-
-def _part_columns(output: str, name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
-    """The figures of a part of an output; it has no NaN and Inf, and no top-1, beside the output's."""
-    found = comparison.outputs[output]
-    is_seen = name in found.judged or not found.parts[name].counts
-    return {
-        "output": name,
-        "part_of": output,
-        "role": "" if is_seen else UNSEEN,
-        "counts": found.counts and name in found.judged,
-        "worst_part": "",
-        **_figure_columns("", name, comparison),
-        **_interval_columns(name, comparison),
-        "nan": found.parts[name].errors.nan,
-        "inf": found.parts[name].errors.inf,
-        "top1": None,
-        **_figure_columns("held_out_", name, held_out),
-        "held_out_top1": None,
-    }
-
-
-def _figure_columns(prefix: str, name: str, comparison: Comparison | None) -> Row:
-    columns = {"sqnr_db": "sqnr", "cosine": "cosine", "rel_l2": "rel_l2", "max_error": "max_error"}
-    return {
-        prefix + column: comparison.worst(metric, name) if comparison and comparison.figures(metric, name) else None
-        for column, metric in columns.items()
-    }
-
-
-def _interval_columns(name: str, comparison: Comparison) -> Row:
-    ends = interval(comparison, Bound("sqnr", True, 0.0, name))
-    return {"sqnr_low_db": ends.low if ends else None, "sqnr_high_db": ends.high if ends else None}
-
-
 def least(values: Iterable[float]) -> float:
     """The least of some figures; NaN if one is."""
     found = list(values)
     return math.nan if any(map(math.isnan, found)) else min(found)
 
 
-def layer_rows(result: SweepResult) -> list[Row]:
-    """The rows of `layers.csv`."""
-    rows = []
-    sources = layer_inputs(result.model.layers)
-    for found in result.precisions:
-        known = _Known.of(found)
-        rows += [
-            _layer_row(result, found, known, index, layer, " ".join(map(str, sources[index])))
-            for index, layer in enumerate(result.model.layers)
-        ]
-    return rows
-
-
-def layer_inputs(layers: Sequence[Layer]) -> list[list[int]]:
-    """For each layer, the places of those that it takes from, in rising order."""
-    source = {tensor: index for index, layer in enumerate(layers) for tensor in layer.outputs}
-    return [
-        sorted({source[tensor] for tensor in layer.inputs if tensor in source} - {index})
-        for index, layer in enumerate(layers)
-    ]
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What the result of one precision says of its layers, by name."""
-
-    rank: Mapping[str, int]
-    pins: Mapping[str, Pin]
-    releases: Mapping[str, Figures]
-    costs: Mapping[str, LayerCost]
-
-    @classmethod
-    def of(cls, found: PrecisionResult) -> _Known:
-        return cls(
-            {name: place for place, name in enumerate(found.ranked, 1)},
-            {pin.layer: pin for pin in found.plan.pins},
-            {r.layer: r.figures for r in found.certificate.releases} if found.certificate else {},
-            {cost.layer: cost for cost in found.low.cost.layers} if found.low.cost else {},
-        )
-
-
-def _layer_row(
-    result: SweepResult, found: PrecisionResult, known: _Known, index: int, layer: Layer, inputs: str
-) -> Row:
-    pin, released, cost = known.pins.get(layer.name), known.releases.get(layer.name), known.costs.get(layer.name)
-    inherited = layer_errors(layer, found.low.comparison.inherited)
-    mixed = layer_errors(layer, found.mixed.comparison.inherited)
-    shape = result.model.tensors[layer.outputs[0]].shape if layer.outputs else None
-    return {
-        "precision": found.precision.value,
-        "figures": found.low.figures,
-        "index": index,
-        "layer": layer.name,
-        "kind": layer.kind,
-        "nodes": " + ".join(layer.nodes),
-        "inputs": inputs,
-        "runs_in": precision_of(layer, found.low.plan).value,
-        "fixed": layer.fixed or "",
-        "rank": known.rank.get(layer.name),
-        "pinned": pin is not None,
-        "pinned_to": pin.precision.value if pin else "",
-        "reason": pin.reason if pin else "",
-        "released_figure": next(iter(released.values.values()), None) if released else None,
-        "released_nonfinite": released.nonfinite if released else None,
-        "cause": found.causes.get(layer.name, ""),
-        "shape": "×".join("?" if dim is None else str(dim) for dim in shape) if shape is not None else "",
-        "multiply_adds": layer.multiply_adds,
-        "weight_bytes": layer.weight_bytes,
-        "cost_us": cost.seconds * 1e6 if cost else None,
-        "cost_figures": "" if cost is None else "measured" if cost.bound == "measured" else "estimated",
-        "format": format_of(layer, found.low.plan).title.lower(),
-        "ref_max": inherited.max_ref if inherited else None,
-        "overflow": inherited.overflow if inherited else None,
-        **_effect_columns(found.effects.get(layer.name)),
-        **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
-        **_spread_columns("introduced", layer, found.low.comparison.spreads.introduced, result.samples),
-        **_error_columns("inherited", inherited),
-        **_spread_columns("inherited", layer, found.low.comparison.spreads.inherited, result.samples),
-        "mixed_sqnr_db": mixed.sqnr if mixed else None,
-        **_engine_columns(layer, found),
-    }
-
-
-def _engine_columns(layer: Layer, found: PrecisionResult) -> Row:
-    """What the engine of the plan found is to the layer, and what was measured of it there."""
-    inside, engine = found.inside, found.engine.mixed if found.engine else None
-    errors = layer_errors(layer, engine.variant.comparison.inherited) if engine else None
-    pins = inside.pins if inside else ()
-    return {
-        "engine_sqnr_db": errors.sqnr if errors else None,
-        "engine_types": " ".join(inside.got.get(layer.name, ())) if inside else "",
-        "engine_pin": next((pin.verdict for pin in pins if pin.layer == layer.name), ""),
-        "engine_ms": engine.times.get(layer.name) if engine else None,
-    }
-
-
-def _effect_columns(outputs: Mapping[str, Effect] | None) -> Row:
-    """What the layer alone does to the final outputs; all empty where that was not measured."""
-    if outputs is None:
-        return {"alone_sqnr_db": None, "alone_nonfinite": None, "gain": None}
-    return {
-        "alone_sqnr_db": worst_sqnr(outputs),
-        "alone_nonfinite": sum(effect.errors.new_nonfinite for effect in outputs.values()),
-        "gain": relative_gain(outputs),
-    }
-
-
-def layer_errors(layer: Layer, errors: Mapping[str, ErrorSums]) -> ErrorSums | None:
-    """The statistics of all outputs of a layer together; None where none was measured.
-
-    Of what is inside its bodies the largest values and the NaN and Inf.
-    """
-    found = [errors[name] for name in layer.outputs if name in errors]
-    found += [errors[name].extremes for name in layer.inside if name in errors]
-    return reduce(add, found) if found else None
-
-
-def _error_columns(prefix: str, errors: ErrorSums | None) -> Row:
-    return {
-        f"{prefix}_sqnr_db": errors.sqnr if errors else None,
-        f"{prefix}_cosine": errors.cosine if errors else None,
-        f"{prefix}_rel_l2": errors.rel_l2 if errors else None,
-        f"{prefix}_max_error": errors.max_error if errors else None,
-        f"{prefix}_nan": errors.nan if errors else None,
-        f"{prefix}_inf": errors.inf if errors else None,
-        f"{prefix}_vanished": errors.vanished if errors else None,
-    }
-
-
-def _spread_columns(prefix: str, layer: Layer, spreads: Mapping[str, Spread], names: SampleNames) -> Row:
-    """How the layer's error lies over the samples: that of the output with the least median."""
-    found = [spreads[name] for name in layer.outputs if name in spreads]
-    spread = min(found, key=lambda s: s.median if s.median == s.median else -math.inf) if found else None
-    figures = {f"{prefix}_{part}_db": getattr(spread, part) if spread else None for part in SPREAD_PARTS}
-    return {**figures, f"{prefix}_worst": names.chosen[spread.worst] if spread else ""}
+def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
+    figures = [name for name in rows[0] if name.endswith((*_FIGURES, *_ENGINE))]
+    types = {**dict.fromkeys(figures, "float64"), **dict.fromkeys(counts, "Int64")}
+    table: pd.DataFrame = pd.DataFrame(rows).astype(types)
+    return table

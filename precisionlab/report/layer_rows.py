@@ -1,0 +1,162 @@
+"""The rows of `layers.csv`: each low precision and layer, with what was found of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING
+
+from precisionlab.compare.effects import Effect, worst_sqnr
+from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.spread import Spread
+from precisionlab.model import Layer
+from precisionlab.precision import Pin
+from precisionlab.report.cells import Row
+from precisionlab.report.details import SPREAD_PARTS
+from precisionlab.rewrite.flow import format_of, precision_of
+from precisionlab.search.certificate import Figures
+from precisionlab.search.cost import LayerCost
+from precisionlab.search.rank import relative_gain
+
+if TYPE_CHECKING:
+    from precisionlab.results import PrecisionResult, SampleNames, SweepResult
+
+
+def layer_rows(result: SweepResult) -> list[Row]:
+    """The rows of `layers.csv`."""
+    rows = []
+    sources = layer_inputs(result.model.layers)
+    for found in result.precisions:
+        known = _Known.of(found)
+        rows += [
+            _layer_row(result, found, known, index, layer, " ".join(map(str, sources[index])))
+            for index, layer in enumerate(result.model.layers)
+        ]
+    return rows
+
+
+def layer_inputs(layers: Sequence[Layer]) -> list[list[int]]:
+    """For each layer, the places of those that it takes from, in rising order."""
+    source = {tensor: index for index, layer in enumerate(layers) for tensor in layer.outputs}
+    return [
+        sorted({source[tensor] for tensor in layer.inputs if tensor in source} - {index})
+        for index, layer in enumerate(layers)
+    ]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the result of one precision says of its layers, by name."""
+
+    rank: Mapping[str, int]
+    pins: Mapping[str, Pin]
+    releases: Mapping[str, Figures]
+    costs: Mapping[str, LayerCost]
+
+    @classmethod
+    def of(cls, found: PrecisionResult) -> _Known:
+        return cls(
+            {name: place for place, name in enumerate(found.ranked, 1)},
+            {pin.layer: pin for pin in found.plan.pins},
+            {r.layer: r.figures for r in found.certificate.releases} if found.certificate else {},
+            {cost.layer: cost for cost in found.low.cost.layers} if found.low.cost else {},
+        )
+
+
+def _layer_row(
+    result: SweepResult, found: PrecisionResult, known: _Known, index: int, layer: Layer, inputs: str
+) -> Row:
+    pin, released, cost = known.pins.get(layer.name), known.releases.get(layer.name), known.costs.get(layer.name)
+    inherited = layer_errors(layer, found.low.comparison.inherited)
+    mixed = layer_errors(layer, found.mixed.comparison.inherited)
+    shape = result.model.tensors[layer.outputs[0]].shape if layer.outputs else None
+    return {
+        "precision": found.precision.value,
+        "figures": found.low.figures,
+        "index": index,
+        "layer": layer.name,
+        "kind": layer.kind,
+        "nodes": " + ".join(layer.nodes),
+        "inputs": inputs,
+        "runs_in": precision_of(layer, found.low.plan).value,
+        "fixed": layer.fixed or "",
+        "rank": known.rank.get(layer.name),
+        "pinned": pin is not None,
+        "pinned_to": pin.precision.value if pin else "",
+        "reason": pin.reason if pin else "",
+        "released_figure": next(iter(released.values.values()), None) if released else None,
+        "released_nonfinite": released.nonfinite if released else None,
+        "cause": found.causes.get(layer.name, ""),
+        "shape": "×".join("?" if dim is None else str(dim) for dim in shape) if shape is not None else "",
+        "multiply_adds": layer.multiply_adds,
+        "weight_bytes": layer.weight_bytes,
+        "cost_us": cost.seconds * 1e6 if cost else None,
+        "cost_figures": "" if cost is None else "measured" if cost.bound == "measured" else "estimated",
+        "format": format_of(layer, found.low.plan).title.lower(),
+        "ref_max": inherited.max_ref if inherited else None,
+        "overflow": inherited.overflow if inherited else None,
+        **_effect_columns(found.effects.get(layer.name)),
+        **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
+        **_spread_columns("introduced", layer, found.low.comparison.spreads.introduced, result.samples),
+        **_error_columns("inherited", inherited),
+        **_spread_columns("inherited", layer, found.low.comparison.spreads.inherited, result.samples),
+        "mixed_sqnr_db": mixed.sqnr if mixed else None,
+        **_engine_columns(layer, found),
+    }
+
+
+def _engine_columns(layer: Layer, found: PrecisionResult) -> Row:
+    """What the engine of the plan found is to the layer, and what was measured of it there."""
+    inside, engine = found.inside, found.engine.mixed if found.engine else None
+    errors = layer_errors(layer, engine.variant.comparison.inherited) if engine else None
+    pins = inside.pins if inside else ()
+    return {
+        "engine_sqnr_db": errors.sqnr if errors else None,
+        "engine_types": " ".join(inside.got.get(layer.name, ())) if inside else "",
+        "engine_pin": next((pin.verdict for pin in pins if pin.layer == layer.name), ""),
+        "engine_ms": engine.times.get(layer.name) if engine else None,
+    }
+
+
+def _effect_columns(outputs: Mapping[str, Effect] | None) -> Row:
+    """What the layer alone does to the final outputs; all empty where that was not measured."""
+    if outputs is None:
+        return {"alone_sqnr_db": None, "alone_nonfinite": None, "gain": None}
+    return {
+        "alone_sqnr_db": worst_sqnr(outputs),
+        "alone_nonfinite": sum(effect.errors.new_nonfinite for effect in outputs.values()),
+        "gain": relative_gain(outputs),
+    }
+
+
+def layer_errors(layer: Layer, errors: Mapping[str, ErrorSums]) -> ErrorSums | None:
+    """The statistics of all outputs of a layer together; None where none was measured.
+
+    Of what is inside its bodies the largest values and the NaN and Inf.
+    """
+    found = [errors[name] for name in layer.outputs if name in errors]
+    found += [errors[name].extremes for name in layer.inside if name in errors]
+    return reduce(add, found) if found else None
+
+
+def _error_columns(prefix: str, errors: ErrorSums | None) -> Row:
+    return {
+        f"{prefix}_sqnr_db": errors.sqnr if errors else None,
+        f"{prefix}_cosine": errors.cosine if errors else None,
+        f"{prefix}_rel_l2": errors.rel_l2 if errors else None,
+        f"{prefix}_max_error": errors.max_error if errors else None,
+        f"{prefix}_nan": errors.nan if errors else None,
+        f"{prefix}_inf": errors.inf if errors else None,
+        f"{prefix}_vanished": errors.vanished if errors else None,
+    }
+
+
+def _spread_columns(prefix: str, layer: Layer, spreads: Mapping[str, Spread], names: SampleNames) -> Row:
+    """How the layer's error lies over the samples: that of the output with the least median."""
+    found = [spreads[name] for name in layer.outputs if name in spreads]
+    spread = min(found, key=lambda s: s.median if s.median == s.median else -math.inf) if found else None
+    figures = {f"{prefix}_{part}_db": getattr(spread, part) if spread else None for part in SPREAD_PARTS}
+    return {**figures, f"{prefix}_worst": names.chosen[spread.worst] if spread else ""}

@@ -1,0 +1,140 @@
+"""The rows of `variants.csv`: each variant and engine, each tensor that is judged, and its parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.confidence import interval
+from precisionlab.compare.tolerance import Bound
+from precisionlab.report.cells import Row
+from precisionlab.report.views import VERDICT
+from precisionlab.search.size import weight_bytes
+
+if TYPE_CHECKING:
+    from precisionlab.results import EngineVariant, PrecisionResult, SweepResult, Variant
+
+UNSEEN = "nothing in it is large enough to be seen"
+
+
+def variant_rows(result: SweepResult) -> list[Row]:
+    """The rows of `variants.csv`."""
+    rows = _rows_of(result, result.reference, None)
+    if result.engine is not None:
+        rows += _rows_of(result, result.engine.variant, None, result.engine)
+    for found in result.precisions:
+        for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
+            rows += _rows_of(result, variant, found)
+        for engine in engines_of(found):
+            rows += _rows_of(result, engine.variant, found, engine)
+    return rows
+
+
+def engines_of(found: PrecisionResult) -> list[EngineVariant]:
+    """The engines of one precision, each once: without pins, and with those that were taken."""
+    if found.engine is None:
+        return []
+    low, mixed = found.engine.low, found.engine.mixed
+    return [engine for engine in ([low] if mixed is low else [low, mixed]) if engine is not None]
+
+
+def _rows_of(
+    result: SweepResult, variant: Variant, found: PrecisionResult | None, engine: EngineVariant | None = None
+) -> list[Row]:
+    """A row for each output; `found` is None for float32's own."""
+    comparison, held_out = variant.comparison, variant.held_out
+    head = {
+        "variant": variant.name,
+        "precision": variant.plan.default.value,
+        "figures": variant.figures,
+        "samples": comparison.samples,
+        "held_out_samples": held_out.samples if held_out else None,
+        "pins": len(variant.plan.pins),
+        "layers": len(found.ranked) if found else 0,
+        "tolerance": ", ".join(map(str, variant.tolerance)),
+        "met": variant.met,
+        VERDICT: str(found.mark_of(variant) if found else variant.mark(result.terms)),
+        "nonfinite_tensors": len(comparison.nonfinite),
+        "held_out_nonfinite_tensors": len(held_out.nonfinite) if held_out else None,
+        "metric_name": comparison.metric_name,
+        "metric": comparison.metric,
+        "reference_metric": comparison.reference_metric,
+        "metric_error": comparison.metric_error,
+        "held_out_metric": held_out.metric if held_out else None,
+        **_cost_columns(variant, result.reference),
+        "latency_ms": engine.latency.median if engine else None,
+        "latency_low_ms": engine.latency.low if engine else None,
+        "latency_high_ms": engine.latency.high if engine else None,
+        "engine_mb": engine.inside.built.size / 1e6 if engine else None,
+        "weight_mb": weight_bytes(result.model, variant.plan) / 1e6,
+    }
+    rows: list[Row] = []
+    for name, errors in comparison.outputs.items():
+        rows.append({**head, **_output_columns(name, comparison, held_out)})
+        rows += [{**head, **_part_columns(name, part, comparison, held_out)} for part in errors.parts]
+    return rows
+
+
+def _cost_columns(variant: Variant, reference: Variant) -> Row:
+    cost = variant.cost
+    fp32 = reference.cost.seconds if reference.cost else 0.0
+    return {
+        "target": cost.device if cost else "",
+        "cost_us": cost.seconds * 1e6 if cost else None,
+        "cost_of_fp32": cost.seconds / fp32 if cost and fp32 else None,
+        "cost_figures": cost.figures if cost else "",
+    }
+
+
+def _output_columns(name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
+    """The figures of a tensor that is judged: those of its worst part, where it has parts."""
+    found = comparison.outputs[name]
+    e, top1, held = found.errors, found.top1, held_out.outputs.get(name) if held_out else None
+    worst_part, _ = comparison.worst_of("sqnr", name)
+    return {
+        "output": name,
+        "part_of": "",
+        "role": found.role,
+        "counts": found.counts,
+        "worst_part": worst_part if worst_part != name else "",
+        **_figure_columns("", name, comparison),
+        **_interval_columns(name, comparison),
+        "nan": e.nan if e else None,
+        "inf": e.inf if e else None,
+        "top1": top1.share if top1.total else None,
+        **_figure_columns("held_out_", name, held_out),
+        "held_out_top1": held.top1.share if held and held.top1.total else None,
+    }
+
+
+def _part_columns(output: str, name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
+    """The figures of a part of an output; it has no NaN and Inf, and no top-1, beside the output's."""
+    found = comparison.outputs[output]
+    is_seen = name in found.judged or not found.parts[name].counts
+    return {
+        "output": name,
+        "part_of": output,
+        "role": "" if is_seen else UNSEEN,
+        "counts": found.counts and name in found.judged,
+        "worst_part": "",
+        **_figure_columns("", name, comparison),
+        **_interval_columns(name, comparison),
+        "nan": found.parts[name].errors.nan,
+        "inf": found.parts[name].errors.inf,
+        "top1": None,
+        **_figure_columns("held_out_", name, held_out),
+        "held_out_top1": None,
+    }
+
+
+def _figure_columns(prefix: str, name: str, comparison: Comparison | None) -> Row:
+    columns = {"sqnr_db": "sqnr", "cosine": "cosine", "rel_l2": "rel_l2", "max_error": "max_error"}
+    return {
+        prefix + column: comparison.worst(metric, name) if comparison and comparison.figures(metric, name) else None
+        for column, metric in columns.items()
+    }
+
+
+def _interval_columns(name: str, comparison: Comparison) -> Row:
+    ends = interval(comparison, Bound("sqnr", True, 0.0, name))
+    return {"sqnr_low_db": ends.low if ends else None, "sqnr_high_db": ends.high if ends else None}

@@ -1,0 +1,46 @@
+"""Whether a sweep's options can be had: at the model's opset, on its target, and with the figures of its reference."""
+
+from __future__ import annotations
+
+import math
+
+from precisionlab.compare.comparison import Comparison
+from precisionlab.errors import OptionError
+from precisionlab.model import Model
+from precisionlab.options import Options
+from precisionlab.precision import PrecisionPlan
+from precisionlab.rewrite.gates import check_opset
+from precisionlab.search.cost import CostModel
+from precisionlab.search.grounds import Grounds
+
+
+def check_precisions(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
+    """Raises ModelError where a precision asked for cannot be had at the model's opset."""
+    for precision in options.precisions:
+        check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
+
+
+_WITHOUT_FLOATS = (
+    "the model has no float output that is finite in the reference; "
+    'for class numbers, masks and the like ask for "top1>=0.99", for others give a metric'
+)
+
+
+def check_tolerance(options: Options, reference: Comparison, grounds: Grounds) -> None:
+    """Raises OptionError where the reference itself has not the figure that a tolerance asks for."""
+    for precision in options.precisions:
+        for bound in options.tolerance_of(precision):
+            if math.isnan(bound.of(reference)) and not grounds.unknown((bound,)):
+                why = {
+                    "metric": "the data has no labels with a metric",
+                    "metric_drop": "the data has no labels with a metric",
+                    "top1": "no output of the model has a class axis",
+                }.get(bound.metric, _WITHOUT_FLOATS)
+                raise OptionError(f"tolerance {bound} cannot be judged: {why}")
+
+
+def check_cost(options: Options, cost: CostModel) -> None:
+    """Raises OptionError where the target has no arithmetic in a precision asked for."""
+    for precision in (*options.precisions, options.around):
+        if precision not in cost.device.compute:
+            raise OptionError(f"target {cost.device.name} has no {precision}; choose another --target or precision")
