@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from precisionlab.disk import write_whole
 from precisionlab.plainfiles import LinkError, is_there, open_to_append, open_to_read
 from precisionlab.precision import PrecisionPlan
-from precisionlab.reading import whole_number
 from precisionlab.wording import counted
 
 JOURNAL = "journal.jsonl"
@@ -25,6 +24,7 @@ JOURNAL = "journal.jsonl"
 _LARGEST = 1 << 32  # bytes; ten times what 5,000 layers and 200 evaluations take
 _LONGEST = 1 << 28  # bytes of a line
 _DIGITS = 16  # of SHA-256, in hexadecimal
+_LONGEST_NUMBER = 20  # digits of a whole one: those of int64, and a sign
 
 Warn = Callable[[str], None]
 
@@ -148,7 +148,14 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        entry = json.loads(line, parse_int=whole_number)
+        entry = json.loads(line, parse_int=_whole_number)
     except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
+
+
+def _whole_number(token: str) -> int:
+    """No count of ours is longer, and what is would break whatever computes with it."""
+    if len(token) > _LONGEST_NUMBER:
+        raise ValueError(f"{token[:_LONGEST_NUMBER]}… has too many digits")
+    return int(token)

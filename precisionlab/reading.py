@@ -15,8 +15,6 @@ from precisionlab.plainfiles import LinkError, open_to_read
 LARGEST_JSON = 1 << 28
 """256 MiB: a thousand times the largest `run.json` that has been seen."""
 
-_MOST = (1 << 63) - 1
-_MOST_DIGITS = 20  # its own, and a sign
 _DEEPEST = 100  # nested lists and objects; what Python itself bears depends on where it is called from
 
 
@@ -85,9 +83,7 @@ def parse_json(content: str | bytes) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        found = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=whole_number
-        )
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8") from None
     except RecursionError:
@@ -107,14 +103,6 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(token: str) -> float:
     raise ValueError(f"{token} is no JSON")
-
-
-def whole_number(token: str) -> int:
-    """A whole number of JSON. Raises ValueError beyond 64 bits: nothing of ours has more, and not all can hold it."""
-    number = int(token) if len(token) <= _MOST_DIGITS else _MOST + 1
-    if not -_MOST - 1 <= number <= _MOST:
-        raise ValueError(f"{token[:60]} is too large for a whole number")
-    return number
 
 
 def _float(token: str) -> float:
