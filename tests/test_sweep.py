@@ -182,12 +182,12 @@ def test_all_bounds_of_a_tolerance_must_hold(tmp_path: Path) -> None:
 
 
 def test_a_tolerance_that_cannot_be_met_gives_the_nearest_plan_and_says_so(tmp_path: Path) -> None:
-    result = sweep(MODEL, DIGITS, precisions="fp16", tolerance="sqnr>=200", max_pins=4, samples=8, out=tmp_path / "run")
+    result = sweep(MODEL, DIGITS, precisions="fp16", tolerance="sqnr>=100", max_pins=4, samples=8, out=tmp_path / "run")
     assert not result.met
     assert pinned(result, "fp16") == NORM, "the nearest plan has no NaN or Inf"
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert plan["met"] is False
-    assert 60 < plan["with_pins"]["sqnr"] < 200
+    assert 60 < plan["with_pins"]["sqnr"] < 100
     assert (
         "could not be met" in (tmp_path / "run" / "report.html").read_text().lower()
         or "not met" in (tmp_path / "run" / "report.html").read_text().lower()
@@ -214,7 +214,7 @@ def test_a_layer_whose_range_is_not_finite_is_pinned_from_the_start_with_its_rea
     model = saved(proto(body, weights), tmp_path / "model.onnx")
     data = samples(tmp_path / "data", np.float32([[1, 2]]))
     result = sweep(model, data, precisions="int8", out=tmp_path / "run")
-    assert result.met
+    assert result.precisions[0].verdict.sentence == "met only as float32: no layer is left in int8"
     (pin,) = result.plans["int8"].pins
     assert pin.layer == "mm"
     assert "a is not finite in the reference" in pin.reason
