@@ -295,16 +295,19 @@ def test_nan_of_a_pinned_layer_is_laid_to_the_low_layers_before_it(tmp_path: Pat
 
 
 def test_nan_of_a_layer_that_cannot_be_given_a_precision_is_laid_to_those_before_it(tmp_path: Path) -> None:
-    """A model-local function stays in float32, and divides by what fp16 has rounded to zero."""
+    """What is done to each tensor of a sequence stays in float32, and divides by what fp16 has rounded to zero."""
     body = (
-        '(float[1,2] x) => (float[1,2] y) { ["small"] a = Mul(x, tiny) ["call"] y = own.inverse(a) }\n'
-        '<domain: "own", opset_import: ["" : 17]> inverse (v) => (w) { w = Reciprocal(v) }'
+        '(float[1,2] x) => (float[1,2] y) { ["small"] a = Mul(x, tiny) ["hold"] s = SequenceConstruct(a) '
+        '["call"] m = SequenceMap <body = g (float[1,2] v) => (float[1,2] w) { w = Reciprocal(v) }> (s) '
+        '["take"] y = SequenceAt(m, first) }'
     )
-    model = load(proto(body, {"tiny": np.float32([1e-9])}, domains=', "own" : 1'), tmp_path)
+    model = load(proto(body, {"tiny": np.float32([1e-9]), "first": np.int64(0)}), tmp_path)
     assert model.layer["call"].fixed is not None
-    case = Case(model, compared(model, [sample(x=[[1, 2]])]), set())
-    assert case.comparison.nonfinite == ("y",)
-    assert case.starts == ("small",)
+    comparison = compared(model, [sample(x=[[1, 2]])])
+    assert comparison.nonfinite == ("y",)
+    # Nobody looks into a sequence: who takes a tensor out of it is asked first.
+    assert Case(model, comparison, set()).starts == ("take",)
+    assert Case(model, comparison, {"take"}).starts == ("small",)
 
 
 def test_nothing_broken_has_no_starts(tmp_path: Path) -> None:
