@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from models import Array, compared, load, proto, sample
 from scipy.optimize import linear_sum_assignment
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.cli.summary import rows_text
+from precisionlab.cli.summary import print_summary
 from precisionlab.compare.assignment import assign
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.judged import judged_differences, judged_errors
@@ -76,6 +78,58 @@ def test_the_same_rows_in_another_order_are_right(tmp_path: Path) -> None:
     assert any("scores, boxes, labels" in note and "cf, b" in note for note in result.run["judging"])
     table = pd.read_csv(tmp_path / "out" / "variants.csv").set_index(["variant", "output"])
     assert table.loc[("fp16", "b"), "role"] == "ahead of TopK node_of_scores"
+    # Place by place the rows behind TopK would be at 13 dB: no figure is better than that one.
+    layers = pd.read_csv(tmp_path / "out" / "layers.csv").set_index("layer")
+    behind, ahead = layers.loc["node_of_boxes"], layers.loc["node_of_b0"]
+    assert behind[["inherited_sqnr_db", "inherited_cosine", "inherited_nan", "mixed_sqnr_db"]].isna().all()
+    assert behind["introduced_sqnr_db"] > 60
+    assert ahead["inherited_sqnr_db"] > 60
+
+
+NMS = """(float[1,3,8,8] x) => (float[n,4] det) {
+    f0 = Conv <pads = [1,1,1,1]> (x, W0)  f = Relu (f0)
+    b0 = Conv (f, Wb)  b1 = Sigmoid (b0)  b2 = Reshape (b1, sb)  b3 = Transpose <perm = [0,2,1]> (b2)
+    boxes = Mul (b3, k)  c0 = Conv (f, Wc)  c1 = Sigmoid (c0)  scores = Reshape (c1, sc)
+    sel = NonMaxSuppression (boxes, scores, mx, iou, th)
+    bi = Gather <axis = 1> (sel, two)  ob = Gather <axis = 1> (boxes, bi)  det = Squeeze (ob, zero) }"""
+
+
+def nms_model(seed: int = 23) -> onnx.ModelProto:
+    """A detector with NonMaxSuppression inside: how many rows there are hangs on the values."""
+    rng = np.random.default_rng(seed)
+    weights: dict[str, Array] = {
+        "W0": np.float32(rng.standard_normal((8, 3, 3, 3)) * 0.3),
+        "Wb": np.float32(rng.standard_normal((4, 8, 1, 1)) * 0.6),
+        "Wc": np.float32(rng.standard_normal((2, 8, 1, 1)) * 0.9),
+        **{"sb": np.array([1, 4, 64]), "sc": np.array([1, 2, 64]), "k": np.float32(64), "mx": np.array([20])},
+        **{"iou": np.float32([0.5]), "th": np.float32([0.6]), "two": np.array(2), "zero": np.array([0])},
+    }
+    return proto(NMS, weights)
+
+
+def nms_data(folder: Path) -> Path:
+    rng = np.random.default_rng(23)
+    for shape in ((8, 3, 3, 3), (4, 8, 1, 1), (2, 8, 1, 1)):
+        rng.standard_normal(shape)
+    folder.mkdir(parents=True)
+    for i in range(16):
+        np.save(folder / f"s{i:03}.npy", rng.random((1, 3, 8, 8)).astype(np.float32))
+    return folder
+
+
+def test_another_number_of_rows_is_told_by_sample_and_operator(tmp_path: Path) -> None:
+    onnx.save(nms_model(), tmp_path / "m.onnx")
+    result = sweep(tmp_path / "m.onnx", nms_data(tmp_path / "d"), precisions="fp16", out=tmp_path / "out", threads=1)
+    assert result.precisions[0].low.comparison.nonfinite == ()
+    said = "1 of 16 samples gives another number of rows from NonMaxSuppression node_of_sel on: "
+    said += "s011.npy has 18 rows, not 19"
+    told = json.loads((tmp_path / "out" / "run.json").read_text())["precisions"]["fp16"]["rows"]
+    assert told[-1] == said
+    assert said in (tmp_path / "out" / "report.html").read_text()
+    assert said.replace("_", "\\_") in (tmp_path / "out" / "summary.md").read_text()
+    terminal = io.StringIO()
+    print_summary(result, terminal)
+    assert said in " ".join(terminal.getvalue().split())
 
 
 # By values
@@ -296,6 +350,3 @@ def test_another_number_of_rows_is_counted_and_is_no_nan() -> None:
     found = Comparison(1, {}, {}, errors)
     assert np.isfinite(found.worst("sqnr"))
     assert found.nonfinite == ()
-    (line,) = [text for text in rows_text(found) if "boxes" in text]
-    assert "of 60 2 have no twin, 0 are new" in line
-    assert "another number of rows in 1 of 1 samples" in line

@@ -10,11 +10,12 @@ from rich.text import Text
 
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.cli.console import Console
-from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import hangs_on_samples
+from precisionlab.model.selections import moving_layers
 from precisionlab.precision import plan_files
 from precisionlab.report.commands import longer_command
 from precisionlab.report.layer_rows import layer_errors
+from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
 from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
 from precisionlab.search.undefined import Undefined
@@ -137,7 +138,7 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
     if verdict.state is State.NOT_FINISHED and (more := longer_command(result.run)):
         console.print("go on from here, with what is done taken from the journal:")
         console.print(f"  {more}", soft_wrap=True)
-    _print_proof(console, found)
+    _print_proof(console, result, found)
     if found.engine is not None:
         _print_engine(console, found, found.engine)
     for compiled in found.compiled:
@@ -198,13 +199,13 @@ def _print_compiled(console: Console, compiled: CompiledVariant) -> None:
             console.print(f"  pin of {pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types unknown'})")
 
 
-def _print_proof(console: Console, found: PrecisionResult) -> None:
+def _print_proof(console: Console, result: SweepResult, found: PrecisionResult) -> None:
     """What speaks for the pins, and what the verdict hangs on."""
     asked = ", ".join(map(str, found.mixed.tolerance))
     console.print(f"tolerance {asked}; {counted(found.evaluations, 'plan')} evaluated")
     if said := _worst_part(found):
         console.print(said)
-    for line in rows_text(found.low.comparison):
+    for line in rows_text(result.model, found.low, result.samples):
         console.print(line)
     proof = found.certificate
     if proof is not None and proof.proven:
@@ -224,26 +225,6 @@ def _print_proof(console: Console, found: PrecisionResult) -> None:
             f"{ends.low:.4g} and {ends.high:.4g} (95 %). Give more.",
             style="yellow",
         )
-
-
-def rows_text(comparison: Comparison) -> list[str]:
-    """What became of rows that are picked by value, and of outputs of another shape: a line for each that differs."""
-    said: dict[str, None] = {}
-    for name, found in comparison.outputs.items():
-        rows = found.rows
-        if rows is None and found.errors is not None and found.errors.reshaped:
-            said[f"{name} has another shape in {found.errors.reshaped} of {comparison.samples} samples"] = None
-        if rows is None or not (rows.lost or rows.new or rows.at_cut or rows.other_number or rows.moved):
-            continue
-        number = (
-            f"; another number of rows in {rows.other_number} of {rows.samples} samples" if rows.other_number else ""
-        )
-        cut = f", {rows.at_cut} more fell at the cut by no more than the scores' noise" if rows.at_cut else ""
-        said[
-            f"rows of {name} without pins: of {rows.reference} {rows.lost} have no twin, {rows.new} are new, "
-            f"{rows.moved} stand elsewhere{cut}{number}"
-        ] = None
-    return list(said)
 
 
 def _worst_part(found: PrecisionResult) -> str:
@@ -271,7 +252,7 @@ def _worst_layers(result: SweepResult, found: PrecisionResult, width: int) -> Ta
     table.add_column("kind", max_width=16, overflow="ellipsis", no_wrap=True)
     for name in ("own dB", "so far dB", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
-    pinned = {pin.layer for pin in found.plan.pins}
+    pinned, moving = {pin.layer for pin in found.plan.pins}, moving_layers(result.model)
     for place, name in enumerate(found.ranked[:_WORST], 1):
         layer = result.model.layer[name]
         own = layer_errors(layer, found.low.comparison.introduced)
@@ -280,8 +261,8 @@ def _worst_layers(result: SweepResult, found: PrecisionResult, width: int) -> Ta
             str(place),
             shortened(name, width) + (" *" if name in pinned else ""),
             layer.kind,
-            decibel(own.sqnr) if own else "–",
-            decibel(far.sqnr) if far else "–",
+            decibel(own.sqnr) if own and name not in moving.own else "–",
+            decibel(far.sqnr) if far and name not in moving.so_far else "–",
             f"{far.max_ref:.3g}" if far else "–",
         )
     return table

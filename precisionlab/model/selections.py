@@ -46,9 +46,27 @@ class Picked:
     sorted_by: str
 
 
+@dataclass(frozen=True)
+class Moving:
+    """Layers whose rows may stand elsewhere: by their `own` picking alone, or `so_far`, with what they are given."""
+
+    own: frozenset[str]
+    so_far: frozenset[str]
+
+
 def picked_rows(model: Model) -> tuple[Picked, ...]:
     """The final outputs whose rows are picked by value, those with the same rows together, and what is ahead."""
     return _Selections(model).found()
+
+
+def moving_layers(model: Model) -> Moving:
+    """The layers whose outputs are rows picked by value: no figure of theirs, taken place by place, says anything."""
+    selections = _Selections(model)
+    far = {layer.name for layer in model.layers if any(map(selections.by, layer.outputs))}
+    own = {
+        layer.name for layer in model.layers if any(selections.by(name) & set(layer.nodes) for name in layer.outputs)
+    }
+    return Moving(frozenset(own), frozenset(far))
 
 
 class _Selections:
@@ -75,6 +93,10 @@ class _Selections:
                     ((axis, by),) = rows.items()
                     groups.setdefault(by, []).append((tensor, axis))
         return tuple(self._group(by, list(dict.fromkeys(tensors))) for by, tensors in groups.items())
+
+    def by(self, tensor: str) -> frozenset[str]:
+        """The nodes that pick rows of the tensor."""
+        return frozenset().union(*self._rows.get(tensor, {}).values())
 
     def _group(self, by: frozenset[str], tensors: list[tuple[str, int]]) -> Picked:
         places = {name: place for place, name in enumerate(self._model.node)}

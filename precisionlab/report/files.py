@@ -21,7 +21,15 @@ from precisionlab.precision import Precision, plan_files
 from precisionlab.prepare import Prepared, Source
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
-from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
+from precisionlab.report.rows import rows_text
+from precisionlab.results import (
+    CompiledVariant,
+    EngineResult,
+    PrecisionResult,
+    SampleNames,
+    SweepResult,
+    Variant,
+)
 from precisionlab.run import RunFolder
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import Device
@@ -49,6 +57,7 @@ def run_facts(
     """
     backend, dataset, model = ready.backend, ready.dataset, ready.backend.model
     known = versions()
+    names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
     note = why_not_annotated(model, ready.local.memory)
     return {
         "precisionlab": known.get("precisionlab", ""),
@@ -85,7 +94,7 @@ def run_facts(
         "threads": backend.threads,
         "seconds": round(seconds, 3),
         "annotated": {"file": None if note else ANNOTATED, "note": note},
-        "precisions": {r.precision.value: _precision_facts(model, r) for r in results},
+        "precisions": {r.precision.value: _precision_facts(model, r, names) for r in results},
     }
 
 
@@ -107,7 +116,7 @@ def _layer_facts(model: Model, fusions: Fusions | None) -> dict[str, Any]:
     return {**facts, "from": "a compiled engine", "difference": fusions.text, "groups": groups}
 
 
-def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
+def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) -> dict[str, Any]:
     first = result.first_nonfinite
     layer = next((layer.name for layer in model.layers if first in layer.watched), None)
     return {
@@ -118,6 +127,7 @@ def _precision_facts(model: Model, result: PrecisionResult) -> dict[str, Any]:
         "evaluations": result.evaluations,
         "proven": None if result.certificate is None else result.certificate.proven,
         "remark": result.remark,
+        "rows": rows_text(model, result.low, names),
         "engine": None if result.engine is None else _engine_facts(result.engine),
         "compiled": [_compiled_facts(compiled) for compiled in result.compiled],
         "hangs": [

@@ -13,6 +13,7 @@ from precisionlab.compare.effects import Effect, worst_sqnr
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.spread import Spread
 from precisionlab.model import Layer
+from precisionlab.model.selections import Moving, moving_layers
 from precisionlab.precision import Pin
 from precisionlab.report.cells import Row
 from precisionlab.report.details import SPREAD_PARTS
@@ -28,14 +29,24 @@ if TYPE_CHECKING:
 def layer_rows(result: SweepResult) -> list[Row]:
     """The rows of `layers.csv`."""
     rows = []
-    sources = layer_inputs(result.model.layers)
+    sources, moving = layer_inputs(result.model.layers), moving_layers(result.model)
     for found in result.precisions:
         known = _Known.of(found)
         rows += [
-            _layer_row(result, found, known, index, layer, " ".join(map(str, sources[index])))
+            _placed(_layer_row(result, found, known, index, layer, " ".join(map(str, sources[index]))), moving)
             for index, layer in enumerate(result.model.layers)
         ]
     return rows
+
+
+def _placed(row: Row, moving: Moving) -> Row:
+    """The row without figures that compare rows place by place which may stand elsewhere."""
+    kinds = [
+        *(["introduced_"] if row["layer"] in moving.own else []),
+        *(["inherited_", "mixed_", "engine_sqnr"] if row["layer"] in moving.so_far else []),
+    ]
+    empty = {name: "" if name.endswith("worst") else None for name in row if name.startswith(tuple(kinds))}
+    return {**row, **empty}
 
 
 def layer_inputs(layers: Sequence[Layer]) -> list[list[int]]:

@@ -88,6 +88,7 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
         found.append(f"> Rows with “engine” were **measured** on {text(engines['device'])}; others were emulated.")
     if held := run["layers"].get("held"):  # runs of older versions do not say
         found.append(f"> {text(held)}.")
+    found += [f"> {text(note)}." for note in run.get("judging", ())]
     return found
 
 
@@ -103,6 +104,7 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
         said += f" Cost: {text(section.cost)}, for {text(run['target']['title'])}."
     if section.remark:
         said += f" {text(section.remark)}."
+    said += "".join(f" {text(line)}." for line in section.picked)
     for doubt in section.doubts:
         said += f" ⚠ The verdict hangs on the samples: {text(doubt.figure)} {text(doubt.low)} to {text(doubt.high)}."
     return f"- {said}"

@@ -75,6 +75,7 @@ class PrecisionSection:
     proven: bool | None
     strict: bool
     remark: str
+    picked: tuple[str, ...]
     engine: Mapping[str, Any] | None
     compiled: Sequence[Mapping[str, Any]]
     latency: str
@@ -144,6 +145,7 @@ def section_of(
         proven=found["proven"],
         strict=bool(found["proven"]) and any(_admitted(view, bounds) for view in views),
         remark=str(found["remark"]),
+        picked=tuple(map(str, found.get("rows", ()))),  # runs of older versions do not say
         engine=found["engine"],
         compiled=found["compiled"],
         latency=_latency(tables.variants, name),

@@ -61,7 +61,7 @@
 | introduced_nan, …_inf, …_vanished | the NaN, Inf, and values that became 0 in that |
 | introduced_low_db, …_quarter_db, …_median_db, …_three_quarters_db, …_high_db | of single samples: least to greatest |
 | introduced_worst | the name of the sample with the least SQNR |
-| inherited_sqnr_db, … | what its outputs have lost so far, without pins |
+| inherited_sqnr_db, … | what its outputs have lost so far, without pins; empty of rows picked by value |
 | mixed_sqnr_db | the same under the plan found |
 | engine_sqnr_db | the same in the engine that was taken, measured; empty where the layer could not be looked at |
 | engine_types | what the layer's kernels give there, such as `fp16`; empty where the engine does not tell |

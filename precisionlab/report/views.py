@@ -270,7 +270,7 @@ def layer_view(row: Row) -> LayerView:
         inherited=as_number(row, "inherited_sqnr_db", "inherited_nan"),
         # The table holds no count for the plan found, but it is measured wherever the variant without is.
         mixed=as_number(row, "mixed_sqnr_db", "inherited_nan"),
-        ref_max=as_number(row, "ref_max", "inherited_nan"),
+        ref_max=as_number(row, "ref_max", "overflow"),
         held_in=as_format(row),
         cause=as_text(row, "cause"),
         fixed=as_text(row, "fixed"),
