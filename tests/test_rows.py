@@ -120,7 +120,16 @@ def nms_data(folder: Path) -> Path:
 def test_another_number_of_rows_is_told_by_sample_and_operator(tmp_path: Path) -> None:
     onnx.save(nms_model(), tmp_path / "m.onnx")
     result = sweep(tmp_path / "m.onnx", nms_data(tmp_path / "d"), precisions="fp16", out=tmp_path / "out", threads=1)
-    assert result.precisions[0].low.comparison.nonfinite == ()
+    low = result.precisions[0].low
+    assert low.comparison.nonfinite == ()
+    # The row that s011 lacks is a near-tie: all others are as good as the boxes and scores that they are picked from.
+    assert low.met
+    assert low.comparison.worst("sqnr") == pytest.approx(low.comparison.inherited["scores"].sqnr)
+    assert low.comparison.worst("sqnr", "det") > 70
+    rows = low.comparison.outputs["det"].rows
+    assert rows is not None
+    assert (rows.reference, rows.lost, rows.new) == (318, 0, 0)
+    assert rows.at_cut in (1, 2, 3)
     said = "1 of 16 samples gives another number of rows from NonMaxSuppression node_of_sel on: "
     said += "s011.npy has 18 rows, not 19"
     told = json.loads((tmp_path / "out" / "run.json").read_text())["precisions"]["fp16"]["rows"]
@@ -130,6 +139,20 @@ def test_another_number_of_rows_is_told_by_sample_and_operator(tmp_path: Path) -
     terminal = io.StringIO()
     print_summary(result, terminal)
     assert said in " ".join(terminal.getvalue().split())
+
+
+def test_int8_that_loses_detections_is_not_right(tmp_path: Path) -> None:
+    onnx.save(nms_model(), tmp_path / "m.onnx")
+    result = sweep(
+        tmp_path / "m.onnx", nms_data(tmp_path / "d"), precisions="int8", out=tmp_path / "out", threads=1, max_pins=0
+    )
+    low = result.precisions[0].low
+    rows = low.comparison.outputs["det"].rows
+    assert not low.met
+    assert rows is not None
+    assert rows.lost > 0.05 * rows.reference
+    assert rows.at_cut == 0  # more than noise moves are not set aside
+    assert low.comparison.worst("sqnr", "det") < 15
 
 
 # By values

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from precisionlab.compare.comparison import NO_SPREADS, Comparison, Spreads
 from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, agreement, error_sums
-from precisionlab.compare.output import OutputErrors
+from precisionlab.compare.output import OutputErrors, settled
 from precisionlab.compare.spread import Spread, spread_of, sqnr_of_rows
 from precisionlab.compare.task import Outputs, TaskMetric
 from precisionlab.compare.wide import is_float
@@ -88,13 +88,14 @@ class Gathering:
     ) -> Comparison:
         """Everything together, with these statistics of the tensors."""
         metric = self._variant.compute() if self._variant else None
+        judged = {name: settled(errors) for name, errors in self._each.items()}
         return Comparison(
             samples=self._samples,
             inherited=inherited,
             introduced=introduced,
             broken=broken,
-            outputs={name: _total(errors) for name, errors in self._each.items()},
-            each={name: tuple(errors) for name, errors in self._each.items()},
+            outputs={name: total for name, (total, _) in judged.items()},
+            each={name: each for name, (_, each) in judged.items()},
             metric=metric,
             metric_error=None if metric is None else self._standard_error(),
             reference_metric=self._reference.compute() if self._reference else None,
@@ -114,10 +115,3 @@ class Gathering:
             return None
         values = np.array([replicate.compute() for replicate in self._replicates], np.float64)
         return math.sqrt((_GROUPS - 1) / _GROUPS * float(((values - values.mean()) ** 2).sum()))
-
-
-def _total(errors: list[OutputErrors]) -> OutputErrors:
-    total = errors[0]
-    for other in errors[1:]:
-        total = total + other
-    return total

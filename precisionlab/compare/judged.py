@@ -14,7 +14,8 @@ from precisionlab.compare.errors import Agreement, ErrorSums, agreement
 from precisionlab.compare.gather import output_errors
 from precisionlab.compare.judging import Judged, Judging, Part, RowGroup
 from precisionlab.compare.output import OutputErrors, PartErrors
-from precisionlab.compare.rows import Matched, RowCounts, Scores, fold_rows, match_rows
+from precisionlab.compare.rows import Matched, Matching, RowCounts, Scores, fold_rows, match_rows
+from precisionlab.compare.suppression import Detections
 from precisionlab.compare.wide import is_float
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -69,13 +70,17 @@ def judged_effects(judging: Judging, reference: Arrays, output: Arrays, error: A
 
 @dataclass(frozen=True)
 class _Pair:
-    """One tensor's values to be compared; of one with rows, with these matched, and what became of them."""
+    """One tensor's values to be compared; of one with rows, with these matched, and what became of them.
+
+    `strict` is the same with no near-tie set aside, where some are.
+    """
 
     reference: NDArray[Any]
     output: NDArray[Any]
     matched: Matched | None = None
     axis: int = 0
     counts: RowCounts | None = None
+    strict: _Pair | None = None
 
 
 def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pair]:
@@ -92,12 +97,26 @@ def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pa
             axes,
             _scales(axes, here, reference),
             _scores(group, axes, reference, output),
+            _suppression(group, reference, output),
         )
         if matching is not None:
-            matched, counts = matching
-            for name, axis in axes.items():
-                found[name] = _Pair(matched[name].reference, matched[name].output, matched[name], axis, counts)
+            found.update((name, _row_pair(matching, name, axis)) for name, axis in axes.items())
     return found
+
+
+def _row_pair(matching: Matching, name: str, axis: int) -> _Pair:
+    one = matching.tensors[name]
+    strict = None if matching.strict is None else _row_pair(matching.strict, name, axis)
+    return _Pair(one.reference, one.output, one, axis, matching.counts, strict)
+
+
+def _suppression(group: RowGroup, reference: Arrays, output: Arrays) -> tuple[Detections, Detections] | None:
+    """What a NonMaxSuppression takes on either side, where both are at hand and of one shape."""
+    how = group.suppression
+    if how is None or any(name not in side for name in (how.boxes, how.scores) for side in (reference, output)):
+        return None
+    first, second = (Detections(how, side[how.boxes], side[how.scores]) for side in (reference, output))
+    return (first, second) if first.boxes.shape == second.boxes.shape else None
 
 
 def _scores(group: RowGroup, axes: Mapping[str, int], reference: Arrays, output: Arrays) -> Scores | None:
@@ -165,7 +184,8 @@ def _errors(judged: Judged, pair: _Pair) -> OutputErrors:
         whole = replace(whole, top1=_row_agreement(pair, pair.matched))
     if judged.role and judged.counts:  # the largest of what lies within is no class, and no bound is about it
         whole = replace(whole, top1=Agreement())
-    return replace(whole, parts=parts, role=judged.role, counts=judged.counts, rows=pair.counts)
+    strict = None if pair.strict is None else _errors(judged, pair.strict)
+    return replace(whole, parts=parts, role=judged.role, counts=judged.counts, rows=pair.counts, strict=strict)
 
 
 def _parts_of(

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from precisionlab.errors import OptionError
 from precisionlab.model import Model
 from precisionlab.model.kinds import joined_from
-from precisionlab.model.selections import Picked, picked_rows
+from precisionlab.model.selections import Picked, Suppression, picked_rows
 
-_FORM = 1
+_FORM = 2
 """Of what is journalled of errors; counted up whenever the same judging would be read otherwise."""
 
 _RANGE = re.compile(r"(.+):(\d+)-(\d+)")
@@ -80,7 +80,7 @@ class RowGroup:
 
     `by` are these operators, `ahead` the tensors that they go by and pick from. `score` names the tensor whose largest
     feature is a row's score, `sorted_by` the one ahead whose largest values are the scores in the order of the rows;
-    empty where none is known.
+    empty where none is known. `suppression` is how a NonMaxSuppression picks them, where it alone does.
     """
 
     by: str
@@ -88,6 +88,7 @@ class RowGroup:
     ahead: tuple[str, ...]
     score: str = ""
     sorted_by: str = ""
+    suppression: Suppression | None = None
 
     @property
     def note(self) -> str:
@@ -155,7 +156,8 @@ def judging_of(model: Model, named: Iterable[str] = ()) -> Judging:
 
 def _row_group(model: Model, picked: Picked, within: frozenset[str]) -> RowGroup:
     ahead = tuple(name for name in picked.ahead if name in within)
-    return RowGroup(" and ".join(picked.by), picked.tensors, ahead, picked.score, picked.sorted_by)
+    by = " and ".join(picked.by)
+    return RowGroup(by, picked.tensors, ahead, picked.score, picked.sorted_by, picked.suppression)
 
 
 def with_named(judging: Judging, model: Model, name: str) -> Judging:

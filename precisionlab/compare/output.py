@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 from precisionlab.compare.errors import Agreement, ErrorSums
@@ -61,13 +63,15 @@ class OutputErrors:
     role: str = ""
     counts: bool = True
     rows: RowCounts | None = None
+    strict: OutputErrors | None = None
 
     def __add__(self, other: OutputErrors) -> OutputErrors:
         errors = None if self.errors is None or other.errors is None else self.errors + other.errors
         names = dict.fromkeys((*self.parts, *other.parts))
         parts = {name: _sum(self.parts.get(name), other.parts.get(name)) for name in names}
         rows = self.rows + other.rows if self.rows and other.rows else self.rows or other.rows
-        return replace(self, errors=errors, top1=self.top1 + other.top1, parts=parts, rows=rows)
+        strict = (self.strict or self) + (other.strict or other) if self.strict or other.strict else None
+        return replace(self, errors=errors, top1=self.top1 + other.top1, parts=parts, rows=rows, strict=strict)
 
     @property
     def judged(self) -> dict[str, ErrorSums]:
@@ -111,6 +115,15 @@ class OutputErrors:
         read = {name: PartErrors.from_list(part) for name, part in parts.items()}
         errors = None if sums is None else ErrorSums(*sums)
         return cls(errors, Agreement(agree, total), read, role, counts, None if rows is None else RowCounts(*rows))
+
+
+def settled(each: Sequence[OutputErrors]) -> tuple[OutputErrors, tuple[OutputErrors, ...]]:
+    """The errors of one tensor over all samples, and sample by sample; near-ties are set aside unless they are many."""
+    total = reduce(add, each)
+    if total.strict is not None and total.rows is not None and not total.rows.is_aside:
+        each = [one.strict or one for one in each]
+        total = reduce(add, each)
+    return replace(total, strict=None), tuple(replace(one, strict=None) for one in each)
 
 
 def _is_seen(part: PartErrors) -> bool:

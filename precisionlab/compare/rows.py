@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from precisionlab.compare.suppression import Chosen, Detections, chosen_rows
 
 Array = NDArray[Any]
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -29,7 +33,7 @@ _INTEGER = 0.01
 _AT_CUT = 4.0
 """A score so many times the noise of the twins' scores above the lowest one picked may fall below it."""
 
-_CUT_SHARE = 0.05
+CUT_SHARE = 0.05
 """Of the rows, how many at most are set aside as fallen at the cut."""
 
 _PAIRS = 1 << 24
@@ -40,9 +44,10 @@ _PAIRS = 1 << 24
 class RowCounts:
     """What became of rows: how many the reference and the output have, and how many have no twin in the other.
 
-    `at_cut` of both together fell just below the last one that was picked, or came to stand above it: by no more than
-    what the scores of the twins differ by. They are no error, and not among `lost` and `new`. `other_number` counts the
-    samples where there are more or fewer rows than in the reference, of `samples`.
+    `at_cut` of both together are near-ties: they fell out of what was picked, or came to stand in it, by no more than
+    the noise of what they were picked by; `fallen` are those of the reference. They are no error, and not among `lost`
+    and `new`; of many that happens by more than noise, see `is_aside`. `other_number` counts the samples, of `samples`,
+    where there are more or fewer rows than in the reference.
     """
 
     reference: int = 0
@@ -53,9 +58,16 @@ class RowCounts:
     moved: int = 0
     other_number: int = 0
     samples: int = 0
+    fallen: int = 0
 
     def __add__(self, other: RowCounts) -> RowCounts:
         return RowCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether no more of the rows are set aside than near-ties may be."""
+        most = max(1, int(CUT_SHARE * self.reference))
+        return max(self.fallen, self.at_cut - self.fallen) <= most
 
     def to_list(self) -> list[int]:
         """Plain values, for the journal; `RowCounts(*values)` reads them back."""
@@ -77,17 +89,28 @@ class Matched:
     twins: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Matching:
+    """All tensors with the same rows, matched, and what became of the rows; `strict` with no near-tie set aside."""
+
+    tensors: Mapping[str, Matched]
+    counts: RowCounts
+    strict: Matching | None = None
+
+
 def match_rows(
     reference: Mapping[str, Array],
     output: Mapping[str, Array],
     axes: Mapping[str, int],
     scale: Mapping[str, Array],
     scores: Scores | None,
-) -> tuple[dict[str, Matched], RowCounts] | None:
+    suppression: tuple[Detections, Detections] | None = None,
+) -> Matching | None:
     """Match the rows of tensors that have the same rows, along `axes`; None where their shapes do not allow it.
 
     `scale` is by what a float tensor's features, float64 (features,) of one row, are divided before they are compared.
-    `scores` of either side tell what stands at the cut.
+    `scores` of either side tell what stands at the cut. `suppression` is what both sides' rows were picked from, where
+    a NonMaxSuppression did.
     """
     folded = [{name: fold_rows(side[name], axis) for name, axis in axes.items()} for side in (reference, output)]
     batches = {rows.shape[0] for side in folded for rows in side.values()}
@@ -95,25 +118,37 @@ def match_rows(
     features = all(folded[0][name].shape[2] == folded[1][name].shape[2] for name in axes)
     if len(batches) != 1 or any(len(found) != 1 for found in counts) or not features:
         return None
-    total = RowCounts(other_number=int(counts[0] != counts[1]), samples=1)
     pairs = []
-    for batch in range(batches.pop()):
+    for batch in range(len(next(iter(folded[0].values())))):
         sides = [{name: rows[batch] for name, rows in side.items()} for side in folded]
         own = None if scores is None else (scores[0][batch], scores[1][batch])
-        pair = _pairs(sides[0], sides[1], scale, own)
-        pairs.append(pair)
-        total = total + pair.counts
-    return {name: _matched(reference[name], output[name], axis, pairs) for name, axis in axes.items()}, total
+        chosen = None
+        if suppression is not None and len(batches) == 1 and batches == {1}:
+            chosen = chosen_rows(*suppression, (min(counts[0]), min(counts[1])))
+        pairs.append(_chosen_pairs(chosen, *map(min, counts)) if chosen else _pairs(sides[0], sides[1], scale, own))
+    other = RowCounts(other_number=int(counts[0] != counts[1]), samples=1)
+
+    def matching(every: Sequence[_Pairs], strict: Matching | None) -> Matching:
+        total = reduce(add, (pair.counts for pair in every), other)
+        tensors = {name: _matched(reference[name], output[name], axis, every) for name, axis in axes.items()}
+        return Matching(tensors, total, strict)
+
+    has_ties = any(pair.counts.at_cut for pair in pairs)
+    return matching(pairs, matching([pair.strict or pair for pair in pairs], None) if has_ties else None)
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Of one batch: for each row of the reference its twin's place or −1, and rows set aside on either side."""
+    """Of one batch: for each row of the reference its twin's place or −1, and rows set aside on either side.
+
+    `strict` is the same with none set aside.
+    """
 
     twin: NDArray[np.int64]
     at_cut: NDArray[np.bool_]
     extra: NDArray[np.int64]
     counts: RowCounts
+    strict: _Pairs | None = None
 
 
 def fold_rows(array: Array, axis: int) -> Array:
@@ -148,12 +183,33 @@ def _pairs(
     moved = int(np.count_nonzero(twin[is_twin] != np.flatnonzero(is_twin)))
     is_outlier = is_twin & (distance > _OUTLIER * np.median(distance[is_twin])) if is_twin.any() else ~is_twin
     fallen, risen = _at_cut(twin, is_outlier, np.flatnonzero(missing), scores)
+    return _settled(twin, fallen, risen, m, moved)
+
+
+def _chosen_pairs(chosen: Chosen, n: int, m: int) -> _Pairs:
+    kept = chosen.twin[chosen.twin >= 0]
+    moved = int(np.count_nonzero(kept != np.flatnonzero(chosen.twin >= 0)))
+    assert len(chosen.twin) == n
+    return _settled(chosen.twin, chosen.fallen, chosen.risen, m, moved)
+
+
+def _settled(
+    twin: NDArray[np.int64], fallen: NDArray[np.int64], risen: NDArray[np.int64], m: int, moved: int
+) -> _Pairs:
+    """The pairs with these rows of either side, of `m` in the output, set aside."""
+    none = np.zeros(0, np.int64)
+    strict = _settled(twin, none, none, m, moved) if len(fallen) or len(risen) else None
+    n = len(twin)
+    missing = np.ones(m, bool)
+    missing[twin[twin >= 0]] = False
+    twin = twin.copy()
     twin[fallen] = -1
     lost = int(np.count_nonzero(twin < 0)) - len(fallen)
     extra = np.setdiff1d(np.flatnonzero(missing), risen)
     at_cut = np.zeros(n, bool)
     at_cut[fallen] = True
-    return _Pairs(twin, at_cut, extra, RowCounts(n, m, lost, len(extra), len(fallen) + len(risen), moved))
+    counts = RowCounts(n, m, lost, len(extra), len(fallen) + len(risen), moved, fallen=len(fallen))
+    return _Pairs(twin, at_cut, extra, counts, strict)
 
 
 def _features_of(side: Mapping[str, Array], scale: Mapping[str, Array]) -> NDArray[np.float64]:
@@ -184,7 +240,7 @@ def _at_cut(
     fallen = lost[first[lost] <= line]
     fallen = fallen[(twin[fallen] < 0) | (second[twin[fallen]] <= line)]
     risen = np.concatenate([new[second[new] <= line], twin[fallen[twin[fallen] >= 0]]])
-    most = max(1, int(_CUT_SHARE * max(len(first), len(second))))
+    most = max(1, int(CUT_SHARE * max(len(first), len(second))))
     return (fallen, risen) if max(len(fallen), len(risen)) <= most else (none, none)
 
 
