@@ -78,7 +78,7 @@ def export_plan(
     source = source_of(run, data)
     see = observer or Silent()
     found = _Needs(loaded, asked, source, threads, see)
-    file = None if out is None else _checked(Path(out), (path, loaded.path))
+    file = None if out is None else _checked(Path(out), (path, loaded.path, *loaded.data_files))
     prepared = _prepared(loaded, file) if target in _NAMING else None
     with nullcontext() if file is None else held_file(file, see.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)

@@ -19,7 +19,9 @@ from precisionlab.errors import ModelError
 from precisionlab.export_plan import export_plan
 from precisionlab.memory import share_of
 from precisionlab.model import Model, load_model
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.rewrite.typed.model import typed_model
+from precisionlab.rewrite.typed.save import save_typed
 
 R = np.random.default_rng(24)
 W = (R.standard_normal((32, 16)) * np.logspace(-2, 1, 16)).astype(np.float32)
@@ -172,6 +174,30 @@ def test_weights_in_a_file_of_their_own_do_not_fill_memory(tmp_path: Path) -> No
     content = ir.to_proto(model.onnx).SerializeToString()
     (found,) = ort.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
     np.testing.assert_array_equal(right, found)
+
+
+def test_a_file_that_folded_weights_are_read_from_is_not_overwritten(tmp_path: Path) -> None:
+    """They are computed from it when they are written: in its place stood what they are to be computed from."""
+    path = external(tmp_path)
+    (tmp_path / "m.data").rename(tmp_path / "out.onnx.data")
+    proto_ = onnx.load_model(path, load_external_data=False)
+    for tensor in proto_.graph.initializer:
+        tensor.external_data[0].value = "out.onnx.data"
+    path.write_bytes(proto_.SerializeToString())
+    model = load_model(path)
+    before = (tmp_path / "out.onnx.data").read_bytes()
+    typed = typed_model(model, PrecisionPlan(model.sha256, Precision.FP16), None)
+    for name in ("out.onnx", "out.onnx.data"):
+        with pytest.raises(ModelError, match="choose another name or folder"):
+            save_typed(typed, tmp_path / name, 100)
+    assert (tmp_path / "out.onnx.data").read_bytes() == before
+    save_typed(typed, tmp_path / "other.onnx", 100)
+    x = R.standard_normal((1, 1024)).astype(np.float32)
+    right, found = (
+        ort.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for name in (path.name, "other.onnx")
+    )
+    assert np.abs(right - found).max() < 1e-2 * np.abs(right).max()
 
 
 @pytest.fixture(scope="module")

@@ -405,8 +405,8 @@ def test_what_the_converter_cannot_do_is_told_with_the_opset(tmp_path: Path, mon
         with pytest.raises(ModelError) as caught:
             convert(model, 21)
     assert str(caught.value) == (
-        f"{model.path}: opset 17 cannot be converted to 21, which the plan needs: no adapter for Relu; "
-        "export the model anew at opset 21"
+        f"{model.path}: opset 17 cannot be converted to 21, which the plan needs; export the model anew at "
+        'opset 21; the ONNX converter says: "no adapter for Relu and more"'
     )
 
     def loses(found: onnx.ModelProto, _: int) -> onnx.ModelProto:
@@ -422,12 +422,18 @@ def test_what_the_converter_cannot_do_is_told_with_the_opset(tmp_path: Path, mon
     ("body", "told"),
     [
         ("(float[1,3] x) => (float[1,3] z) { z = Relu(x) }", "the typed model's interface is .*'z'.*, not .*'y'"),
-        ("(float[1,3] x) => (float[1,3] y) { y = Nothing(x) }", "the typed model is not valid: .*Nothing"),
-        ("(float[1,3] x) => (float[1,3] y) { y = Not(x) }", "the typed model's types disagree: .*Not"),
+        (
+            "(float[1,3] x) => (float[1,3] y) { y = Nothing(x) }",
+            "the typed model is not valid; please report .*Nothing",
+        ),
+        (
+            "(float[1,3] x) => (float[1,3] y) { y = Not(x) }",
+            "the typed model's types disagree; please report .*Not",
+        ),
     ],
 )
 def test_a_typed_model_that_is_wrong_is_never_written_and_is_to_be_reported(
     tmp_path: Path, body: str, told: str
 ) -> None:
-    with pytest.raises(ModelError, match=rf"(?s)model\.onnx: {told}.*; please report this$"):
+    with pytest.raises(ModelError, match=rf"model\.onnx: {told}[^\n]*$"):
         check_typed(relu(tmp_path), ir.from_proto(proto(body)))

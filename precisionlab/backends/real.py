@@ -20,7 +20,9 @@ from precisionlab.backends.base import Backend, Collector, Evaluation, Toggling
 from precisionlab.backends.cuda.session import PROVIDER, load_libraries
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.place import parse_device
+from precisionlab.backends.refusals import RAISED, why_not_loaded, why_not_run
 from precisionlab.backends.runner import side_by_side
+from precisionlab.backends.session import serialized
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.gather import SampleResult
@@ -116,8 +118,8 @@ class RealSession:
                 self._session = ort.InferenceSession(
                     content, options, providers=device.providers, enable_fallback=False
                 )
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise ModelError(f"ONNX Runtime cannot load the model on {device.name}: {_reason(error)}") from None
+        except RAISED as error:
+            raise ModelError(f"ONNX Runtime cannot load the model on {device.name}: {why_not_loaded(error)}") from None
         if device.number is not None and PROVIDER not in self._session.get_providers():
             raise EngineError(
                 f"ONNX Runtime cannot use {device.name}: its CUDA provider does not start; CUDA, cuDNN and driver must "
@@ -132,8 +134,9 @@ class RealSession:
             return {}
         try:
             values = self._session.run(self.outputs, dict(feeds))
-        except Exception as error:
-            raise ModelError(f"ONNX Runtime cannot run the model on {self._device.name}: {_reason(error)}") from None
+        except RAISED as error:
+            told = f"ONNX Runtime cannot run the model on {self._device.name}: {why_not_run(error)}"
+            raise ModelError(told) from None
         return dict(zip(self.outputs, values, strict=True))
 
 
@@ -267,13 +270,4 @@ def _bytes(graph: ir.Model) -> bytes:
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):  # its file cannot be found from inside the protobuf
             value.const_value = ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=value.name)
-    try:
-        content: bytes = ir.to_proto(graph).SerializeToString()
-    except Exception as error:  # protobuf's own, beyond 2 GiB
-        raise ModelError(f"a part of the model cannot be handed to ONNX Runtime: {_reason(error)}") from None
-    return content
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:400]
+    return serialized(graph)

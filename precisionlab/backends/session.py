@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+from google.protobuf.message import EncodeError
 
+from precisionlab.backends.refusals import RAISED, check_memory, why_not_loaded, why_not_run
 from precisionlab.errors import ModelError
 from precisionlab.model.mapped import let_go
 
@@ -41,11 +42,6 @@ _ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion", "DoubleQDQPairsR
 
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * 1024**2
 
-_NO_MEMORY = re.compile(r"[Ff]ailed to allocate|bad_alloc|bad allocation|[Oo]ut of memory")
-_NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")
-_SOURCE = re.compile(r"/onnxruntime_src/.*? was false\. ")
-_UNKNOWN_OPERATOR = re.compile(r"([\w.\-]*):(\w+)\(-?\d+\) is not a registered function/op")
-
 
 class Session:
     """One graph, ready to run on the CPU. Raises ModelError where ONNX Runtime cannot load it."""
@@ -71,11 +67,9 @@ class Session:
             # The session reads the shared weights where they are, so they must live as long as it does.
             self._session: ort.InferenceSession | None
             self._session, self._weights = _create(graph, options, providers)
-        except MemoryError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            _check_memory(error)
-            raise ModelError(f"ONNX Runtime cannot load the model: {_reason(error)}") from None
+        except RAISED as error:
+            check_memory(error)
+            raise ModelError(f"ONNX Runtime cannot load the model: {why_not_loaded(error)}") from None
         self._files = _external(graph)
         self._let_go()  # ONNX Runtime has packed copies of most by now; what it has not is read again
 
@@ -86,11 +80,9 @@ class Session:
             return {}
         try:
             values = self._values(self._session, {name: self._fed(name, value) for name, value in feeds.items()})
-        except MemoryError:
-            raise
-        except Exception as error:
-            _check_memory(error)
-            raise ModelError(f"ONNX Runtime cannot run the model: {_reason(error)}") from None
+        except RAISED as error:
+            check_memory(error)
+            raise ModelError(f"ONNX Runtime cannot run the model: {why_not_run(error)}") from None
         return dict(zip(self.outputs, values, strict=True))
 
     def _fed(self, name: str, value: Any) -> Any:
@@ -123,10 +115,17 @@ def _external(graph: ir.Model) -> list[ir.ExternalTensor]:
     return [weight for weight in weights if isinstance(weight, ir.ExternalTensor)]
 
 
-def _check_memory(error: Exception) -> None:
-    """Raises MemoryError where that is what ONNX Runtime ran out of: the model is not to blame."""
-    if _NO_MEMORY.search(str(error)):
-        raise MemoryError(_reason(error)) from None
+def serialized(graph: ir.Model) -> bytes:
+    """The graph's protobuf. Raises ModelError where it would be larger than one can be."""
+    proto = ir.to_proto(graph)
+    try:
+        content: bytes = proto.SerializeToString()
+    except (EncodeError, ValueError):
+        raise ModelError(
+            "a part of the model has more than 2 GiB of constants that ONNX Runtime is given inside the graph (small "
+            "ones, and types that NumPy has not); save the model with fewer of them"
+        ) from None
+    return content
 
 
 def _create(
@@ -150,7 +149,7 @@ def _create(
             graph.graph.initializers[name].const_value = ir.ExternalTensor(
                 "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tuple(tensor.shape.numpy())), name=name
             )
-        content = ir.to_proto(graph).SerializeToString()
+        content = serialized(graph)
     finally:
         for name, tensor in large.items():
             graph.graph.initializers[name].const_value = tensor
@@ -177,19 +176,3 @@ def _give_back_what_is_freed() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another libc, that does not do so
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
-
-
-def _reason(error: Exception) -> str:
-    """ONNX Runtime's message without its error code and source position."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if match := _UNKNOWN_OPERATOR.search(text):
-        operator = f"{match[1]}::{match[2]}" if match[1] else match[2]
-        return f"it does not know the operator {operator}; replace it, or define it as a function in the model"
-    if match := _NO_KERNEL.search(text):
-        return (
-            f"it has no kernel for node {match[3]!r}, {match[1]} of opset {match[2]} with the types that it has here; "
-            "convert the model to another opset (onnx.version_converter.convert_version) or other types"
-        )
-    text = _SOURCE.sub("", text)
-    parts = text.split(" : ", 3)
-    return parts[-1][:400] if text.startswith("[ONNXRuntimeError]") else text[:400]

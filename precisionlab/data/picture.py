@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precisionlab.data.sample import first_line
 from precisionlab.errors import DataError
+from precisionlab.quoting import cause
 from precisionlab.reading import UnreadableError, file_size
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def opened(file: Path) -> Iterator[ImageFile.ImageFile]:
     except Image.DecompressionBombError:
         raise DataError(f"{file}: more than {MOST_PIXELS:,} pixels; scale the image down and save it again") from None
     except _DAMAGED as error:
-        raise DataError(f"{file}: not a readable image: {first_line(error)}") from None
+        advice = "save it again as PNG, or leave it out with --skip-bad"
+        raise DataError(f"{file}: not a readable image; {advice}; {cause('Pillow', error)}") from None
 
 
 def upright(image: ImageFile.ImageFile, mode: str) -> tuple[Image.Image, tuple[str, ...]]:

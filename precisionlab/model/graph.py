@@ -150,15 +150,17 @@ class InnerTensor:
 class Model:
     """One checked model. `onnx` is never changed after loading: rewrites make new graphs.
 
-    `layers` are in topological order and cover every node of the main graph. `tensors` holds each
-    value of the main graph at the shapes that the model declares, `bodies` the graphs inside its nodes, and `inner`
-    the float32 tensors in those, by names that no other tensor has. What the file has in half is float32 in `onnx` and
-    in `tensors`; `inputs` and `outputs` have the file's own types. `prepared` is what is handed on in place of the
-    file (None: the file is), with the file's inputs and outputs: where functions were inlined, for its names, and where
-    the file has half inside, in float32, as those types would bind a compiler whatever is pinned; where the end was cut
-    off, the `tail`, without it. `exported` is the same for other tools, with the tail. `folded` counts the bytes of
-    constants that are in memory beside those that were computed from them. `gone` are tensors of the file that are not
-    here: each with the one that has its values, None for those that are constants.
+    `layers` are in topological order and cover every node of the main graph. `tensors` holds each value of the main
+    graph at the shapes that the model declares, `bodies` the graphs inside its nodes, and `inner` the float32
+    tensors in those, by names that no other tensor has. What the file has in half is float32 in `onnx` and in
+    `tensors`; `inputs` and `outputs` have the file's own types. `data_files` hold its external data, absolute:
+    constants, and what is computed from them, are read from there whenever they are needed. `prepared` is what is
+    handed on in place of the file (None: the file is), with the file's inputs and outputs: where functions were
+    inlined, for its names, and where the file has half inside, in float32, as those types would bind a compiler
+    whatever is pinned; where the end was cut off, the `tail`, without it. `exported` is the same for other tools,
+    with the tail. `folded` counts the bytes of constants that are in memory beside those that were computed from
+    them. `gone` are tensors of the file that are not here: each with the one that has its values, None for those
+    that are constants.
     """
 
     path: Path
@@ -168,6 +170,7 @@ class Model:
     outputs: tuple[TensorInfo, ...]
     tensors: Mapping[str, TensorInfo]
     layers: tuple[Layer, ...]
+    data_files: frozenset[Path] = frozenset()
     prepared: ir.Model | None = None
     exported: ir.Model | None = None
     tail: Tail | None = None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+import onnx.shape_inference
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
+from onnx_ir.passes import InvariantError
 from onnx_ir.passes import common as passes
 
 from precisionlab.errors import ModelError
@@ -29,11 +31,15 @@ from precisionlab.model.light import big_as_inputs
 from precisionlab.model.measurable import check_measurable
 from precisionlab.model.sound import check_sound
 from precisionlab.model.strangers import cut_strangers, has_strangers
-from precisionlab.model.tail import graft
+from precisionlab.model.tail import Tail, graft
+from precisionlab.quoting import CPP_ERRORS, cause
 from precisionlab.reading import UnreadableError, file_size
 
 _LARGEST = (1 << 31) - 1  # bytes of one protobuf message
 _LONGEST_SHAPE = 1 << 12  # elements
+
+# What onnx-ir raises for a graph that is not one; PassError is a RuntimeError.
+_OF_GRAPHS = (onnx.shape_inference.InferenceError, InvariantError, *CPP_ERRORS)
 
 
 def load_model(path: Path) -> Model:
@@ -45,14 +51,76 @@ def load_model(path: Path) -> Model:
 
     Raises ModelError where the file is not a valid ONNX model.
     """
+    data_files, is_known = _checked(path)
+    with _as_graph(path):
+        model = ir.load(path)
+    simple = _simplified(model, path, is_known)
+    if not any(True for _ in model.graph):
+        raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
+    check_measurable(model, path)
+    with _as_graph(path):
+        typed = _inferred(model)
+        idle = drop_idle(model, typed)
+        declared = tensors_of(typed)
+        known = {
+            graph: {name: _lifted(info) for name, info in tensors_of(typed, copied).items()}
+            for graph, copied in zip(model.graphs(), typed.graphs(), strict=True)
+        }
+        prepared, exported = _handed_on(model, typed, declared, simple)
+    tensors = known[model.graph]
+    _note_ranks(model.graph, tensors)
+    functions = frozenset((f.domain, f.name) for f in model.functions.values())
+    bodies = bodies_of(model, known, functions)
+    layers, inner = with_inside(layers_of(model.graph, tensors, functions, bodies), model.graph, tensors, bodies)
+    tail = simple.tail
+    return Model(
+        path=path,
+        sha256=_hash([path, *data_files]),
+        onnx=model,
+        inputs=tuple(declared[str(v.name)] for v in model.graph.inputs),
+        outputs=tuple(declared[str(v.name)] for v in model.graph.outputs),
+        tensors=tensors,
+        layers=with_islands(layers, bodies),
+        data_files=frozenset(data_files),
+        prepared=prepared,
+        exported=exported,
+        tail=tail,
+        is_inlined=simple.inlined > 0,
+        folded=simple.folded,
+        gone=dict.fromkeys(simple.tensors - declared.keys()) | idle | dict.fromkeys(tail.tensors if tail else ()),
+        bodies=bodies,
+        inner=inner,
+    )
+
+
+def _checked(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """The file's external data, and whether ONNX Runtime knows all operators. Raises ModelError for a broken file."""
     proto = _read(path)
     data_files = check_sound(proto, path)
     is_known = not has_strangers(proto)
-    del proto
     if is_known:
+        del proto  # a large model is not to be in memory twice
         _check(str(path), path)
+    return data_files, is_known
+
+
+@dataclass(frozen=True)
+class _Simplified:
+    """What became of a model's graph before it is looked at.
+
+    `inlined` calls of functions went into it, `tail` was cut off its end, `tensors` were given in it before constants
+    were folded, and `folded` bytes of those stay in memory.
+    """
+
+    inlined: int
+    tail: Tail | None
+    tensors: Set[str]
+    folded: int
+
+
+def _simplified(model: ir.Model, path: Path, is_known: bool) -> _Simplified:
+    """Have the model's graph hold what is computed of it, and nothing else."""
     with _as_graph(path):
-        model = ir.load(path)
         inlined = inline_functions(model)
         _read_inner_data(model)
         passes.RemoveInitializersFromInputsPass()(model)
@@ -65,52 +133,25 @@ def load_model(path: Path) -> Model:
             _check(ir.to_proto(big_as_inputs(model)[0]), path)
         before = {str(v.name) for node in model.graph for v in node.outputs}
         folded = fold_constants(model)
-    if not any(True for _ in model.graph):
-        raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
-    check_measurable(model, path)
-    with _as_graph(path):
-        typed = _inferred(model)
-        idle = drop_idle(model, typed)
-        declared = tensors_of(typed)
-        known = {
-            graph: {name: _lifted(info) for name, info in tensors_of(typed, copied).items()}
-            for graph, copied in zip(model.graphs(), typed.graphs(), strict=True)
-        }
-        prepared = model.clone() if inlined else None
-        if lift(model, typed):
-            prepared = model.clone()
-            give_edges(
-                prepared.graph, {n: i.dtype for n, i in declared.items() if i.dtype is not None and i.dtype in OWN}
-            )
-        exported = prepared
-        if tail is not None:
-            prepared = prepared or model.clone()
-            if exported is not None:
-                exported = exported.clone()
-                graft(exported, tail)
-    tensors = known[model.graph]
-    _note_ranks(model.graph, tensors)
-    functions = frozenset((f.domain, f.name) for f in model.functions.values())
-    bodies = bodies_of(model, known, functions)
-    layers, inner = with_inside(layers_of(model.graph, tensors, functions, bodies), model.graph, tensors, bodies)
-    layers = with_islands(layers, bodies)
-    return Model(
-        path=path,
-        sha256=_hash([path, *data_files]),
-        onnx=model,
-        inputs=tuple(declared[str(v.name)] for v in model.graph.inputs),
-        outputs=tuple(declared[str(v.name)] for v in model.graph.outputs),
-        tensors=tensors,
-        layers=layers,
-        prepared=prepared,
-        exported=exported,
-        tail=tail,
-        is_inlined=inlined > 0,
-        folded=folded,
-        gone=dict.fromkeys(before - declared.keys()) | idle | dict.fromkeys(tail.tensors if tail else ()),
-        bodies=bodies,
-        inner=inner,
-    )
+    return _Simplified(inlined, tail, before, folded)
+
+
+def _handed_on(
+    model: ir.Model, typed: ir.Model, declared: Mapping[str, TensorInfo], simple: _Simplified
+) -> tuple[ir.Model | None, ir.Model | None]:
+    """Lift what is half of the model's own to float32. Returns what engines are built of, and what other tools are
+    given, in the place of the model's file; None where that is the file itself."""
+    prepared = model.clone() if simple.inlined else None
+    if lift(model, typed):
+        prepared = model.clone()
+        give_edges(prepared.graph, {n: i.dtype for n, i in declared.items() if i.dtype is not None and i.dtype in OWN})
+    exported = prepared
+    if simple.tail is not None:
+        prepared = prepared or model.clone()
+        if exported is not None:
+            exported = exported.clone()
+            graft(exported, simple.tail)
+    return prepared, exported
 
 
 def at_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
@@ -257,22 +298,22 @@ def _read(path: Path) -> onnx.ModelProto:
 def _check(model: str | onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
-    except Exception as error:  # a ValidationError, and whatever else its C++ raises
-        raise ModelError(f"{path}: not a valid ONNX model; ONNX's checker says: {_first_line(error)}") from None
+    except (onnx.checker.ValidationError, *CPP_ERRORS) as error:
+        advice = "mend what it names, or export the model again"
+        raise ModelError(f"{path}: not a valid ONNX model; {advice}; {cause('the ONNX checker', error)}") from None
 
 
 @contextmanager
 def _as_graph(path: Path) -> Iterator[None]:
-    """onnx-ir raises many kinds for one cause: a graph that it cannot hold. They are told as a ModelError."""
+    """What onnx-ir raises for a graph that it cannot hold, or cannot go through, is told as a ModelError."""
     try:
         yield
-    except ModelError:
-        raise
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # it wraps them, with the whole graph in the message
-            cause = cause.__cause__
-        raise ModelError(f"{path}: cannot be read as a graph: {_first_line(cause)}") from None
+    except _OF_GRAPHS as error:
+        first: BaseException = error
+        while first.__cause__ is not None:  # it wraps them, with the whole graph in the message
+            first = first.__cause__
+        what = "its nodes and tensors make no graph that can be followed; export the model again"
+        raise ModelError(f"{path}: cannot be read as a graph: {what}; {cause('onnx-ir', first)}") from None
 
 
 def _read_inner_data(model: ir.Model) -> None:
@@ -291,8 +332,3 @@ def _hash(files: list[Path]) -> str:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from precisionlab.model.graph import Model
-from precisionlab.model.save import embedded, save_model, sources_of
+from precisionlab.model.save import embedded, save_model
 
 _SUFFIX = ".prepared.onnx"
 
@@ -33,7 +33,7 @@ def _written(model: Model, prepared: ir.Model | None, folder: Path) -> Path:
         return model.path.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / prepared_name(model)
-    save_model(prepared, path, sources_of(prepared))
+    save_model(prepared, path, model.data_files)
     return path.resolve()
 
 

@@ -19,14 +19,16 @@ EMBEDDED_LIMIT = 1_900_000_000
 def save_model(model: ir.Model, path: Path, sources: Collection[Path], embedded_limit: int = EMBEDDED_LIMIT) -> None:
     """Write the model; constants of more than `embedded_limit` bytes in all go to `<name>.data` beside it.
 
-    Either is there whole or not at all, the data first. `sources` are the files that constants are still read from.
-    Raises ModelError where that cannot be written, or where the file of data is one of the sources.
+    Either is there whole or not at all, the data first. `sources` are the files that constants are still read from, or
+    computed from what stands there.
+    Raises ModelError where that cannot be written, or where either file is one of the sources.
     """
     data = path.with_name(f"{path.name}.data")
     tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
-    if data.resolve() in sources:
-        raise ModelError(f"{path}: the model's own constants are in {data.name}; choose another name or folder")
+    for file in (path, data):
+        if file.resolve() in sources:
+            raise ModelError(f"{path}: the model's own constants are in {file.name}; choose another name or folder")
     copy = embedded(model)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=draft_prefix(path), suffix=".part") as folder:
@@ -40,12 +42,6 @@ def save_model(model: ir.Model, path: Path, sources: Collection[Path], embedded_
             _move(draft, path)
     except OSError as error:
         raise ModelError(why_not_written(path, error, "choose another place")) from None
-
-
-def sources_of(model: ir.Model) -> frozenset[Path]:
-    """The files of external data."""
-    tensors = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
-    return frozenset(Path(t.path).resolve() for t in tensors if isinstance(t, ir.ExternalTensor))
 
 
 def embedded(model: ir.Model) -> ir.Model:

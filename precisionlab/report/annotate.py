@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 from precisionlab.errors import ModelError
 from precisionlab.memory import largest_copy
@@ -65,8 +66,11 @@ def annotated_model(model: Model, layers: Iterable[Row]) -> bytes:
 def _read(model: Model) -> onnx.ModelProto:
     try:
         return onnx.load_model(model.path, format="protobuf")
-    except Exception as error:  # onnx and protobuf raise many kinds for a file that is gone or was changed
-        raise ModelError(f"{model.path}: gone or changed since the run began: {error}") from None
+    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:  # the last of external data
+        why = (error.strerror if isinstance(error, OSError) else "") or "it can no longer be read"
+        raise ModelError(
+            f"{model.path}: gone or changed since the run began: {why}; put it back, or sweep again"
+        ) from None
 
 
 def annotate(proto: onnx.ModelProto, model: Model, layers: Iterable[Row]) -> None:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.light import big_as_inputs
+from precisionlab.quoting import CPP_ERRORS, cause
 
 
 def check_typed(model: Model, typed: ir.Model) -> None:
@@ -26,10 +27,11 @@ def check_typed(model: Model, typed: ir.Model) -> None:
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"{model.path}: the typed model is not valid: {error}; please report this") from None
+        told = cause("the ONNX checker", error)
+        raise ModelError(f"{model.path}: the typed model is not valid; please report this; {told}") from None
     fault = _inference_fault(proto)
     if fault is not None and _inference_fault(_light(model.onnx)) is None:
-        raise ModelError(f"{model.path}: the typed model's types disagree: {fault}; please report this")
+        raise ModelError(f"{model.path}: the typed model's types disagree; please report this; {fault}")
 
 
 def _light(model: ir.Model) -> onnx.ModelProto:
@@ -39,8 +41,8 @@ def _light(model: ir.Model) -> onnx.ModelProto:
 def _inference_fault(proto: onnx.ModelProto) -> str | None:
     try:
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        return str(error).strip()
+    except (onnx.shape_inference.InferenceError, *CPP_ERRORS) as error:
+        return cause("the ONNX shape inference", error)
     return None
 
 

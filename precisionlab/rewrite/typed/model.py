@@ -12,7 +12,6 @@ from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.load import infer_tensors
-from precisionlab.model.save import sources_of
 from precisionlab.precision import PrecisionPlan
 from precisionlab.rewrite.typed.assignment import Assignment, allowed, body_types, planned
 from precisionlab.rewrite.typed.checks import check_typed
@@ -58,7 +57,7 @@ def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | Non
     typing = TypesPass(assignment, {**tensors, **added}, table, model.node, model.halves, bodies)
     typing(graph)
     check_typed(model, graph)
-    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes, *inner_notes), sources_of(model.onnx))
+    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes, *inner_notes), model.data_files)
 
 
 def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from onnx_ir.passes import common as passes
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.light import big_as_inputs, restore_big
+from precisionlab.quoting import CPP_ERRORS, cause
 from precisionlab.rewrite.typed.assignment import Assignment, refusals
 from precisionlab.rewrite.typed.signature import FLOAT
 
@@ -57,11 +58,13 @@ def convert(model: Model, target: int) -> ir.Model:
     if graph.functions:
         raise ModelError(f"{where}: the model has local functions; inline them (onnx.inliner) or export it anew")
     light, big = big_as_inputs(graph)
+    given = ir.to_proto(light)
     try:
-        proto = onnx.version_converter.convert_version(ir.to_proto(light), target)
-        found = ir.from_proto(proto)
-    except Exception as error:  # the converter raises RuntimeError, ValueError and protobuf's own
-        raise ModelError(f"{where}: {_first_line(error)}; export the model anew at opset {target}") from None
+        proto = onnx.version_converter.convert_version(given, target)
+    except (onnx.version_converter.ConvertError, *CPP_ERRORS) as error:
+        advice = f"export the model anew at opset {target}"
+        raise ModelError(f"{where}; {advice}; {cause('the ONNX converter', error)}") from None
+    found = ir.from_proto(proto)
     restore_big(found, big)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(found)
     for old, new in zip(
@@ -94,8 +97,3 @@ def _name_replaced(old: ir.Graph, new: ir.Graph, where: str) -> None:
     missing = known - {node.name for node in new}
     if missing:
         raise ModelError(f"{where}: the converter loses node {min(map(str, missing))}; export the model anew")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
