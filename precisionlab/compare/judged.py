@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precisionlab.compare.choices import flips_of, without
 from precisionlab.compare.effects import Effect, PartEffect
 from precisionlab.compare.errors import Agreement, ErrorSums, agreement
 from precisionlab.compare.gather import output_errors
@@ -17,6 +18,7 @@ from precisionlab.compare.output import OutputErrors, PartErrors
 from precisionlab.compare.rows import Matched, Matching, RowCounts, Scores, fold_rows, match_rows
 from precisionlab.compare.suppression import Detections
 from precisionlab.compare.wide import is_float
+from precisionlab.model.choices import Chosen
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -101,7 +103,24 @@ def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pa
         )
         if matching is not None:
             found.update((name, _row_pair(matching, name, axis)) for name, axis in axes.items())
+    for chosen in judging.chosen:
+        if chosen.tensor in here and found[chosen.tensor].counts is None:
+            found[chosen.tensor] = _chosen_pair(chosen, found[chosen.tensor], reference, output)
     return found
+
+
+def _chosen_pair(chosen: Chosen, pair: _Pair, reference: Arrays, output: Arrays) -> _Pair:
+    """The pair without places where another entry was chosen by noise."""
+    flips = flips_of(chosen, reference, output)
+    if flips is None:
+        return pair
+    near, differ = np.count_nonzero(flips.near), np.count_nonzero(flips.flipped & ~flips.near)
+    counts = RowCounts(samples=1, choices=len(flips.near), near=int(near), differ=int(differ))
+    strict = replace(pair, counts=replace(counts, near=0, differ=int(near + differ)))
+    true, low = (without(array, chosen.axes, flips.near) for array in (pair.reference, pair.output))
+    if true is None or low is None:
+        return pair
+    return _Pair(true, low, counts=counts, strict=strict) if near else strict
 
 
 def _row_pair(matching: Matching, name: str, axis: int) -> _Pair:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from precisionlab.errors import OptionError
 from precisionlab.model import Model
+from precisionlab.model.choices import Chosen, chosen_outputs
 from precisionlab.model.kinds import joined_from
 from precisionlab.model.selections import Picked, Suppression, picked_rows
 
@@ -104,11 +105,13 @@ class Judging:
 
     tensors: tuple[Judged, ...]
     rows: tuple[RowGroup, ...] = ()
+    chosen: tuple[Chosen, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is to be said of how the outputs are judged."""
-        return tuple(group.note for group in self.rows if not set(self.within).issuperset(dict(group.axes)))
+        rows = tuple(group.note for group in self.rows if not set(self.within).issuperset(dict(group.axes)))
+        return rows + tuple(map(_chosen_note, self.chosen))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -147,11 +150,20 @@ def judging_of(model: Model, named: Iterable[str] = ()) -> Judging:
     for found in picked:
         role = f"ahead of {found.by[-1]}"
         tensors += [judged for name in found.ahead if name in within for judged in _with_parts(model, name, role)]
+    chosen = chosen_outputs(model)
+    for choice in dict.fromkeys(choice for one in chosen for choice in one.choices):
+        tensors += _with_parts(model, choice.scores, f"ahead of {choice.by}")
     unique = _unique(tensors)
-    judging = Judging(unique, tuple(_row_group(model, found, within) for found in picked))
+    judging = Judging(unique, tuple(_row_group(model, found, within) for found in picked), chosen)
     for name in dict.fromkeys(named):
         judging = with_named(judging, model, name)
     return judging
+
+
+def _chosen_note(chosen: Chosen) -> str:
+    by = " and ".join(choice.by for choice in chosen.choices)
+    ahead = ", ".join(choice.scores for choice in chosen.choices)
+    return f"{chosen.tensor}: entries are chosen by {by}, near-ties are set aside; judged ahead of it too: {ahead}"
 
 
 def _row_group(model: Model, picked: Picked, within: frozenset[str]) -> RowGroup:

@@ -48,6 +48,9 @@ class RowCounts:
     the noise of what they were picked by; `fallen` are those of the reference. They are no error, and not among `lost`
     and `new`; of many that happens by more than noise, see `is_aside`. `other_number` counts the samples, of `samples`,
     where there are more or fewer rows than in the reference.
+
+    Of places that an ArgMax or ArgMin chooses an entry for, `choices`, another one is taken for `near`, as near-ties
+    that are no error, and for `differ` others.
     """
 
     reference: int = 0
@@ -59,6 +62,9 @@ class RowCounts:
     other_number: int = 0
     samples: int = 0
     fallen: int = 0
+    choices: int = 0
+    near: int = 0
+    differ: int = 0
 
     def __add__(self, other: RowCounts) -> RowCounts:
         return RowCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -67,7 +73,8 @@ class RowCounts:
     def is_aside(self) -> bool:
         """Whether no more of the rows are set aside than near-ties may be."""
         most = max(1, int(CUT_SHARE * self.reference))
-        return max(self.fallen, self.at_cut - self.fallen) <= most
+        few = self.near <= max(1, int(CUT_SHARE * self.choices))
+        return few and max(self.fallen, self.at_cut - self.fallen) <= most
 
     def to_list(self) -> list[int]:
         """Plain values, for the journal; `RowCounts(*values)` reads them back."""
@@ -231,8 +238,8 @@ def _at_cut(
     """
     none = np.zeros(0, np.int64)
     close = np.flatnonzero((twin >= 0) & ~is_outlier)
-    if scores is None or not close.size:
-        return none, none
+    if scores is None or not close.size or np.count_nonzero(twin < 0) != len(new):
+        return none, none  # of another number of rows the lowest one picked tells no cut
     first, second = scores
     noise = float(np.sqrt(np.mean((first[close] - second[twin[close]]) ** 2)))
     line = min(first.min(), second.min()) + _AT_CUT * noise

@@ -32,6 +32,10 @@ def rows_text(model: Model, variant: Variant, names: SampleNames) -> list[str]:
 
 
 def _of_rows(tensors: str, rows: RowCounts) -> list[str]:
+    if rows.choices:
+        took = f"{tensors} without pins: of {rows.choices} choices {rows.differ} take another entry"
+        near = f", {rows.near} more by near-ties, which are set aside" if rows.near else ""
+        return [f"{took}{near}"] if rows.near or rows.differ else []
     if not (rows.lost or rows.new or rows.at_cut or rows.moved):
         return []
     cut = f", {rows.at_cut} near-ties of the selection are set aside" if rows.at_cut else ""
