@@ -165,6 +165,21 @@ def test_the_number_of_boxes_is_a_cut_as_well() -> None:
     assert (found.lost, found.new, found.at_cut) == (1, 1, 0)
 
 
+def test_boxes_that_a_topk_has_put_in_order_are_not_told_by_their_places() -> None:
+    """Ahead of NonMaxSuppression two boxes have changed places: the rows are the same ones for all that."""
+    boxes, scores = scene()
+    order = np.arange(80)
+    order[[3, 4, 7, 8]] = [4, 3, 8, 7]
+    low_boxes, low = boxes[:, order], scores[:, :, order]
+    group = RowGroup("NonMaxSuppression nms", (("det", 0),), ("boxes", "scores"), suppression=ALL)
+    topk = RowGroup("TopK topk", (("boxes", 1), ("scores", 2)), ())
+    within = [Judged(name, role="ahead") for name in ("boxes", "scores")]
+    judging = Judging((Judged("det"), *within), (group, topk))
+    found = judged_errors(judging, outputs(boxes, scores, ALL), outputs(low_boxes, low, ALL))
+    assert (counts(found["det"]).lost, counts(found["det"]).new) == (0, 0)
+    assert all(errors.errors is not None and errors.errors.err2 == 0 for errors in found.values())
+
+
 def test_of_many_samples_no_more_than_a_twentieth_of_the_rows_is_set_aside() -> None:
     """Each sample drops one of its rows within the noise: of 40 rows that is noise, of 8 a loss."""
     for objects, is_right in ((40, True), (8, False)):

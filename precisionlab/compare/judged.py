@@ -89,6 +89,7 @@ def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pa
     """All that is judged and that both sides have."""
     here = {judged.name: judged for judged in judging.tensors if judged.name in reference and judged.name in output}
     found = {name: _Pair(reference[name], output[name]) for name in here}
+    moving = {name for group in judging.rows for name, _ in group.axes}
     for group in judging.rows:
         axes = {name: axis for name, axis in group.axes if name in here}
         if not axes:
@@ -99,7 +100,7 @@ def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pa
             axes,
             _scales(axes, here, reference),
             _scores(group, axes, reference, output),
-            _suppression(group, reference, output),
+            _suppression(group, moving, reference, output),
         )
         if matching is not None:
             found.update((name, _row_pair(matching, name, axis)) for name, axis in axes.items())
@@ -129,10 +130,14 @@ def _row_pair(matching: Matching, name: str, axis: int) -> _Pair:
     return _Pair(one.reference, one.output, one, axis, matching.counts, strict)
 
 
-def _suppression(group: RowGroup, reference: Arrays, output: Arrays) -> tuple[Detections, Detections] | None:
-    """What a NonMaxSuppression takes on either side, where both are at hand and of one shape."""
+def _suppression(
+    group: RowGroup, moving: set[str], reference: Arrays, output: Arrays
+) -> tuple[Detections, Detections] | None:
+    """What a NonMaxSuppression takes on either side, where both are at hand, in one order and of one shape."""
     how = group.suppression
-    if how is None or any(name not in side for name in (how.boxes, how.scores) for side in (reference, output)):
+    if how is None or not moving.isdisjoint((how.boxes, how.scores)):
+        return None
+    if any(name not in side for name in (how.boxes, how.scores) for side in (reference, output)):
         return None
     first, second = (Detections(how, side[how.boxes], side[how.scores]) for side in (reference, output))
     return (first, second) if first.boxes.shape == second.boxes.shape else None
