@@ -13,6 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from precisionlab.quoting import cause
+
 DAMAGED = (
     ValueError,
     OSError,
@@ -24,6 +26,20 @@ DAMAGED = (
     RuntimeError,  # an archive with a password
 )
 """What numpy and zipfile raise for a file that is damaged, or none of theirs; not what a fault of ours would be."""
+
+
+class OddFileError(ValueError):
+    """What is wrong with a file, in words of ours."""
+
+
+def why_damaged(error: Exception) -> str:
+    """What an error of these says of a file: in our words, or quoted from the library that read it."""
+    if isinstance(error, OddFileError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return cause("NumPy" if isinstance(error, (ValueError, EOFError)) else "Python's zipfile", error)
+
 
 _LONGEST_HEADER = 1 << 16  # NumPy reads as many bytes as the file says, 4 GiB of a zip bomb too
 
@@ -50,38 +66,44 @@ class Header:
 def read_header(stream: IO[bytes]) -> Header:
     """The header at the stream's place, which then stands at the values.
 
-    Raises ValueError where there is none, where it makes no sense, or where it promises objects, which are pickles.
+    Raises OddFileError where there is none, where it makes no sense, or where it promises objects, which are pickles.
     """
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version[0]} of the format, which no plain array needs; save it with numpy.save")
+        raise OddFileError(f"version {version[0]} of the format, which no plain array needs; save it with numpy.save")
     start = stream.tell()
     length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
     if length > _LONGEST_HEADER:
-        raise ValueError(f"its header claims to be {length:,} bytes long")
+        raise OddFileError(f"its header claims to be {length:,} bytes long")
     stream.seek(start)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     try:
         shape, fortran, dtype = read(stream)
     except Exception as error:  # NumPy has Python's parser read it, and makes a type of what that gives
-        raise ValueError(f"its header cannot be read: {type(error).__name__}") from None
+        raise OddFileError(f"its header cannot be read: {type(error).__name__}") from None
     if dtype.hasobject:
-        raise ValueError("it holds Python objects (a pickle), which are never read; save plain arrays")
+        raise OddFileError("it holds Python objects (a pickle), which are never read; save plain arrays")
     if dtype.itemsize == 0 or any(dim < 0 for dim in shape):
-        raise ValueError(f"its header makes no sense: shape {shape}, type {dtype}")
+        raise OddFileError(f"its header makes no sense: shape {shape}, type {dtype}")
     return Header(shape, dtype, fortran)
 
 
 def read_member(archive: zipfile.ZipFile, name: str, most: int) -> NDArray[Any]:
-    """An array of an .npz archive. Raises ValueError where it would take more bytes than that or is cut off, KeyError
-    where it is missing, and what zipfile and zlib raise of a damaged one."""
-    member = archive.getinfo(f"{name}.npy")
+    """An array of an .npz archive.
+
+    Raises OddFileError where it is missing, would take more bytes than that or is cut off, and what zipfile and zlib
+    raise of a damaged one.
+    """
+    try:
+        member = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        raise OddFileError(f"{name!r} is not in it") from None
     with archive.open(member) as stream:
         header = read_header(stream)
         if header.bytes > most:
-            raise ValueError(f"{name!r} in it would take {header.bytes:,} bytes, and at most {most:,} make sense")
+            raise OddFileError(f"{name!r} in it would take {header.bytes:,} bytes, and at most {most:,} make sense")
         if header.bytes > member.file_size:
-            raise ValueError(f"{name!r} in it is cut off: its header promises {header.bytes:,} bytes")
+            raise OddFileError(f"{name!r} in it is cut off: its header promises {header.bytes:,} bytes")
     with archive.open(member) as stream:
         array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
         return array

@@ -189,7 +189,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_sweep_cannot_be_asked_is_told_with_what_can(tmp_path: Path) -> None:
     given = ("sweep", DIGITS / "digits.onnx", "--data", DIGITS, "--samples", "2", "--out", tmp_path / "run")
     told = refused(*given, "--tolerance", "sqnr[nothing]>=3")
-    assert "the model has no output 'nothing'; its outputs are logits" in told
+    assert "tolerance of 'nothing': the model has no such output, part of one, or float32 tensor" in told
     assert "target t4 has no bf16; choose another --target or precision" in refused(
         *given, "--precisions", "bf16", "--target", "t4"
     )

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from precisionlab.calibration.histogram import BINS, Histogram
-from precisionlab.data.sample import first_line
 from precisionlab.errors import DataError
-from precisionlab.npyfile import read_member
+from precisionlab.npyfile import DAMAGED, OddFileError, read_member, why_damaged
 from precisionlab.plainfiles import open_to_read
 from precisionlab.reading import parse_json
 
@@ -58,35 +57,45 @@ def read_state(path: Path) -> CalibrationState:
     """Read what `to_bytes` gave. Raises DataError where the file is something else, or damaged."""
     try:
         with open_to_read(path.parent, path.name) as stream, zipfile.ZipFile(stream) as archive:
-            meta = parse_json(read_member(archive, "meta", _MOST_META).tobytes())
+            meta = _meta(read_member(archive, "meta", _MOST_META).tobytes())
+            if not isinstance(meta, dict) or not {"context", "samples", "tensors"} <= meta.keys():
+                raise OddFileError("it does not say what it counts")
             context, samples, names = meta["context"], meta["samples"], meta["tensors"]
             _check_meta(context, samples, names)
             # What it may take follows from the names, whatever it says that it needs.
             bins = read_member(archive, "bins", len(names) * BINS * 8)
             counts, amax = (read_member(archive, name, len(names) * 3 * 8) for name in ("counts", "amax"))
         if bins.shape != (len(names), BINS) or counts.shape != (len(names), 3) or amax.shape != (len(names),):
-            raise ValueError("the arrays do not fit together")
+            raise OddFileError("the arrays do not fit together")
         if bins.dtype != np.int64 or counts.dtype != np.int64 or amax.dtype != np.float64:
-            raise ValueError("the arrays are of other types")
+            raise OddFileError("the arrays are of other types")
         found = (
             Histogram(bins[i], int(counts[i, 0]), float(amax[i]), int(counts[i, 1]), int(counts[i, 2]))
             for i in range(len(names))
         )
         return CalibrationState(context, tuple(samples), {n: _checked(h) for n, h in zip(names, found, strict=True)})
-    except Exception as error:  # zipfile, zlib, tokenize, …: numpy lets through a dozen kinds
-        raise DataError(f"{path}: not the histograms of a calibration, or damaged: {first_line(error)}") from None
+    except DAMAGED as error:
+        told = f"{path}: not the histograms of a calibration, or damaged; calibrate again; {why_damaged(error)}"
+        raise DataError(told) from None
+
+
+def _meta(content: bytes) -> Any:
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise OddFileError(f"what it says of itself is not JSON: {error}") from None
 
 
 def _check_meta(context: Any, samples: Any, names: Any) -> None:
     if not isinstance(context, dict):
-        raise ValueError("its context is no object")
+        raise OddFileError("its context is no object")
     for found in (samples, names):
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise ValueError("its samples and tensors are no lists of names")
+            raise OddFileError("its samples and tensors are no lists of names")
         if len(set(found)) < len(found):
-            raise ValueError("a name stands in it twice")
+            raise OddFileError("a name stands in it twice")
     if len(names) > _MOST_TENSORS:
-        raise ValueError(f"it has {len(names):,} tensors")
+        raise OddFileError(f"it has {len(names):,} tensors")
     shard = context.get("shard")
     if shard is not None and not (
         isinstance(shard, list)
@@ -94,16 +103,16 @@ def _check_meta(context: Any, samples: Any, names: Any) -> None:
         and all(type(number) is int for number in shard)
         and 1 <= shard[0] <= shard[1] <= _MOST_SHARDS
     ):
-        raise ValueError("its shard is no pair I, N")
+        raise OddFileError("its shard is no pair I, N")
 
 
 def _checked(found: Histogram) -> Histogram:
-    """The same histogram. Raises ValueError where none that was counted can be like it."""
+    """The same histogram. Raises OddFileError where none that was counted can be like it."""
     if (found.bins < 0).any() or min(found.zeros, found.nonfinite) < 0:
-        raise ValueError("the bins are no counts")
+        raise OddFileError("the bins are no counts")
     total = float(found.bins.sum(dtype=np.float64))
     if max(total, found.zeros, found.nonfinite) > _MOST_VALUES or found.zeros > total:
-        raise ValueError("the counts make no sense")
+        raise OddFileError("the counts make no sense")
     if found.exponent not in _EXPONENTS or not 0 <= found.amax < math.ldexp(1.0, found.exponent):
-        raise ValueError("the largest values do not fit the bins")
+        raise OddFileError("the largest values do not fit the bins")
     return found

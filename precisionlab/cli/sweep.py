@@ -37,7 +37,9 @@ from precisionlab.errors import OptionError
     "--spend", metavar="SHARE", help="Make the error as small as so much added cost allows, such as 5%, instead."
 )
 @click.option(
-    "--ladder", metavar="LIST", help="Precisions that pins may have, such as fp16,fp32.  [default: all that hold]"
+    "--ladder",
+    metavar="LIST",
+    help="Precisions that pins may have, such as fp16,fp32.  [default: fp32; all with --minimize cost]",
 )
 @click.option(
     "--target", default="a100", show_default=True, help="The GPU that costs are for: a100, h100, l4, orin, t4."
@@ -65,7 +67,8 @@ from precisionlab.errors import OptionError
     "--backend",
     default="auto",
     show_default=True,
-    help="What builds and runs the variants: onnxruntime (emulation), tensorrt, auto: tensorrt where there is a GPU.",
+    help="What builds and runs the variants: onnxruntime (emulation), tensorrt, tensorrt-rtx, auto: tensorrt where it "
+    "and a GPU are.",
 )
 @engine_options
 @click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>]")
@@ -139,8 +142,8 @@ def sweep_command(
     """Find the layers of MODEL that break in low precision, pin them, and check the result.
 
     Writes report.html, summary.md, the tables, plan.json, run.json and annotated.onnx to the run's folder. Exits with 0
-    when the tolerance is met, 1 when it is not or nobody can tell (random inputs that were not asked for, a search that
-    was cut short), 2 for input that cannot be used.
+    when the tolerance is met, 1 when it is not, only as float32, or nobody can tell (random inputs that were not asked
+    for, a search that was cut short), 2 for input that cannot be used.
     """
     from precisionlab.cli.progress import progress
     from precisionlab.sweep import sweep

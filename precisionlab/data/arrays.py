@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from precisionlab.data.batches import rows_of
 from precisionlab.data.fit import check_shape, match_names
-from precisionlab.data.sample import Arrays, first_line
+from precisionlab.data.sample import Arrays
 from precisionlab.errors import DataError
 from precisionlab.model import TensorInfo
-from precisionlab.npyfile import DAMAGED, Header, read_header
+from precisionlab.npyfile import DAMAGED, Header, OddFileError, read_header, why_damaged
 
 ARRAY_SUFFIXES = frozenset({".npz", ".npy"})
 MOST_BYTES = 4 * 1024**3
@@ -30,12 +30,12 @@ def read_npy(file: Path, info: TensorInfo) -> NDArray[Any]:
     """The array of an .npy file. Raises DataError, before its values are read where their shape does not fit."""
     with _readable(file), file.open("rb") as stream:
         if stream.read(2) == b"PK":
-            raise ValueError("it is an archive; call it .npz")
+            raise OddFileError("it is an archive; call it .npz")
         stream.seek(0)
         header = read_header(stream)
         _check_size(header, file, file.name)
         if header.bytes > file.stat().st_size:  # NumPy would first take the memory, and then find out
-            raise ValueError(f"cut off: its header promises {header.bytes:,} bytes")
+            raise OddFileError(f"cut off: its header promises {header.bytes:,} bytes")
         check_shape(header.shape, info, f"{file}: input {info.name!r}")
         stream.seek(0)
         array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
@@ -57,13 +57,13 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path, 
             _check_size(header, file, info.name)
             # zipfile gives no byte beyond the declared size, so that what it declares is what it can cost.
             if header.bytes > member.file_size:
-                raise ValueError(f"cut off: its header promises {header.bytes:,} bytes")
+                raise OddFileError(f"cut off: its header promises {header.bytes:,} bytes")
             check_shape(header.shape, info, f"{file}: input {info.name!r}")
         with archive.open(member) as stream:
             array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
             return array
     except DAMAGED as error:
-        raise ValueError(f"{info.name!r} in it: {first_line(error)}") from None
+        raise OddFileError(f"{info.name!r} in it: {why_damaged(error)}") from None
 
 
 class Stack(Protocol):
@@ -144,7 +144,7 @@ class NpzStack:
             stream = self._held.enter_context(archive.open(member))
             header = read_header(stream)
             if header.fortran:
-                raise ValueError(
+                raise OddFileError(
                     f"{name!r} in it is in Fortran order, which cannot be read row by row; save it as .npy"
                 )
             if header.row_bytes > MOST_BYTES:
@@ -156,7 +156,7 @@ class NpzStack:
             stream.seek(place)
         content = stream.read(header.row_bytes)
         if len(content) < header.row_bytes:
-            raise ValueError("cut off")
+            raise OddFileError("cut off")
         return np.frombuffer(bytearray(content), header.dtype).reshape(1, *header.shape[1:])
 
 
@@ -179,7 +179,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         if name in found:
-            raise ValueError(f"{name!r} stands in it twice")
+            raise OddFileError(f"{name!r} stands in it twice")
         found[name] = member
     return found
 
@@ -202,4 +202,4 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        raise DataError(f"{file}: not a readable {file.suffix.lower()} file: {first_line(error)}") from None
+        raise DataError(f"{file}: not a readable {file.suffix.lower()} file: {why_damaged(error)}") from None

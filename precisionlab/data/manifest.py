@@ -15,6 +15,7 @@ import numpy as np
 from precisionlab.data.sample import first_line
 from precisionlab.errors import DataError
 from precisionlab.model import Model
+from precisionlab.quoting import cause
 from precisionlab.reading import UnreadableError, read_text
 
 if sys.version_info >= (3, 11):
@@ -68,7 +69,7 @@ def read_manifest(folder: Path) -> Manifest:
     except UnreadableError as error:
         raise DataError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, a date that is none
-        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
+        raise DataError(f"{path}: cannot be read as TOML; {cause('tomllib', error)}") from None
     labels = _table(data, "labels", path)
     inputs = _table(data, "inputs", path)
     samples = _table(data, "samples", path)
