@@ -274,8 +274,12 @@ class SweepResult:
 
 
 def _change(before: Variant, after: Variant) -> str:
-    """The first bound's figure without pins and of the plan found, and the task metric's: `-0.3 → 53.8 dB`."""
-    bound = after.tolerance[0]
+    """What the verdict hangs on, without pins and of the plan found, and the task metric: `-0.3 → 53.8 dB`.
+
+    Of several bounds it is the first that the plan found misses, else the first that asked for pins.
+    """
+    missed = (b for variant in (after, before) for b in after.tolerance if not b.holds(variant.comparison))
+    bound = next(missed, after.tolerance[0])
     variants = [before] if before is after else [before, after]
     is_sqnr = bound.metric == "sqnr"
     figures = [bound.of(variant.comparison) for variant in variants]

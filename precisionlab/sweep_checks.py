@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.tolerance import Bound
 from precisionlab.errors import OptionError
 from precisionlab.model import Model
 from precisionlab.options import Options
@@ -31,12 +32,23 @@ def check_tolerance(options: Options, reference: Comparison, grounds: Grounds) -
     for precision in options.precisions:
         for bound in options.tolerance_of(precision):
             if math.isnan(bound.of(reference)) and not grounds.unknown((bound,)):
-                why = {
-                    "metric": "the data has no labels with a metric",
-                    "metric_drop": "the data has no labels with a metric",
-                    "top1": "no output of the model has a class axis",
-                }.get(bound.metric, _WITHOUT_FLOATS)
-                raise OptionError(f"tolerance {bound} cannot be judged: {why}")
+                raise OptionError(f"tolerance {bound} cannot be judged: {_why_not(bound, reference)}")
+
+
+def _why_not(bound: Bound, reference: Comparison) -> str:
+    """Why the reference has no such figure, and which tensors have one."""
+    if bound.metric in ("metric", "metric_drop"):
+        return "the data has no labels with a metric"
+    if bound.output is not None:
+        others = [name for name in reference.outputs if not math.isnan(reference.worst(bound.metric, name))]
+        lacks = (
+            "has no class axis"
+            if bound.metric == "top1"
+            else f"has no {bound.metric}: it holds no float that is finite"
+        )
+        offer = f"; {bound.metric} is known of {', '.join(others)}" if others else ""
+        return f"{bound.output} {lacks}{offer}"
+    return "no output of the model has a class axis" if bound.metric == "top1" else _WITHOUT_FLOATS
 
 
 def check_cost(options: Options, cost: CostModel) -> None:

@@ -24,7 +24,9 @@ def one_line(text: str, most: int = 2000) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`."""
+    """`0.1 s`, `40 s`, `12 min`."""
+    if 0 < seconds < 1:
+        return f"{max(seconds, 0.1):.1f} s"
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 

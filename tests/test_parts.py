@@ -21,6 +21,7 @@ from precisionlab.errors import OptionError
 from precisionlab.model.kinds import Kind, joined_from
 from precisionlab.precision import Precision
 from precisionlab.sweep import sweep
+from precisionlab.verdict import State
 
 
 def save_samples(folder: Path, count: int, shape: tuple[int, ...], seed: int = 0) -> Path:
@@ -113,6 +114,42 @@ def test_bounds_name_parts_ranges_and_tensors_within(tmp_path: Path) -> None:
         figures("sqnr[scores]>=5")
     with pytest.raises(OptionError, match=r"y has 7 channels"):
         figures("sqnr[y:4-8]>=5")
+    with pytest.raises(OptionError, match=r"tensors within have names such as c1"):
+        figures("sqnr[c_1]>=30")
+
+
+def test_a_named_output_without_the_figure_is_told_with_those_that_have_it(tmp_path: Path) -> None:
+    model = proto(
+        """(float[1,8] x) => (float[1,4] y, int64[1] label) {
+        y = MatMul (x, w)  label = ArgMax <axis=1, keepdims=0> (y) }""",
+        {"w": np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)},
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    data = save_samples(tmp_path / "data", 8, (1, 8))
+
+    def state(tolerance: str) -> State:
+        out = tmp_path / tolerance.partition("[")[2][:1]
+        run = sweep(tmp_path / "m.onnx", data, precisions="fp16", tolerance=tolerance, out=out, threads=1)
+        return run.precisions[0].verdict.state
+
+    with pytest.raises(OptionError, match=r"sqnr\[label\]>=30 cannot be judged: label has no sqnr.*known of y$"):
+        state("sqnr[label]>=30")
+    assert state("sqnr[y]>=30") is State.MET
+
+
+def test_a_verdict_shows_the_bound_that_it_hangs_on(tmp_path: Path) -> None:
+    """y overflows in fp16 and z does not: the figure told is y's, whichever bound comes first."""
+    model = proto(
+        "(float[1,8] x) => (float[1,8] y, float[1,8] z) { a = Mul (x, big)  y = Mul (a, small)  z = Mul (x, small) }",
+        {"big": np.float32(1e6), "small": np.float32(1e-3)},
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    data = save_samples(tmp_path / "data", 8, (1, 8))
+    run = sweep(
+        tmp_path / "m.onnx", data, precisions="fp16", tolerance="sqnr[z]>=30,sqnr[y]>=30", out=tmp_path / "o", threads=1
+    )
+    assert run.precisions[0].verdict.state is State.MET
+    assert run.precisions[0].verdict.figure.startswith("sqnr[y] −∞ → ")
 
 
 # What the graph says

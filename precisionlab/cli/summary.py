@@ -35,7 +35,7 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
     run = result.run
     layers = sum(layer.fixed is None for layer in result.model.layers)
     console.print(
-        f"{result.model.path.name}: {layers} layers that can be given a precision; "
+        f"{result.model.path.name}: {counted(layers, 'layer')} that can be given a precision; "
         f"{counted(run['data']['choosing'], 'sample')} chose, {_held_out(run['data']['held_out'])}; "
         f"errors {run['figures']} by {run['backend']}, cost estimated for {run['target']['title']}"
     )

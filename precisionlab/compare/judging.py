@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -187,7 +188,7 @@ def with_named(judging: Judging, model: Model, name: str) -> Judging:
         return replace(judging, tensors=(*known.values(), inner))
     raise OptionError(
         f"tolerance of {name!r}: the model has no such output, part of one, or float32 tensor between layers; "
-        f"{_offers(judging)}"
+        f"{_offers(judging, model, name)}"
     )
 
 
@@ -206,7 +207,7 @@ def _asked_part(owner: Judged, model: Model, name: str, axis: int | None, start:
     size = shape[axis] if axis is not None and axis < len(shape) else None
     if axis is None or not isinstance(size, int) or not start < stop <= size:
         said = f"has {size} channels" if isinstance(size, int) else "has no channels that can be counted"
-        raise OptionError(f"tolerance of {name!r}: {owner.name} {said}; y:4-84 are the channels 4 to 83 of y")
+        raise OptionError(f"tolerance of {name!r}: {owner.name} {said}; {owner.name}:0-1 is the first of them")
     return Part(name, axis, size, ((start, stop),), counts=False)
 
 
@@ -218,14 +219,21 @@ def channel_axis(shape: tuple[int | str | None, ...]) -> int | None:
     return 2 if isinstance(first, int) and isinstance(second, int) and second < first else 1
 
 
-def _offers(judging: Judging) -> str:
-    """What a bound may name."""
+def _offers(judging: Judging, model: Model, name: str) -> str:
+    """What a bound may name, and of the tensors within those whose names are like this one."""
     outputs = [judged.name for judged in judging.tensors if not judged.role]
     parts = [part.name for judged in judging.tensors for part in judged.parts if part.counts]
     said = f"its outputs are {', '.join(outputs)}"
     if parts:
         said += f", with the parts {', '.join(parts)}"
-    return said + "; tensors within have the names of layers' outputs, and a range of channels is written y:4-84"
+    within = _within(model).difference(judging.names)
+    alike = (
+        get_close_matches(name, sorted(within), n=3)
+        or [output for layer in model.layers for output in layer.outputs if output in within][:3]
+    )
+    if alike:
+        said += f"; tensors within have names such as {', '.join(alike)}"
+    return f"{said}; a range of channels is written {outputs[0]}:4-84, for 4 to 83"
 
 
 def _with_parts(model: Model, name: str, role: str = "") -> list[Judged]:

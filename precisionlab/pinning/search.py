@@ -198,7 +198,7 @@ class PinSearch:
         return self._cost.seconds(PrecisionPlan(self._evaluator.model.sha256, Precision.FP32))
 
     def _announce(self, layers: int) -> None:
-        each, left = self._low.seconds, self._deadline.left
+        each, left = max(self._low.seconds, 0.1), self._deadline.left
         most = most_evaluations(layers)
         limits = [
             f"{duration(left)}, its part of what is left of the run's --budget" if left is not None else "",
@@ -206,7 +206,8 @@ class PinSearch:
         ]
         stop = " or ".join(filter(None, limits))
         self._evaluator.see.note(
-            f"{self._precision}: {', '.join(map(str, self._tolerance))} does not hold; searching {layers} layers: "
+            f"{self._precision}: {', '.join(map(str, self._tolerance))} does not hold; searching "
+            f"{counted(layers, 'layer')}: "
             f"at most {most} plans of under {each:.1f} s each (about {duration(most * each)}) until one holds, then "
             "about 2·k·log2(L/k) to release what is not needed and to prove the k pins that are"
             + (f"; stops after {stop}" if stop else "")
