@@ -16,7 +16,7 @@ from precisionlab.pinning import PinSearch, figures_text
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import chosen_ranges, compared_with
 from precisionlab.results import EngineVariant, PrecisionResult, Variant
-from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.rewrite.flow import is_lowered, with_held_pins
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
@@ -146,7 +146,7 @@ class SweepJob:
         plan = with_held_pins(self._model, plan, table)
         search = PinSearch(self._evaluator, self._options, self._cost, precision, plan.calibration, table)
         low = self._evaluator.compare(f"{precision}", bare, table, introduced=True)
-        touched = [layer for layer in self._model.layers if precision_of(layer, bare) is not Precision.FP32]
+        touched = [layer for layer in self._model.layers if is_lowered(self._model, layer, bare)]
         mixed = self._evaluator.compare(f"{precision} mixed: {counted(len(plan.pins), 'pin')}", plan, table)
         engine = None
         if self._engines is not None:

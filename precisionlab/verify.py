@@ -26,7 +26,7 @@ from precisionlab.planfile import metric_of, model_of, run_beside, source_of, wi
 from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
 from precisionlab.prepare import prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
-from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.rewrite.flow import lowest_of, with_held_pins
 from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
 from precisionlab.search.ladder import Assignment
 
@@ -129,9 +129,9 @@ def _proof(
     bounds: Tolerance,
 ) -> Certificate:
     """The certificate, measured."""
-    layers = evaluator.model.layer
+    model = evaluator.model
     # Held pins, and those of layers that run in float32 anyway, cannot be released: nothing would change.
-    without = {name: precision_of(layers[name], bare) for name in plan.pinned()}
+    without = {name: lowest_of(model, model.layer[name], bare) for name in plan.pinned()}
     releasable = {name: rung for name, rung in plan.pinned().items() if without[name] is not rung}
 
     def judged(assignment: Assignment) -> Comparison:

@@ -27,6 +27,7 @@ from precisionlab.results import SweepResult
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.typed import typed_model
 from precisionlab.sweep import sweep
+from precisionlab.verify import verify
 from tests.models import load, proto
 
 RNG = np.random.default_rng(18)
@@ -364,3 +365,60 @@ def test_an_island_under_another_precision_has_its_own_enabled_too(tmp_path: Pat
     model = load(proto(ISLAND, {"W": W, "V": V}), tmp_path)
     assert enabled_in(model, PrecisionPlan(model.sha256, Precision.BF16)) == {Precision.BF16, Precision.FP16}
     assert enabled_in(model, PrecisionPlan(model.sha256, Precision.FP32)) == frozenset()
+
+
+# A part in float16 inside an If, whose square float16 cannot hold.
+INSIDE = """(float[4,32] x, bool flag) => (float[4,8] y) {
+    a = MatMul(x, W)
+    r = If (flag) <then_branch = t () => (float[4,32] p) { ah = Cast<to = 10>(a) BODY p = Cast<to = 1>(n) },
+                   else_branch = e () => (float[4,32] q) { q = Neg(a) }>
+    y = MatMul(r, V)
+}"""
+NORM = "b = Mul(ah, ah) m = ReduceMean<axes = [-1]>(b) s = Sqrt(m) n = Div(ah, s)"
+SIGMOID = "c = Mul(ah, less) b = Exp(c) s = Add(b, one) n = Div(one, s)"
+
+
+def swept_inside(body: str, precision: str, folder: Path) -> SweepResult:
+    """A sweep of `INSIDE` with the branch taken in every sample."""
+    (folder / "data").mkdir()
+    for index, x in enumerate(SAMPLES):
+        np.savez(folder / "data" / f"{index}.npz", x=x, flag=np.array(True))
+    weights = {"W": W, "V": V, **({"one": np.float16(1), "less": np.float16(0.02)} if "one" in body else {})}
+    onnx.save_model(proto(INSIDE.replace("BODY", body), weights), folder / "model.onnx")
+    data, out = folder / "data", folder / "out"
+    return sweep(folder / "model.onnx", data, out=out, threads=1, holdout="0", precisions=precision)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_an_overflow_in_half_inside_a_body_is_mended_by_a_pin_whatever_is_swept(precision: str, tmp_path: Path) -> None:
+    overflows = sum(np.isinf(half(half(x @ W) ** 2)).sum() for x in SAMPLES)
+    assert overflows > 100  # by NumPy
+
+    (found,) = swept_inside(NORM, precision, tmp_path).precisions
+
+    assert not found.low.met
+    assert found.verdict.met
+    (pin,) = found.plan.pins
+    assert pin.layer == "node_of_r"
+    assert "overflow inside then_branch of node_of_r: node_of_b" in pin.reason
+    assert "fp16 ends at 65504" in pin.reason
+    assert found.certificate is not None
+    assert found.certificate.proven
+    (release,) = found.certificate.releases
+    assert release.precision is (Precision.BF16 if precision == "bf16" else Precision.FP16)
+    again = verify(tmp_path / "out" / "plan.json", threads=1)
+    assert [one.layer for one in again.certificate.releases] == ["node_of_r"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_inf_that_the_files_own_half_gives_inside_a_body_is_no_fault_where_the_rest_goes_on_from_it(
+    precision: str, tmp_path: Path
+) -> None:
+    """1 / (1 + e^x) is 0 for e^x = Inf, as it should be: that bf16 and float32 could hold e^x changes nothing."""
+    with np.errstate(over="ignore"):
+        assert np.isinf(half(np.exp(half(SAMPLES[0] @ W) * 0.02))).any()
+
+    (found,) = swept_inside(SIGMOID, precision, tmp_path).precisions
+
+    assert any(name.startswith("b in then_branch") for name in found.low.comparison.nonfinite)
+    assert found.low.comparison.broken == ()

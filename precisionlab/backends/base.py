@@ -20,7 +20,7 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
 from precisionlab.precision import Format, Precision, PrecisionPlan
-from precisionlab.rewrite.flow import format_of, int8_operands, precision_of
+from precisionlab.rewrite.flow import format_of, inside_format, int8_operands, precision_of
 from precisionlab.rewrite.observe import Flow, observed_rows, row_formats
 
 Progress = Callable[[int], None]
@@ -198,7 +198,6 @@ def broken_tensors(
     for layer in model.layers:
         passed_on = any(inherited[name].new_nonfinite for name in layer.inputs if name in inherited)
         passed_on = passed_on or _rounds_to_inf(model, layer, plan, known)
-        limit = format_of(layer, plan).overflowing
         for name in layer.watched:
             errors = inherited.get(name)
             if errors is None:
@@ -206,6 +205,7 @@ def broken_tensors(
             if errors.new_nan or errors.inf_mismatch or (errors.unforced_inf and not passed_on):
                 found.append(name)
             if name in layer.inside:  # what comes behind it in the bodies may go on from it
+                limit = inside_format(model.inner[name], layer, plan).overflowing
                 passed_on = passed_on or errors.new_nonfinite > 0 or known[name].max_ref >= limit
     return tuple(found)
 

@@ -37,7 +37,10 @@ def bodies_of(
 def with_inside(
     layers: Sequence[Layer], graph: ir.Graph, tensors: Mapping[str, TensorInfo], bodies: Mapping[ir.Graph, Body]
 ) -> tuple[tuple[Layer, ...], dict[str, InnerTensor]]:
-    """The main graph's layers with what is looked at inside of them, and that by names that no tensor has."""
+    """The main graph's layers with what is looked at inside of them, and that by names that no tensor has.
+
+    Islands are marked already.
+    """
     nodes = {str(node.name): node for node in graph}
     found: dict[str, InnerTensor] = {}
     given = []
@@ -92,4 +95,5 @@ def _inside(node: ir.Node, bodies: Mapping[ir.Graph, Body], around: str) -> Iter
             constants = [v for inner in nodes for v in inner.inputs if v is not None and v.is_initializer()]
             for value in (v for inner in nodes for v in inner.outputs):
                 if str(value.name) in layer.outputs and body.tensors[str(value.name)].dtype in FLOATS:
-                    yield InnerTensor(value, layer.name, where, tuple(dict.fromkeys(constants)))
+                    own = layer.own if layer.is_island or layer.fixed is not None else None
+                    yield InnerTensor(value, layer.name, where, tuple(dict.fromkeys(constants)), own)

@@ -137,13 +137,15 @@ class Body:
 class InnerTensor:
     """A float32 tensor of a body: its value there, the layer that gives it, and the body's `where`.
 
-    `constants` are the initialisers that the layer takes.
+    `constants` are the initialisers that the layer takes. `own` is the half precision that the file has the layer in,
+    and that it keeps until the node around it is pinned; None where it has none.
     """
 
     value: ir.Value
     node: str
     where: str
     constants: tuple[ir.Value, ...] = ()
+    own: Precision | None = None
 
 
 @dataclass(frozen=True)

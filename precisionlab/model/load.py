@@ -71,7 +71,8 @@ def load_model(path: Path) -> Model:
     _note_ranks(model.graph, tensors)
     functions = frozenset((f.domain, f.name) for f in model.functions.values())
     bodies = bodies_of(model, known, functions)
-    layers, inner = with_inside(layers_of(model.graph, tensors, functions, bodies), model.graph, tensors, bodies)
+    layers = with_islands(layers_of(model.graph, tensors, functions, bodies), bodies)
+    layers, inner = with_inside(layers, model.graph, tensors, bodies)
     tail = simple.tail
     return Model(
         path=path,
@@ -80,7 +81,7 @@ def load_model(path: Path) -> Model:
         inputs=tuple(declared[str(v.name)] for v in model.graph.inputs),
         outputs=tuple(declared[str(v.name)] for v in model.graph.outputs),
         tensors=tensors,
-        layers=with_islands(layers, bodies),
+        layers=layers,
         data_files=frozenset(data_files),
         prepared=prepared,
         exported=exported,

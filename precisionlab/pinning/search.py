@@ -21,7 +21,7 @@ from precisionlab.pinning.evaluations import Evaluations
 from precisionlab.pinning.reasons import reason_of
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.results import PrecisionResult, Variant
-from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.rewrite.flow import is_lowered, lowest_of, with_held_pins
 from precisionlab.samples import worst_samples
 from precisionlab.search.causes import causes
 from precisionlab.search.certificate import Certificate, certificate_of
@@ -160,8 +160,8 @@ class PinSearch:
     # What is known before the search
 
     def _touched(self) -> list[Layer]:
-        layers = self._evaluator.model.layers
-        return [layer for layer in layers if precision_of(layer, self._low_plan) is not Precision.FP32]
+        model = self._evaluator.model
+        return [layer for layer in model.layers if is_lowered(model, layer, self._low_plan)]
 
     def _rank(self, ranking: Ranking) -> None:
         self._ranking = ranking
@@ -394,8 +394,8 @@ class PinSearch:
     def _certificate(self, mixed: Variant) -> Certificate:
         """The plan's figures, and those with each pin released, one at a time; most of that is evaluated already."""
         assignment = self._evaluations.assignment(mixed.plan)
-        layer = self._evaluator.model.layer
-        without = {name: precision_of(layer[name], self._low_plan) for name in assignment}
+        model = self._evaluator.model
+        without = {name: lowest_of(model, model.layer[name], self._low_plan) for name in assignment}
         return certificate_of(assignment, without, mixed.comparison, self._evaluate, self._strict)
 
     def _widen_front(self, mixed: Variant) -> None:

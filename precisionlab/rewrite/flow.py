@@ -18,7 +18,7 @@ from precisionlab.model.flow import (
     outer_values,
     subgraphs,
 )
-from precisionlab.model.graph import Body, Scope
+from precisionlab.model.graph import Body, InnerTensor, Scope
 from precisionlab.model.lift import OWN
 from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Format, Pin, Precision, PrecisionPlan
@@ -61,10 +61,34 @@ def around_of(layer: Layer, plan: PrecisionPlan) -> Precision:
     return layer.own or plan.around
 
 
+def precision_inside(inner: InnerTensor, layer: Layer, plan: PrecisionPlan) -> Precision:
+    """The precision that a tensor in the bodies of the layer has under the plan."""
+    if inner.own is not None and plan.pin_of(layer.name) is None and not is_reference(plan):
+        return inner.own
+    return precision_of(layer, plan)
+
+
+def is_lowered(model: Model, layer: Layer, plan: PrecisionPlan) -> bool:
+    """Whether the plan has the layer, or anything inside of it, in less than float32."""
+    return lowest_of(model, layer, plan) is not Precision.FP32
+
+
+def lowest_of(model: Model, layer: Layer, plan: PrecisionPlan) -> Precision:
+    """The precision that the layer runs in, or where that is float32, the first half that the file has inside of it."""
+    inside = (precision_inside(model.inner[name], layer, plan) for name in layer.inside)
+    lowered = (p for p in (precision_of(layer, plan), *inside) if p is not Precision.FP32)
+    return next(lowered, Precision.FP32)
+
+
 def format_of(layer: Layer, plan: PrecisionPlan) -> Format:
     """What the layer's outputs are held in under the plan: those of int8 layers in the precision around them."""
     precision = precision_of(layer, plan)
     return (around_of(layer, plan) if precision is Precision.INT8 else precision).number_format
+
+
+def inside_format(inner: InnerTensor, layer: Layer, plan: PrecisionPlan) -> Format:
+    """What a tensor in the bodies of the layer is held in under the plan."""
+    return precision_inside(inner, layer, plan).number_format
 
 
 def with_held_pins(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionPlan:

@@ -16,9 +16,16 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import FLOATS, outer_values
 from precisionlab.model.lift import OWN
-from precisionlab.precision import Format, Precision, PrecisionPlan
+from precisionlab.precision import Format, PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
-from precisionlab.rewrite.flow import LayerCopier, format_of, is_reference, nodes_outputs, precision_of
+from precisionlab.rewrite.flow import (
+    LayerCopier,
+    format_of,
+    inside_format,
+    is_lowered,
+    is_reference,
+    nodes_outputs,
+)
 
 
 class Flow(str, Enum):
@@ -143,14 +150,17 @@ def observed_rows(model: Model, plan: PrecisionPlan, flows: Iterable[Flow]) -> d
     ]
     keys = [(Flow.VARIANT, name) for _, name in shown if Flow.VARIANT in kinds]
     if Flow.ALONE in kinds:
-        low = {layer.name for layer in model.layers if precision_of(layer, plan) is not Precision.FP32}
+        low = {layer.name for layer in model.layers if is_lowered(model, layer, plan)}
         keys += [(Flow.ALONE, name) for layer, name in shown if layer.name in low]
     return {key: i for i, key in enumerate(keys)}
 
 
 def row_formats(model: Model, plan: PrecisionPlan, names: Iterable[str]) -> list[Format]:
     """What the plan has each of these layer outputs held in; a final output that the file has in half, in that."""
-    formats = {name: format_of(layer, plan) for layer in model.layers for name in layer.watched}
+    formats = {name: format_of(layer, plan) for layer in model.layers for name in layer.outputs}
+    formats.update(
+        (name, inside_format(model.inner[name], layer, plan)) for layer in model.layers for name in layer.inside
+    )
     if not is_reference(plan):
         formats.update((info.name, OWN[info.dtype].number_format) for info in model.outputs if info.dtype in OWN)
     return [formats[name] for name in names]
@@ -221,7 +231,6 @@ def _segment(
             variant[value] = builder.input(value, f"variant/{name}", dtype)
             feeds[str(variant[value].name)] = (Flow.VARIANT, name)
     for layer in part:
-        precision = precision_of(layer, plan)
         reference.update(copier.reference(layer, reference, ""))
         reference.update(copier.take_peaks())
         if Flow.VARIANT in flows:
@@ -231,7 +240,7 @@ def _segment(
                 variant.update(copier.planned(layer, variant, plan, "variant/"))
                 variant.update(copier.take_peaks())
                 differs.update(layer.outputs)
-        if Flow.ALONE in flows and precision is not Precision.FP32:
+        if Flow.ALONE in flows and is_lowered(model, layer, plan):
             alone.update(copier.planned(layer, reference, plan, "alone/"))
             alone.update(copier.take_peaks())
     names = [o for layer in part for o in layer.outputs]

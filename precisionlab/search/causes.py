@@ -13,7 +13,7 @@ from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control
 from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import around_of, precision_of
+from precisionlab.rewrite.flow import around_of, is_lowered, precision_inside, precision_of
 from precisionlab.rewrite.gates import round_scalar
 
 # A constant that holds this share of its values in what vanishes is worth a word; weights near zero
@@ -34,9 +34,8 @@ def causes(
     found: dict[str, str] = {}
     started = False
     for layer in model.layers:
-        precision = precision_of(layer, plan)
         alone = [introduced[name] for name in layer.outputs if name in introduced]
-        text = _inside(model, layer, precision, introduced)
+        text = _inside(model, layer, plan, introduced)
         if not text and alone:
             text = _cause(model, layer, plan, alone, inherited)
         broken = any(inherited[name].nonfinite for name in layer.watched if name in inherited)
@@ -49,10 +48,11 @@ def causes(
     return found
 
 
-def _inside(model: Model, layer: Layer, precision: Precision, introduced: Mapping[str, ErrorSums]) -> str:
+def _inside(model: Model, layer: Layer, plan: PrecisionPlan, introduced: Mapping[str, ErrorSums]) -> str:
     """What breaks first in the layer's bodies, given the reference's values at their borders."""
-    for name in layer.inside if precision is not Precision.FP32 else ():
+    for name in layer.inside if is_lowered(model, layer, plan) else ():
         errors, inner = introduced.get(name), model.inner[name]
+        precision = precision_inside(inner, layer, plan)
         if errors is None or not errors.nonfinite:
             continue
         where = f"inside {inner.where}: {inner.node}"
