@@ -12,7 +12,7 @@ from precisionlab.compare.judging import Judged, Judging, RowGroup
 from precisionlab.compare.output import OutputErrors, settled
 from precisionlab.compare.rows import RowCounts
 from precisionlab.compare.suppression import Detections
-from precisionlab.model.selections import Suppression
+from precisionlab.model.pickers import Suppression
 
 HOW = Suppression("boxes", "scores", most=20, iou=0.5, score=0.25, centered=False)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from precisionlab.compare.errors import Agreement, ErrorSums, agreement
 from precisionlab.compare.gather import output_errors
 from precisionlab.compare.judging import Judged, Judging, Part, RowGroup
 from precisionlab.compare.output import OutputErrors, PartErrors
+from precisionlab.compare.passing import passed_rows
 from precisionlab.compare.rows import Matched, Matching, RowCounts, Scores, fold_rows, match_rows
-from precisionlab.compare.suppression import Detections
+from precisionlab.compare.suppression import Chosen as Rows
+from precisionlab.compare.suppression import Detections, chosen_rows
 from precisionlab.compare.wide import is_float
 from precisionlab.model.choices import Chosen
 
@@ -100,7 +103,7 @@ def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pa
             axes,
             _scales(axes, here, reference),
             _scores(group, axes, reference, output),
-            _suppression(group, moving, reference, output),
+            _choose(group, moving, reference, output),
         )
         if matching is not None:
             found.update((name, _row_pair(matching, name, axis)) for name, axis in axes.items())
@@ -130,17 +133,23 @@ def _row_pair(matching: Matching, name: str, axis: int) -> _Pair:
     return _Pair(one.reference, one.output, one, axis, matching.counts, strict)
 
 
-def _suppression(
+def _choose(
     group: RowGroup, moving: set[str], reference: Arrays, output: Arrays
-) -> tuple[Detections, Detections] | None:
-    """What a NonMaxSuppression takes on either side, where both are at hand, in one order and of one shape."""
-    how = group.suppression
-    if how is None or not moving.isdisjoint((how.boxes, how.scores)):
+) -> Callable[[tuple[int, int]], Rows | None] | None:
+    """What tells rows by what they are, where all that it takes is at hand on either side, in one order and shape."""
+    how, line = group.suppression, group.threshold
+    taken = [how.boxes, how.scores] if how else [line.values] if line else []
+    if not taken or not moving.isdisjoint(taken):
         return None
-    if any(name not in side for name in (how.boxes, how.scores) for side in (reference, output)):
+    if any(name not in side for name in taken for side in (reference, output)):
         return None
-    first, second = (Detections(how, side[how.boxes], side[how.scores]) for side in (reference, output))
-    return (first, second) if first.boxes.shape == second.boxes.shape else None
+    if any(reference[name].shape != output[name].shape for name in taken):
+        return None
+    if how is not None:
+        first, second = (Detections(how, side[how.boxes], side[how.scores]) for side in (reference, output))
+        return partial(chosen_rows, first, second)
+    assert line is not None
+    return partial(passed_rows, line, reference[line.values], output[line.values])
 
 
 def _scores(group: RowGroup, axes: Mapping[str, int], reference: Arrays, output: Arrays) -> Scores | None:

@@ -25,7 +25,8 @@ from precisionlab.errors import OptionError
 from precisionlab.model import Model
 from precisionlab.model.choices import Chosen, chosen_outputs
 from precisionlab.model.kinds import joined_from
-from precisionlab.model.selections import Picked, Suppression, picked_rows
+from precisionlab.model.pickers import Suppression, Threshold
+from precisionlab.model.selections import Picked, picked_rows
 
 _FORM = 2
 """Of what is journalled of errors; counted up whenever the same judging would be read otherwise."""
@@ -82,7 +83,8 @@ class RowGroup:
 
     `by` are these operators, `ahead` the tensors that they go by and pick from. `score` names the tensor whose largest
     feature is a row's score, `sorted_by` the one ahead whose largest values are the scores in the order of the rows;
-    empty where none is known. `suppression` is how a NonMaxSuppression picks them, where it alone does.
+    empty where none is known. `suppression` is how a NonMaxSuppression picks them, where it alone does,
+    and `threshold` how a mask does.
     """
 
     by: str
@@ -91,6 +93,7 @@ class RowGroup:
     score: str = ""
     sorted_by: str = ""
     suppression: Suppression | None = None
+    threshold: Threshold | None = None
 
     @property
     def note(self) -> str:
@@ -170,7 +173,8 @@ def _chosen_note(chosen: Chosen) -> str:
 def _row_group(model: Model, picked: Picked, within: frozenset[str]) -> RowGroup:
     ahead = tuple(name for name in picked.ahead if name in within)
     by = " and ".join(picked.by)
-    return RowGroup(by, picked.tensors, ahead, picked.score, picked.sorted_by, picked.suppression)
+    how = picked.suppression, picked.threshold
+    return RowGroup(by, picked.tensors, ahead, picked.score, picked.sorted_by, *how)
 
 
 def with_named(judging: Judging, model: Model, name: str) -> Judging:

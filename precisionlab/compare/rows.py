@@ -6,7 +6,7 @@ belong together. What has no twin is an error as large as itself, so that what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import reduce
 from operator import add
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.compare.suppression import Chosen, Detections, chosen_rows
+from precisionlab.compare.suppression import Chosen
 
 Array = NDArray[Any]
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -111,13 +111,13 @@ def match_rows(
     axes: Mapping[str, int],
     scale: Mapping[str, Array],
     scores: Scores | None,
-    suppression: tuple[Detections, Detections] | None = None,
+    choose: Callable[[tuple[int, int]], Chosen | None] | None = None,
 ) -> Matching | None:
     """Match the rows of tensors that have the same rows, along `axes`; None where their shapes do not allow it.
 
     `scale` is by what a float tensor's features, float64 (features,) of one row, are divided before they are compared.
-    `scores` of either side tell what stands at the cut. `suppression` is what both sides' rows were picked from, where
-    a NonMaxSuppression did.
+    `scores` of either side tell what stands at the cut. `choose` tells rows by what they are, where that is
+    known, from how many there are on either side.
     """
     folded = [{name: fold_rows(side[name], axis) for name, axis in axes.items()} for side in (reference, output)]
     batches = {rows.shape[0] for side in folded for rows in side.values()}
@@ -130,8 +130,8 @@ def match_rows(
         sides = [{name: rows[batch] for name, rows in side.items()} for side in folded]
         own = None if scores is None else (scores[0][batch], scores[1][batch])
         chosen = None
-        if suppression is not None and len(batches) == 1 and batches == {1}:
-            chosen = chosen_rows(*suppression, (min(counts[0]), min(counts[1])))
+        if choose is not None and batches == {1}:
+            chosen = choose((min(counts[0]), min(counts[1])))
         pairs.append(_chosen_pairs(chosen, *map(min, counts)) if chosen else _pairs(sides[0], sides[1], scale, own))
     other = RowCounts(other_number=int(counts[0] != counts[1]), samples=1)
 

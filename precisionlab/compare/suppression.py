@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.model.selections import Suppression
+from precisionlab.model.pickers import Suppression
 
 Array = NDArray[Any]
 Box = tuple[int, int, int]
 """Batch, class, and place among the boxes."""
 
-_NOISE = 4.0
+NOISE = 4.0
 """A decision so many times the noise away from its threshold is none of noise."""
 
-_HALF = 2.0**-11
+HALF = 2.0**-11
 """What one rounding to half moves a value by, relatively: no noise is taken for less."""
 
 _ONE_SIGMA = 0.6827
@@ -124,8 +124,8 @@ class _Ties:
         self._sides = sides
         self._how = sides[0].how
         self._known: dict[tuple[int, Box], bool] = {}
-        self._score_noise = _NOISE * _score_noise(sides, only)
-        self._overlap_noise = _NOISE * _overlap_noise(sides, only)
+        self._score_noise = NOISE * _score_noise(sides, only)
+        self._overlap_noise = NOISE * _overlap_noise(sides, only)
 
     def is_near(self, side: int, box: Box) -> bool:
         """Whether the other side drops a box by no more than noise."""
@@ -182,7 +182,7 @@ def _score_noise(sides: tuple[Detections, Detections], only: set[Box]) -> float:
     if np.count_nonzero(of) < _FEWEST:
         few = min(_FEWEST, highest.size)
         of = highest >= np.partition(highest.reshape(-1), -few)[-few]
-    return max(_sigma(np.abs(first - second)[of]), _HALF * least if np.isfinite(least) else 0.0)
+    return max(sigma(np.abs(first - second)[of]), HALF * least if np.isfinite(least) else 0.0)
 
 
 def _overlap_noise(sides: tuple[Detections, Detections], only: set[Box]) -> float:
@@ -193,9 +193,10 @@ def _overlap_noise(sides: tuple[Detections, Detections], only: set[Box]) -> floa
     itself = overlap_of(sides[0].corners, sides[1].corners)
     candidates = np.maximum(sides[0].scores, sides[1].scores).max(1, initial=0.0) > (sides[0].how.score or 0.0)
     of = of & candidates if np.count_nonzero(of & candidates) >= _FEWEST else of
-    return max(_sigma(1 - itself[of].astype(np.float64)), _HALF)
+    return max(sigma(1 - itself[of].astype(np.float64)), HALF)
 
 
-def _sigma(errors: Array) -> float:
+def sigma(errors: Array) -> float:
+    """One standard deviation of errors, by their size alone and whatever the few largest are; 0 where they are few."""
     found = errors[np.isfinite(errors)]
     return float(np.quantile(found, _ONE_SIGMA)) if found.size >= _FEWEST else 0.0

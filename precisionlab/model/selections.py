@@ -16,6 +16,7 @@ import onnx_ir as ir
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import Model
 from precisionlab.model.kinds import is_share
+from precisionlab.model.pickers import Suppression, Threshold, suppression_of, threshold_of
 
 Rows = dict[int, frozenset[str]]
 """The axes of a tensor that are rows, each with the nodes that pick them."""
@@ -31,29 +32,13 @@ _BY_DATA_ALONE = frozenset({"ScatterElements", "ScatterND", "Scatter"})
 
 
 @dataclass(frozen=True)
-class Suppression:
-    """A NonMaxSuppression with constant limits: the tensors it takes, and what it keeps of them.
-
-    `most` boxes of each class, of scores above `score` if there is one, and of overlaps not above `iou`. Boxes are
-    `centered` (x, y, width, height) or two corners.
-    """
-
-    boxes: str
-    scores: str
-    most: int
-    iou: float
-    score: float | None
-    centered: bool
-
-
-@dataclass(frozen=True)
 class Picked:
     """Tensors whose rows the same operators pick: each with the axis that its rows lie along.
 
     `by` names the operators as "TopK topk". `ahead` are the float tensors that they go by and pick from. `score` is the
     tensor among them that tells how high a row stands, one float for each row or shares of which the largest is it, and
     `sorted_by` the one ahead whose largest values in falling order are the rows' scores; empty where there is none.
-    `suppression` is known where a NonMaxSuppression alone picks them.
+    `suppression` is known where a NonMaxSuppression alone picks them, `threshold` where the mask of one does.
     """
 
     by: tuple[str, ...]
@@ -62,6 +47,7 @@ class Picked:
     score: str
     sorted_by: str
     suppression: Suppression | None = None
+    threshold: Threshold | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +109,8 @@ class _Selections:
         score = next((name for name, axis in tensors if self._is_score(name, axis)), "")
         score = score or next((name for name, _ in tensors if is_share(self._model, name)), "")
         kinds = tuple(f"{self._model.node[name].op_type} {name}" for name in order)
-        return Picked(kinds, tuple(tensors), tuple(ahead), score, self._sorted_by(order), self._suppression(order))
+        by_value = self._sorted_by(order), *self._known(order)
+        return Picked(kinds, tuple(tensors), tuple(ahead), score, *by_value)
 
     def _sorted_by(self, by: list[str]) -> str:
         """What a TopK, where it alone picks, takes the largest of for each batch: (batch, values) or (values,)."""
@@ -136,21 +123,10 @@ class _Selections:
         is_last = rank is not None and rank <= 2 and list(rows) == [rank - 1]
         return taken if is_last and (largest is None or largest.as_int() == 1) else ""
 
-    def _suppression(self, by: list[str]) -> Suppression | None:
-        """How a NonMaxSuppression, where it alone picks, goes about it; None where that hangs on the input."""
+    def _known(self, by: list[str]) -> tuple[Suppression | None, Threshold | None]:
+        """How an operator picks that does so alone, where that is known."""
         node = self._model.node[by[0]]
-        if len(by) > 1 or node.op_type != "NonMaxSuppression" or node.inputs[0] is None or node.inputs[1] is None:
-            return None
-        limits: list[float | None] = []
-        for value in (*node.inputs[2:5], *[None] * (5 - len(node.inputs))):
-            constant = None if value is None else value.const_value
-            if value is not None and constant is None:
-                return None
-            limits.append(None if constant is None else float(constant.numpy().reshape(-1)[0]))
-        form = node.attributes.get("center_point_box")
-        is_centered = form is not None and form.as_int() == 1
-        boxes, scores = str(node.inputs[0].name), str(node.inputs[1].name)
-        return Suppression(boxes, scores, int(limits[0] or 0), limits[1] or 0.0, limits[2], is_centered)
+        return (suppression_of(node), threshold_of(node)) if len(by) == 1 else (None, None)
 
     def _is_score(self, tensor: str, axis: int) -> bool:
         """Whether there is one float for each row."""
