@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -534,6 +535,7 @@ def test_initialisers_listed_among_the_inputs_are_no_inputs(tmp_path: Path) -> N
     body = "(float[2,3] x, float[3,4] w, float[4] b) => (float[2,4] y) { h = MatMul(x, w) y = Add(h, b) }"
     model = load(proto(body, {"w": weight(3, 4), "b": weight(4)}, opset=9, ir_version=3), tmp_path)
     assert [info.name for info in model.inputs] == ["x"]
+    onnx.checker.check_model(ir.to_proto(model.onnx))  # as exports write it: in IR 3 an initialiser has to be an input
     assert groups(model) == ["MatMul+Add"]
     for precision in (Precision.FP16, Precision.INT8):
         assert compared(model, [sample(x=weight(2, 3))], precision).worst("sqnr") > 25

@@ -125,6 +125,7 @@ def _simplified(model: ir.Model, path: Path, is_known: bool) -> _Simplified:
         inlined = inline_functions(model)
         _read_inner_data(model)
         passes.RemoveInitializersFromInputsPass()(model)
+        model.ir_version = max(model.ir_version, 4)  # before 4 every initialiser had to be an input as well
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         passes.RemoveUnusedNodesPass()(model)
         for graph in model.graphs():

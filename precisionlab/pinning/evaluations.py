@@ -68,7 +68,7 @@ class Evaluations:
 
     def _check(self) -> None:
         if self._limit is not None and len(self.found) >= self._limit:
-            raise Spent(f"the {counted(self._limit, 'evaluation')} allowed are spent")
+            raise Spent(f"no more than {counted(self._limit, 'evaluation')} were allowed")
         self._deadline.check()
 
     def _judged(self, assignment: Assignment) -> Comparison:

@@ -202,7 +202,7 @@ class PinSearch:
         most = most_evaluations(layers)
         limits = [
             f"{duration(left)}, its part of what is left of the run's --budget" if left is not None else "",
-            f"{self._options.max_evaluations} evaluations" if self._options.max_evaluations is not None else "",
+            counted(self._options.max_evaluations, "evaluation") if self._options.max_evaluations is not None else "",
         ]
         stop = " or ".join(filter(None, limits))
         self._evaluator.see.note(
