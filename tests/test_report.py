@@ -117,7 +117,14 @@ def report(names: list[str] | None = None, **changes: Any) -> Report:
         "cause": "overflow", "ref_max": 349120.0, "overflow": 7,
         **errors("introduced", NAN, NAN, nan=12, inf=3), **errors("inherited", -INF, INF, inf=3),
     }  # fmt: skip
-    layers[3] |= {"rank": None, "fixed": "integers", "ref_max": NAN, "mixed_sqnr_db": NAN, "alone_sqnr_db": NAN}
+    layers[3] |= {
+        "rank": None,
+        "fixed": "integers",
+        "ref_max": NAN,
+        "overflow": None,
+        "mixed_sqnr_db": NAN,
+        "alone_sqnr_db": NAN,
+    }
     layers[3] |= {"alone_nonfinite": None, "gain": NAN}
     layers[3] |= errors("introduced", None) | errors("inherited", None)
     variants = [
