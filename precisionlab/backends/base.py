@@ -182,6 +182,26 @@ class Backend(ABC):
         return gathering.comparison(counted, {}, broken, time.perf_counter() - started)
 
 
+_SIZES = frozenset(
+    {
+        *(
+            "Add",
+            "AveragePool",
+            "Conv",
+            "ConvTranspose",
+            "Einsum",
+            "Gemm",
+            "GlobalAveragePool",
+            "MatMul",
+            "Mean",
+            "Mul",
+        ),
+        *("Neg", "ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Relu", "Sub", "Sum"),
+    }
+)
+"""Operators that give an Inf of finite values only where the result is too large."""
+
+
 def broken_tensors(
     model: Model, plan: PrecisionPlan, inherited: Mapping[str, ErrorSums], known: Mapping[str, ErrorSums]
 ) -> tuple[str, ...]:
@@ -189,7 +209,8 @@ def broken_tensors(
 
     Every new NaN, and every Inf that begins where the format that its layer gives could hold the reference's value (a
     logarithm or a division by what was rounded to zero). An Inf that begins where the reference is too large for it is
-    what that rounds to, and so is one in what the layer takes and rounds itself; every device goes on from it alike
+    what that rounds to, and so is one in what the layer takes and rounds itself, or beside such a one where the layer
+    only adds and multiplies: an error that it has inherited makes a value larger. Every device goes on from it alike
     (exp(−Inf) is 0, Inf − Inf is NaN), so what it does is seen at the outputs. A NaN's course is not: CPU kernels of
     Max, Clip, Relu or ReduceMax lose it, and a GPU's do not. Where the reference itself is NaN there is nothing to
     break; where it is Inf, that must stay. `known` has the reference's largest values.
@@ -202,12 +223,18 @@ def broken_tensors(
             errors = inherited.get(name)
             if errors is None:
                 continue
-            if errors.new_nan or errors.inf_mismatch or (errors.unforced_inf and not passed_on):
+            begins = errors.unforced_inf and not passed_on and not _overflows(layer, known[name], plan)
+            if errors.new_nan or errors.inf_mismatch or begins:
                 found.append(name)
             if name in layer.inside:  # what comes behind it in the bodies may go on from it
                 limit = inside_format(model.inner[name], layer, plan).overflowing
                 passed_on = passed_on or errors.new_nonfinite > 0 or known[name].max_ref >= limit
     return tuple(found)
+
+
+def _overflows(layer: Layer, known: ErrorSums, plan: PrecisionPlan) -> bool:
+    """Whether an Inf in what the layer gives is a value beyond its format: by size, and not by a zero."""
+    return known.max_ref >= format_of(layer, plan).overflowing and _SIZES.issuperset(layer.op_types)
 
 
 def _rounds_to_inf(model: Model, layer: Layer, plan: PrecisionPlan, known: Mapping[str, ErrorSums]) -> bool:
