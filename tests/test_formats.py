@@ -178,3 +178,21 @@ def test_causes_name_the_format_of_the_layer(tmp_path: Path) -> None:
     assert told[FP16]["mm"] == "the first Inf appears here: overflow: values up to 2e+05, fp16 ends at 65504"
     assert told[FP32] == {}
     assert "mm" not in told[BF16]
+
+
+FOURTH = (
+    '(float[2] x) => (float[2] y) { ["add"] a = Add(x, k) ["sub"] h = Sub(a, k) ["square"] s = Mul(h, h) '
+    '["fourth"] p = Mul(s, s) ["tanh"] y = Tanh(p) }'
+)
+"""Half has steps of 16 at 30 000: 13.3 becomes 16, and its fourth power 65 536, where 31 290 is meant."""
+
+
+@pytest.mark.parametrize(("other", "broken"), [(100.0, ()), (0.0, ("p",))])
+def test_an_inherited_error_that_makes_a_product_too_large_is_rounding_beside_others_that_are(
+    tmp_path: Path, other: float, broken: tuple[str, ...]
+) -> None:
+    model = load(proto(FOURTH, {"k": np.float32([3e4])}), tmp_path)
+    found = measured(model, plan_for(model, FP16), x=np.float32([13.3, other]))
+    assert found.inherited["p"].unforced_inf == 1
+    assert found.worst("sqnr") > 40  # what stands behind hides it
+    assert found.broken == broken
