@@ -6,6 +6,7 @@ the file says so.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from precisionlab.backends.tensorrt.pins import enabled_in
+from precisionlab.cli.summary import print_summary
 from precisionlab.errors import OptionError
 from precisionlab.export_plan import export_plan
 from precisionlab.model import load_model
@@ -422,3 +424,21 @@ def test_inf_that_the_files_own_half_gives_inside_a_body_is_no_fault_where_the_r
 
     assert any(name.startswith("b in then_branch") for name in found.low.comparison.nonfinite)
     assert found.low.comparison.broken == ()
+
+
+@pytest.mark.parametrize(("shift", "is_inf_alone"), [(20, True), (600, False)])
+def test_a_proof_that_rests_on_an_inf_says_so(shift: float, is_inf_alone: bool, tmp_path: Path) -> None:
+    """x + c − c is 0 in half where x is small, 1 / 0 is Inf, and 1 / Inf is 0 again, as near to x as the rest is."""
+    body = """(float[N,32] x) => (float[N,32] y) {
+        a = Add(x, c) d = Sub(a, c) i = Div(one, d) j = Div(one, i) y = Tanh(j) }"""
+    samples = [x / 300 for x in SAMPLES]
+    constants = {"c": np.float32(shift), "one": np.float32(1)}
+    result = swept(proto(body, constants), tmp_path, samples)
+    (found,) = result.precisions
+    assert not found.low.met
+    assert (found.low.comparison.worst("sqnr") >= 30) is is_inf_alone
+
+    stream = io.StringIO()
+    print_summary(result, stream)
+
+    assert ("or a NaN or Inf appears" in " ".join(stream.getvalue().split())) is is_inf_alone

@@ -11,6 +11,7 @@ from rich.text import Text
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.cli.console import Console
 from precisionlab.compare.confidence import hangs_on_samples
+from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.model.selections import moving_layers
 from precisionlab.precision import plan_files
 from precisionlab.report.commands import longer_command
@@ -18,6 +19,7 @@ from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
 from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
+from precisionlab.search.certificate import Certificate
 from precisionlab.search.undefined import Undefined
 from precisionlab.verdict import Mark, State, Tone
 from precisionlab.wording import counted, decibel, number
@@ -209,9 +211,9 @@ def _print_proof(console: Console, result: SweepResult, found: PrecisionResult) 
         console.print(line)
     proof = found.certificate
     if proof is not None and proof.proven:
-        held = ", ".join(proof.bounds)
         how = "" if found.engine is None else ", emulated"
-        console.print(f"proven{how}: with any one of the pins released, {held} does not hold (certificate in the plan)")
+        said = f"{', '.join(proof.bounds)} does not hold{_or_nonfinite(proof)}"
+        console.print(f"proven{how}: with any one of the pins released, {said} (certificate in the plan)")
     elif proof is not None and proof.figures.met:
         console.print("not proven that every pin is needed: the search was cut short, or a pin proved needless")
     if found.remark:
@@ -225,6 +227,13 @@ def _print_proof(console: Console, result: SweepResult, found: PrecisionResult) 
             f"{ends.low:.4g} and {ends.high:.4g} (95 %). Give more.",
             style="yellow",
         )
+
+
+def _or_nonfinite(proof: Certificate) -> str:
+    """What else may be wrong with a pin released: nothing where the bounds alone say so of each."""
+    bounds = parse_tolerance(proof.bounds)
+    is_within = [all(bound.admits(one.figures.values[bound.figure]) for bound in bounds) for one in proof.releases]
+    return ", or a NaN or Inf appears that the reference does not have" if any(is_within) else ""
 
 
 def _worst_part(found: PrecisionResult) -> str:
