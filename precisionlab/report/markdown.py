@@ -145,7 +145,7 @@ def _pins(section: PrecisionSection) -> Iterable[str]:
         return
     yield f"### {text(section.title)}: {counted(len(section.pins), 'pinned layer')}"
     if section.proven:
-        yield f"Proven: with any one of them released, {text(section.tolerance)} does not hold."
+        yield f"Proven: with any one of them released, {text(section.tolerance)} without a new NaN or Inf is not met."
     head = ["Layer", "Pinned to", "Why", *([f"{text(section.released)} if released"] if _released(section) else [])]
     table = _table(head, [_pin(pin, section) for pin in section.pins], left=(0, 1, 2))
     if len(section.pins) > _OPEN_PINS:
