@@ -56,6 +56,8 @@ def read_inside(folder: Path, name: str, most: int) -> bytes:
 
     Raises UnreadableError where it is a link, has more bytes than that, or cannot be read.
     """
+    if name in ("", "..") or (folder / name).is_dir():
+        raise UnreadableError("cannot be read: Is a directory")
     try:
         with open_to_read(folder, name) as stream:
             content = stream.read(most + 1) if os.fstat(stream.fileno()).st_size <= most else None

@@ -215,9 +215,9 @@ def test_exit_codes_and_what_is_printed(runs: tuple[Path, Path]) -> None:
     worse, better, same = run("diff", a, b), run("diff", b, a), run("diff", a, a, "--fail-if", "sqnr drop>0.1")
     assert (worse.exit_code, better.exit_code, same.exit_code) == (1, 0, 0)
     assert "fp16: worse; tolerance met → NOT met" in worse.stdout
-    assert "bf16 → no pin: /norm/square" in worse.stdout
+    assert "fp32 → no pin: /norm/square" in worse.stdout
     assert "WORSE: fp16: the tolerance was met, and is not met any more" in " ".join(worse.stdout.split())
-    assert "no pin → bf16: /norm/square" in better.stdout
+    assert "no pin → fp32: /norm/square" in better.stdout
     assert "B is not worse than A allows" in same.stdout
     assert max(len(line.rstrip()) for line in worse.stdout.splitlines() if not line.startswith("A: /")) <= 80
 
@@ -233,7 +233,7 @@ def test_json_is_strict(runs: tuple[Path, Path]) -> None:
     assert found["worse"] is True
     (precision,) = found["precisions"]
     assert precision["met"] == {"a": True, "b": False}
-    assert {"layer": "/norm/square", "a": "bf16", "b": None}.items() <= precision["pins"][0].items()
+    assert {"layer": "/norm/square", "a": "fp32", "b": None}.items() <= precision["pins"][0].items()
     reference = next(v for v in found["variants"] if v["variant"] == "fp32")
     assert reference["figures"][0] == {"figure": "sqnr", "held_out": False, "a": "inf", "b": "inf", "trend": "same"}
 
@@ -242,7 +242,7 @@ def test_the_page_says_the_same(runs: tuple[Path, Path], tmp_path: Path) -> None
     assert run("diff", *runs, "--html", tmp_path / "diff.html").exit_code == 1
     page = Page((tmp_path / "diff.html").read_text(encoding="utf-8"))
     assert "B is worse than A" in page.text
-    assert page.row("/norm/square")[1:3] == ["BF16", "–"]
+    assert page.row("/norm/square")[1:3] == ["FP32", "–"]
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert not any("src" in attributes for _, attributes in page.tags)

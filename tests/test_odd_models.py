@@ -373,7 +373,7 @@ def test_batch_statistics_are_refused_as_onnx_runtime_writes_over_what_it_is_giv
     model = proto("(float[4,3] x) => (float[4,3] y) { e = Exp(x)"
                   " n, p, q = BatchNormalization<training_mode = 1>(e, s, b, m, v) y = Sin(n) }",
                   {"s": weight(3), "b": weight(3), "m": weight(3), "v": np.abs(weight(3))})  # fmt: skip
-    refused(model, {"x": weight(4, 3)}, tmp_path, "'n' (BatchNormalization)", "evaluation mode")
+    refused(model, {"x": weight(4, 3)}, tmp_path, "'node_of_n' (BatchNormalization)", "evaluation mode")
 
 
 # Operators of others
@@ -390,9 +390,9 @@ def test_operators_of_onnx_runtime_are_layers_where_their_types_are_declared(tmp
     assert sqnr(result) > 50
 
 
-def test_an_operator_that_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
-    model = proto("(float[2,3] x) => (float[2,3] y) { e = Exp(x) y = acme.Magic(e) }", domains=', "acme" : 1')
-    refused(model, X, tmp_path, "acme::Magic", "define it as a function")
+def test_an_operator_that_nobody_knows_is_refused_by_name_where_layers_stand_behind_it(tmp_path: Path) -> None:
+    body = "(float[2,3] x) => (float[2,4] y) { e = Exp(x) m = acme.Magic(e) y = MatMul(m, w) }"
+    refused(proto(body, {"w": weight(3, 4)}, domains=', "acme" : 1'), X, tmp_path, "acme::Magic")
 
 
 # Names

@@ -193,7 +193,8 @@ def test_what_a_sweep_cannot_be_asked_is_told_with_what_can(tmp_path: Path) -> N
     assert "target t4 has no bf16; choose another --target or precision" in refused(
         *given, "--precisions", "bf16", "--target", "t4"
     )
-    assert "holdout '1.5': write a share below 1, such as 0.25" in refused(*given, "--holdout", "1.5")
+    assert "holdout '150%': write a share below 1, such as 0.25" in refused(*given, "--holdout", "150%")
+    assert "holdout '1.5': that may mean 1.5 % or 150 %" in refused(*given, "--holdout", "1.5")
     assert "metric 'mine': write package.module:name or path/to/file.py:name" in refused(*given, "--metric", "mine")
     assert not (tmp_path / "run" / "journal.jsonl").exists()
 
