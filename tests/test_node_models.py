@@ -17,22 +17,18 @@ from benchmarks.node_models import Case, cases, judged, outcomes
 
 REFUSED = {
     "node/test_add_int16": "only layer cannot be given a precision (1 × no float output",
-    "node/test_attention_3d_causal_bf16": "is bfloat16, which ONNX Runtime cannot be given",
     "node/test_attention_4d_softcap_neginf_mask": "values that are NaN or Inf",
     "node/test_batchnorm_example_training_mode": "(BatchNormalization) is in training mode",
     "node/test_bernoulli": "(Bernoulli) draws random numbers",
     "node/test_castlike_DOUBLE_to_FLOAT": "CastLike converts between types",
     "node/test_constant": "a constant, which is not computed",
     "node/test_flexattention": "(ai.onnx.preview::FlexAttention) is no operator that ONNX Runtime knows",
-    "node/test_gru_batchwise": "Batchwise recurrent operations",
     "node/test_identity_opt": "is an optional, and samples hold tensors only",
     "node/test_identity_sequence": "is a sequence, and samples hold tensors only",
-    "node/test_cumprod_1d_exclusive": "computes in double, as the model says); sweep the float32 model",
     "node/test_clip_default_int8_max_expanded": "layers can be given a precision",
     "node/test_split_to_sequence_1": "no tensor output",
     "node/test_training_dropout": "(Dropout) drops values at random",
     "pytorch-operator/test_operator_addmm": "it has no kernel for node",
-    "simple/test_gradient_of_add": "ai.onnx.preview.training::Gradient",
 }
 
 
