@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from precisionlab.sweep import sweep
     from precisionlab.verify import verify
 
+__version__ = "0.1.0"
+"""The one place that says it: the package's metadata, `--version`, `doctor` and run.json take it from here."""
+
 __all__ = ["Pin", "Precision", "PrecisionLabError", "PrecisionPlan", "SweepResult", "calibrate", "sweep", "verify"]
 
 _HOMES = {

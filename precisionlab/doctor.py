@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from precisionlab import __version__
 from precisionlab.errors import EngineError
 
 
@@ -27,7 +28,7 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Look at this machine. TensorRT and CUDA are loaded in processes of their own: a broken driver may crash them."""
     yield Finding("Python", None, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding("precisionlab", None, importlib.metadata.version("precisionlab"))
+    yield Finding("precisionlab", None, __version__)
     yield _onnxruntime()
     yield _engines("tensorrt", "tensorrt", "pip install 'precisionlab[tensorrt]'", needs_gpu=True)
     yield _engines(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import platform
@@ -44,6 +43,7 @@ from precisionlab.rewrite.gates import check_opset
 from precisionlab.rewrite.real import one_node_layers
 from precisionlab.rewrite.typed import save_typed, typed_model
 from precisionlab.samples import checked
+from precisionlab.versions import versions
 
 CUDA = "cuda"
 AGAINST = (CUDA, TENSORRT, RTX)
@@ -51,7 +51,6 @@ PATTERNS, NODES = "patterns", "nodes"
 KERNELS = (TENSORRT, EMULATION)
 """Whose kernels are emulated: TensorRT's, or ONNX Runtime's on CUDA."""
 _RESULT, _ROWS, _PAGE = "fidelity.json", "fidelity.csv", "fidelity.html"
-_PACKAGES = ("precisionlab", "onnx", "onnx-ir", "numpy", "numba")
 
 
 @dataclass(frozen=True)
@@ -377,13 +376,7 @@ def _facts(model: Model, dataset: Dataset, against: str, device: Device, seed: i
 def _versions() -> dict[str, str]:
     import onnxruntime
 
-    found = {"onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from its source folder
-            continue
-    return found
+    return {**versions(), "onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
 
 
 def _gpu(device: Device) -> str | None:

@@ -6,7 +6,6 @@ precision, a fault that only pins mend, both ways to INT8 ranges, dynamic shapes
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import tempfile
@@ -18,6 +17,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
+from precisionlab import __version__
 from precisionlab.backends import TENSORRT, emulation
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt import opening
@@ -82,7 +82,7 @@ def selftest(folder: Path, see: Observer | None = None) -> Iterator[Step]:
             steps.append(step)
             yield step
         content = {
-            "precisionlab": importlib.metadata.version("precisionlab"),
+            "precisionlab": __version__,
             "python": python_facts(),
             "steps": [vars(step) for step in steps],
             "layers": [{"tensor": name, "emulated_sqnr_db": e, "measured_sqnr_db": m} for name, e, m in layers],

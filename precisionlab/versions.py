@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 
+from precisionlab import __version__
+
 RULES = 3
 """Of the emulation: raised where the same plan gives other figures, so that none of before is taken over."""
 
 # ONNX Runtime comes as one of several packages, which hold the same module.
 _NAMES: tuple[tuple[str, ...], ...] = (
-    ("precisionlab",),
     ("onnx",),
     ("onnxruntime", "onnxruntime-gpu"),
     ("onnx-ir",),
@@ -19,8 +20,9 @@ _NAMES: tuple[tuple[str, ...], ...] = (
 
 
 def versions() -> dict[str, str]:
-    """Package → version, of those that are installed."""
-    return {names[0]: version for names in _NAMES if (version := _version(names)) is not None}
+    """Package → version: our own, which a source tree that was never installed has too, and of those installed."""
+    others = {names[0]: version for names in _NAMES if (version := _version(names)) is not None}
+    return {"precisionlab": __version__, **others}
 
 
 def _version(names: tuple[str, ...]) -> str | None:
@@ -29,4 +31,4 @@ def _version(names: tuple[str, ...]) -> str | None:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return None  # run from its source folder
+    return None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
 import pytest
 from click.testing import CliRunner
 from rtx import needs_rtx
 
-from precisionlab import doctor
+import precisionlab
+from precisionlab import doctor, versions
 from precisionlab.cli import cli
 
 
@@ -51,3 +53,15 @@ def test_the_command_prints_a_line_for_each_and_what_to_do() -> None:
     assert printed.exit_code == 0
     assert "ready  backend onnxruntime" in printed.output
     assert "backend tensorrt-rtx" in printed.output
+
+
+def test_a_source_tree_that_was_never_installed_tells_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "precisionlab":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert findings()["precisionlab"].seen == precisionlab.__version__
+    assert versions.versions()["precisionlab"] == precisionlab.__version__
+    assert precisionlab.__version__ in CliRunner().invoke(cli, ["--version"]).output

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from precisionlab import __version__
 from precisionlab.cli.cache import cache_commands
 from precisionlab.cli.calibrate import calibrate_command
 from precisionlab.cli.diff import diff_command
@@ -78,7 +79,7 @@ def _is_debugging() -> bool:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="precisionlab")
+@click.version_option(__version__, package_name="precisionlab")
 @click.option(_DEBUG, is_flag=True, expose_value=False, help=_DEBUG_HELP)
 def cli() -> None:
     """Find the layers of an ONNX model that lose accuracy in FP16 or INT8 under TensorRT, pin as few of
