@@ -154,6 +154,8 @@ def test_where_compiled_loops_cannot_be_kept_they_are_compiled_anew(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "calibration.cache").exists()
     assert not list(tmp_path.rglob("*.nbc"))
+    compilers = [path for path in source.rglob("*.py") if "import njit" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in compilers] == ["loops.py"], "numba's own cache ends the run where it has no place"
 
 
 def test_nothing_but_the_run_is_left_behind_and_no_event_of_other_libraries(tmp_path: Path) -> None:

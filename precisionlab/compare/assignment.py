@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from precisionlab.loops import compiled
 
-@njit(nogil=True, cache=True, error_model="numpy")
+
+@compiled()
 def _distance(a, b, p, q, integer):  # type: ignore[no-untyped-def]
     total = 0.0
     for k in range(a.size):
@@ -19,7 +20,7 @@ def _distance(a, b, p, q, integer):  # type: ignore[no-untyped-def]
     return total if total == total else np.inf
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _nearest(i, first, second, p, q, integer, width, taken):  # type: ignore[no-untyped-def]
     """The nearest row of `second` that is not taken; of equally near ones that closest in the order."""
     best, where = np.inf, -1
@@ -32,7 +33,7 @@ def _nearest(i, first, second, p, q, integer, width, taken):  # type: ignore[no-
     return where, best
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 def _assign(first, second, p, q, integer, width):  # type: ignore[no-untyped-def]
     n, m = len(first), len(second)
     twin, distance = np.full(n, -1, np.int64), np.full(n, np.inf)
