@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from models import DIGITS
 
-from benchmarks.kills import BrokenError, Found, Job, check_folder, disturb, journal_of
+from benchmarks.kills.disturb import Found, disturb
+from benchmarks.kills.folder import BrokenError, check_folder, journal_of
+from benchmarks.kills.jobs import Job
 from precisionlab.calibrate import calibrate, merge
 from precisionlab.calibration.state import STATE_FILE, read_state
 from precisionlab.errors import DataError
