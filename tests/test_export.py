@@ -75,6 +75,20 @@ def subject(
     return Subject(model, plan, table, profiles or {}, names, VERSION)
 
 
+def handed_on(folder: Path) -> Model:
+    """A model whose Identity hands a layer's result on: the emulation has no layer for it, TensorRT's parser has."""
+    nodes = [
+        helper.make_node("Exp", ["x"], ["grown"], "exp"),
+        helper.make_node("Identity", ["grown"], ["same"], "same"),
+        helper.make_node("Cast", ["same"], ["cast"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Tanh", ["cast"], ["y"], "tanh"),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    opset = [helper.make_opsetid("", 17)]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    return load(helper.make_model(graph, opset_imports=opset, ir_version=9), folder)
+
+
 def chain(names: Sequence[str], folder: Path, name: str = "chain.onnx") -> Model:
     """A model of one unary node for each name."""
     kinds = ("Exp", "Tanh", "Sigmoid", "Softplus")
@@ -896,3 +910,47 @@ class TestCommand:
         done = command(found / "plan.fp16.json", "--format", "typed-onnx", "--out", tmp_path / "typed.onnx")
         assert done.exit_code == 0, done.output
         onnx.checker.check_model(onnx.load_model(tmp_path / "typed.onnx"), full_check=True)
+
+
+# Nodes that only hand on
+
+
+def test_what_hands_on_a_pinned_result_is_held_as_well(tmp_path: Path) -> None:
+    model = handed_on(tmp_path)
+    assert [layer.name for layer in model.layers] == ["exp", "tanh"]
+    plan = plan_of(model, FP16, ["exp"])
+    (pin,) = pins_of(model, plan)
+    assert pin.tensors == ("grown", "same", "cast")
+    said = str(trtexec_command(subject(model, plan)).content)
+    assert "--layerPrecisions='exp:fp32,exp_*:fp32,same:fp32,same_*:fp32'" in said  # a Cast cannot be constrained
+
+
+def test_what_hands_on_an_int8_result_is_left_alone(tmp_path: Path) -> None:
+    conv = proto(
+        "(float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y) { a = Conv(x, w) b = Identity(a) y = Tanh(b) }",
+        {"w": np.ones((1, 1, 1, 1), np.float32)},
+    )
+    model = load(conv, tmp_path)
+    name = model.layers[0].name
+    said = trtexec_command(subject(model, plan_of(model, FP16, {name: INT8}), CalibrationTable({}, 1))).content
+    assert isinstance(said, str)
+    assert f"--layerPrecisions={name}:int8" in said
+    assert "same" not in said
+
+
+@needs_rtx
+def test_the_parser_has_a_layer_for_what_hands_on_and_it_belongs_to_the_pin(tmp_path: Path) -> None:
+    model = handed_on(tmp_path)
+    (answer,) = drive("parse_models", model.path)
+    layers = [
+        NetworkLayer(
+            row["index"],
+            row["name"],
+            row["kind"],
+            tuple(row["nodes"]),
+            *(tuple(NetworkTensor(**entry) for entry in row[key]) for key in ("inputs", "outputs")),
+        )
+        for row in answer["layers"]
+    ]
+    (found,) = match_pins(pins_of(model, plan_of(model, FP16, ["exp"])), layers)
+    assert {"exp", "same"} <= {layer.name for layer in found.layers}

@@ -493,10 +493,13 @@ class TestRealNetworks:
         assert len(pins) >= {"digits": 17, "magika": 79, "minilm_l3": 94, "orient": 41}.get(name, 50)
         assert [match.pin.layer for match in matches if match.unmatched is not None] == []
         assert all(match.layers for match in matches)
-        # No layer is given away twice, and a layer that says of which node it is goes to that node.
+        # No layer is given away twice, and a layer that says of which node it is goes to that node, or to the one
+        # whose result it hands on.
         owned = [layer for match in matches for layer in match.layers]
         assert len(owned) == len({layer.index for layer in owned})
-        assert all(layer.node is None or layer.node in match.pin.nodes for match in matches for layer in match.layers)
+        for match in matches:
+            behind = {idle.name for tensor in match.pin.tensors for idle in model.idle_behind.get(tensor, ())}
+            assert {layer.node for layer in match.layers} <= {*match.pin.nodes, *behind, None}
         # Each layer that the plan can give a precision to is pinned by at least one layer of the network.
         free = [match for match in matches if model.layer[match.pin.layer].fixed is None]
         assert all(any(skip_reason(layer) is None for layer in match.layers) for match in free)

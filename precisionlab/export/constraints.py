@@ -74,6 +74,8 @@ def constraints_of(subject: Subject) -> Constraints:
             taken = (str(value.name) for value in node.inputs if value is not None)
             alike = _all_float(tensors, [*taken, *given])
             found.append(NodeConstraint(name, pin.layer, pin.precision, stores, alike))
+            if pin.precision is not Precision.INT8:
+                found += (NodeConstraint(idle, pin.layer, pin.precision, True, True) for idle in _idle(model, given))
     return Constraints(tuple(found), left_alone)
 
 
@@ -84,6 +86,13 @@ def _with_inner(model: Model, node: ir.Node, scope: Scope) -> Iterator[tuple[ir.
     for _, graph in subgraphs(node) if is_control(node) else ():
         for inner in graph:
             yield from _with_inner(model, inner, model.bodies[graph])
+
+
+def _idle(model: Model, tensors: Iterable[str]) -> Iterator[str]:
+    """The nodes of the file that hand these on: each is a layer to TensorRT's parser, but for a Cast of one type."""
+    if model.exported is None:  # what is written in place of the file has them not
+        behind = (node for tensor in tensors for node in model.idle_behind.get(tensor, ()))
+        yield from (node.name for node in behind if node.operator not in _LEFT_ALONE)
 
 
 def _reason(tensors: Mapping[str, TensorInfo], node: ir.Node, held: bool) -> str | None:

@@ -113,7 +113,8 @@ def _listed(model: Model, held: Iterable[NodeConstraint]) -> str:
 def _names_of(model: Model) -> list[str]:
     """What layers of the network may be called after, sorted: nodes, and constants."""
     names = (name for graph in (model.onnx.graph, *model.bodies) for name in graph.initializers)
-    return sorted({*model.node, *(name for body in model.bodies.values() for name in body.node), *map(str, names)})
+    inner = (name for body in model.bodies.values() for name in body.node)
+    return sorted({*model.node, *inner, *(idle.name for idle in model.idle), *map(str, names)})
 
 
 def _is_widened(constraint: NodeConstraint, known: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -149,6 +150,19 @@ class InnerTensor:
 
 
 @dataclass(frozen=True)
+class IdleNode:
+    """A node of the file's main graph that gives what it takes: its `tensor` has the values of `source`.
+
+    The model is emulated without it. A compiler is given it, and may store its tensor in another type.
+    """
+
+    name: str
+    operator: str
+    tensor: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Model:
     """One checked model. `onnx` is never changed after loading: rewrites make new graphs.
 
@@ -162,7 +176,7 @@ class Model:
     whatever is pinned; where the end was cut off, the `tail`, without it. `exported` is the same for other tools,
     with the tail. `folded` counts the bytes of constants that are in memory beside those that were computed from
     them. `gone` are tensors of the file that are not here: each with the one that has its values, None for those
-    that are constants.
+    that are constants. `idle` are the nodes of the file that hand on values of those that are here.
     """
 
     path: Path
@@ -179,6 +193,7 @@ class Model:
     is_inlined: bool = False
     folded: int = 0
     gone: Mapping[str, str | None] = field(default_factory=dict)
+    idle: tuple[IdleNode, ...] = ()
     bodies: Mapping[ir.Graph, Body] = field(default_factory=dict)
     inner: Mapping[str, InnerTensor] = field(default_factory=dict)
 
@@ -191,6 +206,14 @@ class Model:
     def node(self) -> Mapping[str, ir.Node]:
         """Node name → node of the main graph."""
         return {str(node.name): node for node in self.onnx.graph}
+
+    @cached_property
+    def idle_behind(self) -> Mapping[str, tuple[IdleNode, ...]]:
+        """Tensor → the idle nodes that hand its values on, in the file's order."""
+        found: dict[str, list[IdleNode]] = defaultdict(list)
+        for node in self.idle:
+            found[node.source].append(node)
+        return {source: tuple(nodes) for source, nodes in found.items()}
 
     @cached_property
     def halves(self) -> Mapping[str, ir.DataType]:

@@ -5,28 +5,29 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from precisionlab.model.flow import ONNX_DOMAINS
+from precisionlab.model.graph import IdleNode
 
 _ALWAYS = frozenset({"Identity", "Dropout"})  # a Dropout that drops is refused
 _CASTS = frozenset({"Cast", "CastLike"})
 
 
-def drop_idle(model: ir.Model, typed: ir.Model) -> dict[str, str]:
-    """Remove nodes that give what they take; tensor of the main graph that is gone → the one that has its values.
+def drop_idle(model: ir.Model, typed: ir.Model) -> tuple[IdleNode, ...]:
+    """Remove nodes that give what they take; returns those of the main graph.
 
     Casts to the type that a value has already, Identity, and Dropout whose mask nobody asks for; not those that give an
     output of their graph, whose name must stay. `typed` is a clone of the model with inferred types; it is changed
     alike.
     """
-    gone: dict[str, str] = {}
+    gone = []
     for graph, known in zip(model.graphs(), typed.graphs(), strict=True):
         for node, inferred in list(zip(graph, known, strict=True)):
             if not _is_idle(inferred):
                 continue
-            kept = _bypass(node)
+            source = _bypass(node)
             _bypass(inferred)
             if graph is model.graph:
-                gone[str(node.outputs[0].name)] = kept
-    return gone
+                gone.append(IdleNode(str(node.name), node.op_type, str(node.outputs[0].name), source))
+    return tuple(gone)
 
 
 def _is_idle(node: ir.Node) -> bool:

@@ -88,7 +88,10 @@ def load_model(path: Path) -> Model:
         tail=tail,
         is_inlined=simple.inlined > 0,
         folded=simple.folded,
-        gone=dict.fromkeys(simple.tensors - declared.keys()) | idle | dict.fromkeys(tail.tensors if tail else ()),
+        gone=dict.fromkeys(simple.tensors - declared.keys())
+        | {node.tensor: node.source for node in idle}
+        | dict.fromkeys(tail.tensors if tail else ()),
+        idle=idle,
         bodies=bodies,
         inner=inner,
     )

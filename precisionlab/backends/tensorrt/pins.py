@@ -143,7 +143,12 @@ def _strays(layer: Layer, precision: Precision, enabled: Iterable[Precision]) ->
 
 
 def _float_outputs(model: Model, layer: Layer) -> tuple[str, ...]:
-    """All float tensors that the layer's nodes give, inside it too; of unknown type too where it is held."""
+    """All float tensors that the layer's nodes give, inside it too; of unknown type too where it is held.
+
+    With those that idle nodes of the file make of them: TensorRT's parser has a layer for an Identity, which would
+    else be free to store a pinned layer's result in half.
+    """
     names = (str(value.name) for node in layer.nodes for value in model.node[node].outputs if value.name)
     kinds = {*_FLOAT_TYPES, None} if layer.held else _FLOAT_TYPES
-    return tuple(name for name in names if model.tensors[name].dtype in kinds)
+    given = [name for name in names if model.tensors[name].dtype in kinds]
+    return (*given, *(idle.tensor for name in given for idle in model.idle_behind.get(name, ())))
