@@ -19,6 +19,7 @@ from onnx_ir.passes import common as passes
 
 from precisionlab.model.expression import NUMPY, Expression, expression, sources
 from precisionlab.model.flow import ONNX_DOMAINS
+from precisionlab.model.inference import infer_types
 from precisionlab.model.lift import OWN
 
 _SMALL = 1 << 20
@@ -205,7 +206,7 @@ def _constant(tensor: ir.TensorProtocol) -> ir.Value:
 
 def _inferred(graph: ir.Model) -> Mapping[str, ir.Value]:
     """The values of an expression's graph by name, with their types and shapes as far as those can be told."""
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)
+    infer_types(graph)
     return {str(v.name): v for node in graph.graph for v in node.outputs if v.name}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -20,11 +19,12 @@ from onnx_ir.passes import common as passes
 from precisionlab.errors import ModelError
 from precisionlab.model.bodies import bodies_of, with_inside, with_islands
 from precisionlab.model.edges import give_edges
-from precisionlab.model.flow import ONNX_DOMAINS, is_sized
+from precisionlab.model.flow import is_sized
 from precisionlab.model.fold import fold_constants
 from precisionlab.model.functions import inline_functions
 from precisionlab.model.graph import Model, TensorInfo
 from precisionlab.model.idle import drop_idle
+from precisionlab.model.inference import inferred, tensors_of
 from precisionlab.model.layers import layers_of, multiply_adds
 from precisionlab.model.lift import OWN, lift
 from precisionlab.model.light import big_as_inputs
@@ -36,7 +36,6 @@ from precisionlab.quoting import CPP_ERRORS, cause
 from precisionlab.reading import UnreadableError, file_size
 
 _LARGEST = (1 << 31) - 1  # bytes of one protobuf message
-_LONGEST_SHAPE = 1 << 12  # elements
 
 # What onnx-ir raises for a graph that is not one; PassError is a RuntimeError.
 _OF_GRAPHS = (onnx.shape_inference.InferenceError, InvariantError, *CPP_ERRORS)
@@ -59,7 +58,7 @@ def load_model(path: Path) -> Model:
         raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
     check_measurable(model, path)
     with _as_graph(path):
-        typed = _inferred(model)
+        typed = inferred(model)
         idle = drop_idle(model, typed)
         declared = tensors_of(typed)
         known = {
@@ -196,44 +195,8 @@ def name_nodes(graph: ir.Graph) -> None:
         node.name = name
 
 
-def infer_tensors(model: ir.Model) -> dict[str, TensorInfo]:
-    """Type and shape of each value of the main graph."""
-    return tensors_of(_inferred(model))
-
-
-def _inferred(model: ir.Model) -> ir.Model:
-    """A clone whose values have types and shapes, as far as they can be inferred."""
-    inferred = model.clone()
-    # A model with operators that onnx does not know is left with what it declares; that is enough,
-    # and onnx-ir's warning with a traceback would only frighten.
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(inferred)
-    # With the values of shapes followed as well; onnx takes memory for each element of a vector then, so of none that
-    # is too long to be a shape.
-    if not any(_is_long(value) for value in _values(inferred.graph) if not value.is_initializer()):
-        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
-    return inferred
-
-
-def tensors_of(model: ir.Model, graph: ir.Graph | None = None) -> dict[str, TensorInfo]:
-    """Type and shape of each value of the main graph, or of a `graph` inside it, as its values say."""
-    graph = model.graph if graph is None else graph
-    imports = model.graph.opset_imports
-    containers = _containers(graph, imports.get("", imports.get("ai.onnx", 1)))
-    return {str(v.name): _tensor_info(v, v not in containers) for v in _values(graph) if v.name}
-
-
-def _values(graph: ir.Graph) -> list[ir.Value]:
-    return [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
-
-
 def _lifted(info: TensorInfo) -> TensorInfo:
     return replace(info, dtype=ir.DataType.FLOAT) if info.dtype in OWN else info
-
-
-def _is_long(value: ir.Value) -> bool:
-    shape = value.shape
-    return shape is not None and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > _LONGEST_SHAPE
 
 
 def _note_ranks(graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
@@ -243,38 +206,6 @@ def _note_ranks(graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
             shape = tensors[value.name].shape if value.name else None
             if value.shape is None and shape is not None:
                 value.shape = ir.Shape(shape if is_sized(value) else [None] * len(shape))
-
-
-def _containers(graph: ir.Graph, opset: int) -> set[ir.Value]:
-    """The sequences and optionals: onnx-ir's inference gives them the type of the tensors that they hold."""
-    found = {v for v in graph.inputs if v.type is not None and not isinstance(v.type, ir.TensorType)}
-    for node in graph:
-        if node.domain not in ONNX_DOMAINS or not onnx.defs.has(node.op_type):
-            continue
-        outputs = onnx.defs.get_schema(node.op_type, opset).outputs
-        inner = [a.as_graph().outputs for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-        for index, value in enumerate(node.outputs):
-            tensors = [kind.startswith("tensor(") for kind in outputs[min(index, len(outputs) - 1)].types]
-            # Identity, If and Loop (whose body gives a condition first) may hand on either.
-            at = index + (node.op_type == "Loop")
-            handed = any(isinstance(o[at].type, (ir.SequenceType, ir.OptionalType)) for o in inner if at < len(o))
-            handed = handed or (node.op_type == "Identity" and node.inputs[0] in found)
-            if not any(tensors) or (handed and not all(tensors)):
-                found.add(value)
-    return found
-
-
-def _tensor_info(value: ir.Value, is_tensor: bool) -> TensorInfo:
-    dtype = value.dtype if is_tensor and isinstance(value.type, ir.TensorType) else None
-    shape = None
-    if value.shape is not None:
-        shape = tuple(_dimension(dim if isinstance(dim, int) else dim.value) for dim in value.shape)
-    return TensorInfo(str(value.name), dtype, shape)
-
-
-def _dimension(dim: int | str | None) -> int | str | None:
-    """A dimension; None for what exporters write where they do not know it: −1, and "?", which is no symbol."""
-    return None if dim == "?" or (isinstance(dim, int) and dim < 0) else dim
 
 
 def _read(path: Path) -> onnx.ModelProto:

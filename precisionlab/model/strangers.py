@@ -12,10 +12,10 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS
+from precisionlab.model.inference import inferred
 from precisionlab.model.tail import Tail
 from precisionlab.wording import counted
 
@@ -74,9 +74,7 @@ def cut_strangers(model: ir.Model, path: Path) -> Tail | None:
 
 def _give_types(model: ir.Model) -> None:
     """Types for the new outputs, which a model must declare."""
-    inferred = model.clone()
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(inferred)
-    for value, known in zip(model.graph.outputs, inferred.graph.outputs, strict=True):
+    for value, known in zip(model.graph.outputs, inferred(model).graph.outputs, strict=True):
         value.type, value.shape = known.type, known.shape
 
 

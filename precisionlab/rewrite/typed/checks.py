@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
+from precisionlab.model.inference import can_follow_values
 from precisionlab.model.light import big_as_inputs
 from precisionlab.quoting import CPP_ERRORS, cause
 
@@ -29,8 +30,9 @@ def check_typed(model: Model, typed: ir.Model) -> None:
     except onnx.checker.ValidationError as error:
         told = cause("the ONNX checker", error)
         raise ModelError(f"{model.path}: the typed model is not valid; please report this; {told}") from None
-    fault = _inference_fault(proto)
-    if fault is not None and _inference_fault(_light(model.onnx)) is None:
+    follow = can_follow_values(info.shape for info in model.tensors.values() if info.shape is not None)
+    fault = _inference_fault(proto, follow)
+    if fault is not None and _inference_fault(_light(model.onnx), follow) is None:
         raise ModelError(f"{model.path}: the typed model's types disagree; please report this; {fault}")
 
 
@@ -38,9 +40,9 @@ def _light(model: ir.Model) -> onnx.ModelProto:
     return ir.to_proto(big_as_inputs(model)[0])
 
 
-def _inference_fault(proto: onnx.ModelProto) -> str | None:
+def _inference_fault(proto: onnx.ModelProto, follow: bool) -> str | None:
     try:
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=follow)
     except (onnx.shape_inference.InferenceError, *CPP_ERRORS) as error:
         return cause("the ONNX shape inference", error)
     return None

@@ -11,7 +11,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.graph import TensorInfo
-from precisionlab.model.load import infer_tensors
+from precisionlab.model.inference import infer_tensors
 from precisionlab.precision import PrecisionPlan
 from precisionlab.rewrite.typed.assignment import Assignment, allowed, body_types, planned
 from precisionlab.rewrite.typed.checks import check_typed
