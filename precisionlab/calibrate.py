@@ -291,10 +291,11 @@ def _finish(
     beside = path.name + ".json"
     # The cache takes its place last, as it may lie elsewhere; its fingerprint after it, as that has its digest.
     with (
+        ExitStack() as together,
         told(path, _ELSEWHERE),
-        drafted(path.parent, beside, of=path) as cache_drafts,
+        drafted(path.parent, beside, of=path, together=together) as cache_drafts,
         told(folder, _ELSEWHERE),
-        drafted(folder) as drafts,
+        drafted(folder, together=together) as drafts,
     ):
         write_whole(cache_drafts / path.name, content.decode("utf-8"))
         write_whole(cache_drafts / beside, fingerprint.to_json())

@@ -8,11 +8,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from precisionlab.errors import OptionError
-from precisionlab.plainfiles import LinkError, make_plain_folder
+from precisionlab.plainfiles import LinkError, is_there, make_plain_folder
 
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _PART = ".part"
@@ -44,31 +44,90 @@ def write_whole_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 @contextmanager
 def drafted(
-    folder: Path, last: str | None = None, gone: Collection[str] = (), *, of: Path | None = None
+    folder: Path,
+    last: str | None = None,
+    gone: Collection[str] = (),
+    *,
+    of: Path | None = None,
+    together: ExitStack | None = None,
 ) -> Iterator[Path]:
     """A folder for drafts, which all take their places in `folder` when the context ends; none where it raises.
 
     So a disk that fills up leaves what was there before. The files `gone` are removed then, and so is `last`, which
     comes back at the very end: where a kill falls between two files, what says that they belong together is missing.
-    `of` is the file that is held, where the folder is not: see `remove_drafts`.
+    `of` is the file that is held, where the folder is not: see `remove_drafts`. Drafts of several folders that are
+    given one stack, which is left last, take their places all or none.
     """
     prefix = ".draft." if of is None else draft_prefix(of)
-    draft = Path(tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=_PART))
-    try:
+    with ExitStack() if together is None else nullcontext(together) as ends:
+        draft = Path(tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=_PART))
+        exchange = ends.enter_context(_Exchange(folder, draft))
         yield draft
-        files = sorted(path.relative_to(draft) for path in draft.rglob("*") if not path.is_dir())
-        files.sort(key=lambda path: str(path) == last)
-        above = {file.parent for file in files} - {Path()}
-        places = {folder, *(make_plain_folder(folder, str(name)) for name in above)}
+        exchange.make(last, gone)
+
+
+class _Exchange:
+    """Drafts take the places of a folder's files, which are kept until the context ends, and come back if it raises."""
+
+    def __init__(self, folder: Path, draft: Path) -> None:
+        self._folder, self._draft, self._aside = folder, draft, draft / ".before"
+        self._steps: list[tuple[str, bool]] = []  # a name, and whether it stands for a new file, not for one kept aside
+        self._made: list[Path] = []
+        self._last: str | None = None
+
+    def __enter__(self) -> _Exchange:
+        return self
+
+    def make(self, last: str | None, gone: Collection[str]) -> None:
+        """Put the drafts in their places, `last` in the end."""
+        self._last = last
+        files = sorted(str(path.relative_to(self._draft)) for path in self._draft.rglob("*") if not path.is_dir())
+        files.sort(key=lambda name: name == last)
+        above = sorted({str(Path(name).parent) for name in files} - {"."})
+        self._made = [self._folder / name for name in above if not is_there(self._folder, name)]
+        places = [self._folder, *(make_plain_folder(self._folder, name) for name in above)]
+        self._aside.mkdir()
         for name in (last, *gone):
-            if name is not None:
-                (folder / name).unlink(missing_ok=True)
-        for file in files:
-            (draft / file).replace(folder / file)
+            if name is not None and self._keep(name):
+                (self._folder / name).unlink(missing_ok=True)
+        for name in files:
+            self._keep(name)
+            (self._draft / name).replace(self._folder / name)
+            self._steps.append((name, True))
         for place in places:
             sync_folder(place)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            with suppress(OSError):  # what cannot be put back is missing, as after a kill, and so is `last`, kept first
+                self._undo()
+        shutil.rmtree(self._draft, ignore_errors=True)
+
+    def _keep(self, name: str) -> bool:
+        """Keep what has this name, if anything has; a folder stays where it is, and is in the way."""
+        place, kept = self._folder / name, self._aside / name
+        if is_there(self._aside, name) or not is_there(self._folder, name):
+            return False
+        if place.is_symlink() or not place.is_dir():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(place, kept, follow_symlinks=False)  # so that the name is never without its file
+            except (OSError, NotImplementedError):
+                place.replace(kept)
+            self._steps.append((name, False))
+        return True
+
+    def _undo(self) -> None:
+        if self._last is not None and (self._last, True) in self._steps:
+            # Not there while old files and new ones lie side by side. Where even that fails, all of them are new.
+            (self._folder / self._last).replace(self._draft / self._last)
+        for name, is_new in reversed(self._steps):
+            if not is_new:
+                (self._aside / name).replace(self._folder / name)
+            elif name != self._last and not is_there(self._aside, name):
+                (self._folder / name).unlink()
+        for place in reversed(self._made):
+            place.rmdir()
 
 
 def draft_prefix(path: Path) -> str:

@@ -29,7 +29,7 @@ from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, open_dataset
-from precisionlab.disk import told, write_whole
+from precisionlab.disk import drafted, told, write_whole
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.lock import held_folder
 from precisionlab.memory import default_memory
@@ -393,11 +393,11 @@ def _write(result: FidelityResult, page: bool) -> None:
     from precisionlab.report.csvfile import to_csv
     from precisionlab.report.fidelity import fidelity_page, fidelity_table
 
-    with told(result.folder, "choose another folder with --out"):
-        write_whole(result.folder / _RESULT, json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n")
-        write_whole(result.folder / _ROWS, to_csv(fidelity_table(result)))
+    with told(result.folder, "choose another folder with --out"), drafted(result.folder, _RESULT) as drafts:
+        write_whole(drafts / _RESULT, json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n")
+        write_whole(drafts / _ROWS, to_csv(fidelity_table(result)))
         if page:
-            write_whole(result.folder / _PAGE, fidelity_page(result))
+            write_whole(drafts / _PAGE, fidelity_page(result))
 
 
 def to_json(result: FidelityResult) -> dict[str, Any]:

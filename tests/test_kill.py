@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from models import DIGITS
@@ -18,6 +22,7 @@ from benchmarks.kills.folder import BrokenError, check_folder, journal_of
 from benchmarks.kills.jobs import Job
 from precisionlab.calibrate import calibrate, merge
 from precisionlab.calibration.state import STATE_FILE, read_state
+from precisionlab.disk import drafted, write_whole
 from precisionlab.errors import DataError
 from precisionlab.lock import held_folder
 from precisionlab.run import RunFolder
@@ -97,7 +102,7 @@ while True:
     with_old(folder)
     if (child := os.fork()) == 0:
         left = [step]
-        for name in ("fsync", "replace", "unlink", "mkdir", "rmdir", "open", "chmod"):
+        for name in ("fsync", "replace", "unlink", "mkdir", "rmdir", "open", "chmod", "link"):
             setattr(os, name, dying(getattr(os, name), left))
         work(folder)
         os._exit(0)
@@ -153,3 +158,82 @@ def test_the_histograms_of_a_shard_that_was_killed_are_not_merged_as_if_they_wer
     assert not (tmp_path / "merged").exists()
     calibrate(MODEL, DIGITS, samples=4, shard=(2, 2), out=tmp_path / "2")
     assert read_state(path).samples == whole.samples
+
+
+# Each step on disk fails
+
+FILES = ("a.csv", "below/b", "last.json")
+OLD_TEXTS = ("old",) * 4
+NEW_TEXTS = ("new", "new", "new", None)  # what is not to be there any more is gone
+CALLS = ("fsync", "replace", "mkdir", "open", "chmod", "link")  # what makes room again goes well on a full disk too
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, nth: int, lasting: bool) -> list[int]:
+    """Let the nth call that changes something on disk fail, and with `lasting` those after it too."""
+    left = [nth]
+
+    def instead(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if function is not opened or args[1] & os.O_CREAT:
+                left[0] -= 1
+                if left[0] == 0 or (left[0] < 0 and lasting):
+                    raise OSError(errno.EIO, "broken")
+            return function(*args, **kwargs)
+
+        return call
+
+    opened = os.open
+    for name in CALLS:
+        monkeypatch.setattr(os, name, instead(getattr(os, name)))
+    return left
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["one step", "all from there"])
+def test_where_a_step_fails_the_old_results_come_back_or_it_shows_that_they_are_gone(
+    tmp_path: Path, lasting: bool
+) -> None:
+    kept = spoilt = 0
+    for nth in range(1, 1000):
+        one, other = tmp_path / f"{nth}", tmp_path / f"{nth} beside"
+        for folder in (one, other):
+            (folder / "below").mkdir(parents=True)
+            for name in (*FILES, "gone"):
+                (folder / name).write_text("old")
+        with pytest.MonkeyPatch.context() as patch:
+            left = failing(patch, nth, lasting)
+            is_done = exchanged(one, other)
+        if left[0] > 0:
+            break
+        assert not list(tmp_path.rglob("*.part"))
+        texts = [tuple(read(folder / name) for name in (*FILES, "gone")) for folder in (one, other)]
+        if is_done or texts == [OLD_TEXTS] * 2:
+            kept += not is_done
+        else:
+            assert lasting, f"step {nth} has spoilt the old results: {texts}"
+            for found in texts:
+                assert found[2] is None or found in (OLD_TEXTS, NEW_TEXTS), texts
+            spoilt += 1
+    assert kept > 30
+    assert bool(spoilt) == lasting
+    assert [read(folder / FILES[0]) for folder in (one, other)] == ["new", "new"]
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Put new files in two folders; whether that was done."""
+    try:
+        with (
+            ExitStack() as together,
+            drafted(other, FILES[-1], ["gone"], together=together) as besides,
+            drafted(one, FILES[-1], ["gone"], together=together) as drafts,
+        ):
+            for draft in (drafts, besides):
+                (draft / "below").mkdir()
+                for name in FILES:
+                    write_whole(draft / name, "new")
+    except OSError:
+        return False
+    return True
+
+
+def read(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None

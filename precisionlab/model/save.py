@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
 import onnx_ir as ir
 
-from precisionlab.disk import draft_prefix, why_not_written
+from precisionlab.disk import drafted, why_not_written
 from precisionlab.errors import ModelError
 
 EMBEDDED_LIMIT = 1_900_000_000
@@ -31,15 +30,11 @@ def save_model(model: ir.Model, path: Path, sources: Collection[Path], embedded_
             raise ModelError(f"{path}: the model's own constants are in {file.name}; choose another name or folder")
     copy = embedded(model)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=draft_prefix(path), suffix=".part") as folder:
-            draft = Path(folder) / path.name
-            if size > embedded_limit:
-                ir.save(copy, draft, external_data=data.name)
-                path.unlink(missing_ok=True)  # an earlier model must not be read with these constants
-                _move(Path(folder) / data.name, data)
-            else:
-                ir.save(copy, draft)
-            _move(draft, path)
+        with drafted(path.parent, path.name, of=path) as folder:
+            ir.save(copy, folder / path.name, external_data=data.name if size > embedded_limit else None)
+            for draft in folder.iterdir():
+                with draft.open("rb") as stream:
+                    os.fsync(stream.fileno())
     except OSError as error:
         raise ModelError(why_not_written(path, error, "choose another place")) from None
 
@@ -57,9 +52,3 @@ def embedded(model: ir.Model) -> ir.Model:
 def _reading(tensor: ir.ExternalTensor, name: str) -> ir.LazyTensor:
     shape = ir.Shape(tuple(tensor.shape.numpy()))
     return ir.LazyTensor(lambda: ir.tensor(tensor.numpy(), dtype=tensor.dtype), tensor.dtype, shape, name=name)
-
-
-def _move(draft: Path, path: Path) -> None:
-    with draft.open("rb") as stream:
-        os.fsync(stream.fileno())
-    draft.replace(path)
