@@ -484,8 +484,10 @@ def borders(original: onnx.ModelProto, model: onnx.ModelProto, elements: Mapping
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every tensor that inference knows one of; what the model itself says of inner ones is not
-    believed, as tools leave types there that they have changed."""
+    """The element type of every tensor that inference knows one of.
+
+    What the model itself says of inner ones is not believed, as tools leave types there that they have changed.
+    """
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.value_info[:]

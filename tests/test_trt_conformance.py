@@ -115,7 +115,7 @@ def surface_of(version: str) -> Surface:
 
 @cache
 def all_versions() -> Surface:
-    """All that any version has. (Where the bindings can be had, `make test` has installed TensorRT-RTX too.)"""
+    """All that any version has; where the bindings can be had, `make test` has installed TensorRT-RTX too."""
     rtx = [RTX] if importlib.util.find_spec(RTX) is not None else []
     return merged(surface_of(version) for version in (*PACKAGES, *STRONGLY_TYPED, *rtx))
 

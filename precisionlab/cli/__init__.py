@@ -82,8 +82,10 @@ def _is_debugging() -> bool:
 @click.version_option(__version__, package_name="precisionlab")
 @click.option(_DEBUG, is_flag=True, expose_value=False, help=_DEBUG_HELP)
 def cli() -> None:
-    """Find the layers of an ONNX model that lose accuracy in FP16 or INT8 under TensorRT, pin as few of
-    them as possible to FP32, and check that the model is right again."""
+    """Find the layers of an ONNX model that lose accuracy in FP16 or INT8 under TensorRT.
+
+    Pin as few of them as possible to FP32, and check that the model is right again.
+    """
 
 
 cli.add_command(sweep_command)

@@ -42,7 +42,7 @@ def export_command(
     typed-onnx   a model that holds its types itself, for TensorRT 11 and TensorRT-RTX
 
     Where data is needed, for int8 ranges or the shapes of dynamic inputs, it is looked at anew.
-    """
+    """  # noqa: D301 – click's own sign, for lines that are not to be joined
     from precisionlab.cli.progress import progress
     from precisionlab.export_plan import export_plan
 

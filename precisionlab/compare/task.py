@@ -46,6 +46,7 @@ class Accuracy:
         self._rows = 0
 
     def update(self, outputs: Outputs, label: str) -> None:
+        """Count the rows whose largest score is the label's class. Raises DataError for a label that is none."""
         scores = outputs[self._output]
         scores = scores.reshape(-1, scores.shape[-1])
         try:
@@ -60,6 +61,7 @@ class Accuracy:
         self._rows += len(scores)
 
     def compute(self) -> float:
+        """The share of rows that are right; NaN where there was none."""
         return self._right / self._rows if self._rows else float("nan")
 
 
@@ -74,9 +76,11 @@ class MeanOf:
         self._values: list[float] = []
 
     def update(self, outputs: Outputs, label: str) -> None:
+        """Take the function's value for one sample."""
         self._values.append(float(self._function(outputs, label)))
 
     def compute(self) -> float:
+        """The mean; NaN where there was no sample."""
         return float(np.mean(self._values)) if self._values else float("nan")
 
 

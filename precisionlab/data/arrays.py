@@ -108,6 +108,7 @@ class NpyStack:
         self._mapped: NDArray[Any] | None = None
 
     def row(self, index: int) -> Arrays:
+        """The arrays of one row, with a batch of 1. Raises DataError where they cannot be read."""
         with _readable(self._file):
             if self._mapped is None:
                 self._mapped = np.load(self._file, mmap_mode="r", allow_pickle=False)
@@ -117,6 +118,7 @@ class NpyStack:
             return {self._name: np.array(row, order="C")}
 
     def close(self) -> None:
+        """Let go of the file."""
         self._mapped = None
 
 
@@ -129,12 +131,14 @@ class NpzStack:
         self._members: dict[str, tuple[IO[bytes], Header, int]] = {}
 
     def row(self, index: int) -> Arrays:
+        """The arrays of one row, with a batch of 1. Raises DataError where they cannot be read."""
         with _readable(self._file):
             if not self._members:
                 self._open()
             return {name: self._read(index, *member) for name, member in self._members.items()}
 
     def close(self) -> None:
+        """Let go of the file."""
         self._members = {}
         self._held.close()
 

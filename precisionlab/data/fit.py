@@ -77,8 +77,11 @@ def fit(
 
 
 def check_batch(shapes: Mapping[str, Sequence[int]], inputs: Sequence[TensorInfo], where: str) -> None:
-    """Raises DataError for a batch of none. Another dimension may be 0: that of a cache that is still empty, or of a
-    list of boxes that has a first axis of its own."""
+    """Raises DataError for a batch of none.
+
+    Another dimension may be 0: that of a cache that is still empty, or of a list of boxes that has a first axis of its
+    own.
+    """
     batches = [(info.name, info.shape[0]) for info in inputs if info.shape and not isinstance(info.shape[0], int)]
     for name, dim in batches:
         if shapes[name][0] == 0 and (len(batches) == 1 or sum(other == dim for _, other in batches) > 1):

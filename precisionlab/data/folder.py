@@ -76,14 +76,17 @@ class Folder:
 
     @property
     def origin(self) -> str:
+        """Where the samples come from: the folder."""
         return str(self.path)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
+        """The names of all samples."""
         return tuple(self.samples)
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
+        """What is said of rows that fill no batch."""
         return (left_out(self.left, batch_of(self.inputs) or 1),) if self.left else ()
 
     def files_of(self, name: str) -> tuple[SampleFile, ...]:
@@ -91,6 +94,7 @@ class Folder:
         return tuple(dict.fromkeys(file for file, _ in self.samples[name]))
 
     def entries(self) -> Generator[Entry, None, None]:
+        """All samples, each read when it is asked for."""
         with closing(_Stacks(self._row_inputs)) as stacks:
             for name, parts in self.samples.items():
                 yield Entry(name, partial(self._sample, name, parts, stacks))

@@ -51,13 +51,15 @@ class Hook:
 
     @property
     def origin(self) -> str:
+        """Where the samples come from: the function, as it was named."""
         return self.spec
 
     def name_of(self, index: int) -> str:
-        """The sample's name: `function[0]`, `function[1]`, …"""
+        """The sample's name, such as `function[0]`."""
         return f"{self.spec.rpartition(':')[2]}[{index}]"
 
     def entries(self) -> Generator[Entry, None, None]:
+        """All samples of one pass, in the order that the function gives them in."""
         if self._batch is not None:
             yield from self._batches(self._batch)
             return

@@ -38,9 +38,11 @@ class Noise:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of all samples."""
         return tuple(f"random {index}" for index in range(RANDOM_SAMPLES))
 
     def entries(self) -> Generator[Entry, None, None]:
+        """All samples, drawn when they are asked for."""
         for index, name in enumerate(self.names):
             yield Entry(name, partial(self._sample, index, name))
 

@@ -1,8 +1,8 @@
-"""A plan for NVIDIA's ModelOpt: which nodes its converters leave alone, and the commands that run them.
+r"""A plan for NVIDIA's ModelOpt: which nodes its converters leave alone, and the commands that run them.
 
 Int8 layers are made by `modelopt.onnx.quantization`, fp16 and bf16 by AutoCast, one after the other: the first has
 exclusions by node for int8 alone, and would give all else one precision. Both match nodes by `re.match`, which is
-content with the beginning of a name; so the patterns end with `\\Z`, and signs in names are escaped.
+content with the beginning of a name; so the patterns end with `\Z`, and signs in names are escaped.
 
 They begin with a copy of the model: ModelOpt changes the file that it is given.
 """

@@ -13,7 +13,9 @@ SCHEMA = 1
 
 
 def plan_json(subject: Subject) -> Export:
-    """The plan's own object (`plan`), and beside it
+    """The plan as JSON.
+
+    Its own object (`plan`), and beside it
 
     - `layers`: each layer with its nodes, operators, tensors, and the precision that it runs in; `fixed` says why it
       cannot be given one, else null;

@@ -143,8 +143,11 @@ def _simplified(model: ir.Model, path: Path, is_known: bool) -> _Simplified:
 def _handed_on(
     model: ir.Model, typed: ir.Model, declared: Mapping[str, TensorInfo], simple: _Simplified
 ) -> tuple[ir.Model | None, ir.Model | None]:
-    """Lift what is half of the model's own to float32. Returns what engines are built of, and what other tools are
-    given, in the place of the model's file; None where that is the file itself."""
+    """Lift what is half of the model's own to float32.
+
+    Returns what engines are built of, and what other tools are given, in the place of the model's file; None where that
+    is the file itself.
+    """
     prepared = model.clone() if simple.inlined else None
     if lift(model, typed):
         prepared = model.clone()

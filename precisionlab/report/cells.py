@@ -28,6 +28,7 @@ Row = Mapping[str, Any]
 
 
 def records_of(table: pd.DataFrame) -> list[Row]:
+    """A table's rows."""
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
@@ -49,11 +50,13 @@ def as_number(row: Row, column: str, counted: str | None = None) -> float | None
 
 
 def as_text(row: Row, column: str) -> str:
+    """A cell as text; empty where it is."""
     value = row[column]
     return "" if is_absent(value) else str(value)
 
 
 def as_flag(row: Row, column: str) -> bool:
+    """A cell that says yes or no."""
     return str(row[column]) == "True"  # a file may give it back as text
 
 

@@ -23,8 +23,10 @@ _NODES = 12  # of a compiled engine's layer there may be hundreds
 
 
 def details_json(rows: Iterable[Row]) -> Markup:
-    """The details of the layers of one precision: an object from the layer's index to its facts, and `formats`, an
-    object from the title of each number format among them to its largest, smallest normal and smallest value.
+    """The details of the layers of one precision.
+
+    An object from the layer's index to its facts, and `formats`, an object from the title of each number format among
+    them to its largest, smallest normal and smallest value.
 
     Facts are `e`, the introduced and the inherited errors as texts (SQNR, cosine, relative L2, largest error, NaN,
     Inf, vanished), `s`, how the SQNR of both lies over the samples as texts (least, quartiles, greatest, the worst

@@ -52,6 +52,7 @@ class Fold:
 
     @property
     def end(self) -> int:
+        """The first layer behind the blocks."""
         return self.start + self.size * self.times
 
 

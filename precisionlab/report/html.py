@@ -124,6 +124,7 @@ def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str,
 
 @cache
 def load_template() -> Template:
+    """The template of the report, with what it calls."""
     environment = Environment(
         loader=PackageLoader("precisionlab", "report"),
         autoescape=True,

@@ -359,8 +359,10 @@ def _traffic(model: Model, layer: Layer) -> _Traffic:
 
 
 def _moved_inside(model: Model, node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
-    """How many float32 elements the layers of the node's bodies read and write: those of the larger branch, or of all
-    turns of a loop. Of unknown size a tensor counts nothing; None where the number of turns is not known.
+    """How many float32 elements the layers of the node's bodies read and write.
+
+    Those of the larger branch, or of all turns of a loop. Of unknown size a tensor counts nothing; None where the
+    number of turns is not known.
     """
     counts = [0]
     for _, graph in subgraphs(node) if is_control(node) else ():

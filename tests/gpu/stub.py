@@ -89,8 +89,10 @@ class Tensor:
 
 @dataclass
 class Spec:
-    """An engine: `compute` gives outputs for inputs, `shapes` the outputs' shapes as far as inputs' shapes tell (and
-    the values of inputs in host memory); `debug` tensors are shown to a listener, `layers` to a profiler, in ms.
+    """An engine.
+
+    `compute` gives outputs for inputs, `shapes` the outputs' shapes as far as inputs' shapes tell (and the values of
+    inputs in host memory); `debug` tensors are shown to a listener, `layers` to a profiler, in ms.
     """
 
     inputs: Sequence[Tensor]

@@ -149,8 +149,10 @@ class Engine:
 
     @contextmanager
     def profiled(self, profiler: Any) -> Iterator[Callable[[], bool]]:
-        """Within it, runs are watched by what `make_profiler` gives: bind the inputs anew, and after each run that
-        is done call what this yields. It tells the profiler the layers' times, and is false where TensorRT has none.
+        """Within it, runs are watched by what `make_profiler` gives.
+
+        Bind the inputs anew, and after each run that is done call what this yields. It tells the profiler the layers'
+        times, and is false where TensorRT has none.
         """
         self._new_context()
         self._context.profiler = profiler
