@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import Effects
+from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.tolerance import Tolerance
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
@@ -281,10 +282,10 @@ def _change(before: Variant, after: Variant) -> str:
     missed = (b for variant in (after, before) for b in after.tolerance if not b.holds(variant.comparison))
     bound = next(missed, after.tolerance[0])
     variants = [before] if before is after else [before, after]
-    is_sqnr = bound.metric == "sqnr"
+    is_sqnr = bound.metric == SQNR
     figures = [bound.of(variant.comparison) for variant in variants]
     texts = [decibel(figure) if is_sqnr else f"{figure:.4g}" for figure in figures]
-    name = "" if bound.figure == "sqnr" else f"{bound.figure} "
+    name = "" if bound.figure == SQNR else f"{bound.figure} "
     said = name + " → ".join(texts) + (" dB" if is_sqnr else "")
     metrics = [v.comparison.metric for v in variants if v.comparison.metric is not None]
     if bound.metric == "metric" or len(metrics) < len(variants):

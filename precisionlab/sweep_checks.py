@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.metrics import AgreementMetric, Scope
 from precisionlab.compare.tolerance import Bound
 from precisionlab.errors import OptionError
 from precisionlab.model import Model
@@ -37,18 +38,19 @@ def check_tolerance(options: Options, reference: Comparison, grounds: Grounds) -
 
 def _why_not(bound: Bound, reference: Comparison) -> str:
     """Why the reference has no such figure, and which tensors have one."""
-    if bound.metric in ("metric", "metric_drop"):
+    metric = bound.of_metric
+    if metric.scope is Scope.TASK:
         return "the data has no labels with a metric"
     if bound.output is not None:
         others = [name for name in reference.outputs if not math.isnan(reference.worst(bound.metric, name))]
         lacks = (
             "has no class axis"
-            if bound.metric == "top1"
+            if isinstance(metric, AgreementMetric)
             else f"has no {bound.metric}: it holds no float that is finite"
         )
         offer = f"; {bound.metric} is known of {', '.join(others)}" if others else ""
         return f"{bound.output} {lacks}{offer}"
-    return "no output of the model has a class axis" if bound.metric == "top1" else _WITHOUT_FLOATS
+    return "no output of the model has a class axis" if isinstance(metric, AgreementMetric) else _WITHOUT_FLOATS
 
 
 def check_cost(options: Options, cost: CostModel) -> None:

@@ -36,12 +36,17 @@ def decibel(value: float) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """A figure for people: NaN and infinities as such."""
+    """A figure for people with so many decimals: NaN and infinities as such."""
+    return formed(value, f".{digits}f")
+
+
+def formed(value: float, form: str) -> str:
+    """A figure for people by a format specification: NaN and infinities as such."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return f"{value:.{digits}f}"
+    return format(value, form)
 
 
 def rungs(precisions: Iterable[str]) -> str:

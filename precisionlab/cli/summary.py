@@ -11,6 +11,7 @@ from rich.text import Text
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.cli.console import Console
 from precisionlab.compare.confidence import hangs_on_samples
+from precisionlab.compare.metrics import SQNR, AgreementMetric, Metric, brief_metrics
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.model.selections import moving_layers
 from precisionlab.precision import plan_files
@@ -22,7 +23,7 @@ from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult,
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.undefined import Undefined
 from precisionlab.verdict import Mark, State, Tone
-from precisionlab.wording import counted, decibel, number
+from precisionlab.wording import counted, decibel, formed, number
 
 _STYLES = {Tone.GOOD: "", Tone.BAD: "red", Tone.OPEN: "bright_black"}
 _MARKED = {**_STYLES, Tone.GOOD: "green"}
@@ -84,7 +85,7 @@ def _variants(result: SweepResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = result.reference.comparison.metric_name
     table.add_column("variant", no_wrap=True)
-    for name in ("pins", "SQNR dB", "held out", "cosine", "top-1", *([metric] if metric else []), "cost"):
+    for name in ("pins", *_brief_heads(), *([metric] if metric else []), "cost"):
         table.add_column(name, justify="right")
     table.add_column("")
     table.add_row(*_variant_row(result.reference, metric, result.reference, None))
@@ -107,7 +108,7 @@ def _engines(result: SweepResult) -> Table:
     for engine, mark in marked:
         row = _variant_row(engine.variant, metric, result.reference, mark)
         time = f"{engine.latency.median:.3g}"
-        table.add_row(*row[:4], *([row[6]] if metric else []), time, row[-1])
+        table.add_row(*row[:4], *([row[-3]] if metric else []), time, row[-1])
     return table
 
 
@@ -117,16 +118,29 @@ def _variant_row(variant: Variant, metric: str | None, reference: Variant, mark:
     row: list[str | Text] = [
         variant.name,
         str(len(variant.plan.pins)) if mark is not None else "",
-        decibel(comparison.worst("sqnr")),
-        decibel(variant.held_out.worst("sqnr")) if variant.held_out else "–",
-        number(comparison.worst("cosine"), 5),
-        number(comparison.worst("top1"), 3) if any(o.top1.total for o in comparison.outputs.values()) else "–",
+        *(cell for found in brief_metrics() for cell in _brief_cells(found, variant)),
     ]
     if metric:
         row.append(number(comparison.worst("metric"), 3))
     row.append(f"{variant.cost.seconds / reference.cost.seconds:.0%}" if variant.cost and reference.cost else "–")
     row.append("reference" if mark is None else Text(str(mark), style=f"bold {_MARKED[mark.tone]}"))
     return row
+
+
+def _brief_heads() -> list[str]:
+    heads = [[f"{m.brief} {m.unit}".strip(), *(["held out"] if m.name == SQNR else [])] for m in brief_metrics()]
+    return [head for one in heads for head in one]
+
+
+def _brief_cells(metric: Metric, variant: Variant) -> list[str]:
+    """The worst figure of a metric; of the headline that on the samples held out too."""
+    comparison, held_out = variant.comparison, variant.held_out
+    if isinstance(metric, AgreementMetric) and not any(o.top1.total for o in comparison.outputs.values()):
+        return ["–"]
+    cells = [formed(comparison.worst(metric.name), metric.form)]
+    if metric.name == SQNR:
+        cells.append(formed(held_out.worst(metric.name), metric.form) if held_out else "–")
+    return cells
 
 
 def _print_precision(console: Console, result: SweepResult, found: PrecisionResult) -> None:

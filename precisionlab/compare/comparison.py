@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.metrics import METRICS, ErrorMetric, RunMetric
 from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.spread import Spread
 
@@ -57,19 +58,14 @@ class Comparison:
         return tuple(name for name, errors in self.inherited.items() if errors.nonfinite)
 
     def worst(self, metric: str, output: str | None = None) -> float:
-        """The worst sqnr, cosine, rel_l2, max_error or top1 of all that is judged; NaN if any of it is NaN.
+        """The worst figure by one of `METRICS` of all that is judged; NaN if any of it is NaN.
 
         With `output` that of one output, inner tensor or part alone. NaN too where nothing has the figure. `metric` and
         `metric_drop` (how far the task metric is worse than the reference's, relative to it) are of the task;
         `nonfinite` is the number of tensors on the way with a NaN or Inf that the reference does not have.
         """
-        if metric == "metric":
-            return math.nan if self.metric is None else self.metric
-        if metric == "metric_drop":
-            return self.metric_drop
-        if metric == "nonfinite":
-            return float(len(self.nonfinite))
-        return self.worst_of(metric, output)[1]
+        found = METRICS[metric]
+        return found.of(self) if isinstance(found, RunMetric) else self.worst_of(metric, output)[1]
 
     def worst_of(self, metric: str, output: str | None = None) -> tuple[str, float]:
         """The name of the output or part with the worst figure, "" for none, and that figure; see `worst`."""
@@ -77,7 +73,7 @@ class Comparison:
         lost = [name for name, value in found.items() if math.isnan(value)]
         if not found or lost:
             return (lost[0] if lost else ""), math.nan
-        choose = max if metric in LOWER_IS_BETTER else min
+        choose = min if METRICS[metric].higher_is_better else max
         name = choose(found, key=found.__getitem__)
         return name, found[name]
 
@@ -88,11 +84,12 @@ class Comparison:
     def figures(self, metric: str, output: str | None = None) -> dict[str, float]:
         """The figure of each output, or of each of its parts, by name; of one output or part with `output`."""
         found: dict[str, float] = {}
+        of = METRICS[metric]
         for name, errors in self.outputs.items():
             if output == name or (output is None and errors.counts):
                 found.update((part or name, value) for part, value in errors.figures(metric).items())
-            elif output is not None and output in errors.parts and metric != "top1":
-                found[output] = float(getattr(errors.parts[output].errors, metric))
+            elif output is not None and output in errors.parts and isinstance(of, ErrorMetric):
+                found[output] = of.of(errors.parts[output].errors)
         return found
 
     @property
@@ -142,6 +139,3 @@ class Comparison:
                 "spreads": Spreads(*({k: Spread(*v) for k, v in found.items()} for found in data["spreads"])),
             }
         )
-
-
-LOWER_IS_BETTER = frozenset({"rel_l2", "max_error", "metric_drop", "nonfinite"})

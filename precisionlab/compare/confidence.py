@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.compare.comparison import LOWER_IS_BETTER, Comparison
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.metrics import AgreementMetric, ErrorMetric, Metric, RunMetric, Sums
 from precisionlab.compare.output import OutputErrors, PartErrors
 from precisionlab.compare.tolerance import Bound, Tolerance
 
@@ -19,7 +20,6 @@ FEWEST = 8
 _RESAMPLES = 2000
 _SEED = 0
 _TAIL = 2.5  # percent on each side
-_RESAMPLED = ("sqnr", "rel_l2", "cosine", "top1")
 _NORMAL = 1.959964  # the standard normal's 97.5 % quantile
 
 
@@ -42,16 +42,17 @@ def interval(comparison: Comparison, bound: Bound) -> Interval | None:
     Percentile bootstrap over samples (Efron, "Bootstrap methods", Annals of Statistics 7, 1979) with a fixed seed;
     for a task metric its standard error times 1.96. A largest error has no such interval, nor has a count of tensors.
     """
-    if bound.metric in ("metric", "metric_drop"):
-        return _of_metric(comparison, bound)
-    if bound.metric not in _RESAMPLED or comparison.samples < FEWEST or not comparison.each:
+    metric = bound.of_metric
+    if isinstance(metric, RunMetric):
+        return _of_run(comparison, metric)
+    if not _is_resampled(metric) or comparison.samples < FEWEST or not comparison.each:
         return None
     weights = _weights(comparison.samples)
     columns = _columns(comparison, bound)
-    found = [values for column in columns if (values := _resampled(column, bound.metric, weights)) is not None]
+    found = [values for column in columns if (values := _resampled(column, metric, weights)) is not None]
     if not found:
         return None
-    worst = np.max(found, 0) if bound.metric in LOWER_IS_BETTER else np.min(found, 0)
+    worst = np.min(found, 0) if metric.higher_is_better else np.max(found, 0)
     if np.isnan(worst).any():
         return None
     low, high = np.percentile(worst, [_TAIL, 100 - _TAIL], method="nearest")
@@ -76,15 +77,16 @@ def _columns(comparison: Comparison, bound: Bound) -> list[NDArray[np.float64]]:
     (samples, 2) for top-1: how many agree, of how many; else (samples, 4): Σref², Σerr², Σref·out, Σout².
     """
     found: list[NDArray[np.float64]] = []
+    agrees = isinstance(bound.of_metric, AgreementMetric)
     for name, errors in comparison.outputs.items():
         each = comparison.each.get(name, ())
         if name == bound.output or (bound.output is None and errors.counts):
-            if bound.metric == "top1":
+            if agrees:
                 found.append(np.array([[e.top1.agree, e.top1.total] for e in each], np.float64))
                 continue
             own = [part for part in errors.judged if part not in errors.scaleless]
             found += [_sums([e.parts.get(part) if part else e for e in each]) for part in own]
-        elif bound.output is not None and bound.output in errors.parts and bound.metric != "top1":
+        elif bound.output is not None and bound.output in errors.parts and not agrees:
             found.append(_sums([e.parts.get(bound.output) for e in each]))
     return found
 
@@ -97,29 +99,24 @@ def _sums(each: Sequence[OutputErrors | PartErrors | None]) -> NDArray[np.float6
     return np.array([[s.ref2, s.err2, s.ref_out, s.out2] for s in sums], np.float64)
 
 
-def _resampled(table: NDArray[np.float64], metric: str, weights: NDArray[np.float64]) -> NDArray[np.float64] | None:
+def _is_resampled(metric: Metric) -> bool:
+    return isinstance(metric, AgreementMetric) or (isinstance(metric, ErrorMetric) and metric.resampled is not None)
+
+
+def _resampled(table: NDArray[np.float64], metric: Metric, weights: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """The figure of one output or part in every resample; None where it has none."""
     if not table.size:
         return None
-    if metric == "top1":
+    if not isinstance(metric, ErrorMetric) or metric.resampled is None:
         counts = weights @ table
         return np.asarray(counts[:, 0] / counts[:, 1]) if counts[:, 1].all() else None
     with np.errstate(all="ignore"):
-        ref2, err2, ref_out, out2 = (weights @ table).T
-        if metric == "sqnr":
-            return np.asarray(10 * (np.log10(ref2) - np.log10(err2)))
-        if metric == "rel_l2":
-            return np.asarray(np.sqrt(err2 / ref2))
-        return np.asarray(ref_out / (np.sqrt(ref2) * np.sqrt(out2)))
+        return np.asarray(metric.resampled(Sums(*(weights @ table).T)))
 
 
-def _of_metric(comparison: Comparison, bound: Bound) -> Interval | None:
-    error = comparison.metric_error
-    value = comparison.worst(bound.metric)
+def _of_run(comparison: Comparison, metric: RunMetric) -> Interval | None:
+    error = metric.error(comparison) if metric.error else None
+    value = metric.of(comparison)
     if error is None or not math.isfinite(value) or not math.isfinite(error):
         return None
-    if bound.metric == "metric_drop":
-        if not comparison.reference_metric:
-            return None
-        error /= abs(comparison.reference_metric)
     return Interval(value - _NORMAL * error, value + _NORMAL * error)

@@ -9,6 +9,7 @@ from operator import add
 from typing import Any
 
 from precisionlab.compare.errors import Agreement, ErrorSums
+from precisionlab.compare.metrics import METRICS, AgreementMetric, ErrorMetric
 from precisionlab.compare.rows import RowCounts
 
 SHARE_SEEN = 1e-3
@@ -93,13 +94,16 @@ class OutputErrors:
         return frozenset(name for name, e in self.judged.items() if name and e != self.parts[name].errors)
 
     def figures(self, metric: str) -> dict[str, float]:
-        """The figure of each of `judged` (sqnr, cosine, rel_l2), or under "" the whole's max_error or top1."""
-        if metric == "top1":
-            return {"": self.top1.share} if self.top1.total else {}
-        if metric == "max_error":
-            return {} if self.errors is None else {"": self.errors.max_error}
-        judged, left_out = self.judged, self.scaleless if metric == "cosine" else ()
-        return {name: float(getattr(errors, metric)) for name, errors in judged.items() if name not in left_out}
+        """The figure of each of `judged`, or under "" the whole's where the metric is none of parts; see `METRICS`."""
+        found = METRICS[metric]
+        if isinstance(found, AgreementMetric):
+            return {"": found.of(self.top1)} if self.top1.total else {}
+        if not isinstance(found, ErrorMetric):
+            return {}
+        if not found.by_part:
+            return {} if self.errors is None else {"": found.of(self.errors)}
+        judged, left_out = self.judged, self.scaleless if found.of_direction else ()
+        return {name: found.of(errors) for name, errors in judged.items() if name not in left_out}
 
     def to_list(self) -> list[Any]:
         """Plain values, for the journal; read back by `from_list`."""

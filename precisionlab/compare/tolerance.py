@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from precisionlab.compare.comparison import LOWER_IS_BETTER, Comparison
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.metrics import METRICS, SQNR, Metric, Scope
 from precisionlab.errors import OptionError
 from precisionlab.precision import Precision
 
-_OF_ALL = ("metric", "metric_drop", "nonfinite")  # of the task or the whole network, not of an output
-_METRICS = ("sqnr", "cosine", "rel_l2", "max_error", "top1", "metric", "metric_drop", "nonfinite")
 # An output's name may hold anything but "]" in front of a comparison: commas, colons and slashes too.
 _BOUND = re.compile(r"\s*(\w+)\s*(?:\[(.+?)\])?\s*(>=|<=)\s*([-+.\deE]+)\s*(?:,|$)")
 
@@ -32,6 +31,11 @@ class Bound:
 
     def __str__(self) -> str:
         return f"{self.figure}{'>=' if self.at_least else '<='}{self.value:g}"
+
+    @property
+    def of_metric(self) -> Metric:
+        """The metric that it bounds."""
+        return METRICS[self.metric]
 
     @property
     def figure(self) -> str:
@@ -87,29 +91,30 @@ def _bounds(text: str) -> Iterator[Bound]:
 
 def _unreadable(text: str) -> OptionError:
     return OptionError(
-        f"tolerance {text!r}: write METRIC>=NUMBER or METRIC<=NUMBER, METRIC one of {', '.join(_METRICS)}, "
+        f"tolerance {text!r}: write METRIC>=NUMBER or METRIC<=NUMBER, METRIC one of {', '.join(METRICS)}, "
         "or METRIC[OUTPUT]>=NUMBER for one output"
     )
 
 
 def _bound(text: str, match: re.Match[str]) -> Bound:
-    metric, output, at_least = match[1], match[2], match[3] == ">="
-    if metric not in _METRICS or (output is not None and metric in _OF_ALL):
+    name, output, at_least = match[1], match[2], match[3] == ">="
+    metric = METRICS.get(name)
+    if metric is None or (output is not None and metric.scope is not Scope.OUTPUT):
         raise _unreadable(text)
     try:
         value = float(match[4])
     except ValueError:
         raise OptionError(f"tolerance {text!r}: {match[4]!r} is not a number") from None
-    if metric != "metric" and at_least == (metric in LOWER_IS_BETTER):
+    if not metric.two_sided and at_least != metric.higher_is_better:
         raise OptionError(
-            f"tolerance {text!r}: {metric} is better when {'lower' if at_least else 'higher'}; turn the sign"
+            f"tolerance {text!r}: {name} is better when {'lower' if at_least else 'higher'}; turn the sign"
         )
-    return Bound(metric, at_least, value, output)
+    return Bound(name, at_least, value, output)
 
 
 def default_tolerance(precision: Precision) -> Tolerance:
     """sqnr>=30 for the float formats, sqnr>=20 for int8."""
-    return (Bound("sqnr", True, DEFAULT_SQNR[precision]),)
+    return (Bound(SQNR, True, DEFAULT_SQNR[precision]),)
 
 
 def meets(comparison: Comparison, tolerance: Sequence[Bound]) -> bool:

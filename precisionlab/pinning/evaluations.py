@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.compare.comparison import LOWER_IS_BETTER, Comparison
+from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.deadline import Deadline, Spent, Watched
 from precisionlab.evaluator import Evaluator
@@ -132,8 +132,7 @@ class Evaluations:
         for key, found in self.found.items():
             plan = self.plan(dict(key))
             cost = self._cost.of(plan)
-            value = bound.of(found)
-            error = value if bound.metric in LOWER_IS_BETTER else -value
+            error = bound.of_metric.as_error(bound.of(found))
             pins = tuple(pin.layer for pin in plan.pins)
             yield Point(pins, error, cost.seconds, meets(found, tolerance), cost.figures)
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from precisionlab.compare.metrics import Metric
 from precisionlab.compare.tolerance import Bound, Tolerance, parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.precision import Format, Precision
@@ -94,18 +95,12 @@ def visible(text: Any) -> str:
     return str(text).translate(_CONTROLS)
 
 
-# Tolerances
+def figure_cell(value: float | None, metric: Metric) -> str:
+    """The figure of a metric as it is written everywhere, without its unit."""
+    return show(value, metric.form)
 
-_NAMES = {
-    "sqnr": "SQNR",
-    "rel_l2": "relative L2 error",
-    "max_error": "largest error",
-    "top1": "equal top-1",
-    "metric_drop": "loss of the task metric",
-    "metric": "task metric",
-    "nonfinite": "tensors with NaN or Inf",
-}
-_FORMS = {"sqnr": ".1f", "cosine": ".5f", "top1": ".3f", "metric": ".3f"}
+
+# Tolerances
 
 
 def bounds_of(text: str) -> Tolerance:
@@ -128,13 +123,19 @@ def bound_text(bound: Bound) -> str:
 
 def figure_text(bound: Bound) -> str:
     """What a bound is about: `SQNR`, `SQNR of logits`."""
-    name = _NAMES.get(bound.metric, bound.metric)
+    name = bound.of_metric.title
     return name if bound.output is None else f"{name} of {bound.output}"
 
 
 def unit_of(bound: Bound) -> str:
     """The unit behind its figure, with a blank."""
-    return " dB" if bound.metric == "sqnr" else ""
+    unit = bound.of_metric.unit
+    return f" {unit}" if unit else ""
+
+
+def in_unit(bound: Bound) -> str:
+    """The unit behind the name of its figure: ` in dB`."""
+    return f" in{unit_of(bound)}" if unit_of(bound) else ""
 
 
 def axis_text(bound: Bound) -> str:
@@ -145,4 +146,4 @@ def axis_text(bound: Bound) -> str:
 
 def value_text(bound: Bound, value: float | None) -> str:
     """A figure that a bound is about, without its unit."""
-    return show(value, _FORMS.get(bound.metric, ".3g"))
+    return figure_cell(value, bound.of_metric)

@@ -14,10 +14,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from precisionlab.report.cells import Row, as_format, as_number, as_text, show, visible
+from precisionlab.compare.metrics import error_metrics
+from precisionlab.report.cells import ABSENT, Row, as_format, as_number, as_text, show, visible
 
-_ERRORS = (("sqnr_db", ".1f"), ("cosine", ".6f"), ("rel_l2", ".3g"), ("max_error", ".3g"))
-_COUNTS = ("nan", "inf", "vanished")
+_COUNTS = {"nan": "NaN", "inf": "Inf", "vanished": "Became 0"}
 SPREAD_PARTS = ("low", "quarter", "median", "three_quarters", "high")
 _NODES = 12  # of a compiled engine's layer there may be hundreds
 
@@ -28,14 +28,20 @@ def details_json(rows: Iterable[Row]) -> Markup:
     An object from the layer's index to its facts, and `formats`, an object from the title of each number format among
     them to its largest, smallest normal and smallest value.
 
-    Facts are `e`, the introduced and the inherited errors as texts (SQNR, cosine, relative L2, largest error, NaN,
-    Inf, vanished), `s`, how the SQNR of both lies over the samples as texts (least, quartiles, greatest, the worst
+    Facts are `e`, the introduced and the inherited errors as texts (in the order of
+    `error_labels`), `s`, how the SQNR of both lies over the samples as texts (least, quartiles, greatest, the worst
     sample's name), `m`, largest value of the reference as a number, `h`, the title of the format that the outputs are
     held in, `f`, pairs of what else is known and its text. What was not measured is left out.
     """
     every = list(rows)
     formats = {found.title: [found.largest, found.normal, found.least] for found in map(as_format, every)}
     return script_json({show(as_number(row, "index"), ".0f"): _facts(row) for row in every} | {"formats": formats})
+
+
+def error_labels() -> Markup:
+    """What the texts of a layer's errors are, as a list in a script."""
+    labels = json.dumps([*(metric.label for metric in error_metrics()), *_COUNTS.values()], ensure_ascii=False)
+    return Markup(labels)
 
 
 def script_json(value: Any) -> Markup:
@@ -66,7 +72,9 @@ def _errors(row: Row, kind: str) -> list[str]:
     counted = f"{kind}_nan"
     if as_number(row, counted) is None:
         return []
-    figures = [show(as_number(row, f"{kind}_{name}", counted), form) for name, form in _ERRORS]
+    columns = {f"{kind}_{metric.column}": metric.layer_form or metric.form for metric in error_metrics()}
+    # A run that was made before a metric was added lacks its column.
+    figures = [show(as_number(row, name, counted), form) if name in row else ABSENT for name, form in columns.items()]
     return figures + [show(as_number(row, f"{kind}_{name}"), ".0f") for name in _COUNTS]
 
 

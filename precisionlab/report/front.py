@@ -19,6 +19,7 @@ from precisionlab.report.cells import (
     as_text,
     axis_text,
     figure_text,
+    in_unit,
     percent,
     show,
     unit_of,
@@ -30,9 +31,6 @@ from precisionlab.wording import counted
 
 _FEWEST = 3
 """Fewer plans make no trade."""
-
-_LEAST_SPANS = {"sqnr": 20.0, "cosine": 0.01, "top1": 0.05}
-"""Figures that differ by less are drawn as lying close together."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def draw_front(title: str, bound: Bound | None, rows: Sequence[Row], target: str
     front = tuple(sorted((plan for plan in plans if plan.on_front), key=lambda plan: plan.cost))
     others = tuple(plan for plan in plans if not plan.on_front)
     kinds = " and ".join(dict.fromkeys(as_text(row, "cost_figures") for row in rows))
-    axes = f"{figure_text(bound)}{' in dB' if unit_of(bound) else ''} against cost in % of FP32, {kinds} for {target}"
+    axes = f"{figure_text(bound)}{in_unit(bound)} against cost in % of FP32, {kinds} for {target}"
     words = _words(plans, bound)
     svg = _draw(plans, front, bound, f"{title}: {axes}. {words}")
     chosen = any(plan.chosen for plan in plans)
@@ -168,7 +166,8 @@ def _draw(plans: Sequence[PlanView], front: Sequence[PlanView], bound: Bound, de
 def _scale(plans: Sequence[PlanView], bound: Bound) -> Scale:
     values = [plan.value for plan in plans] + [bound.value]
     finite = [value for value in values if math.isfinite(value)]
-    span = max(max(finite) - min(finite), _LEAST_SPANS.get(bound.metric, 0.1 * abs(bound.value)))
+    least = bound.of_metric.least_span
+    span = max(max(finite) - min(finite), 0.1 * abs(bound.value) if least is None else least)
     return scale_of(values, round_step(span / 6), span)
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from precisionlab.compare.metrics import agreement_metrics, error_metrics
 from precisionlab.precision import PrecisionPlan
 from precisionlab.report.cells import (
     Row,
@@ -30,6 +31,7 @@ from precisionlab.report.cells import (
     as_text,
     axis_text,
     bound_text,
+    figure_cell,
     percent,
     records_of,
     show,
@@ -38,6 +40,7 @@ from precisionlab.report.cells import (
     visible,
 )
 from precisionlab.report.commands import commands_of, longer_command, run_commands
+from precisionlab.report.details import error_labels
 from precisionlab.report.graph import draw_graph
 from precisionlab.report.hazards import hazards
 from precisionlab.report.histograms import RunHistograms, histograms_json
@@ -136,7 +139,7 @@ def load_template() -> Template:
         db=lambda value: show(value, ".1f"),
         short=lambda value: show(value, ".3g"),
         share=lambda value: show(value, ".3f"),
-        cosine=lambda value: show(value, ".5f"),
+        figure=figure_cell,
         count=lambda value: show(value, ".0f"),
         percent=percent,
         percentage=lambda share, form=".1f": show(None if share is None else 100 * share, form),
@@ -147,6 +150,9 @@ def load_template() -> Template:
         steadiness=steadiness_text,
         csp_hash=_csp_hash,
         quoted=shlex.quote,
+    )
+    environment.globals.update(
+        error_metrics=error_metrics, agreement_metrics=agreement_metrics, error_labels=error_labels
     )
     return environment.get_template("report.html.j2")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from precisionlab.compare.effects import Effect, worst_sqnr
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.metrics import error_metrics
 from precisionlab.compare.spread import Spread
 from precisionlab.model import Layer
 from precisionlab.model.selections import Moving, moving_layers
@@ -155,10 +156,7 @@ def layer_errors(layer: Layer, errors: Mapping[str, ErrorSums]) -> ErrorSums | N
 
 def _error_columns(prefix: str, errors: ErrorSums | None) -> Row:
     return {
-        f"{prefix}_sqnr_db": errors.sqnr if errors else None,
-        f"{prefix}_cosine": errors.cosine if errors else None,
-        f"{prefix}_rel_l2": errors.rel_l2 if errors else None,
-        f"{prefix}_max_error": errors.max_error if errors else None,
+        **{f"{prefix}_{metric.column}": metric.of(errors) if errors else None for metric in error_metrics()},
         f"{prefix}_nan": errors.nan if errors else None,
         f"{prefix}_inf": errors.inf if errors else None,
         f"{prefix}_vanished": errors.vanished if errors else None,

@@ -13,10 +13,11 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
+from precisionlab.compare.metrics import SQNR, Metric, brief_metrics
 from precisionlab.precision import PrecisionPlan
-from precisionlab.report.cells import Row, percent, show, value_text, visible
+from precisionlab.report.cells import Row, figure_cell, percent, show, value_text, visible
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
-from precisionlab.report.views import PinView, VariantView, variant_view
+from precisionlab.report.views import OutputFigures, PinView, VariantView, variant_view
 from precisionlab.search.grounds import steadiness_text
 from precisionlab.search.undefined import Undefined
 from precisionlab.verdict import Mark, Tone
@@ -113,7 +114,9 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
 def _variants(rows: Sequence[Row], held_out: bool) -> str:
     variants = [variant_view(list(found)) for _, found in groupby(rows, key=lambda row: row["variant"])]
     metric = metric_name(rows)
-    head = ["Variant", "Figures", "Pins", "SQNR, dB", *(["held out"] if held_out else []), "Cosine", "Top-1"]
+    head = ["Variant", "Figures", "Pins"]
+    for found in brief_metrics():
+        head += [found.brief_label, *(["held out"] if held_out and found.name == SQNR else [])]
     head += [*([code(metric)] if metric else []), "Cost, % of FP32", "Tolerance"]
     body = [_variant(variant, held_out, bool(metric)) for variant in variants]
     return _table(head, body, left=(0, 1, len(head) - 1))
@@ -125,14 +128,17 @@ def _variant(variant: VariantView, held_out: bool, metric: bool) -> list[str]:
         text(variant.name),
         text(variant.figures),
         "–" if variant.reference else show(variant.pins, ".0f"),
-        show(worst.sqnr, ".1f"),
-        *([show(worst.held_out.sqnr, ".1f")] if held_out else []),
-        show(worst.cosine, ".5f"),
-        show(worst.top1, ".3f"),
+        *(cell for m in brief_metrics() for cell in _figures(m, worst, held_out)),
         *([show(variant.metric, ".3f")] if metric else []),
         percent(variant.cost).removesuffix(" %"),
         "reference" if variant.reference else _marked(variant.mark),
     ]
+
+
+def _figures(metric: Metric, worst: OutputFigures, held_out: bool) -> list[str]:
+    """A metric of the worst output; of the headline that on the samples held out too."""
+    cells = [figure_cell(worst.of(metric.name), metric)]
+    return [*cells, figure_cell(worst.held_out.of(metric.name), metric)] if held_out and metric.name == SQNR else cells
 
 
 def _marked(mark: Mark) -> str:

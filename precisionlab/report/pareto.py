@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from precisionlab.compare.comparison import LOWER_IS_BETTER
 from precisionlab.search.pareto import Point, front
 
 if TYPE_CHECKING:
@@ -73,8 +72,7 @@ def _rows(found: PrecisionResult, fp32: float) -> list[dict[str, Any]]:
             "pins": len(point.pins),
             "layers": list(point.pins),
             "figure": bound.figure,
-            # A point's error is a figure with its sign turned where more of that is better.
-            "value": point.error if bound.metric in LOWER_IS_BETTER else -point.error,
+            "value": bound.of_metric.as_error(point.error),
             "figures": found.mixed.figures,
             "target": cost.device if cost else "",
             "cost_us": point.cost * 1e6,

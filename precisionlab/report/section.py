@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from precisionlab.compare.metrics import SQNR, Scope
 from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.precision import PrecisionPlan, plan_files
 from precisionlab.report.cells import (
@@ -20,11 +21,11 @@ from precisionlab.report.cells import (
     bound_text,
     bounds_of,
     figure_text,
+    in_unit,
     is_absent,
     percent,
     show,
     tolerance_text,
-    unit_of,
     value_text,
 )
 from precisionlab.report.chart import Chart, draw_chart
@@ -230,7 +231,7 @@ def _figure_rows(
     rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.worst.held_out.sqnr, ".1f") for v in variants)])
     rows += _row_below("95 % interval", [ABSENT, *(_interval(v) for v in variants)])
     for bound in bounds:
-        if bound.metric not in ("metric", "metric_drop", "nonfinite") and bound.figure != "sqnr":
+        if bound.of_metric.scope is Scope.OUTPUT and bound.figure != SQNR:
             figures = [v.of(bound) for v in variants]
             label = axis_text(bound)
             rows.append(_row(label[0].upper() + label[1:], [ABSENT, *(value_text(bound, f) for f, _ in figures)]))
@@ -280,7 +281,7 @@ def _doubt(entry: Mapping[str, Any]) -> Doubt:
         return Doubt(str(entry["bound"]), str(entry["bound"]), show(low, ".4g"), show(high, ".4g"))
     bound = bounds[0]
     ends = (value_text(bound, end) for end in (low, high))
-    return Doubt(bound_text(bound), figure_text(bound) + (" in dB" if unit_of(bound) else ""), *ends)
+    return Doubt(bound_text(bound), figure_text(bound) + in_unit(bound), *ends)
 
 
 def _admitted(view: LayerView, bounds: Tolerance) -> bool:

@@ -99,6 +99,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from precisionlab.compare.metrics import SQNR, output_metrics
 from precisionlab.report.cells import Row
 from precisionlab.report.details import SPREAD_PARTS
 from precisionlab.report.layer_rows import layer_rows
@@ -108,7 +109,7 @@ if TYPE_CHECKING:
     from precisionlab.results import SampleNames, SweepResult, Variant
 
 _FIGURES = (
-    *("sqnr_db", "cosine", "rel_l2", "max_error", "ref_max", "top1", "metric", "metric_error"),
+    *("ref_max", "metric", "metric_error"),
     *("sqnr_low_db", "sqnr_high_db", "cost_us", "cost_of_fp32", "released_figure", "gain"),
     *(f"_{part}_db" for part in SPREAD_PARTS),
 )
@@ -172,7 +173,7 @@ def _rows_of_samples(variant: Variant, names: SampleNames) -> list[Row]:
         for output in variant.comparison.outputs
         for held, called, comparison in parts
         for number, (name, one) in enumerate(zip(called, comparison.each.get(output, ()), strict=False))
-        if not (one.errors is not None and one.errors.judges_nothing) and (figures := one.figures("sqnr").values())
+        if not (one.errors is not None and one.errors.judges_nothing) and (figures := one.figures(SQNR).values())
     ]
 
 
@@ -183,7 +184,8 @@ def least(values: Iterable[float]) -> float:
 
 
 def _table(rows: Sequence[Row], counts: Sequence[str]) -> pd.DataFrame:
-    figures = [name for name in rows[0] if name.endswith((*_FIGURES, *_ENGINE))]
+    ends = (*_FIGURES, *_ENGINE, *(metric.column for metric in output_metrics()))
+    figures = [name for name in rows[0] if name.endswith(ends)]
     types = {**dict.fromkeys(figures, "float64"), **dict.fromkeys(counts, "Int64")}
     table: pd.DataFrame = pd.DataFrame(rows).astype(types)
     return table

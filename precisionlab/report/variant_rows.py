@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import interval
+from precisionlab.compare.metrics import SQNR, AgreementMetric, agreement_metrics, error_metrics
+from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.tolerance import Bound
 from precisionlab.report.cells import Row
 from precisionlab.report.views import VERDICT
@@ -89,8 +91,8 @@ def _cost_columns(variant: Variant, reference: Variant) -> Row:
 def _output_columns(name: str, comparison: Comparison, held_out: Comparison | None) -> Row:
     """The figures of a tensor that is judged: those of its worst part, where it has parts."""
     found = comparison.outputs[name]
-    e, top1, held = found.errors, found.top1, held_out.outputs.get(name) if held_out else None
-    worst_part, _ = comparison.worst_of("sqnr", name)
+    e, held = found.errors, held_out.outputs.get(name) if held_out else None
+    worst_part, _ = comparison.worst_of(SQNR, name)
     return {
         "output": name,
         "part_of": "",
@@ -101,9 +103,9 @@ def _output_columns(name: str, comparison: Comparison, held_out: Comparison | No
         **_interval_columns(name, comparison),
         "nan": e.nan if e else None,
         "inf": e.inf if e else None,
-        "top1": top1.share if top1.total else None,
+        **{metric.column: _agreement(metric, found) for metric in agreement_metrics()},
         **_figure_columns("held_out_", name, held_out),
-        "held_out_top1": held.top1.share if held and held.top1.total else None,
+        **{f"held_out_{metric.column}": _agreement(metric, held) for metric in agreement_metrics()},
     }
 
 
@@ -121,20 +123,23 @@ def _part_columns(output: str, name: str, comparison: Comparison, held_out: Comp
         **_interval_columns(name, comparison),
         "nan": found.parts[name].errors.nan,
         "inf": found.parts[name].errors.inf,
-        "top1": None,
+        **{metric.column: None for metric in agreement_metrics()},
         **_figure_columns("held_out_", name, held_out),
-        "held_out_top1": None,
+        **{f"held_out_{metric.column}": None for metric in agreement_metrics()},
     }
 
 
 def _figure_columns(prefix: str, name: str, comparison: Comparison | None) -> Row:
-    columns = {"sqnr_db": "sqnr", "cosine": "cosine", "rel_l2": "rel_l2", "max_error": "max_error"}
     return {
-        prefix + column: comparison.worst(metric, name) if comparison and comparison.figures(metric, name) else None
-        for column, metric in columns.items()
+        prefix + m.column: comparison.worst(m.name, name) if comparison and comparison.figures(m.name, name) else None
+        for m in error_metrics()
     }
 
 
+def _agreement(metric: AgreementMetric, errors: OutputErrors | None) -> float | None:
+    return metric.of(errors.top1) if errors and errors.top1.total else None
+
+
 def _interval_columns(name: str, comparison: Comparison) -> Row:
-    ends = interval(comparison, Bound("sqnr", True, 0.0, name))
+    ends = interval(comparison, Bound(SQNR, True, 0.0, name))
     return {"sqnr_low_db": ends.low if ends else None, "sqnr_high_db": ends.high if ends else None}

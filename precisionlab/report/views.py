@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from precisionlab.compare.metrics import SQNR, ErrorMetric, output_metrics
 from precisionlab.compare.tolerance import Bound
 from precisionlab.precision import Format, Pin
 from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
@@ -19,13 +20,18 @@ VERDICT = "verdict"
 
 @dataclass(frozen=True)
 class ErrorFigures:
-    """How far an output, or the worst of all, is from the reference's."""
+    """How far an output, or the worst of all, is from the reference's, by the name of the metric."""
 
-    sqnr: float | None
-    cosine: float | None
-    rel_l2: float | None
-    max_error: float | None
-    top1: float | None
+    figures: Mapping[str, float | None]
+
+    def of(self, metric: str) -> float | None:
+        """The figure of a metric of outputs; None where it was not taken."""
+        return self.figures.get(metric)
+
+    @property
+    def sqnr(self) -> float | None:
+        """The headline."""
+        return self.of(SQNR)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class VariantView:
         if bound.metric == "nonfinite":
             return self.nonfinite_tensors, self.held_out_nonfinite
         one = self.worst if bound.output is None else next((o for o in self.outputs if o.name == bound.output), None)
-        return getattr(one, bound.metric, None), getattr(one and one.held_out, bound.metric, None)
+        return (one.of(bound.metric), one.held_out.of(bound.metric)) if one else (None, None)
 
 
 def variant_view(rows: Sequence[Row]) -> VariantView:
@@ -140,27 +146,27 @@ def _output(row: Row) -> OutputFigures:
     held = None if as_number(row, "nan") is None else "held_out_samples"
     return OutputFigures(
         name=str(row["output"]),
-        sqnr=as_number(row, "sqnr_db", "nan"),
-        cosine=as_number(row, "cosine", "nan"),
-        rel_l2=as_number(row, "rel_l2", "nan"),
-        max_error=as_number(row, "max_error", "nan"),
-        top1=as_number(row, "top1"),
+        figures=_figures(row, "", "nan"),
         nan=as_number(row, "nan"),
         inf=as_number(row, "inf"),
         low=as_number(row, "sqnr_low_db"),
         high=as_number(row, "sqnr_high_db"),
-        held_out=ErrorFigures(
-            sqnr=as_number(row, "held_out_sqnr_db", held),
-            cosine=as_number(row, "held_out_cosine", held),
-            rel_l2=as_number(row, "held_out_rel_l2", held),
-            max_error=as_number(row, "held_out_max_error", held),
-            top1=as_number(row, "held_out_top1"),
-        ),
+        held_out=ErrorFigures(_figures(row, "held_out_", held)),
         part_of=_text(row, "part_of"),
         role=_text(row, "role"),
         counts=as_flag(row, "counts") if "counts" in row else True,
         worst_part=_text(row, "worst_part"),
     )
+
+
+def _figures(row: Row, prefix: str, counted: str | None) -> dict[str, float | None]:
+    """The metrics of an output by name; `counted` is the column that is empty where it has no errors."""
+    columns = {metric: prefix + metric.column for metric in output_metrics()}
+    return {
+        metric.name: as_number(row, column, counted if isinstance(metric, ErrorMetric) else None)
+        for metric, column in columns.items()
+        if column in row
+    }
 
 
 def _worst(every: Sequence[OutputFigures]) -> OutputFigures:
@@ -170,11 +176,7 @@ def _worst(every: Sequence[OutputFigures]) -> OutputFigures:
     least = next((o for o in outputs if o.sqnr is not None and o.sqnr == worst.sqnr), None)
     return OutputFigures(
         name="worst output",
-        sqnr=worst.sqnr,
-        cosine=worst.cosine,
-        rel_l2=worst.rel_l2,
-        max_error=worst.max_error,
-        top1=worst.top1,
+        figures=worst.figures,
         nan=_chosen((o.nan for o in outputs), sum),
         inf=_chosen((o.inf for o in outputs), sum),
         low=least.low if least else None,
@@ -186,11 +188,7 @@ def _worst(every: Sequence[OutputFigures]) -> OutputFigures:
 
 def _worst_errors(errors: Sequence[ErrorFigures]) -> ErrorFigures:
     return ErrorFigures(
-        sqnr=_chosen((e.sqnr for e in errors), min),
-        cosine=_chosen((e.cosine for e in errors), min),
-        rel_l2=_chosen((e.rel_l2 for e in errors), max),
-        max_error=_chosen((e.max_error for e in errors), max),
-        top1=_chosen((e.top1 for e in errors), min),
+        {m.name: _chosen((e.of(m.name) for e in errors), min if m.higher_is_better else max) for m in output_metrics()}
     )
 
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.metrics import SQNR, ErrorMetric, Scope
 from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.search.certificate import json_number
 from precisionlab.search.undefined import Undefined
 from precisionlab.wording import counted
-
-_OF_VALUES = frozenset({"sqnr", "cosine", "rel_l2", "max_error"})
-_OF_OUTPUTS = frozenset({*_OF_VALUES, "top1"})
 
 HEADROOM = 10.0
 """So many dB must the reference's own answer to a change in the last bits stand above what a tolerance asks: else most
@@ -55,10 +53,10 @@ class Grounds:
 
     def is_unsteady(self, bound: Bound) -> bool:
         """Whether the reference itself, its last bits moved, comes too near to what the bound forbids."""
-        if self.steady is None or bound.metric not in _OF_OUTPUTS:
+        if self.steady is None or bound.of_metric.scope is not Scope.OUTPUT:
             return False
         figure = bound.of(self.steady)
-        asked = bound.tighter(HEADROOM) if bound.metric == "sqnr" else bound
+        asked = bound.tighter(HEADROOM) if bound.of_metric.unit == "dB" else bound
         return not math.isnan(figure) and not asked.admits(figure)
 
     def to_dict(self, tolerances: Mapping[str, Tolerance]) -> dict[str, Any]:
@@ -73,14 +71,14 @@ class Grounds:
         return {
             "by": MEASURED_BY,
             "samples": self.steady.samples,
-            "sqnr_db": json_number(self.steady.worst("sqnr")),
+            "sqnr_db": json_number(self.steady.worst(SQNR)),
             "outputs": figures,
             "limits": [name for name, tolerance in tolerances.items() if any(map(self.is_unsteady, tolerance))],
         }
 
     def _of(self, bound: Bound) -> Sequence[Undefined]:
         """The undefined outputs that a bound is about; a part of an output is called `output:part`."""
-        if bound.metric not in _OF_VALUES:
+        if not isinstance(bound.of_metric, ErrorMetric):
             return ()
         name = bound.output
         return [u for u in self.undefined if name is None or name == u.output or name.startswith(f"{u.output}:")]
@@ -98,4 +96,4 @@ def steadiness_text(facts: Mapping[str, Any]) -> str:
 
 def _figure(bound: Bound, comparison: Comparison) -> str:
     figure = bound.of(comparison)
-    return f"{figure:.1f} dB" if bound.metric == "sqnr" else f"{bound.figure} {figure:.4g}"
+    return f"{figure:.1f} dB" if bound.metric == SQNR else f"{bound.figure} {figure:.4g}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from precisionlab.errors import OptionError
-from precisionlab.report.diff.figures import ERRORS, KINDS, Change
+from precisionlab.report.diff.figures import Change, kinds
 from precisionlab.report.diff.plans import PrecisionChange
 from precisionlab.report.redraw import RunFiles
 from precisionlab.verdict import State
@@ -29,16 +29,16 @@ class Condition:
     @classmethod
     def parse(cls, text: str) -> Condition:
         """Read a condition. Raises OptionError for anything else, and for a change that would be for the better."""
-        match = _CONDITION.fullmatch(text)
-        if match is None or match[1].lower() not in KINDS:
+        match, known = _CONDITION.fullmatch(text), kinds()
+        if match is None or match[1].lower() not in known:
             raise OptionError(
                 f'--fail-if {text!r}: write FIGURE drop>NUMBER or FIGURE rise>NUMBER, such as "sqnr drop>1" or '
-                f'"cost rise>5%", FIGURE one of {", ".join(KINDS)}, or FIGURE[OUTPUT] for one output'
+                f'"cost rise>5%", FIGURE one of {", ".join(known)}, or FIGURE[OUTPUT] for one output'
             )
         kind, falls = match[1].lower(), match[3].lower() == "drop"
-        if falls != KINDS[kind].more:
+        if falls != known[kind].more:
             raise OptionError(f"--fail-if {text!r}: {kind} is worse when it {'rises' if falls else 'drops'}; say that")
-        if match[2] is not None and kind not in ERRORS:
+        if match[2] is not None and not known[kind].of_output:
             raise OptionError(f"--fail-if {text!r}: {kind} is of the whole network, not of an output")
         percent = bool(match[5])
         return cls(text.strip(), kind, match[2], float(match[4]) / (100 if percent else 1), percent)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from precisionlab.compare.metrics import METRICS, Metric, Scope
 from precisionlab.report.cells import show
 
 WORSE, BETTER, SAME = "worse", "better", "same"
@@ -16,29 +17,49 @@ WORSE, BETTER, SAME = "worse", "better", "same"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a figure is called, how it is written, by how much it may differ unseen, and whether more is better."""
+    """What a figure is called, how it is written, by how much it may differ unseen, and whether more is better.
+
+    With `share` it may differ by so much of A's figure instead. A `decisive` one says whether a run became better or
+    worse as a whole, others say the same as one that is. `of_output` says that each output has one.
+    """
 
     words: str
+    unit: str
     form: str
     least: float
     more: bool
 
+    share: float | None = None
+    decisive: bool = True
+    of_output: bool = False
 
-KINDS: Mapping[str, Kind] = {
-    "sqnr": Kind("SQNR, dB", ".1f", 0.05, True),
-    "cosine": Kind("cosine", ".5f", 5e-6, True),
-    "top1": Kind("equal top-1", ".3f", 5e-4, True),
-    "metric": Kind("task metric", ".3f", 5e-4, True),
-    "rel_l2": Kind("relative L2", ".3g", 0.0, False),
-    "max_error": Kind("largest error", ".3g", 0.0, False),
-    "nonfinite": Kind("NaN/Inf tensors", ".0f", 0.0, False),
-    "pins": Kind("pins", ".0f", 0.0, False),
-    "cost": Kind("cost, share of FP32", ".3f", 5e-4, False),
-    "latency": Kind("latency, ms", ".3g", 0.0, False),
+
+_OTHERS: Mapping[str, Kind] = {
+    "pins": Kind("pins", "", ".0f", 0.0, False),
+    "cost": Kind("cost", "share of FP32", ".3f", 5e-4, False),
+    "latency": Kind("latency", "ms", ".3g", 0.0, False, share=0.03),  # times jitter
 }
-ERRORS = ("sqnr", "cosine", "top1", "rel_l2", "max_error")
-_RELATIVE = {"rel_l2": 0.005, "max_error": 0.005, "latency": 0.03}  # of A's: digits not shown, and times that jitter
-DECISIVE = ("sqnr", "top1", "metric", "nonfinite", "pins", "cost", "latency")  # others say the same as the SQNR
+"""Figures that are no metrics: what a plan takes, not how far it errs."""
+
+
+def kinds() -> dict[str, Kind]:
+    """Name → all figures that are compared: the metrics that grow first, then those that shrink, then the others."""
+    metrics = sorted(METRICS.values(), key=lambda metric: not metric.higher_is_better)
+    return {**{m.name: _of_metric(m) for m in metrics if m.least_change is not None}, **_OTHERS}
+
+
+def output_kinds() -> tuple[str, ...]:
+    """The names of those that an output has of its own."""
+    return tuple(name for name, kind in kinds().items() if kind.of_output)
+
+
+def _kind(name: str) -> Kind:
+    return _OTHERS.get(name) or _of_metric(METRICS[name])
+
+
+def _of_metric(m: Metric) -> Kind:
+    words, least, of_output = m.short or m.title, m.least_change or 0.0, m.scope is Scope.OUTPUT
+    return Kind(words, m.unit, m.form, least, m.higher_is_better, m.least_share, m.decisive, of_output)
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,11 @@ class Change:
     held_out: bool = False
 
     @property
+    def of(self) -> Kind:
+        """What kind of figure it is."""
+        return _kind(self.kind)
+
+    @property
     def name(self) -> str:
         """The figure as a condition names it: `sqnr`, `sqnr[logits]`."""
         return self.kind if self.output is None else f"{self.kind}[{self.output}]"
@@ -63,9 +89,9 @@ class Change:
     @property
     def label(self) -> str:
         """The figure in words."""
-        words, _, unit = KINDS[self.kind].words.partition(", ")
-        of = "" if self.output is None else f" of {self.output}"
-        return words + of + (" held out" if self.held_out else "") + (f", {unit}" if unit else "")
+        words, unit = self.of.words, self.of.unit
+        which = "" if self.output is None else f" of {self.output}"
+        return words + which + (" held out" if self.held_out else "") + (f", {unit}" if unit else "")
 
     @property
     def loss(self) -> float | None:
@@ -76,7 +102,7 @@ class Change:
             return 0.0
         if math.isnan(self.before) or math.isnan(self.after):
             return math.inf if math.isnan(self.after) else -math.inf
-        return self.before - self.after if KINDS[self.kind].more else self.after - self.before
+        return self.before - self.after if self.of.more else self.after - self.before
 
     @property
     def trend(self) -> str:
@@ -84,15 +110,14 @@ class Change:
         loss = self.loss
         if loss is None:
             return SAME
-        least = KINDS[self.kind].least
-        if self.kind in _RELATIVE and self.before:
-            least = _RELATIVE[self.kind] * abs(self.before)
+        kind = self.of
+        least = kind.share * abs(self.before) if kind.share is not None and self.before else kind.least
         return WORSE if loss > least else BETTER if loss < -least else SAME
 
     @property
     def texts(self) -> tuple[str, str, str]:
         """A's figure, B's, and the change as it is written, with its sign."""
-        form = KINDS[self.kind].form
+        form = self.of.form
         change = "" if self.loss is None or self.trend == SAME else _signed(self, form)
         return show(self.before, form), show(self.after, form), change
 

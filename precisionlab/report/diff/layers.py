@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from precisionlab.compare.metrics import SQNR
 from precisionlab.report.cells import records_of
 from precisionlab.report.diff.figures import Change
 from precisionlab.report.redraw import RunFiles
@@ -48,5 +49,5 @@ def layers_of(files: RunFiles) -> dict[tuple[str, str], LayerView]:
 
 def layer_change(key: tuple[str, str], old: LayerView, new: LayerView) -> LayerChange:
     """One row in both runs; `key` is its precision and layer."""
-    introduced = Change("sqnr", old.introduced, new.introduced)
-    return LayerChange(*key, new.kind, introduced, Change("sqnr", old.inherited, new.inherited))
+    introduced = Change(SQNR, old.introduced, new.introduced)
+    return LayerChange(*key, new.kind, introduced, Change(SQNR, old.inherited, new.inherited))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from precisionlab.precision import Pin
 from precisionlab.report.cells import Row, as_number, records_of
-from precisionlab.report.diff.figures import BETTER, DECISIVE, SAME, WORSE, Change
+from precisionlab.report.diff.figures import BETTER, SAME, WORSE, Change
 from precisionlab.report.diff.variants import changes_of, variants_of
 from precisionlab.report.redraw import RunFiles
 from precisionlab.report.section import verdict_in
@@ -44,7 +44,7 @@ class PrecisionChange:
         """Worse where a met tolerance no longer is, or the plan found lost and gained nothing; "mixed" where both."""
         if self.met[0] != self.met[1]:
             return BETTER if self.met[1] else WORSE
-        trends = {change.trend for change in self.found if change.kind in DECISIVE}
+        trends = {change.trend for change in self.found if change.of.decisive}
         if {WORSE, BETTER} <= trends:
             return "mixed"
         return WORSE if WORSE in trends else BETTER if BETTER in trends else SAME

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
+from precisionlab.compare.metrics import SQNR
 from precisionlab.report.cells import records_of
-from precisionlab.report.diff.figures import ERRORS, SAME, Change
+from precisionlab.report.diff.figures import SAME, Change, output_kinds
 from precisionlab.report.redraw import RunFiles
 from precisionlab.report.views import ErrorFigures, VariantView, variant_view
 
@@ -24,7 +25,7 @@ class VariantChange:
     @property
     def shown(self) -> tuple[Change, ...]:
         """What a page shows: the SQNR always, the rest where it changed."""
-        return tuple(c for c in self.changes if c.trend != SAME or (c.name == "sqnr" and not c.held_out))
+        return tuple(c for c in self.changes if c.trend != SAME or (c.name == SQNR and not c.held_out))
 
 
 def variants_of(files: RunFiles) -> dict[str, VariantView]:
@@ -56,4 +57,4 @@ def changes_of(old: VariantView, new: VariantView) -> Iterable[Change]:
 
 
 def _errors(old: ErrorFigures, new: ErrorFigures, output: str | None, held_out: bool) -> Iterable[Change]:
-    return [Change(name, getattr(old, name), getattr(new, name), output, held_out) for name in ERRORS]
+    return [Change(name, old.of(name), new.of(name), output, held_out) for name in output_kinds()]
