@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CACHE_FILE = "calibration.cache"
+PAGE_FILE = "calibration.html"
 DEFAULT_TENSORRT = "10.16.1"
 _SAVE_EVERY = 5.0  # seconds of work that a kill may cost
 _CHUNK = 16
@@ -295,12 +296,12 @@ def _finish(
         told(path, _ELSEWHERE),
         drafted(path.parent, beside, of=path, together=together) as cache_drafts,
         told(folder, _ELSEWHERE),
-        drafted(folder, together=together) as drafts,
+        drafted(folder, PAGE_FILE, together=together) as drafts,
     ):
         write_whole(cache_drafts / path.name, content.decode("utf-8"))
         write_whole(cache_drafts / beside, fingerprint.to_json())
         write_whole(drafts / "ranges.csv", to_csv(result.ranges))
-        write_whole(drafts / "calibration.html", render_calibration(result.facts, result.ranges, histograms))
+        write_whole(drafts / PAGE_FILE, render_calibration(result.facts, result.ranges, histograms))
         (drafts / "onnxruntime").mkdir()
         for name, tables in onnxruntime_tables(table).items():
             write_whole_bytes(drafts / "onnxruntime" / name, tables)

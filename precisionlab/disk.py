@@ -17,6 +17,7 @@ from precisionlab.plainfiles import LinkError, is_there, make_plain_folder
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _PART = ".part"
 _LEFT = re.compile(r"\..*\.[a-z0-9_]{8}\.part", re.DOTALL)
+TEMPORARY_ADVICE = "set TMPDIR to a folder that can be"
 _LONGEST = 50  # letters of a file's name in that of its draft: four bytes each leave room for the rest
 
 
@@ -156,6 +157,19 @@ def told(place: Path | str, advice: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OptionError(why_not_written(place, error, advice)) from None
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for files that nobody keeps, gone in the end. Raises OptionError where there is no place for one."""
+    try:
+        place = tempfile.gettempdir()
+    except FileNotFoundError:
+        place = "the folder for temporary files"
+    with ExitStack() as opened:
+        with told(place, TEMPORARY_ADVICE):
+            folder = opened.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        yield Path(folder)
 
 
 def why_not_written(place: Path | str, error: OSError, advice: str) -> str:

@@ -6,12 +6,11 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from precisionlab import __version__
+from precisionlab.disk import temporary_folder
 from precisionlab.errors import EngineError
 
 
@@ -55,8 +54,8 @@ def _engines(backend: str, module: str, install: str, *, needs_gpu: bool) -> Fin
     from precisionlab.backends.tensorrt.process import EngineProcess
     from precisionlab.backends.tensorrt.service import Facts, service
 
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
+    with temporary_folder() as folder:
+        log = folder / "log"
         try:
             with EngineProcess(service, module, log, log=log) as process:
                 facts: Facts = process.call("facts", what=f"starting {module}")

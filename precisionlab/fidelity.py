@@ -7,7 +7,6 @@ import math
 import platform
 import statistics
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,7 @@ from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, open_dataset
-from precisionlab.disk import drafted, told, write_whole
+from precisionlab.disk import drafted, temporary_folder, told, write_whole
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.lock import held_folder
 from precisionlab.memory import default_memory
@@ -285,9 +284,12 @@ class _Job:
         """The final SQNR of the whole typed model with all of ONNX Runtime's optimisations; or why there is none."""
         try:
             typed = typed_model(self._model, plan, table)
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "typed.onnx"
-                save_typed(typed, path)
+        except PrecisionLabError as error:
+            return None, str(error)
+        with temporary_folder() as folder:
+            path = folder / "typed.onnx"
+            save_typed(typed, path)
+            try:
                 session = run_whole(str(path), device)
                 gathering = Gathering(0, None)
                 names = [info.name for info in self._model.outputs]
@@ -298,8 +300,8 @@ class _Job:
                     errors = judged_errors(judging, true, low)
                     gathering.add(SampleResult(ErrorTable(0), errors, None, None))
                     self._see.advance(done)
-        except PrecisionLabError as error:
-            return None, str(error)
+            except PrecisionLabError as error:
+                return None, str(error)
         return gathering.comparison({}, {}, (), 0.0).worst("sqnr"), "; ".join(typed.notes)
 
     def _result(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.calibration.thresholds import table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, open_dataset
-from precisionlab.disk import told, write_whole
+from precisionlab.disk import TEMPORARY_ADVICE, temporary_folder, told, write_whole
 from precisionlab.doctor import python_facts
 from precisionlab.errors import PrecisionLabError
 from precisionlab.lock import held_folder
@@ -92,8 +91,9 @@ def selftest(folder: Path, see: Observer | None = None) -> Iterator[Step]:
 
 
 def _steps(folder: Path, see: Observer, layers: list[tuple[str, float, float]]) -> Iterator[Step]:
-    with tempfile.TemporaryDirectory() as made:
-        model, dataset = _made(Path(made))
+    with temporary_folder() as made:
+        with told(made, TEMPORARY_ADVICE):
+            model, dataset = _made(made)
         reference = emulation(model, dataset, None)
         collector = reference.collector(tuple(name for name in model.tensors if is_observed(model, name)))
         collector.add(dataset, _unheard)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,6 +162,7 @@ def test_pages_on_a_full_disk_keep_the_earlier_ones_and_verify_needs_no_room(dis
 
 HOLDER = """
 import sys
+import tempfile
 from pathlib import Path
 from precisionlab.lock import held_file, held_folder
 held = {"folder": held_folder, "file": lambda path, warn: held_file(path, warn, "")}[sys.argv[1]]
@@ -327,3 +329,17 @@ def test_a_name_as_long_as_names_can_be_is_written_whole_and_held(tmp_path: Path
     with held_file(tmp_path / name, print, ""):
         write_whole(tmp_path / name, "text")
     assert contents(tmp_path) == {name: b"text"}
+
+
+def test_where_no_temporary_file_can_be_made_one_sentence_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("fidelity", MODEL, *DATA, "--precisions", "int8", "--out", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+        told = run(*command)
+    assert told.exit_code == 2
+    assert f"precisionlab: {tmp_path / 'no such folder'}: cannot be written (No such file or directory)" in told.stderr
+    assert "set TMPDIR to a folder that can be" in told.stderr
+    assert not (tmp_path / "run").exists()
+    assert run(*command).exit_code in (0, 1)
