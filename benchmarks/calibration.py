@@ -23,7 +23,7 @@ from benchmarks.comparison import load_case, plain_passes
 from benchmarks.processes import in_process, peak_megabytes, timed
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.calibrate import calibrated_tensors
-from precisionlab.calibration.thresholds import table_of
+from precisionlab.calibration.find import table_of
 from precisionlab.model import load_model
 
 CASES = ("orient", "minilm_l3", "minilm_l3 at 128 tokens", "ppocr4_det")

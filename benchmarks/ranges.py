@@ -19,8 +19,9 @@ import numpy as np
 
 from benchmarks.comparison import PREPARED
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import AUTO, METHODS
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.calibration.thresholds import AUTO, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import Accuracy, TaskMetric, load_metric
 from precisionlab.data import Dataset, Sample, open_dataset

@@ -27,7 +27,7 @@ from benchmarks.comparison import load_case, plain_passes
 from benchmarks.processes import in_process, peak_megabytes, timed
 from precisionlab.backends.base import Toggling
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.calibration.thresholds import table_of
+from precisionlab.calibration.find import table_of
 from precisionlab.compare.effects import merged
 from precisionlab.compare.judging import judging_of
 from precisionlab.model import Model, load_model

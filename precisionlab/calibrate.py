@@ -18,11 +18,12 @@ from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
 from precisionlab.calibration.cache import version_digits, write_cache
 from precisionlab.calibration.export import onnxruntime_tables
+from precisionlab.calibration.find import table_of
 from precisionlab.calibration.fingerprint import Fingerprint
 from precisionlab.calibration.histogram import Histogram
+from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, PERCENTILE
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
 from precisionlab.calibration.table import CalibrationTable, network_scales
-from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, inside, open_dataset, read_manifest
 from precisionlab.disk import drafted, told, write_whole, write_whole_bytes
@@ -95,8 +96,8 @@ def calibrate(
 ) -> CalibrationResult:
     """Find the INT8 ranges of every float tensor of a model from a folder of samples.
 
-    Without a model, the one that the folder's manifest names. `method` is entropy, capped, percentile, mse, max
-    or auto. The cache is for the given TensorRT version; it is written to `cache`, by default
+    Without a model, the one that the folder's manifest names. `method` is one of `METHODS`, or
+    `auto`. The cache is for the given TensorRT version; it is written to `cache`, by default
     `calibration.cache` in `out` (`reports/<model>-calibration`), with a JSON fingerprint beside it. `shard` (2, 8)
     takes only every eighth sample from the second on, and writes histograms to be merged. `processes` or a Dask cluster
     (the address of its scheduler) share the work, `memory` (such as "4G") is what each process may take. A run that was
@@ -272,7 +273,8 @@ def _finish(
     from precisionlab.report.csvfile import to_csv
 
     count = int(source["samples"])
-    methods = {name: table_of(histograms, name, count, percentile) for name in METHODS}
+    values = {name: percentile if found.parameter is PERCENTILE else found.default for name, found in METHODS.items()}
+    methods = {name: table_of(histograms, name, count, value) for name, value in values.items()}
     table = _best(backend, dataset, methods, see) if method == AUTO else methods[method]
     path = Path(cache) if cache else folder / CACHE_FILE
     content = write_cache(network_scales(table, backend.model.gone), tensorrt)
@@ -280,7 +282,7 @@ def _finish(
         model_path=str(backend.model.path),
         model_sha256=backend.model.sha256,
         data=source,
-        method=f"{method} {percentile:g}" if method == "percentile" else method,
+        method=METHODS[method].called(values[method]) if method in METHODS else method,
         tensorrt=tensorrt,
         versions=versions(),
         cache=content,
@@ -321,8 +323,7 @@ def _best(
 
 def _check(method: str, percentile: float, tensorrt: str, shard: tuple[int, int] | None) -> None:
     check_calibration(method)
-    if not 0 < percentile <= 100:
-        raise OptionError(f"percentile is {percentile:g}; it must lie above 0 and be at most 100")
+    PERCENTILE.check(percentile)
     version_digits(tensorrt)
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise OptionError(f"shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")

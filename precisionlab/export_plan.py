@@ -13,8 +13,8 @@ import onnx
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.calibration.cache import version_digits
+from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import DEFAULT_METHOD
 from precisionlab.data import Dataset
 from precisionlab.disk import drafted, told, write_whole_bytes
 from precisionlab.errors import OptionError

@@ -19,8 +19,9 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.real import Device, RealBackend, check_real, device_of, run_whole
 from precisionlab.backends.stepped import SteppedBackend
 from precisionlab.backends.tensorrt.opening import open_engines
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import DEFAULT_METHOD, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.fidelity import Agreements, agreements, number_or_none

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from precisionlab.calibration.thresholds import AUTO, METHODS
+from precisionlab.calibration.methods import check_method, choices
 from precisionlab.compare.tolerance import Tolerance, default_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.precision import Precision
@@ -101,8 +101,8 @@ def check_workers(threads: int | None, processes: int | None = None) -> None:
 
 def check_calibration(method: str | None) -> None:
     """Raises OptionError for what is neither a calibration method nor `auto`; None was not given."""
-    if method is not None and method not in (*METHODS, AUTO):
-        raise OptionError(f"unknown calibration method {method!r}; use one of {', '.join((*METHODS, AUTO))}")
+    if method is not None:
+        check_method(method, choices())
 
 
 def parse_precisions(texts: str | Iterable[str]) -> tuple[Precision, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from precisionlab.calibration.auto import cheapest_ranges
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD, METHODS
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, METHODS, table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import interval
 from precisionlab.compare.tolerance import Bound

@@ -21,8 +21,8 @@ from precisionlab.backends import TENSORRT, emulation
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt import opening
 from precisionlab.backends.tensorrt.backend import TensorRTBackend
+from precisionlab.calibration.find import table_of
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.disk import TEMPORARY_ADVICE, temporary_folder, told, write_whole

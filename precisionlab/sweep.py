@@ -124,7 +124,7 @@ def sweep(
     our patterns: of the backend's, or where that builds none of one that TensorRT-RTX compiles.
 
     `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
-    (entropy, capped, percentile, mse, max, auto). `skip_bad` goes on past samples that cannot be used. `metric`
+    (one of `precisionlab.calibration.methods`, or auto). `skip_bad` goes on past samples that cannot be used. `metric`
     names the user's own task metric, `package.module:name`. The files of the run go to `out`, by default
     `reports/<model>`; a run that was killed goes on from there.
 

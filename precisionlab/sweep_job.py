@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import AUTO, DEFAULT_METHOD, table_of
 from precisionlab.compare.tolerance import meets
 from precisionlab.deadline import Deadline, Spent, Watched
 from precisionlab.engines import EngineStage

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.channels import ChannelMaxima, ChannelSpread, channel_axes
 from precisionlab.calibration.coarse import CoarseHistogram
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import METHODS
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.calibration.thresholds import METHODS, table_of
 from precisionlab.data import Sample
 from precisionlab.evaluator import Evaluator
 from precisionlab.ranges import operands_of

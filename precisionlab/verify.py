@@ -10,8 +10,8 @@ from typing import Any
 
 from precisionlab.backends import EMULATION, which_backend
 from precisionlab.backends.base import Backend
+from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import DEFAULT_METHOD
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_tolerance
 from precisionlab.errors import EngineError, PlanError

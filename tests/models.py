@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.onnxruntime import DEFAULT_BUDGET, OnnxRuntimeBackend
 from precisionlab.backends.session import Session
+from precisionlab.calibration.find import table_of
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import table_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset, Sample, open_dataset

@@ -26,9 +26,9 @@ from models import DIGITS, proto
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.calibrate import CACHE_FILE, CalibrationResult, calibrate, calibrated_tensors, merge
 from precisionlab.calibration.cache import read_cache_file
+from precisionlab.calibration.methods import METHODS
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.calibration.thresholds import METHODS
 from precisionlab.cli import cli
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import Agreement, error_sums

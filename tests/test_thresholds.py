@@ -14,15 +14,21 @@ from models import DIGITS, Array
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.calibrate import calibrated_tensors
 from precisionlab.calibration import kernel
+from precisionlab.calibration.find import range_of, table_of
 from precisionlab.calibration.histogram import BINS, Histogram, histogram_of
+from precisionlab.calibration.methods import METHODS
 from precisionlab.calibration.table import Range, weight_scales
-from precisionlab.calibration.thresholds import METHODS, percentile, range_of, table_of
+from precisionlab.calibration.thresholds import percentile
 from precisionlab.data import open_dataset
 from precisionlab.errors import OptionError
 from precisionlab.model import load_model
 
 SEEDS = st.integers(0, 2**32 - 1)
 KINDS = ("normal", "relu", "laplace", "uniform", "outliers", "sparse", "gelu", "few", "lognormal", "levels")
+
+
+def found_by(method: str, histogram: Histogram) -> float:
+    return METHODS[method].find(histogram, METHODS[method].default)
 
 
 def data(kind: str, seed: int, size: int = 20000) -> Array:
@@ -117,7 +123,7 @@ def test_entropy_takes_the_brute_forces_best(kind: str) -> None:
     histogram = histogram_of(data(kind, 5))
     counts, width = entropy_counts(histogram)
     expected = published(counts)
-    threshold = METHODS["entropy"](histogram)
+    threshold = found_by("entropy", histogram)
     best = min((128 + int(np.argmin(expected)) + 0.5) * width, histogram.amax)
     if threshold != best:  # two candidates may be equal to all digits that float64 holds
         chosen = min(round(threshold / width - 0.5) - 128, expected.size - 1)
@@ -132,7 +138,7 @@ def test_capped_is_the_best_among_those_that_clip_little(kind: str) -> None:
     beyond = counts.sum() - np.cumsum(counts)[127:]
     expected = np.where(beyond <= 1e-4 * histogram.count, published(counts), np.inf)
     best = min((128 + int(np.argmin(expected)) + 0.5) * width, histogram.amax)
-    assert METHODS["capped"](histogram) == pytest.approx(best, rel=1e-12)
+    assert found_by("capped", histogram) == pytest.approx(best, rel=1e-12)
 
 
 @given(SEEDS, st.sampled_from(KINDS), st.integers(1, 30000))
@@ -140,7 +146,7 @@ def test_capped_is_the_best_among_those_that_clip_little(kind: str) -> None:
 def test_capped_never_clips_more_than_one_in_10_000(seed: int, kind: str, size: int) -> None:
     values = data(kind, seed, size)
     histogram = histogram_of(values)
-    threshold = METHODS["capped"](histogram)
+    threshold = found_by("capped", histogram)
     assert histogram.clipped(threshold) <= 1e-4 * histogram.count
     beyond = int((np.abs(values).astype(np.float64) > threshold + histogram.width).sum())
     assert beyond <= 1e-4 * histogram.count
@@ -151,7 +157,7 @@ def test_exact_zeros_take_no_part_in_entropy_and_mse() -> None:
     values = data("gelu", 1)
     with_zeros = histogram_of(np.concatenate([values, np.zeros(10**6, np.float32)]))
     for method in ("entropy", "mse", "max"):
-        assert METHODS[method](with_zeros) == METHODS[method](histogram_of(values))
+        assert found_by(method, with_zeros) == found_by(method, histogram_of(values))
 
 
 # pytorch-quantization's formulae
@@ -202,7 +208,7 @@ def test_mse_takes_the_least_error_of_pytorch_quantizations_formula_at_every_eig
     used = int(histogram.amax // histogram.width) + 1
     candidates = np.arange(128, used + 8, 8) * histogram.width
     errors = fake_quant_errors(histogram, candidates)
-    found = METHODS["mse"](histogram)
+    found = found_by("mse", histogram)
     at = np.flatnonzero(candidates == found)
     chosen = errors[at[0]] if at.size else errors[candidates > histogram.amax][0]
     assert chosen == pytest.approx(errors.min(), rel=1e-9)
@@ -214,7 +220,7 @@ def test_mse_differs_little_from_pytorch_quantizations_own_search(kind: str) -> 
     histogram = histogram_of(data(kind, 9))
     centres = (np.arange(128, BINS, 1) + 0.5) * histogram.width
     theirs = np.concatenate([fake_quant_errors(histogram, part) for part in np.array_split(centres, 8)]).min()
-    ours = fake_quant_errors(histogram, np.array([METHODS["mse"](histogram)]))[0]
+    ours = fake_quant_errors(histogram, np.array([found_by("mse", histogram)]))[0]
     assert ours <= 1.03 * theirs
 
 
@@ -229,11 +235,11 @@ def test_thresholds_are_positive_within_the_values_and_scale_with_them(
     values = data(kind, seed, size)
     histogram = histogram_of(values)
     scaled = histogram_of(np.ldexp(values, exponent).astype(np.float32))
-    for name, find in METHODS.items():
-        threshold = find(histogram)
+    for name in METHODS:
+        threshold = found_by(name, histogram)
         assert threshold <= histogram.amax
         assert threshold > 0 or histogram.amax == 0
-        assert find(scaled) == math.ldexp(threshold, exponent), name
+        assert found_by(name, scaled) == math.ldexp(threshold, exponent), name
 
 
 @pytest.mark.parametrize(
@@ -242,8 +248,8 @@ def test_thresholds_are_positive_within_the_values_and_scale_with_them(
 )
 def test_thresholds_of_bare_histograms(values: list[float]) -> None:
     histogram = histogram_of(np.array(values, np.float32))
-    for name, find in METHODS.items():
-        threshold = find(histogram)
+    for name in METHODS:
+        threshold = found_by(name, histogram)
         assert 0 <= threshold <= histogram.amax
         assert (threshold > 0) == (histogram.amax > 0), name
         assert math.isfinite(range_of(histogram, name, threshold).scale)
@@ -251,7 +257,7 @@ def test_thresholds_of_bare_histograms(values: list[float]) -> None:
 
 def test_max_is_the_largest_value_and_clips_nothing() -> None:
     for histogram in every(3):
-        found = range_of(histogram, "max", METHODS["max"](histogram))
+        found = range_of(histogram, "max", found_by("max", histogram))
         assert found.amax == found.largest == histogram.amax
         assert found.clipped == 0
 

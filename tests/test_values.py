@@ -18,7 +18,7 @@ from precisionlab import sweep
 from precisionlab.calibration.channels import ChannelMaxima, ChannelSpread
 from precisionlab.calibration.coarse import COARSE, OCTAVES, PARTS, CoarseHistogram
 from precisionlab.calibration.histogram import histogram_of
-from precisionlab.calibration.thresholds import METHODS
+from precisionlab.calibration.methods import METHODS
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.spread import spread_of, sqnr_of_rows
 from precisionlab.report.csvfile import from_csv

@@ -1,6 +1,6 @@
-"""From a histogram to the range that int8 stands for: five methods.
+"""From a histogram to the range that int8 stands for: the searches of `precisionlab.calibration.methods`.
 
-`max` keeps everything; `percentile` clips the given share; `mse` minimises the squared error; `entropy`
+`percentile` clips the given share; `mse` minimises the squared error; `entropy`
 is the published TensorRT algorithm (S. Migacz, "8-bit Inference with TensorRT", GTC 2017, slides 20–38): 2048
 bins, 128 levels, the smallest KL(P‖Q) wins; `capped` is the same with a bound on what may be clipped.
 """
@@ -8,27 +8,14 @@ bins, 128 levels, the smallest KL(P‖Q) wins; `capped` is the same with a bound
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 
 from precisionlab.calibration.histogram import Histogram
-from precisionlab.calibration.table import INT8_LEVELS, CalibrationTable, Range
-from precisionlab.errors import OptionError
+from precisionlab.calibration.methods import DEFAULT_PERCENTILE
+from precisionlab.calibration.table import INT8_LEVELS
 
-DEFAULT_PERCENTILE = 99.99
-DEFAULT_METHOD = "entropy"
-AUTO = "auto"
-"""Not a method of its own: for each tensor the one of METHODS that costs least, measured (`auto.py`)."""
 _MSE_STRIDE = 8
-
-
-def maximum(histogram: Histogram) -> float:
-    """The largest |x|."""
-    return histogram.amax
 
 
 def percentile(histogram: Histogram, share: float = DEFAULT_PERCENTILE) -> float:
@@ -101,39 +88,3 @@ def _least_divergence(histogram: Histogram, most_clipped: float) -> float:
 def _used(histogram: Histogram) -> int:
     """How many bins reach up to the largest value."""
     return min(math.floor(histogram.amax / histogram.width) + 1, histogram.bins.size)
-
-
-METHODS: Mapping[str, Callable[[Histogram], float]] = {
-    "entropy": entropy,
-    "capped": capped_entropy,
-    "percentile": percentile,
-    "mse": mse,
-    "max": maximum,
-}
-
-
-def range_of(histogram: Histogram, method: str, threshold: float) -> Range:
-    """The range that a threshold found by `method` gives, with what it clips."""
-    return Range(
-        amax=threshold,
-        method=method,
-        largest=histogram.amax,
-        count=histogram.count,
-        clipped=histogram.clipped(threshold),
-        nonfinite=histogram.nonfinite,
-    )
-
-
-def table_of(
-    histograms: Mapping[str, Histogram], method: str, samples: int, share: float = DEFAULT_PERCENTILE
-) -> CalibrationTable:
-    """The ranges of all tensors by one method. Raises OptionError for a method that is not known."""
-    if method not in METHODS:
-        raise OptionError(f"unknown calibration method {method!r}; use one of {', '.join(METHODS)}")
-    find = METHODS[method] if method != "percentile" else partial(percentile, share=share)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the search is compiled, and waits for nobody
-        found = pool.map(find, histograms.values())
-        ranges = {
-            n: range_of(h, method, threshold) for (n, h), threshold in zip(histograms.items(), found, strict=True)
-        }
-    return CalibrationTable(ranges, samples)

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from precisionlab.cli.listing import Listing, method_names
 from precisionlab.cli.work import work_options
 from precisionlab.errors import OptionError
 
@@ -18,9 +19,11 @@ from precisionlab.errors import OptionError
 )
 @click.option(
     "--method",
+    cls=Listing,
+    names=method_names,
     default="entropy",
     show_default=True,
-    help="entropy, capped, percentile, mse, max, or auto (the best of them, measured).",
+    help="{names}, or auto (the best of them, measured).",
 )
 @click.option(
     "--percentile", default=99.99, show_default=True, help="Share of the values that the method percentile keeps."

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from precisionlab.cli.engines import engine_options, engine_options_of
+from precisionlab.cli.listing import Listing, method_names, metric_names
 from precisionlab.cli.work import work_options
 from precisionlab.errors import OptionError
 
@@ -22,10 +23,12 @@ from precisionlab.errors import OptionError
 @click.option("--precisions", default="fp16,int8", show_default=True, help="Low precisions to sweep: fp16, bf16, int8.")
 @click.option(
     "--tolerance",
+    cls=Listing,
+    names=metric_names,
     multiple=True,
     metavar="COND",
-    help='What counts as right on the worst output, such as "sqnr>=30", "cosine>=0.999", "top1>=0.99", '
-    '"metric_drop<=0.01"; may be given several times.  [default: sqnr>=30, for int8 sqnr>=20]',
+    help='What counts as right on the worst output, such as "sqnr>=30", "top1>=0.99" or "metric_drop<=0.01", of '
+    "{names}; may be given several times.  [default: sqnr>=30, for int8 sqnr>=20]",
 )
 @click.option("--metric", metavar="SPEC", help="Your own task metric: package.module:name or file.py:name.")
 @click.option("--plan", type=click.Path(), help="Measure this plan.json instead of searching for one.")
@@ -60,7 +63,9 @@ from precisionlab.errors import OptionError
 )
 @click.option(
     "--calibration",
-    help="How int8 ranges are found: entropy, capped, percentile, mse, max, auto.  "
+    cls=Listing,
+    names=method_names,
+    help="How int8 ranges are found: {names}, auto.  "
     "[default: entropy, and where that does not hold auto, before any pin]",
 )
 @click.option(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.lint import MOST_CLIPPED
-from precisionlab.calibration.thresholds import AUTO, METHODS
+from precisionlab.calibration.methods import AUTO, METHODS, words_of
 from precisionlab.report.html import Row, as_flag, as_number, as_text, load_template, records_of, show
 
 if TYPE_CHECKING:
@@ -33,15 +33,6 @@ FEW_LEVELS = 32
 SAME = 1.01  # ranges that differ by less agree
 SHOWN = 10  # tensors in the short tables
 _NAMED = 5  # tensors that a warning names
-
-_METHOD_WORDS = {
-    "entropy": "the range that loses the least information (KL divergence, TensorRT’s published algorithm)",
-    "capped": "as entropy, but at most one value in 10 000 is clipped",
-    "percentile": "the range that keeps the given share of the values",
-    "mse": "the range with the least squared error",
-    "max": "the whole range, nothing clipped",
-    AUTO: "of the methods, the one that costs the model least, measured",
-}
 
 
 def render_calibration(facts: Mapping[str, Any], ranges: pd.DataFrame, histograms: Mapping[str, Histogram]) -> str:
@@ -106,7 +97,7 @@ def _cache(facts: Mapping[str, Any]) -> str | None:
 
 def _method_words(method: Any, tensors: Sequence[TensorView]) -> str:
     words = str(method).split(maxsplit=1)
-    said = _METHOD_WORDS.get(words[0], "") if words else ""
+    said = words_of(words[0]) if words else ""
     taken = Counter(tensor.method for tensor in tensors)
     if words and words[0] == AUTO and taken:
         said += ": " + ", ".join(f"{name} for {_tensors(number)}" for name, number in taken.most_common())

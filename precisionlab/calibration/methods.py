@@ -1,0 +1,128 @@
+"""The calibration methods: how a range is found from a histogram, and what is said of that.
+
+A method that is added to `METHODS` is known to options and their errors, to the command line's help, to the tables of a
+calibration and to its report. The searches themselves are in `thresholds`, and are imported when one runs, so that
+help is there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from precisionlab.errors import OptionError
+
+if TYPE_CHECKING:
+    from precisionlab.calibration.histogram import Histogram
+
+AUTO = "auto"
+"""Not a method of its own: for each tensor the one of METHODS that costs least, measured (`auto.py`)."""
+
+AUTO_WORDS = "of the methods, the one that costs the model least, measured"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A number that a method takes: its name, above and up to what it must lie, and what it is without a word."""
+
+    name: str
+    above: float
+    most: float
+    default: float
+
+    def check(self, value: float) -> None:
+        """Raises OptionError for a value that cannot be."""
+        if not self.above < value <= self.most:
+            raise OptionError(
+                f"{self.name} is {value:g}; it must lie above {self.above:g} and be at most {self.most:g}"
+            )
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: `find` gives the threshold of a histogram, by the value of `parameter` where it has one.
+
+    `words` say what the range is, as a phrase that follows the name.
+    """
+
+    name: str
+    find: Callable[[Histogram, float], float]
+    words: str
+    parameter: Parameter | None = None
+
+    @property
+    def default(self) -> float:
+        """The parameter's value without a word; 0 for a method that takes none."""
+        return self.parameter.default if self.parameter else 0.0
+
+    def called(self, value: float) -> str:
+        """The name with the parameter's value: `percentile 99.99`."""
+        return self.name if self.parameter is None else f"{self.name} {value:g}"
+
+
+def _entropy(histogram: Histogram, _: float) -> float:
+    from precisionlab.calibration.thresholds import entropy
+
+    return entropy(histogram)
+
+
+def _capped(histogram: Histogram, _: float) -> float:
+    from precisionlab.calibration.thresholds import capped_entropy
+
+    return capped_entropy(histogram)
+
+
+def _percentile(histogram: Histogram, share: float) -> float:
+    from precisionlab.calibration.thresholds import percentile
+
+    return percentile(histogram, share)
+
+
+def _mse(histogram: Histogram, _: float) -> float:
+    from precisionlab.calibration.thresholds import mse
+
+    return mse(histogram)
+
+
+def _max(histogram: Histogram, _: float) -> float:
+    return histogram.amax
+
+
+PERCENTILE = Parameter("percentile", 0.0, 100.0, 99.99)
+
+_ALL = (
+    Method(
+        "entropy",
+        _entropy,
+        "the range that loses the least information (KL divergence, TensorRT’s published algorithm)",
+    ),
+    Method("capped", _capped, "as entropy, but at most one value in 10 000 is clipped"),
+    Method("percentile", _percentile, "the range that keeps the given share of the values", PERCENTILE),
+    Method("mse", _mse, "the range with the least squared error"),
+    Method("max", _max, "the whole range, nothing clipped"),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+"""Name → method, in the order in which they are told of; the first is what is taken without a word."""
+
+DEFAULT_METHOD = _ALL[0].name
+DEFAULT_PERCENTILE = PERCENTILE.default
+
+
+def words_of(name: str) -> str:
+    """What a method's ranges are, or those of `auto`; empty for what is neither."""
+    if name == AUTO:
+        return AUTO_WORDS
+    return METHODS[name].words if name in METHODS else ""
+
+
+def choices() -> tuple[str, ...]:
+    """All that may be asked for."""
+    return (*METHODS, AUTO)
+
+
+def check_method(name: str, known: Collection[str]) -> None:
+    """Raises OptionError for a name that is not among those known."""
+    if name not in known:
+        raise OptionError(f"unknown calibration method {name!r}; use one of {', '.join(known)}")
