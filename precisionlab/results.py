@@ -15,6 +15,7 @@ from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.tolerance import Tolerance
 from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.search.causes import Cause
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
 from precisionlab.search.pareto import Point
@@ -119,7 +120,7 @@ class PrecisionResult:
     low: Variant
     mixed: Variant
     ranked: tuple[str, ...]
-    causes: Mapping[str, str]
+    causes: Mapping[str, Cause]
     evaluations: int
     table: CalibrationTable | None
     effects: Effects = field(default_factory=dict)

@@ -175,7 +175,7 @@ def test_causes_name_the_format_of_the_layer(tmp_path: Path) -> None:
     for around in (FP32, FP16, BF16):
         found = compared(model, samples, INT8, around=around)
         told[around] = causes(model, plan_for(model, INT8, around=around), found.inherited, found.introduced)
-    assert told[FP16]["mm"] == "the first Inf appears here: overflow: values up to 2e+05, fp16 ends at 65504"
+    assert told[FP16]["mm"].text == "the first Inf appears here: overflow: values up to 2e+05, fp16 ends at 65504"
     assert told[FP32] == {}
     assert "mm" not in told[BF16]
 

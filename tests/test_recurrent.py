@@ -359,8 +359,8 @@ def test_the_cause_is_told_where_a_state_drifts(tmp_path: Path) -> None:
         told[steps] = causes(model, plan_for(model, Precision.FP16), found.inherited, found.introduced)
     truth, emulated = (run(integrating(2500), rounded)["Y_c"] for rounded in (exact, fp16))
     largest, off = np.abs(truth).max(), np.abs(truth - emulated).max()
-    assert told[2500]["cell"].startswith("its state is rounded to fp16 at each step, and drifts: ")
-    assert f"values up to {largest:.4g} are up to {off:.3g} off, where fp16 has steps of 2" in told[2500]["cell"]
+    assert told[2500]["cell"].text.startswith("its state is rounded to fp16 at each step, and drifts: ")
+    assert f"values up to {largest:.4g} are up to {off:.3g} off, where fp16 has steps of 2" in told[2500]["cell"].text
     assert told[100] == {}
 
 

@@ -79,8 +79,18 @@ def test_overflow_that_no_plan_mends_is_a_danger_and_stands_first() -> None:
 
 def test_constants_that_vanish_are_found_by_their_cause() -> None:
     run, variants, layers, plans = report()
-    layers.loc[2, "cause"] = "constant 1e-12 becomes 0 in fp16"
+    layers["cause_kinds"] = ["", "first_nonfinite overflow", "constant_vanishes input_vanishes", ""]
     assert [link.layer for link in one("constant", found(run, variants, layers, plans)).layers] == ["Tanh_2"]
+
+
+def test_what_breaks_is_told_by_its_kind_and_not_by_its_words() -> None:
+    """A layer may be called anything; a run of an older version has words alone, and is drawn without such hazards."""
+    run, variants, layers, plans = report()
+    layers.loc[2, "cause"] = "Inf inside loop: overflow becomes 0 in fp16"
+    layers.loc[2, ["introduced_inf"]] = 1
+    assert [link.layer for link in one("without an overflow", found(run, variants, layers, plans)).layers] == ["Tanh_2"]
+    layers["cause_kinds"] = ["", "overflow", "input_overflows", ""]
+    assert not any("without an overflow" in title for title in found(run, variants, layers, plans))
 
 
 def test_what_the_look_at_the_data_found_is_told() -> None:

@@ -16,7 +16,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
 from precisionlab.precision import Precision
-from precisionlab.search.causes import causes
+from precisionlab.search.causes import CauseKind, causes
 from precisionlab.search.pins import Found, Verdict, find_pins, most_evaluations
 from precisionlab.search.rank import Ranking, rank
 from precisionlab.search.starts import nonfinite_starts
@@ -258,7 +258,8 @@ class Case:
     @property
     def causes(self) -> dict[str, str]:
         plan = plan_for(self.model, Precision.FP16)
-        return causes(self.model, plan, self.comparison.inherited, self.comparison.introduced)
+        found = causes(self.model, plan, self.comparison.inherited, self.comparison.introduced)
+        return {name: cause.text for name, cause in found.items()}
 
 
 CHAIN = "(float[1,2] x) => (float[1,2] y) { <A> a = Mul(x, big) <B> b = Mul(a, big) <C> y = Mul(b, tiny) }".replace(
@@ -365,7 +366,7 @@ def test_in_a_plan_of_two_precisions_each_layer_breaks_in_its_own(tmp_path: Path
     comparison = compared(model, [sample(x=[[1000, 2]])], Precision.INT8, around=Precision.FP16)
     plan = plan_for(model, Precision.INT8, around=Precision.FP16)
     found = causes(model, plan, comparison.inherited, comparison.introduced)
-    assert found["square"] == "the first Inf appears here: overflow: values up to 1e+06, fp16 ends at 65504"
+    assert found["square"].text == "the first Inf appears here: overflow: values up to 1e+06, fp16 ends at 65504"
     assert "mm" not in found
 
 
@@ -375,4 +376,5 @@ def test_the_cause_names_the_precision_and_its_end(tmp_path: Path, precision: Pr
     model = load(proto(body, {"big": np.float32([3.4e38]), "tiny": np.float32([1e-38])}), tmp_path)
     comparison = compared(model, [sample(x=[[1, 0.5]])], precision)
     found = causes(model, plan_for(model, precision), comparison.inherited, comparison.introduced)
-    assert f"becomes inf in {precision}" in found["mul"]
+    assert f"becomes inf in {precision}" in found["mul"].text
+    assert found["mul"].kinds == (CauseKind.FIRST, CauseKind.CONSTANT_OVERFLOWS, CauseKind.OVERFLOW)

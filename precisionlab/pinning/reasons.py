@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from precisionlab.compare.effects import Effects, worst_sqnr
 from precisionlab.model import Layer
 from precisionlab.precision import Precision
+from precisionlab.search.causes import Cause
 
 
 def reason_of(
-    layer: Layer, precision: Precision, order: Sequence[str], causes: Mapping[str, str], effects: Effects
+    layer: Layer, precision: Precision, order: Sequence[str], causes: Mapping[str, Cause], effects: Effects
 ) -> str:
     """The cause where one is known, else the layer's rank and what put it there; and why not fp32, where it is not."""
     name = layer.name
-    why = causes.get(name) or f"rank {order.index(name) + 1} of {len(order)}{_harm(effects, name)}"
+    cause = causes.get(name)
+    why = cause.text if cause else f"rank {order.index(name) + 1} of {len(order)}{_harm(effects, name)}"
     return why if precision is Precision.FP32 else f"{why}; {precision} is enough, at less cost than fp32"
 
 

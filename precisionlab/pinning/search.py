@@ -23,7 +23,7 @@ from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.results import PrecisionResult, Variant
 from precisionlab.rewrite.flow import is_lowered, lowest_of, with_held_pins
 from precisionlab.samples import worst_samples
-from precisionlab.search.causes import causes
+from precisionlab.search.causes import Cause, causes
 from precisionlab.search.certificate import Certificate, certificate_of
 from precisionlab.search.cost import CostModel
 from precisionlab.search.ladder import RUNGS, Assignment, lower_rungs, without_needless
@@ -83,7 +83,7 @@ class PinSearch:
         self._low: Comparison
         self._ranking: Ranking
         self._effects: Effects = {}
-        self._why: Mapping[str, str]
+        self._why: Mapping[str, Cause]
 
     def run(self, unknown: str = "") -> PrecisionResult:
         """Compare the low precision, and pin layers until its tolerance holds, as few or as cheap as asked.

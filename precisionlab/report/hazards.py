@@ -16,13 +16,15 @@ from precisionlab.report.cells import percent, show
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.section import PrecisionSection
 from precisionlab.report.views import LayerView, VariantView
+from precisionlab.search.causes import CauseKind
 from precisionlab.search.undefined import Undefined
 from precisionlab.verdict import State, Tone
 
 DANGER, WARNING, NOTE = "danger", "warning", "note"
 _ORDER = (DANGER, WARNING, NOTE)
 NAMED = 6  # layers that a hazard names
-_VANISHES, _CONSTANT_OVERFLOWS = " becomes 0 in ", ("becomes inf in ", "becomes −inf in ")  # as search.causes says it
+_CONSTANTS = frozenset({CauseKind.CONSTANT_OVERFLOWS.value, CauseKind.CONSTANT_VANISHES.value})
+_OVERFLOWS = frozenset({CauseKind.OVERFLOW.value, CauseKind.INPUT_OVERFLOWS.value})
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,10 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
     """Overflow, constants that vanish or overflow, and other NaN and Inf."""
     touched = [view for view in section.layers if view.rank is not None]
     over = [view for view in touched if view.over]
-    constants = [
-        view for view in touched if _VANISHES in view.cause or any(w in view.cause for w in _CONSTANT_OVERFLOWS)
-    ]
+    constants = [view for view in touched if view.cause_kinds & _CONSTANTS]
     explained = {view.layer for view in (*over, *constants)}
     others = [
-        view for view in touched if view.nonfinite and view.layer not in explained and "overflow" not in view.cause
+        view for view in touched if view.nonfinite and view.layer not in explained and not view.cause_kinds & _OVERFLOWS
     ]
     severity = NOTE if section.met else DANGER
     kept = (

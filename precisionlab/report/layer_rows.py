@@ -82,6 +82,7 @@ def _layer_row(
     result: SweepResult, found: PrecisionResult, known: _Known, index: int, layer: Layer, inputs: str
 ) -> Row:
     pin, released, cost = known.pins.get(layer.name), known.releases.get(layer.name), known.costs.get(layer.name)
+    cause = found.causes.get(layer.name)
     inherited = layer_errors(layer, found.low.comparison.inherited)
     mixed = layer_errors(layer, found.mixed.comparison.inherited)
     shape = result.model.tensors[layer.outputs[0]].shape if layer.outputs else None
@@ -101,7 +102,8 @@ def _layer_row(
         "reason": pin.reason if pin else "",
         "released_figure": next(iter(released.values.values()), None) if released else None,
         "released_nonfinite": released.nonfinite if released else None,
-        "cause": found.causes.get(layer.name, ""),
+        "cause": cause.text if cause else "",
+        "cause_kinds": " ".join(kind.value for kind in cause.kinds) if cause else "",
         "shape": "×".join("?" if dim is None else str(dim) for dim in shape) if shape is not None else "",
         "multiply_adds": layer.multiply_adds,
         "weight_bytes": layer.weight_bytes,

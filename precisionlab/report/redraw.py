@@ -41,7 +41,7 @@ _VARIANT_COLUMNS = (
     *("held_out_max_error", "held_out_top1"),
 )
 _LAYER_COLUMNS = (
-    *(name for name in LAYER_TEXTS if name not in ("inputs", "format")),
+    *(name for name in LAYER_TEXTS if name not in ("inputs", "format", "cause_kinds")),
     *LAYER_COUNTS,
     *("index", "pinned", "released_figure", "weight_bytes", "ref_max", "alone_sqnr_db", "mixed_sqnr_db"),
     *("introduced_sqnr_db", "introduced_max_error", "inherited_sqnr_db"),

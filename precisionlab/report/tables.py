@@ -49,6 +49,7 @@
 | released_figure | the tolerance's first figure with this pin alone released to `runs_in`: the pin's proof |
 | released_nonfinite | tensors with a new NaN or Inf then; these two are empty where it was not released |
 | cause | what breaks in it (overflow, a constant that vanishes, …) |
+| cause_kinds | the same as words for programs, such as `first_nonfinite overflow` |
 | shape, multiply_adds, weight_bytes | of its first output, at the first sample's shapes; float32 bytes |
 | cost_us | what it costs on the target without pins, conversions before and after not counted; empty if unknown |
 | cost_figures | estimated or measured; empty as cost_us |
@@ -121,6 +122,7 @@ VARIANT_TEXTS = (
     *PART_TEXTS,
 )
 LAYER_TEXTS = (
+    "cause_kinds",
     *("precision", "figures", "layer", "kind", "nodes", "inputs", "runs_in", "fixed", "pinned_to", "reason", "cause"),
     *("shape", "format", "cost_figures", "engine_types", "engine_pin", "introduced_worst", "inherited_worst"),
 )

@@ -222,6 +222,7 @@ class LayerView:
     ref_max: float | None
     held_in: Format
     cause: str
+    cause_kinds: frozenset[str]
     fixed: str
     pinned: bool
     pinned_to: str
@@ -271,6 +272,7 @@ def layer_view(row: Row) -> LayerView:
         ref_max=as_number(row, "ref_max", "overflow"),
         held_in=as_format(row),
         cause=as_text(row, "cause"),
+        cause_kinds=frozenset(_text(row, "cause_kinds").split()),
         fixed=as_text(row, "fixed"),
         pinned=as_flag(row, "pinned"),
         pinned_to=as_text(row, "pinned_to"),

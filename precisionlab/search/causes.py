@@ -1,9 +1,11 @@
-"""Why a layer breaks in a precision, in words that its owner understands."""
+"""Why a layer breaks in a precision: of which kind that is, and in words that its owner understands."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import onnx_ir as ir
@@ -24,31 +26,69 @@ _DRIFTED, _STEPS_OFF = 45.0, 4.0
 _STEEP_AT_ZERO = frozenset({"Sqrt", "Reciprocal", "Div", "Log", "Pow"})
 
 
+class CauseKind(str, Enum):
+    """What breaks; its value is the word that `layers.csv` holds."""
+
+    FIRST = "first_nonfinite"
+    OVERFLOW = "overflow"
+    INPUT_OVERFLOWS = "input_overflows"
+    INPUT_VANISHES = "input_vanishes"
+    CONSTANT_OVERFLOWS = "constant_overflows"
+    CONSTANT_VANISHES = "constant_vanishes"
+    DRIFT = "drift"
+    NONFINITE = "nonfinite"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a layer breaks: the kinds of all that comes together there, the first one first, and the words."""
+
+    kinds: tuple[CauseKind, ...]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def causes(
     model: Model, plan: PrecisionPlan, inherited: Mapping[str, ErrorSums], introduced: Mapping[str, ErrorSums]
-) -> dict[str, str]:
+) -> dict[str, Cause]:
     """Layer name → what breaks in it under the plan; only for layers that do break.
 
     `inherited` and `introduced` are what comparing that plan found.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Cause] = {}
     started = False
     for layer in model.layers:
         alone = [introduced[name] for name in layer.outputs if name in introduced]
-        text = _inside(model, layer, plan, introduced)
-        if not text and alone:
-            text = _cause(model, layer, plan, alone, inherited)
+        cause = _inside(model, layer, plan, introduced)
+        if cause is None and alone:
+            cause = _cause(model, layer, plan, alone, inherited)
         broken = any(inherited[name].nonfinite for name in layer.watched if name in inherited)
         if broken and not started:
             started = True
-            text = text or _vanished_input(layer, plan.default, inherited)
-            text = f"the first {_kind(layer, inherited)} appears here" + (f": {text}" if text else "")
-        if text:
-            found[layer.name] = text
+            cause = cause or _vanished_input(layer, plan.default, inherited)
+            cause = _first(_kind(layer, inherited), cause)
+        if cause is not None:
+            found[layer.name] = cause
     return found
 
 
-def _inside(model: Model, layer: Layer, plan: PrecisionPlan, introduced: Mapping[str, ErrorSums]) -> str:
+def _first(kind: str, cause: Cause | None) -> Cause:
+    said = f"the first {kind} appears here"
+    return (
+        Cause((CauseKind.FIRST,), said) if cause is None else Cause((CauseKind.FIRST, *cause.kinds), f"{said}: {cause}")
+    )
+
+
+def _together(parts: Iterable[Cause | None]) -> Cause | None:
+    """What comes together, in one sentence; None for nothing."""
+    found = [part for part in parts if part is not None]
+    kinds = tuple(dict.fromkeys(kind for part in found for kind in part.kinds))
+    return Cause(kinds, "; ".join(map(str, found))) if found else None
+
+
+def _inside(model: Model, layer: Layer, plan: PrecisionPlan, introduced: Mapping[str, ErrorSums]) -> Cause | None:
     """What breaks first in the layer's bodies, given the reference's values at their borders."""
     for name in layer.inside if is_lowered(model, layer, plan) else ():
         errors, inner = introduced.get(name), model.inner[name]
@@ -57,10 +97,10 @@ def _inside(model: Model, layer: Layer, plan: PrecisionPlan, introduced: Mapping
             continue
         where = f"inside {inner.where}: {inner.node}"
         if errors.max_ref > precision.number_format.largest:
-            return f"overflow {where}, {_beyond(errors.max_ref, precision)}"
-        causes = filter(None, (_constant(value, precision) for value in inner.constants))
-        return f"{'NaN' if errors.nan else 'Inf'} {where}" + "".join(f"; {cause}" for cause in causes)
-    return ""
+            return Cause((CauseKind.OVERFLOW,), f"overflow {where}, {_beyond(errors.max_ref, precision)}")
+        broken = Cause((CauseKind.NONFINITE,), f"{'NaN' if errors.nan else 'Inf'} {where}")
+        return _together([broken, *(_constant(value, precision) for value in inner.constants)])
+    return None
 
 
 def _beyond(largest: float, precision: Precision) -> str:
@@ -73,13 +113,13 @@ def _cause(
     plan: PrecisionPlan,
     alone: list[ErrorSums],
     inherited: Mapping[str, ErrorSums],
-) -> str:
+) -> Cause | None:
     precision, constants = precision_of(layer, plan), _constants(model, layer)
     if precision is Precision.INT8:
         # Its operands are clipped; what it gives is held in what is around it.
-        return _overflow(alone, around_of(layer, plan)) if any(e.nonfinite for e in alone) else ""
+        return _overflow(alone, around_of(layer, plan)) if any(e.nonfinite for e in alone) else None
     if precision is Precision.FP32:
-        return ""
+        return None
     if not any(e.nonfinite for e in alone):
         # x + 1e-10 breaks nothing by itself, but the logarithm or division behind it.
         parts = [_drift(model, layer, alone, precision)]
@@ -88,7 +128,7 @@ def _cause(
             # Nor does the root of a variance that is 0 now, but the division by it.
             if any(model.node[name].op_type in _STEEP_AT_ZERO for name in layer.nodes):
                 parts.append(_vanished_input(layer, precision, inherited))
-        return "; ".join(filter(None, parts))
+        return _together(parts)
     parts = [_constant(value, precision) for value in constants]
     largest = precision.number_format.largest
     entering = [inherited[name] for name in layer.inputs if name in inherited]
@@ -96,38 +136,41 @@ def _cause(
     if overflow := _overflow(alone, precision):
         parts.append(overflow)
     elif before > largest:
-        parts.append(f"its input overflows: {_beyond(before, precision)}")
+        parts.append(Cause((CauseKind.INPUT_OVERFLOWS,), f"its input overflows: {_beyond(before, precision)}"))
     else:
         parts.append(_vanished_input(layer, precision, inherited))
-    return "; ".join(filter(None, parts)) or f"NaN or Inf from finite inputs in {precision}"
+    return _together(parts) or Cause((CauseKind.NONFINITE,), f"NaN or Inf from finite inputs in {precision}")
 
 
-def _overflow(alone: list[ErrorSums], precision: Precision) -> str:
+def _overflow(alone: list[ErrorSums], precision: Precision) -> Cause | None:
     leaving, largest = max(e.max_ref for e in alone), precision.number_format.largest
-    return f"overflow: {_beyond(leaving, precision)}" if leaving > largest else ""
+    if leaving <= largest:
+        return None
+    return Cause((CauseKind.OVERFLOW,), f"overflow: {_beyond(leaving, precision)}")
 
 
-def _drift(model: Model, layer: Layer, alone: list[ErrorSums], precision: Precision) -> str:
+def _drift(model: Model, layer: Layer, alone: list[ErrorSums], precision: Precision) -> Cause | None:
     """How far the state of a recurrent layer or a loop goes astray, where that is more than one rounding would do."""
     nodes = [model.node[name] for name in layer.nodes]
     if not any(is_recurrent(node) or (is_control(node) and node.op_type != "If") for node in nodes):
-        return ""
+        return None
     worst = min(alone, key=lambda errors: errors.sqnr)
     if not 0 < worst.max_ref < math.inf:
-        return ""
+        return None
     step = 2.0 ** math.floor(math.log2(worst.max_ref)) * precision.number_format.epsilon
     if worst.sqnr >= _DRIFTED or worst.max_error <= _STEPS_OFF * step:
-        return ""
-    return (
+        return None
+    return Cause(
+        (CauseKind.DRIFT,),
         f"its state is rounded to {precision} at each step, and drifts: values up to {worst.max_ref:.4g} are up to "
-        f"{worst.max_error:.3g} off, where {precision} has steps of {step:.2g} and an addend below half a step is lost"
+        f"{worst.max_error:.3g} off, where {precision} has steps of {step:.2g} and an addend below half a step is lost",
     )
 
 
-def _vanished_input(layer: Layer, precision: Precision, inherited: Mapping[str, ErrorSums]) -> str:
+def _vanished_input(layer: Layer, precision: Precision, inherited: Mapping[str, ErrorSums]) -> Cause | None:
     if not any(inherited[name].vanished for name in layer.inputs if name in inherited):
-        return ""
-    return f"its input vanishes: values that are not 0 become 0 in {precision}"
+        return None
+    return Cause((CauseKind.INPUT_VANISHES,), f"its input vanishes: values that are not 0 become 0 in {precision}")
 
 
 def _kind(layer: Layer, inherited: Mapping[str, ErrorSums]) -> str:
@@ -141,24 +184,26 @@ def _constants(model: Model, layer: Layer) -> list[ir.Value]:
     return list(dict.fromkeys([*(own[name] for name in layer.weights if name in own), *inner]))
 
 
-def _constant(constant: ir.Value, precision: Precision) -> str:
+def _constant(constant: ir.Value, precision: Precision) -> Cause | None:
     values = _values(constant)
     if values is None or values.size == 0:
-        return ""
+        return None
     worst = float(values.flat[int(np.abs(values).argmax())])
     if math.isfinite(worst) and math.isinf(round_scalar(worst, precision)):
-        return f"constant {worst:.3g} becomes {'−' if worst < 0 else ''}inf in {precision}"
+        said = f"constant {worst:.3g} becomes {'−' if worst < 0 else ''}inf in {precision}"
+        return Cause((CauseKind.CONSTANT_OVERFLOWS,), said)
     return _vanishing(constant, precision)
 
 
-def _vanishing(constant: ir.Value, precision: Precision) -> str:
+def _vanishing(constant: ir.Value, precision: Precision) -> Cause | None:
     values = _values(constant)
     if values is None or not 0 < values.size <= _SCALAR:
-        return ""
+        return None
     for value in values.flat:
         if value != 0 and round_scalar(float(value), precision) == 0:
-            return f"constant {float(value):.3g} becomes 0 in {precision}"
-    return ""
+            said = f"constant {float(value):.3g} becomes 0 in {precision}"
+            return Cause((CauseKind.CONSTANT_VANISHES,), said)
+    return None
 
 
 def _values(constant: ir.Value) -> np.ndarray | None:
