@@ -124,7 +124,7 @@ class EngineStage:
         journal = self._evaluator.journal
         key = {"engine": plan.to_dict(), "ranges": None if table is None else table.digest, "by": self._backend.name}
         refused = journal.known(key)
-        if refused is None:
+        if not isinstance(refused, str):  # nothing, or nothing of ours
             try:
                 return work()
             except BuildError as error:

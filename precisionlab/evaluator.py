@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from precisionlab.journal import Journal
 from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.precision import PrecisionPlan
+from precisionlab.rewrite.observe import Flow, observed_rows
 
 T = TypeVar("T")
 
@@ -86,7 +87,9 @@ class Evaluator:
             return measured(samples).to_dict()
 
         key = {"steadiness": 1, "on": _digest(samples), "judged": self.judging.digest}
-        return self.journalled("float32 with its last bits moved", key, work, Comparison.from_dict)
+        return self.journalled(
+            "float32 with its last bits moved", key, work, Comparison.from_dict, self._fitting(samples, ())
+        )
 
     def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
         """What toggling each layer does to all that is judged of these samples.
@@ -114,7 +117,7 @@ class Evaluator:
             return to_plain(merged(parts))
 
         try:
-            return self.journalled(title, key, work, from_plain)
+            return self.journalled(title, key, work, from_plain, partial(self._fits_layers, toggling.layers))
         except Spent:
             return _whole(parts, len(samples))
 
@@ -134,29 +137,69 @@ class Evaluator:
             self.see.stage(title, len(samples))
             return work(plan, table, samples, self.see.advance, judging=self.judging).to_dict()
 
-        return self.journalled(title, key, worked, Comparison.from_dict)
+        # An engine shows as many of its layers' outputs as it can; the emulation shows all.
+        layers = observed_rows(self.model, plan, (Flow.VARIANT,)) if self.backend.sees_every_layer else {}
+        fits = self._fitting(samples, [name for _, name in layers])
+        return self.journalled(title, key, worked, Comparison.from_dict, fits)
 
-    def journalled(self, title: str, key: Mapping[str, Any], work: Callable[[], Any], read: Callable[[Any], T]) -> T:
+    def _fitting(self, samples: Dataset, layers: Collection[str]) -> Callable[[Comparison], bool]:
+        """Tells whether a comparison can be one on these samples, which has all tensors of `layers`."""
+        tensors = self.model.tensors.keys() | self.model.inner.keys()
+        judged = set(self.judging.names)
+
+        def fits(found: Comparison) -> bool:
+            named = found.inherited.keys() | found.introduced.keys() | set(found.broken)
+            outputs = found.outputs.keys()
+            return (
+                found.is_of(len(samples))
+                and found.inherited.keys() >= set(layers)
+                and named <= tensors
+                and judged.difference(self.judging.within) <= outputs
+                and outputs | found.each.keys() <= judged
+            )
+
+        return fits
+
+    def _fits_layers(self, layers: Sequence[str], found: Effects) -> bool:
+        """Whether effects can be those of these layers on what is judged."""
+        judged = set(self.judging.names)
+        return found.keys() <= set(layers) and all(own.keys() <= judged for own in found.values())
+
+    def journalled(
+        self,
+        title: str,
+        key: Mapping[str, Any],
+        work: Callable[[], Any],
+        read: Callable[[Any], T],
+        fits: Callable[[T], bool] = lambda _: True,
+    ) -> T:
         """What is known already under this key; else do the work, and note it in the journal.
 
         `work` gives plain values, and `read` makes of these what is asked for. What an earlier run has noted and `read`
-        cannot take is done anew.
+        cannot take, or does not fit, is done anew.
         """
         name = json.dumps(key, sort_keys=True)
         if name not in self._done:
             if (known := self.journal.known(key)) is not None:
-                try:
-                    self._done[name] = read(known)
-                except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-                    self.see.note(f"{title}: the journal's entry is not as precisionlab writes it; done anew")
-                else:
+                if (old := _read(read, known)) is not None and fits(old):
+                    self._done[name] = old
                     self.see.note(f"{title}: taken from the journal of an earlier run")
+                else:
+                    self.see.note(f"{title}: the journal's entry is not as precisionlab writes it; done anew")
             if name not in self._done:
                 value = work()
                 self.journal.record(key, value)
                 self._done[name] = read(value)
         found: T = self._done[name]
         return found
+
+
+def _read(read: Callable[[Any], T], known: Any) -> T | None:
+    """What an earlier run has noted; None where it is nothing of ours."""
+    try:
+        return read(known)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
 
 
 def _whole(parts: Sequence[Effects], samples: int) -> Effects:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.judging import Judging, judging_of
-from precisionlab.compare.scales import channel_axes, powers_of, with_groups
+from precisionlab.compare.scales import Axes, channel_axes, powers_of, with_groups
 from precisionlab.compare.task import TaskMetric
 from precisionlab.compare.tolerance import Tolerance
 from precisionlab.data import Dataset, open_dataset, random_dataset
@@ -24,6 +24,7 @@ from precisionlab.metric import metric_of
 from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.options import EngineOptions, parse_share
+from precisionlab.plain import of_kind
 from precisionlab.samples import checked, split
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Prepared:
         step = max(1, len(self.chosen) // _LOOKED_AT)
         looked_at = self.chosen.only(frozenset(self.chosen.names[::step]))
         key = {"groups": axes, "on": list(looked_at.names), "judged": judging.digest}
-        powers = journal.known(key)
+        powers = _powers(journal.known(key), axes)
         if powers is None:
             see.stage("scales of the outputs", len(looked_at))
             powers = powers_of(axes, map(self.local.reference(list(axes)), looked_at))
@@ -125,6 +126,15 @@ def prepare(
     made = metric_of(metric, dataset)
     local = emulation(model, dataset, threads, memory, device)
     return Prepared(dataset, chosen, held_out, made, local, shared_out(local, dataset, executor))
+
+
+def _powers(known: Any, axes: Axes) -> dict[str, list[float]] | None:
+    """The powers that an earlier run has noted; None where it has none, or what is noted is nothing of ours."""
+    try:
+        found = of_kind(Mapping[str, tuple[float, ...]], known)
+    except ValueError:
+        return None
+    return {name: list(own) for name, own in found.items()} if found.keys() == axes.keys() else None
 
 
 def parse_holdout(holdout: str | float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from precisionlab.calibration.methods import METHODS
 from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import Sample
 from precisionlab.evaluator import Evaluator
+from precisionlab.plain import Count, of_kind
 from precisionlab.ranges import operands_of
 from precisionlab.rewrite.observe import is_observed
 
@@ -56,13 +58,16 @@ class ObservedValues:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ObservedValues:
-        """What `to_dict` wrote."""
-        tables = {m: {name: Range(**found) for name, found in table.items()} for m, table in data["methods"].items()}
+        """What `to_dict` wrote. Raises ValueError where it is something else."""
+        samples = of_kind(Count, data["samples"])
+        tables = of_kind(Mapping[str, Mapping[str, Range]], data["methods"])
+        if not all(math.isfinite(found.amax) for table in tables.values() for found in table.values()):
+            raise ValueError("a range without an end")
         return cls(
-            data["samples"],
+            samples,
             {name: CoarseHistogram.from_dict(found) for name, found in data["histograms"].items()},
-            {name: ChannelSpread(**found) for name, found in data["channels"].items()},
-            {method: CalibrationTable(ranges, data["samples"]) for method, ranges in tables.items()},
+            of_kind(Mapping[str, ChannelSpread], data["channels"]),
+            {method: CalibrationTable(ranges, samples) for method, ranges in tables.items()},
         )
 
 
@@ -87,7 +92,17 @@ def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedVal
         ).to_dict()
 
     key = {"values": hashlib.sha256(json.dumps(tensors).encode()).hexdigest(), "int8": int8}
-    return evaluator.journalled("histograms", key, work, ObservedValues.from_dict)
+
+    def fits(found: ObservedValues) -> bool:
+        ranges = [found.methods[method].ranges.keys() if method in found.methods else () for method in METHODS]
+        return (
+            found.samples == len(chosen)
+            and found.histograms.keys() == set(tensors)
+            and found.channels.keys() <= set(operands)
+            and (not int8 or all(set(names) == set(operands) for names in ranges))
+        )
+
+    return evaluator.journalled("histograms", key, work, ObservedValues.from_dict, fits)
 
 
 def _channels(evaluator: Evaluator, look: Look) -> dict[str, ChannelSpread]:

@@ -98,6 +98,8 @@ class Backend(ABC):
     threads: int
     workers: int = 1
     """How many processes or machines share its work."""
+    sees_every_layer: bool = True
+    """Whether `compare` and `judge` tell of every layer's output."""
     model: Model
     """The model at the shapes of the data."""
 

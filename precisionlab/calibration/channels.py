@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.table import INT8_LEVELS
 from precisionlab.model import Layer, Model
+from precisionlab.plain import Amount, Count
 
 FEW_LEVELS = 16
 """Of 127: a median channel that has fewer shares three of seven bits with nobody but the outliers."""
@@ -32,10 +33,10 @@ class ChannelSpread:
     """
 
     axis: int
-    channels: int
-    median: float
-    largest: float
-    place: int
+    channels: Count
+    median: Amount
+    largest: Amount
+    place: Count
 
     def levels(self, amax: float) -> float:
         """How many of the 127 magnitudes the median channel reaches, where the tensor's range ends at `amax`."""
@@ -46,7 +47,7 @@ class ChannelSpread:
         return self.largest > self.median and self.levels(amax) < FEW_LEVELS
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; read back by `ChannelSpread(**data)`."""
+        """Plain values, for JSON; read back by `of_plain`."""
         return asdict(self)
 
 

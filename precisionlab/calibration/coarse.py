@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from precisionlab.calibration.histogram import BINS, Histogram
+from precisionlab.plain import Amount, Count, of_plain
 
 OCTAVES = 10
 PARTS = 4  # of each octave, of equal width, as two bits of a float's mantissa tell them apart
 COARSE = OCTAVES * PARTS
 _FIRST = BINS >> OCTAVES  # of the fine bins: below it an octave has fewer than PARTS
 _STARTS = np.array([(_FIRST << octave) // PARTS * (PARTS + part) for octave in range(OCTAVES) for part in range(PARTS)])
+
+_FURTHEST = 200  # powers of two: those of float32 end at −149 and 128
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,11 @@ class CoarseHistogram:
     """
 
     exponent: int
-    bins: tuple[int, ...]
-    below: int
-    zeros: int
-    nonfinite: int
-    amax: float
+    bins: tuple[Count, ...]
+    below: Count
+    zeros: Count
+    nonfinite: Count
+    amax: Amount
 
     @classmethod
     def of(cls, histogram: Histogram) -> CoarseHistogram:
@@ -60,5 +64,8 @@ class CoarseHistogram:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CoarseHistogram:
-        """What `to_dict` wrote."""
-        return cls(**{**data, "bins": tuple(data["bins"])})
+        """What `to_dict` wrote. Raises ValueError where it is something else."""
+        found = of_plain(cls, data)
+        if len(found.bins) != COARSE or not abs(found.exponent) <= _FURTHEST or not math.isfinite(found.amax):
+            raise ValueError("not a histogram")
+        return found

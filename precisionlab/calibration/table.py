@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from precisionlab.plain import Amount, Count
+
 _SMALLEST_SCALE = 2.0**-126
 INT8_LEVELS = 127  # symmetric: −127 … 127 stand for −amax … amax (TensorRT developer guide, INT8)
 
@@ -22,12 +24,12 @@ class Range:
     empty in every sample (see `is_empty`).
     """
 
-    amax: float
+    amax: Amount
     method: str = "max"
-    largest: float = 0.0
-    count: int = 0
-    clipped: int = 0
-    nonfinite: int = 0
+    largest: Amount = 0.0
+    count: Count = 0
+    clipped: Count = 0
+    nonfinite: Count = 0
 
     @property
     def scale(self) -> float:

@@ -1,8 +1,12 @@
-"""The console that everything is printed to: one that leaves a closed pipe to the command line."""
+"""The console that everything is printed to: a closed pipe is left to the command line, and no name steers it."""
 
 from __future__ import annotations
 
+import unicodedata
+from typing import Any
+
 import rich.console
+from rich.text import Text
 
 
 class Console(rich.console.Console):
@@ -11,3 +15,13 @@ class Console(rich.console.Console):
     def on_broken_pipe(self) -> None:
         """Called while the exception is handled."""
         raise
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as it is printed, in a line or a table: names out of files must not steer the terminal."""
+        return super().render_str("".join(map(_shown, text)), **options)
+
+
+def _shown(sign: str) -> str:
+    if sign == "\n" or unicodedata.category(sign) not in ("Cc", "Cf", "Cs"):
+        return sign
+    return ascii(sign)[1:-1]

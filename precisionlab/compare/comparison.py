@@ -11,6 +11,7 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.metrics import METRICS, ErrorMetric, RunMetric
 from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.spread import Spread
+from precisionlab.plain import Amount, Count, of_plain
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,18 @@ class Comparison:
     these were not compared.
     """
 
-    samples: int
+    samples: Count
     inherited: Mapping[str, ErrorSums]
     introduced: Mapping[str, ErrorSums]
     outputs: Mapping[str, OutputErrors]
     each: Mapping[str, tuple[OutputErrors, ...]] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
     metric: float | None = None
-    metric_error: float | None = None
+    metric_error: Amount | None = None
     reference_metric: float | None = None
     metric_name: str | None = None
     higher_is_better: bool = True
-    seconds: float = field(default=0.0, compare=False)
+    seconds: Amount = field(default=0.0, compare=False)
     spreads: Spreads = NO_SPREADS
 
     @property
@@ -104,6 +105,15 @@ class Comparison:
             return 0.0
         return loss / abs(self.reference_metric) if self.reference_metric else math.copysign(math.inf, loss)
 
+    def is_of(self, samples: int) -> bool:
+        """Whether all in it is of so many samples."""
+        spreads = (*self.spreads.inherited.values(), *self.spreads.introduced.values())
+        return (
+            self.samples == samples
+            and all(len(each) == samples for each in self.each.values())
+            and all(spread.worst < samples for spread in spreads)
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the journal."""
         return {
@@ -127,15 +137,5 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Comparison:
-        """The comparison that `to_dict` wrote."""
-        return cls(
-            **{
-                **data,
-                "inherited": {k: ErrorSums(**v) for k, v in data["inherited"].items()},
-                "introduced": {k: ErrorSums(**v) for k, v in data["introduced"].items()},
-                "broken": tuple(data["broken"]),
-                "outputs": {k: OutputErrors.from_list(v) for k, v in data["outputs"].items()},
-                "each": {k: tuple(map(OutputErrors.from_list, v)) for k, v in data["each"].items()},
-                "spreads": Spreads(*({k: Spread(*v) for k, v in found.items()} for found in data["spreads"])),
-            }
-        )
+        """The comparison that `to_dict` wrote. Raises ValueError where it is something else."""
+        return of_plain(cls, data)

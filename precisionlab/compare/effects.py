@@ -9,6 +9,7 @@ from typing import Any
 
 from precisionlab.compare.errors import Agreement, ErrorSums
 from precisionlab.compare.output import OutputErrors, PartErrors
+from precisionlab.plain import of_kind
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,11 @@ def to_plain(effects: Effects) -> dict[str, Any]:
 
 
 def from_plain(data: Mapping[str, Any]) -> Effects:
-    """What `to_plain` wrote."""
-    return {layer: {name: _read(plain) for name, plain in found.items()} for layer, found in data.items()}
+    """What `to_plain` wrote. Raises ValueError where it is something else."""
+    found: Effects = of_kind(Mapping[str, Mapping[str, Effect]], data)
+    return found
 
 
 def _listed(effect: Effect) -> list[Any]:
     parts = {name: [e.part.to_list(), e.along] for name, e in effect.parts.items()}
     return [list(effect.errors.to_dict().values()), effect.along, parts]
-
-
-def _read(plain: Sequence[Any]) -> Effect:
-    sums, along, parts = plain
-    read = {name: PartEffect(PartErrors.from_list(part), own) for name, (part, own) in parts.items()}
-    return Effect(ErrorSums(*sums), along, read)

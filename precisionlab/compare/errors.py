@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precisionlab.plain import Amount, Count
 from precisionlab.precision import Format, Precision
 
 STATISTICS = 3
@@ -29,25 +30,25 @@ class ErrorSums:
     A NaN or Inf of the output is not left out: it makes the sums, and so the metrics, NaN or Inf.
     """
 
-    elements: int = 0
-    ref2: float = 0.0  # Σ ref²
-    err2: float = 0.0  # Σ (out − ref)²
+    elements: Count = 0
+    ref2: Amount = 0.0  # Σ ref²
+    err2: Amount = 0.0  # Σ (out − ref)²
     ref_out: float = 0.0  # Σ ref · out
-    out2: float = 0.0  # Σ out²
-    max_error: float = 0.0  # max |out − ref|
-    max_ref: float = 0.0  # max |ref|
-    overflow: int = 0  # |ref| is beyond the largest value of the output's format
-    vanished: int = 0  # out is 0 where ref is not
-    ref_nonfinite: int = 0
-    nan: int = 0
-    inf: int = 0
-    new_nonfinite: int = 0  # out is NaN or Inf where ref is finite
-    ref_mismatch: int = 0
-    new_nan: int = 0  # out is NaN where ref is finite
-    ref_nan: int = 0
-    unforced_inf: int = 0  # out is Inf where ref is so small that no rounding to the output's format gives one
-    inf_mismatch: int = 0  # those of ref_mismatch where ref is no NaN
-    reshaped: int = 0  # samples whose output has another shape, which was not compared
+    out2: Amount = 0.0  # Σ out²
+    max_error: Amount = 0.0  # max |out − ref|
+    max_ref: Amount = 0.0  # max |ref|
+    overflow: Count = 0  # |ref| is beyond the largest value of the output's format
+    vanished: Count = 0  # out is 0 where ref is not
+    ref_nonfinite: Count = 0
+    nan: Count = 0
+    inf: Count = 0
+    new_nonfinite: Count = 0  # out is NaN or Inf where ref is finite
+    ref_mismatch: Count = 0
+    new_nan: Count = 0  # out is NaN where ref is finite
+    ref_nan: Count = 0
+    unforced_inf: Count = 0  # out is Inf where ref is so small that no rounding to the output's format gives one
+    inf_mismatch: Count = 0  # those of ref_mismatch where ref is no NaN
+    reshaped: Count = 0  # samples whose output has another shape, which was not compared
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         """The statistics of both sets of samples together."""
@@ -119,7 +120,7 @@ class ErrorSums:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for the journal; read back by `ErrorSums(**data)`."""
+        """Plain numbers, for the journal; read back by `of_plain`."""
         return asdict(self)
 
 
@@ -207,8 +208,8 @@ def error_sums(
 class Agreement:
     """How often two outputs say the same: the largest along the class axis, or the same integer."""
 
-    agree: int = 0
-    total: int = 0
+    agree: Count = 0
+    total: Count = 0
 
     def __add__(self, other: Agreement) -> Agreement:
         return Agreement(self.agree + other.agree, self.total + other.total)

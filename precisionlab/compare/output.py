@@ -11,6 +11,7 @@ from typing import Any
 from precisionlab.compare.errors import Agreement, ErrorSums
 from precisionlab.compare.metrics import METRICS, AgreementMetric, ErrorMetric
 from precisionlab.compare.rows import RowCounts
+from precisionlab.plain import of_plain
 
 SHARE_SEEN = 1e-3
 """Below it nobody sees a score of 0 to 1: detectors are evaluated from 0.001 on, and used from 0.25."""
@@ -35,14 +36,8 @@ class PartErrors:
         return replace(self, errors=self.errors + other.errors)
 
     def to_list(self) -> list[Any]:
-        """Plain values, for the journal; read back by `from_list`."""
+        """Plain values, for the journal; read back by `of_plain`."""
         return [list(self.errors.to_dict().values()), self.is_share, self.counts, self.source]
-
-    @classmethod
-    def from_list(cls, data: Sequence[Any]) -> PartErrors:
-        """What `to_list` wrote."""
-        sums, is_share, counts, source = data
-        return cls(ErrorSums(*sums), is_share, counts, source)
 
 
 @dataclass(frozen=True)
@@ -114,11 +109,9 @@ class OutputErrors:
 
     @classmethod
     def from_list(cls, data: Sequence[Any]) -> OutputErrors:
-        """What `to_list` wrote."""
-        sums, agree, total, parts, role, counts, rows = data
-        read = {name: PartErrors.from_list(part) for name, part in parts.items()}
-        errors = None if sums is None else ErrorSums(*sums)
-        return cls(errors, Agreement(agree, total), read, role, counts, None if rows is None else RowCounts(*rows))
+        """What `to_list` wrote. Raises ValueError where it is something else."""
+        errors, agree, total, *rest = data
+        return of_plain(cls, [errors, [agree, total], *rest, None])
 
 
 def settled(each: Sequence[OutputErrors]) -> tuple[OutputErrors, tuple[OutputErrors, ...]]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.compare.suppression import Chosen
+from precisionlab.plain import Count
 
 Array = NDArray[Any]
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -53,18 +54,18 @@ class RowCounts:
     that are no error, and for `differ` others.
     """
 
-    reference: int = 0
-    output: int = 0
-    lost: int = 0
-    new: int = 0
-    at_cut: int = 0
-    moved: int = 0
-    other_number: int = 0
-    samples: int = 0
-    fallen: int = 0
-    choices: int = 0
-    near: int = 0
-    differ: int = 0
+    reference: Count = 0
+    output: Count = 0
+    lost: Count = 0
+    new: Count = 0
+    at_cut: Count = 0
+    moved: Count = 0
+    other_number: Count = 0
+    samples: Count = 0
+    fallen: Count = 0
+    choices: Count = 0
+    near: Count = 0
+    differ: Count = 0
 
     def __add__(self, other: RowCounts) -> RowCounts:
         return RowCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -77,7 +78,7 @@ class RowCounts:
         return few and max(self.fallen, self.at_cut - self.fallen) <= most
 
     def to_list(self) -> list[int]:
-        """Plain values, for the journal; `RowCounts(*values)` reads them back."""
+        """Plain values, for the journal; read back by `of_plain`."""
         return list(astuple(self))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.compare.errors import ErrorTable
+from precisionlab.plain import Count
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Spread:
     median: float
     three_quarters: float
     high: float
-    worst: int
+    worst: Count
 
     def to_list(self) -> list[float]:
-        """Plain values, for the journal; `Spread(*values)` reads them back."""
+        """Plain values, for the journal; read back by `of_plain`."""
         return list(astuple(self))
 
 

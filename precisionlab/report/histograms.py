@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from precisionlab.calibration.channels import ChannelSpread
-from precisionlab.calibration.coarse import COARSE, CoarseHistogram
+from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.table import Range
+from precisionlab.plain import of_plain
 from precisionlab.precision import Precision
 from precisionlab.reading import parse_json
 from precisionlab.report.cells import percent, show, visible
@@ -125,10 +126,7 @@ def read_histograms(text: str) -> RunHistograms:
 def _tensor(data: Mapping[str, Any]) -> TensorValues:
     content = {name: value for name, value in data.items() if name not in ("range", "channels")}
     histogram = CoarseHistogram.from_dict(content)
-    numbers = (histogram.exponent, histogram.below, histogram.zeros, histogram.nonfinite, *histogram.bins)
-    if len(histogram.bins) != COARSE or not all(type(number) is int for number in numbers):
-        raise ValueError("not a histogram")
-    channels = ChannelSpread(**data["channels"]) if "channels" in data else None
+    channels = of_plain(ChannelSpread, data["channels"]) if "channels" in data else None
     return TensorValues(histogram, _range(data["range"], histogram) if "range" in data else None, channels)
 
 

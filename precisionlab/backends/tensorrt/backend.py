@@ -123,6 +123,7 @@ class TensorRTBackend(Backend):
 
     name = "tensorrt"
     figures = "measured"
+    sees_every_layer = False
     threads = 1
     is_typed = False
     """Whether each layer has the type that its model gives it; else what one layer may have, all may."""
