@@ -26,7 +26,7 @@ LATE = -1000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, all that was there before and after, and the texts of its folder."""
+    """How a command ended, all that was there before and after, and the pages and tables it has written."""
 
     code: int
     output: str
@@ -62,7 +62,9 @@ def execute(attempt: Attempt, folder: Path, template: Path | None) -> Outcome:
         code = behind_shell(attempt, words, folder) if attempt.shell else forked(attempt, words, folder)
         seconds = time.monotonic() - started
         output, said = (text_of(folder.parent / f"{folder.name}.{name}") for name in ("out", "err"))
-        return Outcome(code, output, said, seconds, before, look(folder), texts_of(here))
+        after = look(folder)
+        written = {name: text for name, text in texts_of(folder).items() if before.get(name) != after.get(name)}
+        return Outcome(code, output, said, seconds, before, after, written)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
