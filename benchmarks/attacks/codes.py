@@ -64,7 +64,7 @@ def kinds(dice: random.Random) -> Iterable[Kind]:
     )
     yield Kind(
         "code that only a folder names",
-        "a run.json or a manifest that names a metric, a hook, a scheduler, a model or data elsewhere, modules beside it",
+        "a run.json or a manifest that names a metric, a hook, a scheduler, a model or data elsewhere; modules beside",
         "the code is not run, nothing but the run's folder changes",
         attempts,
     )
