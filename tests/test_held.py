@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from models import Array, load, plan_for, proto
 
 from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.cli.summary import print_summary
-from precisionlab.errors import PlanError
+from precisionlab.errors import ModelError, PlanError
 from precisionlab.export import Subject
 from precisionlab.export.constraints import constraints_of
 from precisionlab.export.modelopt import modelopt_json
@@ -23,7 +24,9 @@ from precisionlab.export.polygraphy import polygraphy_script
 from precisionlab.export.trtexec import trtexec_command
 from precisionlab.export_plan import _names
 from precisionlab.model import Model
+from precisionlab.model.graph import Obstacle
 from precisionlab.model.held import held_layers, held_text
+from precisionlab.model.measurable import check_lowerable
 from precisionlab.planfile import run_beside
 from precisionlab.precision import Precision, read_plan
 from precisionlab.rewrite.flow import precision_of
@@ -155,3 +158,35 @@ def test_names_are_counted_in_bodies_too(tmp_path: Path) -> None:
     file = onnx.load_model(model.path)
     assert len(file.graph.node) == 3
     assert _names(model) == Counter(["mm", "iff", "square", "shape", "same", "inner", "deep", "flat", "last"])
+
+
+QUANTISED = """(int8[2,2] x) => (float[2,2] y) {
+    d = DequantizeLinear(x, scale) e = DequantizeLinear(k, scale) y = MatMul(d, e) }"""
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "advice"),
+    [
+        (Obstacle.QUANTIZED, "sweep the model before it was quantised"),
+        (Obstacle.OTHER_TYPE, "sweep the float32 model that it was made from"),
+        (Obstacle.FUNCTION, "export it without functions"),
+        (Obstacle.OTHER, "there is nothing to sweep"),
+    ],
+)
+def test_the_advice_for_a_model_without_layers_goes_by_what_is_in_the_way(
+    tmp_path: Path, obstacle: Obstacle, advice: str
+) -> None:
+    """By the kind of the reason, not its words: an operator may be called anything."""
+    model = load(proto("(float[4] x) => (float[4] y) { y = Exp(x) }"), tmp_path)
+    check_lowerable(model)
+    layers = tuple(
+        replace(layer, fixed="computes in int8 in model-local function", obstacle=obstacle) for layer in model.layers
+    )
+    with pytest.raises(ModelError, match=advice):
+        check_lowerable(replace(model, layers=layers))
+
+
+def test_a_layer_that_the_model_quantised_says_so(tmp_path: Path) -> None:
+    weights = {"scale": np.float32(0.1), "k": np.ones((2, 2), np.int8)}
+    model = load(proto(QUANTISED, weights), tmp_path)
+    assert [layer.obstacle for layer in model.layers if "MatMul" in layer.op_types] == [Obstacle.QUANTIZED]

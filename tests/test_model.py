@@ -18,6 +18,7 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.data import Dataset
 from precisionlab.errors import ModelError
 from precisionlab.model import Layer, Model, load_model
+from precisionlab.model.graph import Obstacle
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import layer_inputs
 
@@ -302,6 +303,7 @@ def test_a_function_that_cannot_be_inlined_stays_in_float32_and_runs(
         <domain: "mine", opset_import: ["" : 17]> Double (a) => (b) { b = Add(a, a) }"""
     model = load(onnx.parser.parse_model(text), tmp_path)
     assert model.layer["node_of_f"].fixed == "call of the model-local function Double; left in float32"
+    assert model.layer["node_of_f"].obstacle is Obstacle.FUNCTION
     for budget in (1, 1 << 20):
         found = compared(model, [sample(x=[0, 1, 2, 3])], budget=budget)
         assert found.outputs["y"].errors.rel_l2 < 2**-11 * 1.01  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from precisionlab.errors import EngineError
 from precisionlab.model.flow import Fixed, outer_values, subgraphs
-from precisionlab.model.graph import Layer, Model
+from precisionlab.model.graph import Layer, Model, Obstacle
 from precisionlab.model.layers import is_anchor, layer_of, marked_islands
 from precisionlab.model.lift import own_of
 from precisionlab.wording import counted
@@ -97,7 +97,8 @@ def _layer(group: list[ir.Node], before: Layer, model: Model) -> Layer:
     """The layer that these nodes make, the first of which was in `before`; what is alone as ever stays as it was."""
     if before.nodes == tuple(str(node.name) for node in group):
         return before
-    return layer_of(group, None if before.fixed is None else Fixed(before.fixed, before.held), model.tensors)
+    fixed = None if before.fixed is None else Fixed(before.fixed, before.held, before.obstacle or Obstacle.OTHER)
+    return layer_of(group, fixed, model.tensors)
 
 
 def completed(model: Model, kernels: Sequence[frozenset[str] | tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from precisionlab.model.graph import TensorInfo
+from precisionlab.model.graph import Obstacle, TensorInfo
 from precisionlab.model.lift import own_of
 
 # Inputs that say how, not what: sizes, axes, indices, scales of a resize. (ONNX operator
@@ -38,6 +38,9 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 SHAPE_FLOW = "shape flow"
 """Why a node that computes shapes has no precision: a rounded size is another size."""
+
+LEFT = "; left in float32"
+"""What the reason of a node that the reference runs as it is ends with."""
 
 ONNX_DOMAINS = ("", "ai.onnx")
 _CONTROL = frozenset({"If", "Loop", "Scan"})
@@ -130,6 +133,7 @@ class Fixed:
 
     reason: str
     held: bool = False
+    obstacle: Obstacle = Obstacle.OTHER
 
 
 def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
@@ -162,7 +166,7 @@ def fixed_reason(
     shapes: frozenset[ir.Value],
     functions: frozenset[tuple[str, str]],
     is_lowerable: bool = False,
-    held_inside: str | None = None,
+    held_inside: Fixed | None = None,
 ) -> Fixed | None:
     """Why this node cannot be given a precision; None where it can.
 
@@ -170,19 +174,19 @@ def fixed_reason(
     a node that can be given one, `held_inside` why one of these must be held at float32.
     """
     if (node.domain, node.op_type) in functions:
-        return Fixed(f"call of the model-local function {node.op_type}; left in float32", held=True)
+        return Fixed(f"call of the model-local function {node.op_type}{LEFT}", True, Obstacle.FUNCTION)
     if node.domain not in _SUPPORTED_DOMAINS:
-        return Fixed(f"custom operator {node.domain}::{node.op_type}; left in float32", held=True)
+        return Fixed(f"custom operator {node.domain}::{node.op_type}{LEFT}", held=True)
     holds_graph = any(True for _ in subgraphs(node))
     if holds_graph and not is_control(node):
-        return Fixed(f"{node.op_type} holds a subgraph; left in float32", held=True)
+        return Fixed(f"{node.op_type} holds a subgraph{LEFT}", held=True)
     if node.op_type == "Constant":  # it is a final output: all others have become initialisers
         return Fixed("a constant, which is not computed")
     outputs = [v for v in node.outputs if v.name]
     if outputs and all(v in shapes for v in outputs):
         return Fixed(SHAPE_FLOW)
     if held_inside is not None:
-        return Fixed(held_inside, held=True)
+        return held_inside
     if is_lowerable:
         return None
     dtypes = [tensors[str(v.name)].dtype for v in outputs]
@@ -195,7 +199,7 @@ def fixed_reason(
         return Fixed(f"{node.op_type} converts between types and has no precision of its own")
     other = [d for d in dtypes if d is not None and d.is_floating_point() and d not in FLOATS]
     if other:
-        return Fixed(f"computes in {other[0].name.lower()}, as the model says", held=True)
+        return Fixed(f"computes in {other[0].name.lower()}, as the model says", True, Obstacle.OTHER_TYPE)
     if not any(d in FLOATS for d in dtypes):
         return Fixed("no float output (integer, boolean or shape flow)")
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -39,15 +40,24 @@ class TensorInfo:
         return count
 
 
+class Obstacle(Enum):
+    """Of which kind the reason is that a layer cannot be given a precision."""
+
+    QUANTIZED = "it computes in int8, as the model says"
+    OTHER_TYPE = "it computes in a float type that is none of ours"
+    FUNCTION = "it calls a model-local function that could not be inlined"
+    OTHER = "anything else"
+
+
 @dataclass(frozen=True)
 class Layer:
     """The unit that a precision is given to: the ONNX nodes that one kernel runs.
 
     `name` is the name of its first node. `inputs` are the tensors that it takes from the graph's
     inputs or from other layers, `weights` its constants, `outputs` the tensors that leave it.
-    `fixed` says why the layer cannot be given a precision (None: it can), and `held` that it computes in floats all
-    the same, which every export must hold at float32. `inside` are the tensors of its bodies (If, Loop, Scan) that are
-    looked at, as `Model.inner` calls them.
+    `fixed` says why the layer cannot be given a precision (None: it can), `obstacle` of which kind that is, and `held`
+    that it computes in floats all the same, which every export must hold at float32. `inside` are the tensors of its
+    bodies (If, Loop, Scan) that are looked at, as `Model.inner` calls them.
     `quantizable` is true where int8 arithmetic applies: Conv, ConvTranspose, Gemm, MatMul.
     `multiply_adds` is None where the shapes are not known; `weight_bytes` counts float32 storage.
     `own` is the half precision that the model itself has the layer in (None: float32, or no float). `is_island` says
@@ -72,6 +82,7 @@ class Layer:
     held: bool = False
     inside: tuple[str, ...] = ()
     has_own_inside: bool = False
+    obstacle: Obstacle | None = None
 
     @property
     def watched(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from precisionlab.model.flow import LEFT
 from precisionlab.model.graph import Layer, Model
 from precisionlab.wording import counted
 
@@ -24,7 +25,7 @@ def held_text(model: Model) -> str:
     held = held_layers(model)
     if not held:
         return ""
-    reasons = Counter(str(layer.fixed).removesuffix("; left in float32") for layer in held).most_common()
+    reasons = Counter(str(layer.fixed).removesuffix(LEFT) for layer in held).most_common()
     told = "; ".join(reason if count == 1 else f"{count} × {reason}" for reason, count in reasons[:_MOST])
     more = f"; and {counted(len(reasons) - _MOST, 'other reason')}" if len(reasons) > _MOST else ""
     return f"{counted(len(held), 'layer')} could not be emulated ({told}{more}): held at float32 in every export"

@@ -24,7 +24,7 @@ from precisionlab.model.flow import (
     shape_flow,
     subgraphs,
 )
-from precisionlab.model.graph import Body, Layer, Model, TensorInfo
+from precisionlab.model.graph import Body, Layer, Model, Obstacle, TensorInfo
 from precisionlab.model.lift import own_of
 
 QUANTIZABLE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -90,12 +90,13 @@ def _is_lowerable(node: ir.Node, bodies: Mapping[ir.Graph, Body]) -> bool:
     return any(layer.fixed is None for _, graph in subgraphs(node) for layer in bodies[graph].layers)
 
 
-def _held_inside(node: ir.Node, bodies: Mapping[ir.Graph, Body]) -> str | None:
+def _held_inside(node: ir.Node, bodies: Mapping[ir.Graph, Body]) -> Fixed | None:
     """Why the node, with all that is in its bodies, has to stay in float32: one that cannot be emulated is in there."""
     for body in (bodies[graph] for _, graph in subgraphs(node)):
         for layer in body.layers:
             if layer.held:
-                return f"{layer.fixed} ({layer.name!r} in {body.where})"
+                reason = f"{layer.fixed} ({layer.name!r} in {body.where})"
+                return Fixed(reason, held=True, obstacle=layer.obstacle or Obstacle.OTHER)
     return None
 
 
@@ -115,7 +116,7 @@ def one_node_a_layer(model: Model) -> Model:
     TensorRT calibrates before it fuses, so that a calibration cache has the tensors inside fused layers too.
     """
     layers = (layer_of([node], None, model.tensors) for node in model.onnx.graph)
-    return replace(model, layers=tuple(replace(layer, fixed="not fused") for layer in layers))
+    return replace(model, layers=tuple(replace(layer, fixed="not fused", obstacle=Obstacle.OTHER) for layer in layers))
 
 
 def is_anchor(node: ir.Node) -> bool:
@@ -130,7 +131,7 @@ def _quantized(node: ir.Node) -> Fixed | None:
     producers = [None if value is None else value.producer() for value in node.inputs[:2]]
     if any(producer is None or producer.op_type != "DequantizeLinear" for producer in producers):
         return None
-    return Fixed("computes in int8, as the model says: its operands are quantised")
+    return Fixed("computes in int8, as the model says: its operands are quantised", obstacle=Obstacle.QUANTIZED)
 
 
 def _fused_after(
@@ -245,6 +246,7 @@ def layer_of(
         weights=tuple(weights),
         fixed=None if fixed is None else fixed.reason,
         held=fixed is not None and fixed.held,
+        obstacle=None if fixed is None else fixed.obstacle,
         quantizable=fixed is None and is_anchor(group[0]) and not is_double,
         multiply_adds=multiply_adds(group[0], tensors, bodies),
         weight_bytes=sum(

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS
-from precisionlab.model.graph import Model
+from precisionlab.model.graph import Model, Obstacle
 from precisionlab.model.recurrent import is_recurrent, recurrence_of
 from precisionlab.precision import Precision
 from precisionlab.wording import counted
@@ -63,11 +63,12 @@ def check_lowerable(model: Model) -> None:
         return
     reasons = Counter(str(layer.fixed) for layer in model.layers).most_common()
     told = "; ".join(f"{count} × {reason}" for reason, count in reasons[:_REASONS])
-    if any(reason.startswith("computes in int8") for reason, _ in reasons):
+    obstacles = {layer.obstacle for layer in model.layers}
+    if Obstacle.QUANTIZED in obstacles:
         advice = "sweep the model before it was quantised"
-    elif any(reason.startswith("computes in") for reason, _ in reasons):
+    elif Obstacle.OTHER_TYPE in obstacles:
         advice = "sweep the float32 model that it was made from"
-    elif any("model-local function" in reason for reason, _ in reasons):
+    elif Obstacle.FUNCTION in obstacles:
         advice = "its functions take graphs, which cannot be inlined; export it without functions"
     else:
         advice = "there is nothing to sweep"
