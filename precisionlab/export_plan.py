@@ -27,7 +27,7 @@ from precisionlab.model.tail import graft
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_calibration, check_workers
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
-from precisionlab.precision import Precision, PrecisionPlan, read_plan
+from precisionlab.precision import PrecisionPlan, any_quantized, read_plan
 from precisionlab.prepare import Prepared, Source, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.flow import precision_of, with_held_pins
@@ -121,7 +121,7 @@ class _Needs:
 
 
 def _has_int8(model: Model, plan: PrecisionPlan) -> bool:
-    return any(precision_of(layer, plan) is Precision.INT8 for layer in model.layers)
+    return any(precision_of(layer, plan).is_quantized for layer in model.layers)
 
 
 def _prepared(model: Model, out: Path | None) -> Path | None:
@@ -156,7 +156,7 @@ def _trtexec(subject: Subject, out: Path | None) -> Export:
 
     if out is not None:
         return trtexec_script(subject)
-    if Precision.INT8 in subject.enabled:
+    if any_quantized(subject.enabled):
         _required(out, "a calibration cache stands beside the command")
     return trtexec_command(subject)
 
@@ -164,7 +164,7 @@ def _trtexec(subject: Subject, out: Path | None) -> Export:
 def _polygraphy(subject: Subject, out: Path | None) -> Export:
     from precisionlab.export.polygraphy import check_file, polygraphy_script
 
-    if out is None and Precision.INT8 in subject.enabled:
+    if out is None and any_quantized(subject.enabled):
         _required(out, "a calibration cache stands beside the script")
     return polygraphy_script(subject, check_file(out))
 

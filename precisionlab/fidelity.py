@@ -238,7 +238,7 @@ class _Job:
 
     def real(self, precision: Precision, device: Device) -> PrecisionFidelity:
         """Against ONNX Runtime's own arithmetic in the precision."""
-        where = Device(None) if precision is Precision.INT8 else device
+        where = Device(None) if precision.is_quantized else device
         backend = RealBackend(self._local, where)
         plan, table = self._plan(precision)
         unreal = backend.unreal(plan)
@@ -265,7 +265,7 @@ class _Job:
 
     def _plan(self, precision: Precision) -> tuple[PrecisionPlan, CalibrationTable | None]:
         plan = PrecisionPlan(self._model.sha256, precision)
-        if precision is not Precision.INT8:
+        if not precision.is_quantized:
             return plan, None
         self._see.stage("int8 ranges", len(self._dataset))
         collector = self._local.collector(operands_of(self._model))

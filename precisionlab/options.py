@@ -10,7 +10,8 @@ from enum import Enum
 from precisionlab.calibration.methods import check_method, choices
 from precisionlab.compare.tolerance import Tolerance, default_tolerance
 from precisionlab.errors import OptionError
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, any_quantized
+from precisionlab.wording import either
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -109,7 +110,8 @@ def parse_precisions(texts: str | Iterable[str]) -> tuple[Precision, ...]:
     """The low precisions to sweep. Raises OptionError for none, an unknown one, or fp32."""
     found = _parsed(texts)
     if not found or Precision.FP32 in found:
-        raise OptionError("precisions are the low ones to sweep: fp16, bf16, int8 (fp32 is always measured)")
+        low = ", ".join(precision.value for precision in Precision if precision.is_low)
+        raise OptionError(f"precisions are the low ones to sweep: {low} (fp32 is always measured)")
     return found
 
 
@@ -118,16 +120,17 @@ def parse_ladder(texts: str | Iterable[str] | None) -> tuple[Precision, ...] | N
     if texts is None:
         return None
     found = _parsed(texts)
-    if Precision.FP32 not in found or Precision.INT8 in found:
-        raise OptionError("ladder are the precisions that pins may have: fp32, and fp16 or bf16 beside it")
+    if Precision.FP32 not in found or any_quantized(found):
+        low = either(precision for precision in Precision if precision.is_low_float)
+        raise OptionError(f"ladder are the precisions that pins may have: fp32, and {low} beside it")
     return found
 
 
 def parse_around(text: str) -> Precision:
     """The precision of the float layers around int8 ones. Raises OptionError for int8."""
     precision = Precision.parse(text)
-    if precision is Precision.INT8:
-        raise OptionError("around is the precision of the float layers: fp32, fp16 or bf16")
+    if precision.is_quantized:
+        raise OptionError(f"around is the precision of the float layers: {either(Precision.floats())}")
     return precision
 
 

@@ -7,29 +7,59 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
+from precisionlab.wording import either
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx_ir import DataType
 
 PLAN_SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Format:
-    """A number format: what its values can be.
+    """A number format: what its values can be, and what is taken for granted of it. All that is known of one is here.
 
-    `dtype` is onnx_ir's name of it. `largest` is the largest finite value, `normal` the smallest with all digits and
-    `least` the smallest above 0 (subnormal); of int8 in steps. `epsilon` is the distance from 1 to the next value.
+    `dtype` is onnx_ir's name of its element type, `tensorrt` TensorRT's of its data type (its builder flag is called as
+    the precision is), `builders` the TensorRTs with flags that have it, where not all do; `computed_as` the precision
+    that a GPU without arithmetic of its own for it computes in instead, where it does. Of a value: `largest` is the
+    largest finite one, `normal` the smallest with all digits, `least` the smallest above 0 (subnormal), `epsilon` the
+    distance from 1 to the next; of a quantized format in steps. `itemsize` is in bytes.
+    `opset` is ONNX's first with a Cast to and from it. `sqnr_db` is what it is held to by default: noise of a
+    thousandth of the signal's power for floats, of a hundredth for int8, as models in good health reach and task
+    metrics do not notice. `rungs` are the precisions that a pin to better ones may have, the cheapest first.
+    `levels` are the steps on each side of 0 of a format that needs ranges; None for floats.
+
     Sources: IEEE 754 binary16 and binary32; bfloat16 is binary32's first half.
     """
 
     dtype: str
     title: str
+    tensorrt: str
     largest: float
     normal: float
     least: float
     epsilon: float
+    itemsize: int
+    opset: int
+    sqnr_db: float
+    rungs: tuple[str, ...] = ("fp32",)
+    levels: int | None = None
+    builders: str = ""
+    computed_as: str = ""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its values are steps of a scale: it needs ranges, and other layers are in a float format around."""
+        return self.levels is not None
+
+    def holds(self, other: Format) -> bool:
+        """Whether every value of the other is one of its own, in range and in digits."""
+        return self.largest >= other.largest and self.least <= other.least and self.epsilon <= other.epsilon
 
     @property
     def overflowing(self) -> float:
@@ -40,12 +70,53 @@ class Format:
         """
         return self.largest / 2
 
+    @cached_property
+    def element(self) -> DataType:
+        """onnx_ir's element type."""
+        from onnx_ir import DataType
+
+        return DataType[self.dtype]
+
+    @cached_property
+    def numpy(self) -> np.dtype[Any]:
+        """NumPy's type, of ml_dtypes where NumPy has none of its own."""
+        return self.element.numpy()
+
 
 _FORMATS = {
-    "fp32": Format("FLOAT", "FP32", (2 - 2.0**-23) * 2.0**127, 2.0**-126, 2.0**-149, 2.0**-23),
-    "fp16": Format("FLOAT16", "FP16", 65504.0, 2.0**-14, 2.0**-24, 2.0**-10),
-    "bf16": Format("BFLOAT16", "BF16", (2 - 2.0**-7) * 2.0**127, 2.0**-126, 2.0**-133, 2.0**-7),
-    "int8": Format("INT8", "INT8", 127.0, 1.0, 1.0, 1.0),
+    "fp32": Format(
+        *("FLOAT", "FP32", "FLOAT"),
+        *((2 - 2.0**-23) * 2.0**127, 2.0**-126, 2.0**-149, 2.0**-23),
+        itemsize=4,
+        opset=6,
+        sqnr_db=30.0,
+    ),
+    "fp16": Format(
+        *("FLOAT16", "FP16", "HALF"),
+        *(65504.0, 2.0**-14, 2.0**-24, 2.0**-10),
+        itemsize=2,
+        opset=6,
+        sqnr_db=30.0,
+        rungs=("bf16", "fp32"),
+    ),
+    "bf16": Format(
+        *("BFLOAT16", "BF16", "BF16"),
+        *((2 - 2.0**-7) * 2.0**127, 2.0**-126, 2.0**-133, 2.0**-7),
+        itemsize=2,
+        opset=13,
+        sqnr_db=30.0,
+        rungs=("fp16", "fp32"),
+        builders="TensorRT 10.0 to 10.16",
+    ),
+    "int8": Format(
+        *("INT8", "INT8", "INT8"),
+        *(127.0, 1.0, 1.0, 1.0),
+        itemsize=1,
+        opset=10,
+        sqnr_db=20.0,
+        rungs=("fp16", "bf16", "fp32"),
+        levels=127,
+    ),
 }
 
 
@@ -65,6 +136,41 @@ class Precision(str, Enum):
         """Its number format."""
         return _FORMATS[self.value]
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it needs ranges; float layers then stand around its own."""
+        return self.number_format.is_quantized
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it is any but float32."""
+        return self is not Precision.FP32
+
+    @property
+    def is_low_float(self) -> bool:
+        """Whether it is a float format below float32."""
+        return self.is_low and not self.is_quantized
+
+    @property
+    def rungs(self) -> tuple[Precision, ...]:
+        """The precisions that a pinned layer may have in its place, the cheapest first."""
+        return tuple(map(Precision, self.number_format.rungs))
+
+    @property
+    def computed_as(self) -> Precision:
+        """What computes it on a GPU that has no arithmetic of its own for it; itself where nothing does."""
+        return Precision(self.number_format.computed_as or self.value)
+
+    @classmethod
+    def floats(cls) -> tuple[Precision, ...]:
+        """The float formats, float32 first."""
+        return tuple(precision for precision in cls if not precision.is_quantized)
+
+    @classmethod
+    def of_element(cls, dtype: DataType | None) -> Precision | None:
+        """The float precision whose values have this element type; None for any other type."""
+        return next((precision for precision in cls.floats() if precision.number_format.element == dtype), None)
+
     @classmethod
     def parse(cls, text: str) -> Precision:
         """Read a precision's name. Raises OptionError for anything else."""
@@ -73,6 +179,11 @@ class Precision(str, Enum):
         except ValueError:
             names = ", ".join(p.value for p in cls)
             raise OptionError(f"unknown precision {text.strip()!r}; use one of {names}") from None
+
+
+def any_quantized(precisions: Iterable[Precision]) -> bool:
+    """Whether one of them needs ranges."""
+    return any(precision.is_quantized for precision in precisions)
 
 
 @dataclass(frozen=True)
@@ -112,6 +223,11 @@ class PrecisionPlan:
     def pin_of(self, layer: str) -> Precision | None:
         """The precision that the layer of this name is pinned to; None where it is not."""
         return self._by_layer.get(layer)
+
+    @property
+    def precisions(self) -> frozenset[Precision]:
+        """The default and those of the pins."""
+        return frozenset({self.default, *(pin.precision for pin in self.pins)})
 
     def with_pins(self, pins: Iterable[Pin]) -> PrecisionPlan:
         """The same plan with these pins in place of its own."""
@@ -162,8 +278,8 @@ def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
         raise PlanError(f"{where}: {error}") from None
     if not isinstance(raw_pins, list) or not isinstance(sha256, str):
         raise PlanError(f"{where}: `pins` must be a list and `model.sha256` a string")
-    if around is Precision.INT8:
-        raise PlanError(f"{where}: `around` is the precision of the float layers: fp32, fp16 or bf16")
+    if around.is_quantized:
+        raise PlanError(f"{where}: `around` is the precision of the float layers: {either(Precision.floats())}")
     calibration = data.get("calibration")
     if calibration is not None and not isinstance(calibration, str):
         raise PlanError(f"{where}: `calibration` must be the name of a method")

@@ -129,7 +129,7 @@ class _Steps:
         yield self._step("FP16 breaks where it must", self._breaks)
         yield self._step("pins mend it", lambda: self._figure(Precision.FP16, 40, FAULT))
         yield self._step("pins are obeyed", self._obeyed)
-        if self._backend.has_bf16:
+        if Precision.BF16 in self._backend.precisions:
             yield self._step("BF16", lambda: self._figure(Precision.BF16, 25))
         yield self._step("INT8, our calibration cache", lambda: self._figure(Precision.INT8, 15))
         yield self._step("every layer is looked at", self._looked_at)

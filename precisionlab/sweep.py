@@ -41,7 +41,7 @@ from precisionlab.options import (
     parse_precisions,
     parse_share,
 )
-from precisionlab.precision import Precision, PrecisionPlan, read_plan
+from precisionlab.precision import Precision, PrecisionPlan, any_quantized, read_plan
 from precisionlab.prepare import Prepared, Source, parse_holdout, prepare
 from precisionlab.report.files import run_facts, write_results
 from precisionlab.results import PrecisionResult, SampleNames, SweepResult, Variant
@@ -268,8 +268,7 @@ def _compiled_layers(
 
 
 def _needs_ranges(options: Options, plan: PrecisionPlan | None) -> bool:
-    pinned = {pin.precision for pin in plan.pins} if plan else set()
-    return Precision.INT8 in {*options.precisions, *pinned}
+    return any_quantized((*options.precisions, *(plan.precisions if plan else ())))
 
 
 def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:

@@ -56,5 +56,5 @@ def _why_not(bound: Bound, reference: Comparison) -> str:
 def check_cost(options: Options, cost: CostModel) -> None:
     """Raises OptionError where the target has no arithmetic in a precision asked for."""
     for precision in (*options.precisions, options.around):
-        if precision not in cost.device.compute:
+        if cost.device.peak(precision) is None:
             raise OptionError(f"target {cost.device.name} has no {precision}; choose another --target or precision")

@@ -46,7 +46,7 @@ class SweepJob:
         found = []
         for place, precision in enumerate(self._options.precisions):
             part = self._deadline.part(1 / (len(self._options.precisions) - place))
-            if precision is Precision.INT8:
+            if precision.is_quantized:
                 found.append(self._int8(methods, part))
             else:
                 found.append(self._search(precision, None, None, part))
@@ -55,18 +55,19 @@ class SweepJob:
     def reference(self) -> Variant:
         """The fp32 variant."""
         plan = PrecisionPlan(self._model.sha256, Precision.FP32)
-        comparison = self._evaluator.compare("fp32", plan, None)
+        name = str(Precision.FP32)
+        comparison = self._evaluator.compare(name, plan, None)
         tolerance = self._options.tolerance_of(Precision.FP32)
-        held_out = self._evaluator.hold_to("fp32", plan, None)
+        held_out = self._evaluator.hold_to(name, plan, None)
         figures, cost = self._evaluator.backend.figures, self._cost.of(plan)
-        return Variant("fp32", plan, comparison, figures, tolerance, meets(comparison, tolerance), held_out, cost)
+        return Variant(name, plan, comparison, figures, tolerance, meets(comparison, tolerance), held_out, cost)
 
     def reference_engine(self, reference: Variant) -> EngineVariant | None:
         """The model as an FP32 engine, TF32 off: what the GPU's own arithmetic does; None without engines."""
         if self._engines is None:
             return None
         self._engines.announce(self._options.precisions)
-        return self._engines.measure("fp32", reference.plan, None, reference.tolerance)
+        return self._engines.measure(reference.name, reference.plan, None, reference.tolerance)
 
     def _int8(self, methods: Mapping[str, CalibrationTable], deadline: Deadline) -> PrecisionResult:
         """As `_search`; but where the default ranges do not hold, better ones are tried before any pin.

@@ -23,7 +23,7 @@ from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import EngineOptions, check_calibration, check_workers, parse_memory
 from precisionlab.planfile import metric_of, model_of, run_beside, source_of, with_layers_of
-from precisionlab.precision import Precision, PrecisionPlan, read_plan, read_plan_content
+from precisionlab.precision import PrecisionPlan, any_quantized, read_plan, read_plan_content
 from precisionlab.prepare import prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.flow import lowest_of, with_held_pins
@@ -101,7 +101,7 @@ def verify(
         judging = ready.with_groups(ready.judging(bounds, _asked_for(content, asked)), NoJournal(), see)
         emulated, evaluator = (ready.evaluator(NoJournal(), see, judging, b) for b in (ready.backend, measuring))
         table = None
-        if Precision.INT8 in {asked.default, *asked.pinned().values()}:
+        if any_quantized(asked.precisions):
             method = asked.calibration or DEFAULT_METHOD
             table = chosen_ranges(emulated, ranges_by_method(emulated), method)
             asked = replace(asked, calibration=method)

@@ -12,6 +12,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def either(names: Iterable[str]) -> str:
+    """`fp32, fp16 or bf16`."""
+    *first, last = map(str, names)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def one_line(text: str, most: int = 2000) -> str:
     """The text as one line to print: control characters as escapes, and no more characters than that.
 

@@ -45,7 +45,9 @@ MODEL = DIGITS / "digits.onnx"
 class Emulated:
     """Runs build jobs through the emulation. `rough` layers are worse on this GPU: in bf16 unless held in fp32."""
 
-    features = Features("10.3.0", pins=True, calibrators=True, bf16=True, debug_tensors=True, implicit_batch=True)
+    features = Features(
+        "10.3.0", pins=True, calibrators=True, precisions=frozenset(Precision), debug_tensors=True, implicit_batch=True
+    )
     device = "Stand-in GPU 8.9"
 
     marking_changes = False

@@ -24,9 +24,10 @@ from precisionlab.options import (
     parse_share,
 )
 from precisionlab.precision import Precision
-from precisionlab.search.ladder import RUNGS, Assignment, lower_rungs, without_needless
+from precisionlab.search.ladder import Assignment, lower_rungs, without_needless
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
+RUNGS = {precision: precision.rungs for precision in Precision if precision.is_low}
 LADDERS = [*RUNGS.values(), (FP32,), (BF16, FP32), (FP16, FP32), (FP16, BF16)]
 
 

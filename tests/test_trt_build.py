@@ -166,9 +166,13 @@ def test_profiles_that_tensorrt_would_only_refuse_in_the_build_are_told_before(
 
 # Configuration, on a double of the builder: gpu/configuring.py
 
-WEAK = Features("10.9", pins=True, calibrators=True, bf16=True, debug_tensors=True, implicit_batch=True)
-OLD = replace(WEAK, version="8.6.1", bf16=False)
-STRONG = Features("11.4", pins=False, calibrators=False, bf16=False, debug_tensors=True, implicit_batch=False)
+WEAK = Features(
+    "10.9", pins=True, calibrators=True, precisions=frozenset(Precision), debug_tensors=True, implicit_batch=True
+)
+OLD = replace(WEAK, version="8.6.1", precisions=frozenset({Precision.FP16, Precision.INT8}))
+STRONG = Features(
+    "11.4", pins=False, calibrators=False, precisions=frozenset(), debug_tensors=True, implicit_batch=False
+)
 FLAGS = ("FP16", "INT8", "BF16", "TF32", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS")
 TRT = SimpleNamespace(
     BuilderFlag=SimpleNamespace(**{name: name for name in FLAGS}),
@@ -246,9 +250,9 @@ def test_an_input_whose_shapes_are_missing_is_named() -> None:
         (
             replace(JOB, enabled=frozenset({Precision.BF16})),
             OLD,
-            "8.6.1 has no bfloat16; TensorRT 10.0 to 10.16 have it",
+            "8.6.1 has no bf16; TensorRT 10.0 to 10.16 have it",
         ),
-        (replace(JOB, pins=(replace(PIN, precision=Precision.BF16),)), OLD, "has no bfloat16"),
+        (replace(JOB, pins=(replace(PIN, precision=Precision.BF16),)), OLD, "has no bf16"),
         (replace(JOB, enabled=frozenset({Precision.FP16})), STRONG, "11.4 cannot be asked for fp16: .*8.6 to 10.16"),
         (replace(JOB, pins=(PIN,)), STRONG, "cannot be asked for pinned layers"),
     ],

@@ -53,10 +53,10 @@ _ONE_ERROR = "network._error asks the error for node_name first"
 ABSENT = {
     "BuilderFlag.FP16": Absent(STRONG, "BuildJob.enabled is empty where types stand in the graph"),
     "BuilderFlag.INT8": Absent(STRONG, "BuildJob.enabled is empty where types stand in the graph"),
-    "BuilderFlag.BF16": Absent(OLD | STRONG, "Features.bf16"),
+    "BuilderFlag.BF16": Absent(OLD | STRONG, "Features.precisions"),
     "BuilderFlag.OBEY_PRECISION_CONSTRAINTS": Absent(STRONG, _PINS),
     "BuilderFlag.PREFER_PRECISION_CONSTRAINTS": Absent(STRONG, _PINS),
-    "DataType.BF16": Absent(OLD, "Features.bf16"),
+    "DataType.BF16": Absent(OLD, "Features.precisions"),
     "IBuilderConfig.int8_calibrator": Absent(STRONG, _CALIBRATORS),
     "IBuilderConfig.progress_monitor": Absent(OLD, "make_monitor gives None"),
     "IBuilderConfig.set_calibration_profile": Absent(STRONG, "profiles asks the config for it"),

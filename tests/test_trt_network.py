@@ -624,7 +624,9 @@ class OldBuilder:
 
 
 class TestOlderTensorRT:
-    FEATURES = Features("8.6.1", pins=True, calibrators=True, bf16=False, debug_tensors=False, implicit_batch=True)
+    FEATURES = Features(
+        "8.6.1", pins=True, calibrators=True, precisions=frozenset({FP16}), debug_tensors=False, implicit_batch=True
+    )
 
     def module(self, parser: Any) -> Any:
         # The number is not that of any TensorRT: it must be looked up.

@@ -19,7 +19,7 @@ from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
-from precisionlab.precision import Format, Precision, PrecisionPlan
+from precisionlab.precision import Format, PrecisionPlan
 from precisionlab.rewrite.flow import format_of, inside_format, int8_operands, precision_of
 from precisionlab.rewrite.observe import Flow, observed_rows, row_formats
 
@@ -241,7 +241,7 @@ def _overflows(layer: Layer, known: ErrorSums, plan: PrecisionPlan) -> bool:
 
 def _rounds_to_inf(model: Model, layer: Layer, plan: PrecisionPlan, known: Mapping[str, ErrorSums]) -> bool:
     """Whether the layer takes values that are too large for the format that it rounds them to. int8 clips instead."""
-    quantized = int8_operands(model, layer) if precision_of(layer, plan) is Precision.INT8 else ()
+    quantized = int8_operands(model, layer) if precision_of(layer, plan).is_quantized else ()
     limit = format_of(layer, plan).overflowing
     return any(known[name].max_ref >= limit for name in layer.inputs if name in known and name not in quantized)
 

@@ -34,7 +34,7 @@ from precisionlab.model import Layer, Model
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import precision_of
-from precisionlab.rewrite.gates import HALVES, check_opset
+from precisionlab.rewrite.gates import check_opset
 from precisionlab.rewrite.observe import (
     Flow,
     Key,
@@ -82,7 +82,7 @@ def device_of(text: str) -> Device:
 
 def check_real(precision: Precision, device: Device) -> None:
     """Raises OptionError where the device does not compute in the precision."""
-    if precision not in HALVES:
+    if not precision.is_low_float:
         return
     if device.number is None:
         raise OptionError(
@@ -162,7 +162,7 @@ class RealBackend(Backend):
         found = unreal(self.model, plan)
         for layer in self.model.layers:
             precision = precision_of(layer, plan)
-            if precision in HALVES and layer.name not in found and self.device.number is not None:
+            if precision.is_low_float and layer.name not in found and self.device.number is not None:
                 reason = self._lacking(layer, precision)
                 if reason is not None:
                     found[layer.name] = reason

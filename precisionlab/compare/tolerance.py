@@ -15,10 +15,6 @@ from precisionlab.precision import Precision
 # An output's name may hold anything but "]" in front of a comparison: commas, colons and slashes too.
 _BOUND = re.compile(r"\s*(\w+)\s*(?:\[(.+?)\])?\s*(>=|<=)\s*([-+.\deE]+)\s*(?:,|$)")
 
-# Noise of a thousandth of the signal's power for the float formats, of a hundredth for int8: what
-# models in good health reach, and what task metrics do not notice.
-DEFAULT_SQNR = {Precision.FP32: 30.0, Precision.FP16: 30.0, Precision.BF16: 30.0, Precision.INT8: 20.0}
-
 
 @dataclass(frozen=True)
 class Bound:
@@ -113,8 +109,8 @@ def _bound(text: str, match: re.Match[str]) -> Bound:
 
 
 def default_tolerance(precision: Precision) -> Tolerance:
-    """sqnr>=30 for the float formats, sqnr>=20 for int8."""
-    return (Bound(SQNR, True, DEFAULT_SQNR[precision]),)
+    """What the precision's format is held to: sqnr>=30 for floats, sqnr>=20 for int8."""
+    return (Bound(SQNR, True, precision.number_format.sqnr_db),)
 
 
 def meets(comparison: Comparison, tolerance: Sequence[Bound]) -> bool:

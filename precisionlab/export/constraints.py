@@ -14,12 +14,7 @@ from precisionlab.model.flow import is_control, subgraphs
 from precisionlab.model.graph import Scope
 from precisionlab.precision import Precision
 
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
-_TYPE = {
-    Precision.FP32: ir.DataType.FLOAT,
-    Precision.FP16: ir.DataType.FLOAT16,
-    Precision.BF16: ir.DataType.BFLOAT16,
-}
+_FLOATS = frozenset({ir.DataType.DOUBLE, *(precision.number_format.element for precision in Precision.floats())})
 _LEFT_ALONE = {
     **dict.fromkeys(("Cast", "CastLike"), "converts between types"),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), "converts between types"),
@@ -63,18 +58,19 @@ def constraints_of(subject: Subject) -> Constraints:
         for node, tensors in (each for name in pin.nodes for each in _with_inner(model, model.node[name], model)):
             name = str(node.name)
             reason = _reason(tensors, node, model.layer[pin.layer].held)
-            if reason is None and pin.precision is Precision.INT8 and node is not first:
+            if reason is None and pin.precision.is_quantized and node is not first:
                 reason = "has no int8 arithmetic of its own"
             if reason is not None:
                 left_alone[name] = reason
                 continue
             given = [str(value.name) for value in node.outputs if value.name]
-            fits = all(finals.get(tensor, _TYPE.get(pin.precision)) == _TYPE.get(pin.precision) for tensor in given)
-            stores = pin.precision is not Precision.INT8 and fits
+            element = pin.precision.number_format.element
+            fits = all(finals.get(tensor, element) == element for tensor in given)
+            stores = not pin.precision.is_quantized and fits
             taken = (str(value.name) for value in node.inputs if value is not None)
             alike = _all_float(tensors, [*taken, *given])
             found.append(NodeConstraint(name, pin.layer, pin.precision, stores, alike))
-            if pin.precision is not Precision.INT8:
+            if not pin.precision.is_quantized:
                 found += (NodeConstraint(idle, pin.layer, pin.precision, True, True) for idle in _idle(model, given))
     return Constraints(tuple(found), left_alone)
 

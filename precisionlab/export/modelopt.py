@@ -34,20 +34,20 @@ def modelopt_json(subject: Subject) -> Export:
     """
     model, name = subject.model, subject.model.name
     of = {layer.name: precision_of(layer, subject.plan) for layer in model.layers if layer.fixed is None}
-    quantized = [layer for layer in model.layers if of.get(layer.name) is Precision.INT8]
-    floats = {
-        layer: around_of(model.layer[layer], subject.plan) if p is Precision.INT8 else p for layer, p in of.items()
-    }
-    low = sorted(set(floats.values()) - {Precision.FP32})
-    if len(low) > 1:
+    low = {layer for layer, precision in of.items() if precision.is_quantized}
+    quantized = [layer for layer in model.layers if layer.name in low]
+    floats = {name: around_of(model.layer[name], subject.plan) if name in low else p for name, p in of.items()}
+    halves = sorted(set(floats.values()) - {Precision.FP32})
+    if len(halves) > 1:
         raise PlanError(
-            f"the plan has both {low[0]} and {low[1]}, and AutoCast converts to one of them; export it as typed-onnx"
+            f"the plan has both {halves[0]} and {halves[1]}, and AutoCast converts to one of them; "
+            "export it as typed-onnx"
         )
     # ModelOpt writes the shapes that it infers into the very file that it is given (0.47, `trt_utils.py`).
     last, quantization, autocast = f"{name}.copy.onnx", None, None
     commands = [["python", "-c", _COPY, str(subject.path), last]]
     if quantized:
-        others = [layer for layer in model.layers if layer.quantizable and of.get(layer.name) is not Precision.INT8]
+        others = [layer for layer in model.layers if layer.quantizable and layer.name not in low]
         quantization = {
             "op_types_to_quantize": [kind for kind in _CONTRACTIONS if any(kind == q.op_types[0] for q in quantized)],
             "nodes_to_quantize": _patterns(subject, (layer.nodes[0] for layer in quantized)),
@@ -56,16 +56,16 @@ def modelopt_json(subject: Subject) -> Export:
         }
         commands.append(_quantize(last, f"{name}.int8.onnx", quantization))
         last = f"{name}.int8.onnx"
-    if low:
+    if halves:
         still = [layer for layer in model.layers if layer.held or floats.get(layer.name) is Precision.FP32]
         kept = [node for layer in still for node in layer.nodes]
         autocast = {
-            "low_precision_type": str(low[0]),
+            "low_precision_type": str(halves[0]),
             "nodes_to_exclude": _patterns(subject, kept),
             "op_types_to_exclude": [],
         }
         commands.append(_cast(last, f"{name}.mixed.onnx", autocast))
-    if not (quantized or low):
+    if not (quantized or halves):
         raise PlanError("the plan keeps the whole model in fp32; there is nothing to convert")
     content = {
         "commands": [command_line(words) for words in commands],

@@ -26,9 +26,7 @@ _MICROSOFT = "com.microsoft"  # whose own operators have it at every opset
 
 def onnxruntime_model(subject: Subject) -> Export:
     """The model's bytes. Raises PlanError where no layer is in int8, ModelError where the file would exceed 2 GiB."""
-    quantized = [
-        layer.nodes[0] for layer in subject.model.layers if precision_of(layer, subject.plan) is Precision.INT8
-    ]
+    quantized = [layer.nodes[0] for layer in subject.model.layers if precision_of(layer, subject.plan).is_quantized]
     if not quantized:
         raise PlanError("the plan has no int8 layer, and a Q/DQ model has nothing else; export it as typed-onnx")
     _ = subject.scales  # says so where there are none

@@ -15,10 +15,9 @@ from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.export import network_script
 from precisionlab.export.subject import Export, Subject, command_line
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, any_quantized
 
 CACHE = "calibration.cache"
-_DTYPES = {Precision.FP32: "FLOAT", Precision.FP16: "HALF", Precision.BF16: "BF16", Precision.INT8: "INT8"}
 FILE = "precision_pins.py"
 _PLACE = "PINS = ()\n"
 _TAKEN = frozenset({*sys.stdlib_module_names, "tensorrt", "polygraphy", "numpy", "onnx"})
@@ -49,7 +48,7 @@ def polygraphy_script(subject: Subject, file: str) -> Export:
     # In a comment, no name can end the line.
     head = f"# Run in this folder:\n#   {ascii(command)[1:-1] if not command.isprintable() else command}\n"
     content = f"{head}{before}PINS = (\n{pins})\n{after}" if pins else f"{head}{source}"
-    int8 = Precision.INT8 in subject.enabled
+    int8 = any_quantized(subject.enabled)
     return Export(content, {CACHE: subject.cache} if int8 else {}, notes=_notes(subject))
 
 
@@ -59,7 +58,7 @@ def polygraphy_words(subject: Subject, file: str) -> list[str]:
     words = ["polygraphy", "convert", str(subject.path), "--model-type", "onnx", "--convert-to", "trt"]
     words += ["-o", f"{subject.model.name}.engine"]
     words += [f"--{precision}" for precision in Precision if precision in enabled]
-    if Precision.INT8 in enabled:
+    if any_quantized(enabled):
         words += ["--calibration-cache", CACHE]
     if pins_of(subject.model, subject.plan):
         words += ["--precision-constraints", "obey", "--trt-network-postprocess-script", f"{file}:postprocess"]
@@ -76,15 +75,16 @@ def _shape(name: str, profile: Profile, which: str) -> str:
 
 
 def _row(pin: LayerPin) -> str:
-    return ascii((pin.layer, pin.nodes, pin.tensors, _DTYPES[pin.precision]))
+    return ascii((pin.layer, pin.nodes, pin.tensors, pin.precision.number_format.tensorrt))
 
 
 def _notes(subject: Subject) -> tuple[str, ...]:
     enabled = subject.enabled
     notes = []
-    if Precision.BF16 in enabled:
-        notes.append("--bf16 needs TensorRT 10.0 to 10.16")
-    if Precision.INT8 in enabled:
+    for precision in Precision:
+        if precision in enabled and (builders := precision.number_format.builders):
+            notes.append(f"--{precision} needs {builders}")
+    if any_quantized(enabled):
         notes.append(
             f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it and calibrates on random inputs: "
             "give yours with --tensorrt"

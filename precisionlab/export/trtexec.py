@@ -23,7 +23,7 @@ from precisionlab.errors import PlanError
 from precisionlab.export.constraints import NodeConstraint, constraints_of
 from precisionlab.export.subject import Export, Subject, command_line, quoted
 from precisionlab.model import Model
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, any_quantized
 from precisionlab.wording import counted
 
 CACHE = "calibration.cache"
@@ -65,7 +65,7 @@ def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
     # On by default, TF32 cuts float32's mantissa to 10 bits: a layer in "fp32" would be nearly in fp16.
     words.append("--noTF32")
     words += [f"--{precision}" for precision in Precision if precision in enabled]
-    if Precision.INT8 in enabled:
+    if any_quantized(enabled):
         words.append(f"--calib={CACHE}")
     if held.nodes:
         words.append("--precisionConstraints=obey")
@@ -141,7 +141,7 @@ def _shapes(profiles: Mapping[str, Profile]) -> list[str]:
 
 
 def _beside(subject: Subject) -> dict[str, bytes]:
-    return {CACHE: subject.cache} if Precision.INT8 in subject.enabled else {}
+    return {CACHE: subject.cache} if any_quantized(subject.enabled) else {}
 
 
 def _title(subject: Subject) -> str:
@@ -156,9 +156,10 @@ def _commented(text: str) -> str:
 
 def _notes(subject: Subject, held: Iterable[NodeConstraint], left_alone: Mapping[str, str]) -> tuple[str, ...]:
     notes = []
-    if Precision.BF16 in subject.enabled:
-        notes.append("--bf16 needs TensorRT 10.0 to 10.16")
-    if Precision.INT8 in subject.enabled:
+    for precision in Precision:
+        if precision in subject.enabled and (builders := precision.number_format.builders):
+            notes.append(f"--{precision} needs {builders}")
+    if any_quantized(subject.enabled):
         notes.append(
             f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it without a word: "
             "give yours with --tensorrt"

@@ -229,8 +229,9 @@ class Model:
     @cached_property
     def halves(self) -> Mapping[str, ir.DataType]:
         """The inputs and outputs that the file has in half, with their type there: they are float32 in `onnx`."""
+        halves = {precision.number_format.element for precision in Precision if precision.is_low_float}
         infos = (*self.inputs, *self.outputs)
-        return {i.name: i.dtype for i in infos if i.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)}
+        return {info.name: info.dtype for info in infos if info.dtype is not None and info.dtype in halves}
 
     @property
     def opset(self) -> int:

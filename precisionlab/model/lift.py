@@ -15,8 +15,7 @@ import onnx_ir as ir
 from precisionlab.precision import Precision
 
 OWN: Mapping[ir.DataType | None, Precision] = {
-    ir.DataType.FLOAT16: Precision.FP16,
-    ir.DataType.BFLOAT16: Precision.BF16,
+    precision.number_format.element: precision for precision in Precision if precision.is_low_float
 }
 """The element types that are lifted, and the precision that a node which gives them has of its own."""
 
@@ -68,7 +67,7 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 def _lift_attributes(node: ir.Node) -> None:
     for name, attribute in list(node.attributes.items()):
         if attribute.type == ir.AttributeType.INT and name in _TYPES:
-            if attribute.as_int() in tuple(map(int, (ir.DataType.FLOAT16, ir.DataType.BFLOAT16))):
+            if attribute.as_int() in (int(precision.number_format.element) for precision in OWN.values()):
                 node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
         elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in OWN:
             node.attributes[name] = ir.AttrTensor(name, _widened(attribute.as_tensor()))

@@ -13,7 +13,6 @@ from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import Model, Obstacle
 from precisionlab.model.recurrent import is_recurrent, recurrence_of
-from precisionlab.precision import Precision
 from precisionlab.wording import counted
 
 _RANDOM = frozenset(
@@ -23,7 +22,6 @@ _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QAttention"}
 )
 _REASONS = 3
-_HALVES = {Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 # What NumPy has no type of its own for cannot be given to ONNX Runtime from Python.
 _FED = frozenset(
     {
@@ -97,7 +95,8 @@ def own_types(model: Model) -> str:
     )
     if not own:
         return double if doubles else ""
-    found = " and ".join(f"{counted(count, 'layer')} in {_HALVES[kind]}" for kind, count in sorted(own.items()))
+    kinds = {kind.number_format.dtype.lower(): count for kind, count in sorted(own.items())}
+    found = " and ".join(f"{counted(count, 'layer')} in {name}" for name, count in kinds.items())
     keeps = "keep it whatever is swept, until a plan pins them"
     if not any(layer.is_island for layer in model.layers):
         keeps = "have it in the place of float32: another float format that is swept replaces it"

@@ -26,7 +26,7 @@ from precisionlab.samples import worst_samples
 from precisionlab.search.causes import Cause, causes
 from precisionlab.search.certificate import Certificate, certificate_of
 from precisionlab.search.cost import CostModel
-from precisionlab.search.ladder import RUNGS, Assignment, lower_rungs, without_needless
+from precisionlab.search.ladder import Assignment, lower_rungs, without_needless
 from precisionlab.search.pins import Verdict, find_pins, most_evaluations
 from precisionlab.search.rank import ALONE, Measure, Ranking, rank, rank_by_effects
 from precisionlab.search.starts import nonfinite_starts
@@ -260,18 +260,18 @@ class PinSearch:
         asked = self._options.ladder
         if asked is None and self._aim is Aim.PINS:
             return (Precision.FP32,)
-        opset = self._evaluator.model.onnx.graph.opset_imports.get("", 0)
+        opset = self._evaluator.model.opset
         possible = [
             rung
-            for rung in RUNGS[self._precision]
+            for rung in self._precision.rungs
             if (self._is_at_hand(rung) if asked is None else rung in asked)
-            and rung in self._cost.device.compute
-            and (rung is not Precision.BF16 or opset >= 13)
+            and self._cost.device.peak(rung) is not None
+            and rung.number_format.opset <= opset
         ]
         return tuple(possible)
 
     def _is_at_hand(self, rung: Precision) -> bool:
-        around = self._options.around if self._precision is Precision.INT8 else self._precision
+        around = self._options.around if self._precision.is_quantized else self._precision
         return not self._options.no_new_precision or rung in (Precision.FP32, around)
 
     def _spend(self) -> dict[str, Precision]:

@@ -64,7 +64,7 @@ def as_flag(row: Row, column: str) -> bool:
 def as_format(row: Row) -> Format:
     """What a layer's outputs are held in without pins; float32 where an older version does not say it of int8."""
     name = as_text(row, "format") if "format" in row else as_text(row, "runs_in")
-    floats = {p.value: p.number_format for p in Precision if p is not Precision.INT8}
+    floats = {p.value: p.number_format for p in Precision.floats()}
     return floats.get(name, Precision.FP32.number_format)
 
 

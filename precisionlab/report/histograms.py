@@ -29,7 +29,6 @@ from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.table import Range
 from precisionlab.plain import of_plain
-from precisionlab.precision import Precision
 from precisionlab.reading import parse_json
 from precisionlab.report.cells import percent, show, visible
 from precisionlab.report.details import script_json
@@ -85,7 +84,7 @@ class RunHistograms:
 def histograms_text(result: SweepResult) -> str:
     """The content of `histograms.json`."""
     values = result.values
-    table = next((found.table for found in result.precisions if found.precision is Precision.INT8), None)
+    table = next((found.table for found in result.precisions if found.precision.is_quantized), None)
     model = result.model
     layers = [
         {

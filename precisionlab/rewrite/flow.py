@@ -25,7 +25,7 @@ from precisionlab.precision import Format, Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.bodies import BodyCopy, finished, node_with_bodies, peaks_of
 from precisionlab.rewrite.builder import Environment, GraphBuilder
-from precisionlab.rewrite.gates import HALVES, Gates, rounded_array, rounded_attributes, unquantizable, weight_axis
+from precisionlab.rewrite.gates import Gates, rounded_array, rounded_attributes, unquantizable, weight_axis
 from precisionlab.rewrite.recurrent import plain, stepped
 
 
@@ -44,7 +44,7 @@ def precision_under(layer: Layer, plan: PrecisionPlan, pinned: Precision | None)
     if layer.fixed is not None:
         return Precision.FP32 if is_reference(plan) else layer.own or Precision.FP32
     precision = plan.default if pinned is None else pinned
-    if precision is Precision.INT8:
+    if precision.is_quantized:
         return precision if layer.quantizable else around_of(layer, plan)
     if pinned is None and layer.is_island and not is_reference(plan):
         return layer.own or precision
@@ -83,7 +83,7 @@ def lowest_of(model: Model, layer: Layer, plan: PrecisionPlan) -> Precision:
 def format_of(layer: Layer, plan: PrecisionPlan) -> Format:
     """What the layer's outputs are held in under the plan: those of int8 layers in the precision around them."""
     precision = precision_of(layer, plan)
-    return (around_of(layer, plan) if precision is Precision.INT8 else precision).number_format
+    return (around_of(layer, plan) if precision.is_quantized else precision).number_format
 
 
 def inside_format(inner: InnerTensor, layer: Layer, plan: PrecisionPlan) -> Format:
@@ -96,7 +96,7 @@ def with_held_pins(model: Model, plan: PrecisionPlan, table: CalibrationTable | 
 
     There is no variant without them: their weights or ranges are not finite.
     """
-    if plan.default is not Precision.INT8 or table is None:
+    if not plan.default.is_quantized or table is None:
         return plan
     pinned = plan.pinned()
     held = []
@@ -201,7 +201,7 @@ class LayerCopier:
         """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
         inside: dict[ir.Value, ir.Value] = {}
         nodes = [self._model.node[name] for name in layer.nodes]
-        border = around if precision is Precision.INT8 else precision
+        border = around if precision.is_quantized else precision
         fuses = self._fuses(layer, precision)
         for node in nodes:
             first = node is nodes[0]
@@ -241,7 +241,7 @@ class LayerCopier:
 
         They are folded in float32 before they are rounded: a variance beyond 65504 does no harm.
         """
-        if node.op_type != "BatchNormalization" or precision not in HALVES or self._is_double(node):
+        if node.op_type != "BatchNormalization" or not precision.is_low_float or self._is_double(node):
             return {}
         key = (node, precision)
         if key not in self._batchnorms:
@@ -263,7 +263,7 @@ class LayerCopier:
         precision: Precision,
     ) -> Sequence[ir.Value]:
         """What one node of a layer becomes; the values that stand for its outputs."""
-        if is_recurrent(node) and precision in HALVES:
+        if is_recurrent(node) and precision.is_low_float:
             stored = stepped(self._builder, node, inputs, precision, prefix)
             for value in stored:
                 self._gates.mark_rounded(value, precision)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from copy import copy
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -21,8 +20,6 @@ from precisionlab.errors import ModelError
 from precisionlab.model.mapped import let_go
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
-
-HALVES = {Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
 
 WEIGHT_SCALES = 2
 """Which scales weights have in int8; of others a journal is not taken over. 1: a weight on the left had one."""
@@ -74,7 +71,7 @@ class Gates:
             return value
         key = (value, precision, None)
         if key not in self._made:
-            if precision is Precision.INT8:
+            if precision.is_quantized:
                 assert self._table is not None
                 scale = np.float32(self._table.ranges[tensor].scale)
                 self._made[key] = self._quantize(value, np.asarray(scale), None)
@@ -90,7 +87,7 @@ class Gates:
             return value
         key = (value, precision, axis)
         if key not in self._made:
-            if precision is Precision.INT8:
+            if precision.is_quantized:
                 assert original.const_value is not None
                 scales = weight_scales(original.const_value.numpy(), axis)
                 let_go(original.const_value)
@@ -101,12 +98,12 @@ class Gates:
         return self._made[key]
 
     def _rounds(self, value: ir.Value, precision: Precision) -> bool:
-        return precision is not Precision.FP32 or (value.dtype == ir.DataType.DOUBLE and not self.exact)
+        return precision.is_low or (value.dtype == ir.DataType.DOUBLE and not self.exact)
 
     def _cast(self, value: ir.Value, precision: Precision) -> ir.Value:
         builder = self._builder.home(value)
         dtype = ir.DataType.DOUBLE if value.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
-        to = HALVES.get(precision, ir.DataType.FLOAT)
+        to = precision.number_format.element
         low = builder.op("Cast", [value], f"{value.name}:{precision}", to=int(to))
         back = builder.op("Cast", [low], f"{value.name}:from_{precision}", to=int(dtype))
         if dtype == ir.DataType.DOUBLE:
@@ -129,7 +126,7 @@ class Gates:
 def rounded_attributes(node: ir.Node, precision: Precision) -> dict[str, ir.Attr]:
     """The node's attributes, with those that are operands rounded to the precision."""
     attributes = dict(node.attributes)
-    if precision not in HALVES:
+    if not precision.is_low_float:
         return attributes
     for name, default in _OPERAND_ATTRIBUTES.get(node.op_type, {}).items():
         value = attributes[name].as_float() if name in attributes else default
@@ -140,19 +137,15 @@ def rounded_attributes(node: ir.Node, precision: Precision) -> dict[str, ir.Attr
 
 def round_scalar(value: float, precision: Precision) -> float:
     """One number rounded to nearest, ties to even, as IEEE 754 binary16 or bfloat16; inf beyond it."""
-    if precision is Precision.FP16:
-        with np.errstate(over="ignore"):
-            return float(np.float32(value).astype(np.float16))
-    if precision is Precision.BF16:
-        return float(np.float32(value).astype(ml_dtypes.bfloat16))
-    return value
+    return float(rounded_array(np.asarray(value, np.float32), precision)) if precision.is_low_float else value
 
 
 def rounded_array(array: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
     """The numbers rounded as `round_scalar` does."""
-    low = np.float16 if precision is Precision.FP16 else ml_dtypes.bfloat16
+    if not precision.is_low_float:
+        return array
     with np.errstate(over="ignore"):
-        return np.asarray(array).astype(low).astype(np.float32) if precision in HALVES else array
+        return np.asarray(array).astype(precision.number_format.numpy).astype(np.float32)
 
 
 def weight_axis(node: ir.Node, index: int) -> int | None:
@@ -179,11 +172,13 @@ def weight_axis(node: ir.Node, index: int) -> int | None:
 def check_opset(model: ir.Model, plan: PrecisionPlan) -> None:
     """Raises ModelError where the model's opset has no cast to a precision of the plan."""
     opset = model.graph.opset_imports.get("", 0)
-    if Precision.BF16 in (plan.default, plan.around, *(pin.precision for pin in plan.pins)) and opset < 13:
-        raise ModelError(
-            f"bf16 needs opset 13 or newer, the model has {opset}; convert it "
-            "(onnx.version_converter.convert_version) or leave bf16 out"
-        )
+    for precision in (plan.default, plan.around, *(pin.precision for pin in plan.pins)):
+        # What is quantized goes through operators of Microsoft's, at any opset.
+        if precision.is_low_float and opset < precision.number_format.opset:
+            raise ModelError(
+                f"{precision} needs opset {precision.number_format.opset} or newer, the model has {opset}; convert it "
+                f"(onnx.version_converter.convert_version) or leave {precision} out"
+            )
 
 
 def unquantizable(node: ir.Node, table: CalibrationTable) -> str | None:

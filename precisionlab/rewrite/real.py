@@ -23,7 +23,7 @@ from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier, nodes_outputs, precision_of
-from precisionlab.rewrite.gates import HALVES, Gates
+from precisionlab.rewrite.gates import Gates
 from precisionlab.rewrite.typed.constants import converted, converted_tensor, quantised
 from precisionlab.rewrite.typed.signature import FLOAT, Places, places
 
@@ -52,7 +52,7 @@ class _Operands(Gates):
 
     def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
         """The model's initialiser rounded; int8 quantised ahead."""
-        if precision is not Precision.INT8:
+        if not precision.is_quantized:
             return super().weight(original, precision, axis, weights)
         assert original.const_value is not None
         array = original.const_value.numpy()
@@ -104,11 +104,11 @@ class RealCopier(LayerCopier):
         prefix: str,
     ) -> dict[ir.Value, ir.Value]:
         """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
-        if precision not in HALVES:
+        if not precision.is_low_float:
             return super().copy(layer, source, precision, around, prefix)
         inside: dict[ir.Value, ir.Value] = {}
         nodes = [self._model.node[name] for name in layer.nodes]
-        dtype = HALVES[precision]
+        dtype = precision.number_format.element
         for node in nodes:
             where = places(node, dtype, self._opset, self._model.tensors)
             folded = folded_batchnorm(node)
@@ -282,9 +282,9 @@ def unreal(model: Model, plan: PrecisionPlan) -> dict[str, str]:
     for layer in model.layers:
         precision = precision_of(layer, plan)
         reason = None
-        if precision in HALVES:
+        if precision.is_low_float:
             reason = _no_half(model, layer, precision)
-        elif precision is Precision.INT8:
+        elif precision.is_quantized:
             reason = _no_integers(model, layer)
         if reason is not None:
             found[layer.name] = reason
@@ -309,7 +309,7 @@ def _no_half(model: Model, layer: Layer, precision: Precision) -> str | None:
         node = model.node[name]
         if is_control(node):
             return f"the nodes inside of {node.op_type} are not run in {precision}"
-        if not places(node, HALVES[precision], opset, model.tensors).outputs:
+        if not places(node, precision.number_format.element, opset, model.tensors).outputs:
             return f"ONNX does not define {node.op_type} in {precision} at opset {opset}"
     return None
 

@@ -21,7 +21,7 @@ from precisionlab.model.graph import Scope
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier
-from precisionlab.rewrite.gates import HALVES, Gates
+from precisionlab.rewrite.gates import Gates
 from precisionlab.rewrite.typed.signature import FLOAT
 
 Inputs = Sequence[ir.Value | None]
@@ -45,7 +45,7 @@ class SteppedCopier(LayerCopier):
 
     def _fuses(self, layer: Layer, precision: Precision) -> bool:
         """A node of a layer in half is not fused."""
-        return super()._fuses(layer, precision) and precision not in HALVES
+        return super()._fuses(layer, precision) and not precision.is_low_float
 
     def _node(
         self,
@@ -57,7 +57,7 @@ class SteppedCopier(LayerCopier):
         precision: Precision,
     ) -> Sequence[ir.Value]:
         """The node's steps, the last one not rounded yet; a copy of a node that has none."""
-        steps = _STEPS.get(node.op_type) if precision in HALVES and node.domain in ("", "ai.onnx") else None
+        steps = _STEPS.get(node.op_type) if precision.is_low_float and node.domain in ("", "ai.onnx") else None
         if steps is not None:
             made = steps(_Steps(self._builder, self._gates, self._model, node, prefix, precision), inputs, attributes)
             if made is not None:

@@ -49,7 +49,7 @@ from precisionlab.search.devices import Device
 Bound = Literal["compute", "memory", "measured"]
 Figures = Literal["estimated", "measured", "partly measured"]
 
-_BYTES: Mapping[Precision, int] = {Precision.FP32: 4, Precision.FP16: 2, Precision.BF16: 2, Precision.INT8: 1}
+_BYTES: Mapping[Precision, int] = {precision: precision.number_format.itemsize for precision in Precision}
 _NOTHING: Mapping[tuple[str, Precision], float] = MappingProxyType({})
 
 # ONNX operator specification: operators whose first input is read only as far as it is given (an embedding
@@ -170,7 +170,7 @@ class CostModel:
         """
         precisions = self._precisions(plan)
         borders = [
-            around_of(traffic.layer, plan) if p is Precision.INT8 else p
+            around_of(traffic.layer, plan) if p.is_quantized else p
             for traffic, p in zip(self._traffic, precisions, strict=True)
         ]
         wanted = self._wanted(precisions, borders)
@@ -200,7 +200,7 @@ class CostModel:
         """The precision of each layer: as `precision_of`, which looks through all pins for each layer."""
         pinned = plan.pinned()
         found = [precision_under(t.layer, plan, pinned.get(t.layer.name)) for t in self._traffic]
-        if missing := sorted(set(found) - set(self.device.compute)):
+        if missing := sorted(p for p in set(found) if self.device.peak(p) is None):
             names = ", ".join(self.device.compute)
             raise OptionError(f"{self.device.title} does not compute in {missing[0]}; it has {names}")
         return found
@@ -244,8 +244,10 @@ class CostModel:
             return LayerCost(layer.name, precision, layer.multiply_adds, size, measured, "measured")
         if not traffic.known or layer.multiply_adds is None:
             return None
+        peak = self.device.peak(precision)
+        assert peak is not None, "looked for before any layer is costed"
         memory = moved / self.device.bandwidth
-        compute = 2 * layer.multiply_adds / self.device.compute[precision]
+        compute = 2 * layer.multiply_adds / peak
         bound: Bound = "compute" if compute > memory else "memory"
         return LayerCost(layer.name, precision, layer.multiply_adds, moved, max(compute, memory), bound)
 

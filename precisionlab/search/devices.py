@@ -30,15 +30,18 @@ class Device:
     bandwidth: float
     source: str
 
+    def peak(self, precision: Precision) -> float | None:
+        """Operations per second in the precision, or in that which it is computed as; None where it has neither."""
+        return self.compute.get(precision, self.compute.get(precision.computed_as))
 
-def _compute(fp32: float, fp16: float, bf16: float | None, int8: float) -> Mapping[Precision, float]:
-    """Figures in 10¹² operations per second.
+
+def _compute(**peaks: float) -> Mapping[Precision, float]:
+    """Figures in 10¹² operations per second, by precision.
 
     FP32 is that of the CUDA cores: a layer pinned to fp32 is built with TF32 off. The others are those of
     the tensor cores, dense: half of what a datasheet gives "with sparsity".
     """
-    peaks = {Precision.FP32: fp32, Precision.FP16: fp16, Precision.BF16: bf16, Precision.INT8: int8}
-    return MappingProxyType({p: peak * _TERA for p, peak in peaks.items() if peak is not None})
+    return MappingProxyType({Precision(name): peak * _TERA for name, peak in peaks.items()})
 
 
 DEVICES: Mapping[str, Device] = MappingProxyType(
@@ -88,7 +91,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
                 "t4",
                 "NVIDIA T4 16 GB",
                 "sm75",
-                _compute(fp32=8.1, fp16=65, bf16=None, int8=130),
+                _compute(fp32=8.1, fp16=65, int8=130),
                 300 * _GIGA,
                 "NVIDIA T4 Tensor Core GPU datasheet",
             ),

@@ -11,13 +11,6 @@ from precisionlab.search.pins import released
 Assignment = Mapping[str, Precision]
 """Pinned layer → the precision that it is pinned to."""
 
-# From the cheapest up. fp16 and bf16 cost the same: fp16 is more exact, bf16 has float32's range.
-RUNGS: Mapping[Precision, tuple[Precision, ...]] = {
-    Precision.INT8: (Precision.FP16, Precision.BF16, Precision.FP32),
-    Precision.FP16: (Precision.BF16, Precision.FP32),
-    Precision.BF16: (Precision.FP16, Precision.FP32),
-}
-
 
 def lower_rungs(
     pins: Sequence[str], rungs: Sequence[Precision], passes: Callable[[Assignment], bool]

@@ -8,8 +8,6 @@ from precisionlab.model import Model
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.flow import precision_of
 
-_BYTES = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP16: 2, Precision.INT8: 1}
-
 
 def weight_bytes(model: Model, plan: PrecisionPlan) -> int:
     """The bytes of all float32 weights, each in the precision of the layer that holds it.
@@ -25,8 +23,8 @@ def weight_bytes(model: Model, plan: PrecisionPlan) -> int:
                 if value is None or not value.is_initializer() or value.dtype != ir.DataType.FLOAT:
                     continue
                 is_operand = place == 0 and position < 2
-                held = Precision.FP32 if precision is Precision.INT8 and not is_operand else precision
-                kept[str(value.name), held] = _elements(value) * _BYTES[held]
+                held = Precision.FP32 if precision.is_quantized and not is_operand else precision
+                kept[str(value.name), held] = _elements(value) * held.number_format.itemsize
     return sum(kept.values())
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from precisionlab.errors import EngineError
+from precisionlab.precision import Precision
 
 TENSORRT = "tensorrt"
 RTX = "tensorrt_rtx"
@@ -22,7 +23,8 @@ class Features:
     """What a TensorRT module can do, found by looking at what it has.
 
     `pins`: precisions are builder flags, and layers are pinned (8.6 to 10.x); without, types stand in the ONNX graph.
-    `calibrators`: it calibrates INT8 by itself and takes a calibration cache. `bf16`: kernels may have bfloat16.
+    `calibrators`: it calibrates INT8 by itself and takes a calibration cache. `precisions`: the low ones that kernels
+    may have.
     `debug_tensors`: tensors can be looked at without becoming outputs. `implicit_batch`: networks must be told that
     their batch is explicit (8.6).
     """
@@ -30,7 +32,7 @@ class Features:
     version: str
     pins: bool
     calibrators: bool
-    bf16: bool
+    precisions: frozenset[Precision]
     debug_tensors: bool
     implicit_batch: bool
 
@@ -58,7 +60,7 @@ def features_of(trt: Any) -> Features:
         version=str(trt.__version__),
         pins=hasattr(flags, "OBEY_PRECISION_CONSTRAINTS"),
         calibrators=hasattr(trt, "IInt8EntropyCalibrator2") and hasattr(flags, "INT8"),
-        bf16=hasattr(flags, "BF16"),
+        precisions=frozenset(p for p in Precision if p.is_low and hasattr(flags, p.name)),
         debug_tensors=hasattr(trt.INetworkDefinition, "mark_debug"),
         # In 8.6 a network is of implicit batch unless it is told otherwise; 10.x has kept the flag, and ignores it.
         implicit_batch=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),

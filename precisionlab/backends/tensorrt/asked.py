@@ -17,21 +17,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from precisionlab.backends.tensorrt.inspector import ARITHMETIC, DOUBLE
 from precisionlab.backends.tensorrt.jobs import EngineLayer, LayerPin, PinOutcome
 from precisionlab.model import Layer
 from precisionlab.precision import Precision
 
 Verdict = Literal["taken", "swallowed", "unknown", "not found"]
 
-_FORMATS = ("fp64", "fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4")
-"""The types that arithmetic is done in, best first; others carry indices, shapes and masks."""
-_KEEPS = {
-    Precision.FP32: frozenset({"fp64", "fp32"}),
-    Precision.FP16: frozenset({"fp64", "fp32", "fp16"}),
-    Precision.BF16: frozenset({"fp64", "fp32", "bf16"}),
-    Precision.INT8: frozenset({"fp64", "fp32", "fp16", "bf16", "int8"}),
-}
-"""The types that lose nothing of what was asked for. fp16 has not the range of bf16, nor bf16 the digits of fp16."""
 
 _COPY = re.compile(r"Reformatting CopyNode for (?:Input|Output) Tensor \d+ to (?P<layer>.*)", re.DOTALL)
 _FOREIGN = re.compile(r"\{ForeignNode\[(?P<range>.*)\]\}", re.DOTALL)
@@ -84,6 +76,12 @@ def ran_in(model_layers: Iterable[Layer], layers: Sequence[EngineLayer]) -> dict
 def reformats_of(layers: Iterable[EngineLayer]) -> int:
     """How many layers do nothing but copy a tensor into another type or memory layout."""
     return sum(_is_copy(layer) and layer.kind != "NoOp" for layer in layers)
+
+
+def _keeping(asked: Precision) -> frozenset[str]:
+    """The types that lose nothing of it. fp16 has not the range of bf16, nor bf16 the digits of fp16."""
+    wanted = asked.number_format
+    return frozenset({DOUBLE, *(p.value for p in Precision if p.number_format.holds(wanted))})
 
 
 class _Engine:
@@ -179,7 +177,7 @@ def _is_copy(layer: EngineLayer) -> bool:
 
 def _types(layers: Iterable[EngineLayer]) -> tuple[str, ...]:
     found = {tensor.dtype for layer in layers for tensor in (*layer.inputs, *layer.outputs)}
-    return tuple(name for name in _FORMATS if name in found)
+    return tuple(name for name in ARITHMETIC if name in found)
 
 
 def _report(pin: LayerPin, outcome: PinOutcome | None, engine: _Engine) -> PinReport:
@@ -212,8 +210,8 @@ def _verdict(pin: LayerPin, running: Sequence[EngineLayer], outcome: PinOutcome 
 def _verdict_of(pin: LayerPin, layer: EngineLayer, own: _Own) -> Verdict | None:
     """What one layer of the engine says; None where it has no arithmetic (a copy of indices, a jump)."""
     tensors = (*layer.inputs, *layer.outputs)
-    types = {tensor.dtype for tensor in tensors if tensor.dtype in _FORMATS}
-    low = types - _KEEPS[pin.precision]
+    types = {tensor.dtype for tensor in tensors if tensor.dtype in ARITHMETIC}
+    low = types - _keeping(pin.precision)
     if not low:
         if any(tensor.dtype is None for tensor in tensors) or not (layer.kind or tensors):
             return "unknown"
@@ -247,7 +245,7 @@ def _advice(report: PinReport, outcome: PinOutcome | None, running: Sequence[Eng
         return f"it was left alone: {next(iter(outcome.skipped.values()))}; pin the layers that take its result instead"
     if report.verdict == "unknown":
         return _advice_unknown(report, running)
-    lower = " and ".join(name for name in report.got if name not in _KEEPS[report.asked])
+    lower = " and ".join(name for name in report.got if name not in _keeping(report.asked))
     if not report.fused_with:
         return (
             f"it takes or gives {lower}: pin the layers before and after it as well, with the types of their outputs, "

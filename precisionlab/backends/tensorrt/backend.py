@@ -139,9 +139,9 @@ class TensorRTBackend(Backend):
         self._network: tuple[NetworkLayer, ...] = ()
 
     @property
-    def has_bf16(self) -> bool:
-        """Whether its kernels may have bfloat16."""
-        return self._engines.features.bf16
+    def precisions(self) -> frozenset[Precision]:
+        """The low precisions that its kernels may have."""
+        return self._engines.features.precisions
 
     @property
     def identity(self) -> dict[str, str]:

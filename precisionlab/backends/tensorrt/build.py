@@ -28,7 +28,6 @@ from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.refusal import why_refused
 from precisionlab.disk import write_whole_bytes
 from precisionlab.errors import BuildError, EngineError
-from precisionlab.precision import Precision
 
 Progress = Callable[[str, int, int], None]
 """Called with what the build is at, how many parts of it are done, and how many there are."""
@@ -53,7 +52,7 @@ def build(
     keeper.forget()
     features = features_of(trt)
     check_job(job, features)
-    calibrator = make_calibrator(trt, job.cache, feed) if Precision.INT8 in job.enabled else None
+    calibrator = make_calibrator(trt, job.cache, feed) if any(p.is_quantized for p in job.enabled) else None
     logger = make_logger(trt, keeper)
     builder = make_builder(trt, logger, keeper)
     with parse(trt, logger, builder, job.model, features, keeper) as parsed:

@@ -14,7 +14,6 @@ from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
 from precisionlab.reading import UnreadableError, read_inside
 
-_HAVE_IT = {Precision.BF16: "TensorRT 10.0 to 10.16 have it"}
 _LARGEST_TIMINGS = 1 << 30  # bytes
 _STRONGLY_TYPED = (
     "this TensorRT takes the types from the ONNX graph alone (strongly typed); flags and pins are of 8.6 to 10.16"
@@ -42,7 +41,7 @@ def configure(
     Raises BuildError where this TensorRT cannot do what the job asks, ValueError for INT8 without a calibrator.
     """
     check_job(job, features)
-    int8 = Precision.INT8 in job.enabled
+    int8 = any(precision.is_quantized for precision in job.enabled)
     if int8 and calibrator is None:
         raise ValueError("INT8 needs a calibration cache or samples")
     config = builder.create_builder_config()
@@ -86,9 +85,11 @@ def check_job(job: BuildJob, features: Features) -> None:
         raise BuildError(f"TensorRT {features.version} cannot be asked for {asked}: {_STRONGLY_TYPED}")
     if Precision.FP32 in job.enabled:
         raise ValueError("fp32 is not a low precision: kernels may always have it")
-    if Precision.BF16 in job.enabled | {pin.precision for pin in job.pins} and not features.bf16:
-        raise BuildError(f"TensorRT {features.version} has no bfloat16; {_HAVE_IT[Precision.BF16]}")
-    if Precision.INT8 in job.enabled and not features.calibrators:
+    for precision in sorted(job.enabled | {pin.precision for pin in job.pins}):
+        if precision.is_low and precision not in features.precisions:
+            have = precision.number_format.builders
+            raise BuildError(f"TensorRT {features.version} has no {precision}" + (f"; {have} have it" if have else ""))
+    if any(precision.is_quantized for precision in job.enabled) and not features.calibrators:
         raise BuildError(f"TensorRT {features.version} has no INT8 calibrators: {_STRONGLY_TYPED}")
 
 

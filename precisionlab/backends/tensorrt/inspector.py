@@ -19,8 +19,12 @@ from typing import Any
 from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor, Shape
 from precisionlab.errors import EngineError
 
+DOUBLE = "fp64"
+ARITHMETIC = (DOUBLE, "fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4")
+"""The types that arithmetic is done in, best first; others carry indices, shapes and masks."""
+
 _DTYPES = {
-    "double": "fp64",
+    "double": DOUBLE,
     "fp64": "fp64",
     "float": "fp32",
     "fp32": "fp32",

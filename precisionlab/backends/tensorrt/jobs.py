@@ -72,7 +72,7 @@ class BuildJob:
     @property
     def calibrates(self) -> bool:
         """Whether TensorRT finds the INT8 ranges by itself."""
-        return Precision.INT8 in self.enabled and self.cache is None
+        return any(p.is_quantized for p in self.enabled) and self.cache is None
 
     @property
     def title(self) -> str:

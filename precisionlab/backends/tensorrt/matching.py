@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 from precisionlab.backends.tensorrt.jobs import LayerPin
 from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.precision import Precision
 
-FLOATS = frozenset({"fp32", "fp16", "bf16"})
+FLOATS = frozenset(precision.value for precision in Precision.floats())
 """The types of tensors that the ONNX model calls floats."""
 
 _SUFFIXED = re.compile(r"(.+)_[0-9]+", re.DOTALL)

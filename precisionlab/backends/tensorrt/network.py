@@ -13,10 +13,11 @@ from google.protobuf.message import DecodeError
 
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.errors import BuildError
+from precisionlab.precision import Precision
 from precisionlab.wording import counted
 
-_DTYPES = {"FLOAT": "fp32", "HALF": "fp16"}
-"""The types that we call otherwise than TensorRT does; the others are its names in small letters."""
+_DTYPES = {precision.number_format.tensorrt: precision.value for precision in Precision}
+"""TensorRT's names of what we call otherwise; the other types have its names in small letters."""
 _GROUPS = re.compile(r"\][\x00-\x1f]*\[ONNX Layer: ")
 _AROUND = re.compile(r"(.*) \(([^()]*)\)", re.DOTALL)
 _BODIES = frozenset({"then_branch", "else_branch", "body"})

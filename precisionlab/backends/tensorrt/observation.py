@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.backends.tensorrt.jobs import Arrays
+from precisionlab.backends.tensorrt.matching import FLOATS
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Model
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.network import NetworkLayer
 
-_FLOATS = frozenset({"fp32", "fp16", "bf16"})
 _BYTES = 4  # as much as an element takes at most: network tensors are float32, or less
 # Nothing to see there; and a DequantizeLinear that is looked at is no longer folded into what takes it, so that
 # the INT8 kernel goes.
@@ -48,7 +48,7 @@ def eligible(layers: Sequence[NetworkLayer]) -> tuple[str, ...]:
         for layer in layers
         if layer.kind not in _LEFT_ALONE
         for tensor in layer.outputs
-        if tensor.name in seen and tensor.dtype in _FLOATS and tensor.is_execution and not tensor.is_network_output
+        if tensor.name in seen and tensor.dtype in FLOATS and tensor.is_execution and not tensor.is_network_output
     )
     return tuple(dict.fromkeys(names))
 

@@ -15,10 +15,7 @@ from precisionlab.model.flow import is_control
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.flow import precision_of
 
-_DTYPES = {Precision.FP32: "FLOAT", Precision.FP16: "HALF", Precision.BF16: "BF16", Precision.INT8: "INT8"}
-"""Precision → the name of TensorRT's DataType."""
-
-_FLOAT_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+_FLOAT_TYPES = frozenset({ir.DataType.DOUBLE, *(precision.number_format.element for precision in Precision.floats())})
 
 _LEFT_ALONE = {
     "CONSTANT": "a constant",
@@ -33,7 +30,7 @@ _LEFT_ALONE = {
 }
 """Kinds of layers that TensorRT does not let be constrained, or that have no arithmetic to constrain."""
 
-_PINNABLE = frozenset({"fp32", "fp16", "bf16", "int8"})
+_PINNABLE = frozenset(precision.value for precision in Precision)
 _INT8_KINDS = frozenset({"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"})
 
 
@@ -62,7 +59,7 @@ def pins_of(model: Model, plan: PrecisionPlan) -> tuple[LayerPin, ...]:
 def enabled_of(plan: PrecisionPlan) -> frozenset[Precision]:
     """The low precisions that kernels may have under this plan."""
     asked = {plan.default, *(pin.precision for pin in plan.pins)}
-    if Precision.INT8 in asked:
+    if any(precision.is_quantized for precision in asked):
         asked.add(plan.around)
     return frozenset(asked - {Precision.FP32})
 
@@ -70,7 +67,7 @@ def enabled_of(plan: PrecisionPlan) -> frozenset[Precision]:
 def enabled_in(model: Model, plan: PrecisionPlan) -> frozenset[Precision]:
     """Those, and the half precisions that layers of the model keep of their own."""
     own = {precision_of(layer, plan) for layer in model.layers if layer.own is not None}
-    return enabled_of(plan) | own & {Precision.FP16, Precision.BF16}
+    return enabled_of(plan) | {precision for precision in own if precision.is_low_float}
 
 
 def skip_reason(layer: NetworkLayer) -> str | None:
@@ -112,18 +109,18 @@ def clear_pins(network: Any) -> None:
 
 def _apply(trt: Any, network: Any, match: PinMatch) -> PinOutcome:
     precision = match.pin.precision
-    dtype = getattr(trt.DataType, _DTYPES[precision])
+    dtype = getattr(trt.DataType, precision.number_format.tensorrt)
     done, skipped = [], {}
     for described in match.layers:
         reason = skip_reason(described)
-        if reason is None and precision is Precision.INT8 and described.kind not in _INT8_KINDS:
+        if reason is None and precision.is_quantized and described.kind not in _INT8_KINDS:
             reason = "has no int8 arithmetic of its own"
         if reason is not None:
             skipped[described.name] = reason
             continue
         layer = network.get_layer(described.index)
         layer.precision = dtype
-        if precision is not Precision.INT8:
+        if not precision.is_quantized:
             for index in range(layer.num_outputs):
                 tensor = layer.get_output(index)
                 if not tensor.is_network_output or tensor.dtype == dtype:
@@ -134,11 +131,11 @@ def _apply(trt: Any, network: Any, match: PinMatch) -> PinOutcome:
 
 def _strays(layer: Layer, precision: Precision, enabled: Iterable[Precision]) -> bool:
     """Whether TensorRT could run the layer in a precision that the plan does not give it."""
-    if precision is Precision.INT8:
+    if precision.is_quantized:
         return False
     others = {other for other in enabled if other is not precision}
     if not layer.quantizable:
-        others.discard(Precision.INT8)
+        others = {other for other in others if not other.is_quantized}
     return bool(others)
 
 

@@ -12,13 +12,12 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.backend import Engines, EngineSettings, Inside, TensorRTBackend
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
+from precisionlab.backends.tensorrt.matching import FLOATS
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.plainfiles import make_plain_folder
-from precisionlab.precision import PrecisionPlan
+from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.wording import counted
-
-_FLOATS = frozenset({"fp32", "fp16", "bf16"})
 
 
 class TypedBackend(TensorRTBackend):
@@ -78,7 +77,7 @@ def _settled(report: PinReport, pin: LayerPin, network: Sequence[NetworkLayer]) 
     if report.verdict != "unknown":
         return report
     nodes = set(pin.nodes)
-    types = {t.dtype for layer in network if layer.node in nodes for t in layer.outputs if t.dtype in _FLOATS}
-    if types and types <= {pin.precision.value, "fp32"}:
+    types = {t.dtype for layer in network if layer.node in nodes for t in layer.outputs if t.dtype in FLOATS}
+    if types and types <= {pin.precision.value, Precision.FP32.value}:
         return replace(report, verdict="taken", got=(pin.precision.value,), advice="")
     return report

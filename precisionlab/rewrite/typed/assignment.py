@@ -21,8 +21,6 @@ from precisionlab.rewrite.gates import unquantizable, weight_axis
 from precisionlab.rewrite.typed.constants import converted
 from precisionlab.rewrite.typed.signature import FLOAT, places
 
-DTYPES = {Precision.FP32: FLOAT, Precision.FP16: ir.DataType.FLOAT16, Precision.BF16: ir.DataType.BFLOAT16}
-_SHORT = {FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _SCALES = ("Add", "Sub", "Mul", "Div")
 # What ONNX defines in a type and TensorRT does not build in it: tried one by one with TensorRT-RTX 1.7.1.
 _LACKING = {
@@ -61,7 +59,7 @@ class BodyTypes:
 
 def short(dtype: ir.DataType) -> str:
     """The precision's name: `fp16` for float16."""
-    return _SHORT[dtype]
+    return str(Precision.of_element(dtype))
 
 
 def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> Assignment:
@@ -85,17 +83,17 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
             continue
         precision = precision_of(layer, plan)
         if layer.is_double:
-            if precision is not Precision.FP32:
+            if precision.is_low:
                 notes.append(f"layer {layer.name} is left in double, which TensorRT computes in float32")
             continue
         reason = None
-        if precision is Precision.INT8:
+        if precision.is_quantized:
             _check_quantizable(model, layer, table)
             int8.add(layer.name)
-            dtype = DTYPES[around_of(layer, plan)]
+            dtype = around_of(layer, plan).number_format.element
             reason = _too_wide(model, layer, table, dtype)
         else:
-            dtype = DTYPES[precision]
+            dtype = precision.number_format.element
         reason = reason or _lost_constant(model, layer, dtype)
         if reason is not None:
             notes.append(f"layer {layer.name} is left in fp32: {reason}")
@@ -142,7 +140,7 @@ def _refusal(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str
     if is_recurrent(node) and len(node.inputs) > _LENGTHS and node.inputs[_LENGTHS] is not None:
         # Its parser chooses between a half state and a float32 zero, by each sample's length.
         return f"TensorRT has no {node.op_type} with sequence_lens in {short(dtype)}"
-    if node.op_type in _LACKING[dtype]:
+    if node.op_type in _LACKING.get(dtype, ()):
         return f"TensorRT has no {node.op_type} in {short(dtype)}"
     return None
 

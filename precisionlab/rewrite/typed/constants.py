@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -10,17 +9,11 @@ from numpy.typing import NDArray
 from precisionlab.calibration.table import weight_scales
 from precisionlab.rewrite.typed.signature import FLOAT
 
-NUMPY = {
-    FLOAT: np.dtype(np.float32),
-    ir.DataType.FLOAT16: np.dtype(np.float16),
-    ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-}
-
 
 def converted(array: NDArray[np.float32], dtype: ir.DataType) -> NDArray[np.generic]:
     """Rounded to nearest, ties to even, inf beyond the type's range: what a Cast gives."""
     with np.errstate(over="ignore"):
-        return np.asarray(array).astype(NUMPY[dtype])
+        return np.asarray(array).astype(dtype.numpy())
 
 
 def is_exact(array: NDArray[np.float32], dtype: ir.DataType) -> bool:
@@ -45,7 +38,7 @@ def scale_in(scale: NDArray[np.float32], dtype: ir.DataType) -> NDArray[np.gener
         return near
     unsigned = np.asarray(near).view(np.uint16)  # the next larger positive number has the next larger bits
     larger = np.asarray(unsigned + (near.astype(np.float32) < scale).astype(np.uint16), np.uint16)
-    return np.asarray(larger).view(NUMPY[dtype])
+    return np.asarray(larger).view(dtype.numpy())
 
 
 def quantised(weight: NDArray[np.float32], scales: NDArray[np.float32], axis: int | None) -> NDArray[np.int8]:

@@ -10,13 +10,13 @@ from onnx_ir.passes import common as passes
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.light import big_as_inputs, restore_big
+from precisionlab.precision import Precision
 from precisionlab.quoting import CPP_ERRORS, cause
 from precisionlab.rewrite.typed.assignment import Assignment, refusals
 from precisionlab.rewrite.typed.signature import FLOAT
 
 _PER_CHANNEL = 13  # QuantizeLinear and DequantizeLinear take an axis
 _HALF_SCALES = 19  # … and scales in float16 and bfloat16
-_BFLOAT16 = 13  # Cast takes bfloat16
 # Conv, pooling and others take bfloat16 from 22 on; nothing that a plan needs came later, and older parsers stop soon.
 _NEWEST = 22
 # What the converter replaces by a node with neither its name nor its output's.
@@ -32,8 +32,8 @@ def opset_of(model: ir.Model) -> int:
 def least_opset(assignment: Assignment, current: int) -> int:
     """The oldest opset, not below `current`, that has the conversions and the Q/DQ that the assignment needs."""
     needed = current
-    if ir.DataType.BFLOAT16 in assignment.dtypes.values():
-        needed = max(needed, _BFLOAT16)
+    found = map(Precision.of_element, set(assignment.dtypes.values()))
+    needed = max([needed, *(precision.number_format.opset for precision in found if precision is not None)])
     if assignment.int8:
         needed = max(needed, _PER_CHANNEL)
     if any(assignment.dtypes[name] != FLOAT for name in assignment.int8):

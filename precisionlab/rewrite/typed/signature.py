@@ -12,11 +12,6 @@ from precisionlab.model.flow import ONNX_DOMAINS, is_control, is_shape_input
 from precisionlab.model.graph import TensorInfo
 
 FLOAT = ir.DataType.FLOAT
-_NAMES = {
-    ir.DataType.FLOAT: "tensor(float)",
-    ir.DataType.FLOAT16: "tensor(float16)",
-    ir.DataType.BFLOAT16: "tensor(bfloat16)",
-}
 # Its output's type is that of an attribute, which the rewrite sets.
 _TYPED_BY_VALUE = "ConstantOfShape"
 
@@ -33,6 +28,11 @@ def is_float(value: ir.Value | None, tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether the value is a float32 tensor in the model."""
     known = None if value is None or not value.name else tensors.get(value.name)
     return known is not None and known.dtype == FLOAT
+
+
+def _type(dtype: ir.DataType) -> str:
+    """What ONNX's schemas call a tensor of this type."""
+    return f"tensor({dtype.name.lower()})"
 
 
 def places(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, TensorInfo]) -> Places:
@@ -54,20 +54,20 @@ def places(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, 
     except onnx.defs.SchemaError:
         return Places((), ())
     if node.op_type == "Cast":  # it takes any type, and gives the one that an attribute names
-        gives = is_float(node.outputs[0], tensors) and _NAMES[dtype] in schema.outputs[0].types
+        gives = is_float(node.outputs[0], tensors) and _type(dtype) in schema.outputs[0].types
         return Places((), (0,) if gives else ())
     inputs, bound = [], set()
     for index, value in enumerate(node.inputs):
         formal = _formal(schema.inputs, index)
         if formal is None or not is_float(value, tensors) or is_shape_input(node, index):
             continue
-        if _NAMES[dtype] in formal.types:
+        if _type(dtype) in formal.types:
             inputs.append(index)
             bound.add(formal.type_str)
     outputs = []
     for index, value in enumerate(node.outputs):
         formal = _formal(schema.outputs, index)
-        if formal is None or not is_float(value, tensors) or _NAMES[dtype] not in formal.types:
+        if formal is None or not is_float(value, tensors) or _type(dtype) not in formal.types:
             continue
         if formal.type_str in bound or node.op_type == _TYPED_BY_VALUE:
             outputs.append(index)

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import TensorInfo
+from precisionlab.precision import Precision
 from precisionlab.rewrite.typed.assignment import short
 from precisionlab.rewrite.typed.constants import converted_tensor, quantised_tensor, scale_in
 from precisionlab.rewrite.typed.signature import FLOAT
 
-_HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_FLOATS = tuple(precision.number_format.element for precision in Precision.floats())
 _SMALL = frozenset(
     {ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16}
 )  # float32 holds them all
@@ -193,7 +194,7 @@ class Stock:
         """The value that casts have widened to this one: they lose nothing, and are not needed to narrow it."""
         while (cast := value.producer()) is not None and cast.op_type == "Cast" and cast.domain in ("", "ai.onnx"):
             source = cast.inputs[0]
-            if source is None or self.type_of(value) != FLOAT or self.type_of(source) not in (*_HALVES, FLOAT):
+            if source is None or self.type_of(value) != FLOAT or self.type_of(source) not in _FLOATS:
                 break
             value = source
         return value
