@@ -4,62 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends import EMULATION, RTX, place_of, which_backend
 from precisionlab.backends.steadiness import steadiness
-from precisionlab.compare.errors import STATISTICS
-from precisionlab.compare.tolerance import parse_tolerance
-from precisionlab.engines import Compiler, EngineStage
-from precisionlab.errors import OptionError, PrecisionLabError
-from precisionlab.evaluator import Evaluator
-from precisionlab.executors import open_executor
-from precisionlab.lock import held_folder
-from precisionlab.metric import source_of
-from precisionlab.model import Model, load_model
-from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
-from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
-from precisionlab.model.portable import tensorrt_notes
+from precisionlab.errors import PrecisionLabError
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import (
-    EngineOptions,
-    Grouping,
-    Options,
-    check_at_least,
-    check_calibration,
-    check_workers,
-    parse_around,
-    parse_duration,
-    parse_grouping,
-    parse_ladder,
-    parse_memory,
-    parse_minimize,
-    parse_precisions,
-    parse_share,
-)
-from precisionlab.precision import Precision, PrecisionPlan, any_quantized, read_plan
-from precisionlab.prepare import Prepared, Source, parse_holdout, prepare
+from precisionlab.options import EngineOptions
+from precisionlab.precision import any_quantized
 from precisionlab.report.files import run_facts, write_results
 from precisionlab.results import PrecisionResult, SampleNames, SweepResult, Variant
-from precisionlab.rewrite.gates import WEIGHT_SCALES
-from precisionlab.run import RunFolder
 from precisionlab.samples import spaced_samples
-from precisionlab.search.cost import CostModel
-from precisionlab.search.devices import find_device
 from precisionlab.search.grounds import Grounds
 from precisionlab.search.undefined import undefined_outputs
-from precisionlab.sweep_checks import check_cost, check_precisions, check_tolerance
+from precisionlab.sweep_checks import check_cost, check_tolerance
 from precisionlab.sweep_job import SweepJob
-from precisionlab.values import observed_values
+from precisionlab.sweep_request import SweepRequest, data_options, run_options, sweep_options
+from precisionlab.sweep_work import SweepWork, open_work
+from precisionlab.values import ObservedValues, observed_values
 from precisionlab.verdict import Terms
-from precisionlab.versions import RULES, versions
-
-if TYPE_CHECKING:
-    from precisionlab.backends.tensorrt.backend import TensorRTBackend
 
 
 def sweep(
@@ -130,111 +94,84 @@ def sweep(
 
     Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
     """
-    started = time.perf_counter()
-    see = observer or Silent()
-    options = Options(
-        precisions=parse_precisions(precisions),
-        tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
-        max_pins=max_pins,
-        around=parse_around(around),
-        calibration=calibration,
-        metric=metric,
-        minimize=parse_minimize(minimize),
-        spend=parse_share(spend, "spend"),
-        ladder=parse_ladder(ladder),
-        budget=parse_duration(budget, "budget"),
-        max_evaluations=max_evaluations,
-        max_cost=parse_share(max_cost, "max_cost"),
+    request = SweepRequest(
+        model=Path(model),
+        options=sweep_options(
+            precisions=precisions,
+            tolerance=tolerance,
+            max_pins=max_pins,
+            around=around,
+            calibration=calibration,
+            metric=metric,
+            minimize=minimize,
+            spend=spend,
+            ladder=ladder,
+            budget=budget,
+            max_evaluations=max_evaluations,
+            max_cost=max_cost,
+        ),
+        source=data_options(
+            data, shapes=shapes, samples=samples, seed=seed, holdout=holdout, skip_bad=skip_bad, random=random
+        ),
+        run=run_options(
+            backend=backend,
+            out=out,
+            threads=threads,
+            memory=memory,
+            device=device,
+            processes=processes,
+            dask=dask,
+            layers=layers,
+            target=target,
+            engine=engine,
+        ),
+        plan=None if plan is None else Path(plan),
+        random_asked=random,
     )
-    check_calibration(calibration)
-    check_at_least(0, max_pins=max_pins, seed=seed)
-    check_at_least(1, samples=samples, max_evaluations=max_evaluations)
-    check_workers(threads, processes)
-    place_of(device)  # a GPU that cannot be used is told before the samples are read
-    gpu, chosen_backend, grouping = find_device(target), which_backend(backend), parse_grouping(layers)
-    if grouping is Grouping.COMPILED and (processes or dask):
-        raise OptionError("layers from a compiled engine are known to this process alone; leave --processes and --dask")
-    if random and data is not None:
-        raise OptionError("random asks for random inputs; leave it, or the data")
-    source = Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
-    loaded = load_model(Path(model))
-    check_lowerable(loaded)
-    for said in _said_of(loaded):
-        see.note(said)
-    asked = None
-    if plan is not None:
-        asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
-        check_calibration(asked.calibration)
-        options = replace(options, precisions=(asked.default,), around=asked.around)
-    check_precisions(loaded, options, asked)
-    with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
-        folder = Path(out) if out else _default_folder(loaded, asked)
-        opened.enter_context(held_folder(folder, see.note))
-        ready = prepare(loaded, source, metric, threads, executor, see, parse_memory(memory), device)
-        how = replace(engine or EngineOptions(), compute=gpu.capability.upper())
-        fusions = None
-        if grouping is Grouping.COMPILED:
-            by = RTX if chosen_backend == EMULATION else chosen_backend
-            loaded, fusions = _compiled_layers(by, loaded, ready, how, folder, options, see)
-            ready = ready.of(loaded, threads)
-            if plan is not None:
-                asked = read_plan(Path(plan), loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
-        cost = CostModel(ready.backend.model, gpu)
-        engines = None
-        if chosen_backend != EMULATION:
-            engines = opened.enter_context(ready.engines(chosen_backend, how, folder, see))
-            options = replace(options, no_new_precision=not engines.is_typed)
-        judging = ready.judging(*map(options.tolerance_of, (Precision.FP32, *options.precisions)))
-        for note in judging.notes:
-            see.note(note)
-        run = RunFolder(folder, _context(loaded, ready, options, engines), see.note)
-        judging = ready.with_groups(judging, run, see)
-        evaluator = ready.evaluator(run, see, judging)
-        stage, compiler = None, None
-        if engines is not None and engines.can_run:
-            stage = EngineStage(ready.evaluator(run, see, judging, engines), engines, gpu, how.builds)
-        elif engines is not None:
-            compiler = Compiler(engines, see)
-        job = SweepJob(evaluator, options, cost, stage)
-        try:
-            reference = job.reference()
-            job.grounds = grounds = _grounds(evaluator, ready, reference)
-            check_tolerance(options, reference.comparison, grounds)
-            check_cost(options, cost)
-            values = observed_values(evaluator, _needs_ranges(options, asked), ready.local.look)
-        except PrecisionLabError:
-            run.discard()  # labels or a tolerance that only the reference could show to be wrong
-            raise
+    return run_sweep(request, observer or Silent())
+
+
+def run_sweep(request: SweepRequest, see: Observer) -> SweepResult:
+    """The whole job, as `sweep` tells it."""
+    started = time.perf_counter()
+    with open_work(request, see) as work:
+        job = SweepJob(work.evaluator, work.options, work.cost, work.stage)
+        reference, values = _reference(job, work)
         fp32_engine = job.reference_engine(reference)
-        if stage is not None:
+        if work.stage is not None:
             # All costs are shares of this one: measured times on one side and estimates on the other do not compare.
-            reference = replace(reference, cost=stage.cost.of(reference.plan))
-        if asked:
-            results: tuple[PrecisionResult, ...] = (job.measure(asked, values.methods),)
+            reference = replace(reference, cost=work.stage.cost.of(reference.plan))
+        if work.plan is not None:
+            results: tuple[PrecisionResult, ...] = (job.measure(work.plan, values.methods),)
         else:
             results = job.results(values.methods)
-        if compiler is not None:
-            results = tuple(replace(found, compiled=compiler.of(found)) for found in results)
-        terms = Terms(
-            random=ready.dataset.is_random,
-            random_asked=random,
-            max_cost=options.max_cost,
-            fp32_seconds=reference.cost.seconds if reference.cost else None,
-            searched=asked is None,
-        )
-        results = tuple(replace(found, terms=terms) for found in results)
-        seconds = time.perf_counter() - started
-        facts = run_facts(ready, source, options, gpu, results, engines, fusions, run.path, seconds)
-        facts["judging"] = list(judging.notes)
-        facts["reference"] = grounds.to_dict({p.value: options.tolerance_of(p) for p in options.precisions})
+        results = tuple(_on_its_terms(found, reference, request, work) for found in results)
+        facts = _facts(request, work, job.grounds, results, time.perf_counter() - started)
+        ready = work.ready
         names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
-        result = SweepResult(ready.backend.model, reference, results, facts, values, names, run.path, fp32_engine)
-        write_results(run, result, measured=asked is not None)
+        result = SweepResult(ready.backend.model, reference, results, facts, values, names, work.run.path, fp32_engine)
+        write_results(work.run, result, measured=work.plan is not None)
         return result
 
 
-def _grounds(evaluator: Evaluator, ready: Prepared, reference: Variant) -> Grounds:
+def _reference(job: SweepJob, work: SweepWork) -> tuple[Variant, ObservedValues]:
+    """The reference and its values; with it all is checked that only it can show to be wrong."""
+    options, plan = work.options, work.plan
+    try:
+        reference = job.reference()
+        job.grounds = _grounds(work, reference)
+        check_tolerance(options, reference.comparison, job.grounds)
+        check_cost(options, work.cost)
+        needs_ranges = any_quantized((*options.precisions, *(plan.precisions if plan else ())))
+        return reference, observed_values(work.evaluator, needs_ranges, work.ready.local.look)
+    except PrecisionLabError:
+        work.run.discard()  # labels or a tolerance that only the reference could show to be wrong
+        raise
+
+
+def _grounds(work: SweepWork, reference: Variant) -> Grounds:
     """What is known of the reference itself: where it has no number, and how steady it answers."""
+    ready, evaluator = work.ready, work.evaluator
     parts = [(reference.comparison, ready.chosen.names)]
     if reference.held_out is not None and ready.held_out is not None:
         parts.append((reference.held_out, ready.held_out.names))
@@ -243,55 +180,30 @@ def _grounds(evaluator: Evaluator, ready: Prepared, reference: Variant) -> Groun
     return Grounds(undefined_outputs(evaluator.model, parts), steady)
 
 
-def _said_of(model: Model) -> list[str]:
-    """What is to be known of a model before its figures."""
-    cut = None if model.tail is None else f"{model.path.name}: {model.tail.text}"
-    return [said for said in (cut, quantized_already(model), own_types(model), *tensorrt_notes(model)) if said]
+def _on_its_terms(
+    found: PrecisionResult, reference: Variant, request: SweepRequest, work: SweepWork
+) -> PrecisionResult:
+    """The result with what its verdict hangs on besides the figures, and compiled where only that can be done."""
+    if work.compiler is not None:
+        found = replace(found, compiled=work.compiler.of(found))
+    terms = Terms(
+        random=work.ready.dataset.is_random,
+        random_asked=request.random_asked,
+        max_cost=work.options.max_cost,
+        fp32_seconds=reference.cost.seconds if reference.cost else None,
+        searched=work.plan is None,
+    )
+    return replace(found, terms=terms)
 
 
-def _compiled_layers(
-    backend: str,
-    model: Model,
-    ready: Prepared,
-    how: EngineOptions,
-    folder: Path,
-    options: Options,
-    see: Observer,
-) -> tuple[Model, Fusions]:
-    """The model with the fusions of an engine as its layers: in half precision where that is swept, else in float32."""
-    precision = Precision.FP16 if Precision.FP16 in options.precisions else Precision.FP32
-    with ready.engines(backend, how, folder, see) as engines:
-        kernels = engines.kernels(precision)
-    found, fusions = with_compiled_layers(model, completed(model, kernels))
-    see.note(fusions.text)
-    return found, fusions
-
-
-def _needs_ranges(options: Options, plan: PrecisionPlan | None) -> bool:
-    return any_quantized((*options.precisions, *(plan.precisions if plan else ())))
-
-
-def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:
-    """`reports/<model>`; measuring a plan must not overwrite the sweep that found it."""
-    return Path("reports") / (model.name if plan is None else f"{model.name}-plan")
-
-
-def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTBackend | None) -> dict[str, Any]:
-    """What finished evaluations depend on: with another context none of them is taken over."""
-    dataset = ready.dataset
-    return {
-        "model": model.sha256,
-        "data": dataset.sha256,
-        "samples": [] if dataset.is_random else list(dataset.names),
-        "shapes": {name: list(shape) for name, shape in dataset.random_shapes.items()},
-        "metric": options.metric and [options.metric, source_of(options.metric)],
-        "backend": ready.backend.name,
-        "engines": None if engines is None else engines.identity,
-        "layers": [[*layer.nodes, *layer.inside] for layer in model.layers],
-        "device": ready.local.place.name,
-        "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
-        "statistics": STATISTICS,
-        "rules": RULES,
-        "weights": WEIGHT_SCALES,
-        "versions": versions(),
-    }
+def _facts(
+    request: SweepRequest, work: SweepWork, grounds: Grounds, results: tuple[PrecisionResult, ...], seconds: float
+) -> dict[str, object]:
+    """The content of `run.json`."""
+    options, target = work.options, request.run.target
+    facts = run_facts(
+        work.ready, request.source, options, target, results, work.engines, work.fusions, work.run.path, seconds
+    )
+    facts["judging"] = list(work.judging.notes)
+    facts["reference"] = grounds.to_dict({p.value: options.tolerance_of(p) for p in options.precisions})
+    return facts

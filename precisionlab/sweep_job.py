@@ -13,11 +13,11 @@ from precisionlab.deadline import Deadline, Spent, Watched
 from precisionlab.engines import EngineStage
 from precisionlab.evaluator import Evaluator
 from precisionlab.options import Options
-from precisionlab.pinning import PinSearch, figures_text
+from precisionlab.pinning import PinSearch, Task, figures_text
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import chosen_ranges, compared_with
 from precisionlab.results import EngineVariant, PrecisionResult, Variant
-from precisionlab.rewrite.flow import is_lowered, with_held_pins
+from precisionlab.rewrite.flow import with_held_pins
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
@@ -101,18 +101,21 @@ class SweepJob:
     ) -> PrecisionResult:
         """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
         unknown = self.grounds.unknown(self._options.tolerance_of(precision))
-        if self._engines is None:
-            return self._judged(
-                PinSearch(self._evaluator, self._options, self._cost, precision, method, table, deadline).run(unknown)
-            )
-        engines, wide = self._engines, self._engine_ranges(table)
         plan = PrecisionPlan(self._model.sha256, precision, around=self._options.around, calibration=method)
         bare = with_held_pins(self._model, plan, table)
+        if self._engines is None:
+            return self._judged(PinSearch(self._task(bare, table, self._cost, deadline)).run(unknown))
+        engines, wide = self._engines, self._engine_ranges(table)
         low = engines.measure(f"{precision}", bare, wide, self._options.tolerance_of(precision))
         # Times that were measured just now are what the search goes by, in place of estimates.
-        search = PinSearch(self._evaluator, self._options, engines.cost, precision, method, table, deadline)
+        search = PinSearch(self._task(bare, table, engines.cost, deadline))
         found = self._judged(search.run(unknown))
         return replace(found, engine=engines.verify(found, low, wide))
+
+    def _task(
+        self, low_plan: PrecisionPlan, table: CalibrationTable | None, cost: CostModel, deadline: Deadline
+    ) -> Task:
+        return Task(self._evaluator, self._options, cost, low_plan, table, deadline)
 
     def _judged(self, found: PrecisionResult) -> PrecisionResult:
         """The result with what the reference leaves open of its verdict."""
@@ -146,9 +149,8 @@ class SweepJob:
         precision = plan.default
         bare = with_held_pins(self._model, plan.with_pins(()), table)
         plan = with_held_pins(self._model, plan, table)
-        search = PinSearch(self._evaluator, self._options, self._cost, precision, plan.calibration, table)
+        task = self._task(bare, table, self._cost, Deadline(None))
         low = self._evaluator.compare(f"{precision}", bare, table, introduced=True)
-        touched = [layer for layer in self._model.layers if is_lowered(self._model, layer, bare)]
         mixed = self._evaluator.compare(f"{precision} mixed: {counted(len(plan.pins), 'pin')}", plan, table)
         engine = None
         if self._engines is not None:
@@ -157,9 +159,9 @@ class SweepJob:
         return self._judged(
             PrecisionResult(
                 precision,
-                search.variant(f"{precision}", bare, low),
-                search.variant(f"{precision} mixed", plan, mixed),
-                rank(touched, low.introduced).order,
+                task.variant(f"{precision}", bare, low),
+                task.variant(f"{precision} mixed", plan, mixed),
+                rank(task.touched, low.introduced).order,
                 causes(self._model, bare, low.inherited, low.introduced),
                 2,
                 table,

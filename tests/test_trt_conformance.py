@@ -87,7 +87,8 @@ ABSENT = {
 }
 
 MADE_NAMES = {
-    ("configuration.py", "BuilderFlag"): tuple(p.name for p in Precision if p is not Precision.FP32),
+    ("api.py", "BuilderFlag"): tuple(p.name for p in Precision if p.is_low),
+    ("configuration.py", "BuilderFlag"): tuple(p.name for p in Precision if p.is_low),
     ("pins.py", "DataType"): ("FLOAT", "HALF", "BF16", "INT8"),
 }
 """(file, class) → the members that `getattr(trt.CLASS, name)` may ask for there."""

@@ -3,57 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.deadline import Deadline, Spent, Watched
-from precisionlab.evaluator import Evaluator
 from precisionlab.pinning.choice import Key, Trial
+from precisionlab.pinning.suspects import Suspects
+from precisionlab.pinning.task import Task
 from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.search.cost import CostModel
 from precisionlab.search.ladder import Assignment
 from precisionlab.search.pareto import Point
+from precisionlab.search.pins import Verdict
+from precisionlab.search.starts import nonfinite_starts
 from precisionlab.wording import counted
 
 
 class Evaluations:
     """What has been evaluated for one precision. The first is the low precision without pins.
 
-    `order` is the ranking, once it is known: the order that a plan's pins stand in.
+    `strict` is what plans are held to: the tolerance, or a stricter one after held-out samples said no. `spent` says
+    what ended the work, once something has. A plan's pins stand in the order of the `suspects`.
     """
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        low_plan: PrecisionPlan,
-        table: CalibrationTable | None,
-        cost: CostModel,
-        reason: Callable[[str, Precision], str],
-    ) -> None:
-        """`reason` says why a layer is pinned to a precision."""
-        self.order: Sequence[str] = ()
+    def __init__(self, task: Task) -> None:
+        self.strict = task.tolerance
         self.found: dict[Key, Comparison] = {}
         self.spent = ""
-        self._evaluator = evaluator
-        self._low_plan = low_plan
-        self._table = table
-        self._cost = cost
-        self._reason = reason
+        self.suspects: Suspects
+        self._task = task
         self._limit: int | None = None
-        self._watched = evaluator
+        self._watched = task.evaluator
         self._deadline = Deadline(None)
         self._costs: dict[Key, float] = {}
         self._fewest: tuple[int, float] | None = None
 
+    def begin(self, low: Comparison, suspects: Suspects) -> None:
+        """The low precision without pins has been compared, and shows whom to suspect."""
+        self.found[frozenset()] = low
+        self.suspects = suspects
+
     def allow(self, limit: int | None, deadline: Deadline) -> None:
         """No more than `limit` evaluations, and none after the deadline; one under way is ended by it."""
         self._limit, self._deadline = limit, deadline
-        self._watched = replace(self._evaluator, see=Watched(self._evaluator.see, deadline))
+        evaluator = self._task.evaluator
+        self._watched = replace(evaluator, see=Watched(evaluator.see, deadline))
 
-    def evaluate(self, assignment: Assignment, strict: Tolerance) -> Comparison:
+    def tighten(self, by: Sequence[float]) -> None:
+        """Hold plans to more than before: to so much more of each bound."""
+        self.strict = tuple(bound.tighter(more) for bound, more in zip(self.strict, by, strict=True))
+
+    def evaluate(self, assignment: Assignment) -> Comparison:
         """The comparison with these pins. Raises Spent where no further evaluation is allowed; `spent` says why."""
         key = frozenset(assignment.items())
         if key not in self.found:
@@ -63,8 +64,19 @@ class Evaluations:
             except Spent as end:
                 self.spent = str(end)
                 raise
-            self._note(assignment, self.found[key], strict)
+            self._note(assignment, self.found[key])
         return self.found[key]
+
+    def passes(self, assignment: Assignment) -> bool:
+        """Whether these pins hold what plans are held to. Raises Spent as `evaluate`."""
+        return meets(self.evaluate(assignment), self.strict)
+
+    def verdict(self, pins: frozenset[str]) -> Verdict:
+        """What evaluating these layers in float32 finds. Raises Spent as `evaluate`."""
+        found = self.evaluate(dict.fromkeys(pins, Precision.FP32))
+        unpinned = set(self.suspects.ranking.order) - pins
+        starts = nonfinite_starts(self._task.model, found, unpinned)
+        return Verdict(meets(found, self.strict), closeness(found, self.strict), starts)
 
     def _check(self) -> None:
         if self._limit is not None and len(self.found) >= self._limit:
@@ -72,18 +84,17 @@ class Evaluations:
         self._deadline.check()
 
     def _judged(self, assignment: Assignment) -> Comparison:
-        precision = self._low_plan.default
-        title = f"{precision}, plan {len(self.found)}: {counted(len(assignment), 'pin')}"
-        return self._watched.judge(title, self.plan(assignment), self._table, self.found[frozenset()])
+        title = f"{self._task.precision}, plan {len(self.found)}: {counted(len(assignment), 'pin')}"
+        return self._watched.judge(title, self.plan(assignment), self._task.table, self.found[frozenset()])
 
-    def _note(self, assignment: Assignment, found: Comparison, strict: Tolerance) -> None:
-        passes, cost = meets(found, strict), self.cost(assignment)
+    def _note(self, assignment: Assignment, found: Comparison) -> None:
+        passes, cost = meets(found, self.strict), self.cost(assignment)
         if passes and (self._fewest is None or (len(assignment), cost) < self._fewest):
             self._fewest = (len(assignment), cost)
-            self._evaluator.journal.keep_plan(f"{self._low_plan.default}", self.plan(assignment))
+            self._task.evaluator.journal.keep_plan(f"{self._task.precision}", self.plan(assignment))
         so_far = f"; best so far {counted(self._fewest[0], 'pin')}" if self._fewest else ""
-        self._evaluator.see.note(
-            f"  {counted(len(assignment), 'pin')}{figures_text(found, strict)}: "
+        self._task.evaluator.see.note(
+            f"  {counted(len(assignment), 'pin')}{figures_text(found, self.strict)}: "
             f"{'holds' if passes else 'does not hold'}{so_far}"
         )
 
@@ -91,28 +102,32 @@ class Evaluations:
 
     def plan(self, assignment: Assignment) -> PrecisionPlan:
         """The low precision's plan with these pins too, the worst layer first."""
-        layer = self._evaluator.model.layer
-        pins = [
-            Pin(name, layer[name].nodes, assignment[name], self._reason(name, assignment[name]))
-            for name in self.in_order(assignment)
-        ]
-        return self._low_plan.with_pins((*self._low_plan.pins, *pins))
+        layers = [self._task.model.layer[name] for name in self.in_order(assignment)]
+        reason = self.suspects.reason
+        pins = [Pin(x.name, x.nodes, assignment[x.name], reason(x, assignment[x.name])) for x in layers]
+        low = self._task.low_plan
+        return low.with_pins((*low.pins, *pins))
 
     def assignment(self, plan: PrecisionPlan) -> dict[str, Precision]:
         """The pins of a plan that `plan` made, without those that the low precision has as well."""
-        held = self._low_plan.pinned()
+        held = self._task.low_plan.pinned()
         return {name: precision for name, precision in plan.pinned().items() if name not in held}
 
     def in_order(self, pins: Iterable[str]) -> list[str]:
         """The layers in the order of the ranking."""
         chosen = frozenset(pins)
-        return [name for name in self.order if name in chosen]
+        return [name for name in self.suspects.ranking.order if name in chosen]
+
+    def pins_of(self, key: Key) -> dict[str, Precision]:
+        """The pins of a plan that was evaluated, in the order of the ranking."""
+        pins = dict(key)
+        return {name: pins[name] for name in self.in_order(pins)}
 
     def cost(self, assignment: Assignment) -> float:
         """What a plan costs, in seconds."""
         key = frozenset(assignment.items())
         if key not in self._costs:
-            self._costs[key] = self._cost.seconds(self.plan(assignment))
+            self._costs[key] = self._task.cost.seconds(self.plan(assignment))
         return self._costs[key]
 
     def trial(self, assignment: Assignment, tolerance: Tolerance) -> Trial:
@@ -131,7 +146,7 @@ class Evaluations:
         bound = tolerance[0]
         for key, found in self.found.items():
             plan = self.plan(dict(key))
-            cost = self._cost.of(plan)
+            cost = self._task.cost.of(plan)
             error = bound.of_metric.as_error(bound.of(found))
             pins = tuple(pin.layer for pin in plan.pins)
             yield Point(pins, error, cost.seconds, meets(found, tolerance), cost.figures)
