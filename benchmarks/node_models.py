@@ -42,8 +42,9 @@ from precisionlab.compare.wide import is_float
 from precisionlab.data import Sample
 from precisionlab.errors import PrecisionLabError
 from precisionlab.model import Model
-from precisionlab.results import PrecisionResult, SweepResult
+from precisionlab.results import SweepResult
 from precisionlab.rewrite.toggle import whole
+from precisionlab.search.outcome import PrecisionResult
 from precisionlab.sweep import sweep
 
 ort.set_default_logger_severity(4)

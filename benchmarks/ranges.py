@@ -26,10 +26,11 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import Accuracy, TaskMetric, load_metric
 from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.model import Model, load_model
+from precisionlab.model.layers import int8_operands
 from precisionlab.observer import Silent
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import best_table, typical_sqnr
-from precisionlab.rewrite.flow import int8_operands, with_held_pins
+from precisionlab.rewrite.flow import with_held_pins
 
 METRICS = {
     "minilm_l3": "examples/metrics.py:WordSimSpearman",

@@ -31,8 +31,9 @@ from precisionlab.calibration.find import table_of
 from precisionlab.compare.effects import merged
 from precisionlab.compare.judging import judging_of
 from precisionlab.model import Model, load_model
+from precisionlab.model.layers import int8_operands
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import int8_operands, precision_of, with_held_pins
+from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.search.rank import relative_gain
 
 CASES = {

@@ -59,9 +59,9 @@ from precisionlab.errors import PrecisionLabError
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Silent
 from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.results import PrecisionResult
 from precisionlab.rewrite.flow import precision_of, with_held_pins
 from precisionlab.rewrite.typed import save_typed, typed_model
+from precisionlab.search.outcome import PrecisionResult
 from precisionlab.sweep import sweep
 
 COMPUTES = ("SM89", "SM120")

@@ -32,7 +32,8 @@ from precisionlab.executors import open_executor
 from precisionlab.lock import held_file, held_folder
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import check_at_least, check_calibration, check_workers, parse_memory
+from precisionlab.options import check_calibration
+from precisionlab.parsing import check_at_least, check_workers, parse_memory
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import best_table
 from precisionlab.rewrite.flow import with_held_pins

@@ -17,10 +17,10 @@ from precisionlab.evaluator import Evaluator
 from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.results import CompiledVariant, EngineResult, EngineVariant, PrecisionResult, Variant
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import Device
+from precisionlab.search.outcome import CompiledVariant, EngineResult, EngineVariant, PrecisionResult, Variant
 from precisionlab.wording import counted
 
 if TYPE_CHECKING:

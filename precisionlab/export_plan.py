@@ -25,7 +25,8 @@ from precisionlab.model import Model, load_model
 from precisionlab.model.prepared import exported_file, prepared_name
 from precisionlab.model.tail import graft
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import check_calibration, check_workers
+from precisionlab.options import check_calibration
+from precisionlab.parsing import check_workers
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import PrecisionPlan, any_quantized, read_plan
 from precisionlab.prepare import Prepared, Source, prepare

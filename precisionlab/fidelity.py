@@ -16,6 +16,7 @@ from typing import Any
 from precisionlab.backends import EMULATION, RTX, TENSORRT
 from precisionlab.backends.base import Backend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.real import Device, RealBackend, check_real, device_of, run_whole
 from precisionlab.backends.stepped import SteppedBackend
 from precisionlab.backends.tensorrt.opening import open_engines
@@ -35,7 +36,8 @@ from precisionlab.lock import held_folder
 from precisionlab.memory import default_memory
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import EngineOptions, check_at_least, check_workers, parse_precisions
+from precisionlab.options import parse_precisions
+from precisionlab.parsing import check_at_least, check_workers
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.ranges import operands_of, typical_sqnr
 from precisionlab.rewrite.flow import with_held_pins

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.options import EngineOptions
 from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.scales import Axes, channel_axes, powers_of, with_groups
 from precisionlab.compare.task import TaskMetric
@@ -23,7 +24,7 @@ from precisionlab.journal import Journal
 from precisionlab.metric import metric_of
 from precisionlab.model import Model
 from precisionlab.observer import Observer
-from precisionlab.options import EngineOptions, parse_share
+from precisionlab.parsing import parse_share
 from precisionlab.plain import of_kind
 from precisionlab.samples import checked, split
 

@@ -15,9 +15,10 @@ from precisionlab.compare.confidence import interval
 from precisionlab.compare.tolerance import Bound
 from precisionlab.evaluator import Evaluator
 from precisionlab.model import Model
+from precisionlab.model.layers import int8_operands
 from precisionlab.observer import Observer
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import int8_operands, with_held_pins
+from precisionlab.rewrite.flow import with_held_pins
 
 _EXACT = 20 * math.log10(2**24)  # dB; a relative error of float32's last digit
 

@@ -19,6 +19,7 @@ import onnx.parser
 from precisionlab import __version__
 from precisionlab.backends import TENSORRT, emulation
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.tensorrt import opening
 from precisionlab.backends.tensorrt.backend import TensorRTBackend
 from precisionlab.calibration.find import table_of
@@ -31,7 +32,6 @@ from precisionlab.errors import PrecisionLabError
 from precisionlab.lock import held_folder
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import EngineOptions
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.observe import is_observed
 

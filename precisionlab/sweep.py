@@ -8,22 +8,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.steadiness import steadiness
 from precisionlab.errors import PrecisionLabError
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import EngineOptions
 from precisionlab.precision import any_quantized
 from precisionlab.report.files import run_facts, write_results
-from precisionlab.results import PrecisionResult, SampleNames, SweepResult, Variant
+from precisionlab.results import SampleNames, SweepResult
 from precisionlab.samples import spaced_samples
 from precisionlab.search.grounds import Grounds
+from precisionlab.search.outcome import PrecisionResult, Variant
 from precisionlab.search.undefined import undefined_outputs
+from precisionlab.search.verdict import Terms
 from precisionlab.sweep_checks import check_cost, check_tolerance
 from precisionlab.sweep_job import SweepJob
 from precisionlab.sweep_request import SweepRequest, data_options, run_options, sweep_options
 from precisionlab.sweep_work import SweepWork, open_work
 from precisionlab.values import ObservedValues, observed_values
-from precisionlab.verdict import Terms
 
 
 def sweep(

@@ -16,12 +16,12 @@ from precisionlab.options import Options
 from precisionlab.pinning import PinSearch, Task, figures_text
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import chosen_ranges, compared_with
-from precisionlab.results import EngineVariant, PrecisionResult, Variant
 from precisionlab.rewrite.flow import with_held_pins
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
 from precisionlab.search.grounds import Grounds
+from precisionlab.search.outcome import EngineVariant, PrecisionResult, Variant
 from precisionlab.search.rank import rank
 from precisionlab.wording import counted
 

@@ -7,24 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from precisionlab.backends import EMULATION, RTX, place_of, which_backend
+from precisionlab.backends.options import EngineOptions
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.options import (
-    EngineOptions,
     Grouping,
     Options,
-    check_at_least,
     check_calibration,
-    check_workers,
     parse_around,
-    parse_duration,
     parse_grouping,
     parse_ladder,
-    parse_memory,
     parse_minimize,
     parse_precisions,
-    parse_share,
 )
+from precisionlab.parsing import check_at_least, check_workers, parse_duration, parse_memory, parse_share
 from precisionlab.prepare import Source, parse_holdout
 from precisionlab.search.devices import Device, find_device
 

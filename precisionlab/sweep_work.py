@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends import EMULATION
+from precisionlab.backends.options import EngineOptions
 from precisionlab.compare.errors import STATISTICS
 from precisionlab.compare.judging import Judging
 from precisionlab.engines import Compiler, EngineStage
@@ -21,7 +22,7 @@ from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
 from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
 from precisionlab.model.portable import tensorrt_notes
 from precisionlab.observer import Observer
-from precisionlab.options import EngineOptions, Grouping, Options, check_calibration
+from precisionlab.options import Grouping, Options, check_calibration
 from precisionlab.precision import Precision, PrecisionPlan, read_plan
 from precisionlab.prepare import Prepared, prepare
 from precisionlab.rewrite.gates import WEIGHT_SCALES

@@ -10,6 +10,7 @@ from typing import Any
 
 from precisionlab.backends import EMULATION, which_backend
 from precisionlab.backends.base import Backend
+from precisionlab.backends.options import EngineOptions
 from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
@@ -21,7 +22,8 @@ from precisionlab.journal import NoJournal
 from precisionlab.lock import held_folder
 from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.options import EngineOptions, check_calibration, check_workers, parse_memory
+from precisionlab.options import check_calibration
+from precisionlab.parsing import check_workers, parse_memory
 from precisionlab.planfile import metric_of, model_of, run_beside, source_of, with_layers_of
 from precisionlab.precision import PrecisionPlan, any_quantized, read_plan, read_plan_content
 from precisionlab.prepare import prepare

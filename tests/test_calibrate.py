@@ -36,9 +36,10 @@ from precisionlab.compare.output import OutputErrors
 from precisionlab.data import open_dataset
 from precisionlab.errors import DataError, OptionError
 from precisionlab.model import load_model
+from precisionlab.model.layers import int8_operands
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import least_lossy, typical_sqnr
-from precisionlab.rewrite.flow import int8_operands, with_held_pins
+from precisionlab.rewrite.flow import with_held_pins
 from precisionlab.sweep import sweep
 
 MODEL = DIGITS / "digits.onnx"

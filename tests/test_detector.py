@@ -14,7 +14,7 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import open_dataset
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.results import PrecisionResult
+from precisionlab.search.outcome import PrecisionResult
 from precisionlab.sweep import sweep
 
 SIDE, CLASSES, REACH = 96, 80, 16

@@ -18,6 +18,7 @@ import pytest
 from models import DIGITS
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.session import Session
 from precisionlab.backends.tensorrt import opening
 from precisionlab.backends.tensorrt.api import Features
@@ -30,7 +31,6 @@ from precisionlab.data import Dataset
 from precisionlab.errors import BuildError
 from precisionlab.model import Model
 from precisionlab.observer import Observer
-from precisionlab.options import EngineOptions
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.results import SweepResult
 from precisionlab.rewrite.flow import precision_of

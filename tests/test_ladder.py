@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 
 from precisionlab.deadline import Spent
 from precisionlab.errors import OptionError
-from precisionlab.options import (
-    Minimize,
-    Options,
-    parse_around,
-    parse_duration,
-    parse_ladder,
-    parse_minimize,
-    parse_precisions,
-    parse_share,
-)
+from precisionlab.options import Minimize, Options, parse_around, parse_ladder, parse_minimize, parse_precisions
+from precisionlab.parsing import parse_duration, parse_share
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment, lower_rungs, without_needless
 

@@ -27,7 +27,7 @@ from precisionlab.data import Dataset, Sample
 from precisionlab.errors import OptionError
 from precisionlab.memory import Share, default_memory, machine_memory, share_of, too_little
 from precisionlab.model import Model
-from precisionlab.options import parse_memory
+from precisionlab.parsing import parse_memory
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import cut
 from precisionlab.rewrite.toggle import whole

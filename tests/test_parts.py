@@ -20,8 +20,8 @@ from precisionlab.compare.scales import groups_by_scale
 from precisionlab.errors import OptionError
 from precisionlab.model.kinds import Kind, joined_from
 from precisionlab.precision import Precision
+from precisionlab.search.verdict import State
 from precisionlab.sweep import sweep
-from precisionlab.verdict import State
 
 
 def save_samples(folder: Path, count: int, shape: tuple[int, ...], seed: int = 0) -> Path:

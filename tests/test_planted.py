@@ -13,7 +13,7 @@ import onnx
 import pytest
 from models import proto
 
-from precisionlab.results import PrecisionResult
+from precisionlab.search.outcome import PrecisionResult
 from precisionlab.search.pins import Found, Verdict, find_pins
 from precisionlab.search.rank import Ranking
 from precisionlab.sweep import sweep

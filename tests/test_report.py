@@ -15,7 +15,7 @@ import pytest
 
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.report.html import render, render_fragment, show, tolerance_text
-from precisionlab.verdict import State, Verdict
+from precisionlab.search.verdict import State, Verdict
 
 NAN, INF = math.nan, math.inf
 HOSTILE = [

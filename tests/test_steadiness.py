@@ -19,8 +19,8 @@ from precisionlab.cli import cli
 from precisionlab.compare.judging import judging_of
 from precisionlab.model import Model
 from precisionlab.rewrite.nudge import NudgingCopier, moved_layers, nudged
+from precisionlab.search.verdict import State
 from precisionlab.sweep import sweep
-from precisionlab.verdict import State
 
 
 def logistic(steps: int) -> str:

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from models import DIGITS, load, proto
 from rtx import drive, needs_rtx
 
+from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.tensorrt.child import ChildEngines
 from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.cli import cli
@@ -31,8 +32,8 @@ from precisionlab.data import open_dataset
 from precisionlab.errors import BuildError, DataError
 from precisionlab.model import load_model
 from precisionlab.observer import Silent
-from precisionlab.options import EngineOptions
-from precisionlab.results import EngineResult, SweepResult
+from precisionlab.results import SweepResult
+from precisionlab.search.outcome import EngineResult
 from precisionlab.sweep import sweep
 from precisionlab.verify import verify
 

@@ -22,9 +22,10 @@ from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import Dataset
 from precisionlab.errors import ModelError, PlanError
 from precisionlab.model import Model
+from precisionlab.model.layers import int8_operands
 from precisionlab.model.load import load_model
 from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.rewrite.flow import int8_operands, precision_of
+from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.toggle import whole
 from precisionlab.rewrite.typed import TypedModel, assignment, save_typed, typed_model
 from precisionlab.rewrite.typed.constants import quantised, scale_in

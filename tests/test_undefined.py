@@ -14,8 +14,8 @@ from models import Array, proto
 
 from precisionlab.cli import cli
 from precisionlab.results import SweepResult
+from precisionlab.search.verdict import State, Tone
 from precisionlab.sweep import sweep
-from precisionlab.verdict import State, Tone
 
 ATTENTION = (
     '{ ["where"] t = Where(keep, s, hidden) ["sm"] p = Softmax <axis: int = -1> (t) ["pv"] y = MatMul(p, v) %s }'

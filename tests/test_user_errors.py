@@ -32,7 +32,7 @@ from precisionlab.export.polygraphy import polygraphy_words
 from precisionlab.fidelity import fidelity
 from precisionlab.memory import share_of
 from precisionlab.model import Model, load_model
-from precisionlab.options import parse_duration, parse_share
+from precisionlab.parsing import parse_duration, parse_share
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.report.annotate import annotated_model
 from precisionlab.report.redraw import read_run

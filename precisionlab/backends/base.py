@@ -19,8 +19,9 @@ from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
+from precisionlab.model.layers import int8_operands
 from precisionlab.precision import Format, PrecisionPlan
-from precisionlab.rewrite.flow import format_of, inside_format, int8_operands, precision_of
+from precisionlab.rewrite.flow import format_of, inside_format, precision_of
 from precisionlab.rewrite.observe import Flow, observed_rows, row_formats
 
 Progress = Callable[[int], None]

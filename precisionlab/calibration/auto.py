@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Model
-from precisionlab.rewrite.flow import int8_operands
+from precisionlab.model.layers import int8_operands
 
 
 def cheapest_ranges(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from precisionlab.options import EngineOptions
+    from precisionlab.backends.options import EngineOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,7 +44,8 @@ def engine_options(command: Command) -> Command:
 
 def engine_options_of(given: Mapping[str, Any]) -> EngineOptions:
     """What was given for them. Raises OptionError."""
-    from precisionlab.options import EngineOptions, check_at_least, parse_size
+    from precisionlab.backends.options import EngineOptions
+    from precisionlab.parsing import check_at_least, parse_size
 
     check_at_least(1, builds=given["builds"])
     return EngineOptions(

@@ -19,10 +19,11 @@ from precisionlab.report.commands import longer_command
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
-from precisionlab.results import CompiledVariant, EngineResult, PrecisionResult, SweepResult, Variant
+from precisionlab.results import SweepResult
 from precisionlab.search.certificate import Certificate
+from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.search.undefined import Undefined
-from precisionlab.verdict import Mark, State, Tone
+from precisionlab.search.verdict import Mark, State, Tone
 from precisionlab.wording import counted, decibel, formed, number
 
 _STYLES = {Tone.GOOD: "", Tone.BAD: "red", Tone.OPEN: "bright_black"}

@@ -321,3 +321,11 @@ def turns_of(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
     info = None if scanned is None else tensors.get(str(scanned.name))
     dim = None if info is None or info.shape is None else info.shape[axes[0]]
     return dim if isinstance(dim, int) else None
+
+
+def int8_operands(model: Model, layer: Layer) -> tuple[str, ...]:
+    """The activations that the layer quantises in int8; none for layers that int8 does not touch."""
+    if not layer.quantizable:
+        return ()
+    values = model.node[layer.nodes[0]].inputs[:2]
+    return tuple(str(v.name) for v in values if v is not None and not v.is_initializer())

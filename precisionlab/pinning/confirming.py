@@ -9,8 +9,8 @@ from precisionlab.deadline import Spent
 from precisionlab.pinning.choice import Aim, Key, best, better_than, order_of
 from precisionlab.pinning.evaluations import Evaluations
 from precisionlab.pinning.task import Task
-from precisionlab.results import Variant
 from precisionlab.search.ladder import Assignment
+from precisionlab.search.outcome import Variant
 
 GROWN = (
     "no smallest set of pins that is right on the samples that chose it is right on those held out; "

@@ -8,9 +8,9 @@ from precisionlab.deadline import Spent
 from precisionlab.pinning.evaluations import Evaluations
 from precisionlab.pinning.task import Task
 from precisionlab.precision import Precision
-from precisionlab.results import Variant
 from precisionlab.rewrite.flow import lowest_of
 from precisionlab.search.certificate import Certificate, certificate_of
+from precisionlab.search.outcome import Variant
 
 
 def certificate(task: Task, evaluations: Evaluations, mixed: Variant) -> Certificate:

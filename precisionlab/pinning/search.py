@@ -10,8 +10,8 @@ from precisionlab.pinning.finding import found_pins
 from precisionlab.pinning.proving import certificate, widen_front
 from precisionlab.pinning.suspects import suspects_by_effects, suspects_by_own_error
 from precisionlab.pinning.task import Task
-from precisionlab.results import PrecisionResult, Variant
 from precisionlab.search.certificate import Certificate
+from precisionlab.search.outcome import PrecisionResult, Variant
 from precisionlab.search.pins import most_evaluations
 from precisionlab.wording import counted, duration
 

@@ -16,9 +16,9 @@ from precisionlab.model import Layer, Model
 from precisionlab.options import Minimize, Options
 from precisionlab.pinning.choice import Aim
 from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.results import Variant
 from precisionlab.rewrite.flow import is_lowered
 from precisionlab.search.cost import CostModel
+from precisionlab.search.outcome import Variant
 from precisionlab.search.rank import ALONE, Measure
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from precisionlab.data.hook import is_hook
 from precisionlab.errors import OptionError
-from precisionlab.options import parse_duration
+from precisionlab.parsing import parse_duration
 from precisionlab.report.section import PrecisionSection
 
 

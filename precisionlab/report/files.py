@@ -22,17 +22,11 @@ from precisionlab.prepare import Prepared, Source
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
 from precisionlab.report.rows import rows_text
-from precisionlab.results import (
-    CompiledVariant,
-    EngineResult,
-    PrecisionResult,
-    SampleNames,
-    SweepResult,
-    Variant,
-)
+from precisionlab.results import SampleNames, SweepResult
 from precisionlab.run import RunFolder
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import Device
+from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.versions import versions
 from precisionlab.wording import counted
 

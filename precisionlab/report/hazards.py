@@ -18,7 +18,7 @@ from precisionlab.report.section import PrecisionSection
 from precisionlab.report.views import LayerView, VariantView
 from precisionlab.search.causes import CauseKind
 from precisionlab.search.undefined import Undefined
-from precisionlab.verdict import State, Tone
+from precisionlab.search.verdict import State, Tone
 
 DANGER, WARNING, NOTE = "danger", "warning", "note"
 _ORDER = (DANGER, WARNING, NOTE)

@@ -28,11 +28,11 @@ from markupsafe import Markup
 from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.table import Range
+from precisionlab.model.layers import int8_operands
 from precisionlab.plain import of_plain
 from precisionlab.reading import parse_json
 from precisionlab.report.cells import percent, show, visible
 from precisionlab.report.details import script_json
-from precisionlab.rewrite.flow import int8_operands
 
 if TYPE_CHECKING:
     from precisionlab.results import SweepResult

@@ -24,7 +24,8 @@ from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain
 
 if TYPE_CHECKING:
-    from precisionlab.results import PrecisionResult, SampleNames, SweepResult
+    from precisionlab.results import SampleNames, SweepResult
+    from precisionlab.search.outcome import PrecisionResult
 
 
 def layer_rows(result: SweepResult) -> list[Row]:

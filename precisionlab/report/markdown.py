@@ -20,7 +20,7 @@ from precisionlab.report.section import PrecisionSection, Tables, metric_name, s
 from precisionlab.report.views import OutputFigures, PinView, VariantView, variant_view
 from precisionlab.search.grounds import steadiness_text
 from precisionlab.search.undefined import Undefined
-from precisionlab.verdict import Mark, Tone
+from precisionlab.search.verdict import Mark, Tone
 from precisionlab.wording import counted
 
 _LONGEST = 120  # letters of a name; the plan has all of them

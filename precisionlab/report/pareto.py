@@ -30,7 +30,8 @@ import pandas as pd
 from precisionlab.search.pareto import Point, front
 
 if TYPE_CHECKING:
-    from precisionlab.results import PrecisionResult, SweepResult
+    from precisionlab.results import SweepResult
+    from precisionlab.search.outcome import PrecisionResult
 
 _TYPES = {
     "precision": "object",

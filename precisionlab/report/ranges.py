@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from precisionlab.calibration.histogram import Histogram
-from precisionlab.rewrite.flow import int8_operands
+from precisionlab.model.layers import int8_operands
 
 if TYPE_CHECKING:
     from precisionlab.calibrate import CalibrationResult

@@ -8,7 +8,8 @@ from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.rows import RowCounts
 from precisionlab.model import Model
 from precisionlab.model.selections import picked_rows
-from precisionlab.results import SampleNames, Variant
+from precisionlab.results import SampleNames
+from precisionlab.search.outcome import Variant
 from precisionlab.wording import counted
 
 _NAMED = 3

@@ -11,7 +11,7 @@
 | held_out_samples | how many samples chose nothing; empty, as all held_out_ columns, where none was held out |
 | pins, layers | pinned layers, of the layers that the precision touches |
 | tolerance, met | what was asked, and whether this variant holds it, on the samples held out as well |
-| verdict | what is said of the variant (`precisionlab.verdict`); not known where the inputs were random unasked |
+| verdict | what is said of the variant (`search.verdict`); not known where the inputs were random unasked |
 | nonfinite_tensors | tensors on the way with a NaN or Inf that the reference does not have |
 | held_out_nonfinite_tensors | the same on the samples held out |
 | metric_name, metric, reference_metric | task metric of the variant and of the float32 reference |
@@ -107,7 +107,8 @@ from precisionlab.report.layer_rows import layer_rows
 from precisionlab.report.variant_rows import engines_of, variant_rows
 
 if TYPE_CHECKING:
-    from precisionlab.results import SampleNames, SweepResult, Variant
+    from precisionlab.results import SampleNames, SweepResult
+    from precisionlab.search.outcome import Variant
 
 _FIGURES = (
     *("ref_max", "metric", "metric_error"),

@@ -14,7 +14,8 @@ from precisionlab.report.views import VERDICT
 from precisionlab.search.size import weight_bytes
 
 if TYPE_CHECKING:
-    from precisionlab.results import EngineVariant, PrecisionResult, SweepResult, Variant
+    from precisionlab.results import SweepResult
+    from precisionlab.search.outcome import EngineVariant, PrecisionResult, Variant
 
 UNSEEN = "nothing in it is large enough to be seen"
 

@@ -10,7 +10,7 @@ from precisionlab.compare.metrics import SQNR, ErrorMetric, output_metrics
 from precisionlab.compare.tolerance import Bound
 from precisionlab.precision import Format, Pin
 from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
-from precisionlab.verdict import Mark, State
+from precisionlab.search.verdict import Mark, State
 
 VERDICT = "verdict"
 """The column of `variants.csv` with what is said of a variant; runs of older versions lack it."""

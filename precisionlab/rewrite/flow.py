@@ -108,14 +108,6 @@ def with_held_pins(model: Model, plan: PrecisionPlan, table: CalibrationTable | 
     return plan.with_pins((*plan.pins, *held))
 
 
-def int8_operands(model: Model, layer: Layer) -> tuple[str, ...]:
-    """The activations that the layer quantises in int8; none for layers that int8 does not touch."""
-    if not layer.quantizable:
-        return ()
-    values = model.node[layer.nodes[0]].inputs[:2]
-    return tuple(str(v.name) for v in values if v is not None and not v.is_initializer())
-
-
 class LayerCopier:
     """Copies layers into one graph: as they are, or in another precision with gates at the borders.
 

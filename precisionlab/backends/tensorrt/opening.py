@@ -8,6 +8,7 @@ from pathlib import Path
 
 from precisionlab.backends import RTX, TENSORRT
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.tensorrt.api import RTX as RTX_MODULE
 from precisionlab.backends.tensorrt.api import TENSORRT as TENSORRT_MODULE
 from precisionlab.backends.tensorrt.api import check_installed
@@ -19,7 +20,6 @@ from precisionlab.data import Dataset
 from precisionlab.disk import why_not_written
 from precisionlab.errors import EngineError
 from precisionlab.observer import Observer
-from precisionlab.options import EngineOptions
 from precisionlab.plainfiles import make_plain_folder
 
 MODULES = {TENSORRT: TENSORRT_MODULE, RTX: RTX_MODULE}

@@ -11,7 +11,7 @@ from precisionlab.errors import OptionError
 from precisionlab.report.diff.figures import Change, kinds
 from precisionlab.report.diff.plans import PrecisionChange
 from precisionlab.report.redraw import RunFiles
-from precisionlab.verdict import State
+from precisionlab.search.verdict import State
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(?:\[(.+)\])?\s+(drop|rise)\s*>\s*(\d+(?:\.\d+)?(?:e-?\d+)?)\s*(%?)\s*", re.I)
 

@@ -12,7 +12,7 @@ from precisionlab.report.diff.variants import changes_of, variants_of
 from precisionlab.report.redraw import RunFiles
 from precisionlab.report.section import verdict_in
 from precisionlab.report.views import VariantView
-from precisionlab.verdict import Verdict
+from precisionlab.search.verdict import Verdict
 
 
 @dataclass(frozen=True)

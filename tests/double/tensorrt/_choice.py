@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from precisionlab.model import Layer, Model, load_model
+from precisionlab.model.layers import int8_operands
 from precisionlab.precision import Precision
-from precisionlab.rewrite.flow import int8_operands
 
 from ._interfaces import BuilderFlag, DataType, LayerType, _Log
 from ._network import ILayer, INetworkDefinition

@@ -1,0 +1,227 @@
+"""What a search found of one precision: its variants, emulated and as engines, with their verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.effects import Effects
+from precisionlab.compare.metrics import SQNR
+from precisionlab.compare.tolerance import Tolerance
+from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.search.causes import Cause
+from precisionlab.search.certificate import Certificate
+from precisionlab.search.cost import PlanCost
+from precisionlab.search.pareto import Point
+from precisionlab.search.verdict import NO_TERMS, Evidence, Mark, State, Terms, Verdict, verdict_of
+from precisionlab.wording import decibel, number, rungs
+
+if TYPE_CHECKING:
+    from precisionlab.backends.tensorrt.backend import Inside
+    from precisionlab.backends.tensorrt.jobs import Latency
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The model under one plan, and what comparing it found.
+
+    `name` is the precision, or "<precision> mixed" with pins. `figures` says where its error figures
+    come from: "emulated" or "measured". `comparison` rests on the samples that chose the pins, `held_out` on
+    those that did not (None where there are none); `met` says whether the tolerance holds on both. `cost` is
+    what the plan costs on the target, an estimate unless it says that it was measured.
+    """
+
+    name: str
+    plan: PrecisionPlan
+    comparison: Comparison
+    figures: str
+    tolerance: Tolerance
+    met: bool
+    held_out: Comparison | None = None
+    cost: PlanCost | None = None
+
+    def mark(self, terms: Terms) -> Mark:
+        """What its figures alone say of it."""
+        if terms.random and not terms.random_asked:
+            return Mark(State.NOT_KNOWN, on_random=True)
+        return Mark(State.MET if self.met else State.NOT_MET, terms.random)
+
+
+@dataclass(frozen=True)
+class EngineVariant:
+    """A variant as a real engine: measured errors, what the engine is inside, and its time for one sample.
+
+    `times` has the milliseconds of each layer whose time could be told apart.
+    """
+
+    variant: Variant
+    inside: Inside
+    latency: Latency
+    times: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """One low precision on the GPU.
+
+    `low` is the engine without pins, `mixed` the one that was taken: `low` itself where that is right. None for what
+    TensorRT would not build. `builds` counts the engines tried, `notes` say what was seen on the way.
+    """
+
+    low: EngineVariant | None
+    mixed: EngineVariant | None
+    builds: int
+    notes: tuple[str, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether the engine that was taken meets the tolerance."""
+        return self.mixed is not None and self.mixed.variant.met
+
+
+@dataclass(frozen=True)
+class CompiledVariant:
+    """A variant that was compiled for a GPU that is not here: what is inside the engine, and nothing of its errors.
+
+    `name` is the variant's. `inside` is None where the compiler refused, for the reason in `refused`.
+    """
+
+    name: str
+    target: str
+    inside: Inside | None
+    refused: str
+
+
+@dataclass(frozen=True)
+class PrecisionResult:
+    """One low precision: the variant without pins, and the one with the pins that were found.
+
+    `mixed` is `low` itself where no pin was needed. `ranked` are the layers that the precision touches,
+    the worst first. `causes` says for layers that break in it why. `evaluations` counts the plans that
+    were run and compared on the way. `effects` says what each layer alone does to the final outputs, on the samples
+    where the precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
+    there are none. `points` are all plans evaluated, by cost and error. `remark` is what else is to be said of the
+    pins. `limit` says what the user allowed that the search ran into, `stopped` what ended it before it was through.
+    `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none (see `search.grounds`).
+    `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
+    compiled for a GPU that is not here. `terms` are what the verdict hangs on besides the figures.
+    """
+
+    precision: Precision
+    low: Variant
+    mixed: Variant
+    ranked: tuple[str, ...]
+    causes: Mapping[str, Cause]
+    evaluations: int
+    table: CalibrationTable | None
+    effects: Effects = field(default_factory=dict)
+    certificate: Certificate | None = None
+    points: tuple[Point, ...] = ()
+    remark: str = ""
+    limit: str = ""
+    stopped: str = ""
+    unknown: str = ""
+    caveat: str = ""
+    engine: EngineResult | None = None
+    compiled: tuple[CompiledVariant, ...] = ()
+    terms: Terms = NO_TERMS
+
+    @property
+    def met(self) -> bool:
+        """Whether the verdict is that the tolerance is met: on the GPU, where it was measured there."""
+        return self.verdict.met
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What is said of this precision."""
+        bare, found = self.before, self.after
+        holds = self.mixed.met if self.engine is None else self.engine.met
+        return verdict_of(
+            Evidence(
+                precision=self.precision.value,
+                met=holds,
+                pins=len(self.plan.pins),
+                touched=len({*self.ranked, *self.plan.pinned()}),  # what int8 cannot hold is pinned, and not ranked
+                left=self._left(found),
+                rungs=rungs(pin.precision for pin in self.plan.pins),
+                figure=_change(bare, found),
+                cost=self._share(found),
+                bare_cost=self._share(bare),
+                terms=self.terms,
+                limit=self.limit,
+                stopped=self.stopped,
+                unknown=self.unknown,
+                caveat=self.caveat,
+            )
+        )
+
+    def mark_of(self, variant: Variant) -> Mark:
+        """A variant's verdict in short: of the plan found this precision's, of others what their figures say."""
+        if variant is self.after or self.unknown:
+            return self.verdict.mark
+        return replace(variant.mark(self.terms), in_part=bool(self.caveat))
+
+    def _left(self, variant: Variant) -> int:
+        """How many of the touched layers still run in the precision swept."""
+        pinned = variant.plan.pinned()
+        runs_in = {cost.layer: cost.precision for cost in variant.cost.layers} if variant.cost else {}
+        return sum(runs_in.get(name, pinned.get(name, self.precision)) is self.precision for name in self.ranked)
+
+    def _share(self, variant: Variant) -> float | None:
+        """The variant's cost as a share of float32's."""
+        seconds = self.terms.fp32_seconds
+        return variant.cost.seconds / seconds if variant.cost and seconds else None
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """The plan found: the one that was taken on the GPU, where there is one."""
+        taken = None if self.engine is None else self.engine.mixed
+        return self.mixed.plan if taken is None else taken.variant.plan
+
+    @property
+    def inside(self) -> Inside | None:
+        """What the engine of the plan found is inside, run or only compiled; None where there is none."""
+        if self.engine is not None:
+            return None if self.engine.mixed is None else self.engine.mixed.inside
+        return self.compiled[-1].inside if self.compiled else None
+
+    @property
+    def before(self) -> Variant:
+        """The variant without pins: as measured on the GPU, where it was, else as emulated."""
+        engine = None if self.engine is None else self.engine.low
+        return self.low if engine is None else engine.variant
+
+    @property
+    def after(self) -> Variant:
+        """The variant of the plan found: as measured on the GPU, where it was, else as emulated."""
+        engine = None if self.engine is None else self.engine.mixed
+        return self.mixed if engine is None else engine.variant
+
+    @property
+    def first_nonfinite(self) -> str | None:
+        """The first tensor with a NaN or Inf that the reference does not have, without pins."""
+        found = self.low.comparison.nonfinite
+        return found[0] if found else None
+
+
+def _change(before: Variant, after: Variant) -> str:
+    """What the verdict hangs on, without pins and of the plan found, and the task metric: `-0.3 → 53.8 dB`.
+
+    Of several bounds it is the first that the plan found misses, else the first that asked for pins.
+    """
+    missed = (b for variant in (after, before) for b in after.tolerance if not b.holds(variant.comparison))
+    bound = next(missed, after.tolerance[0])
+    variants = [before] if before is after else [before, after]
+    is_sqnr = bound.metric == SQNR
+    figures = [bound.of(variant.comparison) for variant in variants]
+    texts = [decibel(figure) if is_sqnr else f"{figure:.4g}" for figure in figures]
+    name = "" if bound.figure == SQNR else f"{bound.figure} "
+    said = name + " → ".join(texts) + (" dB" if is_sqnr else "")
+    metrics = [v.comparison.metric for v in variants if v.comparison.metric is not None]
+    if bound.metric == "metric" or len(metrics) < len(variants):
+        return said
+    return f"{said}, {after.comparison.metric_name} {' → '.join(number(metric, 3) for metric in metrics)}"
