@@ -93,7 +93,19 @@ def jobs(work: Path) -> list[Job]:
     """All commands that write."""
     data = ("--data", str(DIGITS), "--samples", "4", "--threads", "1")
     model = str(DIGITS / "digits.onnx")
-    sweep = ("sweep", model, *data, "--holdout", "0", "--precisions", "int8", "--tolerance", "sqnr>=40")
+    sweep = (
+        "sweep",
+        model,
+        *data,
+        "--holdout",
+        "0",
+        "--precisions",
+        "int8",
+        "--tolerance",
+        "sqnr>=40",
+        "--max-evaluations",
+        "4",
+    )
     calibrate, plan = ("calibrate", model, *data), str(work / "given" / "plan.json")
 
     def ran(*words: str) -> Callable[[], None]:
@@ -107,8 +119,8 @@ def jobs(work: Path) -> list[Job]:
     page, cache = f"{out}/page.html", f"{out}/x.cache"
     to, coarse = ("--out", out), ("--method", "max")
     found = [
-        Job("sweep", (*sweep, *to), "run.json", ran(*sweep[:-1], "sqnr>=10", *to)),
-        Job("sweep --plan", (*sweep[:-2], "--plan", plan, *to), "run.json", ran(*sweep, *to)),
+        Job("sweep", (*sweep, *to), "run.json", ran(*sweep[:-3], "sqnr>=10", *to)),
+        Job("sweep --plan", (*sweep[:-4], "--plan", plan, *to), "run.json", ran(*sweep, *to)),
         Job("calibrate", (*calibrate, *to), "calibration.cache.json calibration.html", ran(*calibrate, *coarse, *to)),
         Job(
             "calibrate --cache",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -364,6 +365,8 @@ def _earlier(path: Path, context: Mapping[str, Any], tensors: tuple[str, ...]) -
     """What an earlier run of the same work has saved; None where there is none, or it is another's."""
     if not path.is_file():
         return None
+    if not os.access(path, os.R_OK):  # another user's work, which is not ours to replace
+        raise OptionError(f"{path}: cannot be read (Permission denied); {_ELSEWHERE}")
     try:
         state = read_state(path)
     except DataError:

@@ -62,7 +62,7 @@ def drafted(
     prefix = ".draft." if of is None else draft_prefix(of)
     with ExitStack() if together is None else nullcontext(together) as ends:
         draft = Path(tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=_PART))
-        exchange = ends.enter_context(_Exchange(folder, draft))
+        exchange = ends.enter_context(_Exchange(folder, draft, together is None))
         yield draft
         exchange.make(last, gone)
 
@@ -70,7 +70,8 @@ def drafted(
 class _Exchange:
     """Drafts take the places of a folder's files, which are kept until the context ends, and come back if it raises."""
 
-    def __init__(self, folder: Path, draft: Path) -> None:
+    def __init__(self, folder: Path, draft: Path, is_alone: bool) -> None:
+        self._is_alone = is_alone
         self._folder, self._draft, self._aside = folder, draft, draft / ".before"
         self._steps: list[tuple[str, bool]] = []  # a name, and whether it stands for a new file, not for one kept aside
         self._made: list[Path] = []
@@ -100,8 +101,10 @@ class _Exchange:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is not None:
-            with suppress(OSError):  # what cannot be put back is missing, as after a kill, and so is `last`, kept first
+            try:
                 self._undo()
+            except OSError:
+                self._show()
         shutil.rmtree(self._draft, ignore_errors=True)
 
     def _keep(self, name: str) -> bool:
@@ -117,6 +120,15 @@ class _Exchange:
                 place.replace(kept)
             self._steps.append((name, False))
         return True
+
+    def _show(self) -> None:
+        """Show that not all could be put back: `last` is missing, as after a kill.
+
+        But where all files of the one folder are new, and only their being on disk is uncertain, they stay.
+        """
+        if self._last is not None and not self._is_alone:
+            with suppress(OSError):
+                (self._folder / self._last).unlink()
 
     def _undo(self) -> None:
         if self._last is not None and (self._last, True) in self._steps:

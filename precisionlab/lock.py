@@ -74,7 +74,7 @@ def _held(place: Path, lock: Path, warn: Callable[[str], None], advice: str) -> 
 def _taken(place: Path, lock: Path, warn: Callable[[str], None], advice: str) -> int | None:
     """An open file that is locked; None where the file system has no locks."""
     while True:
-        handle = open_plain(lock.parent, lock.name, os.O_RDWR | os.O_CREAT)
+        handle = _opened(lock)
         try:
             if os.fstat(handle).st_nlink > 1:  # what is signed there would stand in another file too
                 lock.unlink()
@@ -101,6 +101,17 @@ def _taken(place: Path, lock: Path, warn: Callable[[str], None], advice: str) ->
             os.close(handle)
             raise
         os.close(handle)  # its holder has removed it between our opening and our locking
+
+
+def _opened(lock: Path) -> int:
+    """The lock's file, open. That of another user can often only be read, which is enough to lock it."""
+    try:
+        return open_plain(lock.parent, lock.name, os.O_RDWR | os.O_CREAT)
+    except PermissionError as error:
+        try:
+            return open_plain(lock.parent, lock.name, os.O_RDONLY)
+        except (FileNotFoundError, PermissionError):
+            raise error from None
 
 
 if sys.platform == "win32":

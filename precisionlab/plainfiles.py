@@ -83,8 +83,23 @@ def make_plain_folder(folder: Path, name: str) -> Path:
 
 
 def is_there(folder: Path, name: str) -> bool:
-    """Whether the folder has such a name, whatever it stands for."""
-    return os.path.lexists(folder / name)
+    """Whether the folder has such a name, whatever it stands for. Raises PermissionError where nobody may look."""
+    try:
+        os.lstat(folder / name)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether this user may not see what a folder holds, so that "no such file" could be wrong."""
+    try:
+        is_there(path.parent, path.name)
+    except PermissionError:
+        return True
+    return False
 
 
 @contextmanager

@@ -58,13 +58,24 @@ class _Commands(click.Group):
         except BrokenPipeError as error:  # who read the output has seen enough
             ctx.exit(_unprinted(error))
         except OSError as error:
-            if not is_full(error) or isinstance(error, OutputError):
+            if isinstance(error, OutputError) or (sentence := _of_surroundings(error)) is None:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            _fail(ctx, error, f"{where}the disk is full ({error.strerror}); make room and give the same command again")
+            _fail(ctx, error, sentence)
         except KeyboardInterrupt:  # click would exit with 1, which here means that the tolerance is not met
             _INTERRUPTS.tell()
             ctx.exit(_INTERRUPTS.code)
+
+
+def _of_surroundings(error: OSError) -> str | None:
+    """What the system refuses whatever we do, as a sentence; None for what may be a fault of ours."""
+    where = f"{error.filename}: " if error.filename else ""
+    if is_full(error):
+        return f"{where}the disk is full ({error.strerror}); make room and give the same command again"
+    if where and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}{error.strerror}; choose a place that this user may use"
+    if where and error.errno in (errno.EIO, getattr(errno, "ESTALE", errno.EIO)):
+        return f"{where}{error.strerror}; see to that disk, and give the same command again"
+    return None
 
 
 def _fail(ctx: click.Context, error: Exception, sentence: str) -> NoReturn:

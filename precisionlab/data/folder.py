@@ -29,6 +29,7 @@ from precisionlab.data.picture import IMAGE_SUFFIXES
 from precisionlab.data.sample import Arrays, Entry, Remark, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo
+from precisionlab.plainfiles import is_hidden
 
 SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
 
@@ -173,6 +174,8 @@ def open_folder(path: Path, model: Model) -> Folder:
     Raises DataError where there is none, or the manifest, the labels or the listing cannot be used.
     """
     if not os.path.isdir(path):  # noqa: PTH112 - pathlib's raises where the name is too long
+        if is_hidden(path):
+            raise DataError(f"{path}: cannot be read: Permission denied")
         raise DataError(f"{path}: no such folder (a Python hook is written package.module:function)")
     manifest = read_manifest(path)
     check_manifest(manifest, model, path)

@@ -32,6 +32,7 @@ from precisionlab.model.measurable import check_measurable
 from precisionlab.model.sound import check_sound
 from precisionlab.model.strangers import cut_strangers, has_strangers
 from precisionlab.model.tail import Tail, graft
+from precisionlab.plainfiles import is_hidden
 from precisionlab.quoting import CPP_ERRORS, cause
 from precisionlab.reading import UnreadableError, file_size
 
@@ -215,7 +216,7 @@ def _read(path: Path) -> onnx.ModelProto:
     if os.path.isdir(path):  # noqa: PTH112 - pathlib's raises where the name is too long
         raise ModelError(f"{path}: a folder, not an ONNX file")
     if not os.path.lexists(path):
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(f"{path}: {'cannot be read: Permission denied' if is_hidden(path) else 'no such file'}")
     try:
         size = file_size(path)
         if size == 0:
