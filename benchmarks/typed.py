@@ -44,8 +44,9 @@ from benchmarks.pins import UnavailableError, environment
 from benchmarks.pins_judge import Arrays, candidates, compare, end_error, named, rounded, session
 from benchmarks.processes import in_process
 from benchmarks.typed_models import MODELS, ROOT, files_of
-from precisionlab.backends import RTX, emulation
+from precisionlab.backends import emulation
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.registry import RTX
 from precisionlab.backends.tensorrt.api import RTX as MODULE
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.backends.tensorrt.backend import EngineSettings

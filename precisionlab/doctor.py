@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from precisionlab import __version__
+from precisionlab.backends.registry import KINDS, TENSORRT, Kind
 from precisionlab.disk import temporary_folder
 from precisionlab.errors import EngineError
 
@@ -29,13 +30,9 @@ def examine() -> Iterator[Finding]:
     yield Finding("Python", None, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("precisionlab", None, __version__)
     yield _onnxruntime()
-    yield _engines("tensorrt", "tensorrt", "pip install 'precisionlab[tensorrt]'", needs_gpu=True)
-    yield _engines(
-        "tensorrt-rtx",
-        "tensorrt_rtx",
-        "pip install wheel setuptools && pip install --no-build-isolation 'precisionlab[rtx]'",
-        needs_gpu=False,
-    )
+    for kind in KINDS.values():
+        if kind.open is not None:
+            yield _engines(kind)
     yield _package("Dask (--dask)", "distributed", "pip install 'precisionlab[dask]'")
 
 
@@ -46,9 +43,9 @@ def _onnxruntime() -> Finding:
     return Finding("backend onnxruntime", True, f"emulation, ONNX Runtime {onnxruntime.__version__} ({providers})")
 
 
-def _engines(backend: str, module: str, install: str, *, needs_gpu: bool) -> Finding:
+def _engines(kind: Kind) -> Finding:
     """Whether this TensorRT starts, and finds a GPU."""
-    name = f"backend {backend}"
+    name, module, install = f"backend {kind.name}", kind.package, kind.remedy
     if importlib.util.find_spec(module) is None:
         return Finding(name, False, f"the Python package {module} is not installed", install)
     from precisionlab.backends.tensorrt.process import EngineProcess
@@ -61,12 +58,12 @@ def _engines(backend: str, module: str, install: str, *, needs_gpu: bool) -> Fin
                 facts: Facts = process.call("facts", what=f"starting {module}")
         except EngineError as error:
             return Finding(name, False, str(error), install)
-    version = f"TensorRT {facts.features.version}" + ("" if backend == "tensorrt" else " (RTX)")
+    version = f"TensorRT {facts.features.version}" + ("" if kind.name == TENSORRT else " (RTX)")
     how = "precision flags and pins" if facts.features.pins else "typed models"
     if facts.device is not None:
         return Finding(name, True, f"{version}, {how}; {facts.device}")
     why = facts.no_gpu or "no GPU"
-    if needs_gpu:
+    if kind.needs_gpu:
         return Finding(name, False, f"{version}, but {why}", "nvidia-smi")
     return Finding(name, True, f"{version}, {how}; compiles without a GPU, and runs nothing here: {why}")
 

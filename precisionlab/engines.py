@@ -24,7 +24,7 @@ from precisionlab.search.outcome import CompiledVariant, EngineResult, EngineVar
 from precisionlab.wording import counted
 
 if TYPE_CHECKING:
-    from precisionlab.backends.tensorrt.backend import TensorRTBackend
+    from precisionlab.backends.engine import EngineBackend
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class EngineStage:
     """Builds and measures the engines of one sweep."""
 
-    def __init__(self, evaluator: Evaluator, backend: TensorRTBackend, device: Device, most_builds: int) -> None:
+    def __init__(self, evaluator: Evaluator, backend: EngineBackend, device: Device, most_builds: int) -> None:
         """`evaluator` evaluates by `backend`; `device` is what is not measured is estimated for.
 
         Of each precision at most `most_builds` engines are built, those for looking at layers not counted.
@@ -175,7 +175,7 @@ def candidates(model: Model, found: PrecisionResult) -> Iterator[PrecisionPlan]:
 class Compiler:
     """Compiles the plans of a sweep where no GPU can run them: to see what the compiler makes of them."""
 
-    def __init__(self, backend: TensorRTBackend, see: Observer) -> None:
+    def __init__(self, backend: EngineBackend, see: Observer) -> None:
         self._backend = backend
         self._see = see
 

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from precisionlab.backends import EMULATION, RTX, TENSORRT
 from precisionlab.backends.base import Backend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.real import Device, RealBackend, check_real, device_of, run_whole
+from precisionlab.backends.registry import EMULATION, RTX, TENSORRT
 from precisionlab.backends.stepped import SteppedBackend
 from precisionlab.backends.tensorrt.opening import open_engines
 from precisionlab.calibration.find import table_of

@@ -12,6 +12,7 @@ from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import KINDS
 from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.scales import Axes, channel_axes, powers_of, with_groups
 from precisionlab.compare.task import TaskMetric
@@ -29,7 +30,7 @@ from precisionlab.plain import of_kind
 from precisionlab.samples import checked, split
 
 if TYPE_CHECKING:
-    from precisionlab.backends.tensorrt.backend import TensorRTBackend
+    from precisionlab.backends.engine import EngineBackend
 
 
 _LOOKED_AT = 32
@@ -69,11 +70,11 @@ class Prepared:
 
     def engines(
         self, backend: str, options: EngineOptions, folder: Path, see: Observer
-    ) -> AbstractContextManager[TensorRTBackend]:
-        """TensorRT on this model and these samples, for as long as the context lasts; see `opening.open_engines`."""
-        from precisionlab.backends.tensorrt.opening import open_engines
-
-        return open_engines(backend, self.local, self.dataset, self.chosen, options, folder, see)
+    ) -> AbstractContextManager[EngineBackend]:
+        """The backend of this name on this model and these samples, for as long as the context lasts; see `Opener`."""
+        opener = KINDS[backend].open
+        assert opener is not None, "asked of backends with engines alone"
+        return opener(backend, self.local, self.dataset, self.chosen, options, folder, see)
 
     def judging(self, *tolerances: Tolerance) -> Judging:
         """What is judged: the final outputs by their parts, and what these bounds name.

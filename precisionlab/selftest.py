@@ -17,11 +17,12 @@ import onnx
 import onnx.parser
 
 from precisionlab import __version__
-from precisionlab.backends import TENSORRT, emulation
+from precisionlab.backends import emulation
+from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import TENSORRT
 from precisionlab.backends.tensorrt import opening
-from precisionlab.backends.tensorrt.backend import TensorRTBackend
 from precisionlab.calibration.find import table_of
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
@@ -113,7 +114,7 @@ def _steps(folder: Path, see: Observer, layers: list[tuple[str, float, float]]) 
 
 class _Steps:
     def __init__(
-        self, backend: TensorRTBackend, emulation: OnnxRuntimeBackend, dataset: Dataset, table: CalibrationTable
+        self, backend: EngineBackend, emulation: OnnxRuntimeBackend, dataset: Dataset, table: CalibrationTable
     ) -> None:
         self.layers: list[tuple[str, float, float]] = []
         """Layer output, its SQNR emulated and measured, in dB; filled on the way."""

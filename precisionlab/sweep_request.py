@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from precisionlab.backends import EMULATION, RTX, place_of, which_backend
+from precisionlab.backends import place_of
 from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import EMULATION, RTX, which_backend
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.options import (

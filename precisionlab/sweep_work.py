@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends import EMULATION
 from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import EMULATION
 from precisionlab.compare.errors import STATISTICS
 from precisionlab.compare.judging import Judging
 from precisionlab.engines import Compiler, EngineStage
@@ -33,7 +33,7 @@ from precisionlab.sweep_request import RunOptions, SweepRequest
 from precisionlab.versions import RULES, versions
 
 if TYPE_CHECKING:
-    from precisionlab.backends.tensorrt.backend import TensorRTBackend
+    from precisionlab.backends.engine import EngineBackend
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SweepWork:
     judging: Judging
     run: RunFolder
     evaluator: Evaluator
-    engines: TensorRTBackend | None
+    engines: EngineBackend | None
     stage: EngineStage | None
     compiler: Compiler | None
     fusions: Fusions | None
@@ -92,7 +92,7 @@ def _work(
     plan: PrecisionPlan | None,
     model: Model,
     ready: Prepared,
-    engines: TensorRTBackend | None,
+    engines: EngineBackend | None,
     fusions: Fusions | None,
     folder: Path,
     see: Observer,
@@ -161,7 +161,7 @@ def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:
     return Path("reports") / (model.name if plan is None else f"{model.name}-plan")
 
 
-def _context(model: Model, ready: Prepared, options: Options, engines: TensorRTBackend | None) -> dict[str, Any]:
+def _context(model: Model, ready: Prepared, options: Options, engines: EngineBackend | None) -> dict[str, Any]:
     """What finished evaluations depend on: with another context none of them is taken over."""
     dataset = ready.dataset
     return {

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from precisionlab.backends import EMULATION, which_backend
 from precisionlab.backends.base import Backend
 from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import EMULATION, which_backend
 from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +12,7 @@ from rtx import needs_rtx
 
 import precisionlab
 from precisionlab import doctor, versions
+from precisionlab.backends.registry import KINDS, TENSORRT
 from precisionlab.cli import cli
 
 
@@ -43,7 +45,7 @@ def test_tensorrt_rtx_is_ready_to_compile_and_says_that_it_runs_nothing_without_
 def test_a_tensorrt_that_does_not_start_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """A package of that name that is no TensorRT."""
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
-    found = doctor._engines("tensorrt", "precisionlab.no_such_module", "pip install it", needs_gpu=True)
+    found = doctor._engines(replace(KINDS[TENSORRT], package="precisionlab.no_such_module", remedy="pip install it"))
     assert found.ready is False
     assert found.remedy == "pip install it"
 

@@ -434,6 +434,6 @@ class TestWithNeither:
 
 
 def test_auto_takes_tensorrt_where_it_is_and_sees_a_gpu(double: Callable[..., None]) -> None:
-    from precisionlab.backends import which_backend
+    from precisionlab.backends.registry import which_backend
 
     assert which_backend("auto") == "tensorrt"

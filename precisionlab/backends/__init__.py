@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from precisionlab.errors import OptionError
-
 if TYPE_CHECKING:
     from precisionlab.backends.base import Backend
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
@@ -13,24 +11,6 @@ if TYPE_CHECKING:
     from precisionlab.data import Dataset
     from precisionlab.executors import Executor
     from precisionlab.model import Model
-
-EMULATION, TENSORRT, RTX = "onnxruntime", "tensorrt", "tensorrt-rtx"
-AUTO = "auto"
-BACKENDS = (AUTO, EMULATION, TENSORRT, RTX)
-
-
-def which_backend(name: str) -> str:
-    """The backend of this name; for `auto`, TensorRT where it is installed and there is a GPU, else the emulation.
-
-    Raises OptionError for an unknown name.
-    """
-    if name not in BACKENDS:
-        raise OptionError(f"unknown backend {name!r}; use one of {', '.join(BACKENDS)}")
-    if name != AUTO:
-        return name
-    from precisionlab.backends.tensorrt.presence import is_usable
-
-    return TENSORRT if is_usable() else EMULATION
 
 
 def emulation(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from precisionlab.backends.registry import backend_lines
 from precisionlab.cli.engines import engine_options, engine_options_of
 from precisionlab.cli.listing import Listing, method_names, metric_names
 from precisionlab.cli.work import work_options
@@ -72,8 +73,9 @@ from precisionlab.errors import OptionError
     "--backend",
     default="auto",
     show_default=True,
-    help="What builds and runs the variants: onnxruntime (emulation), tensorrt, tensorrt-rtx, auto: tensorrt where it "
-    "and a GPU are.",
+    cls=Listing,
+    names=backend_lines,
+    help="What builds and runs the variants: {names}, auto: tensorrt where it and a GPU are.",
 )
 @engine_options
 @click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>]")

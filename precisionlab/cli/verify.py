@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precisionlab.backends.registry import backend_lines
 from precisionlab.cli.engines import engine_options, engine_options_of
+from precisionlab.cli.listing import Listing
 from precisionlab.cli.work import work_options
 
 if TYPE_CHECKING:
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(), help="The samples.  [default: those of the run.json beside the plan]")
 @click.option("--metric", metavar="SPEC", help="The run's own task metric, again: it is code, and no file has it run.")
 @click.option(
-    "--backend", default="auto", show_default=True, help="What measures: onnxruntime (emulation), tensorrt, auto."
+    "--backend",
+    default="auto",
+    show_default=True,
+    cls=Listing,
+    names=backend_lines,
+    help="What measures: {names}, auto.",
 )
 @engine_options
 @work_options

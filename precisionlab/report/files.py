@@ -31,7 +31,8 @@ from precisionlab.versions import versions
 from precisionlab.wording import counted
 
 if TYPE_CHECKING:
-    from precisionlab.backends.tensorrt.backend import Inside, TensorRTBackend
+    from precisionlab.backends.engine import EngineBackend
+    from precisionlab.backends.tensorrt.backend import Inside
 
 
 def run_facts(
@@ -40,7 +41,7 @@ def run_facts(
     options: Options,
     device: Device,
     results: Sequence[PrecisionResult],
-    engines: TensorRTBackend | None,
+    engines: EngineBackend | None,
     fusions: Fusions | None,
     folder: Path,
     seconds: float,

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.backends.base import Backend, Collector, Detail, Evaluation, Progress, Toggling, broken_tensors
+from precisionlab.backends.base import Collector, Detail, Evaluation, Progress, Toggling, broken_tensors
+from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
@@ -118,15 +119,13 @@ class Inside:
     got: Mapping[str, tuple[str, ...]]
 
 
-class TensorRTBackend(Backend):
+class TensorRTBackend(EngineBackend):
     """Builds each plan as an engine of a weakly typed TensorRT, and runs it beside the float32 reference."""
 
     name = "tensorrt"
     figures = "measured"
     sees_every_layer = False
     threads = 1
-    is_typed = False
-    """Whether each layer has the type that its model gives it; else what one layer may have, all may."""
 
     def __init__(self, reference: OnnxRuntimeBackend, engines: Engines, settings: EngineSettings) -> None:
         self.model = reference.model

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from precisionlab.backends import RTX, TENSORRT
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import RTX, TENSORRT
 from precisionlab.backends.tensorrt.api import RTX as RTX_MODULE
 from precisionlab.backends.tensorrt.api import TENSORRT as TENSORRT_MODULE
 from precisionlab.backends.tensorrt.api import check_installed
