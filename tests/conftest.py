@@ -13,11 +13,14 @@ from precisionlab.model import Model
 
 SLOW = frozenset(
     {
-        *("browser", "determinism", "engines", "executors", "fuzz", "internal", "kill", "memory", "node_models"),
-        *("planted", "real_models", "rtx_sweep", "strange_runs", "streams", "trt_sweep", "typed"),
+        *("browser", "compiled_layers", "data_hook", "detector", "determinism", "disk", "effects", "engines"),
+        *("executors", "fuzz", "internal", "kill", "lift", "memory", "node_models", "odd_models", "planted"),
+        *("real_models", "report_graph", "rtx_sweep", "strange_runs", "streams", "typed"),
+        *("trt_build", "trt_callbacks", "trt_conformance", "trt_execution", "trt_inspector", "trt_network"),
+        *("trt_process", "trt_sweep"),
     }
 )
-"""Modules that `make quick` leaves out; a slow test in another is marked itself."""
+"""Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
 
 hypothesis.settings.register_profile("precisionlab", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("precisionlab")

@@ -375,6 +375,7 @@ def test_merging_with_other_data_is_refused(shards: list[Path], tmp_path: Path) 
         merge(None, shards, data)
 
 
+@pytest.mark.slow
 def test_shards_of_chosen_samples_and_past_bad_ones_can_be_merged(tmp_path: Path) -> None:
     data = copied(tmp_path)
     (data / "0007.npz").write_bytes(b"broken")
@@ -413,6 +414,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     data = tmp_path / "many"
@@ -592,6 +594,7 @@ def test_merging_nothing_is_refused() -> None:
 # Sweep
 
 
+@pytest.mark.slow
 def test_sweep_calibrates_with_each_method_and_the_journal_never_mixes_them_up(tmp_path: Path) -> None:
     def figures(calibration: str, out: str) -> tuple[float, ...]:
         result = sweep(

@@ -203,6 +203,7 @@ def long_names() -> Path:
     return saved(proto(body, weights), "a_model_with_" + "a_rather_long_name_" * 3 + ".onnx")
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_80_columns_and_nothing_coloured_where_there_is_no_terminal() -> None:
     options = ("--metric", "own.py:a_figure_with_a_rather_long_name", "--tolerance", "sqnr>=30,cosine>=0.99,top1>=0.99")
     result = command("sweep", long_names(), "--data", "data", *options, TERM="xterm-256color")
@@ -215,6 +216,7 @@ def test_nothing_is_wider_than_80_columns_and_nothing_coloured_where_there_is_no
     assert table[2].startswith("1  …")
 
 
+@pytest.mark.slow
 def test_json_is_strict_and_alone_on_standard_output() -> None:
     """Also with Inf and NaN among the figures, and with layers that a precision does not touch."""
     result = command("sweep", MODEL, *DATA, "--samples", "4", "--json", PYTHONIOENCODING="ascii")
@@ -248,6 +250,7 @@ def test_json_keeps_the_exit_code_and_errors_stay_off_standard_output() -> None:
     assert (result.exit_code, result.stdout) == (2, "")
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_signs_does_not_end_the_run() -> None:
     result = command("sweep", MODEL, *DATA, "--samples", "2", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert result.returncode == 0
@@ -255,6 +258,7 @@ def test_a_terminal_without_the_signs_does_not_end_the_run() -> None:
     assert "?" in result.stdout  # in place of the signs that ASCII lacks
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")
 def test_a_folder_whose_name_is_not_utf8_is_no_obstacle() -> None:
     data, out = os.fsdecode(b"data \xff"), os.fsdecode(b"run \xff")
@@ -269,6 +273,7 @@ def _heeding_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_neither_met_nor_not_met_and_the_next_run_goes_on() -> None:
     """Exit code 1 would say that the tolerance is not met."""
     args = [sys.executable, "-m", "precisionlab", "sweep", MODEL, *DATA]
@@ -476,6 +481,7 @@ def test_input_that_cannot_be_used_ends_in_one_sentence_and_leaves_nothing_behin
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_sentence_is_the_same_in_a_process_of_its_own() -> None:
     result = command("sweep", *text_file())
     assert (result.returncode, result.stdout) == (2, "")

@@ -724,6 +724,7 @@ def test_a_stack_is_the_same_as_its_rows_in_files(
     assert [s["x"].tobytes() for s in found] == [row.tobytes() for row in value]
 
 
+@pytest.mark.slow
 def test_only_the_rows_that_are_asked_for_are_read(folder: Path, tmp_path: Path) -> None:
     wide = model(tmp_path, "(float[1,3000] x) => (float[1,3000] y) { y = Relu(x) }")
     with (folder / "a.npy").open("wb") as stream:  # 12 GB with a hole: nothing else could read it here

@@ -512,6 +512,7 @@ def test_default_operands_are_rounded_too(folder: Path) -> None:
 # Segments, threads, memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", LOW)
 def test_threads_do_not_change_a_bit_and_segments_no_more_than_the_last(
     bundled: tuple[Model, Dataset], precision: Precision
@@ -644,6 +645,7 @@ def test_the_bundled_model_overflows_in_half_and_three_pins_repair_it(bundled: t
 # Real models, where their packages are installed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision", "holds"), [
     ("magika", Precision.FP16, False), ("magika", Precision.BF16, True), ("minilm", Precision.FP16, False),
     ("orient", Precision.FP16, True),

@@ -450,6 +450,7 @@ def row(name: str, kind: str, nodes: Sequence[str], inputs: Sequence[str], *outp
 
 
 class TestPolygraphy:
+    @pytest.mark.slow
     @needs_rtx
     def test_on_real_networks_the_script_does_what_the_backend_does(self, tmp_path: Path) -> None:
         prepared = Path(__file__).parent.parent / "examples" / "prepared"

@@ -684,6 +684,7 @@ def archived(name: str, members: Mapping[str, bytes]) -> Args:
     return command if name == "state" else ["sweep", "m.onnx", "--data", name]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_what_unpacks_to_much_takes_little() -> None:
     model(proto(ROW))

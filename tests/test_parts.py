@@ -280,6 +280,7 @@ def raw_head(sigmoid: bool) -> onnx.ModelProto:
     )
 
 
+@pytest.mark.slow
 def test_groups_are_told_once_from_the_reference_and_the_worst_is_the_figure(tmp_path: Path) -> None:
     onnx.save(raw_head(sigmoid=False), tmp_path / "m.onnx")
     data = save_samples(tmp_path / "data", 12, (1, 3, 8, 8))
