@@ -24,12 +24,12 @@ from precisionlab.errors import ModelError, PlanError
 from precisionlab.model import Model
 from precisionlab.model.layers import int8_operands
 from precisionlab.model.load import load_model
+from precisionlab.model.opset import opset_of
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.toggle import whole
 from precisionlab.rewrite.typed import TypedModel, assignment, save_typed, typed_model
 from precisionlab.rewrite.typed.constants import quantised, scale_in
-from precisionlab.rewrite.typed.opset import opset_of
 
 FLOAT, HALF, BRAIN = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 DTYPES = {Precision.FP32: FLOAT, Precision.FP16: HALF, Precision.BF16: BRAIN}

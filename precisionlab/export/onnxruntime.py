@@ -15,6 +15,7 @@ from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError, PlanError
 from precisionlab.export.subject import Export, Subject
 from precisionlab.model.edges import give_edges
+from precisionlab.model.opset import opset_of
 from precisionlab.model.tail import graft
 from precisionlab.precision import Precision
 from precisionlab.rewrite.flow import precision_of
@@ -60,7 +61,7 @@ class _Quantizer:
         self._made: dict[tuple[ir.Value, int | None], ir.Value] = {}
         self._names = {str(value.name) for node in model.graph for value in node.outputs}
         self._names |= {str(name) for name in model.graph.initializers} | {str(v.name) for v in model.graph.inputs}
-        self.domain = "" if model.graph.opset_imports.get("", 0) >= _PER_CHANNEL else _MICROSOFT
+        self.domain = "" if opset_of(model) >= _PER_CHANNEL else _MICROSOFT
 
     def quantize(self, name: str) -> None:
         """Both operands of this node."""

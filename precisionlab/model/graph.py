@@ -12,6 +12,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
+from precisionlab.model.opset import opset_of
 from precisionlab.model.tail import Tail
 from precisionlab.precision import Precision
 
@@ -236,8 +237,7 @@ class Model:
     @property
     def opset(self) -> int:
         """Of ONNX's own operators."""
-        imports = self.onnx.graph.opset_imports
-        return imports.get("", imports.get("ai.onnx", 1))
+        return opset_of(self.onnx)
 
     @property
     def scopes(self) -> tuple[Scope, ...]:

@@ -11,6 +11,7 @@ from onnx_ir.passes import common as passes
 
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import TensorInfo
+from precisionlab.model.opset import opset_of
 
 _LONGEST_SHAPE = 1 << 12  # elements
 
@@ -50,8 +51,7 @@ def infer_tensors(model: ir.Model) -> dict[str, TensorInfo]:
 def tensors_of(model: ir.Model, graph: ir.Graph | None = None) -> dict[str, TensorInfo]:
     """Type and shape of each value of the main graph, or of a `graph` inside it, as its values say."""
     graph = model.graph if graph is None else graph
-    imports = model.graph.opset_imports
-    containers = _containers(graph, imports.get("", imports.get("ai.onnx", 1)))
+    containers = _containers(graph, opset_of(model))
     return {str(v.name): _tensor_info(v, v not in containers) for v in _values(graph) if v.name}
 
 

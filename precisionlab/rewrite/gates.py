@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError
 from precisionlab.model.mapped import let_go
+from precisionlab.model.opset import opset_of
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
 
@@ -171,7 +172,7 @@ def weight_axis(node: ir.Node, index: int) -> int | None:
 
 def check_opset(model: ir.Model, plan: PrecisionPlan) -> None:
     """Raises ModelError where the model's opset has no cast to a precision of the plan."""
-    opset = model.graph.opset_imports.get("", 0)
+    opset = opset_of(model)
     for precision in (plan.default, plan.around, *(pin.precision for pin in plan.pins)):
         # What is quantized goes through operators of Microsoft's, at any opset.
         if precision.is_low_float and opset < precision.number_format.opset:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from precisionlab.model import Layer
 from precisionlab.model.flow import SHAPE_FLOW
 from precisionlab.model.graph import Scope
+from precisionlab.model.opset import opset_of
 from precisionlab.rewrite.flow import LayerCopier
 
 _STEP = 2.0**-23  # a unit in the last place of float32, relative
@@ -83,8 +84,7 @@ class NudgingCopier(LayerCopier):
 
     @cached_property
     def _layers(self) -> frozenset[str]:
-        opset = self._model.onnx.graph.opset_imports.get("", 0)
-        return moved_layers(self._model) if opset >= _LEAST_OPSET else frozenset()
+        return moved_layers(self._model) if opset_of(self._model.onnx) >= _LEAST_OPSET else frozenset()
 
     def reference(self, layer: Layer, source: Mapping[ir.Value, ir.Value], prefix: str) -> dict[ir.Value, ir.Value]:
         """Copy a layer; the outputs of one that adds up moved."""

@@ -19,6 +19,7 @@ from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control
 from precisionlab.model.layers import layer_of
 from precisionlab.model.mapped import let_go
+from precisionlab.model.opset import opset_of
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
@@ -92,7 +93,7 @@ class RealCopier(LayerCopier):
         super().__init__(builder, model, table, watched)
         self._operands = _Operands(builder, table)
         self._gates = self._operands
-        self._opset = _opset(model)
+        self._opset = opset_of(model.onnx)
         self._cast: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def copy(
@@ -304,7 +305,7 @@ def one_node_layers(model: Model) -> Model:
 
 
 def _no_half(model: Model, layer: Layer, precision: Precision) -> str | None:
-    opset = _opset(model)
+    opset = opset_of(model.onnx)
     for name in layer.nodes:
         node = model.node[name]
         if is_control(node):
@@ -338,11 +339,6 @@ def _attributes(node: ir.Node, dtype: ir.DataType, folded: bool) -> dict[str, ir
 
 def _of_rank(shape: ir.Shape | None) -> ir.Shape | None:
     return None if shape is None else ir.Shape([None] * len(shape))
-
-
-def _opset(model: Model) -> int:
-    imports = model.onnx.graph.opset_imports
-    return imports.get("", imports.get("ai.onnx", 1))
 
 
 __all__ = ["RealCopier", "one_node_layers", "unreal"]

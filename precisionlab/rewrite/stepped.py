@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from precisionlab.model import Layer
 from precisionlab.model.graph import Scope
+from precisionlab.model.opset import opset_of
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier
@@ -98,8 +99,7 @@ class _Steps:
     @property
     def opset(self) -> int:
         """Of ONNX's own operators."""
-        imports = self.model.onnx.graph.opset_imports
-        return imports.get("", imports.get("ai.onnx", 1))
+        return opset_of(self.model.onnx)
 
     def sizes(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """The shape of a value of the model, where all of it is known."""

@@ -12,11 +12,12 @@ from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.inference import infer_tensors
+from precisionlab.model.opset import opset_of
 from precisionlab.precision import PrecisionPlan
 from precisionlab.rewrite.typed.assignment import Assignment, allowed, body_types, planned
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.expand import ExpandHardSwish
-from precisionlab.rewrite.typed.opset import best_opset, convert, least_opset, opset_of
+from precisionlab.rewrite.typed.opset import best_opset, convert, least_opset
 from precisionlab.rewrite.typed.types import TypesPass
 
 

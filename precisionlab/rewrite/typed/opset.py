@@ -10,6 +10,7 @@ from onnx_ir.passes import common as passes
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.light import big_as_inputs, restore_big
+from precisionlab.model.opset import opset_of
 from precisionlab.precision import Precision
 from precisionlab.quoting import CPP_ERRORS, cause
 from precisionlab.rewrite.typed.assignment import Assignment, refusals
@@ -21,12 +22,6 @@ _HALF_SCALES = 19  # … and scales in float16 and bfloat16
 _NEWEST = 22
 # What the converter replaces by a node with neither its name nor its output's.
 _REPLACED = {"Upsample": "Resize"}
-
-
-def opset_of(model: ir.Model) -> int:
-    """The opset of ONNX's own operators."""
-    imports = model.graph.opset_imports
-    return imports.get("", imports.get("ai.onnx", 1))
 
 
 def least_opset(assignment: Assignment, current: int) -> int:

@@ -14,11 +14,11 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, Precondi
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input, outer_values, subgraphs
 from precisionlab.model.graph import TensorInfo
+from precisionlab.model.opset import opset_of
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.gates import weight_axis
 from precisionlab.rewrite.typed.assignment import Assignment, BodyTypes
 from precisionlab.rewrite.typed.constants import converted, is_exact
-from precisionlab.rewrite.typed.opset import opset_of
 from precisionlab.rewrite.typed.signature import FLOAT, Places, is_float, places
 from precisionlab.rewrite.typed.stock import Stock
 
