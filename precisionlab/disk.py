@@ -200,9 +200,18 @@ def is_full(error: OSError) -> bool:
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make a folder with those above it; the answer has those that were not there, the innermost first."""
+    """Make a folder with those above it; the answer has those that were not there, the innermost first.
+
+    Raises OSError where that fails, and then leaves none behind.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        for path in missing:
+            with suppress(OSError):  # not made, or something lies there now
+                path.rmdir()
+        raise
     return missing
 
 

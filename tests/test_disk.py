@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from models import DIGITS
 
 from precisionlab.cli import cli
-from precisionlab.disk import drafted, remove_drafts, write_whole
+from precisionlab.disk import drafted, make_folder, remove_drafts, write_whole
 from precisionlab.errors import OptionError
 from precisionlab.lock import held_file, held_folder
 
@@ -41,6 +41,14 @@ def sweep(folder: Path, *options: str) -> Result:
 def contents(folder: Path) -> dict[str, bytes]:
     """All files below a folder, hidden ones too."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_that_cannot_be_made_leaves_none_of_those_above_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a user's")
+    with pytest.raises(OSError, match="exists"):
+        make_folder(tmp_path / "new" / ".." / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in make_folder(tmp_path / "new" / "below")] == ["below", "new"]
 
 
 # A disk that fills up

@@ -210,6 +210,14 @@ def test_a_float8_input_is_refused_by_name(tmp_path: Path) -> None:
     refused(model, X, tmp_path, "'x' is float8e4m3fn", "Cast")
 
 
+def test_an_input_of_more_axes_than_arrays_have_is_refused_by_name(tmp_path: Path) -> None:
+    def of(axes: int) -> onnx.ModelProto:
+        return proto(f"(float[{'1,' * (axes - 1)}3] x) => (float[{'1,' * (axes - 1)}3] y) {{ y = Exp(x) }}")
+
+    refused(of(65), {"x": X["x"]}, tmp_path, "'x' has 65 axes", "Reshape")
+    assert swept(of(8), {"x": X["x"][:1].reshape([1] * 7 + [3])}, tmp_path / "8").met
+
+
 def test_double_inside_has_a_precision_as_float32_has(tmp_path: Path) -> None:
     model = proto("(float[2,3] x) => (float[2,3] y) { a = Exp(x) d = Cast<to = 11>(a) e = Sqrt(d) f = Cast<to = 1>(e)"
                   " y = Sin(f) }")  # fmt: skip

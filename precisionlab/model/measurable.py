@@ -22,6 +22,7 @@ _QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QAttention"}
 )
 _REASONS = 3
+_MOST_AXES = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 # What NumPy has no type of its own for cannot be given to ONNX Runtime from Python.
 _FED = frozenset(
     {
@@ -117,6 +118,11 @@ def _check_input(value: ir.Value, path: Path) -> None:
         raise ModelError(
             f"{path}: input {value.name!r} is {value.dtype.name.lower()}, which ONNX Runtime cannot be given from "
             "Python; make it float32, with a Cast behind it"
+        )
+    if value.shape is not None and len(value.shape) > _MOST_AXES:
+        raise ModelError(
+            f"{path}: input {value.name!r} has {len(value.shape)} axes, and NumPy's arrays have {_MOST_AXES} at most; "
+            "make it one of fewer, with a Reshape behind it"
         )
 
 
