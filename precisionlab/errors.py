@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
+_NO_ROOM = re.compile("failed to map segment|[Cc]annot allocate memory|can't start new thread")
+"""Of the system's loader, and of Python where a thread finds no room."""
+
 
 class PrecisionLabError(Exception):
     """Base of every error that says what is wrong, where, and what to do."""
@@ -29,3 +35,14 @@ class EngineError(PrecisionLabError):
 
 class BuildError(EngineError):
     """TensorRT refuses to build an engine. That says nothing of its accuracy."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that a library or a thread has no room in memory."""
+    while error is not None:
+        if isinstance(error, MemoryError) or _NO_ROOM.search(str(error)):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

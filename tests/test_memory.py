@@ -24,7 +24,7 @@ from precisionlab.compare.effects import merged
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, Sample
-from precisionlab.errors import OptionError
+from precisionlab.errors import OptionError, is_out_of_memory
 from precisionlab.memory import Share, default_memory, machine_memory, share_of, too_little
 from precisionlab.model import Model
 from precisionlab.parsing import parse_memory
@@ -314,6 +314,26 @@ class Watching:
 progress.progress = Watching
 cli(sys.argv[1:], prog_name="precisionlab")
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+@pytest.mark.parametrize("megabytes", [300, 500])
+def test_a_library_that_finds_no_room_is_told_as_memory_that_ran_out(tmp_path: Path, megabytes: int) -> None:
+    words = f"{sys.executable} -m precisionlab sweep {DIGITS / 'digits.onnx'} --data {DIGITS} --samples 2 --threads 1"
+    line = f"ulimit -v {megabytes * 1024}; {words} --precisions fp16 --out {tmp_path / 'run'}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("precisionlab: memory ran out")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_that_follows_from_another_kind_is_not_taken_for_memory() -> None:
+    error = OSError("cannot load it")
+    error.__context__ = OSError("libx.so: failed to map segment from shared object")
+    assert is_out_of_memory(error)
+    assert is_out_of_memory(RuntimeError("can't start new thread"))
+    assert is_out_of_memory(ImportError("x.so: cannot allocate memory in static TLS block"))
+    assert not is_out_of_memory(ImportError("x.so: no such file"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")

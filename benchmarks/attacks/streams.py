@@ -10,6 +10,8 @@ from benchmarks.attacks.attempt import DATA, MODEL, RUNS, SWEEP, Attempt, Kind, 
 FEW = ("sweep", MODEL, "--data", DATA, "--precisions", "fp16", "--samples", "4", "--max-evaluations", "2")
 SMALL = words(*FEW, "--threads", "1", "--out", "run")
 PIPES = frozenset({0, 1, 141})
+EITHER = frozenset({0, 1, 130, 143})
+REPORT = words("report", "run")
 STOPPED = "{} & child=$!; sleep %s; kill -%s $child; wait $child"
 """The signal comes after so many seconds; a command that has ended by then has its own exit code."""
 
@@ -35,10 +37,7 @@ def kinds(dice: random.Random) -> Iterable[Kind]:
         [
             Attempt("twin of all", SMALL, RUNS, shell="{}", twin=True),
             *(Attempt(line, SMALL, codes, shell=line) for line, codes in closed.items()),
-            *(
-                Attempt(f"report: {line}", words("report", "run"), codes, shell=line, run=True)
-                for line, codes in closed.items()
-            ),
+            *(Attempt(f"report: {line}", REPORT, codes, shell=line, run=True) for line, codes in closed.items()),
             Attempt("help >&-", words("--help"), frozenset({2}), shell="{} >&-"),
             Attempt("help | true", words("--help"), PIPES, shell="{} | true; exit ${PIPESTATUS[0]}"),
         ],
@@ -55,9 +54,7 @@ def kinds(dice: random.Random) -> Iterable[Kind]:
             *(signalled(name, moment, signals[name], SWEEP) for name, moment in fixed),
             *(signalled(name, moment, signals[name], (*SWEEP, *more)) for name, moment in drawn),
             Attempt("INT thrice", words(*SWEEP), signals["INT"], shell=thrice("INT"), run=True),
-            Attempt(
-                "TERM, then INT", words(*SWEEP), frozenset({0, 1, 130, 143}), shell=thrice("TERM", "INT"), run=True
-            ),
+            Attempt("TERM, then INT", words(*SWEEP), EITHER, shell=thrice("TERM", "INT"), run=True),
             Attempt("HUP is not ours", words(*SWEEP), frozenset({0, 1, 129}), shell=STOPPED % (2.0, "HUP"), run=True),
         ],
     )
@@ -66,9 +63,8 @@ def kinds(dice: random.Random) -> Iterable[Kind]:
 def signalled(name: str, moment: float, codes: frozenset[int], command: Iterable[object]) -> Attempt:
     """One signal at one moment, to a sweep that begins afresh in the folder of another."""
     fresh = (*command, "--seed", "1")
-    return Attempt(
-        f"{name} after {moment} s, {len(fresh)} words", words(*fresh), codes, shell=STOPPED % (moment, name), run=True
-    )
+    line = STOPPED % (moment, name)
+    return Attempt(f"{name} after {moment} s, {len(fresh)} words", words(*fresh), codes, shell=line, run=True)
 
 
 def thrice(first: str, then: str = "") -> str:

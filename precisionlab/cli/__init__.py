@@ -24,7 +24,7 @@ from precisionlab.cli.streams import OutputError, prepare_streams
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.cli.verify import verify_command
 from precisionlab.disk import is_full
-from precisionlab.errors import PrecisionLabError
+from precisionlab.errors import PrecisionLabError, is_out_of_memory
 from precisionlab.wording import one_line
 
 INPUT_ERROR = 2
@@ -52,9 +52,11 @@ class _Commands(click.Group):
         except PrecisionLabError as error:
             _fail(ctx, error, str(error))
         except MemoryError as error:
-            words = f" ({error})" if str(error) else ""
-            advice = "use --memory or fewer --threads; the same command goes on from here"
-            _fail(ctx, error, f"memory ran out{words}; {advice}")
+            _fail(ctx, error, _memory_ran_out(str(error)))
+        except (ImportError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _fail(ctx, error, _memory_ran_out("a library or a thread finds no room"))
         except BrokenPipeError as error:  # who read the output has seen enough
             ctx.exit(_unprinted(error))
         except OSError as error:
@@ -66,8 +68,15 @@ class _Commands(click.Group):
             ctx.exit(_INTERRUPTS.code)
 
 
+def _memory_ran_out(words: str) -> str:
+    advice = "use --memory or fewer --threads; the same command goes on from here"
+    return f"memory ran out{f' ({words})' if words else ''}; {advice}"
+
+
 def _of_surroundings(error: OSError) -> str | None:
     """What the system refuses whatever we do, as a sentence; None for what may be a fault of ours."""
+    if is_out_of_memory(error):
+        return _memory_ran_out("a library or a thread finds no room")
     where = f"{error.filename}: " if error.filename else ""
     if is_full(error):
         return f"{where}the disk is full ({error.strerror}); make room and give the same command again"
