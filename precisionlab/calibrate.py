@@ -70,7 +70,7 @@ class CalibrationResult:
 
     @property
     def ranges(self) -> pd.DataFrame:
-        """One row for each tensor; the columns are documented in `precisionlab.report.ranges`."""
+        """One row for each tensor; the columns are documented in `precisionlab.report.columns`."""
         from precisionlab.report.ranges import ranges_table
 
         return ranges_table(self)

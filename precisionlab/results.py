@@ -32,7 +32,7 @@ class SweepResult:
 
     `values` is what the reference's tensors hold, as `histograms.json` keeps it.
     `variants` and `layers` are the tables of `variants.csv` and `layers.csv`; their columns are
-    documented in `precisionlab.report.tables`.
+    documented in `precisionlab.report.columns`.
     """
 
     model: Model

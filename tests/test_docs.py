@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from pages import PAGES, ROOT, anchors, blocks, command_of, commands, inline, li
 
 import precisionlab
 from precisionlab.cli import cli
+from precisionlab.report.columns import SCHEMAS
 
 FILES = re.compile(r"(?:precisionlab|tests|examples|benchmarks|docs)/[\w./-]*")
 FEW = ["--samples", "8"]  # what is shown to users takes all 64
@@ -120,6 +122,14 @@ def test_the_reference_of_files_takes_its_tables_from_modules_that_have_them() -
     assert all(
         ".csv`" in str(doc) or ".json`" in str(doc) for doc in (importlib.import_module(m).__doc__ for m in modules)
     )
+
+
+def test_the_reference_of_files_has_the_columns_of_every_table() -> None:
+    hooks = runpy.run_path(str(ROOT / "docs/site_hooks.py"))
+    shown = hooks["with_columns"]((ROOT / "docs/reference/files.md").read_text(encoding="utf-8"))
+    for schema in SCHEMAS.values():
+        assert f"A row for {schema.rows}." in shown
+        assert schema.markdown() in shown
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import webbrowser
 from collections.abc import Callable
@@ -28,12 +29,14 @@ from precisionlab.model import load_model
 from precisionlab.precision import Pin, Precision, PrecisionPlan
 from precisionlab.report import annotate
 from precisionlab.report.cells import records_of
+from precisionlab.report.columns import SCHEMAS
 from precisionlab.report.csvfile import from_csv, guarded, to_csv, unguarded
 from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render
 from precisionlab.report.markdown import code, render_markdown, text
 from precisionlab.report.pareto import pareto_table
 from precisionlab.report.redraw import read_run, redraw
+from precisionlab.report.schema import Column, Kind, Schema
 from precisionlab.report.section import Tables
 from precisionlab.report.tables import samples_table
 from precisionlab.results import SweepResult
@@ -76,13 +79,19 @@ def run(*args: str | Path) -> Result:
 # CSV
 
 
+def column(name: str, kind: Kind) -> Column:
+    return Column(name, kind, name, "A column.")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_cell_of_text_is_a_formula_and_it_is_read_back_as_it_was(name: str) -> None:
     table = pd.DataFrame({"layer": [name, "plain"], "sqnr": [-3.5, -np.inf], "count": pd.array([1, None], "Int64")})
     file = to_csv(table)
     cell = list(csv.reader(file.splitlines(keepends=True)))[1][0] if "\r" not in name else guarded(name)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    pd.testing.assert_frame_equal(from_csv(file, ["layer"], ["count"]), table, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        from_csv(file, [column("layer", Kind.TEXT), column("count", Kind.COUNT)]), table, check_dtype=False
+    )
 
 
 def test_numbers_stay_numbers() -> None:
@@ -102,7 +111,7 @@ def test_cells_of_older_files_stay_as_they_are() -> None:
 
 @given(st.lists(st.floats(), min_size=1))
 def test_floats_are_read_back_to_the_bit(values: list[float]) -> None:
-    read = from_csv(to_csv(pd.DataFrame({"a": values, "b": 0.5})), [], [])["a"].to_numpy(np.float64)
+    read = from_csv(to_csv(pd.DataFrame({"a": values, "b": 0.5})))["a"].to_numpy(np.float64)
     np.testing.assert_array_equal(read, np.array(values))
 
 
@@ -117,6 +126,49 @@ def test_the_tables_of_a_run_are_read_back_with_their_types(digits: SweepResult)
                 pd.testing.assert_series_equal(read[name], table[name])
             else:
                 assert [v or None for v in read[name]] == [v or None for v in table[name].astype(object)], name
+
+
+def test_a_row_of_other_columns_than_the_schema_has_is_an_error() -> None:
+    schema = Schema("x.csv", "a thing", lambda: (column("name", Kind.TEXT), column("count", Kind.COUNT)))
+    assert list(schema.frame([{"name": "a", "count": None}])) == ["name", "count"]
+    assert list(schema.frame([])) == ["name", "count"]
+    for row in ({"name": "a"}, {"name": "a", "count": 1, "more": 2}):
+        with pytest.raises(ValueError, match=r"x\.csv: a row lacks, or has beside the others, \['(count|more)'\]"):
+            schema.frame([row])
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "value"),
+    [
+        (Kind.TEXT, "3", "3"),
+        (Kind.NUMBER, "3", 3.0),
+        (Kind.WHOLE, "3", 3),
+        (Kind.COUNT, "3", 3),
+        (Kind.FLAG, "True", True),
+        (Kind.FLAG, "yes", "'yes' is neither True nor False"),
+        (Kind.FLAG, "", "'' is neither True nor False"),
+        (Kind.WHOLE, "3.5", "column a: invalid literal"),
+        (Kind.NUMBER, "x", "column a: could not convert"),
+    ],
+)
+def test_a_cell_is_read_as_its_column_says(kind: Kind, cell: str, value: object) -> None:
+    file = f"a,b\n{cell},1\n"
+    if kind is not Kind.TEXT and isinstance(value, str):
+        with pytest.raises(ValueError, match=re.escape(value)):
+            from_csv(file, [column("a", kind)])
+    else:
+        found = from_csv(file, [column("a", kind)])["a"].tolist()
+        assert found == [value]
+        assert type(found[0]) is type(value)
+
+
+def test_every_column_says_what_it_is_in_a_sentence() -> None:
+    for schema in SCHEMAS.values():
+        assert len(set(schema.names)) == len(schema.columns)
+        for found in schema.columns:
+            assert found.title, found.name
+            assert found.what[0].isupper(), found.name
+            assert found.what.endswith("."), found.name
 
 
 # The report again

@@ -16,6 +16,7 @@ from precisionlab.compare.effects import worst_sqnr
 from precisionlab.compare.tolerance import Bound
 from precisionlab.precision import Pin, Precision
 from precisionlab.report import pareto, tables
+from precisionlab.report.columns import PARETO
 from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render, render_fragment
 from precisionlab.report.machine import to_json
@@ -113,8 +114,7 @@ def test_what_was_not_measured_alone_is_empty(digits: SweepResult) -> None:
 def test_pareto_has_every_plan_with_the_sign_of_its_figure_undone(digits: SweepResult) -> None:
     found = digits.precisions[0]
     table = pareto.pareto_table(digits)
-    documented = re.findall(r"^\| ([a-z_, 0-9]+) \|", pareto.__doc__ or "", re.M)[1:]
-    assert list(table) == [name for names in documented for name in names.split(", ")]
+    assert list(table) == PARETO.names
     fp16 = table[table["precision"] == "fp16"]
     assert len(fp16) == found.evaluations == len(found.points)
     assert list(fp16["value"]) == [-point.error for point in found.points]

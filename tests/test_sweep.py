@@ -16,7 +16,7 @@ from models import DIGITS, Array, proto
 
 import precisionlab
 from precisionlab.errors import DataError, ModelError, OptionError, PlanError
-from precisionlab.report import tables
+from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS
 from precisionlab.results import SweepResult
 from precisionlab.sweep import sweep
 
@@ -223,26 +223,11 @@ def test_a_layer_whose_range_is_not_finite_is_pinned_from_the_start_with_its_rea
 # What it writes
 
 
-def documented(table: str) -> list[str]:
-    """The columns of a table in the docstring of report/tables.py, with its short forms written out."""
-    text = (tables.__doc__ or "").split(f"`{table}`")[1].split("\n\n")[1]
-    columns: list[str] = []
-    for line in text.splitlines()[2:]:
-        names = [name.strip() for name in line.split("|")[1].split(",")]
-        prefix = names[0].split("_")[0]
-        for name in names:
-            if name == "…":
-                columns += [n.replace("introduced", prefix, 1) for n in columns if n.startswith("introduced_")][1:]
-            else:
-                columns.append(name.replace("…", prefix))
-    return columns
-
-
-def test_the_columns_are_those_documented(digits: SweepResult) -> None:
-    assert list(digits.variants) == documented("variants.csv")
-    assert list(digits.layers) == documented("layers.csv")
-    assert list(pd.read_csv(folder(digits) / "variants.csv")) == documented("variants.csv")
-    assert list(pd.read_csv(folder(digits) / "layers.csv")) == documented("layers.csv")
+def test_the_columns_are_those_of_the_schema(digits: SweepResult) -> None:
+    for schema, table in ((VARIANTS, digits.variants), (LAYERS, digits.layers)):
+        assert list(table) == list(pd.read_csv(folder(digits) / schema.file)) == schema.names
+    for schema in (SAMPLES, PARETO):
+        assert list(pd.read_csv(folder(digits) / schema.file)) == schema.names
 
 
 def test_every_layer_stands_once_for_each_precision_in_its_order(digits: SweepResult) -> None:

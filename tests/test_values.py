@@ -21,6 +21,7 @@ from precisionlab.calibration.histogram import histogram_of
 from precisionlab.calibration.methods import METHODS
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.spread import spread_of, sqnr_of_rows
+from precisionlab.report.columns import SAMPLES
 from precisionlab.report.csvfile import from_csv
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, histograms_json, read_histograms
 from precisionlab.report.redraw import read_run, redraw
@@ -164,7 +165,7 @@ def test_a_run_without_int8_keeps_histograms_and_no_ranges(tmp_path: Path) -> No
 
 def test_samples_are_named_in_the_tables(run: SweepResult) -> None:
     assert run.folder is not None
-    table = from_csv((run.folder / "samples.csv").read_text(encoding="utf-8"), ("variant", "output", "name"), ())
+    table = from_csv((run.folder / "samples.csv").read_text(encoding="utf-8"), SAMPLES.columns)
     names = {name for part in (run.samples.chosen, run.samples.held_out) for name in part}
     assert set(table["name"]) == names
     layers = run.layers[run.layers.inherited_sqnr_db.notna()]

@@ -39,7 +39,7 @@ def render_calibration(facts: Mapping[str, Any], ranges: pd.DataFrame, histogram
     """The whole page.
 
     `facts` is what the fingerprint says beside the ranges (`Fingerprint.facts`; what it lacks is left out; it may
-    name the file as `cache`, or `cache.path`), `ranges` the table documented in `precisionlab.report.ranges`,
+    name the file as `cache`, or `cache.path`), `ranges` the table documented in `precisionlab.report.columns`,
     `histograms` those that the ranges were taken from; a tensor without one has no picture.
     """
     records = records_of(ranges)

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from precisionlab.report.schema import Column, Kind
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_FLAGS = frozenset({"True", "False"})
 _GUARDED = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 
@@ -44,12 +47,12 @@ def to_csv(table: pd.DataFrame) -> str:
     return text
 
 
-def from_csv(text: str, texts: Collection[str], counts: Collection[str]) -> pd.DataFrame:
+def from_csv(text: str, columns: Iterable[Column] = ()) -> pd.DataFrame:
     """The table of a CSV file's text. Raises ValueError where it is no table, or holds no number where one must be.
 
-    `texts` are the columns that hold text, whatever it looks like (a layer may be called `NA`, or `3`), `counts` those
-    of whole numbers that may be absent. In others, all `True` and `False` are flags, whole numbers whole, and the
-    rest floats, where an empty cell is a NaN.
+    `columns` are those that are known, and hold what their kind says: text is text, whatever it looks like (a layer
+    may be called `NA`, or `3`). In others, all `True` and `False` are flags, whole numbers whole, and the rest floats,
+    where an empty cell is a NaN.
     """
     if text and not text.endswith("\n"):
         raise ValueError("the last row is cut short")
@@ -57,8 +60,9 @@ def from_csv(text: str, texts: Collection[str], counts: Collection[str]) -> pd.D
     if not isinstance(cells.index, pd.RangeIndex):  # where pandas puts the cells that are too many
         raise ValueError("a row has more cells than the header")
     _check_widths(text)
-    columns: Mapping[str, Any] = {str(name): _column(str(name), cells[name].tolist(), texts, counts) for name in cells}
-    table: pd.DataFrame = pd.DataFrame(columns)
+    kinds = {column.name: column.kind for column in columns}
+    read: Mapping[str, Any] = {str(n): _column(str(n), cells[n].tolist(), kinds.get(str(n))) for n in cells}
+    table: pd.DataFrame = pd.DataFrame(read)
     return table
 
 
@@ -76,17 +80,24 @@ def _check_widths(text: str) -> None:
         raise ValueError("a row has fewer cells than the header")
 
 
-def _column(name: str, cells: list[str], texts: Collection[str], counts: Collection[str]) -> Any:
-    if name in texts:
+def _column(name: str, cells: list[str], kind: Kind | None) -> Any:
+    if kind is Kind.TEXT:
         return pd.Series([unguarded(cell) for cell in cells], dtype=object)
     try:
-        if name in counts:
+        if kind is Kind.COUNT:
             return pd.Series([None if cell == "" else int(float(cell)) for cell in cells], dtype="Int64")
-        if cells and set(cells) <= {"True", "False"}:
-            return pd.Series([cell == "True" for cell in cells], dtype=bool)
+        if kind is Kind.FLAG or (kind is None and cells and _FLAGS.issuperset(cells)):
+            return pd.Series([_flag(cell) for cell in cells], dtype=bool)
+        is_whole = kind is None and cells and all(cell.removeprefix("-").isdecimal() for cell in cells)
+        if kind is Kind.WHOLE or is_whole:
+            return pd.Series([int(cell) for cell in cells], dtype="int64")
         # Python reads a float exactly as it was written; pandas does by some of its parsers only.
-        floats = pd.Series([float(cell) if cell else float("nan") for cell in cells], dtype="float64")
-        whole = cells and all(cell.removeprefix("-").isdecimal() for cell in cells)
-        return pd.Series([int(cell) for cell in cells], dtype="int64") if whole else floats
+        return pd.Series([float(cell) if cell else float("nan") for cell in cells], dtype="float64")
     except (ValueError, OverflowError) as error:
         raise ValueError(f"column {name}: {error}") from None
+
+
+def _flag(cell: str) -> bool:
+    if cell not in _FLAGS:
+        raise ValueError(f"{cell!r} is neither True nor False")
+    return cell == "True"

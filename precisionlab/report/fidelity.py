@@ -1,9 +1,6 @@
 """How true the emulation is: the table of `fidelity.csv`, and the page with scatters of emulated and real errors.
 
-Columns of `fidelity.csv`: `precision`, `layer`, `kind`, `tensor`; `introduced_emulated`, `introduced_real`,
-`inherited_emulated`, `inherited_real`, SQNR in dB (±inf as such, empty where there is none or it is NaN);
-`nonfinite_emulated`, `nonfinite_real`, whether the tensor holds a NaN or Inf that the reference does not have;
-`unreal`, why the layer is float32 on both sides.
+The columns are those of `precisionlab.report.columns`.
 """
 
 from __future__ import annotations
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from precisionlab.report.cells import visible
+from precisionlab.report.columns import FIDELITY
 from precisionlab.report.drawing import as_markup, scale_of, tidy, tree_of
 from precisionlab.report.html import load_template
 
@@ -28,8 +26,6 @@ _FLOWS = ("introduced", "inherited")
 
 def fidelity_table(result: FidelityResult) -> pd.DataFrame:
     """One row for each tensor that a layer gives, precision by precision."""
-    import pandas as pd
-
     rows = [
         {
             "precision": found.precision.value,
@@ -47,8 +43,7 @@ def fidelity_table(result: FidelityResult) -> pd.DataFrame:
         for found in result.found
         for row in found.rows
     ]
-    table: pd.DataFrame = pd.DataFrame(rows)
-    return table
+    return FIDELITY.frame(rows)
 
 
 def fidelity_page(result: FidelityResult) -> str:

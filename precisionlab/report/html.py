@@ -21,6 +21,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from precisionlab.compare.metrics import agreement_metrics, error_metrics
 from precisionlab.precision import PrecisionPlan
@@ -39,6 +40,7 @@ from precisionlab.report.cells import (
     value_text,
     visible,
 )
+from precisionlab.report.columns import SCHEMAS
 from precisionlab.report.commands import commands_of, longer_command, run_commands
 from precisionlab.report.details import error_labels
 from precisionlab.report.graph import draw_graph
@@ -77,10 +79,9 @@ def render(
 ) -> str:
     """The whole page.
 
-    `run` is what `run.json` holds, `variants` and `layers` are the tables documented in
-    `precisionlab.report.tables`, `pareto` is that of `precisionlab.report.pareto` (None: no plans were kept), `plans`
-    maps each precision to the plan found, `samples` is the table of `samples.csv` and `histograms` what
-    `histograms.json` holds (None: an older run has none).
+    `run` is what `run.json` holds; `variants`, `layers`, `pareto` (None: no plans were kept) and `samples` are the
+    tables of `precisionlab.report.columns`; `plans` maps each precision to the plan found, and `histograms` is what
+    `histograms.json` holds (the last two tables are None of an older run, which has none).
     """
     tables = Tables(records_of(variants), records_of(layers), _rows(pareto), _rows(samples), histograms)
     return _draw("page", run, tables, plans)
@@ -152,9 +153,17 @@ def load_template() -> Template:
         quoted=shlex.quote,
     )
     environment.globals.update(
-        error_metrics=error_metrics, agreement_metrics=agreement_metrics, error_labels=error_labels
+        error_metrics=error_metrics,
+        agreement_metrics=agreement_metrics,
+        error_labels=error_labels,
+        head_of=head_of,
     )
     return environment.get_template("report.html.j2")
+
+
+def head_of(file: str, column: str) -> Markup:
+    """The head of a table's column, in which an arrow does not end a line."""
+    return Markup(str(escape(SCHEMAS[file].column(column).head)).replace(" →", "&nbsp;→"))
 
 
 def _csp_hash(script: str) -> str:

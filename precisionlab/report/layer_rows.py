@@ -17,7 +17,7 @@ from precisionlab.model import Layer
 from precisionlab.model.selections import Moving, moving_layers
 from precisionlab.precision import Pin
 from precisionlab.report.cells import Row
-from precisionlab.report.details import SPREAD_PARTS
+from precisionlab.report.columns import SPREAD_PARTS
 from precisionlab.rewrite.flow import format_of, precision_of
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost

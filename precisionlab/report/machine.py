@@ -18,8 +18,7 @@ def to_json(result: SweepResult) -> str:
     """One JSON object: `run`, `met`, `folder`, `plans`, and the rows of `variants`, `layers` and `pareto`.
 
     JSON knows neither NaN nor infinities: they stand as the strings "nan", "inf" and "-inf"; a figure
-    that does not exist is null. Columns are documented in `precisionlab.report.tables` and
-    `precisionlab.report.pareto`.
+    that does not exist is null. Columns are those of `precisionlab.report.columns`.
     """
     content = {
         "met": result.met,

@@ -1,19 +1,6 @@
 """The table of all plans that were evaluated, by what they cost and how far they err: `pareto.csv`.
 
-A row for each plan, in the order of evaluation. NaN figures are left as NaN, infinities are `inf` and `-inf`.
-
-| column | meaning |
-|---|---|
-| precision | the low precision |
-| pins, layers | how many layers the plan pins, and a JSON list of their names |
-| figure, value | the first bound's figure (sqnr, top1, sqnr[logits], …) and what this plan has of it |
-| figures | emulated or measured: where that comes from |
-| target | the device that costs are for |
-| cost_us, cost_of_fp32 | what the plan costs on it, in microseconds and as a share of the float32 plan's cost |
-| cost_figures | estimated, measured or partly measured |
-| meets | whether the plan meets the whole tolerance, on the samples that chose |
-| on_front | whether no other plan evaluated is as good in both and better in one |
-| chosen | whether it is the plan found |
+NaN figures are left as NaN, infinities are `inf` and `-inf`; the columns are those of `precisionlab.report.columns`.
 
 Plans with the same pins may differ in the precisions that these have. Costs compare the plans of one model on one
 device; an estimated one is no prediction of latency (`precisionlab.search.cost`).
@@ -25,36 +12,20 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from precisionlab.report.columns import PARETO
 from precisionlab.search.pareto import Point, front
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from precisionlab.results import SweepResult
     from precisionlab.search.outcome import PrecisionResult
-
-_TYPES = {
-    "precision": "object",
-    "pins": "int64",
-    "layers": "object",
-    "figure": "object",
-    "value": "float64",
-    "figures": "object",
-    "target": "object",
-    "cost_us": "float64",
-    "cost_of_fp32": "float64",
-    "cost_figures": "object",
-    "meets": "bool",
-    "on_front": "bool",
-    "chosen": "bool",
-}
 
 
 def pareto_table(result: SweepResult) -> pd.DataFrame:
     """The table of `pareto.csv`; without rows where nothing was searched."""
     rows = [{**row, "layers": json.dumps(row["layers"], ensure_ascii=False)} for row in pareto_rows(result)]
-    table: pd.DataFrame = pd.DataFrame(rows, columns=list(_TYPES)).astype(_TYPES)
-    return table
+    return PARETO.frame(rows)
 
 
 def pareto_rows(result: SweepResult) -> list[dict[str, Any]]:

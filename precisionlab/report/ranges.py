@@ -1,20 +1,4 @@
-"""The table of a calibration, with stable columns.
-
-`ranges.csv`, a row for each tensor in topological order:
-
-| column | meaning |
-|---|---|
-| tensor | its name in the model and in the cache |
-| method | how its range was found |
-| amax, scale | the range, and amax / 127; empty for a tensor that never held an element, as by each method below |
-| largest | the largest finite |x| seen |
-| count, zeros, nonfinite | values seen, exact zeros among them, NaN and Inf (not in count) |
-| clipped, clipped_share | values beyond the range |
-| levels_used | of the 128 magnitudes that int8 tells apart, those that any value falls on |
-| entropy, capped, percentile, mse, max | the range by each method |
-| disagreement | the largest of these over the smallest |
-| operand | whether an int8 layer takes it |
-"""
+"""The table of a calibration, `ranges.csv`; its columns are those of `precisionlab.report.columns`."""
 
 from __future__ import annotations
 
@@ -22,12 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.model.layers import int8_operands
+from precisionlab.report.columns import RANGES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from precisionlab.calibrate import CalibrationResult
 
 _MAGNITUDES = 128
@@ -37,8 +23,7 @@ def ranges_table(result: CalibrationResult) -> pd.DataFrame:
     """The table of `ranges.csv`."""
     operands = {name for layer in result.model.layers for name in int8_operands(result.model, layer)}
     rows = [_row(result, name, name in operands) for name in result.table.ranges]
-    table: pd.DataFrame = pd.DataFrame(rows)
-    return table
+    return RANGES.frame(rows)
 
 
 def _row(result: CalibrationResult, name: str, operand: bool) -> dict[str, Any]:

@@ -15,38 +15,17 @@ from precisionlab.plainfiles import is_there
 from precisionlab.precision import PrecisionPlan, plan_files, plan_from_dict, read_plan_content
 from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
 from precisionlab.report.cells import records_of
+from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS
 from precisionlab.report.csvfile import from_csv
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, read_histograms
 from precisionlab.report.markdown import render_markdown
+from precisionlab.report.schema import Schema
 from precisionlab.report.section import Tables
-from precisionlab.report.tables import LAYER_COUNTS, LAYER_TEXTS, PART_TEXTS, VARIANT_COUNTS, VARIANT_TEXTS
-from precisionlab.report.views import VERDICT
 from precisionlab.report.written import altered
 from precisionlab.wording import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_SAMPLE_COLUMNS = ("variant", "output", "held_out", "sample", "sqnr_db")
-_SAMPLE_TEXTS = ("variant", "output", "name")
-_PARETO_TEXTS = ("precision", "layers", "figure", "figures", "target", "cost_figures")
-
-# What the pages take from the tables. Further columns are read where they stand there.
-_VARIANT_COLUMNS = (
-    *(name for name in VARIANT_TEXTS if name not in PART_TEXTS),
-    *VARIANT_COUNTS,
-    *("samples", "pins", "layers", "met", "nonfinite_tensors", "metric", "reference_metric", "metric_error"),
-    *("held_out_metric", "cost_us", "cost_of_fp32", "sqnr_db", "cosine", "rel_l2", "max_error", "top1"),
-    *("sqnr_low_db", "sqnr_high_db", "latency_ms", "held_out_sqnr_db", "held_out_cosine", "held_out_rel_l2"),
-    *("held_out_max_error", "held_out_top1"),
-)
-_LAYER_COLUMNS = (
-    *(name for name in LAYER_TEXTS if name not in ("inputs", "format", "cause_kinds")),
-    *LAYER_COUNTS,
-    *("index", "pinned", "released_figure", "weight_bytes", "ref_max", "alone_sqnr_db", "mixed_sqnr_db"),
-    *("introduced_sqnr_db", "introduced_max_error", "inherited_sqnr_db"),
-)
-_PARETO_COLUMNS = (*_PARETO_TEXTS, "pins", "value", "cost_of_fp32", "meets", "on_front", "chosen")
 
 # What the pages take from run.json; None stands for a value of any kind.
 _RUN: Mapping[str, Any] = {
@@ -95,20 +74,19 @@ def read_run(folder: Path) -> RunFiles:
     if not is_there(folder, "run.json"):
         raise OptionError(f"{folder}: no run.json here; give the folder of a sweep, such as reports/<model>")
     run = _run(folder / "run.json")
-    variants = _table(folder / "variants.csv", _VARIANT_COLUMNS, (*VARIANT_TEXTS, VERDICT), VARIANT_COUNTS)
+    variants = _table(folder, VARIANTS)
     if variants.empty:
         raise _broken(folder / "variants.csv", "holds no variant")
     # The one text that is either there or was never taken.
     variants["metric_name"] = [name or None for name in variants["metric_name"]]
-    samples = folder / "samples.csv"
     return RunFiles(
         folder,
         {**run, "altered": altered(run, folder)},
         variants,
-        _table(folder / "layers.csv", _LAYER_COLUMNS, LAYER_TEXTS, LAYER_COUNTS),
-        _table(folder / "pareto.csv", _PARETO_COLUMNS, _PARETO_TEXTS, ()),
+        _table(folder, LAYERS),
+        _table(folder, PARETO),
         {name: _plan(folder / file) for name, file in plan_files(run["precisions"]).items()},
-        _table(samples, _SAMPLE_COLUMNS, _SAMPLE_TEXTS, ()) if is_there(folder, samples.name) else None,
+        _table(folder, SAMPLES) if is_there(folder, SAMPLES.file) else None,
         _histograms(folder / HISTOGRAMS) if is_there(folder, HISTOGRAMS) else None,
     )
 
@@ -185,12 +163,14 @@ def _check_names(found: Iterable[str], wanted: Iterable[str], path: Path, where:
         raise _old(path, missing)
 
 
-def _table(path: Path, columns: Collection[str], texts: Collection[str], counts: Collection[str]) -> pd.DataFrame:
+def _table(folder: Path, schema: Schema) -> pd.DataFrame:
+    """The table; further columns, as a later version may have, are read where they stand there."""
+    path = folder / schema.file
     try:
-        table = from_csv(_text(path), texts, counts)
+        table = from_csv(_text(path), schema.columns)
     except ValueError as error:  # pandas' own errors are of this kind
         raise _broken(path, str(error).strip().splitlines()[0] if str(error).strip() else "not a table") from None
-    _check_names(map(str, table), columns, path)
+    _check_names(map(str, table), (column.name for column in schema.columns if column.required), path)
     return table
 
 
