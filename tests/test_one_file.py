@@ -13,7 +13,7 @@ from models import DIGITS
 from precisionlab.calibrate import calibrate
 from precisionlab.calibration.methods import METHODS, Method
 from precisionlab.cli import cli
-from precisionlab.compare.metrics import METRICS, ErrorMetric
+from precisionlab.compare.metrics import METRICS, ErrorMetric, RunMetric, Scope
 from precisionlab.compare.tolerance import Bound, parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.report.diff import Condition, diff_runs
@@ -96,6 +96,41 @@ def test_a_metric_that_is_added_stands_in_tables_pages_and_diff(
         if not change.held_out
     }
     assert (old["mean_error"].before, old["mean_error"].trend) == (None, "same")
+
+
+BROKEN = RunMetric(
+    name="broken",
+    title="tensors that overflow",
+    scope=Scope.NETWORK,
+    form=".0f",
+    higher_is_better=False,
+    of=lambda comparison: float(sum(errors.overflow > 0 for errors in comparison.inherited.values())),
+    least_change=0.0,
+)
+
+
+def test_a_metric_of_the_network_that_is_added_stands_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = swept(tmp_path / "before", "sqnr>=10")
+    monkeypatch.setitem(METRICS, BROKEN.name, BROKEN)
+    with pytest.raises(OptionError, match="or METRIC"):
+        parse_tolerance(["broken[logits]<=3"])
+    after = swept(tmp_path / "after", "broken<=200")
+    variants = pd.read_csv(after / "variants.csv").set_index("variant")
+    assert variants["broken"]["fp32"] == 0
+    assert variants["broken"]["fp16"] > 0
+    assert variants["held_out_broken"].isna().all()
+    page = redraw(read_run(after))
+    assert '<th scope="col">Tensors that overflow</th>' in page, "in the table of variants"
+    assert page.count("Tensors that overflow") == 2, "in the verdict too"
+    assert "Tensors that overflow" in redraw(read_run(before))
+    (found,) = (
+        c
+        for c in diff_runs(read_run(after), read_run(after)).variants[1].changes
+        if c.name == "broken" and not c.held_out
+    )
+    assert found.before == found.after == variants["broken"]["fp16"]
 
 
 HALVED = Method("halved", lambda histogram, _: histogram.amax / 2, "half the whole range, for no good reason")

@@ -125,10 +125,12 @@ class AgreementMetric(Metric):
 class RunMetric(Metric):
     """A metric of the task or the whole network: one figure of a comparison, which no output has of its own.
 
-    `error` is its standard error over the samples, None where that is not known.
+    `error` is its standard error over the samples, None where that is not known. A `tabled` one has two columns in
+    `variants.csv`, held out and not; the others have columns that say more than the figure, or follow from such.
     """
 
     of: Callable[[Comparison], float]
+    tabled: bool = True
     error: Callable[[Comparison], float | None] | None = None
 
 
@@ -221,6 +223,7 @@ _ALL: tuple[Metric, ...] = (
         scope=Scope.TASK,
         form=".3f",
         two_sided=True,
+        tabled=False,
         of=lambda comparison: math.nan if comparison.metric is None else comparison.metric,
         error=lambda comparison: comparison.metric_error,
         least_change=5e-4,
@@ -231,6 +234,7 @@ _ALL: tuple[Metric, ...] = (
         title="loss of the task metric",
         scope=Scope.TASK,
         higher_is_better=False,
+        tabled=False,
         of=lambda comparison: comparison.metric_drop,
         error=_drop_error,
     ),
@@ -239,6 +243,7 @@ _ALL: tuple[Metric, ...] = (
         title="tensors with NaN or Inf",
         short="NaN/Inf tensors",
         scope=Scope.NETWORK,
+        tabled=False,
         form=".0f",
         higher_is_better=False,
         of=lambda comparison: float(len(comparison.nonfinite)),
@@ -263,6 +268,11 @@ def error_metrics() -> tuple[ErrorMetric, ...]:
 def agreement_metrics() -> tuple[AgreementMetric, ...]:
     """Those of outputs that say which class it is."""
     return tuple(metric for metric in METRICS.values() if isinstance(metric, AgreementMetric))
+
+
+def tabled_metrics() -> tuple[RunMetric, ...]:
+    """Those of the task or the network whose figure is all that tables have of them."""
+    return tuple(metric for metric in METRICS.values() if isinstance(metric, RunMetric) and metric.tabled)
 
 
 def output_metrics() -> tuple[Metric, ...]:

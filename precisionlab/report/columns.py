@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from precisionlab.calibration.methods import METHODS
-from precisionlab.compare.metrics import SQNR, Metric, agreement_metrics, error_metrics
+from precisionlab.compare.metrics import SQNR, Metric, agreement_metrics, error_metrics, tabled_metrics
 from precisionlab.report.schema import Column, Kind, Schema
 
 SPREAD_PARTS = {"low": "least", "quarter": "lower quartile", "median": "median", "three_quarters": "upper quartile",
@@ -94,6 +94,9 @@ def _variants() -> Iterator[Column]:
         "Standard error",
         "The standard error of the variant's task metric over the samples; empty where they are too few.",
     )
+    for metric in tabled_metrics():
+        yield _metric(metric, "", "", " of the variant.")
+        yield _metric(metric, "held_out_", "Held out", " on the samples held out.")
     yield _number("held_out_metric", "Task metric held out", "The variant's task metric on the samples held out.")
     yield from _costs()
     yield _number("latency_ms", "Time", "An engine's time for one sample, measured: the median.", "ms")

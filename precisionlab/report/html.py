@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from precisionlab.compare.metrics import agreement_metrics, error_metrics
+from precisionlab.compare.metrics import agreement_metrics, error_metrics, tabled_metrics
 from precisionlab.precision import PrecisionPlan
 from precisionlab.report.cells import (
     Row,
@@ -156,6 +156,7 @@ def load_template() -> Template:
         error_metrics=error_metrics,
         agreement_metrics=agreement_metrics,
         error_labels=error_labels,
+        tabled_metrics=tabled_metrics,
         head_of=head_of,
     )
     return environment.get_template("report.html.j2")

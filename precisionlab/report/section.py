@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from precisionlab.compare.metrics import SQNR, Scope
+from precisionlab.compare.metrics import SQNR, RunMetric
 from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.precision import PrecisionPlan, plan_files
 from precisionlab.report.cells import (
@@ -231,7 +231,7 @@ def _figure_rows(
     rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.worst.held_out.sqnr, ".1f") for v in variants)])
     rows += _row_below("95 % interval", [ABSENT, *(_interval(v) for v in variants)])
     for bound in bounds:
-        if bound.of_metric.scope is Scope.OUTPUT and bound.figure != SQNR:
+        if _has_row(bound):
             figures = [v.of(bound) for v in variants]
             label = axis_text(bound)
             rows.append(_row(label[0].upper() + label[1:], [ABSENT, *(value_text(bound, f) for f, _ in figures)]))
@@ -249,6 +249,12 @@ def _figure_rows(
     if any(v.held_out_nonfinite not in (None, v.nonfinite_tensors) for v in variants):
         rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.held_out_nonfinite, ".0f") for v in variants)])
     return tuple(rows)
+
+
+def _has_row(bound: Bound) -> bool:
+    """Whether the figure has a row of its own; the headline, the task metric and NaN and Inf have theirs anyway."""
+    metric = bound.of_metric
+    return metric.tabled if isinstance(metric, RunMetric) else bound.figure != SQNR
 
 
 def _row(label: str, cells: Sequence[str]) -> FigureRow:

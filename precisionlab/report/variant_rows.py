@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import interval
-from precisionlab.compare.metrics import SQNR, AgreementMetric, agreement_metrics, error_metrics
+from precisionlab.compare.metrics import SQNR, AgreementMetric, agreement_metrics, error_metrics, tabled_metrics
 from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.tolerance import Bound
 from precisionlab.report.cells import Row
@@ -63,6 +63,8 @@ def _rows_of(
         "metric": comparison.metric,
         "reference_metric": comparison.reference_metric,
         "metric_error": comparison.metric_error,
+        **{m.column: m.of(comparison) for m in tabled_metrics()},
+        **{f"held_out_{m.column}": m.of(held_out) if held_out else None for m in tabled_metrics()},
         "held_out_metric": held_out.metric if held_out else None,
         **_cost_columns(variant, result.reference),
         "latency_ms": engine.latency.median if engine else None,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from precisionlab.compare.metrics import SQNR, ErrorMetric, output_metrics
+from precisionlab.compare.metrics import SQNR, ErrorMetric, Scope, output_metrics, tabled_metrics
 from precisionlab.compare.tolerance import Bound
 from precisionlab.precision import Format, Pin
 from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
@@ -79,15 +79,32 @@ class VariantView:
     engine_mb: float | None
     worst: OutputFigures
     outputs: tuple[OutputFigures, ...]
+    tabled: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    def run(self, metric: str) -> tuple[float | None, float | None]:
+        """The figure of a metric of the task or the network, and that on the samples held out."""
+        own = {
+            "metric": (self.metric, self.held_out_metric),
+            "nonfinite": (self.nonfinite_tensors, self.held_out_nonfinite),
+        }
+        return own.get(metric) or self.tabled.get(metric, (None, None))
 
     def of(self, bound: Bound) -> tuple[float | None, float | None]:
         """The figure that a bound is about, on the samples that chose and on those held out; None where it has none."""
-        if bound.metric == "metric":
-            return self.metric, self.held_out_metric
-        if bound.metric == "nonfinite":
-            return self.nonfinite_tensors, self.held_out_nonfinite
+        if bound.of_metric.scope is not Scope.OUTPUT:
+            return self.run(bound.metric)
         one = self.worst if bound.output is None else next((o for o in self.outputs if o.name == bound.output), None)
         return (one.of(bound.metric), one.held_out.of(bound.metric)) if one else (None, None)
+
+
+def _tabled(head: Row) -> dict[str, tuple[float | None, float | None]]:
+    """The figures of metrics that no other column tells more of; runs from before such a metric lack them."""
+    columns = {m.name: m.column for m in tabled_metrics() if m.column in head}
+    # A figure that was taken stands in every row; an empty cell is a NaN.
+    return {
+        name: (as_number(head, column, "samples"), as_number(head, f"held_out_{column}", "held_out_samples"))
+        for name, column in columns.items()
+    }
 
 
 def variant_view(rows: Sequence[Row]) -> VariantView:
@@ -117,6 +134,7 @@ def variant_view(rows: Sequence[Row]) -> VariantView:
         engine_mb=_optional(head, "engine_mb"),
         worst=_worst(outputs),
         outputs=outputs,
+        tabled=_tabled(head),
     )
 
 

@@ -53,6 +53,11 @@ def output_kinds() -> tuple[str, ...]:
     return tuple(name for name, kind in kinds().items() if kind.of_output)
 
 
+def run_kinds() -> tuple[str, ...]:
+    """The names of those metrics that are of the task or the whole network."""
+    return tuple(name for name, kind in kinds().items() if name in METRICS and not kind.of_output)
+
+
 def _kind(name: str) -> Kind:
     return _OTHERS.get(name) or _of_metric(METRICS[name])
 

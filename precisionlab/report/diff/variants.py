@@ -8,7 +8,7 @@ from itertools import groupby
 
 from precisionlab.compare.metrics import SQNR
 from precisionlab.report.cells import records_of
-from precisionlab.report.diff.figures import SAME, Change, output_kinds
+from precisionlab.report.diff.figures import SAME, Change, output_kinds, run_kinds
 from precisionlab.report.redraw import RunFiles
 from precisionlab.report.views import ErrorFigures, VariantView, variant_view
 
@@ -43,10 +43,10 @@ def changes_of(old: VariantView, new: VariantView) -> Iterable[Change]:
     """Every figure of a variant; those of single outputs where there are several."""
     yield from _errors(old.worst, new.worst, None, False)
     yield from _errors(old.worst.held_out, new.worst.held_out, None, True)
-    yield Change("metric", old.metric, new.metric)
-    yield Change("metric", old.held_out_metric, new.held_out_metric, held_out=True)
-    yield Change("nonfinite", old.nonfinite_tensors, new.nonfinite_tensors)
-    yield Change("nonfinite", old.held_out_nonfinite, new.held_out_nonfinite, held_out=True)
+    for name in run_kinds():
+        (before, held_before), (after, held_after) = old.run(name), new.run(name)
+        yield Change(name, before, after)
+        yield Change(name, held_before, held_after, held_out=True)
     yield Change("pins", old.pins, new.pins)
     yield Change("cost", old.cost, new.cost)
     outputs = {output.name: output for output in new.outputs}
