@@ -42,7 +42,7 @@ from precisionlab.compare.wide import is_float
 from precisionlab.data import Sample
 from precisionlab.errors import PrecisionLabError
 from precisionlab.model import Model
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.rewrite.toggle import whole
 from precisionlab.search.outcome import PrecisionResult
 from precisionlab.sweep import sweep

@@ -23,7 +23,8 @@ from browser import Opened, chromium
 from test_browser import large, written
 from test_report_graph import SHAPES, page_of, shaped
 
-from precisionlab.report.graph import find_folds, lay_out
+from precisionlab.report.folds import find_folds
+from precisionlab.report.layout import lay_out
 
 # Drags the graph, and gives back how many milliseconds each frame came after the one before.
 PAN = """async () => {

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from precisionlab.calibrate import calibrate
     from precisionlab.errors import PrecisionLabError
     from precisionlab.precision import Pin, Precision, PrecisionPlan
-    from precisionlab.results import SweepResult
+    from precisionlab.result import SweepResult
     from precisionlab.sweep import sweep
     from precisionlab.verify import verify
 
@@ -25,7 +25,7 @@ _HOMES = {
     "Precision": "precisionlab.precision",
     "PrecisionLabError": "precisionlab.errors",
     "PrecisionPlan": "precisionlab.precision",
-    "SweepResult": "precisionlab.results",
+    "SweepResult": "precisionlab.result",
     "calibrate": "precisionlab.calibrate",
     "sweep": "precisionlab.sweep",
     "verify": "precisionlab.verify",

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -37,12 +36,13 @@ from precisionlab.options import check_calibration
 from precisionlab.parsing import check_at_least, check_workers, parse_memory
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import best_table
+from precisionlab.result import CalibrationResult
 from precisionlab.rewrite.flow import with_held_pins
 from precisionlab.samples import checked
 from precisionlab.versions import versions
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 CACHE_FILE = "calibration.cache"
 PAGE_FILE = "calibration.html"
@@ -50,30 +50,6 @@ DEFAULT_TENSORRT = "10.16.1"
 _SAVE_EVERY = 5.0  # seconds of work that a kill may cost
 _CHUNK = 16
 _ELSEWHERE = "choose another place"
-
-
-@dataclass(frozen=True)
-class CalibrationResult:
-    """The ranges found, and where they were written.
-
-    `table` holds the ranges of the chosen method, `methods` those of every method. `facts` is what the
-    fingerprint says beside the ranges. `cache` is None for a shard, which has only its histograms.
-    """
-
-    model: Model
-    table: CalibrationTable
-    methods: Mapping[str, CalibrationTable]
-    histograms: Mapping[str, Histogram]
-    facts: Mapping[str, Any]
-    folder: Path
-    cache: Path | None
-
-    @property
-    def ranges(self) -> pd.DataFrame:
-        """One row for each tensor; the columns are documented in `precisionlab.report.columns`."""
-        from precisionlab.report.ranges import ranges_table
-
-        return ranges_table(self)
 
 
 def calibrate(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from precisionlab.search.verdict import Terms
 from precisionlab.values import ObservedValues
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,10 @@ class SampleNames:
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepFindings:
     """The outcome of one sweep. `run` is what `run.json` holds, `engine` the fp32 engine where there is one.
 
     `values` is what the reference's tensors hold, as `histograms.json` keeps it.
-    `variants` and `layers` are the tables of `variants.csv` and `layers.csv`; their columns are
-    documented in `precisionlab.report.columns`.
     """
 
     model: Model
@@ -58,23 +55,3 @@ class SweepResult:
     def plans(self) -> dict[str, PrecisionPlan]:
         """Precision → the plan found."""
         return {result.precision.value: result.plan for result in self.precisions}
-
-    @cached_property
-    def variants(self) -> pd.DataFrame:
-        """One row for each variant and final output."""
-        from precisionlab.report.tables import variants_table
-
-        return variants_table(self)
-
-    @cached_property
-    def layers(self) -> pd.DataFrame:
-        """One row for each layer and low precision, in topological order."""
-        from precisionlab.report.tables import layers_table
-
-        return layers_table(self)
-
-    def _repr_html_(self) -> str:
-        """How a notebook shows it: the report's verdict and tables."""
-        from precisionlab.report.html import render_fragment
-
-        return render_fragment(self.run, self.variants, self.layers, self.plans)

@@ -14,7 +14,8 @@ from precisionlab.errors import PrecisionLabError
 from precisionlab.observer import Observer, Silent
 from precisionlab.precision import any_quantized
 from precisionlab.report.files import run_facts, write_results
-from precisionlab.results import SampleNames, SweepResult
+from precisionlab.result import SweepResult
+from precisionlab.results import SampleNames
 from precisionlab.samples import spaced_samples
 from precisionlab.search.grounds import Grounds
 from precisionlab.search.outcome import PrecisionResult, Variant
@@ -151,7 +152,7 @@ def run_sweep(request: SweepRequest, see: Observer) -> SweepResult:
         ready = work.ready
         names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
         result = SweepResult(ready.backend.model, reference, results, facts, values, names, work.run.path, fp32_engine)
-        write_results(work.run, result, measured=work.plan is not None)
+        write_results(work.run, result, result.variants, result.layers, measured=work.plan is not None)
         return result
 
 

@@ -18,7 +18,8 @@ from test_report_graph import page_of, scattered, status, title, transformer
 from precisionlab.precision import Pin, Precision
 from precisionlab.report.cells import records_of
 from precisionlab.report.diff import diff_runs, render_diff
-from precisionlab.report.graph import Fold, find_folds, read_inputs
+from precisionlab.report.folds import Fold, find_folds
+from precisionlab.report.graph import read_inputs
 from precisionlab.report.html import render
 from precisionlab.report.redraw import read_run
 from precisionlab.sweep import sweep

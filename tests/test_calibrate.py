@@ -24,7 +24,7 @@ from click.testing import CliRunner, Result
 from models import DIGITS, proto
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.calibrate import CACHE_FILE, CalibrationResult, calibrate, calibrated_tensors, merge
+from precisionlab.calibrate import CACHE_FILE, calibrate, calibrated_tensors, merge
 from precisionlab.calibration.cache import read_cache_file
 from precisionlab.calibration.methods import METHODS
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
@@ -40,6 +40,7 @@ from precisionlab.model.layers import int8_operands
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.ranges import least_lossy, typical_sqnr
 from precisionlab.report.columns import RANGES
+from precisionlab.result import CalibrationResult
 from precisionlab.rewrite.flow import with_held_pins
 from precisionlab.sweep import sweep
 

@@ -32,7 +32,7 @@ from precisionlab.errors import BuildError
 from precisionlab.model import Model
 from precisionlab.observer import Observer
 from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.observe import Flow, Segment, segments
 from precisionlab.selftest import selftest

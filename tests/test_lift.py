@@ -25,7 +25,7 @@ from precisionlab.errors import OptionError
 from precisionlab.export_plan import export_plan
 from precisionlab.model import load_model
 from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.typed import typed_model
 from precisionlab.sweep import sweep

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.node_models import Case, faults, plain_outputs, written
 from precisionlab.errors import PrecisionLabError
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.sweep import sweep
 
 ort.set_default_logger_severity(4)

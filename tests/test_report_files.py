@@ -39,7 +39,7 @@ from precisionlab.report.redraw import read_run, redraw
 from precisionlab.report.schema import Column, Kind, Schema
 from precisionlab.report.section import Tables
 from precisionlab.report.tables import samples_table
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.sweep import sweep
 
 NAMES = [

@@ -17,9 +17,11 @@ from test_report import HOSTILE, Page, errors, layer, report
 from precisionlab.model import Layer
 from precisionlab.precision import Precision, PrecisionPlan
 from precisionlab.report.cells import records_of
-from precisionlab.report.graph import Fold, Inputs, draw_graph, find_folds, lay_out, read_inputs
+from precisionlab.report.folds import Fold, Inputs, find_folds
+from precisionlab.report.graph import draw_graph, read_inputs
 from precisionlab.report.html import render, render_fragment
 from precisionlab.report.layer_rows import layer_inputs
+from precisionlab.report.layout import lay_out
 
 NAN, INF = float("nan"), float("inf")
 

@@ -20,7 +20,7 @@ from precisionlab.report.columns import PARETO
 from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render, render_fragment
 from precisionlab.report.machine import to_json
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.search.pareto import front
 from precisionlab.search.rank import relative_gain
 from precisionlab.sweep import sweep

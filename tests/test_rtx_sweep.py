@@ -13,7 +13,7 @@ from rtx import needs_rtx
 
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.sweep import sweep
 from precisionlab.verify import verify
 

@@ -17,7 +17,7 @@ from models import DIGITS, Array, proto
 import precisionlab
 from precisionlab.errors import DataError, ModelError, OptionError, PlanError
 from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.sweep import sweep
 
 MODEL = DIGITS / "digits.onnx"

@@ -32,7 +32,7 @@ from precisionlab.data import open_dataset
 from precisionlab.errors import BuildError, DataError
 from precisionlab.model import load_model
 from precisionlab.observer import Silent
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.search.outcome import EngineResult
 from precisionlab.sweep import sweep
 from precisionlab.verify import verify

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from models import Array, proto
 
 from precisionlab.cli import cli
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.search.verdict import State, Tone
 from precisionlab.sweep import sweep
 

@@ -25,7 +25,7 @@ from precisionlab.report.columns import SAMPLES
 from precisionlab.report.csvfile import from_csv
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, histograms_json, read_histograms
 from precisionlab.report.redraw import read_run, redraw
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.values import ObservedValues
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 if TYPE_CHECKING:
-    from precisionlab.fidelity import FidelityResult, PrecisionFidelity
+    from precisionlab.fidelity_result import FidelityResult, PrecisionFidelity
 
 
 @click.command("fidelity")

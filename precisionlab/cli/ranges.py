@@ -8,8 +8,8 @@ from typing import TextIO
 import pandas as pd
 from rich.table import Table
 
-from precisionlab.calibrate import CalibrationResult
 from precisionlab.cli.summary import console_for, shortened
+from precisionlab.result import CalibrationResult
 
 _ROWS = 8
 _OTHER_COLUMNS = 46  # what the table needs beside the names

@@ -19,7 +19,7 @@ from precisionlab.report.commands import longer_command
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
-from precisionlab.results import SweepResult
+from precisionlab.result import SweepResult
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.search.undefined import Undefined

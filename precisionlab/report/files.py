@@ -22,7 +22,7 @@ from precisionlab.prepare import Prepared, Source
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
 from precisionlab.report.rows import rows_text
-from precisionlab.results import SampleNames, SweepResult
+from precisionlab.results import SampleNames, SweepFindings
 from precisionlab.run import RunFolder
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import Device
@@ -31,6 +31,8 @@ from precisionlab.versions import versions
 from precisionlab.wording import counted
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from precisionlab.backends.engine import EngineBackend
     from precisionlab.backends.tensorrt.backend import Inside
 
@@ -176,10 +178,13 @@ def _inside_facts(inside: Inside) -> dict[str, Any]:
     return {"warnings": list(inside.built.warnings), "pins": pins}
 
 
-def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
+def write_results(
+    run: RunFolder, result: SweepFindings, variants: pd.DataFrame, layers: pd.DataFrame, *, measured: bool
+) -> None:
     """Write everything that a run leaves behind: all files of it, or none.
 
-    `measured` says that a plan of the user's was measured, and none was searched.
+    `variants` and `layers` are the result's tables. `measured` says that a plan of the user's was measured, and none
+    was searched.
     """
     from precisionlab.report.csvfile import to_csv
     from precisionlab.report.histograms import HISTOGRAMS, histograms_text
@@ -199,8 +204,8 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
         for found in result.precisions:
             content = {**found.plan.to_dict(), **_held(result.model), **_plan_evidence(found)}
             write_whole(drafts / plans[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        write_whole(drafts / "variants.csv", to_csv(result.variants))
-        write_whole(drafts / "layers.csv", to_csv(result.layers))
+        write_whole(drafts / "variants.csv", to_csv(variants))
+        write_whole(drafts / "layers.csv", to_csv(layers))
         write_whole(drafts / "pareto.csv", to_csv(pareto_table(result)))
         write_whole(drafts / "samples.csv", to_csv(samples_table(result)))
         write_whole(drafts / HISTOGRAMS, histograms_text(result))
@@ -212,7 +217,7 @@ def write_results(run: RunFolder, result: SweepResult, measured: bool) -> None:
         write_whole(drafts / "report.html", page_of(files))
         write_whole(drafts / "summary.md", summary_of(files))
         if is_annotated:
-            write_whole_bytes(drafts / ANNOTATED, annotated_model(result.model, records_of(result.layers)))
+            write_whole_bytes(drafts / ANNOTATED, annotated_model(result.model, records_of(layers)))
     for found in result.precisions:
         run.drop_kept_plan(found.precision.value)
 

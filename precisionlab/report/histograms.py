@@ -35,7 +35,7 @@ from precisionlab.report.cells import percent, show, visible
 from precisionlab.report.details import script_json
 
 if TYPE_CHECKING:
-    from precisionlab.results import SweepResult
+    from precisionlab.results import SweepFindings
 
 HISTOGRAMS = "histograms.json"
 _HEIGHTS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -81,7 +81,7 @@ class RunHistograms:
 # The file
 
 
-def histograms_text(result: SweepResult) -> str:
+def histograms_text(result: SweepFindings) -> str:
     """The content of `histograms.json`."""
     values = result.values
     table = next((found.table for found in result.precisions if found.precision.is_quantized), None)

@@ -24,11 +24,11 @@ from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain
 
 if TYPE_CHECKING:
-    from precisionlab.results import SampleNames, SweepResult
+    from precisionlab.results import SampleNames, SweepFindings
     from precisionlab.search.outcome import PrecisionResult
 
 
-def layer_rows(result: SweepResult) -> list[Row]:
+def layer_rows(result: SweepFindings) -> list[Row]:
     """The rows of `layers.csv`."""
     rows = []
     sources, moving = layer_inputs(result.model.layers), moving_layers(result.model)
@@ -80,7 +80,7 @@ class _Known:
 
 
 def _layer_row(
-    result: SweepResult, found: PrecisionResult, known: _Known, index: int, layer: Layer, inputs: str
+    result: SweepFindings, found: PrecisionResult, known: _Known, index: int, layer: Layer, inputs: str
 ) -> Row:
     pin, released, cost = known.pins.get(layer.name), known.releases.get(layer.name), known.costs.get(layer.name)
     cause = found.causes.get(layer.name)

@@ -11,10 +11,10 @@ from precisionlab.report.pareto import pareto_rows
 from precisionlab.report.variant_rows import variant_rows
 
 if TYPE_CHECKING:
-    from precisionlab.results import SweepResult
+    from precisionlab.results import SweepFindings
 
 
-def to_json(result: SweepResult) -> str:
+def to_json(result: SweepFindings) -> str:
     """One JSON object: `run`, `met`, `folder`, `plans`, and the rows of `variants`, `layers` and `pareto`.
 
     JSON knows neither NaN nor infinities: they stand as the strings "nan", "inf" and "-inf"; a figure

@@ -18,17 +18,17 @@ from precisionlab.search.pareto import Point, front
 if TYPE_CHECKING:
     import pandas as pd
 
-    from precisionlab.results import SweepResult
+    from precisionlab.results import SweepFindings
     from precisionlab.search.outcome import PrecisionResult
 
 
-def pareto_table(result: SweepResult) -> pd.DataFrame:
+def pareto_table(result: SweepFindings) -> pd.DataFrame:
     """The table of `pareto.csv`; without rows where nothing was searched."""
     rows = [{**row, "layers": json.dumps(row["layers"], ensure_ascii=False)} for row in pareto_rows(result)]
     return PARETO.frame(rows)
 
 
-def pareto_rows(result: SweepResult) -> list[dict[str, Any]]:
+def pareto_rows(result: SweepFindings) -> list[dict[str, Any]]:
     """The rows of `pareto.csv`, with the layers' names as lists."""
     cost = result.reference.cost
     return [row for found in result.precisions for row in _rows(found, cost.seconds if cost else 0.0)]

@@ -14,19 +14,19 @@ from precisionlab.report.columns import RANGES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from precisionlab.calibrate import CalibrationResult
+    from precisionlab.calibration_result import CalibrationFindings
 
 _MAGNITUDES = 128
 
 
-def ranges_table(result: CalibrationResult) -> pd.DataFrame:
+def ranges_table(result: CalibrationFindings) -> pd.DataFrame:
     """The table of `ranges.csv`."""
     operands = {name for layer in result.model.layers for name in int8_operands(result.model, layer)}
     rows = [_row(result, name, name in operands) for name in result.table.ranges]
     return RANGES.frame(rows)
 
 
-def _row(result: CalibrationResult, name: str, operand: bool) -> dict[str, Any]:
+def _row(result: CalibrationFindings, name: str, operand: bool) -> dict[str, Any]:
     found, histogram = result.table.ranges[name], result.histograms[name]
     by_method = {method: table.ranges[name].amax for method, table in result.methods.items()}
     if found.is_empty:

@@ -18,26 +18,26 @@ from precisionlab.report.variant_rows import engines_of, variant_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from precisionlab.results import SampleNames, SweepResult
+    from precisionlab.results import SampleNames, SweepFindings
     from precisionlab.search.outcome import Variant
 
 
-def variants_table(result: SweepResult) -> pd.DataFrame:
+def variants_table(result: SweepFindings) -> pd.DataFrame:
     """The table of `variants.csv`. In float columns a figure that does not exist looks like a NaN."""
     return VARIANTS.frame(variant_rows(result))
 
 
-def layers_table(result: SweepResult) -> pd.DataFrame:
+def layers_table(result: SweepFindings) -> pd.DataFrame:
     """The table of `layers.csv`, as `variants_table`."""
     return LAYERS.frame(layer_rows(result))
 
 
-def samples_table(result: SweepResult) -> pd.DataFrame:
+def samples_table(result: SweepFindings) -> pd.DataFrame:
     """The table of `samples.csv`; it has its columns where it has no row."""
     return SAMPLES.frame(sample_rows(result))
 
 
-def sample_rows(result: SweepResult) -> list[Row]:
+def sample_rows(result: SweepFindings) -> list[Row]:
     """The rows of `samples.csv`."""
     rows = []
     for found in result.precisions:

@@ -14,13 +14,13 @@ from precisionlab.report.views import VERDICT
 from precisionlab.search.size import weight_bytes
 
 if TYPE_CHECKING:
-    from precisionlab.results import SweepResult
+    from precisionlab.results import SweepFindings
     from precisionlab.search.outcome import EngineVariant, PrecisionResult, Variant
 
 UNSEEN = "nothing in it is large enough to be seen"
 
 
-def variant_rows(result: SweepResult) -> list[Row]:
+def variant_rows(result: SweepFindings) -> list[Row]:
     """The rows of `variants.csv`."""
     rows = _rows_of(result, result.reference, None)
     if result.engine is not None:
@@ -42,7 +42,7 @@ def engines_of(found: PrecisionResult) -> list[EngineVariant]:
 
 
 def _rows_of(
-    result: SweepResult, variant: Variant, found: PrecisionResult | None, engine: EngineVariant | None = None
+    result: SweepFindings, variant: Variant, found: PrecisionResult | None, engine: EngineVariant | None = None
 ) -> list[Row]:
     """A row for each output; `found` is None for float32's own."""
     comparison, held_out = variant.comparison, variant.held_out
