@@ -25,7 +25,8 @@ from benchmarks.processes import in_process, peak_megabytes, timed
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.data import Sample, open_dataset
 from precisionlab.model import load_model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 
 PREPARED = Path(__file__).parent.parent / "examples" / "prepared"
 CASES = ("orient", "minilm_l3", "minilm_l3 at 128 tokens", "magika", "ppocr4_rec", "ppocr4_det")

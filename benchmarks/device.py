@@ -23,8 +23,9 @@ from precisionlab.backends.tensorrt.cuda import Cuda
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import open_dataset
 from precisionlab.model import Model, load_model
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 
 SAMPLES = 32

@@ -253,7 +253,8 @@ def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], thr
     from precisionlab import fidelity
     from precisionlab.data import open_dataset
     from precisionlab.model import load_model
-    from precisionlab.precision import Pin, Precision, PrecisionPlan
+    from precisionlab.plan.plan import Pin, PrecisionPlan
+    from precisionlab.precision import Precision
     from precisionlab.ranges import typical_sqnr
     from precisionlab.report.csvfile import to_csv
     from precisionlab.report.fidelity import fidelity_table

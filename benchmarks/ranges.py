@@ -28,9 +28,9 @@ from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.model import Model, load_model
 from precisionlab.model.layers import int8_operands
 from precisionlab.observer import Silent
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.ranges import best_table, typical_sqnr
-from precisionlab.rewrite.flow import with_held_pins
+from precisionlab.rewrite.plans import plan_for
 
 METRICS = {
     "minilm_l3": "examples/metrics.py:WordSimSpearman",
@@ -67,7 +67,7 @@ def _print(name: str, model: Model, known: list[Sample], judged: list[Sample]) -
     tables = {method: table_of(histograms, method, len(known)) for method in METHODS}
 
     def compare(samples: list[Sample], table: CalibrationTable, introduced: bool) -> Comparison:
-        plan = with_held_pins(backend.model, PrecisionPlan(model.sha256, Precision.INT8), table)
+        plan = plan_for(backend.model, Precision.INT8, table)
         return backend.compare(plan, table, samples, lambda done: None, metric=metric, introduced=introduced)
 
     tables[AUTO] = best_table(

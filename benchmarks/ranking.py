@@ -29,10 +29,10 @@ from precisionlab.model import load_model
 from precisionlab.observer import Silent
 from precisionlab.options import Options
 from precisionlab.pinning import PinSearch, Task
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.prepare import Source, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
-from precisionlab.rewrite.flow import with_held_pins
+from precisionlab.rewrite.plans import plan_for
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import find_device
 from precisionlab.search.rank import Measure, relative_error, relative_gain
@@ -114,7 +114,7 @@ def measured(path: Path, samples: int, precisions: list[Precision]) -> None:
                     options, tolerance=tuple(replace(b, value=minimum) for b in options.tolerance_of(precision))
                 )
                 started = time.perf_counter()
-                low = with_held_pins(model, PrecisionPlan(model.sha256, precision), table)
+                low = plan_for(model, precision, table)
                 found = PinSearch(Task(evaluator, asked, cost, low, table, measure=measure)).run()
                 if found.mixed is found.low and found.low.met:
                     continue

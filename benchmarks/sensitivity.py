@@ -32,8 +32,10 @@ from precisionlab.compare.effects import merged
 from precisionlab.compare.judging import judging_of
 from precisionlab.model import Model, load_model
 from precisionlab.model.layers import int8_operands
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.rewrite.plans import plan_for
 from precisionlab.search.rank import relative_gain
 
 CASES = {
@@ -76,7 +78,7 @@ def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any
         collector = backend.collector(tuple({o: None for la in model.layers for o in int8_operands(model, la)}))
         collector.add(samples, lambda done: None)
         table = table_of(collector.histograms(), "max", count)
-    low = with_held_pins(model, PrecisionPlan(model.sha256, CASES[case]), table)
+    low = plan_for(model, CASES[case], table)
     touched = tuple(layer.name for layer in model.layers if precision_of(layer, low) is not Precision.FP32)
     toggling = Toggling(PrecisionPlan(model.sha256, Precision.FP32), low, touched, table, judging_of(model))
     known = backend.compare(low, table, samples, lambda done: None, metric=None, introduced=False)

@@ -59,8 +59,10 @@ from precisionlab.data import Dataset, open_dataset
 from precisionlab.errors import PrecisionLabError
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Silent
-from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.rewrite.plans import completed
 from precisionlab.rewrite.typed import save_typed, typed_model
 from precisionlab.search.outcome import PrecisionResult
 from precisionlab.sweep import sweep
@@ -205,9 +207,7 @@ def _variants(model: Model, data: Path, samples: int, budget: str, folder: Path)
 
     int8, fp16 = searched("int8"), searched("fp16")
     plain = PrecisionPlan(model.sha256, Precision.FP16)
-    low = with_held_pins(
-        model, PrecisionPlan(model.sha256, Precision.INT8, calibration=int8.plan.calibration), int8.table
-    )
+    low = completed(model, PrecisionPlan(model.sha256, Precision.INT8, calibration=int8.plan.calibration), int8.table)
     among = PrecisionPlan(model.sha256, Precision.INT8, low.pins, Precision.FP16, low.calibration)
     variants = [
         Variant("fp16", plain, None),

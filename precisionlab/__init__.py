@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precisionlab.calibrate import calibrate
     from precisionlab.errors import PrecisionLabError
-    from precisionlab.precision import Pin, Precision, PrecisionPlan
+    from precisionlab.plan.plan import Pin, PrecisionPlan
+    from precisionlab.precision import Precision
     from precisionlab.result import SweepResult
     from precisionlab.sweep import sweep
     from precisionlab.verify import verify
@@ -21,10 +22,10 @@ __version__ = "0.1.0"
 __all__ = ["Pin", "Precision", "PrecisionLabError", "PrecisionPlan", "SweepResult", "calibrate", "sweep", "verify"]
 
 _HOMES = {
-    "Pin": "precisionlab.precision",
+    "Pin": "precisionlab.plan.plan",
     "Precision": "precisionlab.precision",
     "PrecisionLabError": "precisionlab.errors",
-    "PrecisionPlan": "precisionlab.precision",
+    "PrecisionPlan": "precisionlab.plan.plan",
     "SweepResult": "precisionlab.result",
     "calibrate": "precisionlab.calibrate",
     "sweep": "precisionlab.sweep",

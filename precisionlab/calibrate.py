@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx_ir as ir
 
@@ -34,15 +34,12 @@ from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_calibration
 from precisionlab.parsing import check_at_least, check_workers, parse_memory
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.ranges import best_table
 from precisionlab.result import CalibrationResult
-from precisionlab.rewrite.flow import with_held_pins
+from precisionlab.rewrite.plans import plan_for
 from precisionlab.samples import checked
 from precisionlab.versions import versions
-
-if TYPE_CHECKING:
-    pass
 
 CACHE_FILE = "calibration.cache"
 PAGE_FILE = "calibration.html"
@@ -292,7 +289,7 @@ def _best(
     backend: Backend, dataset: Dataset, methods: Mapping[str, CalibrationTable], see: Observer
 ) -> CalibrationTable:
     def compare(name: str, table: CalibrationTable, introduced: bool) -> Comparison:
-        plan = with_held_pins(backend.model, PrecisionPlan(backend.model.sha256, Precision.INT8), table)
+        plan = plan_for(backend.model, Precision.INT8, table)
         see.stage(f"int8, ranges by {name}", len(dataset))
         return backend.compare(plan, table, dataset, see.advance, metric=None, introduced=introduced)
 

@@ -16,8 +16,9 @@ from precisionlab.errors import BuildError, EngineError
 from precisionlab.evaluator import Evaluator
 from precisionlab.model import Model
 from precisionlab.observer import Observer
-from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import Device
 from precisionlab.search.outcome import CompiledVariant, EngineResult, EngineVariant, PrecisionResult, Variant

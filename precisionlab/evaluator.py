@@ -21,7 +21,7 @@ from precisionlab.deadline import Spent
 from precisionlab.journal import Journal
 from precisionlab.model import Model
 from precisionlab.observer import Observer
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.observe import Flow, observed_rows
 
 T = TypeVar("T")

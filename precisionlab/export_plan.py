@@ -27,11 +27,14 @@ from precisionlab.model.tail import graft
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_calibration
 from precisionlab.parsing import check_workers
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.file import read_plan
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
-from precisionlab.precision import PrecisionPlan, any_quantized, read_plan
+from precisionlab.precision import any_quantized
 from precisionlab.prepare import Prepared, Source, prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
-from precisionlab.rewrite.flow import precision_of, with_held_pins
+from precisionlab.rewrite.plans import completed
 
 _ADVICE = "choose another --out"
 TENSORRT_VERSION = "10.16.1"
@@ -103,7 +106,7 @@ class _Needs:
         evaluator = ready.evaluator(NoJournal(), self._see, ready.judging())
         method = self._plan.calibration or DEFAULT_METHOD
         table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
-        return with_held_pins(evaluator.model, replace(self._plan, calibration=method), table), table
+        return completed(evaluator.model, replace(self._plan, calibration=method), table), table
 
     def profiles(self, shapes: Sequence[str]) -> dict[str, Profile]:
         """The shapes of each dynamic input: as given, and else as the samples have them."""

@@ -7,7 +7,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,11 @@ from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import parse_precisions
 from precisionlab.parsing import check_at_least, check_workers
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.assign import check_opset
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.ranges import operands_of, typical_sqnr
-from precisionlab.rewrite.flow import with_held_pins
-from precisionlab.rewrite.gates import check_opset
+from precisionlab.rewrite.plans import plan_for
 from precisionlab.rewrite.real import one_node_layers
 from precisionlab.rewrite.typed import save_typed, typed_model
 from precisionlab.samples import checked
@@ -165,14 +165,13 @@ class _Job:
         return self._result(precision, emulated, found, {}, device, None, note, notes)
 
     def _plan(self, precision: Precision) -> tuple[PrecisionPlan, CalibrationTable | None]:
-        plan = PrecisionPlan(self._model.sha256, precision)
         if not precision.is_quantized:
-            return plan, None
+            return plan_for(self._model, precision), None
         self._see.stage("int8 ranges", len(self._dataset))
         collector = self._local.collector(operands_of(self._model))
         collector.add(self._dataset, self._see.advance)
         table = table_of(collector.histograms(), DEFAULT_METHOD, len(self._dataset))
-        return with_held_pins(self._model, replace(plan, calibration=DEFAULT_METHOD), table), table
+        return plan_for(self._model, precision, table, calibration=DEFAULT_METHOD), table
 
     def _compared(
         self, title: str, backend: Backend, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from precisionlab.disk import write_whole
 from precisionlab.plainfiles import LinkError, is_there, open_to_append, open_to_read
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.wording import counted
 
 JOURNAL = "journal.jsonl"

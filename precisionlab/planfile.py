@@ -11,7 +11,7 @@ from precisionlab.errors import EngineError, PlanError
 from precisionlab.model import Model
 from precisionlab.model.compiled import with_compiled_layers
 from precisionlab.plainfiles import is_there
-from precisionlab.precision import read_plan_content
+from precisionlab.plan.file import read_plan_content
 from precisionlab.prepare import Source
 
 RUN_FILE = "run.json"

@@ -1,23 +1,18 @@
-"""Precisions, and the plan that says which layer gets which."""
+"""Precisions, and all that is known of each: its number format."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.errors import OptionError, PlanError
-from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
-from precisionlab.wording import either
+from precisionlab.errors import OptionError
 
 if TYPE_CHECKING:
     import numpy as np
     from onnx_ir import DataType
-
-PLAN_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -184,165 +179,3 @@ class Precision(str, Enum):
 def any_quantized(precisions: Iterable[Precision]) -> bool:
     """Whether one of them needs ranges."""
     return any(precision.is_quantized for precision in precisions)
-
-
-@dataclass(frozen=True)
-class Pin:
-    """One layer that is given another precision than the plan's default, and why."""
-
-    layer: str
-    nodes: tuple[str, ...]
-    precision: Precision
-    reason: str
-
-
-@dataclass(frozen=True)
-class PrecisionPlan:
-    """A default precision, and the layers pinned to another with the reason why.
-
-    A pin to fp32 means that the nodes named take and give float32 values. `around` is the precision
-    of the layers that int8 does not touch (every layer that is not a Conv, ConvTranspose, Gemm or
-    MatMul); it only matters where the default is int8. `calibration` is the method that found the int8
-    ranges; None where none were needed.
-    """
-
-    model_sha256: str
-    default: Precision
-    pins: tuple[Pin, ...] = ()
-    around: Precision = Precision.FP32
-    calibration: str | None = None
-
-    def pinned(self) -> dict[str, Precision]:
-        """Layer name → the precision that it is pinned to."""
-        return {pin.layer: pin.precision for pin in self.pins}
-
-    @cached_property
-    def _by_layer(self) -> Mapping[str, Precision]:
-        return self.pinned()
-
-    def pin_of(self, layer: str) -> Precision | None:
-        """The precision that the layer of this name is pinned to; None where it is not."""
-        return self._by_layer.get(layer)
-
-    @property
-    def precisions(self) -> frozenset[Precision]:
-        """The default and those of the pins."""
-        return frozenset({self.default, *(pin.precision for pin in self.pins)})
-
-    def with_pins(self, pins: Iterable[Pin]) -> PrecisionPlan:
-        """The same plan with these pins in place of its own."""
-        return replace(self, pins=tuple(pins))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object of `plan.json`."""
-        return {
-            "schema": PLAN_SCHEMA,
-            "model": {"sha256": self.model_sha256},
-            "default": self.default.value,
-            "around": self.around.value,
-            **({} if self.calibration is None else {"calibration": self.calibration}),
-            "pins": [
-                {
-                    "layer": pin.layer,
-                    "nodes": list(pin.nodes),
-                    "precision": pin.precision.value,
-                    "reason": pin.reason,
-                }
-                for pin in self.pins
-            ],
-        }
-
-
-def plan_files(precisions: Collection[str]) -> dict[str, str]:
-    """Precision → what the file of its plan is called in the folder of a sweep over these."""
-    return {name: "plan.json" if len(precisions) == 1 else f"plan.{name}.json" for name in precisions}
-
-
-def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
-    """Read the JSON object of a plan; unknown keys are left alone.
-
-    Raises PlanError that names the key at fault.
-    """
-    if not isinstance(data, Mapping):
-        raise PlanError(f"{where}: a plan is a JSON object, this is a {type(data).__name__}")
-    if data.get("schema") != PLAN_SCHEMA:
-        raise PlanError(f"{where}: schema is {data.get('schema')!r}, this version reads {PLAN_SCHEMA}")
-    try:
-        sha256 = data["model"]["sha256"]
-        default = Precision.parse(str(data["default"]))
-        around = Precision.parse(str(data.get("around", "fp32")))
-        raw_pins = data["pins"]
-    except (KeyError, TypeError) as error:
-        raise PlanError(f"{where}: key {error} is missing or not of the right kind") from None
-    except OptionError as error:
-        raise PlanError(f"{where}: {error}") from None
-    if not isinstance(raw_pins, list) or not isinstance(sha256, str):
-        raise PlanError(f"{where}: `pins` must be a list and `model.sha256` a string")
-    if around.is_quantized:
-        raise PlanError(f"{where}: `around` is the precision of the float layers: {either(Precision.floats())}")
-    calibration = data.get("calibration")
-    if calibration is not None and not isinstance(calibration, str):
-        raise PlanError(f"{where}: `calibration` must be the name of a method")
-    pins = tuple(_pin(p, i, where) for i, p in enumerate(raw_pins))
-    _check_one_precision(((node, pin.precision) for pin in pins for node in pin.nodes), "node", where)
-    return PrecisionPlan(sha256, default, pins, around, calibration)
-
-
-def _check_one_precision(pinned: Iterable[tuple[str, Precision]], what: str, where: str) -> None:
-    """Raises PlanError where one name is given two precisions: which of them is meant cannot be told."""
-    found: dict[str, Precision] = {}
-    for name, precision in pinned:
-        if found.setdefault(name, precision) is not precision:
-            raise PlanError(f"{where}: pins {what} {name!r} to {found[name]} and to {precision}; leave one of them")
-
-
-def _pin(data: Any, index: int, where: str) -> Pin:
-    try:
-        nodes = data["nodes"]
-        if not isinstance(nodes, list) or not nodes or not all(isinstance(n, str) for n in nodes):
-            raise PlanError(f"{where}: pins[{index}].nodes must be a list of node names")
-        return Pin(
-            layer=str(data.get("layer", nodes[0])),
-            nodes=tuple(nodes),
-            precision=Precision.parse(str(data.get("precision", "fp32"))),
-            reason=str(data.get("reason", "")),
-        )
-    except (KeyError, TypeError, AttributeError):
-        raise PlanError(f"{where}: pins[{index}] needs `nodes` (a list of ONNX node names)") from None
-    except OptionError as error:
-        raise PlanError(f"{where}: pins[{index}]: {error}") from None
-
-
-def read_plan_content(path: Path) -> Any:
-    """The JSON of a plan's file, whatever it holds. Raises PlanError where it cannot be read."""
-    try:
-        return parse_json(read_inside(path.parent, path.name, LARGEST_JSON))
-    except UnreadableError as error:
-        raise PlanError(f"{path}: {error}") from None
-    except ValueError as error:
-        raise PlanError(f"{path}: not JSON: {error}") from None
-
-
-def read_plan(path: Path, model_sha256: str, layers: Mapping[str, Collection[str]]) -> PrecisionPlan:
-    """Read `plan.json` for a model, and match its pins to the model's layers by node name.
-
-    `layers` maps each layer's name to its node names. Raises PlanError where the file is not a plan,
-    belongs to another model, or pins a node that the model does not have.
-    """
-    plan = plan_from_dict(read_plan_content(path), str(path))
-    if plan.model_sha256 != model_sha256:
-        raise PlanError(
-            f"{path}: made for another model (sha256 {plan.model_sha256[:12]}…, this one is "
-            f"{model_sha256[:12]}…); sweep this model to get its own plan"
-        )
-    layer_of = {node: name for name, nodes in layers.items() for node in nodes}
-    pins: dict[str, Pin] = {}
-    known = ((layer_of[node], pin.precision) for pin in plan.pins for node in pin.nodes if node in layer_of)
-    _check_one_precision(known, "layer", str(path))
-    for pin in plan.pins:
-        for node in pin.nodes:
-            if node not in layer_of:
-                raise PlanError(f"{path}: pins node {node!r}, which the model does not have")
-            name = layer_of[node]
-            pins[name] = Pin(name, tuple(layers[name]), pin.precision, pin.reason)
-    return plan.with_pins(pins.values())

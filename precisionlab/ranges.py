@@ -17,8 +17,8 @@ from precisionlab.evaluator import Evaluator
 from precisionlab.model import Model
 from precisionlab.model.layers import int8_operands
 from precisionlab.observer import Observer
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import with_held_pins
+from precisionlab.precision import Precision
+from precisionlab.rewrite.plans import plan_for
 
 _EXACT = 20 * math.log10(2**24)  # dB; a relative error of float32's last digit
 
@@ -94,6 +94,6 @@ def chosen_ranges(evaluator: Evaluator, methods: Mapping[str, CalibrationTable],
 def compared_with(evaluator: Evaluator, name: str, table: CalibrationTable, introduced: bool) -> Comparison:
     """The int8 model under these ranges, with float32 around its int8 layers."""
     model = evaluator.model
-    plan = with_held_pins(model, PrecisionPlan(model.sha256, Precision.INT8), table)
+    plan = plan_for(model, Precision.INT8, table)
     title = "int8" if name == DEFAULT_METHOD else f"int8, ranges by {name}"
     return evaluator.compare(title, plan, table, introduced=introduced)

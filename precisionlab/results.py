@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from precisionlab.model import Model
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.search.outcome import EngineVariant, PrecisionResult, Variant
 from precisionlab.search.verdict import Terms
 from precisionlab.values import ObservedValues
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from precisionlab.disk import drafted, make_folder, told, write_whole
 from precisionlab.journal import JournalFile, Warn
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
 
 
 class RunFolder:

@@ -33,7 +33,8 @@ from precisionlab.errors import PrecisionLabError
 from precisionlab.lock import held_folder
 from precisionlab.model import Model, load_model
 from precisionlab.observer import Observer, Silent
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 
 SAMPLES = 8

@@ -10,8 +10,8 @@ from precisionlab.compare.tolerance import Bound
 from precisionlab.errors import OptionError
 from precisionlab.model import Model
 from precisionlab.options import Options
-from precisionlab.precision import PrecisionPlan
-from precisionlab.rewrite.gates import check_opset
+from precisionlab.plan.assign import check_opset
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.search.cost import CostModel
 from precisionlab.search.grounds import Grounds
 

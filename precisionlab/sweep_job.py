@@ -14,10 +14,11 @@ from precisionlab.engines import EngineStage
 from precisionlab.evaluator import Evaluator
 from precisionlab.options import Options
 from precisionlab.pinning import PinSearch, Task, figures_text
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.ranges import chosen_ranges, compared_with
-from precisionlab.rewrite.flow import with_held_pins
 from precisionlab.rewrite.observe import is_observed
+from precisionlab.rewrite.plans import completed, plan_for
 from precisionlab.search.causes import causes
 from precisionlab.search.cost import CostModel
 from precisionlab.search.grounds import Grounds
@@ -101,8 +102,7 @@ class SweepJob:
     ) -> PrecisionResult:
         """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
         unknown = self.grounds.unknown(self._options.tolerance_of(precision))
-        plan = PrecisionPlan(self._model.sha256, precision, around=self._options.around, calibration=method)
-        bare = with_held_pins(self._model, plan, table)
+        bare = plan_for(self._model, precision, table, around=self._options.around, calibration=method)
         if self._engines is None:
             return self._judged(PinSearch(self._task(bare, table, self._cost, deadline)).run(unknown))
         engines, wide = self._engines, self._engine_ranges(table)
@@ -147,8 +147,8 @@ class SweepJob:
             method = self._options.calibration or plan.calibration or DEFAULT_METHOD
             table, plan = chosen_ranges(self._evaluator, methods, method), replace(plan, calibration=method)
         precision = plan.default
-        bare = with_held_pins(self._model, plan.with_pins(()), table)
-        plan = with_held_pins(self._model, plan, table)
+        bare = completed(self._model, plan.with_pins(()), table)
+        plan = completed(self._model, plan, table)
         task = self._task(bare, table, self._cost, Deadline(None))
         low = self._evaluator.compare(f"{precision}", bare, table, introduced=True)
         mixed = self._evaluator.compare(f"{precision} mixed: {counted(len(plan.pins), 'pin')}", plan, table)

@@ -23,7 +23,9 @@ from precisionlab.model.measurable import check_lowerable, own_types, quantized_
 from precisionlab.model.portable import tensorrt_notes
 from precisionlab.observer import Observer
 from precisionlab.options import Grouping, Options, check_calibration
-from precisionlab.precision import Precision, PrecisionPlan, read_plan
+from precisionlab.plan.file import read_plan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.prepare import Prepared, prepare
 from precisionlab.rewrite.gates import WEIGHT_SCALES
 from precisionlab.run import RunFolder

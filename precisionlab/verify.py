@@ -24,11 +24,14 @@ from precisionlab.model import load_model
 from precisionlab.observer import Observer, Silent
 from precisionlab.options import check_calibration
 from precisionlab.parsing import check_workers, parse_memory
+from precisionlab.plan.assign import lowest_of
+from precisionlab.plan.file import read_plan, read_plan_content
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.planfile import metric_of, model_of, run_beside, source_of, with_layers_of
-from precisionlab.precision import PrecisionPlan, any_quantized, read_plan, read_plan_content
+from precisionlab.precision import any_quantized
 from precisionlab.prepare import prepare
 from precisionlab.ranges import chosen_ranges, ranges_by_method
-from precisionlab.rewrite.flow import lowest_of, with_held_pins
+from precisionlab.rewrite.plans import completed
 from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
 from precisionlab.search.ladder import Assignment
 
@@ -107,8 +110,8 @@ def verify(
             method = asked.calibration or DEFAULT_METHOD
             table = chosen_ranges(emulated, ranges_by_method(emulated), method)
             asked = replace(asked, calibration=method)
-        bare = with_held_pins(evaluator.model, asked.with_pins(()), table)
-        asked = with_held_pins(evaluator.model, asked, table)
+        bare = completed(evaluator.model, asked.with_pins(()), table)
+        asked = completed(evaluator.model, asked, table)
         found = evaluator.compare("the plan", asked, table)
         held_out = evaluator.hold_to("the plan", asked, table)
         certificate = _proof(evaluator, asked, bare, table, found, bounds)

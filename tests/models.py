@@ -21,7 +21,8 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.model import Model, load_model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import Flow, Key, cut, layer_inputs, segments
 
 Array = NDArray[Any]

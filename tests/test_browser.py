@@ -15,7 +15,8 @@ from test_diff import files
 from test_report import HOSTILE, Report, errors, report
 from test_report_graph import page_of, scattered, status, title, transformer
 
-from precisionlab.precision import Pin, Precision
+from precisionlab.plan.plan import Pin
+from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
 from precisionlab.report.diff import diff_runs, render_diff
 from precisionlab.report.folds import Fold, find_folds

@@ -37,11 +37,11 @@ from precisionlab.data import open_dataset
 from precisionlab.errors import DataError, OptionError
 from precisionlab.model import load_model
 from precisionlab.model.layers import int8_operands
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.ranges import least_lossy, typical_sqnr
 from precisionlab.report.columns import RANGES
 from precisionlab.result import CalibrationResult
-from precisionlab.rewrite.flow import with_held_pins
+from precisionlab.rewrite.plans import plan_for
 from precisionlab.sweep import sweep
 
 MODEL = DIGITS / "digits.onnx"
@@ -456,7 +456,7 @@ def comparison_of(result: CalibrationResult, table: CalibrationTable) -> Compari
     """The int8 model under these ranges, by a comparison of its own."""
     dataset = open_dataset(DIGITS, load_model(MODEL), 16, 0)
     backend = OnnxRuntimeBackend(result.model, next(iter(dataset)), 2)
-    plan = with_held_pins(backend.model, PrecisionPlan(backend.model.sha256, Precision.INT8), table)
+    plan = plan_for(backend.model, Precision.INT8, table)
     return backend.compare(plan, table, dataset, lambda done: None, metric=None, introduced=False)
 
 

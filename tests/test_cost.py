@@ -19,8 +19,9 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.data import open_dataset
 from precisionlab.errors import OptionError
 from precisionlab.model import Model, load_model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel, LayerCost, PlanCost, Reformat, plan_cost
 from precisionlab.search.devices import DEVICES, Device, find_device
 

@@ -27,7 +27,8 @@ from precisionlab.compare.judging import judging_of
 from precisionlab.data import open_dataset
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import load_model
-from precisionlab.precision import Format, Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Format, Precision
 
 
 @pytest.mark.parametrize(("text", "number"), [("cpu", None), ("cuda", 0), ("cuda:0", 0), ("cuda:13", 13)])

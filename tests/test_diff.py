@@ -16,7 +16,8 @@ from test_report import HOSTILE, INF, NAN, Page, Report, errors, report, said, v
 
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
-from precisionlab.precision import Pin, Precision
+from precisionlab.plan.plan import Pin
+from precisionlab.precision import Precision
 from precisionlab.report.diff import Change, Condition, RunDiff, diff_runs, render_diff
 from precisionlab.report.redraw import RunFiles
 from precisionlab.sweep import sweep

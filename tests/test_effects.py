@@ -24,8 +24,9 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, Sample
 from precisionlab.model import Model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.toggle import stage_ends
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8

@@ -28,10 +28,12 @@ from precisionlab.compare.tolerance import default_tolerance, meets, parse_toler
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import DataError, ModelError
 from precisionlab.model import Model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
-from precisionlab.rewrite.gates import round_scalar, unquantizable
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.rewrite.gates import round_scalar
 from precisionlab.rewrite.observe import Flow
+from precisionlab.rewrite.plans import unquantizable
 
 FLOATS = {Precision.FP16: np.float16, Precision.BF16: ml_dtypes.bfloat16}
 LOW = [Precision.FP16, Precision.BF16, Precision.INT8]

@@ -31,9 +31,10 @@ from precisionlab.data import Dataset
 from precisionlab.errors import BuildError
 from precisionlab.model import Model
 from precisionlab.observer import Observer
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.result import SweepResult
-from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.observe import Flow, Segment, segments
 from precisionlab.selftest import selftest
 from precisionlab.sweep import sweep

@@ -49,7 +49,8 @@ from precisionlab.export.polygraphy import check_file, polygraphy_script, polygr
 from precisionlab.export.trtexec import trtexec_command, trtexec_script
 from precisionlab.export_plan import TARGETS, TYPED, export_plan
 from precisionlab.model import Model, load_model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import Flow
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8

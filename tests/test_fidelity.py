@@ -23,8 +23,8 @@ from precisionlab.cli import cli
 from precisionlab.compare.fidelity import agreements, lowest, ranks, spearman
 from precisionlab.errors import OptionError
 from precisionlab.model import Model
+from precisionlab.plan.assign import precision_of
 from precisionlab.precision import Precision
-from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.observe import Flow, segments
 from precisionlab.rewrite.real import RealCopier, one_node_layers, unreal
 from precisionlab.rewrite.typed.constants import quantised

@@ -19,7 +19,8 @@ from precisionlab.errors import ModelError
 from precisionlab.export_plan import export_plan
 from precisionlab.memory import share_of
 from precisionlab.model import Model, load_model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.typed.model import typed_model
 from precisionlab.rewrite.typed.save import save_typed
 

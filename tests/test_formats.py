@@ -14,7 +14,8 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import default_tolerance, meets, parse_tolerance
 from precisionlab.model import Model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.search.causes import causes
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8

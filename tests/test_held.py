@@ -27,9 +27,10 @@ from precisionlab.model import Model
 from precisionlab.model.graph import Obstacle
 from precisionlab.model.held import held_layers, held_text
 from precisionlab.model.measurable import check_lowerable
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.file import read_plan
 from precisionlab.planfile import run_beside
-from precisionlab.precision import Precision, read_plan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.precision import Precision
 from precisionlab.sweep import sweep
 
 rng = np.random.default_rng(2)

@@ -24,9 +24,10 @@ from precisionlab.cli.summary import print_summary
 from precisionlab.errors import OptionError
 from precisionlab.export_plan import export_plan
 from precisionlab.model import load_model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.result import SweepResult
-from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.typed import typed_model
 from precisionlab.sweep import sweep
 from precisionlab.verify import verify

@@ -23,7 +23,8 @@ from precisionlab.compare.judging import judging_of
 from precisionlab.data import Sample
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.recurrent import stepped
 from precisionlab.rewrite.toggle import whole

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.report.html import render, render_fragment, show, tolerance_text
 from precisionlab.search.verdict import State, Verdict
 

@@ -26,7 +26,8 @@ from test_report import HOSTILE, report
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
 from precisionlab.model import load_model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.report import annotate
 from precisionlab.report.cells import records_of
 from precisionlab.report.columns import SCHEMAS

@@ -15,7 +15,8 @@ from browser import Opened, chromium, needs_browser
 from test_report import HOSTILE, Page, errors, layer, report
 
 from precisionlab.model import Layer
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
 from precisionlab.report.folds import Fold, Inputs, find_folds
 from precisionlab.report.graph import draw_graph, read_inputs

@@ -14,7 +14,8 @@ from test_report import HOSTILE, INF, NAN, NOT_MET, Page, Report, report, varian
 from precisionlab.compare.confidence import interval
 from precisionlab.compare.effects import worst_sqnr
 from precisionlab.compare.tolerance import Bound
-from precisionlab.precision import Pin, Precision
+from precisionlab.plan.plan import Pin
+from precisionlab.precision import Precision
 from precisionlab.report import pareto, tables
 from precisionlab.report.columns import PARETO
 from precisionlab.report.histograms import histograms_text, read_histograms

@@ -16,7 +16,9 @@ from models import DIGITS, proto
 
 from precisionlab.disk import write_whole
 from precisionlab.errors import OptionError, PlanError
-from precisionlab.precision import Pin, Precision, PrecisionPlan, plan_files, plan_from_dict, read_plan
+from precisionlab.plan.file import plan_files, plan_from_dict, read_plan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.run import RunFolder
 from precisionlab.sweep import sweep
 

@@ -28,7 +28,8 @@ from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor, 
 from precisionlab.backends.tensorrt.pins import apply_pins, clear_pins, enabled_of, pins_of, skip_reason
 from precisionlab.errors import BuildError
 from precisionlab.model import Model, load_model
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
 PREPARED = Path(__file__).parent.parent / "examples" / "prepared"

@@ -25,8 +25,9 @@ from precisionlab.model import Model
 from precisionlab.model.layers import int8_operands
 from precisionlab.model.load import load_model
 from precisionlab.model.opset import opset_of
-from precisionlab.precision import Pin, Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.toggle import whole
 from precisionlab.rewrite.typed import TypedModel, assignment, save_typed, typed_model
 from precisionlab.rewrite.typed.constants import quantised, scale_in

@@ -33,7 +33,8 @@ from precisionlab.fidelity import fidelity
 from precisionlab.memory import share_of
 from precisionlab.model import Model, load_model
 from precisionlab.parsing import parse_duration, parse_share
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.report.annotate import annotated_model
 from precisionlab.report.redraw import read_run
 from precisionlab.rewrite.typed import save_typed, typed_model

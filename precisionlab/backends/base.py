@@ -20,8 +20,9 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
 from precisionlab.model.layers import int8_operands
-from precisionlab.precision import Format, PrecisionPlan
-from precisionlab.rewrite.flow import format_of, inside_format, precision_of
+from precisionlab.plan.assign import format_of, inside_format, precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Format
 from precisionlab.rewrite.observe import Flow, observed_rows, row_formats
 
 Progress = Callable[[int], None]

@@ -22,7 +22,8 @@ from precisionlab.compare.judged import judged_differences, judged_effects
 from precisionlab.data import Sample
 from precisionlab.memory import Share
 from precisionlab.model import Model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import Flow, Segment, cut, largest_need, layer_inputs
 from precisionlab.rewrite.toggle import Stretch, stretch_of
 

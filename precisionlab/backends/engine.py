@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.jobs import Latency
     from precisionlab.calibration.table import CalibrationTable
     from precisionlab.data import Sample
-    from precisionlab.precision import Precision, PrecisionPlan
+    from precisionlab.plan.plan import PrecisionPlan
+    from precisionlab.precision import Precision
 
 
 class EngineBackend(Backend):

@@ -26,7 +26,8 @@ from precisionlab.memory import UNLIMITED, share_of
 from precisionlab.model import Model
 from precisionlab.model.layers import one_node_a_layer
 from precisionlab.model.load import at_shapes
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import Flow, Segment, cut, observed_rows, row_formats, shape_probes
 from precisionlab.rewrite.toggle import stage_ends, stage_need

@@ -31,10 +31,10 @@ from precisionlab.compare.judging import Judging
 from precisionlab.data import Sample
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import Layer, Model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.assign import check_opset, precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
-from precisionlab.rewrite.flow import precision_of
-from precisionlab.rewrite.gates import check_opset
 from precisionlab.rewrite.observe import (
     Flow,
     Key,

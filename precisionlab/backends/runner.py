@@ -14,9 +14,9 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Sample
 from precisionlab.memory import UNLIMITED, Share
 from precisionlab.model import Model
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.assign import check_opset
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.flow import LayerCopier
-from precisionlab.rewrite.gates import check_opset
 from precisionlab.rewrite.observe import Flow, Key, Segment, cut, largest_need, segments
 
 T = TypeVar("T")

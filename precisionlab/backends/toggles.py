@@ -15,7 +15,8 @@ from precisionlab.compare.effects import Effect, SampleEffects
 from precisionlab.compare.judged import judged_differences, judged_effects
 from precisionlab.data import Sample
 from precisionlab.model import Model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
 Arrays = Mapping[str, Any]

@@ -14,7 +14,7 @@ from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.compare.metrics import SQNR, AgreementMetric, Metric, brief_metrics
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.model.selections import moving_layers
-from precisionlab.precision import plan_files
+from precisionlab.plan.file import plan_files
 from precisionlab.report.commands import longer_command
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text

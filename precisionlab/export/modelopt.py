@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from precisionlab.errors import PlanError
 from precisionlab.export.subject import Export, Subject, command_line
 from precisionlab.model import Layer, Model
+from precisionlab.plan.assign import around_of, precision_of
 from precisionlab.precision import Precision
-from precisionlab.rewrite.flow import around_of, precision_of
 from precisionlab.wording import counted
 
 CACHE = "calibration.cache"

@@ -17,8 +17,8 @@ from precisionlab.export.subject import Export, Subject
 from precisionlab.model.edges import give_edges
 from precisionlab.model.opset import opset_of
 from precisionlab.model.tail import graft
+from precisionlab.plan.assign import precision_of
 from precisionlab.precision import Precision
-from precisionlab.rewrite.flow import precision_of
 from precisionlab.rewrite.gates import weight_axis
 
 _PER_CHANNEL = 13  # the first opset whose QuantizeLinear has an axis

@@ -7,7 +7,7 @@ import json
 from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.export.constraints import constraints_of
 from precisionlab.export.subject import Export, Subject
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.plan.assign import precision_of
 
 SCHEMA = 1
 

@@ -13,7 +13,8 @@ from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 
 
 @dataclass(frozen=True)

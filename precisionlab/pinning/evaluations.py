@@ -12,7 +12,8 @@ from precisionlab.deadline import Deadline, Spent, Watched
 from precisionlab.pinning.choice import Key, Trial
 from precisionlab.pinning.suspects import Suspects
 from precisionlab.pinning.task import Task
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment
 from precisionlab.search.pareto import Point
 from precisionlab.search.pins import Verdict

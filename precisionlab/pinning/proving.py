@@ -7,8 +7,8 @@ from contextlib import suppress
 from precisionlab.deadline import Spent
 from precisionlab.pinning.evaluations import Evaluations
 from precisionlab.pinning.task import Task
+from precisionlab.plan.assign import lowest_of
 from precisionlab.precision import Precision
-from precisionlab.rewrite.flow import lowest_of
 from precisionlab.search.certificate import Certificate, certificate_of
 from precisionlab.search.outcome import Variant
 

@@ -13,7 +13,8 @@ from precisionlab.model import Layer
 from precisionlab.pinning.choice import Aim
 from precisionlab.pinning.reasons import reason_of
 from precisionlab.pinning.task import Task
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.samples import worst_samples
 from precisionlab.search.causes import Cause, causes
 from precisionlab.search.rank import Ranking, rank, rank_by_effects

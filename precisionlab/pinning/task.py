@@ -15,8 +15,9 @@ from precisionlab.evaluator import Evaluator
 from precisionlab.model import Layer, Model
 from precisionlab.options import Minimize, Options
 from precisionlab.pinning.choice import Aim
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import is_lowered
+from precisionlab.plan.assign import is_lowered
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel
 from precisionlab.search.outcome import Variant
 from precisionlab.search.rank import ALONE, Measure

@@ -17,7 +17,8 @@ from precisionlab.model.compiled import Fusions
 from precisionlab.model.held import held_layers, held_text
 from precisionlab.model.measurable import own_types
 from precisionlab.options import Options
-from precisionlab.precision import Precision, plan_files
+from precisionlab.plan.file import plan_files
+from precisionlab.precision import Precision
 from precisionlab.prepare import Prepared, Source
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of

@@ -24,7 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from precisionlab.compare.metrics import agreement_metrics, error_metrics, tabled_metrics
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import (
     Row,
     as_flag,

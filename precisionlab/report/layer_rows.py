@@ -15,10 +15,10 @@ from precisionlab.compare.metrics import error_metrics
 from precisionlab.compare.spread import Spread
 from precisionlab.model import Layer
 from precisionlab.model.selections import Moving, moving_layers
-from precisionlab.precision import Pin
+from precisionlab.plan.assign import format_of, precision_of
+from precisionlab.plan.plan import Pin
 from precisionlab.report.cells import Row
 from precisionlab.report.columns import SPREAD_PARTS
-from precisionlab.rewrite.flow import format_of, precision_of
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from precisionlab.compare.metrics import SQNR, Metric, brief_metrics
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import Row, figure_cell, percent, show, value_text, visible
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.views import OutputFigures, PinView, VariantView, variant_view

@@ -12,7 +12,8 @@ from jinja2 import UndefinedError
 
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.plainfiles import is_there
-from precisionlab.precision import PrecisionPlan, plan_files, plan_from_dict, read_plan_content
+from precisionlab.plan.file import plan_files, plan_from_dict, read_plan_content
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
 from precisionlab.report.cells import records_of
 from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS

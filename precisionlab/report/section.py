@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from precisionlab.compare.metrics import SQNR, RunMetric
 from precisionlab.compare.tolerance import Bound, Tolerance
-from precisionlab.precision import PrecisionPlan, plan_files
+from precisionlab.plan.file import plan_files
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import (
     ABSENT,
     Row,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from precisionlab.compare.metrics import SQNR, ErrorMetric, Scope, output_metrics, tabled_metrics
 from precisionlab.compare.tolerance import Bound
-from precisionlab.precision import Format, Pin
+from precisionlab.plan.plan import Pin
+from precisionlab.precision import Format
 from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
 from precisionlab.search.verdict import Mark, State
 

@@ -18,94 +18,17 @@ from precisionlab.model.flow import (
     outer_values,
     subgraphs,
 )
-from precisionlab.model.graph import Body, InnerTensor, Scope
+from precisionlab.model.graph import Body, Scope
 from precisionlab.model.lift import OWN
 from precisionlab.model.recurrent import is_recurrent
-from precisionlab.precision import Format, Pin, Precision, PrecisionPlan
+from precisionlab.plan.assign import around_of, is_reference, precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.bodies import BodyCopy, finished, node_with_bodies, peaks_of
 from precisionlab.rewrite.builder import Environment, GraphBuilder
-from precisionlab.rewrite.gates import Gates, rounded_array, rounded_attributes, unquantizable, weight_axis
+from precisionlab.rewrite.gates import Gates, rounded_array, rounded_attributes, weight_axis
 from precisionlab.rewrite.recurrent import plain, stepped
-
-
-def precision_of(layer: Layer, plan: PrecisionPlan) -> Precision:
-    """The precision that the layer runs in under the plan."""
-    return precision_under(layer, plan, plan.pin_of(layer.name))
-
-
-def precision_under(layer: Layer, plan: PrecisionPlan, pinned: Precision | None) -> Precision:
-    """The precision that the layer runs in under the plan, which pins it to this (None: does not pin it).
-
-    What the model itself has in half stays so, whatever the others run in, until a pin says otherwise: but for the
-    reference, which reads all as float32, and for a model that is in half throughout, where the plan's own default
-    takes the place of it.
-    """
-    if layer.fixed is not None:
-        return Precision.FP32 if is_reference(plan) else layer.own or Precision.FP32
-    precision = plan.default if pinned is None else pinned
-    if precision.is_quantized:
-        return precision if layer.quantizable else around_of(layer, plan)
-    if pinned is None and layer.is_island and not is_reference(plan):
-        return layer.own or precision
-    return precision
-
-
-def is_reference(plan: PrecisionPlan) -> bool:
-    """Whether the plan is float32 alone: then nothing is rounded, not even what the model itself has in half."""
-    return plan.default is Precision.FP32 and not plan.pins
-
-
-def around_of(layer: Layer, plan: PrecisionPlan) -> Precision:
-    """The precision of the floats that the layer gives where its product is int8."""
-    return layer.own or plan.around
-
-
-def precision_inside(inner: InnerTensor, layer: Layer, plan: PrecisionPlan) -> Precision:
-    """The precision that a tensor in the bodies of the layer has under the plan."""
-    if inner.own is not None and plan.pin_of(layer.name) is None and not is_reference(plan):
-        return inner.own
-    return precision_of(layer, plan)
-
-
-def is_lowered(model: Model, layer: Layer, plan: PrecisionPlan) -> bool:
-    """Whether the plan has the layer, or anything inside of it, in less than float32."""
-    return lowest_of(model, layer, plan) is not Precision.FP32
-
-
-def lowest_of(model: Model, layer: Layer, plan: PrecisionPlan) -> Precision:
-    """The precision that the layer runs in, or where that is float32, the first half that the file has inside of it."""
-    inside = (precision_inside(model.inner[name], layer, plan) for name in layer.inside)
-    lowered = (p for p in (precision_of(layer, plan), *inside) if p is not Precision.FP32)
-    return next(lowered, Precision.FP32)
-
-
-def format_of(layer: Layer, plan: PrecisionPlan) -> Format:
-    """What the layer's outputs are held in under the plan: those of int8 layers in the precision around them."""
-    precision = precision_of(layer, plan)
-    return (around_of(layer, plan) if precision.is_quantized else precision).number_format
-
-
-def inside_format(inner: InnerTensor, layer: Layer, plan: PrecisionPlan) -> Format:
-    """What a tensor in the bodies of the layer is held in under the plan."""
-    return precision_inside(inner, layer, plan).number_format
-
-
-def with_held_pins(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionPlan:
-    """The plan with pins for the layers that int8 cannot hold at all, and that it does not pin already.
-
-    There is no variant without them: their weights or ranges are not finite.
-    """
-    if not plan.default.is_quantized or table is None:
-        return plan
-    pinned = plan.pinned()
-    held = []
-    for layer in model.layers:
-        if layer.quantizable and layer.name not in pinned:
-            reason = unquantizable(model.node[layer.nodes[0]], table)
-            if reason is not None:
-                held.append(Pin(layer.name, layer.nodes, Precision.FP32, reason))
-    return plan.with_pins((*plan.pins, *held))
 
 
 class LayerCopier:

@@ -7,7 +7,6 @@ level.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from copy import copy
 
@@ -16,10 +15,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
-from precisionlab.errors import ModelError
 from precisionlab.model.mapped import let_go
-from precisionlab.model.opset import opset_of
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
 
 WEIGHT_SCALES = 2
@@ -167,38 +164,4 @@ def weight_axis(node: ir.Node, index: int) -> int | None:
         return int(bool(is_transposed) != bool(index))
     if node.op_type == "MatMul":
         return rank - 1 if index else rank - 2
-    return None
-
-
-def check_opset(model: ir.Model, plan: PrecisionPlan) -> None:
-    """Raises ModelError where the model's opset has no cast to a precision of the plan."""
-    opset = opset_of(model)
-    for precision in (plan.default, plan.around, *(pin.precision for pin in plan.pins)):
-        # What is quantized goes through operators of Microsoft's, at any opset.
-        if precision.is_low_float and opset < precision.number_format.opset:
-            raise ModelError(
-                f"{precision} needs opset {precision.number_format.opset} or newer, the model has {opset}; convert it "
-                f"(onnx.version_converter.convert_version) or leave {precision} out"
-            )
-
-
-def unquantizable(node: ir.Node, table: CalibrationTable) -> str | None:
-    """Why int8 cannot hold this layer's operands (non-finite weights or ranges); None where it can."""
-    for value in node.inputs[:2]:
-        if value is None:
-            continue
-        if value.is_initializer():
-            assert value.const_value is not None
-            is_finite = np.isfinite(value.const_value.numpy()).all()
-            let_go(value.const_value)
-            if not is_finite:
-                return f"weight {value.name} holds values that are not finite"
-        else:
-            found = table.ranges.get(str(value.name))
-            if found is None:
-                return f"no range was found for {value.name}"
-            if found.is_empty:
-                return f"{value.name} never held an element in the samples"
-            if found.nonfinite or not math.isfinite(found.amax):
-                return f"{value.name} is not finite in the reference ({found.nonfinite} values)"
     return None

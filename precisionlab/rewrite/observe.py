@@ -16,16 +16,11 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import FLOATS, outer_values
 from precisionlab.model.lift import OWN
-from precisionlab.precision import Format, PrecisionPlan
+from precisionlab.plan.assign import format_of, inside_format, is_lowered, is_reference
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Format
 from precisionlab.rewrite.builder import GraphBuilder
-from precisionlab.rewrite.flow import (
-    LayerCopier,
-    format_of,
-    inside_format,
-    is_lowered,
-    is_reference,
-    nodes_outputs,
-)
+from precisionlab.rewrite.flow import LayerCopier, nodes_outputs
 
 
 class Flow(str, Enum):

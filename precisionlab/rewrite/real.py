@@ -20,10 +20,12 @@ from precisionlab.model.flow import is_control
 from precisionlab.model.layers import layer_of
 from precisionlab.model.mapped import let_go
 from precisionlab.model.opset import opset_of
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
-from precisionlab.rewrite.flow import LayerCopier, nodes_outputs, precision_of
+from precisionlab.rewrite.flow import LayerCopier, nodes_outputs
 from precisionlab.rewrite.gates import Gates
 from precisionlab.rewrite.typed.constants import converted, converted_tensor, quantised
 from precisionlab.rewrite.typed.signature import FLOAT, Places, places

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import layer_inputs, main_values, open_values, output_bytes

@@ -14,8 +14,9 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control
 from precisionlab.model.recurrent import is_recurrent
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import around_of, is_lowered, precision_inside, precision_of
+from precisionlab.plan.assign import around_of, is_lowered, precision_inside, precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.gates import round_scalar
 
 # A constant that holds this share of its values in what vanishes is worth a word; weights near zero

@@ -40,8 +40,9 @@ import onnx_ir as ir
 from precisionlab.errors import OptionError
 from precisionlab.model import Model, TensorInfo
 from precisionlab.model.lift import OWN
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import around_of, precision_under
+from precisionlab.plan.assign import around_of, precision_under
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.search.devices import Device
 from precisionlab.search.traffic import _Traffic, _traffic
 

@@ -12,7 +12,8 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.effects import Effects
 from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.tolerance import Tolerance
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.search.causes import Cause
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from precisionlab.model import Model
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 
 
 def weight_bytes(model: Model, plan: PrecisionPlan) -> int:

@@ -24,8 +24,8 @@ from precisionlab.data.listing import find_listing, read_labels, read_listing
 from precisionlab.data.manifest import Manifest
 from precisionlab.errors import PrecisionLabError
 from precisionlab.model import Model, load_model
+from precisionlab.plan.file import plan_from_dict, read_plan
 from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
-from precisionlab.precision import plan_from_dict, read_plan
 
 _LAYERS = {"conv": ("conv", "relu"), "gemm": ("gemm",), "node_of_y": ("node_of_y",)}
 _MOST_SAMPLES = 3  # of a file with many

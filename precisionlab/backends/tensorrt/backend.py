@@ -35,7 +35,8 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError
 from precisionlab.model.prepared import content_of, file_for
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import row_formats
 from precisionlab.wording import counted
 

@@ -12,8 +12,9 @@ from precisionlab.backends.tensorrt.matching import PinMatch
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control
-from precisionlab.precision import Precision, PrecisionPlan
-from precisionlab.rewrite.flow import precision_of
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 
 _FLOAT_TYPES = frozenset({ir.DataType.DOUBLE, *(precision.number_format.element for precision in Precision.floats())})
 

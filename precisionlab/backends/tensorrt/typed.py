@@ -16,7 +16,8 @@ from precisionlab.backends.tensorrt.matching import FLOATS
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.plainfiles import make_plain_folder
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.wording import counted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from precisionlab.precision import Pin
+from precisionlab.plan.plan import Pin
 from precisionlab.report.cells import Row, as_number, records_of
 from precisionlab.report.diff.figures import BETTER, SAME, WORSE, Change
 from precisionlab.report.diff.variants import changes_of, variants_of

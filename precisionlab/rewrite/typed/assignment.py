@@ -14,10 +14,12 @@ from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control, is_shape_input, outer_values, subgraphs
 from precisionlab.model.graph import Body, Scope, TensorInfo
 from precisionlab.model.recurrent import is_recurrent
-from precisionlab.precision import Precision, PrecisionPlan
+from precisionlab.plan.assign import around_of, precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
-from precisionlab.rewrite.flow import around_of, precision_of
-from precisionlab.rewrite.gates import unquantizable, weight_axis
+from precisionlab.rewrite.gates import weight_axis
+from precisionlab.rewrite.plans import unquantizable
 from precisionlab.rewrite.typed.constants import converted
 from precisionlab.rewrite.typed.signature import FLOAT, places
 

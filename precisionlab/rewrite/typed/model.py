@@ -13,7 +13,7 @@ from precisionlab.model import Model
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.inference import infer_tensors
 from precisionlab.model.opset import opset_of
-from precisionlab.precision import PrecisionPlan
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.typed.assignment import Assignment, allowed, body_types, planned
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.expand import ExpandHardSwish

@@ -16,7 +16,8 @@ from gpu.stub import Shape, Spec, StubTensorRT, Tensor, Values
 
 from precisionlab.backends.session import Session
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.precision import Pin, Precision, PrecisionPlan
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import Flow, segments
 
 from ._builder import MAGIC

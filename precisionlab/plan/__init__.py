@@ -1,0 +1,1 @@
+"""A precision plan: the one thing that all else is made from."""
