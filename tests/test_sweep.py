@@ -484,7 +484,7 @@ def test_a_metric_may_be_a_bare_class(tmp_path: Path) -> None:
         ({"precisions": []}, OptionError, "precisions are the low ones"),
         ({"precisions": "fp32"}, OptionError, "fp32 is always measured"),
         ({"around": "int8"}, OptionError, "fp32, fp16 or bf16"),
-        ({"backend": "cuda"}, OptionError, "unknown backend 'cuda'; use one of auto, onnxruntime"),
+        ({"backend": "cuda"}, OptionError, "unknown backend 'cuda'; use one of auto, tensorrt"),
         ({"shapes": {"image": (1, 1, 8, 8)}}, OptionError, "shapes are for random inputs"),
         ({"plan": "none.json"}, PlanError, "none.json: cannot be read"),
         ({"tolerance": "metric>=0.5", "data": None}, OptionError, "the data has no labels with a metric"),
