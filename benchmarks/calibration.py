@@ -22,8 +22,8 @@ import click
 from benchmarks.comparison import load_case, plain_passes
 from benchmarks.processes import in_process, peak_megabytes, timed
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.calibrate import calibrated_tensors
 from precisionlab.calibration.find import table_of
+from precisionlab.jobs.calibrate import calibrated_tensors
 from precisionlab.model import load_model
 
 CASES = ("orient", "minilm_l3", "minilm_l3 at 128 tokens", "ppocr4_det")

@@ -195,7 +195,7 @@ def _write(found: Mapping[str, Sequence[Row]], out: Path) -> None:
 def _measured(name: str, packed: str | None, device: str, samples: int, cases: str, threads: int | None) -> Row:
     """All cases of one model."""
     from precisionlab.errors import PrecisionLabError
-    from precisionlab.fidelity import fidelity
+    from precisionlab.jobs.fidelity import fidelity
 
     path, data = _files(name, packed)
     rows: list[Row] = []
@@ -250,12 +250,12 @@ def _again(name: str, packed: str | None, real: str, cases: str, threads: int | 
 
 def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], threads: int | None) -> Row:
     """The row with its emulated figures found anew."""
-    from precisionlab import fidelity
     from precisionlab.data import open_dataset
+    from precisionlab.evaluate.ranges import typical_sqnr
+    from precisionlab.jobs import fidelity
     from precisionlab.model import load_model
     from precisionlab.plan.plan import Pin, PrecisionPlan
     from precisionlab.precision import Precision
-    from precisionlab.ranges import typical_sqnr
     from precisionlab.report.csvfile import to_csv
     from precisionlab.report.fidelity import fidelity_table
     from precisionlab.rewrite.real import one_node_layers

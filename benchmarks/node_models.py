@@ -41,11 +41,11 @@ from precisionlab.backends.session import Session
 from precisionlab.compare.wide import is_float
 from precisionlab.data import Sample
 from precisionlab.errors import PrecisionLabError
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model
-from precisionlab.result import SweepResult
 from precisionlab.rewrite.toggle import whole
 from precisionlab.search.outcome import PrecisionResult
-from precisionlab.sweep import sweep
 
 ort.set_default_logger_severity(4)
 

@@ -35,8 +35,8 @@ import onnx
 from benchmarks.comparison import PREPARED
 from benchmarks.pins_judge import Arrays, candidates, end_error, named, rounded, session
 from benchmarks.processes import timed
-from precisionlab.calibrate import calibrate
 from precisionlab.data import open_dataset
+from precisionlab.jobs.calibrate import calibrate
 from precisionlab.model import load_model
 
 ROOT = Path(__file__).parent.parent

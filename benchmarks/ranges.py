@@ -25,12 +25,12 @@ from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import Accuracy, TaskMetric, load_metric
 from precisionlab.data import Dataset, Sample, open_dataset
+from precisionlab.evaluate.ranges import best_table, typical_sqnr
 from precisionlab.model import Model, load_model
 from precisionlab.model.layers import int8_operands
-from precisionlab.observer import Silent
 from precisionlab.precision import Precision
-from precisionlab.ranges import best_table, typical_sqnr
 from precisionlab.rewrite.plans import plan_for
+from precisionlab.system.observer import Silent
 
 METRICS = {
     "minilm_l3": "examples/metrics.py:WordSimSpearman",

@@ -23,19 +23,19 @@ import onnx
 from onnx import helper, numpy_helper
 
 from precisionlab.compare.effects import Effect
-from precisionlab.evaluator import Evaluator
-from precisionlab.journal import NoJournal
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.journal import NoJournal
+from precisionlab.evaluate.prepare import Source, prepare
+from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.model import load_model
-from precisionlab.observer import Silent
-from precisionlab.options import Options
-from precisionlab.pinning import PinSearch, Task
 from precisionlab.precision import Precision
-from precisionlab.prepare import Source, prepare
-from precisionlab.ranges import chosen_ranges, ranges_by_method
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import find_device
+from precisionlab.search.options import Options
+from precisionlab.search.pinning import PinSearch, Task
 from precisionlab.search.rank import Measure, relative_error, relative_gain
+from precisionlab.system.observer import Silent
 
 
 def both(outputs: Mapping[str, Effect]) -> float:

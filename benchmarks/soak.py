@@ -20,10 +20,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from precisionlab.calibrate import calibrate
 from precisionlab.errors import PrecisionLabError
+from precisionlab.jobs.calibrate import calibrate
+from precisionlab.jobs.sweep import sweep
 from precisionlab.report.redraw import redraw
-from precisionlab.sweep import sweep
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "calib_data"

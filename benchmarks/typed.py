@@ -57,15 +57,15 @@ from precisionlab.backends.tensorrt.typed import TypedBackend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Dataset, open_dataset
 from precisionlab.errors import PrecisionLabError
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model, load_model
-from precisionlab.observer import Silent
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import completed
 from precisionlab.rewrite.typed import save_typed, typed_model
 from precisionlab.search.outcome import PrecisionResult
-from precisionlab.sweep import sweep
+from precisionlab.system.observer import Silent
 
 COMPUTES = ("SM89", "SM120")
 VARIANTS = ("fp16", "bf16", "int8", "int8 among fp16", "int8 mixed", "fp16 mixed", "fp16 with fp32")

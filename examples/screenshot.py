@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from precisionlab.sweep import sweep
+from precisionlab.jobs.sweep import sweep
 
 MAGIKA = Path(__file__).parent / "prepared" / "magika"
 WIDTH, HEIGHT = 1280, 1250  # the top of the page, as it opens

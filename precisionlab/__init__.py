@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from precisionlab.calibrate import calibrate
     from precisionlab.errors import PrecisionLabError
+    from precisionlab.jobs.calibrate import calibrate
+    from precisionlab.jobs.result import SweepResult
+    from precisionlab.jobs.sweep import sweep
+    from precisionlab.jobs.verify import verify
     from precisionlab.plan.plan import Pin, PrecisionPlan
     from precisionlab.precision import Precision
-    from precisionlab.result import SweepResult
-    from precisionlab.sweep import sweep
-    from precisionlab.verify import verify
 
 __version__ = "0.1.0"
 """The one place that says it: the package's metadata, `--version`, `doctor` and run.json take it from here."""
@@ -26,10 +24,10 @@ _HOMES = {
     "Precision": "precisionlab.precision",
     "PrecisionLabError": "precisionlab.errors",
     "PrecisionPlan": "precisionlab.plan.plan",
-    "SweepResult": "precisionlab.result",
-    "calibrate": "precisionlab.calibrate",
-    "sweep": "precisionlab.sweep",
-    "verify": "precisionlab.verify",
+    "SweepResult": "precisionlab.jobs.result",
+    "calibrate": "precisionlab.jobs.calibrate",
+    "sweep": "precisionlab.jobs.sweep",
+    "verify": "precisionlab.jobs.verify",
 }
 
 
@@ -47,12 +45,5 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-class _Package(ModuleType):
-    """Keeps `precisionlab.sweep` the function: importing the module of that name would put it in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

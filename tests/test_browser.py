@@ -15,6 +15,7 @@ from test_diff import files
 from test_report import HOSTILE, Report, errors, report
 from test_report_graph import page_of, scattered, status, title, transformer
 
+from precisionlab.jobs.sweep import sweep
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
@@ -23,7 +24,6 @@ from precisionlab.report.folds import Fold, find_folds
 from precisionlab.report.graph import read_inputs
 from precisionlab.report.html import render
 from precisionlab.report.redraw import read_run
-from precisionlab.sweep import sweep
 
 pytestmark = needs_browser
 

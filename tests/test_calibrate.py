@@ -24,7 +24,6 @@ from click.testing import CliRunner, Result
 from models import DIGITS, proto
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.calibrate import CACHE_FILE, calibrate, calibrated_tensors, merge
 from precisionlab.calibration.cache import read_cache_file
 from precisionlab.calibration.methods import METHODS
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
@@ -35,14 +34,15 @@ from precisionlab.compare.errors import Agreement, error_sums
 from precisionlab.compare.output import OutputErrors
 from precisionlab.data import open_dataset
 from precisionlab.errors import DataError, OptionError
+from precisionlab.evaluate.ranges import least_lossy, typical_sqnr
+from precisionlab.jobs.calibrate import CACHE_FILE, calibrate, calibrated_tensors, merge
+from precisionlab.jobs.result import CalibrationResult
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import load_model
 from precisionlab.model.layers import int8_operands
 from precisionlab.precision import Precision
-from precisionlab.ranges import least_lossy, typical_sqnr
 from precisionlab.report.columns import RANGES
-from precisionlab.result import CalibrationResult
 from precisionlab.rewrite.plans import plan_for
-from precisionlab.sweep import sweep
 
 MODEL = DIGITS / "digits.onnx"
 
@@ -387,7 +387,7 @@ def test_shards_of_chosen_samples_and_past_bad_ones_can_be_merged(tmp_path: Path
 
 _KILLED = """
 import importlib, sys, time
-c = importlib.import_module("precisionlab.calibrate")
+c = importlib.import_module("precisionlab.jobs.calibrate")
 c._SAVE_EVERY = 0.0
 save = c._save
 def slowly(path, state):

@@ -8,8 +8,8 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precisionlab.pinning.choice import Aim, Trial, best, better_than, order_of
 from precisionlab.precision import Precision
+from precisionlab.search.pinning.choice import Aim, Trial, best, better_than, order_of
 
 FP32, FP16 = Precision.FP32, Precision.FP16
 

@@ -12,9 +12,9 @@ from models import Array, load, proto
 from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import judging_of
 from precisionlab.compare.output import OutputErrors, settled
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model
 from precisionlab.model.choices import chosen_outputs
-from precisionlab.sweep import sweep
 
 RNG = np.random.default_rng(5)
 TABLE = np.float32(RNG.standard_normal((16, 8)))

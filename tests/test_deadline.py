@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from precisionlab.deadline import Deadline, Spent, Watched
-from precisionlab.observer import Silent
+from precisionlab.system.deadline import Deadline, Spent, Watched
+from precisionlab.system.observer import Silent
 
 
 class Clock:

@@ -13,10 +13,10 @@ from precisionlab.backends.base import Detail, Evaluation
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import open_dataset
+from precisionlab.jobs.sweep import sweep
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.outcome import PrecisionResult
-from precisionlab.sweep import sweep
 
 SIDE, CLASSES, REACH = 96, 80, 16
 STRIDES = (8, 16)

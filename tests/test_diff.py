@@ -16,11 +16,11 @@ from test_report import HOSTILE, INF, NAN, Page, Report, errors, report, said, v
 
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
+from precisionlab.jobs.sweep import sweep
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Precision
 from precisionlab.report.diff import Change, Condition, RunDiff, diff_runs, render_diff
 from precisionlab.report.redraw import RunFiles
-from precisionlab.sweep import sweep
 
 
 def files(found: Report | None = None, name: str = "a") -> RunFiles:

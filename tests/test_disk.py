@@ -21,9 +21,9 @@ from click.testing import CliRunner, Result
 from models import DIGITS
 
 from precisionlab.cli import cli
-from precisionlab.disk import drafted, make_folder, remove_drafts, write_whole
 from precisionlab.errors import OptionError
-from precisionlab.lock import held_file, held_folder
+from precisionlab.system.disk import drafted, make_folder, remove_drafts, write_whole
+from precisionlab.system.lock import held_file, held_folder
 
 MODEL = str(DIGITS / "digits.onnx")
 DATA = ("--data", str(DIGITS), "--samples", "4", "--threads", "1")
@@ -172,7 +172,7 @@ HOLDER = """
 import sys
 import tempfile
 from pathlib import Path
-from precisionlab.lock import held_file, held_folder
+from precisionlab.system.lock import held_file, held_folder
 held = {"folder": held_folder, "file": lambda path, warn: held_file(path, warn, "")}[sys.argv[1]]
 with held(Path(sys.argv[2]), print):
     print("held", flush=True)

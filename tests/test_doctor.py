@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from rtx import needs_rtx
 
 import precisionlab
-from precisionlab import doctor, versions
 from precisionlab.backends.registry import KINDS, TENSORRT
 from precisionlab.cli import cli
+from precisionlab.jobs import doctor
+from precisionlab.system import versions
 
 
 def findings() -> dict[str, doctor.Finding]:

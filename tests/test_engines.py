@@ -29,16 +29,16 @@ from precisionlab.calibration.cache import read_cache
 from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import Dataset
 from precisionlab.errors import BuildError
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.selftest import selftest
+from precisionlab.jobs.sweep import sweep
+from precisionlab.jobs.verify import verify
 from precisionlab.model import Model
-from precisionlab.observer import Observer
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.result import SweepResult
 from precisionlab.rewrite.observe import Flow, Segment, segments
-from precisionlab.selftest import selftest
-from precisionlab.sweep import sweep
-from precisionlab.verify import verify
+from precisionlab.system.observer import Observer
 
 MODEL = DIGITS / "digits.onnx"
 

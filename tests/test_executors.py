@@ -31,9 +31,9 @@ from precisionlab.compare.judging import judging_of
 from precisionlab.compare.task import Accuracy
 from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import DataError, ModelError, OptionError, PrecisionLabError
-from precisionlab.executors import Dask, Executor, Processes, open_executor
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
+from precisionlab.system.executors import Dask, Executor, Processes, open_executor
 
 HERE = Path(__file__).parent
 SAMPLES = 8
@@ -255,7 +255,7 @@ def test_without_scheduler_without_dask_and_with_wrong_options_it_says_what_to_d
         open_executor(0, None)
     with pytest.raises(OptionError, match="one of them"):
         open_executor(2, "tcp://localhost:1")
-    monkeypatch.setattr("precisionlab.executors._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("precisionlab.system.executors._CONNECT_SECONDS", 1)
     if importlib.util.find_spec("distributed"):
         for address in ("tcp://127.0.0.1:1", "nonsense://x"):
             with pytest.raises(OptionError, match=f"{address}: no Dask scheduler answers"):
@@ -348,9 +348,9 @@ def test_dask_lets_what_a_task_raises_through(cluster: Cluster) -> None:
 def test_dask_without_a_worker_and_without_a_scheduler_ends_in_one_error(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("precisionlab.executors._LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("precisionlab.executors._NOBODY_SECONDS", 0.5)
-    monkeypatch.setattr("precisionlab.executors._JOIN_SECONDS", 0.5)
+    monkeypatch.setattr("precisionlab.system.executors._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("precisionlab.system.executors._NOBODY_SECONDS", 0.5)
+    monkeypatch.setattr("precisionlab.system.executors._JOIN_SECONDS", 0.5)
     with Dask(cluster.address) as executor:
         for process in cluster.workers:
             process.kill()
@@ -396,7 +396,7 @@ def test_a_task_that_kills_every_worker_ends_in_one_error_after_those_before_it(
 def test_workers_end_with_a_main_process_that_is_killed() -> None:
     script = (
         "import os, time\n"
-        "from precisionlab.executors import Processes\n"
+        "from precisionlab.system.executors import Processes\n"
         "if __name__ == '__main__':\n"
         "    print(*Processes(1).map(os.getenv, ['OMP_NUM_THREADS']), flush=True)\n"
         "    import multiprocessing\n"

@@ -47,7 +47,7 @@ from precisionlab.export.onnxruntime import onnxruntime_model
 from precisionlab.export.plain import plan_json
 from precisionlab.export.polygraphy import check_file, polygraphy_script, polygraphy_words
 from precisionlab.export.trtexec import trtexec_command, trtexec_script
-from precisionlab.export_plan import TARGETS, TYPED, export_plan
+from precisionlab.jobs.export import TARGETS, TYPED, export_plan
 from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision

@@ -14,10 +14,10 @@ from models import Array, compared, load, proto, sample
 from onnx import TensorProto, helper, numpy_helper
 
 from precisionlab import sweep
+from precisionlab.backends.memory import share_of
 from precisionlab.calibration.cache import read_cache_file
 from precisionlab.errors import ModelError
-from precisionlab.export_plan import export_plan
-from precisionlab.memory import share_of
+from precisionlab.jobs.export import export_plan
 from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision

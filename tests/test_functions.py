@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from precisionlab import sweep
 from precisionlab.errors import OptionError
-from precisionlab.export_plan import export_plan
+from precisionlab.jobs.export import export_plan
 from precisionlab.model import Model
 from precisionlab.model.functions import inline_functions
 

@@ -22,16 +22,16 @@ from precisionlab.export.constraints import constraints_of
 from precisionlab.export.modelopt import modelopt_json
 from precisionlab.export.polygraphy import polygraphy_script
 from precisionlab.export.trtexec import trtexec_command
-from precisionlab.export_plan import _names
+from precisionlab.jobs.export import _names
+from precisionlab.jobs.plan_source import run_beside
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model
 from precisionlab.model.graph import Obstacle
 from precisionlab.model.held import held_layers, held_text
 from precisionlab.model.measurable import check_lowerable
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.file import read_plan
-from precisionlab.planfile import run_beside
 from precisionlab.precision import Precision
-from precisionlab.sweep import sweep
 
 rng = np.random.default_rng(2)
 W = rng.standard_normal((8, 8)).astype(np.float32)

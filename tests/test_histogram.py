@@ -15,11 +15,11 @@ from hypothesis import example, given, settings
 from models import Array, digits
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.calibrate import calibrated_tensors
 from precisionlab.calibration.histogram import BINS, Histogram, Histograms, exponent_of, histogram_of
 from precisionlab.calibration.state import CalibrationState, read_state
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import DataError
+from precisionlab.jobs.calibrate import calibrated_tensors
 from precisionlab.model import Model
 
 LEAST = -100  # the smallest exponent

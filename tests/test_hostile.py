@@ -664,7 +664,7 @@ import json, resource, sys
 from click.testing import CliRunner
 from precisionlab.backends.tensorrt.buildlog import layers_of
 from precisionlab.cli import cli
-import precisionlab.calibrate, precisionlab.sweep
+import precisionlab.jobs.calibrate, precisionlab.jobs.sweep
 resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))
 def peak():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -20,12 +20,12 @@ from models import DIGITS
 from benchmarks.kills.disturb import Found, disturb
 from benchmarks.kills.folder import BrokenError, check_folder, journal_of
 from benchmarks.kills.jobs import Job
-from precisionlab.calibrate import calibrate, merge
 from precisionlab.calibration.state import STATE_FILE, read_state
-from precisionlab.disk import drafted, write_whole
 from precisionlab.errors import DataError
-from precisionlab.lock import held_folder
-from precisionlab.run import RunFolder
+from precisionlab.evaluate.run_folder import RunFolder
+from precisionlab.jobs.calibrate import calibrate, merge
+from precisionlab.system.disk import drafted, write_whole
+from precisionlab.system.lock import held_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSIX's")
 
@@ -72,12 +72,12 @@ def test_the_check_sees_a_file_that_is_cut_short(tmp_path: Path, name: str, cont
 STEPS = """
 import os, signal, sys
 from pathlib import Path
-from precisionlab.disk import write_whole
-from precisionlab.calibrate import calibrate, merge
+from precisionlab.system.disk import write_whole
+from precisionlab.jobs.calibrate import calibrate, merge
 from precisionlab.calibration.state import STATE_FILE, read_state
 from precisionlab.errors import DataError
-from precisionlab.lock import held_folder
-from precisionlab.run import RunFolder
+from precisionlab.system.lock import held_folder
+from precisionlab.evaluate.run_folder import RunFolder
 
 def work(folder):
     with held_folder(folder, print):

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precisionlab.deadline import Spent
 from precisionlab.errors import OptionError
-from precisionlab.options import Minimize, Options, parse_around, parse_ladder, parse_minimize, parse_precisions
-from precisionlab.parsing import parse_duration, parse_share
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment, lower_rungs, without_needless
+from precisionlab.search.options import Minimize, Options, parse_around, parse_ladder, parse_minimize, parse_precisions
+from precisionlab.system.deadline import Spent
+from precisionlab.system.parsing import parse_duration, parse_share
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
 RUNGS = {precision: precision.rungs for precision in Precision if precision.is_low}

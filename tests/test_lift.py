@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from precisionlab.backends.tensorrt.pins import enabled_in
 from precisionlab.cli.summary import print_summary
 from precisionlab.errors import OptionError
-from precisionlab.export_plan import export_plan
+from precisionlab.jobs.export import export_plan
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
+from precisionlab.jobs.verify import verify
 from precisionlab.model import load_model
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.result import SweepResult
 from precisionlab.rewrite.typed import typed_model
-from precisionlab.sweep import sweep
-from precisionlab.verify import verify
 from tests.models import load, proto
 
 RNG = np.random.default_rng(18)

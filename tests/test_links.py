@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from models import DIGITS
 
 from precisionlab.cli import cli
-from precisionlab.lock import held_file, held_folder
-from precisionlab.plainfiles import LinkError, make_plain_folder, open_plain, open_to_append, open_to_read
+from precisionlab.system.lock import held_file, held_folder
+from precisionlab.system.plainfiles import LinkError, make_plain_folder, open_plain, open_to_append, open_to_read
 
 MODEL = DIGITS / "digits.onnx"
 CALIBRATE = ["calibrate", str(MODEL), "--data", str(DIGITS), "--samples", "4"]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from models import DIGITS, calibrate, load, plan_for, proto
 
 from precisionlab.backends.base import Toggling
+from precisionlab.backends.memory import Share, default_memory, machine_memory, share_of, too_little
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import Session
 from precisionlab.cli import cli
@@ -25,12 +26,11 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import OptionError, is_out_of_memory
-from precisionlab.memory import Share, default_memory, machine_memory, share_of, too_little
 from precisionlab.model import Model
-from precisionlab.parsing import parse_memory
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import cut
 from precisionlab.rewrite.toggle import whole
+from precisionlab.system.parsing import parse_memory
 
 MB, GB = 1024**2, 1024**3
 Machine = Callable[..., int]
@@ -296,7 +296,7 @@ _FAILS = """
 import resource, sys
 from pathlib import Path
 from precisionlab.cli import cli
-from precisionlab.observer import Silent
+from precisionlab.system.observer import Silent
 import precisionlab.cli.progress as progress
 
 class Stingy(Silent):

@@ -52,7 +52,7 @@ def one_for_each_operator(every: dict[str, Case]) -> list[Case]:
 @pytest.fixture
 def _unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps that write no report: it is tested elsewhere, and would be four fifths of the time."""
-    module = importlib.import_module("precisionlab.sweep")  # by its name alone it is the function
+    module = importlib.import_module("precisionlab.jobs.sweep")  # by its name alone it is the function
     monkeypatch.setattr(module, "write_results", lambda *args, **more: None)
 
 

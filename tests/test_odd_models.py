@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.node_models import Case, faults, plain_outputs, written
 from precisionlab.errors import PrecisionLabError
-from precisionlab.result import SweepResult
-from precisionlab.sweep import sweep
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
 
 ort.set_default_logger_severity(4)
 rng = np.random.default_rng(0)

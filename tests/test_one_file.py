@@ -10,15 +10,15 @@ import pytest
 from click.testing import CliRunner
 from models import DIGITS
 
-from precisionlab.calibrate import calibrate
 from precisionlab.calibration.methods import METHODS, Method
 from precisionlab.cli import cli
 from precisionlab.compare.metrics import METRICS, ErrorMetric, RunMetric, Scope
 from precisionlab.compare.tolerance import Bound, parse_tolerance
 from precisionlab.errors import OptionError
+from precisionlab.jobs.calibrate import calibrate
+from precisionlab.jobs.sweep import sweep
 from precisionlab.report.diff import Condition, diff_runs
 from precisionlab.report.redraw import read_run, redraw
-from precisionlab.sweep import sweep
 
 SQUARED = ErrorMetric(
     name="mean_error",

@@ -18,10 +18,10 @@ from precisionlab.compare.judging import judging_of, part_name
 from precisionlab.compare.output import OutputErrors, PartErrors
 from precisionlab.compare.scales import groups_by_scale
 from precisionlab.errors import OptionError
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model.kinds import Kind, joined_from
 from precisionlab.precision import Precision
 from precisionlab.search.verdict import State
-from precisionlab.sweep import sweep
 
 
 def save_samples(folder: Path, count: int, shape: tuple[int, ...], seed: int = 0) -> Path:

@@ -16,9 +16,9 @@ from models import DIGITS
 from precisionlab.calibration.coarse import COARSE, CoarseHistogram
 from precisionlab.cli import cli
 from precisionlab.compare.errors import ErrorSums
-from precisionlab.journal import digest_of
-from precisionlab.plain import Amount, Count, of_kind, of_plain
-from precisionlab.prepare import _powers
+from precisionlab.evaluate.journal import digest_of
+from precisionlab.evaluate.prepare import _powers
+from precisionlab.system.plain import Amount, Count, of_kind, of_plain
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import onnx
 import pytest
 from models import proto
 
+from precisionlab.jobs.sweep import sweep
 from precisionlab.search.outcome import PrecisionResult
 from precisionlab.search.pins import Found, Verdict, find_pins
 from precisionlab.search.rank import Ranking
-from precisionlab.sweep import sweep
 
 SEEDS = 200
 

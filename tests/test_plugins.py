@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from precisionlab import sweep
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.errors import ModelError
-from precisionlab.export_plan import export_plan
+from precisionlab.jobs.export import export_plan
 from precisionlab.model import Model, load_model
 from precisionlab.model.prepared import exported_file, file_for
 

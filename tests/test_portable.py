@@ -13,7 +13,7 @@ from rtx import drive, needs_rtx
 
 from precisionlab import sweep
 from precisionlab.model.portable import tensorrt_notes
-from precisionlab.observer import Silent
+from precisionlab.system.observer import Silent
 
 S, X = np.float32(0.1), "(float[2,4] x) => (float[2,4] y)"
 QDQ = X + " { a = Exp(x) b = QuantizeLinear(a, s, z) c = DequantizeLinear(b, s, z) y = Neg(c) }"

@@ -15,7 +15,7 @@ from precisionlab.backends.refusals import why_not_loaded
 from precisionlab.backends.session import Session
 from precisionlab.errors import ModelError
 from precisionlab.model import load_model
-from precisionlab.quoting import cause, quotable
+from precisionlab.system.quoting import cause, quotable
 
 RESHAPE = (
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape node. "

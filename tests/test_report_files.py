@@ -25,6 +25,8 @@ from test_report import HOSTILE, report
 
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import load_model
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
@@ -40,8 +42,6 @@ from precisionlab.report.redraw import read_run, redraw
 from precisionlab.report.schema import Column, Kind, Schema
 from precisionlab.report.section import Tables
 from precisionlab.report.tables import samples_table
-from precisionlab.result import SweepResult
-from precisionlab.sweep import sweep
 
 NAMES = [
     *HOSTILE,

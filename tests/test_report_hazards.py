@@ -16,6 +16,7 @@ from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.histogram import histogram_of
 from precisionlab.calibration.table import Range
+from precisionlab.jobs.sweep import sweep
 from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
 from precisionlab.report.commands import commands_of, run_commands
@@ -26,7 +27,6 @@ from precisionlab.report.html import render
 from precisionlab.report.section import Tables, section_of
 from precisionlab.report.spread import spreads_of
 from precisionlab.report.tables import samples_table
-from precisionlab.sweep import sweep
 
 
 def found(run: dict[str, Any], variants: pd.DataFrame, layers: pd.DataFrame, plans: Any) -> dict[str, Hazard]:

@@ -14,6 +14,8 @@ from test_report import HOSTILE, INF, NAN, NOT_MET, Page, Report, report, varian
 from precisionlab.compare.confidence import interval
 from precisionlab.compare.effects import worst_sqnr
 from precisionlab.compare.tolerance import Bound
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Precision
 from precisionlab.report import pareto, tables
@@ -21,10 +23,8 @@ from precisionlab.report.columns import PARETO
 from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render, render_fragment
 from precisionlab.report.machine import to_json
-from precisionlab.result import SweepResult
 from precisionlab.search.pareto import front
 from precisionlab.search.rank import relative_gain
-from precisionlab.sweep import sweep
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from precisionlab.compare.judged import judged_differences, judged_errors
 from precisionlab.compare.judging import Judged, Judging, RowGroup, judging_of
 from precisionlab.compare.rows import RowCounts
 from precisionlab.data import Sample
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model
 from precisionlab.model.selections import picked_rows
 from precisionlab.precision import Precision
-from precisionlab.sweep import sweep
 
 TOPK = """(float[{b},300,32] q) => (float[{b},100] scores, float[{b},100,4] boxes, int64[{b},100] labels) {{
     h0 = MatMul (q, W0)  h = Relu (h0)  c0 = MatMul (h, Wc)  c = Sigmoid (c0)  b0 = MatMul (h, Wb)  b = Sigmoid (b0)

@@ -13,9 +13,9 @@ from rtx import needs_rtx
 
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
-from precisionlab.result import SweepResult
-from precisionlab.sweep import sweep
-from precisionlab.verify import verify
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
+from precisionlab.jobs.verify import verify
 
 pytestmark = needs_rtx
 MODEL = DIGITS / "digits.onnx"

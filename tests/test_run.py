@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import DIGITS, proto
 
-from precisionlab.disk import write_whole
 from precisionlab.errors import OptionError, PlanError
+from precisionlab.evaluate.run_folder import RunFolder
+from precisionlab.jobs.sweep import sweep
 from precisionlab.plan.file import plan_files, plan_from_dict, read_plan
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.run import RunFolder
-from precisionlab.sweep import sweep
+from precisionlab.system.disk import write_whole
 
 # Files
 

@@ -17,10 +17,10 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.steadiness import steadiness
 from precisionlab.cli import cli
 from precisionlab.compare.judging import judging_of
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model
 from precisionlab.rewrite.nudge import NudgingCopier, moved_layers, nudged
 from precisionlab.search.verdict import State
-from precisionlab.sweep import sweep
 
 
 def logistic(steps: int) -> str:

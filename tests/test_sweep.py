@@ -16,9 +16,9 @@ from models import DIGITS, Array, proto
 
 import precisionlab
 from precisionlab.errors import DataError, ModelError, OptionError, PlanError
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
 from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS
-from precisionlab.result import SweepResult
-from precisionlab.sweep import sweep
 
 MODEL = DIGITS / "digits.onnx"
 NORM = ["/norm/square", "/norm/variance", "/norm/add_eps", "/norm/std"]
@@ -394,7 +394,8 @@ def test_random_inputs_are_warned_of_in_the_report_and_marked_in_the_run(tmp_pat
 
 
 def test_the_python_api_is_the_packages_own(digits: SweepResult) -> None:
-    assert precisionlab.sweep is sweep, "the module of that name must not take its place"
+    assert precisionlab.sweep is sweep
+    assert {"calibrate", "sweep", "verify", "SweepResult"} <= set(dir(precisionlab))
     assert isinstance(digits, precisionlab.SweepResult)
     assert isinstance(digits.variants, pd.DataFrame)
     assert isinstance(digits.layers, pd.DataFrame)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from models import DIGITS, Array
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.calibrate import calibrated_tensors
 from precisionlab.calibration import kernel
 from precisionlab.calibration.find import range_of, table_of
 from precisionlab.calibration.histogram import BINS, Histogram, histogram_of
@@ -21,6 +20,7 @@ from precisionlab.calibration.table import Range, weight_scales
 from precisionlab.calibration.thresholds import percentile
 from precisionlab.data import open_dataset
 from precisionlab.errors import OptionError
+from precisionlab.jobs.calibrate import calibrated_tensors
 from precisionlab.model import load_model
 
 SEEDS = st.integers(0, 2**32 - 1)

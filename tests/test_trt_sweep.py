@@ -30,12 +30,12 @@ from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.cli import cli
 from precisionlab.data import open_dataset
 from precisionlab.errors import BuildError, DataError
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
+from precisionlab.jobs.verify import verify
 from precisionlab.model import load_model
-from precisionlab.observer import Silent
-from precisionlab.result import SweepResult
 from precisionlab.search.outcome import EngineResult
-from precisionlab.sweep import sweep
-from precisionlab.verify import verify
+from precisionlab.system.observer import Silent
 
 MODEL = DIGITS / "digits.onnx"
 TESTS = Path(__file__).parent

@@ -14,7 +14,7 @@ import pytest
 from models import DIGITS
 from test_disk import contents, holder, run, sweep
 
-from precisionlab.lock import held_folder
+from precisionlab.system.lock import held_folder
 
 ROOT = Path(__file__).parents[1]
 MODEL = str(DIGITS / "digits.onnx")
@@ -39,7 +39,7 @@ def place() -> Iterator[Path]:
         pytest.skip("only root can work as another user, by util-linux's setpriv")
     with tempfile.TemporaryDirectory() as made:
         Path(made).chmod(0o755)
-        tried = as_nobody(["-c", f"import onnx, precisionlab.sweep; open({MODEL!r})"], made)
+        tried = as_nobody(["-c", f"import onnx, precisionlab.jobs.sweep; open({MODEL!r})"], made)
         if tried.returncode:
             pytest.skip(f"nobody can run precisionlab here: {tried.stderr.strip()[-200:]}")
         caches = Path(made) / "numba"

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from models import Array, proto
 
 from precisionlab.cli import cli
-from precisionlab.result import SweepResult
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
 from precisionlab.search.verdict import State, Tone
-from precisionlab.sweep import sweep
 
 ATTENTION = (
     '{ ["where"] t = Where(keep, s, hidden) ["sm"] p = Softmax <axis: int = -1> (t) ["pv"] y = MatMul(p, v) %s }'

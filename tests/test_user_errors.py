@@ -16,6 +16,7 @@ from models import DIGITS, load, proto, sample
 from PIL import Image
 
 from benchmarks.errors import Raise, error_names, every_raise, not_executed, not_read, raises_of
+from precisionlab.backends.memory import share_of
 from precisionlab.backends.session import Session
 from precisionlab.backends.stepped import SteppedBackend
 from precisionlab.backends.tensorrt.jobs import Profile
@@ -29,10 +30,8 @@ from precisionlab.export import Subject
 from precisionlab.export.modelopt import modelopt_json
 from precisionlab.export.onnxruntime import onnxruntime_model
 from precisionlab.export.polygraphy import polygraphy_words
-from precisionlab.fidelity import fidelity
-from precisionlab.memory import share_of
+from precisionlab.jobs.fidelity import fidelity
 from precisionlab.model import Model, load_model
-from precisionlab.parsing import parse_duration, parse_share
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.report.annotate import annotated_model
@@ -40,6 +39,7 @@ from precisionlab.report.redraw import read_run
 from precisionlab.rewrite.typed import save_typed, typed_model
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.opset import convert
+from precisionlab.system.parsing import parse_duration, parse_share
 
 
 def refused(*args: str | Path) -> str:
@@ -170,7 +170,7 @@ def test_the_tool_reads_the_data_of_coverage(tmp_path: Path) -> None:
     lock = next(one for one in every if one.file.name == "lock.py")
     other = Raise(lock.file, 1, 1, ())
     measured = coverage.CoverageData(str(tmp_path / "data"))
-    measured.add_lines({"/elsewhere/precisionlab/lock.py": [lock.last]})
+    measured.add_lines({"/elsewhere/precisionlab/system/lock.py": [lock.last]})
     measured.write()
     assert not_executed(tmp_path / "data", [lock, other]) == [other]
 

@@ -21,12 +21,12 @@ from precisionlab.calibration.histogram import histogram_of
 from precisionlab.calibration.methods import METHODS
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.spread import spread_of, sqnr_of_rows
+from precisionlab.evaluate.values import ObservedValues
+from precisionlab.jobs.result import SweepResult
 from precisionlab.report.columns import SAMPLES
 from precisionlab.report.csvfile import from_csv
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, histograms_json, read_histograms
 from precisionlab.report.redraw import read_run, redraw
-from precisionlab.result import SweepResult
-from precisionlab.values import ObservedValues
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 

@@ -12,8 +12,8 @@ from models import DIGITS
 
 from precisionlab.cli import cli
 from precisionlab.errors import PlanError
-from precisionlab.sweep import sweep
-from precisionlab.verify import verify
+from precisionlab.jobs.sweep import sweep
+from precisionlab.jobs.verify import verify
 
 MODEL = DIGITS / "digits.onnx"
 

@@ -13,7 +13,7 @@ from models import Array, load, plan_for, proto
 
 from precisionlab import sweep
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.export_plan import export_plan
+from precisionlab.jobs.export import export_plan
 from precisionlab.model import Model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.flow import LayerCopier

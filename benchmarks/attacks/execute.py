@@ -41,12 +41,6 @@ def load() -> None:
     """Import what a command imports, but start nothing: threads would not survive a fork."""
     import onnxruntime  # noqa: F401
 
-    import precisionlab.calibration.kernel
-    import precisionlab.compare.kernel
-    import precisionlab.report.files
-    import precisionlab.sweep
-    import precisionlab.verify  # noqa: F401
-
 
 def execute(attempt: Attempt, folder: Path, template: Path | None) -> Outcome:
     """Run one attempt in a folder that is made for it, and removed again."""

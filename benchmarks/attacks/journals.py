@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.attacks.attempt import ANY, REFUSED, RUNS, SWEEP, Attempt, Kind, after, words
 from benchmarks.attacks.odd import change, place_of, places
-from precisionlab.journal import digest_of
+from precisionlab.evaluate.journal import digest_of
 
 JOURNAL = Path("run", "journal.jsonl")
 Lines = list[bytes]

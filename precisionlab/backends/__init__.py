@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
     from precisionlab.backends.place import Place
     from precisionlab.data import Dataset
-    from precisionlab.executors import Executor
     from precisionlab.model import Model
+    from precisionlab.system.executors import Executor
 
 
 def emulation(
@@ -22,8 +22,8 @@ def emulation(
     ModelError where the model does not run, OptionError where the memory is too little for it or there is no such
     device, EngineError where a GPU cannot be used.
     """
+    from precisionlab.backends.memory import default_memory
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-    from precisionlab.memory import default_memory
 
     memory = memory or default_memory()
     return OnnxRuntimeBackend(model, next(iter(dataset)), threads, memory=memory, place=place_of(device))

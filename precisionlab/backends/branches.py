@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.backends.base import Toggling
+from precisionlab.backends.memory import Share
 from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.session import Session
 from precisionlab.backends.toggles import is_same, judged_outputs
 from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.judged import judged_differences, judged_effects
 from precisionlab.data import Sample
-from precisionlab.memory import Share
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, Toggling
 from precisionlab.backends.branches import branch_effects
+from precisionlab.backends.memory import UNLIMITED, share_of
 from precisionlab.backends.place import CPU, Place
 from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.session import Session, as_float32
@@ -22,7 +23,6 @@ from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.judged import judged_errors
 from precisionlab.data import Sample
-from precisionlab.memory import UNLIMITED, share_of
 from precisionlab.model import Model
 from precisionlab.model.layers import one_node_a_layer
 from precisionlab.model.load import at_shapes

@@ -6,7 +6,7 @@ import re
 
 import onnxruntime.capi.onnxruntime_pybind11_state as pybind
 
-from precisionlab.quoting import CPP_ERRORS, cause
+from precisionlab.system.quoting import CPP_ERRORS, cause
 
 WHO = "ONNX Runtime"
 

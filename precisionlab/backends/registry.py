@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
     from precisionlab.backends.options import EngineOptions
     from precisionlab.data import Dataset
-    from precisionlab.observer import Observer
+    from precisionlab.system.observer import Observer
 
 EMULATION, TENSORRT, RTX = "onnxruntime", "tensorrt", "tensorrt-rtx"
 AUTO = "auto"

@@ -9,10 +9,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from precisionlab.backends.memory import UNLIMITED, Share
 from precisionlab.backends.place import CPU, Place, Running
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Sample
-from precisionlab.memory import UNLIMITED, Share
 from precisionlab.model import Model
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import PrecisionPlan

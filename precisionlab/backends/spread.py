@@ -19,9 +19,9 @@ from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.gather import SampleResult
 from precisionlab.data import Dataset, Sample
 from precisionlab.data.sample import digest
-from precisionlab.executors import Executor
 from precisionlab.rewrite.toggle import stage_ends
-from precisionlab.versions import versions
+from precisionlab.system.executors import Executor
+from precisionlab.system.versions import versions
 
 _CHUNKS = 32
 """As many tasks as there should be, so that some tens of workers have something to do to the end."""

@@ -28,7 +28,7 @@ from precisionlab.data import Dataset, Sample, open_dataset, random_dataset
 from precisionlab.data.sample import Entry, digest
 from precisionlab.errors import DataError, ModelError, OptionError, PrecisionLabError
 from precisionlab.model import load_model
-from precisionlab.versions import versions
+from precisionlab.system.versions import versions
 
 T = TypeVar("T")
 

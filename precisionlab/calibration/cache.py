@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from precisionlab.errors import PrecisionLabError
-from precisionlab.reading import UnreadableError, file_size, read_bytes
+from precisionlab.system.reading import UnreadableError, file_size, read_bytes
 
 ALGORITHM = "EntropyCalibration2"
 LARGEST_FILE = 1 << 24

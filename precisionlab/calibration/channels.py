@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.table import INT8_LEVELS
 from precisionlab.model import Layer, Model
-from precisionlab.plain import Amount, Count
+from precisionlab.system.plain import Amount, Count
 
 FEW_LEVELS = 16
 """Of 127: a median channel that has fewer shares three of seven bits with nobody but the outliers."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from precisionlab.calibration.histogram import BINS, Histogram
-from precisionlab.plain import Amount, Count, of_plain
+from precisionlab.system.plain import Amount, Count, of_plain
 
 OCTAVES = 10
 PARTS = 4  # of each octave, of equal width, as two bits of a float's mantissa tell them apart

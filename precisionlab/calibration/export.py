@@ -25,7 +25,7 @@ import numpy as np
 
 from precisionlab.calibration.cache import CacheError
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.disk import why_not_written, write_whole_bytes
+from precisionlab.system.disk import why_not_written, write_whole_bytes
 
 
 def onnxruntime_json(table: CalibrationTable) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from precisionlab.calibration.cache import CacheError, read_limited
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.reading import parse_json
+from precisionlab.system.reading import parse_json
 
 FINGERPRINT_SCHEMA = 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from precisionlab.loops import compiled
+from precisionlab.system.loops import compiled
 
 LEVELS = 128
 """Magnitudes that int8 tells apart; what the published algorithm quantises to."""

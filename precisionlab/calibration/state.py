@@ -15,9 +15,9 @@ import numpy as np
 
 from precisionlab.calibration.histogram import BINS, Histogram
 from precisionlab.errors import DataError
-from precisionlab.npyfile import DAMAGED, OddFileError, read_member, why_damaged
-from precisionlab.plainfiles import open_to_read
-from precisionlab.reading import parse_json
+from precisionlab.system.npyfile import DAMAGED, OddFileError, read_member, why_damaged
+from precisionlab.system.plainfiles import open_to_read
+from precisionlab.system.reading import parse_json
 
 STATE_FILE = "histograms.npz"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.plain import Amount, Count
+from precisionlab.system.plain import Amount, Count
 
 _SMALLEST_SCALE = 2.0**-126
 INT8_LEVELS = 127  # symmetric: −127 … 127 stand for −amax … amax (TensorRT developer guide, INT8)

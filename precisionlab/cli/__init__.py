@@ -23,9 +23,9 @@ from precisionlab.cli.selftest import selftest_command
 from precisionlab.cli.streams import OutputError, prepare_streams
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.cli.verify import verify_command
-from precisionlab.disk import is_full
 from precisionlab.errors import PrecisionLabError, is_out_of_memory
-from precisionlab.wording import one_line
+from precisionlab.system.disk import is_full
+from precisionlab.system.wording import one_line
 
 INPUT_ERROR = 2
 INTERNAL_ERROR = 70  # EX_SOFTWARE

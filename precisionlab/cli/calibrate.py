@@ -67,9 +67,9 @@ def calibrate_command(
     Writes a TensorRT calibration cache with a JSON fingerprint beside it, ranges.csv and calibration.html.
     No GPU is needed. A run that was killed goes on where it was.
     """
-    from precisionlab.calibrate import calibrate, merge
     from precisionlab.cli.progress import progress
     from precisionlab.cli.ranges import print_calibration
+    from precisionlab.jobs.calibrate import calibrate, merge
 
     if shard and shards:
         raise OptionError("--shard counts a part, --merge puts the parts together: give one of them")

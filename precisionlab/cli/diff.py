@@ -78,7 +78,7 @@ def diff_command(
 def print_diff(diff: RunDiff, stream: TextIO) -> None:
     """Print tables that fit 80 columns, without colour where there is no terminal."""
     from precisionlab.cli.summary import console_for
-    from precisionlab.wording import counted
+    from precisionlab.system.wording import counted
 
     console = console_for(stream)
     for letter, files in (("A", diff.before), ("B", diff.after)):

@@ -8,7 +8,7 @@ import click
 @click.command("doctor")
 def doctor_command() -> None:
     """Say what this machine can do: for each backend that it is ready, or the command that makes it so."""
-    from precisionlab.doctor import examine
+    from precisionlab.jobs.doctor import examine
 
     for finding in examine():
         mark = {None: "     ", True: "ready", False: "NO   "}[finding.ready]

@@ -45,7 +45,7 @@ def engine_options(command: Command) -> Command:
 def engine_options_of(given: Mapping[str, Any]) -> EngineOptions:
     """What was given for them. Raises OptionError."""
     from precisionlab.backends.options import EngineOptions
-    from precisionlab.parsing import check_at_least, parse_size
+    from precisionlab.system.parsing import check_at_least, parse_size
 
     check_at_least(1, builds=given["builds"])
     return EngineOptions(

@@ -44,7 +44,7 @@ def export_command(
     Where data is needed, for int8 ranges or the shapes of dynamic inputs, it is looked at anew.
     """  # noqa: D301 – click's own sign, for lines that are not to be joined
     from precisionlab.cli.progress import progress
-    from precisionlab.export_plan import export_plan
+    from precisionlab.jobs.export import export_plan
 
     with progress() as observer:
         found = export_plan(

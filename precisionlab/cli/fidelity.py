@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 if TYPE_CHECKING:
-    from precisionlab.fidelity_result import FidelityResult, PrecisionFidelity
+    from precisionlab.results.fidelity import FidelityResult, PrecisionFidelity
 
 
 @click.command("fidelity")
@@ -59,7 +59,7 @@ def fidelity_command(
     2 where this machine has no such arithmetic.
     """
     from precisionlab.cli.progress import progress
-    from precisionlab.fidelity import fidelity
+    from precisionlab.jobs.fidelity import fidelity
 
     with progress() as observer:
         result = fidelity(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from precisionlab.cli.console import Console
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 if TYPE_CHECKING:
-    from precisionlab.observer import Observer
+    from precisionlab.system.observer import Observer
 
 
 class _Bars:

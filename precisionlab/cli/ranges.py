@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from precisionlab.cli.summary import console_for, shortened
-from precisionlab.result import CalibrationResult
+from precisionlab.jobs.result import CalibrationResult
 
 _ROWS = 8
 _OTHER_COLUMNS = 46  # what the table needs beside the names

@@ -22,8 +22,8 @@ def report_command(run: Path, out: Path | None, opened: bool) -> None:
 
     Exits with 2 where the folder cannot be used.
     """
-    from precisionlab.lock import held_folder
     from precisionlab.report.redraw import altered_text, read_run, redraw
+    from precisionlab.system.lock import held_folder
 
     page = out or run / "report.html"
     # Where no such folder is, reading it says so.
@@ -39,8 +39,8 @@ def report_command(run: Path, out: Path | None, opened: bool) -> None:
 
 def write_page(path: Path, text: str) -> None:
     """Write a page where the user wants it, whole or not at all. Raises OptionError where that cannot be done."""
-    from precisionlab.disk import told, write_whole
-    from precisionlab.lock import held_file
+    from precisionlab.system.disk import told, write_whole
+    from precisionlab.system.lock import held_file
 
     advice = "choose another place"
     with held_file(path, _warn, advice), told(path, advice):

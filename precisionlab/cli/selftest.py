@@ -19,7 +19,7 @@ def selftest_command(ctx: click.Context, out: str) -> None:
     the GPU cannot be used.
     """
     from precisionlab.cli.progress import progress
-    from precisionlab.selftest import RESULT_FILE, selftest
+    from precisionlab.jobs.selftest import RESULT_FILE, selftest
 
     failed = 0
     with progress() as observer:

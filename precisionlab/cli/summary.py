@@ -13,18 +13,18 @@ from precisionlab.cli.console import Console
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.compare.metrics import SQNR, AgreementMetric, Metric, brief_metrics
 from precisionlab.compare.tolerance import parse_tolerance
+from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.plan.file import plan_files
 from precisionlab.report.commands import longer_command
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
-from precisionlab.result import SweepResult
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.search.undefined import Undefined
 from precisionlab.search.verdict import Mark, State, Tone
-from precisionlab.wording import counted, decibel, formed, number
+from precisionlab.system.wording import counted, decibel, formed, number
 
 _STYLES = {Tone.GOOD: "", Tone.BAD: "red", Tone.OPEN: "bright_black"}
 _MARKED = {**_STYLES, Tone.GOOD: "green"}

@@ -153,7 +153,7 @@ def sweep_command(
     for, a search that was cut short), 2 for input that cannot be used.
     """
     from precisionlab.cli.progress import progress
-    from precisionlab.sweep import sweep
+    from precisionlab.jobs.sweep import sweep
 
     with progress() as observer:
         result = sweep(

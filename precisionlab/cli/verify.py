@@ -15,8 +15,8 @@ from precisionlab.cli.work import work_options
 if TYPE_CHECKING:
     from typing import TextIO
 
+    from precisionlab.jobs.verify import Verification
     from precisionlab.search.certificate import Figures
-    from precisionlab.verify import Verification
 
 
 @click.command("verify")
@@ -55,7 +55,7 @@ def verify_command(
     Exits with 0 where both are so, with 1 where one is not, with 2 for input that cannot be used.
     """
     from precisionlab.cli.progress import progress
-    from precisionlab.verify import verify
+    from precisionlab.jobs.verify import verify
 
     with progress() as observer:
         found = verify(
@@ -71,7 +71,7 @@ def _print(found: Verification, stream: TextIO) -> None:
     from rich.table import Table
 
     from precisionlab.cli.summary import console_for, shortened
-    from precisionlab.wording import counted
+    from precisionlab.system.wording import counted
 
     console = console_for(stream)
     proof = found.certificate
@@ -110,7 +110,7 @@ def _print(found: Verification, stream: TextIO) -> None:
 
 
 def _figure(value: float | None) -> str:
-    from precisionlab.wording import number
+    from precisionlab.system.wording import number
 
     return "–" if value is None else number(value, 4)
 

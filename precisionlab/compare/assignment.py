@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.loops import compiled
+from precisionlab.system.loops import compiled
 
 
 @compiled()

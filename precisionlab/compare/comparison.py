@@ -11,7 +11,7 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.metrics import METRICS, ErrorMetric, RunMetric
 from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.spread import Spread
-from precisionlab.plain import Amount, Count, of_plain
+from precisionlab.system.plain import Amount, Count, of_plain
 
 
 @dataclass(frozen=True)

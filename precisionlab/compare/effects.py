@@ -9,7 +9,7 @@ from typing import Any
 
 from precisionlab.compare.errors import Agreement, ErrorSums
 from precisionlab.compare.output import OutputErrors, PartErrors
-from precisionlab.plain import of_kind
+from precisionlab.system.plain import of_kind
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.plain import Amount, Count
 from precisionlab.precision import Format, Precision
+from precisionlab.system.plain import Amount, Count
 
 STATISTICS = 3
 """Which meaning the statistics have; of another one a journal is not taken over. 1: overflow was float16's always;

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.loops import compiled
+from precisionlab.system.loops import compiled
 
 _CHUNK = 4096
 _MAGNITUDE = np.int32(0x7FFFFFFF)

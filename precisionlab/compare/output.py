@@ -11,7 +11,7 @@ from typing import Any
 from precisionlab.compare.errors import Agreement, ErrorSums
 from precisionlab.compare.metrics import METRICS, AgreementMetric, ErrorMetric
 from precisionlab.compare.rows import RowCounts
-from precisionlab.plain import of_plain
+from precisionlab.system.plain import of_plain
 
 SHARE_SEEN = 1e-3
 """Below it nobody sees a score of 0 to 1: detectors are evaluated from 0.001 on, and used from 0.25."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.compare.suppression import Chosen
-from precisionlab.plain import Count
+from precisionlab.system.plain import Count
 
 Array = NDArray[Any]
 Scores = tuple[NDArray[np.float64], NDArray[np.float64]]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.compare.errors import ErrorTable
-from precisionlab.plain import Count
+from precisionlab.system.plain import Count
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.errors import DataError, OptionError
-from precisionlab.usercode import import_named
+from precisionlab.system.usercode import import_named
 
 Outputs = Mapping[str, NDArray[Any]]
 

@@ -17,7 +17,7 @@ from precisionlab.data.fit import check_shape, match_names
 from precisionlab.data.sample import Arrays
 from precisionlab.errors import DataError
 from precisionlab.model import TensorInfo
-from precisionlab.npyfile import DAMAGED, Header, OddFileError, read_header, why_damaged
+from precisionlab.system.npyfile import DAMAGED, Header, OddFileError, read_header, why_damaged
 
 ARRAY_SUFFIXES = frozenset({".npz", ".npy"})
 MOST_BYTES = 4 * 1024**3

@@ -29,7 +29,7 @@ from precisionlab.data.picture import IMAGE_SUFFIXES
 from precisionlab.data.sample import Arrays, Entry, Remark, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo
-from precisionlab.plainfiles import is_hidden
+from precisionlab.system.plainfiles import is_hidden
 
 SUFFIXES = ARRAY_SUFFIXES | IMAGE_SUFFIXES
 

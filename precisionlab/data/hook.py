@@ -29,7 +29,7 @@ from precisionlab.data.fit import fit
 from precisionlab.data.sample import Arrays, Entry, Remark, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo
-from precisionlab.usercode import import_named
+from precisionlab.system.usercode import import_named
 
 MOST_SAMPLES = 1_000_000
 """Beyond this a hook is taken for one that never ends."""

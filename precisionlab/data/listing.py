@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from precisionlab.data.manifest import MANIFEST, Manifest, inside
 from precisionlab.errors import DataError
-from precisionlab.reading import UnreadableError, file_size, parse_json
+from precisionlab.system.reading import UnreadableError, file_size, parse_json
 
 LISTINGS = ("samples.csv", "samples.jsonl")
 """The names under which a listing is found without a manifest."""

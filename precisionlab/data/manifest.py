@@ -15,8 +15,8 @@ import numpy as np
 from precisionlab.data.sample import first_line
 from precisionlab.errors import DataError
 from precisionlab.model import Model
-from precisionlab.quoting import cause
-from precisionlab.reading import UnreadableError, read_text
+from precisionlab.system.quoting import cause
+from precisionlab.system.reading import UnreadableError, read_text
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from precisionlab.errors import DataError
-from precisionlab.quoting import cause
-from precisionlab.reading import UnreadableError, file_size
+from precisionlab.system.quoting import cause
+from precisionlab.system.reading import UnreadableError, file_size
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile

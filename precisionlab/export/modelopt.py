@@ -18,7 +18,7 @@ from precisionlab.export.subject import Export, Subject, command_line
 from precisionlab.model import Layer, Model
 from precisionlab.plan.assign import around_of, precision_of
 from precisionlab.precision import Precision
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 CACHE = "calibration.cache"
 _COPY = "import onnx, sys; onnx.save_model(onnx.load_model(sys.argv[1]), sys.argv[2])"

@@ -24,7 +24,7 @@ from precisionlab.export.constraints import NodeConstraint, constraints_of
 from precisionlab.export.subject import Export, Subject, command_line, quoted
 from precisionlab.model import Model
 from precisionlab.precision import Precision, any_quantized
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 CACHE = "calibration.cache"
 _UNREADABLE = {

@@ -20,7 +20,7 @@ from precisionlab.model.flow import Fixed, outer_values, subgraphs
 from precisionlab.model.graph import Layer, Model, Obstacle
 from precisionlab.model.layers import is_anchor, layer_of, marked_islands
 from precisionlab.model.lift import own_of
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _EXAMPLES = 3
 

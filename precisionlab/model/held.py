@@ -6,7 +6,7 @@ from collections import Counter
 
 from precisionlab.model.flow import LEFT
 from precisionlab.model.graph import Layer, Model
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _MOST = 3
 

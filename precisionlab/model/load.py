@@ -32,9 +32,9 @@ from precisionlab.model.measurable import check_measurable
 from precisionlab.model.sound import check_sound
 from precisionlab.model.strangers import cut_strangers, has_strangers
 from precisionlab.model.tail import Tail, graft
-from precisionlab.plainfiles import is_hidden
-from precisionlab.quoting import CPP_ERRORS, cause
-from precisionlab.reading import UnreadableError, file_size
+from precisionlab.system.plainfiles import is_hidden
+from precisionlab.system.quoting import CPP_ERRORS, cause
+from precisionlab.system.reading import UnreadableError, file_size
 
 _LARGEST = (1 << 31) - 1  # bytes of one protobuf message
 

@@ -13,7 +13,7 @@ from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import Model, Obstacle
 from precisionlab.model.recurrent import is_recurrent, recurrence_of
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import Model
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _NO_FORM = frozenset(
     {

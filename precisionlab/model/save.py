@@ -8,8 +8,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from precisionlab.disk import drafted, why_not_written
 from precisionlab.errors import ModelError
+from precisionlab.system.disk import drafted, why_not_written
 
 EMBEDDED_LIMIT = 1_900_000_000
 """Bytes of constants that one file holds: protobuf ends at 2 GiB, and the graph needs room too."""

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from precisionlab.errors import ModelError
-from precisionlab.reading import UnreadableError, file_size
+from precisionlab.system.reading import UnreadableError, file_size
 
 _DEEPEST = 40  # calls in calls; subgraphs in subgraphs end at protobuf's own 100 messages
 _WIDE = {ir.DataType.INT64: "int64_data", ir.DataType.DOUBLE: "double_data", ir.DataType.COMPLEX128: "double_data"}

@@ -17,7 +17,7 @@ from precisionlab.errors import ModelError
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.inference import inferred
 from precisionlab.model.tail import Tail
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.plan.plan import PLAN_SCHEMA, Pin, PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
-from precisionlab.wording import either
+from precisionlab.system.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
+from precisionlab.system.wording import either
 
 
 def plan_files(precisions: Collection[str]) -> dict[str, str]:

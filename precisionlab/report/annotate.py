@@ -25,8 +25,8 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from precisionlab.backends.memory import largest_copy
 from precisionlab.errors import ModelError
-from precisionlab.memory import largest_copy
 from precisionlab.model.prepared import prepared_proto
 from precisionlab.report.cells import Row, as_flag, as_number, as_text
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from precisionlab.data.hook import is_hook
 from precisionlab.errors import OptionError
-from precisionlab.parsing import parse_duration
 from precisionlab.report.section import PrecisionSection
+from precisionlab.system.parsing import parse_duration
 
 
 @dataclass(frozen=True)

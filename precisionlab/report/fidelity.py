@@ -19,7 +19,7 @@ from precisionlab.report.html import load_template
 if TYPE_CHECKING:
     import pandas as pd
 
-    from precisionlab.fidelity_result import FidelityResult, PrecisionFidelity, Row
+    from precisionlab.results.fidelity import FidelityResult, PrecisionFidelity, Row
 
 _FLOWS = ("introduced", "inherited")
 

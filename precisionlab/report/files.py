@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.compare.confidence import hangs_on_samples
-from precisionlab.disk import write_whole, write_whole_bytes
+from precisionlab.evaluate.prepare import Prepared, Source
+from precisionlab.evaluate.run_folder import RunFolder
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
 from precisionlab.model.held import held_layers, held_text
 from precisionlab.model.measurable import own_types
-from precisionlab.options import Options
 from precisionlab.plan.file import plan_files
 from precisionlab.precision import Precision
-from precisionlab.prepare import Prepared, Source
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
 from precisionlab.report.rows import rows_text
-from precisionlab.results import SampleNames, SweepFindings
-from precisionlab.run import RunFolder
+from precisionlab.results.sweep import SampleNames, SweepFindings
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import Device
+from precisionlab.search.options import Options
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
-from precisionlab.versions import versions
-from precisionlab.wording import counted
+from precisionlab.system.disk import write_whole, write_whole_bytes
+from precisionlab.system.versions import versions
+from precisionlab.system.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,7 @@ from precisionlab.report.cells import (
     visible,
 )
 from precisionlab.report.drawing import Scale, as_markup, labels, round_step, scale_of, ticks, tidy, tree_of
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _FEWEST = 3
 """Fewer plans make no trade."""

@@ -29,13 +29,13 @@ from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.table import Range
 from precisionlab.model.layers import int8_operands
-from precisionlab.plain import of_plain
-from precisionlab.reading import parse_json
 from precisionlab.report.cells import percent, show, visible
 from precisionlab.report.details import script_json
+from precisionlab.system.plain import of_plain
+from precisionlab.system.reading import parse_json
 
 if TYPE_CHECKING:
-    from precisionlab.results import SweepFindings
+    from precisionlab.results.sweep import SweepFindings
 
 HISTOGRAMS = "histograms.json"
 _HEIGHTS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -24,7 +24,7 @@ from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain
 
 if TYPE_CHECKING:
-    from precisionlab.results import SampleNames, SweepFindings
+    from precisionlab.results.sweep import SampleNames, SweepFindings
     from precisionlab.search.outcome import PrecisionResult
 
 

@@ -11,7 +11,7 @@ from precisionlab.report.pareto import pareto_rows
 from precisionlab.report.variant_rows import variant_rows
 
 if TYPE_CHECKING:
-    from precisionlab.results import SweepFindings
+    from precisionlab.results.sweep import SweepFindings
 
 
 def to_json(result: SweepFindings) -> str:

@@ -21,7 +21,7 @@ from precisionlab.report.views import OutputFigures, PinView, VariantView, varia
 from precisionlab.search.grounds import steadiness_text
 from precisionlab.search.undefined import Undefined
 from precisionlab.search.verdict import Mark, Tone
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _LONGEST = 120  # letters of a name; the plan has all of them
 _MOST = 500  # letters of a reason, which may hold names

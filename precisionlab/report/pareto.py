@@ -18,7 +18,7 @@ from precisionlab.search.pareto import Point, front
 if TYPE_CHECKING:
     import pandas as pd
 
-    from precisionlab.results import SweepFindings
+    from precisionlab.results.sweep import SweepFindings
     from precisionlab.search.outcome import PrecisionResult
 
 

@@ -14,7 +14,7 @@ from precisionlab.report.columns import RANGES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from precisionlab.calibration_result import CalibrationFindings
+    from precisionlab.results.calibration import CalibrationFindings
 
 _MAGNITUDES = 128
 

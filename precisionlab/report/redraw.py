@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import UndefinedError
 
 from precisionlab.errors import OptionError, PlanError
-from precisionlab.plainfiles import is_there
 from precisionlab.plan.file import plan_files, plan_from_dict, read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
 from precisionlab.report.cells import records_of
 from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS
 from precisionlab.report.csvfile import from_csv
@@ -23,7 +21,9 @@ from precisionlab.report.markdown import render_markdown
 from precisionlab.report.schema import Schema
 from precisionlab.report.section import Tables
 from precisionlab.report.written import altered
-from precisionlab.wording import one_line
+from precisionlab.system.plainfiles import is_there
+from precisionlab.system.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
+from precisionlab.system.wording import one_line
 
 if TYPE_CHECKING:
     import pandas as pd

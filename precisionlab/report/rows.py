@@ -8,9 +8,9 @@ from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.rows import RowCounts
 from precisionlab.model import Model
 from precisionlab.model.selections import picked_rows
-from precisionlab.results import SampleNames
+from precisionlab.results.sweep import SampleNames
 from precisionlab.search.outcome import Variant
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _NAMED = 3
 """Samples that are named; the others are counted."""

@@ -35,7 +35,7 @@ from precisionlab.report.front import Front, draw_front
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
 from precisionlab.search.verdict import State, Verdict
-from precisionlab.wording import counted, rungs
+from precisionlab.system.wording import counted, rungs
 
 WORST_SHOWN = 10  # layers in a notebook's short form
 

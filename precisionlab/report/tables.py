@@ -18,7 +18,7 @@ from precisionlab.report.variant_rows import engines_of, variant_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from precisionlab.results import SampleNames, SweepFindings
+    from precisionlab.results.sweep import SampleNames, SweepFindings
     from precisionlab.search.outcome import Variant
 
 

@@ -14,7 +14,7 @@ from precisionlab.report.views import VERDICT
 from precisionlab.search.size import weight_bytes
 
 if TYPE_CHECKING:
-    from precisionlab.results import SweepFindings
+    from precisionlab.results.sweep import SweepFindings
     from precisionlab.search.outcome import EngineVariant, PrecisionResult, Variant
 
 UNSEEN = "nothing in it is large enough to be seen"

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from precisionlab.plainfiles import is_there
-from precisionlab.reading import LARGEST_JSON, UnreadableError, read_inside
+from precisionlab.system.plainfiles import is_there
+from precisionlab.system.reading import LARGEST_JSON, UnreadableError, read_inside
 
 WRITTEN = "written"
 RUN_FILE = "run.json"

@@ -8,9 +8,9 @@ from typing import Any
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, meets
-from precisionlab.deadline import Spent
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment
+from precisionlab.system.deadline import Spent
 
 
 @dataclass(frozen=True)

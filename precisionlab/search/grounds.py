@@ -12,7 +12,7 @@ from precisionlab.compare.metrics import SQNR, ErrorMetric, Scope
 from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.search.certificate import json_number
 from precisionlab.search.undefined import Undefined
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 HEADROOM = 10.0
 """So many dB must the reference's own answer to a change in the last bits stand above what a tolerance asks: else most

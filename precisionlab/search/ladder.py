@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from precisionlab.deadline import Spent
 from precisionlab.precision import Precision
 from precisionlab.search.pins import released
+from precisionlab.system.deadline import Spent
 
 Assignment = Mapping[str, Precision]
 """Pinned layer → the precision that it is pinned to."""

@@ -19,7 +19,7 @@ from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
 from precisionlab.search.pareto import Point
 from precisionlab.search.verdict import NO_TERMS, Evidence, Mark, State, Terms, Verdict, verdict_of
-from precisionlab.wording import decibel, number, rungs
+from precisionlab.system.wording import decibel, number, rungs
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.backend import Inside

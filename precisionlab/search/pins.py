@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from precisionlab.deadline import Spent
 from precisionlab.search.rank import Ranking
+from precisionlab.system.deadline import Spent
 
 
 @dataclass(frozen=True)

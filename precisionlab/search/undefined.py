@@ -10,7 +10,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
 from precisionlab.rewrite.observe import layer_inputs
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _NAMED = 5
 

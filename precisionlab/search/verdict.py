@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _ON_RANDOM = " on random inputs"
 _IN_PART = " in part"

@@ -23,9 +23,9 @@ from precisionlab.data.folder import open_folder
 from precisionlab.data.listing import find_listing, read_labels, read_listing
 from precisionlab.data.manifest import Manifest
 from precisionlab.errors import PrecisionLabError
+from precisionlab.jobs.plan_source import model_of, run_beside, source_of, with_layers_of
 from precisionlab.model import Model, load_model
 from precisionlab.plan.file import plan_from_dict, read_plan
-from precisionlab.planfile import model_of, run_beside, source_of, with_layers_of
 
 _LAYERS = {"conv": ("conv", "relu"), "gemm": ("gemm",), "node_of_y": ("node_of_y",)}
 _MOST_SAMPLES = 3  # of a file with many

@@ -38,7 +38,7 @@ from precisionlab.model.prepared import content_of, file_for
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import row_formats
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _LOOKED_AT = 4
 """On so many samples an engine with marked tensors is held against the one without."""

@@ -26,8 +26,8 @@ from precisionlab.backends.tensorrt.monitor import make_monitor
 from precisionlab.backends.tensorrt.network import NetworkLayer, describe, parse
 from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.refusal import why_refused
-from precisionlab.disk import write_whole_bytes
 from precisionlab.errors import BuildError, EngineError
+from precisionlab.system.disk import write_whole_bytes
 
 Progress = Callable[[str, int, int], None]
 """Called with what the build is at, how many parts of it are done, and how many there are."""

@@ -15,7 +15,7 @@ from precisionlab.backends.tensorrt.service import Facts, service
 from precisionlab.backends.tensorrt.store import EngineStore, key_of
 from precisionlab.data import Dataset
 from precisionlab.model import Model
-from precisionlab.observer import Observer
+from precisionlab.system.observer import Observer
 
 _SILENCE = 3600.0
 """Seconds without a word after which a build counts as hanging; TensorRT tells of its progress from 10.0 on."""

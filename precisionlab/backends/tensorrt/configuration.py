@@ -9,10 +9,10 @@ from typing import Any
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.jobs import BuildJob
 from precisionlab.backends.tensorrt.profiles import add_profile
-from precisionlab.disk import write_whole_bytes
 from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
-from precisionlab.reading import UnreadableError, read_inside
+from precisionlab.system.disk import write_whole_bytes
+from precisionlab.system.reading import UnreadableError, read_inside
 
 _LARGEST_TIMINGS = 1 << 30  # bytes
 _STRONGLY_TYPED = (

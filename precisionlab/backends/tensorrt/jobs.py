@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from precisionlab.precision import Precision
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 Arrays = Mapping[str, NDArray[Any]]
 Shape = tuple[int, ...]

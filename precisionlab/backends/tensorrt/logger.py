@@ -10,7 +10,7 @@ from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
-from precisionlab.plainfiles import open_to_append
+from precisionlab.system.plainfiles import open_to_append
 
 _LETTERS = {"INTERNAL_ERROR": "F", "ERROR": "E", "WARNING": "W", "INFO": "I", "VERBOSE": "V"}
 """TensorRT's severities, worst first, and what stands for each in a line."""

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
-from precisionlab.wording import counted
+from precisionlab.system.wording import counted
 
 _DTYPES = {precision.number_format.tensorrt: precision.value for precision in Precision}
 """TensorRT's names of what we call otherwise; the other types have its names in small letters."""

@@ -17,10 +17,10 @@ from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.backends.tensorrt.typed import TypedBackend
 from precisionlab.data import Dataset
-from precisionlab.disk import why_not_written
 from precisionlab.errors import EngineError
-from precisionlab.observer import Observer
-from precisionlab.plainfiles import make_plain_folder
+from precisionlab.system.disk import why_not_written
+from precisionlab.system.observer import Observer
+from precisionlab.system.plainfiles import make_plain_folder
 
 MODULES = {TENSORRT: TENSORRT_MODULE, RTX: RTX_MODULE}
 """Backend → the Python module that it works by."""

@@ -33,7 +33,7 @@ from precisionlab.backends.tensorrt.worker import (
     send,
 )
 from precisionlab.errors import BuildError, EngineError, OptionError
-from precisionlab.plainfiles import open_to_append, open_to_read
+from precisionlab.system.plainfiles import open_to_append, open_to_read
 
 Callback = Callable[..., Any]
 

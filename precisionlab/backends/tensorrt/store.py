@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, EngineTensor, PinOutcome
-from precisionlab.disk import write_whole_bytes
 from precisionlab.errors import EngineError
-from precisionlab.plainfiles import is_there, open_to_read
-from precisionlab.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
-from precisionlab.secret import is_sealed, sealed
+from precisionlab.system.disk import write_whole_bytes
+from precisionlab.system.plainfiles import is_there, open_to_read
+from precisionlab.system.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
+from precisionlab.system.secret import is_sealed, sealed
 
 _SCHEMA = 1
 """Counted up when the same job gives another engine, or the JSON beside it reads otherwise."""

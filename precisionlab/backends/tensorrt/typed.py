@@ -15,10 +15,10 @@ from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
 from precisionlab.backends.tensorrt.matching import FLOATS
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.plainfiles import make_plain_folder
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.wording import counted
+from precisionlab.system.plainfiles import make_plain_folder
+from precisionlab.system.wording import counted
 
 
 class TypedBackend(TensorRTBackend):

@@ -12,7 +12,7 @@ from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.inference import can_follow_values
 from precisionlab.model.light import big_as_inputs
-from precisionlab.quoting import CPP_ERRORS, cause
+from precisionlab.system.quoting import CPP_ERRORS, cause
 
 
 def check_typed(model: Model, typed: ir.Model) -> None:

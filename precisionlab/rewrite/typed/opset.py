@@ -12,9 +12,9 @@ from precisionlab.model import Model
 from precisionlab.model.light import big_as_inputs, restore_big
 from precisionlab.model.opset import opset_of
 from precisionlab.precision import Precision
-from precisionlab.quoting import CPP_ERRORS, cause
 from precisionlab.rewrite.typed.assignment import Assignment, refusals
 from precisionlab.rewrite.typed.signature import FLOAT
+from precisionlab.system.quoting import CPP_ERRORS, cause
 
 _PER_CHANNEL = 13  # QuantizeLinear and DequantizeLinear take an axis
 _HALF_SCALES = 19  # … and scales in float16 and bfloat16

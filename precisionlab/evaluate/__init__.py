@@ -1,0 +1,1 @@
+"""Plans evaluated on samples: prepared, journalled, gone on from."""

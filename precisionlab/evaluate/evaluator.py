@@ -1,0 +1,222 @@
+"""Evaluations of plans on the two parts of the data, each journalled so that a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from precisionlab.backends.base import Backend, Toggling
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.effects import Effects, from_plain, merged, to_plain
+from precisionlab.compare.judging import Judging
+from precisionlab.compare.task import TaskMetric
+from precisionlab.data import Dataset
+from precisionlab.evaluate.journal import Journal
+from precisionlab.model import Model
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.rewrite.observe import Flow, observed_rows
+from precisionlab.system.deadline import Spent
+from precisionlab.system.observer import Observer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates plans of one model: on the samples that choose the pins, and on those held out.
+
+    `held_out` is None where the samples are too few to hold any out. `judging` says what is judged.
+    """
+
+    backend: Backend
+    chosen: Dataset
+    held_out: Dataset | None
+    metric: Callable[[], TaskMetric] | None
+    journal: Journal
+    see: Observer
+    judging: Judging
+    _done: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The model at the shapes of the data."""
+        return self.backend.model
+
+    def compare(
+        self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool = False
+    ) -> Comparison:
+        """Compare the variant in full, on the samples that choose."""
+        work = partial(self.backend.compare, metric=self.metric, introduced=introduced)
+        return self._compared(title, plan, table, self.chosen, {"introduced": introduced}, work)
+
+    def judge(
+        self, title: str, plan: PrecisionPlan, table: CalibrationTable | None, known: Comparison | None
+    ) -> Comparison:
+        """Compare the final outputs alone, and look for new NaN and Inf, on the samples that choose.
+
+        `known` has what the reference holds of its own; None for engines, whose layers are not looked at then.
+        """
+        work = partial(self.backend.judge, metric=self.metric, known=known)
+        return self._compared(title, plan, table, self.chosen, {"judge": True}, work)
+
+    def hold_to(self, title: str, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison | None:
+        """Compare the variant in full, on the samples held out."""
+        if self.held_out is None:
+            return None
+        work = partial(self.backend.compare, metric=self.metric, introduced=False)
+        return self._compared(f"{title}, held-out samples", plan, table, self.held_out, {"introduced": False}, work)
+
+    def hold_outputs_to(self, title: str, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison | None:
+        """Compare an engine's final outputs alone, on the samples held out."""
+        if self.held_out is None:
+            return None
+        work = partial(self.backend.judge, metric=self.metric, known=None)
+        return self._compared(f"{title}, held-out samples", plan, table, self.held_out, {"judge": True}, work)
+
+    def steadiness(self, measured: Callable[[Dataset], Comparison], samples: Dataset) -> Comparison:
+        """How far the reference's own answer moves with the last bits, on these samples."""
+
+        def work() -> Any:
+            self.see.stage("float32 with its last bits moved", len(samples))
+            return measured(samples).to_dict()
+
+        key = {"steadiness": 1, "on": _digest(samples), "judged": self.judging.digest}
+        return self.journalled(
+            "float32 with its last bits moved", key, work, Comparison.from_dict, self._fitting(samples, ())
+        )
+
+    def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
+        """What toggling each layer does to all that is judged of these samples.
+
+        Where the observer raises Spent, of the layers that have been measured by then.
+        """
+        layers = hashlib.sha256(json.dumps(toggling.layers).encode()).hexdigest()
+        key = {
+            "toggled": layers,
+            "plan": _key(toggling.plan, toggling.table),
+            "other": _key(toggling.other, toggling.table),
+            "on": _digest(samples),
+            "judged": self.judging.digest,
+        }
+
+        parts: list[Effects] = []
+
+        def work() -> Any:
+            self.see.stage(title, len(toggling.layers), "layer")
+            seen: set[str] = set()
+            for part in self.backend.effects(toggling, samples):
+                parts.append(part)
+                seen.update(part)
+                self.see.advance(len(seen))
+            return to_plain(merged(parts))
+
+        try:
+            return self.journalled(title, key, work, from_plain, partial(self._fits_layers, toggling.layers))
+        except Spent:
+            return _whole(parts, len(samples))
+
+    def _compared(
+        self,
+        title: str,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        samples: Dataset,
+        kind: Mapping[str, bool],
+        work: Callable[..., Comparison],
+    ) -> Comparison:
+        key = {**_key(plan, table), **kind, "on": _digest(samples), "by": self.backend.name}
+        key["judged"] = self.judging.digest
+
+        def worked() -> Any:
+            self.see.stage(title, len(samples))
+            return work(plan, table, samples, self.see.advance, judging=self.judging).to_dict()
+
+        # An engine shows as many of its layers' outputs as it can; the emulation shows all.
+        layers = observed_rows(self.model, plan, (Flow.VARIANT,)) if self.backend.sees_every_layer else {}
+        fits = self._fitting(samples, [name for _, name in layers])
+        return self.journalled(title, key, worked, Comparison.from_dict, fits)
+
+    def _fitting(self, samples: Dataset, layers: Collection[str]) -> Callable[[Comparison], bool]:
+        """Tells whether a comparison can be one on these samples, which has all tensors of `layers`."""
+        tensors = self.model.tensors.keys() | self.model.inner.keys()
+        judged = set(self.judging.names)
+
+        def fits(found: Comparison) -> bool:
+            named = found.inherited.keys() | found.introduced.keys() | set(found.broken)
+            outputs = found.outputs.keys()
+            return (
+                found.is_of(len(samples))
+                and found.inherited.keys() >= set(layers)
+                and named <= tensors
+                and judged.difference(self.judging.within) <= outputs
+                and outputs | found.each.keys() <= judged
+            )
+
+        return fits
+
+    def _fits_layers(self, layers: Sequence[str], found: Effects) -> bool:
+        """Whether effects can be those of these layers on what is judged."""
+        judged = set(self.judging.names)
+        return found.keys() <= set(layers) and all(own.keys() <= judged for own in found.values())
+
+    def journalled(
+        self,
+        title: str,
+        key: Mapping[str, Any],
+        work: Callable[[], Any],
+        read: Callable[[Any], T],
+        fits: Callable[[T], bool] = lambda _: True,
+    ) -> T:
+        """What is known already under this key; else do the work, and note it in the journal.
+
+        `work` gives plain values, and `read` makes of these what is asked for. What an earlier run has noted and `read`
+        cannot take, or does not fit, is done anew.
+        """
+        name = json.dumps(key, sort_keys=True)
+        if name not in self._done:
+            if (known := self.journal.known(key)) is not None:
+                if (old := _read(read, known)) is not None and fits(old):
+                    self._done[name] = old
+                    self.see.note(f"{title}: taken from the journal of an earlier run")
+                else:
+                    self.see.note(f"{title}: the journal's entry is not as precisionlab writes it; done anew")
+            if name not in self._done:
+                value = work()
+                self.journal.record(key, value)
+                self._done[name] = read(value)
+        found: T = self._done[name]
+        return found
+
+
+def _read(read: Callable[[Any], T], known: Any) -> T | None:
+    """What an earlier run has noted; None where it is nothing of ours."""
+    try:
+        return read(known)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+
+
+def _whole(parts: Sequence[Effects], samples: int) -> Effects:
+    """Of what is there so far, the effects of the layers that all samples went through."""
+    counts = Counter(layer for part in parts for layer in part)
+    return {layer: effects for layer, effects in merged(parts).items() if counts[layer] == samples}
+
+
+def _key(plan: PrecisionPlan, table: CalibrationTable | None) -> dict[str, Any]:
+    return {
+        "default": plan.default.value,
+        "around": plan.around.value,
+        "ranges": None if table is None else table.digest,
+        "pins": {layer: p.value for layer, p in plan.pinned().items()},
+    }
+
+
+def _digest(samples: Dataset) -> str:
+    """The context says what the samples hold; here their names tell one part of them from another."""
+    return hashlib.sha256(json.dumps(samples.names).encode()).hexdigest()

@@ -1,0 +1,99 @@
+"""The INT8 ranges of a job: all methods from one pass, and `auto`, which runs and compares them and takes the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from precisionlab.calibration.auto import cheapest_ranges
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD, METHODS
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.confidence import interval
+from precisionlab.compare.tolerance import Bound
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.model import Model
+from precisionlab.model.layers import int8_operands
+from precisionlab.precision import Precision
+from precisionlab.rewrite.plans import plan_for
+from precisionlab.system.observer import Observer
+
+_EXACT = 20 * math.log10(2**24)  # dB; a relative error of float32's last digit
+
+Compare = Callable[[str, CalibrationTable, bool], Comparison]
+"""Compares the INT8 model under a table, by its name; the flag asks for each layer's own error too."""
+
+
+def best_table(
+    model: Model, methods: Mapping[str, CalibrationTable], compare: Compare, see: Observer
+) -> CalibrationTable:
+    """The table under which the INT8 model loses least: one method for all tensors, or the cheapest for each.
+
+    Each candidate is run and compared, and judged by the error of the worst final output.
+    """
+    found = {name: compare(name, table, True) for name, table in methods.items()}
+    mixed = cheapest_ranges(model, methods, {name: comparison.introduced for name, comparison in found.items()})
+    found[AUTO] = compare("the cheapest method for each tensor", mixed, False)
+    best = least_lossy(found)
+    figures = ", ".join(f"{name} {c.worst('sqnr'):.1f} ({typical_sqnr(c):.1f})" for name, c in found.items())
+    see.note(f"  SQNR of the final output by ranges (typical sample), dB: {figures}; taken: {best}")
+    return mixed if best == AUTO else methods[best]
+
+
+def least_lossy(found: Mapping[str, Comparison]) -> str:
+    """The name of the comparison with the least error at the final outputs.
+
+    One bad sample can rule the error over all, and which method it hits is chance. So among those whose SQNR lies
+    within the 95 % interval of the best one's, which these samples cannot tell apart, the typical sample decides.
+    """
+    total = {name: _or_least(comparison.worst("sqnr")) for name, comparison in found.items()}
+    best = max(total, key=total.__getitem__)
+    ends = interval(found[best], Bound("sqnr", True, 0.0))
+    low = total[best] if ends is None else min(ends.low, total[best])
+    near = [name for name in found if total[name] >= low]
+    return max(near, key=lambda name: (_or_least(typical_sqnr(found[name])), total[name]))
+
+
+def typical_sqnr(comparison: Comparison) -> float:
+    """The mean over samples of the worst output's or part's SQNR, in dB; NaN where none has one."""
+    every = [[e.figures("sqnr").values() for e in each] for each in comparison.each.values() if each[0].counts]
+    samples = [[value for figures in sample for value in figures] for sample in zip(*every, strict=True)]
+    worst = [min(found) for found in samples if found]
+    # An output without any error would rule the mean as an infinity: nothing is better than float32's own noise.
+    return math.fsum(min(sqnr, _EXACT) for sqnr in worst) / len(worst) if worst else math.nan
+
+
+def _or_least(sqnr: float) -> float:
+    return -math.inf if math.isnan(sqnr) else sqnr
+
+
+def ranges_by_method(evaluator: Evaluator) -> Mapping[str, CalibrationTable]:
+    """By each method the ranges of every tensor that an int8 layer quantises; from one pass."""
+    chosen, see = evaluator.chosen, evaluator.see
+    see.stage("int8 ranges", len(chosen))
+    collector = evaluator.backend.collector(operands_of(evaluator.model))
+    collector.add(chosen, see.advance)
+    found = collector.histograms()
+    return {name: table_of(found, name, len(chosen)) for name in METHODS}
+
+
+def operands_of(model: Model) -> tuple[str, ...]:
+    """The tensors that int8 layers quantise, each once, in topological order of the layers."""
+    return tuple(dict.fromkeys(name for layer in model.layers for name in int8_operands(model, layer)))
+
+
+def chosen_ranges(evaluator: Evaluator, methods: Mapping[str, CalibrationTable], method: str) -> CalibrationTable:
+    """The ranges by one method, or with `auto` the best of all."""
+    if method != AUTO:
+        return methods[method]
+    return best_table(evaluator.model, methods, partial(compared_with, evaluator), evaluator.see)
+
+
+def compared_with(evaluator: Evaluator, name: str, table: CalibrationTable, introduced: bool) -> Comparison:
+    """The int8 model under these ranges, with float32 around its int8 layers."""
+    model = evaluator.model
+    plan = plan_for(model, Precision.INT8, table)
+    title = "int8" if name == DEFAULT_METHOD else f"int8, ranges by {name}"
+    return evaluator.compare(title, plan, table, introduced=introduced)

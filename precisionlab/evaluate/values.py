@@ -1,0 +1,117 @@
+"""What the tensors of the float32 reference hold: histograms, channels, and from the same pass the int8 ranges."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precisionlab.calibration.channels import ChannelMaxima, ChannelSpread, channel_axes
+from precisionlab.calibration.coarse import CoarseHistogram
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import METHODS
+from precisionlab.calibration.table import CalibrationTable, Range
+from precisionlab.data import Sample
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.ranges import operands_of
+from precisionlab.rewrite.observe import is_observed
+from precisionlab.system.plain import Count, of_kind
+
+_CHANNEL_SAMPLES = 8
+"""Outlier channels stand out in every sample; all of them would cost another pass."""
+
+Look = Callable[[Iterable[Sample], Callable[[str, NDArray[Any]], None]], None]
+"""Shows the float32 reference's tensors, by name, sample by sample."""
+
+
+@dataclass(frozen=True)
+class ObservedValues:
+    """Over `samples` samples: tensor → histogram and channels, and the int8 ranges by method.
+
+    `histograms` has every float32 tensor that a layer gives or int8 quantises; `channels` those that int8 quantises,
+    over the first samples. `channels` and `methods` are empty where no int8 was asked for.
+    """
+
+    samples: int
+    histograms: Mapping[str, CoarseHistogram]
+    channels: Mapping[str, ChannelSpread]
+    methods: Mapping[str, CalibrationTable]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the journal."""
+        return {
+            "samples": self.samples,
+            "histograms": {name: found.to_dict() for name, found in self.histograms.items()},
+            "channels": {name: found.to_dict() for name, found in self.channels.items()},
+            "methods": {
+                method: {name: asdict(found) for name, found in table.ranges.items()}
+                for method, table in self.methods.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ObservedValues:
+        """What `to_dict` wrote. Raises ValueError where it is something else."""
+        samples = of_kind(Count, data["samples"])
+        tables = of_kind(Mapping[str, Mapping[str, Range]], data["methods"])
+        if not all(math.isfinite(found.amax) for table in tables.values() for found in table.values()):
+            raise ValueError("a range without an end")
+        return cls(
+            samples,
+            {name: CoarseHistogram.from_dict(found) for name, found in data["histograms"].items()},
+            of_kind(Mapping[str, ChannelSpread], data["channels"]),
+            {method: CalibrationTable(ranges, samples) for method, ranges in tables.items()},
+        )
+
+
+def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedValues:
+    """What the tensors hold on the samples that choose, from one pass; with `int8` the ranges too, by each method."""
+    model, chosen = evaluator.model, evaluator.chosen
+    operands = operands_of(model)
+    given = (name for layer in model.layers for name in layer.outputs if is_observed(model, name))
+    tensors = tuple(dict.fromkeys((*given, *operands)))
+
+    def work() -> dict[str, Any]:
+        evaluator.see.stage("int8 ranges and histograms" if int8 else "histograms", len(chosen))
+        collector = evaluator.backend.collector(tensors)
+        collector.add(chosen, evaluator.see.advance)
+        histograms = collector.histograms()
+        quantised = {name: histograms[name] for name in operands} if int8 else {}
+        return ObservedValues(
+            len(chosen),
+            {name: CoarseHistogram.of(found) for name, found in histograms.items()},
+            _channels(evaluator, look) if int8 else {},
+            {method: table_of(quantised, method, len(chosen)) for method in METHODS} if int8 else {},
+        ).to_dict()
+
+    key = {"values": hashlib.sha256(json.dumps(tensors).encode()).hexdigest(), "int8": int8}
+
+    def fits(found: ObservedValues) -> bool:
+        ranges = [found.methods[method].ranges.keys() if method in found.methods else () for method in METHODS]
+        return (
+            found.samples == len(chosen)
+            and found.histograms.keys() == set(tensors)
+            and found.channels.keys() <= set(operands)
+            and (not int8 or all(set(names) == set(operands) for names in ranges))
+        )
+
+    return evaluator.journalled("histograms", key, work, ObservedValues.from_dict, fits)
+
+
+def _channels(evaluator: Evaluator, look: Look) -> dict[str, ChannelSpread]:
+    axes = channel_axes(evaluator.model)
+    maxima = ChannelMaxima(axes)
+
+    def see(name: str, tensor: NDArray[Any]) -> None:
+        if name in axes and tensor.dtype == np.float32:
+            maxima.add(name, tensor)
+
+    look(islice(evaluator.chosen, _CHANNEL_SAMPLES), see)
+    return maxima.spreads()

@@ -1,0 +1,256 @@
+"""The export of a plan: what another tool needs to build the same model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from precisionlab.backends.tensorrt.jobs import Profile
+from precisionlab.backends.tensorrt.profiles import profiles_for
+from precisionlab.calibration.cache import version_digits
+from precisionlab.calibration.methods import DEFAULT_METHOD
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.data import Dataset
+from precisionlab.errors import OptionError
+from precisionlab.evaluate.journal import NoJournal
+from precisionlab.evaluate.prepare import Prepared, Source, prepare
+from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
+from precisionlab.export import Export, Subject
+from precisionlab.jobs.plan_source import model_of, run_beside, source_of, with_layers_of
+from precisionlab.model import Model, load_model
+from precisionlab.model.prepared import exported_file, prepared_name
+from precisionlab.model.tail import graft
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.file import read_plan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import any_quantized
+from precisionlab.rewrite.plans import completed
+from precisionlab.search.options import check_calibration
+from precisionlab.system.disk import drafted, told, write_whole_bytes
+from precisionlab.system.lock import held_file
+from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.parsing import check_workers
+
+_ADVICE = "choose another --out"
+TENSORRT_VERSION = "10.16.1"
+"""The one that calibration caches are written for where none is given; as `calibrate` has it."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported: `text` where it goes to standard output, and otherwise the files that were written."""
+
+    text: str | None
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def export_plan(
+    plan: str | Path,
+    target: str,
+    *,
+    out: str | Path | None = None,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    shapes: Sequence[str] = (),
+    tensorrt: str = TENSORRT_VERSION,
+    threads: int | None = None,
+    observer: Observer | None = None,
+) -> Exported:
+    """Write a plan as `target` (one of `TARGETS`, or `TYPED`) wants it, to the file `out` and to files beside it.
+
+    Without `out` the text is returned; targets of several files, or of binary ones, need it. Model and data are those
+    of the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where int8 ranges
+    are needed, or the shapes of dynamic inputs that `shapes` (NAME:MIN,OPT,MAX) does not give. `tensorrt` is the
+    version that a calibration cache is written for. Raises a PrecisionLabError where the plan cannot be read or is
+    another model's, the target cannot be told it, or a file cannot be written.
+    """
+    if target not in (*TARGETS, TYPED):
+        raise OptionError(f"unknown format {target!r}; use one of {', '.join((*TARGETS, TYPED))}")
+    check_workers(threads)
+    version_digits(tensorrt)
+    path = Path(plan)
+    run = run_beside(path)
+    loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
+    asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+    check_calibration(asked.calibration)
+    source = source_of(run, data)
+    see = observer or Silent()
+    found = _Needs(loaded, asked, source, threads, see)
+    file = None if out is None else _checked(Path(out), (path, loaded.path, *loaded.data_files))
+    prepared = _prepared(loaded, file) if target in _NAMING else None
+    with nullcontext() if file is None else held_file(file, see.note, _ADVICE):
+        asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
+        profiles = found.profiles(shapes) if target in _SHAPED else {}
+        subject = Subject(loaded, asked, table, profiles, _names(loaded), tensorrt, prepared)
+        if target == TYPED:
+            return _typed(subject, _required(file, "the model is a file"))
+        return _written(TARGETS[target](subject, file), file, see, subject)
+
+
+class _Needs:
+    """What a target needs of the samples, looked at when it is asked for."""
+
+    def __init__(self, model: Model, plan: PrecisionPlan, source: Source, threads: int | None, see: Observer) -> None:
+        self._model, self._plan, self._source, self._threads, self._see = model, plan, source, threads, see
+        self._ready: Prepared | None = None
+
+    def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
+        """The plan with the pins that int8 needs anyway, and the ranges, by the plan's own method."""
+        ready = self._prepared("the plan has int8 layers, and their ranges come from the samples; give --data")
+        evaluator = ready.evaluator(NoJournal(), self._see, ready.judging())
+        method = self._plan.calibration or DEFAULT_METHOD
+        table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
+        return completed(evaluator.model, replace(self._plan, calibration=method), table), table
+
+    def profiles(self, shapes: Sequence[str]) -> dict[str, Profile]:
+        """The shapes of each dynamic input: as given, and else as the samples have them."""
+
+        def samples(name: str) -> Dataset:
+            return self._prepared(f"input {name!r} is of no fixed size; give --shapes or --data").dataset
+
+        return profiles_for(self._model, shapes, samples)
+
+    def _prepared(self, why: str) -> Prepared:
+        if self._ready is None:
+            if self._source.data is None and not self._source.shapes:
+                raise OptionError(why)
+            self._ready = prepare(self._model, self._source, None, self._threads, None, self._see)
+        return self._ready
+
+
+def _has_int8(model: Model, plan: PrecisionPlan) -> bool:
+    return any(precision_of(layer, plan).is_quantized for layer in model.layers)
+
+
+def _prepared(model: Model, out: Path | None) -> Path | None:
+    """Where the copy of the model goes that has the plan's names; None where its own file has them."""
+    if model.exported is None:
+        return None
+    inlined = "the model's functions were inlined, and the copy that has the plan's names stands beside"
+    lifted = "the model holds float16 or bfloat16 of its own, and a float32 copy, which pins can change, stands beside"
+    _required(out, inlined if model.is_inlined else lifted)
+    assert out is not None
+    return out.parent / prepared_name(model)
+
+
+def _names(model: Model) -> Counter[str]:
+    """How often the file that is handed on gives each name to a node, those in bodies of others included."""
+    if model.exported is not None:
+        return Counter(name for scope in model.scopes for name in scope.node)
+    proto = onnx.load_model(model.path, load_external_data=False)
+    return Counter(node.name for node in _nodes(proto.graph) if node.name)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _trtexec(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.trtexec import trtexec_command, trtexec_script
+
+    if out is not None:
+        return trtexec_script(subject)
+    if any_quantized(subject.enabled):
+        _required(out, "a calibration cache stands beside the command")
+    return trtexec_command(subject)
+
+
+def _polygraphy(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.polygraphy import check_file, polygraphy_script
+
+    if out is None and any_quantized(subject.enabled):
+        _required(out, "a calibration cache stands beside the script")
+    return polygraphy_script(subject, check_file(out))
+
+
+def _modelopt(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.modelopt import modelopt_json
+
+    export = modelopt_json(subject)
+    if export.beside:
+        _required(out, "a calibration cache stands beside it")
+    return export
+
+
+def _onnxruntime(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.onnxruntime import onnxruntime_model
+
+    _required(out, "the model is a file")
+    return onnxruntime_model(subject)
+
+
+def _json(subject: Subject, out: Path | None) -> Export:
+    from precisionlab.export.plain import plan_json
+
+    return plan_json(subject)
+
+
+def _typed(subject: Subject, out: Path) -> Exported:
+    from precisionlab.rewrite.typed import save_typed, typed_model
+
+    typed = typed_model(subject.model, subject.plan, subject.table)
+    if subject.model.tail is not None:
+        graft(typed.onnx, subject.model.tail)
+    save_typed(typed, out)
+    return Exported(None, (out,), tuple(typed.notes))
+
+
+TYPED = "typed-onnx"
+_SHAPED = frozenset({"trtexec", "polygraphy"})
+_NAMING = frozenset({"trtexec", "polygraphy", "modelopt", "json"})
+"""What these write names nodes of a file, which must have them."""
+TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {
+    "trtexec": _trtexec,
+    "polygraphy": _polygraphy,
+    "modelopt": _modelopt,
+    "onnxruntime": _onnxruntime,
+    "json": _json,
+}
+
+
+def _required(out: Path | None, why: str) -> Path:
+    if out is None:
+        raise OptionError(f"--out is needed: {why}")
+    return out
+
+
+def _checked(out: Path, sources: Iterable[Path]) -> Path:
+    """The file to write, in a folder that is there. Raises OptionError where it would take the place of a source."""
+    if out.is_dir():
+        raise OptionError(f"--out {out}: is a folder; name a file")
+    if out.resolve() in {source.resolve() for source in sources}:
+        raise OptionError(f"--out {out}: is what the export is made from; name another file")
+    with told(f"--out {out}", _ADVICE):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _written(export: Export, out: Path | None, see: Observer, subject: Subject) -> Exported:
+    """Write the files, all or none; files beside first, so that what names them never stands alone."""
+    if out is None:
+        assert isinstance(export.content, str)
+        return Exported(export.content, (), export.notes)
+    content = export.content.encode("utf-8", "surrogateescape") if isinstance(export.content, str) else export.content
+    beside = [out.parent / name for name in export.beside]
+    with ExitStack() as opened:
+        for file in beside:
+            opened.enter_context(held_file(file, see.note, _ADVICE))
+        opened.enter_context(told(f"--out {out}", _ADVICE))
+        drafts = opened.enter_context(drafted(out.parent, out.name, of=out))
+        for name, data in export.beside.items():
+            write_whole_bytes(drafts / name, data)
+        write_whole_bytes(drafts / out.name, content, 0o755 if export.executable else 0o644)
+        if subject.file is not None:
+            exported_file(subject.model, drafts)
+            beside.append(subject.file)
+    return Exported(None, (out, *reversed(beside)), export.notes)

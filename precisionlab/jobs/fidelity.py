@@ -1,0 +1,297 @@
+"""How true the emulation is: each layer's error as emulated beside that of real low-precision arithmetic."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from precisionlab.backends.base import Backend
+from precisionlab.backends.memory import default_memory
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.real import Device, RealBackend, check_real, device_of, run_whole
+from precisionlab.backends.registry import EMULATION, RTX, TENSORRT
+from precisionlab.backends.stepped import SteppedBackend
+from precisionlab.backends.tensorrt.opening import open_engines
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import DEFAULT_METHOD
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.errors import ErrorTable
+from precisionlab.compare.fidelity import Agreements, agreements
+from precisionlab.compare.gather import Gathering, SampleResult
+from precisionlab.compare.judged import judged_errors
+from precisionlab.compare.judging import judging_of
+from precisionlab.data import Dataset, open_dataset
+from precisionlab.errors import OptionError, PrecisionLabError
+from precisionlab.evaluate.ranges import operands_of, typical_sqnr
+from precisionlab.evaluate.samples import checked
+from precisionlab.model import Model, load_model
+from precisionlab.plan.assign import check_opset
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.results.fidelity import FidelityResult, PrecisionFidelity, Row, to_json
+from precisionlab.rewrite.plans import plan_for
+from precisionlab.rewrite.real import one_node_layers
+from precisionlab.rewrite.typed import save_typed, typed_model
+from precisionlab.search.options import parse_precisions
+from precisionlab.system.disk import drafted, temporary_folder, told, write_whole
+from precisionlab.system.lock import held_folder
+from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.parsing import check_at_least, check_workers
+from precisionlab.system.versions import versions
+
+CUDA = "cuda"
+AGAINST = (CUDA, TENSORRT, RTX)
+PATTERNS, NODES = "patterns", "nodes"
+KERNELS = (TENSORRT, EMULATION)
+"""Whose kernels are emulated: TensorRT's, or ONNX Runtime's on CUDA."""
+_RESULT, _ROWS, _PAGE = "fidelity.json", "fidelity.csv", "fidelity.html"
+
+
+def fidelity(
+    model: str | Path,
+    data: str | Path,
+    *,
+    precisions: str | Iterable[str] = ("fp16", "bf16", "int8"),
+    against: str = CUDA,
+    device: str = "cuda:0",
+    layers: str | None = None,
+    kernels: str | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    skip_bad: bool = False,
+    out: str | Path | None = None,
+    page: bool = True,
+    observer: Observer | None = None,
+) -> FidelityResult:
+    """Hold the emulation against real low precision, layer by layer, on the same samples and without pins.
+
+    `against` "cuda" is ONNX Runtime: fp16 and bf16 by its CUDA provider on `device`, int8 as integers on the CPU;
+    "tensorrt" and "tensorrt-rtx" are engines, whose layers are not seen alone. `layers` are the "patterns" that a sweep
+    has, by default against engines, or "nodes": as ONNX Runtime fuses nothing there, by default the emulation does not
+    either. `kernels` says whose rounding inside of layers in half is emulated: "tensorrt", as a sweep has it, by
+    default against engines, or "onnxruntime", by default against "cuda". Writes fidelity.json, fidelity.csv and
+    fidelity.html (not without `page`) to `out`, by default `reports/<model>-fidelity`.
+
+    Raises PrecisionLabError for input that cannot be used; OptionError where this machine has no real arithmetic in a
+    precision.
+    """
+    see = observer or Silent()
+    wanted = parse_precisions(precisions)
+    if against not in AGAINST:
+        raise OptionError(f"unknown opponent {against!r}; hold the emulation against one of {', '.join(AGAINST)}")
+    if layers is None:
+        layers = NODES if against == CUDA else PATTERNS
+    if layers not in (PATTERNS, NODES):
+        raise OptionError(f"unknown layers {layers!r}: {PATTERNS}, or {NODES}")
+    if kernels is None:
+        kernels = EMULATION if against == CUDA else TENSORRT
+    if kernels not in KERNELS:
+        raise OptionError(f"unknown kernels {kernels!r}; use one of {', '.join(KERNELS)}")
+    check_at_least(1, samples=samples)
+    check_workers(threads)
+    check_at_least(0, seed=seed)
+    where = device_of(device)
+    if against == CUDA:
+        for precision in wanted:
+            check_real(precision, where)
+    loaded = load_model(Path(model))
+    for precision in wanted:
+        check_opset(loaded.onnx, PrecisionPlan(loaded.sha256, precision))
+    folder = Path(out) if out is not None else Path("reports") / f"{loaded.name}-fidelity"
+    with held_folder(folder, see.note):
+        dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
+        local = emulated(loaded if layers == PATTERNS else one_node_layers(loaded), dataset, threads, kernels)
+        job = _Job(local, dataset, folder, see)
+        found = tuple(job.engines(p, against) if against != CUDA else job.real(p, where) for p in wanted)
+        facts = {
+            **_facts(local.model, dataset, against, where, seed),
+            "layers": layers,
+            "kernels": kernels,
+        }
+        result = FidelityResult(loaded.path.name, found, facts, folder)
+        _write(result, page)
+    return result
+
+
+def emulated(model: Model, dataset: Dataset, threads: int | None, kernels: str) -> OnnxRuntimeBackend:
+    """The emulation of these kernels, ready for the model at the shapes of the dataset's first sample."""
+    kind = SteppedBackend if kernels == EMULATION else OnnxRuntimeBackend
+    return kind(model, next(iter(dataset)), threads, memory=default_memory())
+
+
+class _Job:
+    """The comparisons of one model."""
+
+    def __init__(self, local: OnnxRuntimeBackend, dataset: Dataset, folder: Path, see: Observer) -> None:
+        self._local = local
+        self._model = local.model
+        self._dataset = dataset
+        self._folder = folder
+        self._see = see
+
+    def real(self, precision: Precision, device: Device) -> PrecisionFidelity:
+        """Against ONNX Runtime's own arithmetic in the precision."""
+        where = Device(None) if precision.is_quantized else device
+        backend = RealBackend(self._local, where)
+        plan, table = self._plan(precision)
+        unreal = backend.unreal(plan)
+        pins = [Pin(name, self._model.layer[name].nodes, Precision.FP32, why) for name, why in unreal.items()]
+        plan = plan.with_pins((*plan.pins, *pins))
+        emulated = self._compared(f"{precision}, emulated", self._local, plan, table, introduced=True)
+        found = self._compared(f"{precision}, real on {where.name}", backend, plan, table, introduced=True)
+        optimised, note = self._optimised(plan, table, where)
+        return self._result(precision, emulated, found, unreal, where.name, optimised, note)
+
+    def engines(self, precision: Precision, against: str) -> PrecisionFidelity:
+        """Against engines of TensorRT: what a layer's output has inherited, and the final outputs."""
+        plan, table = self._plan(precision)
+        emulated = self._compared(f"{precision}, emulated", self._local, plan, table, introduced=False)
+        options = EngineOptions()
+        with open_engines(
+            against, self._local, self._dataset, self._dataset, options, self._folder, self._see
+        ) as engine:
+            found = self._compared(f"{precision}, measured", engine, plan, table, introduced=False)
+            device = ", ".join(f"{name} {value}" for name, value in engine.identity.items())
+            notes = tuple(engine.notes)
+        note = "an engine is optimised as it is: see the final SQNR"
+        return self._result(precision, emulated, found, {}, device, None, note, notes)
+
+    def _plan(self, precision: Precision) -> tuple[PrecisionPlan, CalibrationTable | None]:
+        if not precision.is_quantized:
+            return plan_for(self._model, precision), None
+        self._see.stage("int8 ranges", len(self._dataset))
+        collector = self._local.collector(operands_of(self._model))
+        collector.add(self._dataset, self._see.advance)
+        table = table_of(collector.histograms(), DEFAULT_METHOD, len(self._dataset))
+        return plan_for(self._model, precision, table, calibration=DEFAULT_METHOD), table
+
+    def _compared(
+        self, title: str, backend: Backend, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool
+    ) -> Comparison:
+        self._see.stage(title, len(self._dataset))
+        return backend.compare(plan, table, self._dataset, self._see.advance, metric=None, introduced=introduced)
+
+    def _optimised(
+        self, plan: PrecisionPlan, table: CalibrationTable | None, device: Device
+    ) -> tuple[float | None, str]:
+        """The final SQNR of the whole typed model with all of ONNX Runtime's optimisations; or why there is none."""
+        try:
+            typed = typed_model(self._model, plan, table)
+        except PrecisionLabError as error:
+            return None, str(error)
+        with temporary_folder() as folder:
+            path = folder / "typed.onnx"
+            save_typed(typed, path)
+            try:
+                session = run_whole(str(path), device)
+                gathering = Gathering(0, None)
+                names = [info.name for info in self._model.outputs]
+                reference, judging = self._local.reference(names), judging_of(self._model)
+                self._see.stage(f"{plan.default}, optimised on {device.name}", len(self._dataset))
+                for done, sample in enumerate(self._dataset, 1):
+                    true, low = reference(sample), session.run(sample.inputs)
+                    errors = judged_errors(judging, true, low)
+                    gathering.add(SampleResult(ErrorTable(0), errors, None, None))
+                    self._see.advance(done)
+            except PrecisionLabError as error:
+                return None, str(error)
+        return gathering.comparison({}, {}, (), 0.0).worst("sqnr"), "; ".join(typed.notes)
+
+    def _result(
+        self,
+        precision: Precision,
+        emulated: Comparison,
+        real: Comparison,
+        unreal: Mapping[str, str],
+        device: str,
+        optimised: float | None,
+        note: str,
+        notes: tuple[str, ...] = (),
+    ) -> PrecisionFidelity:
+        rows = []
+        broken = (frozenset(emulated.nonfinite), frozenset(real.nonfinite))
+        for layer in self._model.layers:
+            for tensor in layer.outputs:
+                own = (_sqnr(emulated.introduced, tensor), _sqnr(real.introduced, tensor))
+                so_far = (_sqnr(emulated.inherited, tensor), _sqnr(real.inherited, tensor))
+                if layer.fixed is None and None not in so_far:
+                    nonfinite = (tensor in broken[0], tensor in broken[1])
+                    rows.append(Row(layer.name, layer.kind, tensor, own, so_far, nonfinite, unreal.get(layer.name)))
+        introduced = agreements_of(rows, lambda row: row.introduced) if real.introduced else None
+        return PrecisionFidelity(
+            precision=precision,
+            rows=tuple(rows),
+            introduced=introduced,
+            inherited=agreements_of(rows, lambda row: row.inherited),
+            final=(emulated.worst("sqnr"), real.worst("sqnr")),
+            typical=(typical_sqnr(emulated), typical_sqnr(real)),
+            optimised=optimised,
+            optimised_note=note,
+            unreal=unreal,
+            device=device,
+            layers=sum(layer.fixed is None for layer in self._model.layers),
+            seconds=(emulated.seconds, real.seconds),
+            notes=notes,
+        )
+
+
+def _sqnr(found: Mapping[str, Any], tensor: str) -> float | None:
+    return found[tensor].sqnr if tensor in found else None
+
+
+def agreements_of(rows: Iterable[Row], pick: Callable[[Row], tuple[float | None, float | None]]) -> Agreements:
+    """How two figures of the rows agree, of those that have both and are real."""
+    first, second = {}, {}
+    for row in rows:
+        emulated, real = pick(row)
+        if emulated is not None and real is not None and row.unreal is None:
+            first[row.tensor], second[row.tensor] = emulated, real
+    return agreements(first, second)
+
+
+def _facts(model: Model, dataset: Dataset, against: str, device: Device, seed: int) -> dict[str, Any]:
+    return {
+        "model": {"path": str(model.path), "sha256": model.sha256},
+        "data": {"sha256": dataset.sha256, "samples": len(dataset), "seed": seed},
+        "against": against,
+        "device": device.name,
+        "gpu": _gpu(device) if device.number is not None else None,
+        "machine": platform.machine(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import onnxruntime
+
+    return {**versions(), "onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
+
+
+def _gpu(device: Device) -> str | None:
+    """What the driver calls the GPU; None where it does not say."""
+    command = ["nvidia-smi", f"--id={device.number}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _write(result: FidelityResult, page: bool) -> None:
+    from precisionlab.report.csvfile import to_csv
+    from precisionlab.report.fidelity import fidelity_page, fidelity_table
+
+    with told(result.folder, "choose another folder with --out"), drafted(result.folder, _RESULT) as drafts:
+        write_whole(drafts / _RESULT, json.dumps(to_json(result), indent=1, ensure_ascii=False) + "\n")
+        write_whole(drafts / _ROWS, to_csv(fidelity_table(result)))
+        if page:
+            write_whole(drafts / _PAGE, fidelity_page(result))

@@ -1,0 +1,119 @@
+"""What stands round a plan's file: the run beside it, and with that the model and the samples that it was found on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from precisionlab.data.hook import is_hook
+from precisionlab.errors import EngineError, PlanError
+from precisionlab.evaluate.prepare import Source
+from precisionlab.model import Model
+from precisionlab.model.compiled import with_compiled_layers
+from precisionlab.plan.file import read_plan_content
+from precisionlab.system.plainfiles import is_there
+
+RUN_FILE = "run.json"
+_HOLDOUT = 0.25  # of a plan that stands alone; as in a sweep
+_SAMPLING = ("folder", "shapes", "limit", "seed", "holdout", "skip_bad", "metric")
+
+
+def run_beside(plan: Path) -> Mapping[str, Any]:
+    """What the run's folder says of how the plan was found; empty where the plan stands alone. Raises PlanError."""
+    path = plan.parent / RUN_FILE
+    if not is_there(plan.parent, RUN_FILE):
+        return {}
+    run = read_plan_content(path)
+    try:
+        run["model"]["path"], [run["data"][key] for key in _SAMPLING]
+    except (KeyError, TypeError) as error:
+        raise PlanError(f"{path}: {error} is missing; move it away, and give --model and --data") from None
+    wrong = _wrong_key(run)
+    if wrong is not None:
+        raise PlanError(f"{path}: {wrong} is not what a sweep writes; move it away, and give --model and --data")
+    return dict(run)
+
+
+def metric_of(run: Mapping[str, Any], metric: str | None) -> str | None:
+    """The task metric that stands on the command line. Raises PlanError where only the run's folder names one."""
+    named = run["data"]["metric"] if run else None
+    if metric is None and named is not None:
+        raise _code("task metric", named, "--metric")
+    return metric
+
+
+def _code(what: str, named: str, option: str) -> PlanError:
+    return PlanError(
+        f"{RUN_FILE}: its {what} come{'s' if what[-1] != 's' else ''} from Python code, {named!r}, which is not run "
+        f"because a file says so; if the code is yours, give it again: {option} {named}"
+    )
+
+
+def _wrong_key(run: Mapping[str, Any]) -> str | None:
+    """The key whose value is of no kind that a sweep writes; None where all are right."""
+    data, layers = run["data"], run.get("layers", {})
+    shapes, limit, holdout = data["shapes"], data["limit"], data["holdout"]
+    groups = layers.get("groups", []) if isinstance(layers, Mapping) else None
+    right = {
+        "model.path": isinstance(run["model"]["path"], str),
+        "data.folder": isinstance(data["folder"], str | None),
+        "data.shapes": isinstance(shapes, Mapping) and all(map(_is_list_of_counts, shapes.values())),
+        "data.limit": limit is None or (_is_whole(limit) and limit > 0),
+        "data.seed": _is_whole(data["seed"]) and data["seed"] >= 0,
+        "data.holdout": isinstance(holdout, int | float) and 0 <= holdout < 1,
+        "data.skip_bad": isinstance(data["skip_bad"], bool),
+        "data.metric": isinstance(data["metric"], str | None),
+        "layers.groups": isinstance(groups, list) and all(isinstance(group, list) for group in groups),
+    }
+    return next((key for key, is_right in right.items() if not is_right), None)
+
+
+def _is_list_of_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_whole(dim) and dim > 0 for dim in value)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int  # bool is an int in Python, and none in JSON
+
+
+def model_of(run: Mapping[str, Any], plan: Path) -> str:
+    """The path of the model that the plan was found for. Raises PlanError where the plan stands alone."""
+    if not run:
+        raise PlanError(
+            f"{plan}: no {RUN_FILE} beside it says which model and data it belongs to; give --model and --data"
+        )
+    return str(run["model"]["path"])
+
+
+def with_layers_of(run: Mapping[str, Any], model: Model) -> Model:
+    """The model with its nodes grouped into layers as they were in the run. Raises PlanError where they do not fit."""
+    groups = run.get("layers", {}).get("groups") if run else None
+    if not groups:
+        return model
+    try:
+        return with_compiled_layers(model, [tuple(map(str, group)) for group in groups])[0]
+    except (TypeError, EngineError) as error:
+        raise PlanError(f"the run's `layers` do not fit the model: {error}") from None
+
+
+def source_of(run: Mapping[str, Any], data: str | Path | None) -> Source:
+    """The samples of the run, chosen and parted as they were there; others where `data` names them.
+
+    Raises PlanError where the run's own are a hook: it is code, and a run's folder may come from a stranger.
+    """
+    if not run:
+        return Source(data, {}, None, 0, _HOLDOUT, skip_bad=False)
+    known = run["data"]
+    folder = known["folder"]
+    if data is None and folder is not None and is_hook(folder) and not Path(folder).is_dir():
+        raise _code("samples", folder, "--data")
+    shapes = {name: tuple(shape) for name, shape in known["shapes"].items()}
+    return Source(
+        folder if data is None else data,
+        {} if data is not None else shapes,
+        known["limit"],
+        known["seed"],
+        known["holdout"],
+        known["skip_bad"],
+    )

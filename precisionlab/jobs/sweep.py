@@ -1,0 +1,211 @@
+"""The main job: reference → variants → comparison → ranking → pins → the mixed variant, measured again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.steadiness import steadiness
+from precisionlab.errors import PrecisionLabError
+from precisionlab.evaluate.samples import spaced_samples
+from precisionlab.evaluate.values import ObservedValues, observed_values
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep_checks import check_cost, check_tolerance
+from precisionlab.jobs.sweep_request import SweepRequest, data_options, run_options, sweep_options
+from precisionlab.jobs.sweep_search import SweepJob
+from precisionlab.jobs.sweep_work import SweepWork, open_work
+from precisionlab.precision import any_quantized
+from precisionlab.report.files import run_facts, write_results
+from precisionlab.results.sweep import SampleNames
+from precisionlab.search.grounds import Grounds
+from precisionlab.search.outcome import PrecisionResult, Variant
+from precisionlab.search.undefined import undefined_outputs
+from precisionlab.search.verdict import Terms
+from precisionlab.system.observer import Observer, Silent
+
+
+def sweep(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    precisions: str | Iterable[str] = ("fp16", "int8"),
+    tolerance: str | Iterable[str] = (),
+    backend: str = "auto",
+    out: str | Path | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    holdout: str | float = 0.25,
+    plan: str | Path | None = None,
+    max_pins: int | None = None,
+    minimize: str = "pins",
+    spend: str | float | None = None,
+    ladder: str | Iterable[str] | None = None,
+    target: str = "a100",
+    budget: str | float | None = None,
+    max_evaluations: int | None = None,
+    threads: int | None = None,
+    memory: str | int | None = None,
+    device: str = "cpu",
+    processes: int | None = None,
+    dask: str | None = None,
+    around: str = "fp32",
+    calibration: str | None = None,
+    metric: str | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    random: bool = False,
+    max_cost: str | float | None = None,
+    skip_bad: bool = False,
+    layers: str = "patterns",
+    engine: EngineOptions | None = None,
+    observer: Observer | None = None,
+) -> SweepResult:
+    """Find the layers of an ONNX model that break in low precision, pin them, and check the result.
+
+    `data` is a folder of samples; without it the inputs are random, which finds the wrong layers: no tolerance is known
+    to be met then, unless random inputs were asked for (`random`). The share `holdout` of the samples chooses nothing:
+    ranges and pins come from the others, and must hold on both. `precisions` are swept one after the other, each held
+    to `tolerance` (such as "sqnr>=30", or "sqnr[logits]>=40" for one output). With `plan` that plan alone is built and
+    measured, and nothing is searched.
+
+    A search ends with as few pins as it can, or with `minimize` "cost" with as cheap ones; with `spend` (such as
+    "5%") it makes the error as small as that added cost allows. `max_cost` (such as "80%" of float32's) is the most
+    that a plan may cost. Cost is estimated for `target`, the GPU that the model will run on. `ladder` names the
+    precisions that pins may have (such as "fp16,fp32"). `budget` (such as "30m", for the
+    ranges, the ranking and the search of all precisions together) and `max_evaluations` (plans of each precision) end
+    the work early, with the best plan so far. `processes` or a Dask cluster (the address of its scheduler)
+    share the work, to the same bits. `memory` (such as "4G") is what each process may take; by default half of what the
+    machine has. `device` "cuda" or "cuda:1" has the emulation run on a GPU, by ONNX Runtime's CUDA provider; processes
+    take the machine's GPUs in turn.
+
+    `backend` is "onnxruntime" (all is emulated), "tensorrt" (the emulation ranks and searches, and real engines are
+    built, measured and verified, as `engine` says), "tensorrt-rtx" (the same from typed models; where no GPU is, the
+    engines are compiled for `target` and told of, and all figures are emulated), or "auto": TensorRT where it and a
+    GPU are.
+
+    `layers` "compiled" takes the fused kernels of an engine as the units that are emulated and pinned, in the place of
+    our patterns: of the backend's, or where that builds none of one that TensorRT-RTX compiles.
+
+    `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
+    (one of `precisionlab.calibration.methods`, or auto). `skip_bad` goes on past samples that cannot be used. `metric`
+    names the user's own task metric, `package.module:name`. The files of the run go to `out`, by default
+    `reports/<model>`; a run that was killed goes on from there.
+
+    Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
+    """
+    request = SweepRequest(
+        model=Path(model),
+        options=sweep_options(
+            precisions=precisions,
+            tolerance=tolerance,
+            max_pins=max_pins,
+            around=around,
+            calibration=calibration,
+            metric=metric,
+            minimize=minimize,
+            spend=spend,
+            ladder=ladder,
+            budget=budget,
+            max_evaluations=max_evaluations,
+            max_cost=max_cost,
+        ),
+        source=data_options(
+            data, shapes=shapes, samples=samples, seed=seed, holdout=holdout, skip_bad=skip_bad, random=random
+        ),
+        run=run_options(
+            backend=backend,
+            out=out,
+            threads=threads,
+            memory=memory,
+            device=device,
+            processes=processes,
+            dask=dask,
+            layers=layers,
+            target=target,
+            engine=engine,
+        ),
+        plan=None if plan is None else Path(plan),
+        random_asked=random,
+    )
+    return run_sweep(request, observer or Silent())
+
+
+def run_sweep(request: SweepRequest, see: Observer) -> SweepResult:
+    """The whole job, as `sweep` tells it."""
+    started = time.perf_counter()
+    with open_work(request, see) as work:
+        job = SweepJob(work.evaluator, work.options, work.cost, work.stage)
+        reference, values = _reference(job, work)
+        fp32_engine = job.reference_engine(reference)
+        if work.stage is not None:
+            # All costs are shares of this one: measured times on one side and estimates on the other do not compare.
+            reference = replace(reference, cost=work.stage.cost.of(reference.plan))
+        if work.plan is not None:
+            results: tuple[PrecisionResult, ...] = (job.measure(work.plan, values.methods),)
+        else:
+            results = job.results(values.methods)
+        results = tuple(_on_its_terms(found, reference, request, work) for found in results)
+        facts = _facts(request, work, job.grounds, results, time.perf_counter() - started)
+        ready = work.ready
+        names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
+        result = SweepResult(ready.backend.model, reference, results, facts, values, names, work.run.path, fp32_engine)
+        write_results(work.run, result, result.variants, result.layers, measured=work.plan is not None)
+        return result
+
+
+def _reference(job: SweepJob, work: SweepWork) -> tuple[Variant, ObservedValues]:
+    """The reference and its values; with it all is checked that only it can show to be wrong."""
+    options, plan = work.options, work.plan
+    try:
+        reference = job.reference()
+        job.grounds = _grounds(work, reference)
+        check_tolerance(options, reference.comparison, job.grounds)
+        check_cost(options, work.cost)
+        needs_ranges = any_quantized((*options.precisions, *(plan.precisions if plan else ())))
+        return reference, observed_values(work.evaluator, needs_ranges, work.ready.local.look)
+    except PrecisionLabError:
+        work.run.discard()  # labels or a tolerance that only the reference could show to be wrong
+        raise
+
+
+def _grounds(work: SweepWork, reference: Variant) -> Grounds:
+    """What is known of the reference itself: where it has no number, and how steady it answers."""
+    ready, evaluator = work.ready, work.evaluator
+    parts = [(reference.comparison, ready.chosen.names)]
+    if reference.held_out is not None and ready.held_out is not None:
+        parts.append((reference.held_out, ready.held_out.names))
+    few = spaced_samples(ready.chosen, reference.comparison)
+    steady = evaluator.steadiness(partial(steadiness, ready.local, evaluator.judging), few)
+    return Grounds(undefined_outputs(evaluator.model, parts), steady)
+
+
+def _on_its_terms(
+    found: PrecisionResult, reference: Variant, request: SweepRequest, work: SweepWork
+) -> PrecisionResult:
+    """The result with what its verdict hangs on besides the figures, and compiled where only that can be done."""
+    if work.compiler is not None:
+        found = replace(found, compiled=work.compiler.of(found))
+    terms = Terms(
+        random=work.ready.dataset.is_random,
+        random_asked=request.random_asked,
+        max_cost=work.options.max_cost,
+        fp32_seconds=reference.cost.seconds if reference.cost else None,
+        searched=work.plan is None,
+    )
+    return replace(found, terms=terms)
+
+
+def _facts(
+    request: SweepRequest, work: SweepWork, grounds: Grounds, results: tuple[PrecisionResult, ...], seconds: float
+) -> dict[str, object]:
+    """The content of `run.json`."""
+    options, target = work.options, request.run.target
+    facts = run_facts(
+        work.ready, request.source, options, target, results, work.engines, work.fusions, work.run.path, seconds
+    )
+    facts["judging"] = list(work.judging.notes)
+    facts["reference"] = grounds.to_dict({p.value: options.tolerance_of(p) for p in options.precisions})
+    return facts

@@ -1,0 +1,60 @@
+"""Whether a sweep's options can be had: at the model's opset, on its target, and with the figures of its reference."""
+
+from __future__ import annotations
+
+import math
+
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.metrics import AgreementMetric, Scope
+from precisionlab.compare.tolerance import Bound
+from precisionlab.errors import OptionError
+from precisionlab.model import Model
+from precisionlab.plan.assign import check_opset
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.search.cost import CostModel
+from precisionlab.search.grounds import Grounds
+from precisionlab.search.options import Options
+
+
+def check_precisions(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
+    """Raises ModelError where a precision asked for cannot be had at the model's opset."""
+    for precision in options.precisions:
+        check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
+
+
+_WITHOUT_FLOATS = (
+    "the model has no float output that is finite in the reference; "
+    'for class numbers, masks and the like ask for "top1>=0.99", for others give a metric'
+)
+
+
+def check_tolerance(options: Options, reference: Comparison, grounds: Grounds) -> None:
+    """Raises OptionError where the reference itself has not the figure that a tolerance asks for."""
+    for precision in options.precisions:
+        for bound in options.tolerance_of(precision):
+            if math.isnan(bound.of(reference)) and not grounds.unknown((bound,)):
+                raise OptionError(f"tolerance {bound} cannot be judged: {_why_not(bound, reference)}")
+
+
+def _why_not(bound: Bound, reference: Comparison) -> str:
+    """Why the reference has no such figure, and which tensors have one."""
+    metric = bound.of_metric
+    if metric.scope is Scope.TASK:
+        return "the data has no labels with a metric"
+    if bound.output is not None:
+        others = [name for name in reference.outputs if not math.isnan(reference.worst(bound.metric, name))]
+        lacks = (
+            "has no class axis"
+            if isinstance(metric, AgreementMetric)
+            else f"has no {bound.metric}: it holds no float that is finite"
+        )
+        offer = f"; {bound.metric} is known of {', '.join(others)}" if others else ""
+        return f"{bound.output} {lacks}{offer}"
+    return "no output of the model has a class axis" if isinstance(metric, AgreementMetric) else _WITHOUT_FLOATS
+
+
+def check_cost(options: Options, cost: CostModel) -> None:
+    """Raises OptionError where the target has no arithmetic in a precision asked for."""
+    for precision in (*options.precisions, options.around):
+        if cost.device.peak(precision) is None:
+            raise OptionError(f"target {cost.device.name} has no {precision}; choose another --target or precision")

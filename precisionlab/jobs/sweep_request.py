@@ -1,0 +1,152 @@
+"""What a sweep is asked for: options that were read and checked as far as they can be without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from precisionlab.backends import place_of
+from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import EMULATION, RTX, which_backend
+from precisionlab.compare.tolerance import parse_tolerance
+from precisionlab.errors import OptionError
+from precisionlab.evaluate.prepare import Source, parse_holdout
+from precisionlab.search.devices import Device, find_device
+from precisionlab.search.options import (
+    Grouping,
+    Options,
+    check_calibration,
+    parse_around,
+    parse_grouping,
+    parse_ladder,
+    parse_minimize,
+    parse_precisions,
+)
+from precisionlab.system.parsing import check_at_least, check_workers, parse_duration, parse_memory, parse_share
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and with what the work is done.
+
+    `out` None: `reports/<model>`. `device` is what the emulation runs on, `target` the GPU that costs are estimated
+    for. `grouping` says where layers come from.
+    """
+
+    backend: str
+    out: Path | None
+    threads: int | None
+    memory: int | None
+    device: str
+    processes: int | None
+    dask: str | None
+    grouping: Grouping
+    target: Device
+    engine: EngineOptions
+
+    @property
+    def compiler(self) -> str:
+        """The backend whose fusions are the layers, where those are asked for."""
+        return RTX if self.backend == EMULATION else self.backend
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """All that a sweep is asked for. `plan` is the file of a plan that is measured, and nothing searched."""
+
+    model: Path
+    source: Source
+    options: Options
+    run: RunOptions
+    plan: Path | None
+    random_asked: bool
+
+
+def sweep_options(
+    *,
+    precisions: str | Iterable[str],
+    tolerance: str | Iterable[str],
+    max_pins: int | None,
+    around: str,
+    calibration: str | None,
+    metric: str | None,
+    minimize: str,
+    spend: str | float | None,
+    ladder: str | Iterable[str] | None,
+    budget: str | float | None,
+    max_evaluations: int | None,
+    max_cost: str | float | None,
+) -> Options:
+    """What is looked for. Raises OptionError for a value that cannot be."""
+    check_calibration(calibration)
+    check_at_least(0, max_pins=max_pins)
+    check_at_least(1, max_evaluations=max_evaluations)
+    return Options(
+        precisions=parse_precisions(precisions),
+        tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
+        max_pins=max_pins,
+        around=parse_around(around),
+        calibration=calibration,
+        metric=metric,
+        minimize=parse_minimize(minimize),
+        spend=parse_share(spend, "spend"),
+        ladder=parse_ladder(ladder),
+        budget=parse_duration(budget, "budget"),
+        max_evaluations=max_evaluations,
+        max_cost=parse_share(max_cost, "max_cost"),
+    )
+
+
+def data_options(
+    data: str | Path | None,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    samples: int | None,
+    seed: int,
+    holdout: str | float,
+    skip_bad: bool,
+    random: bool,
+) -> Source:
+    """Where samples come from. Raises OptionError for a value that cannot be, or random inputs asked for with data."""
+    check_at_least(0, seed=seed)
+    check_at_least(1, samples=samples)
+    if random and data is not None:
+        raise OptionError("random asks for random inputs; leave it, or the data")
+    return Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
+
+
+def run_options(
+    *,
+    backend: str,
+    out: str | Path | None,
+    threads: int | None,
+    memory: str | int | None,
+    device: str,
+    processes: int | None,
+    dask: str | None,
+    layers: str,
+    target: str,
+    engine: EngineOptions | None,
+) -> RunOptions:
+    """Where the work is done, checked before the samples are read: a GPU that cannot be used is told here.
+
+    Raises OptionError for a value that cannot be, EngineError for a backend that is not here.
+    """
+    check_workers(threads, processes)
+    place_of(device)
+    grouping = parse_grouping(layers)
+    if grouping is Grouping.COMPILED and (processes or dask):
+        raise OptionError("layers from a compiled engine are known to this process alone; leave --processes and --dask")
+    return RunOptions(
+        backend=which_backend(backend),
+        out=Path(out) if out else None,
+        threads=threads,
+        memory=parse_memory(memory),
+        device=device,
+        processes=processes,
+        dask=dask,
+        grouping=grouping,
+        target=find_device(target),
+        engine=engine or EngineOptions(),
+    )

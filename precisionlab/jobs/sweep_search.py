@@ -1,0 +1,170 @@
+"""One sweep under way: its reference, then each low precision, searched or as the user's plan has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from precisionlab.calibration.find import table_of
+from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.tolerance import meets
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.ranges import chosen_ranges, compared_with
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.rewrite.observe import is_observed
+from precisionlab.rewrite.plans import completed, plan_for
+from precisionlab.search.causes import causes
+from precisionlab.search.cost import CostModel
+from precisionlab.search.grounds import Grounds
+from precisionlab.search.on_engine import EngineStage
+from precisionlab.search.options import Options
+from precisionlab.search.outcome import EngineVariant, PrecisionResult, Variant
+from precisionlab.search.pinning import PinSearch, Task, figures_text
+from precisionlab.search.rank import rank
+from precisionlab.system.deadline import Deadline, Spent, Watched
+from precisionlab.system.wording import counted
+
+
+class SweepJob:
+    """One sweep under way: what finds the results, once samples, options and costs are known."""
+
+    def __init__(
+        self, evaluator: Evaluator, options: Options, cost: CostModel, engines: EngineStage | None = None
+    ) -> None:
+        self._evaluator = evaluator
+        self._options = options
+        self._cost = cost
+        self._engines = engines
+        self._model = evaluator.model
+        self.grounds = Grounds()
+        """What its verdicts stand on, once the reference is known."""
+        self._deadline = Deadline(options.budget)
+
+    def results(self, methods: Mapping[str, CalibrationTable]) -> tuple[PrecisionResult, ...]:
+        """Each low precision, one after the other; each may take an equal part of the time that is left."""
+        found = []
+        for place, precision in enumerate(self._options.precisions):
+            part = self._deadline.part(1 / (len(self._options.precisions) - place))
+            if precision.is_quantized:
+                found.append(self._int8(methods, part))
+            else:
+                found.append(self._search(precision, None, None, part))
+        return tuple(found)
+
+    def reference(self) -> Variant:
+        """The fp32 variant."""
+        plan = PrecisionPlan(self._model.sha256, Precision.FP32)
+        name = str(Precision.FP32)
+        comparison = self._evaluator.compare(name, plan, None)
+        tolerance = self._options.tolerance_of(Precision.FP32)
+        held_out = self._evaluator.hold_to(name, plan, None)
+        figures, cost = self._evaluator.backend.figures, self._cost.of(plan)
+        return Variant(name, plan, comparison, figures, tolerance, meets(comparison, tolerance), held_out, cost)
+
+    def reference_engine(self, reference: Variant) -> EngineVariant | None:
+        """The model as an FP32 engine, TF32 off: what the GPU's own arithmetic does; None without engines."""
+        if self._engines is None:
+            return None
+        self._engines.announce(self._options.precisions)
+        return self._engines.measure(reference.name, reference.plan, None, reference.tolerance)
+
+    def _int8(self, methods: Mapping[str, CalibrationTable], deadline: Deadline) -> PrecisionResult:
+        """As `_search`; but where the default ranges do not hold, better ones are tried before any pin.
+
+        Ranges cost nothing at run time, pins do. They are judged with float32 around the int8 layers, whatever
+        `around` is: what fp16 does there is not theirs to mend. Where there is no time for that, the default's stay.
+        """
+        asked, default = self._options.calibration, methods[DEFAULT_METHOD]
+        tolerance = self._options.tolerance_of(Precision.INT8)
+        low = compared_with(self._evaluator, DEFAULT_METHOD, default, introduced=True) if asked is None else None
+        method = DEFAULT_METHOD
+        if low is None:
+            method = asked or DEFAULT_METHOD
+        elif not meets(low, tolerance) and not self.grounds.unknown(tolerance):
+            self._evaluator.see.note(
+                f"int8 with {DEFAULT_METHOD} ranges{figures_text(low, tolerance)}: trying others before any pin"
+            )
+            method = AUTO
+        watched = replace(self._evaluator, see=Watched(self._evaluator.see, deadline))
+        try:
+            table = chosen_ranges(watched, methods, method)
+        except Spent as end:
+            self._evaluator.see.note(f"int8: {end} while ranges were tried: those by {DEFAULT_METHOD} are taken")
+            method, table = DEFAULT_METHOD, default
+        if asked is None and table.digest == default.digest:
+            method = DEFAULT_METHOD
+        return self._search(Precision.INT8, method, table, deadline)
+
+    def _search(
+        self, precision: Precision, method: str | None, table: CalibrationTable | None, deadline: Deadline
+    ) -> PrecisionResult:
+        """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
+        unknown = self.grounds.unknown(self._options.tolerance_of(precision))
+        bare = plan_for(self._model, precision, table, around=self._options.around, calibration=method)
+        if self._engines is None:
+            return self._judged(PinSearch(self._task(bare, table, self._cost, deadline)).run(unknown))
+        engines, wide = self._engines, self._engine_ranges(table)
+        low = engines.measure(f"{precision}", bare, wide, self._options.tolerance_of(precision))
+        # Times that were measured just now are what the search goes by, in place of estimates.
+        search = PinSearch(self._task(bare, table, engines.cost, deadline))
+        found = self._judged(search.run(unknown))
+        return replace(found, engine=engines.verify(found, low, wide))
+
+    def _task(
+        self, low_plan: PrecisionPlan, table: CalibrationTable | None, cost: CostModel, deadline: Deadline
+    ) -> Task:
+        return Task(self._evaluator, self._options, cost, low_plan, table, deadline)
+
+    def _judged(self, found: PrecisionResult) -> PrecisionResult:
+        """The result with what the reference leaves open of its verdict."""
+        tolerance = self._options.tolerance_of(found.precision)
+        return replace(found, unknown=self.grounds.unknown(tolerance), caveat=self.grounds.caveat(tolerance))
+
+    def _engine_ranges(self, table: CalibrationTable | None) -> CalibrationTable | None:
+        """The table with ranges for all that an int8 layer's nodes give too, its inside included.
+
+        TensorRT looks at ranges before it fuses, and a layer that gives a tensor without one does not run in int8.
+        Other layers get none, so that they stay in float as the plan has them. What is no operand gets its largest
+        value, which clips nothing.
+        """
+        if table is None:
+            return None
+        nodes = [self._model.node[name] for layer in self._model.layers if layer.quantizable for name in layer.nodes]
+        given = (str(value.name) for node in nodes for value in node.outputs if value.name)
+        tensors = tuple(name for name in given if name not in table.ranges and is_observed(self._model, name))
+        self._evaluator.see.stage("int8 ranges inside layers", len(self._evaluator.chosen))
+        collector = self._evaluator.backend.collector(tensors)
+        collector.add(self._evaluator.chosen, self._evaluator.see.advance)
+        others = table_of(collector.histograms(), "max", table.samples)
+        return CalibrationTable({**others.ranges, **table.ranges}, table.samples)
+
+    def measure(self, plan: PrecisionPlan, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
+        """Compare the user's own plan, beside the same precision without pins."""
+        table = None
+        if methods:
+            method = self._options.calibration or plan.calibration or DEFAULT_METHOD
+            table, plan = chosen_ranges(self._evaluator, methods, method), replace(plan, calibration=method)
+        precision = plan.default
+        bare = completed(self._model, plan.with_pins(()), table)
+        plan = completed(self._model, plan, table)
+        task = self._task(bare, table, self._cost, Deadline(None))
+        low = self._evaluator.compare(f"{precision}", bare, table, introduced=True)
+        mixed = self._evaluator.compare(f"{precision} mixed: {counted(len(plan.pins), 'pin')}", plan, table)
+        engine = None
+        if self._engines is not None:
+            wide, tolerance = self._engine_ranges(table), self._options.tolerance_of(precision)
+            engine = self._engines.measure_plan(precision, bare, plan, wide, tolerance)
+        return self._judged(
+            PrecisionResult(
+                precision,
+                task.variant(f"{precision}", bare, low),
+                task.variant(f"{precision} mixed", plan, mixed),
+                rank(task.touched, low.introduced).order,
+                causes(self._model, bare, low.inherited, low.introduced),
+                2,
+                table,
+                engine=engine,
+            )
+        )

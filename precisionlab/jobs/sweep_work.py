@@ -1,0 +1,184 @@
+"""What a sweep works with, opened in order: model, samples, layers, engines, the run's folder with its journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import EMULATION
+from precisionlab.compare.errors import STATISTICS
+from precisionlab.compare.judging import Judging
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.prepare import Prepared, prepare
+from precisionlab.evaluate.run_folder import RunFolder
+from precisionlab.evaluate.task_metric import source_of
+from precisionlab.jobs.sweep_checks import check_precisions
+from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
+from precisionlab.model import Model, load_model
+from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
+from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
+from precisionlab.model.portable import tensorrt_notes
+from precisionlab.plan.file import read_plan
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.rewrite.gates import WEIGHT_SCALES
+from precisionlab.search.cost import CostModel
+from precisionlab.search.on_engine import Compiler, EngineStage
+from precisionlab.search.options import Grouping, Options, check_calibration
+from precisionlab.system.executors import open_executor
+from precisionlab.system.lock import held_folder
+from precisionlab.system.observer import Observer
+from precisionlab.system.versions import RULES, versions
+
+if TYPE_CHECKING:
+    from precisionlab.backends.engine import EngineBackend
+
+
+@dataclass(frozen=True)
+class SweepWork:
+    """One sweep's means.
+
+    `options` are the request's, as the plan that is asked for and the backend have them. `plan` is that plan, None
+    where pins are searched for. `engines` None: all is emulated; `stage` measures on them where they can run here,
+    `compiler` only compiles. `fusions` are what was made of a compiled engine's kernels, where layers come from there.
+    """
+
+    options: Options
+    plan: PrecisionPlan | None
+    ready: Prepared
+    cost: CostModel
+    judging: Judging
+    run: RunFolder
+    evaluator: Evaluator
+    engines: EngineBackend | None
+    stage: EngineStage | None
+    compiler: Compiler | None
+    fusions: Fusions | None
+
+
+@contextmanager
+def open_work(request: SweepRequest, see: Observer) -> Iterator[SweepWork]:
+    """Open all that the sweep needs, for as long as the context lasts.
+
+    Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
+    """
+    loaded = _loaded(request.model, see)
+    plan = _plan_of(request, loaded)
+    options = _as_planned(request.options, plan)
+    check_precisions(loaded, options, plan)
+    run = request.run
+    with open_executor(run.processes, run.dask) or nullcontext() as executor, ExitStack() as opened:
+        folder = run.out or _default_folder(loaded, plan)
+        opened.enter_context(held_folder(folder, see.note))
+        ready = prepare(loaded, request.source, options.metric, run.threads, executor, see, run.memory, run.device)
+        how = replace(run.engine, compute=run.target.capability.upper())
+        fusions = None
+        if run.grouping is Grouping.COMPILED:
+            loaded, fusions = _compiled_layers(run.compiler, loaded, ready, how, folder, options, see)
+            ready = ready.of(loaded, run.threads)
+            plan = _plan_of(request, loaded)
+        engines = None
+        if run.backend != EMULATION:
+            engines = opened.enter_context(ready.engines(run.backend, how, folder, see))
+            options = replace(options, no_new_precision=not engines.is_typed)
+        yield _work(run, options, plan, loaded, ready, engines, fusions, folder, see)
+
+
+def _work(
+    run: RunOptions,
+    options: Options,
+    plan: PrecisionPlan | None,
+    model: Model,
+    ready: Prepared,
+    engines: EngineBackend | None,
+    fusions: Fusions | None,
+    folder: Path,
+    see: Observer,
+) -> SweepWork:
+    cost = CostModel(ready.backend.model, run.target)
+    judging = ready.judging(*map(options.tolerance_of, (Precision.FP32, *options.precisions)))
+    for note in judging.notes:
+        see.note(note)
+    kept = RunFolder(folder, _context(model, ready, options, engines), see.note)
+    judging = ready.with_groups(judging, kept, see)
+    stage, compiler = None, None
+    if engines is not None and engines.can_run:
+        stage = EngineStage(ready.evaluator(kept, see, judging, engines), engines, run.target, run.engine.builds)
+    elif engines is not None:
+        compiler = Compiler(engines, see)
+    evaluator = ready.evaluator(kept, see, judging)
+    return SweepWork(options, plan, ready, cost, judging, kept, evaluator, engines, stage, compiler, fusions)
+
+
+def _loaded(path: Path, see: Observer) -> Model:
+    """The model, and what is to be known of it before its figures."""
+    model = load_model(path)
+    check_lowerable(model)
+    cut = None if model.tail is None else f"{model.path.name}: {model.tail.text}"
+    for said in (cut, quantized_already(model), own_types(model), *tensorrt_notes(model)):
+        if said:
+            see.note(said)
+    return model
+
+
+def _plan_of(request: SweepRequest, model: Model) -> PrecisionPlan | None:
+    """The user's own plan for the model's layers; None where none is asked for."""
+    if request.plan is None:
+        return None
+    return read_plan(request.plan, model.sha256, {layer.name: layer.nodes for layer in model.layers})
+
+
+def _as_planned(options: Options, plan: PrecisionPlan | None) -> Options:
+    """The options with the plan's precision in the place of those that are swept otherwise."""
+    if plan is None:
+        return options
+    check_calibration(plan.calibration)
+    return replace(options, precisions=(plan.default,), around=plan.around)
+
+
+def _compiled_layers(
+    backend: str,
+    model: Model,
+    ready: Prepared,
+    how: EngineOptions,
+    folder: Path,
+    options: Options,
+    see: Observer,
+) -> tuple[Model, Fusions]:
+    """The model with the fusions of an engine as its layers: in half precision where that is swept, else in float32."""
+    precision = Precision.FP16 if Precision.FP16 in options.precisions else Precision.FP32
+    with ready.engines(backend, how, folder, see) as engines:
+        kernels = engines.kernels(precision)
+    found, fusions = with_compiled_layers(model, completed(model, kernels))
+    see.note(fusions.text)
+    return found, fusions
+
+
+def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:
+    """`reports/<model>`; measuring a plan must not overwrite the sweep that found it."""
+    return Path("reports") / (model.name if plan is None else f"{model.name}-plan")
+
+
+def _context(model: Model, ready: Prepared, options: Options, engines: EngineBackend | None) -> dict[str, Any]:
+    """What finished evaluations depend on: with another context none of them is taken over."""
+    dataset = ready.dataset
+    return {
+        "model": model.sha256,
+        "data": dataset.sha256,
+        "samples": [] if dataset.is_random else list(dataset.names),
+        "shapes": {name: list(shape) for name, shape in dataset.random_shapes.items()},
+        "metric": options.metric and [options.metric, source_of(options.metric)],
+        "backend": ready.backend.name,
+        "engines": None if engines is None else engines.identity,
+        "layers": [[*layer.nodes, *layer.inside] for layer in model.layers],
+        "device": ready.local.place.name,
+        "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
+        "statistics": STATISTICS,
+        "rules": RULES,
+        "weights": WEIGHT_SCALES,
+        "versions": versions(),
+    }

@@ -1,0 +1,180 @@
+"""Verification: a plan and its certificate are measured again, from nothing but the model and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from precisionlab.backends.base import Backend
+from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import EMULATION, which_backend
+from precisionlab.calibration.methods import DEFAULT_METHOD
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_tolerance
+from precisionlab.errors import EngineError, PlanError
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.journal import NoJournal
+from precisionlab.evaluate.prepare import prepare
+from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
+from precisionlab.jobs.plan_source import metric_of, model_of, run_beside, source_of, with_layers_of
+from precisionlab.model import load_model
+from precisionlab.plan.assign import lowest_of
+from precisionlab.plan.file import read_plan, read_plan_content
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import any_quantized
+from precisionlab.rewrite.plans import completed
+from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
+from precisionlab.search.ladder import Assignment
+from precisionlab.search.options import check_calibration
+from precisionlab.system.executors import open_executor
+from precisionlab.system.lock import held_folder
+from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.parsing import check_workers, parse_memory
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a plan was measured to be, beside what it says of itself.
+
+    `certificate` holds the plan's figures and those with each pin released, `held_out` the plan's on the samples
+    that chose nothing (None where there are none), `samples` how many each of the two rests on. `claimed` are the
+    figures that the plan's file has for the same: under "" the whole plan's, under a layer's name those without its
+    pin; a plan without a certificate claims nothing. `figures` says "emulated" or "measured".
+    """
+
+    plan: PrecisionPlan
+    certificate: Certificate
+    held_out: Figures | None
+    samples: tuple[int, int]
+    claimed: Mapping[str, Mapping[str, float]]
+    figures: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the plan meets its tolerance on all samples, and each of its pins is needed."""
+        return self.certificate.proven and (self.held_out is None or self.held_out.met)
+
+
+def verify(
+    plan: str | Path,
+    *,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    metric: str | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    memory: str | int | None = None,
+    device: str = "cpu",
+    processes: int | None = None,
+    dask: str | None = None,
+    engine: EngineOptions | None = None,
+    observer: Observer | None = None,
+) -> Verification:
+    """Measure a plan and its certificate again: its figures, and those with each pin released.
+
+    Model, data, and how these were sampled are those of the `run.json` beside the plan, unless `model` and `data` name
+    others; a hook or a task metric of the run is code, and must be named again. INT8 ranges are found anew, by the
+    plan's own method. With `backend` "tensorrt" each figure is an engine's. Nothing is taken from the run's journal,
+    and nothing but engines is written. Raises PlanError where the plan cannot be read, is another model's, says neither
+    model nor data, or where its run names code.
+    """
+    see = observer or Silent()
+    check_workers(threads, processes)
+    path = Path(plan)
+    content = read_plan_content(path)
+    run = run_beside(path)
+    loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
+    asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+    check_calibration(asked.calibration)
+    source = source_of(run, data)
+    bounds = _held_to(content, asked)
+    metric = metric_of(run, metric)
+    by = which_backend(backend)
+    with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
+        ready = prepare(loaded, source, metric, threads, executor, see, parse_memory(memory), device)
+        measuring: Backend = ready.backend
+        if by != EMULATION:
+            opened.enter_context(held_folder(path.parent, see.note, "copy the plan elsewhere"))
+            engines = opened.enter_context(ready.engines(by, engine or EngineOptions(), path.parent, see))
+            if not engines.can_run:
+                raise EngineError(f"--backend {by}: no GPU is here to measure on; use --backend onnxruntime to emulate")
+            measuring = engines
+        judging = ready.with_groups(ready.judging(bounds, _asked_for(content, asked)), NoJournal(), see)
+        emulated, evaluator = (ready.evaluator(NoJournal(), see, judging, b) for b in (ready.backend, measuring))
+        table = None
+        if any_quantized(asked.precisions):
+            method = asked.calibration or DEFAULT_METHOD
+            table = chosen_ranges(emulated, ranges_by_method(emulated), method)
+            asked = replace(asked, calibration=method)
+        bare = completed(evaluator.model, asked.with_pins(()), table)
+        asked = completed(evaluator.model, asked, table)
+        found = evaluator.compare("the plan", asked, table)
+        held_out = evaluator.hold_to("the plan", asked, table)
+        certificate = _proof(evaluator, asked, bare, table, found, bounds)
+        return Verification(
+            asked,
+            certificate,
+            None if held_out is None else figures_of(held_out, _asked_for(content, asked)),
+            (found.samples, 0 if held_out is None else held_out.samples),
+            _claims(content),
+            measuring.figures,
+        )
+
+
+def _proof(
+    evaluator: Evaluator,
+    plan: PrecisionPlan,
+    bare: PrecisionPlan,
+    table: CalibrationTable | None,
+    found: Comparison,
+    bounds: Tolerance,
+) -> Certificate:
+    """The certificate, measured."""
+    model = evaluator.model
+    # Held pins, and those of layers that run in float32 anyway, cannot be released: nothing would change.
+    without = {name: lowest_of(model, model.layer[name], bare) for name in plan.pinned()}
+    releasable = {name: rung for name, rung in plan.pinned().items() if without[name] is not rung}
+
+    def judged(assignment: Assignment) -> Comparison:
+        pins = [pin for pin in plan.pins if pin.layer not in releasable or pin.layer in assignment]
+        (released,) = releasable.keys() - assignment.keys()
+        return evaluator.judge(f"without the pin of {released}", plan.with_pins(pins), table, found)
+
+    return certificate_of(releasable, without, found, judged, bounds)
+
+
+def _asked_for(content: Any, plan: PrecisionPlan) -> Tolerance:
+    """The tolerance that the plan's file names; the default of its precision where it names none."""
+    texts = content.get("tolerance") or ()
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise PlanError("the plan's `tolerance` must be a list of conditions such as sqnr>=30")
+    return parse_tolerance(texts) or default_tolerance(plan.default)
+
+
+def _held_to(content: Any, plan: PrecisionPlan) -> Tolerance:
+    """What the search held the plan to: the tolerance, or the stricter one that its certificate names."""
+    certificate = content.get("certificate")
+    return _asked_for(certificate if isinstance(certificate, Mapping) else content, plan)
+
+
+def _claims(content: Any) -> dict[str, Mapping[str, float]]:
+    """The figures that a plan's file has in its certificate."""
+    certificate = content.get("certificate")
+    if not isinstance(certificate, Mapping):
+        return {}
+    releases = certificate.get("releases")
+    found = {"": certificate.get("figures")}
+    if isinstance(releases, list):
+        found.update((str(release.get("layer")), release) for release in releases if isinstance(release, Mapping))
+    return {name: _numbers(claim) for name, claim in found.items() if isinstance(claim, Mapping)}
+
+
+def _numbers(claim: Mapping[Any, Any]) -> dict[str, float]:
+    """The numbers among the values; NaN and infinities stand as words in JSON."""
+    numbers = {str(name): value for name, value in claim.items() if isinstance(value, int | float)}
+    words = {name: float(value) for name, value in claim.items() if value in ("nan", "inf", "-inf")}
+    return {**numbers, **words}

@@ -1,7 +1,0 @@
-"""The search for one low precision's pins, on real evaluations: a `Task` goes in, a result with its proof comes out."""
-
-from precisionlab.pinning.evaluations import figures_text
-from precisionlab.pinning.search import PinSearch
-from precisionlab.pinning.task import Task
-
-__all__ = ["PinSearch", "Task", "figures_text"]

@@ -1,0 +1,1 @@
+"""What the jobs found, as values that can be written, read back and shown."""

@@ -1,0 +1,113 @@
+"""What the user asked for, and the checks of option values that the jobs share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from precisionlab.calibration.methods import check_method, choices
+from precisionlab.compare.tolerance import Tolerance, default_tolerance
+from precisionlab.errors import OptionError
+from precisionlab.precision import Precision, any_quantized
+from precisionlab.system.wording import either
+
+
+class Grouping(str, Enum):
+    """Where the layers come from: our patterns of what TensorRT documents, or the fusions of a compiled engine."""
+
+    PATTERNS = "patterns"
+    COMPILED = "compiled"
+
+
+class Minimize(str, Enum):
+    """What a plan that meets the tolerance has as little of as possible."""
+
+    PINS = "pins"
+    COST = "cost"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for in a sweep.
+
+    `tolerance` empty: the default of each precision. `spend` is the share that the pins may add to the cost; then
+    the tolerance does not end the search. `ladder` are the precisions that pins may have; None: all that cost less
+    than fp32 there, and fp32; but with `no_new_precision` only those that the plan has without its pins as well, as a
+    precision that TensorRT's builder may use for one layer it may use for all. `budget` is in seconds, of the
+    whole run's ranges, ranking and search; `max_evaluations` are plans of each precision. None for these: until the
+    search is done. `max_cost` is the most that a plan may cost, as a share of float32's; None: whatever it takes.
+    """
+
+    precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
+    tolerance: Tolerance = ()
+    max_pins: int | None = None
+    around: Precision = Precision.FP32
+    calibration: str | None = None
+    metric: str | None = None
+    minimize: Minimize = Minimize.PINS
+    spend: float | None = None
+    ladder: tuple[Precision, ...] | None = None
+    no_new_precision: bool = False
+    budget: float | None = None
+    max_evaluations: int | None = None
+    max_cost: float | None = None
+
+    def tolerance_of(self, precision: Precision) -> Tolerance:
+        """The tolerance that this precision is held to."""
+        return self.tolerance or default_tolerance(precision)
+
+
+def check_calibration(method: str | None) -> None:
+    """Raises OptionError for what is neither a calibration method nor `auto`; None was not given."""
+    if method is not None:
+        check_method(method, choices())
+
+
+def parse_precisions(texts: str | Iterable[str]) -> tuple[Precision, ...]:
+    """The low precisions to sweep. Raises OptionError for none, an unknown one, or fp32."""
+    found = _parsed(texts)
+    if not found or Precision.FP32 in found:
+        low = ", ".join(precision.value for precision in Precision if precision.is_low)
+        raise OptionError(f"precisions are the low ones to sweep: {low} (fp32 is always measured)")
+    return found
+
+
+def parse_ladder(texts: str | Iterable[str] | None) -> tuple[Precision, ...] | None:
+    """The precisions that pins may have. Raises OptionError where fp32 is not among them, or int8 is."""
+    if texts is None:
+        return None
+    found = _parsed(texts)
+    if Precision.FP32 not in found or any_quantized(found):
+        low = either(precision for precision in Precision if precision.is_low_float)
+        raise OptionError(f"ladder are the precisions that pins may have: fp32, and {low} beside it")
+    return found
+
+
+def parse_around(text: str) -> Precision:
+    """The precision of the float layers around int8 ones. Raises OptionError for int8."""
+    precision = Precision.parse(text)
+    if precision.is_quantized:
+        raise OptionError(f"around is the precision of the float layers: {either(Precision.floats())}")
+    return precision
+
+
+def parse_minimize(text: str) -> Minimize:
+    """What to minimise. Raises OptionError for anything but pins and cost."""
+    try:
+        return Minimize(text.strip().lower())
+    except ValueError:
+        raise OptionError(f"unknown aim {text!r}: minimize pins or cost") from None
+
+
+def parse_grouping(text: str) -> Grouping:
+    """Where layers come from. Raises OptionError for anything but patterns and compiled."""
+    try:
+        return Grouping(text.strip().lower())
+    except ValueError:
+        raise OptionError(f"unknown layers {text!r}: patterns, or compiled") from None
+
+
+def _parsed(texts: str | Iterable[str]) -> tuple[Precision, ...]:
+    parts = texts.split(",") if isinstance(texts, str) else list(texts)
+    return tuple(dict.fromkeys(Precision.parse(text) for text in parts))

@@ -1,0 +1,71 @@
+"""Which layers do the harm, the worst first, and what is known against each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from precisionlab.backends.base import Toggling
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.effects import Effects
+from precisionlab.evaluate.samples import worst_samples
+from precisionlab.model import Layer
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.search.causes import Cause, causes
+from precisionlab.search.pinning.choice import Aim
+from precisionlab.search.pinning.reasons import reason_of
+from precisionlab.search.pinning.task import Task
+from precisionlab.search.rank import Ranking, rank, rank_by_effects
+from precisionlab.system.deadline import Watched
+
+_SHARE = 0.5
+"""The share of a search's time that ranking may take; with what it has ranked by then the rest is searched."""
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """The layers that the precision touches, ranked. `causes` says what breaks in a layer, `effects` what it does."""
+
+    ranking: Ranking
+    causes: Mapping[str, Cause]
+    effects: Effects = field(default_factory=dict)
+
+    def reason(self, layer: Layer, precision: Precision) -> str:
+        """Why the layer is pinned to a precision."""
+        return reason_of(layer, precision, self.ranking.order, self.causes, self.effects)
+
+
+def suspects_by_own_error(task: Task, low: Comparison) -> Suspects:
+    """Ranked by the error that each layer introduces, as comparing the low precision has found it."""
+    why = causes(task.model, task.low_plan, low.inherited, low.introduced)
+    return Suspects(rank(task.touched, low.introduced), why)
+
+
+def suspects_by_effects(
+    task: Task, first: Suspects, low: Comparison, cost: Callable[[Mapping[str, Precision]], float]
+) -> Suspects:
+    """Ranked anew by what each layer alone does to the final outputs, on the samples where the precision is worst.
+
+    `cost` is what pins cost, in seconds.
+    """
+    names = tuple(layer.name for layer in task.touched)
+    plan = PrecisionPlan(task.model.sha256, Precision.FP32)
+    toggling = Toggling(plan, task.low_plan, names, task.table, task.evaluator.judging)
+    watched = replace(task.evaluator, see=Watched(task.evaluator.see, task.deadline.part(_SHARE)))
+    samples = worst_samples(task.evaluator.chosen, low)
+    effects = watched.effects(f"{task.precision}, each layer alone", toggling, samples)
+    if len(effects) < len(names) and task.deadline.left:
+        task.note(
+            f"half of its time is spent, and {len(effects)} of {len(names)} layers are ranked by what they do alone; "
+            "the others stand behind them, by their own error"
+        )
+    weights = None if task.aim is Aim.PINS else _weights(task, first.ranking, cost)
+    return replace(first, ranking=rank_by_effects(first.ranking, effects, weights, task.measure), effects=effects)
+
+
+def _weights(task: Task, ranking: Ranking, cost: Callable[[Mapping[str, Precision]], float]) -> dict[str, float]:
+    """What pinning each layer alone costs, in shares of the whole plan."""
+    low = task.cost.seconds(task.low_plan)
+    # A pin that saves a conversion is as good as free.
+    return {name: max((cost({name: Precision.FP32}) - low) / low, 1e-6) for name in ranking.order}
