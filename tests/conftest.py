@@ -17,7 +17,7 @@ SLOW = frozenset(
         *("executors", "fuzz", "internal", "kill", "lift", "memory", "node_models", "odd_models", "planted"),
         *("real_models", "report_graph", "rtx_sweep", "strange_runs", "streams", "typed"),
         *("trt_build", "trt_callbacks", "trt_conformance", "trt_execution", "trt_inspector", "trt_network"),
-        *("trt_process", "trt_sweep"),
+        *("trt_process", "trt_sweep", "two_users"),
     }
 )
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
