@@ -150,7 +150,7 @@ def test_the_fingerprint_is_that_of_the_cache(whole: CalibrationResult) -> None:
 
 
 def test_ranges_csv_has_its_documented_columns(whole: CalibrationResult) -> None:
-    table = pd.read_csv(whole.folder / "ranges.csv")
+    table = pd.read_csv(whole.folder / "ranges.csv", float_precision="round_trip")
     assert list(table.columns) == [
         "tensor", "method", "amax", "scale", "largest", "count", "zeros", "nonfinite", "clipped", "clipped_share",
         "levels_used", "entropy", "capped", "percentile", "mse", "max", "disagreement", "operand",

@@ -488,7 +488,7 @@ def shard(change: Callable[[dict[str, Any]], Any], **arrays: Any) -> Make:
         meta = json.loads(found["meta"].tobytes())
         change(meta)
         found["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-        np.savez("shard/histograms.npz", allow_pickle=False, **found)
+        np.savez("shard/histograms.npz", **found)
         return ["calibrate", args[1], "--data", "data", "--merge", "shard", "--out", "merged"]
 
     return make

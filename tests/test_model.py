@@ -587,6 +587,7 @@ def test_old_opsets_run_in_fp16_and_int8(tmp_path: Path, opset: int) -> None:
         assert compared(model, [sample(x=weight(1, 3, 4, 4))], precision, around=around).worst("sqnr") > 20
 
 
+@pytest.mark.newest
 def test_the_onnx_domain_may_be_written_out(tmp_path: Path) -> None:
     positive = np.abs(weight(2, 2))  # so that Relu leaves something to be compared, whatever ran before
     graph = proto("(float[2,2] x) => (float[2,2] y) { h = MatMul(x, w) y = Relu(h) }", {"w": positive})

@@ -130,6 +130,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=60, deadline=None)
 @given(cases(), st.booleans())
+@pytest.mark.newest
 def test_the_steps_are_the_operator_where_nothing_is_rounded(folder: Path, drawn: tuple[Case, int], fed: bool) -> None:
     case, opset = drawn
     names = tuple(case.inputs) if fed else ("X",)  # weights may be computed, too
@@ -153,6 +154,7 @@ def sqnr(truth: Array, found: Array) -> float:
 
 @settings(max_examples=40, deadline=None)
 @given(cases(longest=16, hidden=(6, 12)), st.sampled_from([Precision.FP16, Precision.BF16]))
+@pytest.mark.newest
 def test_the_steps_round_as_an_independent_emulation_does(
     folder: Path, drawn: tuple[Case, int], precision: Precision
 ) -> None:

@@ -192,6 +192,7 @@ def test_what_stands_behind_a_first_layer_is_not_moved_on_its_own(tmp_path: Path
     assert 110 < steady(model, [sample(x=pixels)]) < math.inf
 
 
+@pytest.mark.newest
 def test_sums_are_moved_where_the_onnx_domain_is_written_out_too(tmp_path: Path) -> None:
     graph = proto("(float[1,64] x) => (float[1,1] y) { y = MatMul(x, w) }", {"w": uniform((64, 1), seed=1)})
     whole = [sample(x=np.arange(64, dtype=np.float32).reshape(1, 64))]  # whole numbers: only the sum itself is moved

@@ -234,6 +234,7 @@ def test_samples_of_other_sizes_than_the_first_have_their_own_lengths(tmp_path: 
     assert np.abs(Emulated(model)(x=second) - second.sum(axis=1)).max() < 0.1
 
 
+@pytest.mark.newest
 def test_a_reduction_that_does_nothing_is_left_alone(tmp_path: Path) -> None:
     body = "(float[2,3] x) => (float[2,3] y) { y = ReduceSum<noop_with_empty_axes = 1>(x) }"
     x = drawn(2, 3)

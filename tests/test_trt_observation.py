@@ -195,6 +195,7 @@ def test_nan_and_inf_that_stay_where_they_were_are_unchanged() -> None:
     assert not differs(outputs(y=same), outputs(y=same)).changed
 
 
+@pytest.mark.newest
 def test_the_smallest_change_is_seen_and_its_size_told() -> None:
     before, after = outputs(a=[1, 2, 3], b=[10, 0]), outputs(a=[1, 2, np.nextafter(np.float32(3), 4)], b=[10, 0.1])
     found = differs(before, after)

@@ -42,9 +42,8 @@ class CalibrationState:
         found = self.histograms.values()
         meta = {"context": dict(self.context), "samples": list(self.samples), "tensors": names}
         stream = io.BytesIO()
-        np.savez_compressed(
+        np.savez_compressed(  # numbers alone, so no pickle; before 2.1 NumPy takes `allow_pickle` for one more array
             stream,
-            allow_pickle=False,
             meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
             bins=np.array([h.bins for h in found], np.int64).reshape(len(names), BINS),
             counts=np.array([(h.exponent, h.zeros, h.nonfinite) for h in found], np.int64).reshape(len(names), 3),
