@@ -11,4 +11,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 
-sys.path.insert(0, str(ROOT / "tests"))  # whose builders of hostile files are used here
+sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "jobs"))  # whose builders of hostile files are used here

@@ -35,7 +35,7 @@ from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
 from precisionlab.system.executors import Dask, Executor, Processes, open_executor
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SAMPLES = 8
 
 
@@ -109,7 +109,10 @@ class Cluster:
 
     def _start(self, kind: str, *options: str, cwd: Path | None = None) -> subprocess.Popen[bytes]:
         # Nothing of this process but the modules: that is all that a worker elsewhere has.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(HERE.parent), str(HERE)))}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE, Path(__file__).parent))),
+        }
         if kind == "scheduler":
             options = (*options, "--no-dashboard", "--no-show")
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options]

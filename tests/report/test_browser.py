@@ -27,7 +27,7 @@ from precisionlab.report.redraw import read_run
 
 pytestmark = needs_browser
 
-PREPARED = Path(__file__).parents[1] / "examples" / "prepared"
+PREPARED = Path(__file__).parents[2] / "examples" / "prepared"
 WIDTHS, SCHEMES = (1280, 390), ("light", "dark")
 
 # What is swept of each prepared model: few samples and plans, since only the page is looked at.

@@ -49,7 +49,7 @@ from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.errors import DataError, EngineError
 from precisionlab.model import Layer, Model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "precisionlab" / "backends" / "tensorrt"
 RTX = "tensorrt_rtx"
 FLOAT32, FLOAT16, INT32, INT64 = (np.dtype(kind) for kind in (np.float32, np.float16, np.int32, np.int64))

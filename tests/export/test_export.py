@@ -454,7 +454,7 @@ class TestPolygraphy:
     @pytest.mark.slow
     @needs_rtx
     def test_on_real_networks_the_script_does_what_the_backend_does(self, tmp_path: Path) -> None:
-        prepared = Path(__file__).parent.parent / "examples" / "prepared"
+        prepared = Path(__file__).parents[2] / "examples" / "prepared"
         names = ("magika", "minilm_l3", "ppocr4_rec")
         paths = [DIGITS / "digits.onnx", *(p for n in names if (p := prepared / n / f"{n}.onnx").is_file())]
         for path, answer in zip(paths, drive("parse_models", *paths), strict=True):

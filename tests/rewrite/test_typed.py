@@ -34,7 +34,7 @@ from precisionlab.rewrite.typed.constants import quantised, scale_in
 
 FLOAT, HALF, BRAIN = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 DTYPES = {Precision.FP32: FLOAT, Precision.FP16: HALF, Precision.BF16: BRAIN}
-PREPARED = sorted((Path(__file__).parent.parent / "examples" / "prepared").glob("*/*.onnx"))
+PREPARED = sorted((Path(__file__).parents[2] / "examples" / "prepared").glob("*/*.onnx"))
 
 
 def typed(

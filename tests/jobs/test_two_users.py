@@ -16,7 +16,7 @@ from test_disk import contents, holder, run, sweep
 
 from precisionlab.system.lock import held_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = str(DIGITS / "digits.onnx")
 NOBODY = 65534
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", sys.executable]

@@ -47,7 +47,7 @@ from precisionlab.errors import BuildError, DataError, EngineError, OptionError
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # Shapes
 

@@ -16,7 +16,7 @@ from precisionlab.calibration.cache import read_cache, version_digits, write_cac
 
 pytestmark = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
 
-DRIVER = Path(__file__).parent / "bindings" / "drive.py"
+DRIVER = Path(__file__).parents[1] / "bindings" / "drive.py"
 NAMES = ["image", "a: b", "x:", "(Unnamed Layer* 22) [Constant]_output", "/层/Conv_output_0", " spaces ", "tab\tit"]
 
 

@@ -24,7 +24,7 @@ from precisionlab.backends.tensorrt.monitor import TOTAL, Phases
 from precisionlab.errors import DataError
 from precisionlab.model.graph import TensorInfo
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DRIVER = ROOT / "tests" / "bindings" / "callbacks.py"
 RTX = "tensorrt_rtx"
 

@@ -22,7 +22,7 @@ from examples import prepare
 from examples.packages import MissingPackage
 from precisionlab.cli import cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 METRICS = ROOT / "examples" / "metrics.py"
 
 

@@ -29,8 +29,8 @@ from precisionlab.precision import Precision
 
 pytestmark = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
 
-SOURCES = Path(__file__).parent.parent / "precisionlab" / "backends" / "tensorrt"
-SURFACE = Path(__file__).parent / "bindings" / "surface.py"
+SOURCES = Path(__file__).parents[2] / "precisionlab" / "backends" / "tensorrt"
+SURFACE = Path(__file__).parents[1] / "bindings" / "surface.py"
 RTX = "tensorrt_rtx"
 
 OLD = frozenset({"8.6.1"})

@@ -38,7 +38,7 @@ from precisionlab.search.outcome import EngineResult
 from precisionlab.system.observer import Silent
 
 MODEL = DIGITS / "digits.onnx"
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 DOUBLE = TESTS / "double"
 SAMPLES = 8
 

@@ -253,5 +253,5 @@ def test_the_same_values_in_another_shape_are_no_duplicate(image_model: Model) -
 
 def test_the_bundled_data_has_nothing_that_is_wrong(bundled: tuple[Model, Dataset]) -> None:
     model, _ = digits()
-    found = look(open_dataset(Path(__file__).parent.parent / "calib_data", model, None, 0), model)
+    found = look(open_dataset(Path(__file__).parents[2] / "calib_data", model, None, 0), model)
     assert [f for f in found.findings if f.severity is Severity.WARNING] == []

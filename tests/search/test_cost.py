@@ -26,7 +26,7 @@ from precisionlab.search.cost import CostModel, LayerCost, PlanCost, Reformat, p
 from precisionlab.search.devices import DEVICES, Device, find_device
 
 FP32, FP16, BF16, INT8 = Precision
-ORIENT = Path(__file__).parent.parent / "examples" / "prepared" / "orient"
+ORIENT = Path(__file__).parents[2] / "examples" / "prepared" / "orient"
 
 # Round figures: a byte takes a second, and arithmetic is either free or all that counts.
 BYTES = Device("bytes", "memory alone", "sm1", dict.fromkeys(Precision, 1e30), 1.0, "made up")

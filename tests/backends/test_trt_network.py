@@ -32,7 +32,7 @@ from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
-PREPARED = Path(__file__).parent.parent / "examples" / "prepared"
+PREPARED = Path(__file__).parents[2] / "examples" / "prepared"
 REAL = ["digits", "magika", "minilm_l3", "orient", "ppocr4_det", "ppocr4_rec"]
 
 
