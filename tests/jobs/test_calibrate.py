@@ -21,7 +21,7 @@ import onnx
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from models import DIGITS, proto
+from models import DIGITS, proto, read_table
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.calibration.cache import read_cache_file
@@ -150,7 +150,7 @@ def test_the_fingerprint_is_that_of_the_cache(whole: CalibrationResult) -> None:
 
 
 def test_ranges_csv_has_its_documented_columns(whole: CalibrationResult) -> None:
-    table = pd.read_csv(whole.folder / "ranges.csv", float_precision="round_trip")
+    table = read_table(whole.folder / "ranges.csv")
     assert list(table.columns) == [
         "tensor", "method", "amax", "scale", "largest", "count", "zeros", "nonfinite", "clipped", "clipped_share",
         "levels_used", "entropy", "capped", "percentile", "mse", "max", "disagreement", "operand",

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from models import DIGITS, Array, proto
+from models import DIGITS, Array, proto, read_table
 
 import precisionlab
 from precisionlab.errors import DataError, ModelError, OptionError, PlanError
@@ -255,7 +255,7 @@ def test_counts_in_the_tables_are_whole_numbers(digits: SweepResult) -> None:
 
 def test_the_tables_read_back_are_the_tables(digits: SweepResult) -> None:
     for name, table in (("variants", digits.variants), ("layers", digits.layers)):
-        read = pd.read_csv(folder(digits) / f"{name}.csv", float_precision="round_trip")
+        read = read_table(folder(digits) / f"{name}.csv")
         figures = table.select_dtypes("float64").columns
         pd.testing.assert_frame_equal(read[figures].astype("float64"), table[figures], check_exact=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from models import DIGITS
+from models import DIGITS, read_table
 from test_report import HOSTILE, INF, NAN, NOT_MET, Page, Report, report, variant
 
 from precisionlab.compare.confidence import interval
@@ -131,7 +131,7 @@ def test_pareto_has_every_plan_with_the_sign_of_its_figure_undone(digits: SweepR
 
 def test_pareto_read_back_gives_the_same_report(digits: SweepResult) -> None:
     assert digits.folder is not None
-    read = pd.read_csv(digits.folder / "pareto.csv", float_precision="round_trip")
+    read = read_table(digits.folder / "pareto.csv")
     pd.testing.assert_frame_equal(read, pareto.pareto_table(digits), check_dtype=False)
     histograms = read_histograms(histograms_text(digits))
     samples = tables.samples_table(digits)
