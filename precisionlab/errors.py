@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import re
 
-_NO_ROOM = re.compile("failed to map segment|[Cc]annot allocate memory|can't start new thread")
-"""Of the system's loader, and of Python where a thread finds no room."""
+_NO_ROOM = re.compile(
+    "failed to map segment|[Cc]annot allocate memory|can't start new thread|error return without exception set"
+)
+"""Of the system's loader, of Python where a thread finds no room, and of C code that had none for its error."""
 
 
 class PrecisionLabError(Exception):

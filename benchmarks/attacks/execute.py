@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.attacks import ROOT
 from benchmarks.attacks.attempt import Attempt
-from benchmarks.attacks.folders import look, make_outside, texts_of
+from benchmarks.attacks.folders import look, make_outside, mixed, texts_of
 
 LATE = -1000
 """The exit code of what did not end in time."""
@@ -26,7 +26,10 @@ LATE = -1000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, all that was there before and after, and the pages and tables it has written."""
+    """How a command ended, all that was there before and after, and the pages and tables it has written.
+
+    `mixed` are the files of the run's folder that do not fit its run.json.
+    """
 
     code: int
     output: str
@@ -35,6 +38,7 @@ class Outcome:
     before: dict[str, str]
     after: dict[str, str]
     texts: dict[str, str]
+    mixed: tuple[str, ...]
 
 
 def load() -> None:
@@ -58,7 +62,7 @@ def execute(attempt: Attempt, folder: Path, template: Path | None) -> Outcome:
         output, said = (text_of(folder.parent / f"{folder.name}.{name}") for name in ("out", "err"))
         after = look(folder)
         written = {name: text for name, text in texts_of(folder).items() if before.get(name) != after.get(name)}
-        return Outcome(code, output, said, seconds, before, after, written)
+        return Outcome(code, output, said, seconds, before, after, written, mixed(here / "run"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

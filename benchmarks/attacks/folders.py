@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from pathlib import Path
 
 import numpy as np
+
+from precisionlab.report.written import altered
 
 _READ = 64 << 20  # bytes of a file that are looked at: holes of GBs are known by their size
 
@@ -43,6 +46,14 @@ def what_is(path: Path) -> str:
     with path.open("rb") as stream:
         digest = hashlib.sha256(stream.read(_READ)).hexdigest()
     return f"{stat.filemode(facts.st_mode)} {facts.st_size} {digest[:16]}"
+
+
+def mixed(run: Path) -> tuple[str, ...]:
+    """The results of a run that were not written together; ("run.json",) where that is none."""
+    try:
+        return altered(json.loads((run / "run.json").read_text()), run)
+    except (OSError, ValueError, AttributeError):
+        return ("run.json",)
 
 
 def texts_of(folder: Path) -> dict[str, str]:

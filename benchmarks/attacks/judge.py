@@ -16,6 +16,7 @@ MARK = "pwned"
 
 RESULTS = ("run.json", "report.html", "summary.md", "layers.csv", "variants.csv", "plan.fp16.json", "plan.int8.json")
 _INSIDE = "here/run/"
+_SIGNALS = (129, 130, 143)
 _LONGEST = 2100  # characters of a sentence
 _CODE = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)")  # in Markdown: nothing within is markup
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -69,7 +70,8 @@ def _result(attempt: Attempt, found: Outcome) -> Iterator[str]:
         before, after = found.before.get(name, "nothing"), found.after.get(name, "nothing")
         if found.code in (0, 1) and name.startswith("plan") and attempt.same and before != after:
             yield f"{name} is another"
-        if found.code != 0 and found.code != 1 and before != after:
+        replaced = found.code in _SIGNALS and not found.mixed  # by a whole new result, before the signal came
+        if found.code not in (0, 1) and before != after and not replaced:
             yield f"{name} was {before}, is {after} after exit code {found.code}"
 
 

@@ -53,7 +53,7 @@ class _Commands(click.Group):
             _fail(ctx, error, str(error))
         except MemoryError as error:
             _fail(ctx, error, _memory_ran_out(str(error)))
-        except (ImportError, RuntimeError) as error:
+        except (ImportError, RuntimeError, SystemError) as error:
             if not is_out_of_memory(error):
                 raise
             _fail(ctx, error, _memory_ran_out("a library or a thread finds no room"))

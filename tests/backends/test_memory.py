@@ -332,6 +332,8 @@ def test_an_error_that_follows_from_another_kind_is_not_taken_for_memory() -> No
     error.__context__ = OSError("libx.so: failed to map segment from shared object")
     assert is_out_of_memory(error)
     assert is_out_of_memory(RuntimeError("can't start new thread"))
+    assert is_out_of_memory(SystemError("error return without exception set"))
+    assert not is_out_of_memory(SystemError("bad argument to internal function"))
     assert is_out_of_memory(ImportError("x.so: cannot allocate memory in static TLS block"))
     assert not is_out_of_memory(ImportError("x.so: no such file"))
 
