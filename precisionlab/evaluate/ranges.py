@@ -95,5 +95,5 @@ def compared_with(evaluator: Evaluator, name: str, table: CalibrationTable, intr
     """The int8 model under these ranges, with float32 around its int8 layers."""
     model = evaluator.model
     plan = plan_for(model, Precision.INT8, table)
-    title = "int8" if name == DEFAULT_METHOD else f"int8, ranges by {name}"
+    title = f"{Precision.INT8}" + ("" if name == DEFAULT_METHOD else f", ranges by {name}")
     return evaluator.compare(title, plan, table, introduced=introduced)

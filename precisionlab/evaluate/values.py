@@ -21,6 +21,7 @@ from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import Sample
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.ranges import operands_of
+from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.system.plain import Count, of_kind
 
@@ -91,7 +92,7 @@ def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedVal
             {method: table_of(quantised, method, len(chosen)) for method in METHODS} if int8 else {},
         ).to_dict()
 
-    key = {"values": hashlib.sha256(json.dumps(tensors).encode()).hexdigest(), "int8": int8}
+    key = {"values": hashlib.sha256(json.dumps(tensors).encode()).hexdigest(), Precision.INT8.value: int8}
 
     def fits(found: ObservedValues) -> bool:
         ranges = [found.methods[method].ranges.keys() if method in found.methods else () for method in METHODS]

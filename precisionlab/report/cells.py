@@ -61,6 +61,11 @@ def as_flag(row: Row, column: str) -> bool:
     return str(row[column]) == "True"  # a file may give it back as text
 
 
+def is_quantized(precision: str) -> bool:
+    """Whether a precision of this name needs ranges; False for a name that is none."""
+    return any(known.is_quantized and known.value == precision for known in Precision)
+
+
 def as_format(row: Row) -> Format:
     """What a layer's outputs are held in without pins; float32 where an older version does not say it of int8."""
     name = as_text(row, "format") if "format" in row else as_text(row, "runs_in")

@@ -145,6 +145,19 @@ def _outputs() -> Iterator[Column]:
 
 
 def _layers() -> Iterator[Column]:
+    yield from _layer()
+    yield from _pin()
+    yield from _size()
+    yield from _alone()
+    yield from _flow("introduced", "what the layer loses given the reference's inputs")
+    yield from _flow("inherited", "what its outputs have lost so far, without pins; empty of rows picked by value")
+    yield _number(
+        "mixed_sqnr_db", "Inherited SQNR with pins", "What its outputs have lost so far under the plan found.", "dB"
+    )
+    yield from _engine()
+
+
+def _layer() -> Iterator[Column]:
     yield _text("precision", "Precision", "The low precision.")
     yield _text("figures", "Figures", "Whether the error figures are emulated or measured.")
     yield _whole("index", "Place", "The layer's place in topological order, from 0.")
@@ -164,6 +177,9 @@ def _layers() -> Iterator[Column]:
         "Rank",
         "Its place in the ranking, of which 1 is the worst; empty for layers that the precision does not touch.",
     )
+
+
+def _pin() -> Iterator[Column]:
     yield _flag("pinned", "Pinned", "Whether the plan found pins it.")
     yield _text("pinned_to", "Pinned to", "The precision that it is pinned to, else empty.")
     yield _text("reason", "Why", "Why it is pinned.")
@@ -181,6 +197,9 @@ def _layers() -> Iterator[Column]:
         "The same for programs: words such as `first_nonfinite overflow`, with blanks between.",
         required=False,
     )
+
+
+def _size() -> Iterator[Column]:
     yield _text("shape", "Shape", "The shape of its first output, at the first sample's shapes.")
     yield _count("multiply_adds", "Multiply-adds", "Its multiply-adds, at the first sample's shapes.")
     yield _whole("weight_bytes", "Weights", "What its weights take in float32.", "bytes")
@@ -199,13 +218,6 @@ def _layers() -> Iterator[Column]:
     )
     yield _number("ref_max", "Reference’s largest value", "The largest |x| of its outputs in the reference.")
     yield _count("overflow", "Overflow", "How many of these values are beyond the largest of `format`.")
-    yield from _alone()
-    yield from _flow("introduced", "what the layer loses given the reference's inputs")
-    yield from _flow("inherited", "what its outputs have lost so far, without pins; empty of rows picked by value")
-    yield _number(
-        "mixed_sqnr_db", "Inherited SQNR with pins", "What its outputs have lost so far under the plan found.", "dB"
-    )
-    yield from _engine()
 
 
 def _alone() -> Iterator[Column]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from precisionlab.data.hook import is_hook
 from precisionlab.errors import OptionError
+from precisionlab.report.cells import is_quantized
 from precisionlab.report.section import PrecisionSection
 from precisionlab.system.parsing import parse_duration
 
@@ -49,7 +50,7 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     build = tuple(
         Command(words, _line("export", plan, "--format", target, "--out", _path(str(folder / name))))
         for target, suffix, words in _EXPORTS
-        if target != "onnxruntime" or section.name == "int8"
+        if target != "onnxruntime" or is_quantized(section.name)
         for name in [f"{stem}.{target}{suffix}"]
     )
     data = run["data"]["folder"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from precisionlab.data.look import FEW
-from precisionlab.report.cells import percent, show
+from precisionlab.report.cells import is_quantized, percent, show
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.section import PrecisionSection
 from precisionlab.report.views import LayerView, VariantView
@@ -56,13 +56,13 @@ def hazards(
     run: Mapping[str, Any], sections: Sequence[PrecisionSection], histograms: RunHistograms | None = None
 ) -> tuple[Hazard, ...]:
     """All hazards of a run, the worst first, else in the order of the page."""
-    found = list(_of_data(run, any(section.name == "int8" for section in sections)))
+    found = list(_of_data(run, any(is_quantized(section.name) for section in sections)))
     found += _of_reference(run)
     for place, section in enumerate(sections, 1):
         found += _of_values(section, place)
         found += _of_verdict(section, run)
         found += _of_engines(section, place)
-        if section.name == "int8" and histograms is not None:
+        if is_quantized(section.name) and histograms is not None:
             found += _of_channels(section, place, histograms)
     found += _of_cost(sections)
     return tuple(sorted(found, key=lambda hazard: _ORDER.index(hazard.severity)))
@@ -205,7 +205,7 @@ def _of_channels(section: PrecisionSection, place: int, histograms: RunHistogram
     """Operands of int8 layers whose outlier channels leave the others few levels."""
     found = []
     for view in section.layers:
-        kept = view.runs_in != "int8" or view.pinned or view.index is None
+        kept = not is_quantized(view.runs_in) or view.pinned or view.index is None
         for name, values in () if kept or view.index is None else histograms.uneven_of(int(view.index)):
             if values.channels is not None and values.range is not None:
                 found.append((values.channels.levels(values.range.amax), view, name, values.channels))
@@ -358,10 +358,12 @@ def _of_cost(sections: Sequence[PrecisionSection]) -> Iterable[Hazard]:
             continue
         if plan.cost >= 1:
             yield _no_gain(section, plan, "FP32", 1.0)
-        elif section.name == "int8":
-            fp16 = last.get("fp16")
-            if fp16 is not None and fp16.cost is not None and plan.cost >= fp16.cost:
-                yield _no_gain(section, plan, "FP16", fp16.cost)
+        elif is_quantized(section.name):
+            others = ((name, other.cost) for name, other in last.items() if other and not is_quantized(name))
+            for name, cost in others:
+                if cost is not None and plan.cost >= cost:
+                    yield _no_gain(section, plan, name.upper(), cost)
+                    break
 
 
 def _no_gain(section: PrecisionSection, plan: VariantView, other: str, cost: float) -> Hazard:

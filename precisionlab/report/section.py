@@ -24,6 +24,7 @@ from precisionlab.report.cells import (
     figure_text,
     in_unit,
     is_absent,
+    is_quantized,
     percent,
     show,
     tolerance_text,
@@ -165,8 +166,8 @@ def section_of(
         first_nonfinite=found["first_nonfinite"],
         first_nonfinite_layer=found["first_nonfinite_layer"],
         # The run may hold the table for every precision; only int8 uses it.
-        table=found["table"] if name == "int8" else None,
-        around=plans[name].around.value.upper() if name in plans and name == "int8" else None,
+        table=found["table"] if is_quantized(name) else None,
+        around=plans[name].around.value.upper() if name in plans and is_quantized(name) else None,
         plan_file=plan_files(run["precisions"])[name],
         low=low,
         mixed=mixed,

@@ -8,47 +8,20 @@ run that is timed), and has no stream that events could be recorded in between.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, Memory, as_dtype, numpy_dtype
+from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, Memory
 from precisionlab.backends.tensorrt.cuda import Cuda, Stream
-from precisionlab.backends.tensorrt.jobs import Arrays, Profile, Shape
+from precisionlab.backends.tensorrt.jobs import Arrays, Shape
 from precisionlab.backends.tensorrt.logger import LogKeeper
+from precisionlab.backends.tensorrt.ports import Port, _described, _dims, _nbytes, check_inputs, read_ports
 from precisionlab.errors import DataError, EngineError
-
-_PROFILE = 0
-"""Our engines have one optimization profile, which a new context has by itself."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """One input or output of an engine, in the type that it has there, which need not be the ONNX model's.
-
-    `shape` has -1 for what is not fixed; `limits` are the shapes that such an input may have. `on_host` is true where
-    TensorRT wants the values in the host's memory (they are a shape). `alias` is the input whose memory an output
-    shares.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: Shape
-    on_host: bool
-    limits: Profile | None = None
-    alias: str | None = None
-
-    @property
-    def is_dynamic(self) -> bool:
-        """Whether its shape differs from run to run."""
-        return any(dim < 0 for dim in self.shape)
 
 
 class Engine:
@@ -276,63 +249,6 @@ class Engine:
         )
 
 
-def read_ports(trt: Any, engine: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """What an engine takes and gives, each in the engine's order.
-
-    Raises EngineError for a type that NumPy lacks, and for a tensor that is not stored row by row.
-    """
-    inputs: list[Port] = []
-    outputs: list[Port] = []
-    for index in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(index)
-        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-        layout = engine.get_tensor_format(name)
-        if layout != trt.TensorFormat.LINEAR:
-            raise EngineError(f"tensor {name!r} of the engine is stored as {layout.name}; build it with LINEAR ones")
-        shape = tuple(engine.get_tensor_shape(name))
-        limits = None
-        if is_input and min(shape, default=0) < 0:
-            least, usual, most = (tuple(dims) for dims in engine.get_tensor_profile_shape(name, _PROFILE))
-            limits = Profile(least, usual, most)
-        alias = None
-        if not is_input and hasattr(engine, "get_aliased_input_tensor"):
-            alias = engine.get_aliased_input_tensor(name) or None
-        port = Port(
-            name=name,
-            dtype=numpy_dtype(engine.get_tensor_dtype(name).name, name),
-            shape=shape,
-            on_host=engine.get_tensor_location(name) == trt.TensorLocation.HOST,
-            limits=limits,
-            alias=alias,
-        )
-        (inputs if is_input else outputs).append(port)
-    return tuple(inputs), tuple(outputs)
-
-
-def check_inputs(inputs: Arrays, ports: tuple[Port, ...]) -> dict[str, NDArray[Any]]:
-    """The inputs in the types that the engine takes, contiguous.
-
-    Raises DataError, naming the input, where one is missing or unknown, has a shape that the engine does not take, or
-    a type that cannot be turned into the engine's without changing a value.
-    """
-    known = {port.name for port in ports}
-    for name in inputs:
-        if name not in known:
-            raise DataError(f"the engine has no input {name!r}; it takes {_listed(known)}")
-    found = {}
-    for port in ports:
-        if port.name not in inputs:
-            raise DataError(f"input {port.name!r} is missing; the engine takes {_listed(known)}")
-        array = as_dtype(np.asarray(inputs[port.name]), port.dtype, f"input {port.name!r}")
-        if not _takes(port, array.shape):
-            raise DataError(
-                f"input {port.name!r} has the shape {_dims(array.shape)}; the engine takes {_wanted(port)}"
-                + ("" if port.limits is None else ": give it other shapes with --shapes, or other samples")
-            )
-        found[port.name] = array
-    return found
-
-
 def make_allocator(trt: Any, reserve: Callable[[str, int], int]) -> Any:
     """A `trt.IOutputAllocator` for outputs whose shape depends on values: it takes memory from `reserve(name, bytes)`.
 
@@ -371,34 +287,3 @@ def make_allocator(trt: Any, reserve: Callable[[str, int], int]) -> Any:
                 raise kept
 
     return Allocator()
-
-
-def _takes(port: Port, shape: Shape) -> bool:
-    if len(shape) != len(port.shape):
-        return False
-    if port.limits is None:
-        return shape == port.shape
-    return all(low <= dim <= high for low, dim, high in zip(port.limits.min, shape, port.limits.max, strict=True))
-
-
-def _wanted(port: Port) -> str:
-    if port.limits is None:
-        return _dims(port.shape)
-    return f"{_dims(port.limits.min)} to {_dims(port.limits.max)}"
-
-
-def _nbytes(port: Port, shape: Shape) -> int:
-    return math.prod(shape) * port.dtype.itemsize
-
-
-def _described(port: Port, array: NDArray[Any]) -> str:
-    values = f" with the values {array.tolist()}" if port.on_host else ""
-    return f"{port.name!r} of {_dims(array.shape)}{values}"
-
-
-def _dims(shape: Shape) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(map(repr, sorted(names))) or "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from precisionlab.report.cells import is_quantized
 from precisionlab.report.redraw import RunFiles
 
 
@@ -46,7 +47,7 @@ def _given(files: RunFiles) -> dict[str, str]:
         "target": run["target"]["title"],
         **{f"engines: {key}": value for key, value in engines.items() if isinstance(value, (str, bool))},
         **{f"tolerance of {name}": value for name, value in run["tolerance"].items()},
-        **{f"around {name}": plan.around for name, plan in files.plans.items() if name == "int8"},
+        **{f"around {name}": plan.around for name, plan in files.plans.items() if is_quantized(name)},
         **{f"ranges of {name}": plan.calibration for name, plan in files.plans.items() if plan.calibration},
         "precisionlab": run["precisionlab"],
         **{name: version for name, version in run["versions"].items() if name != "precisionlab"},
