@@ -23,10 +23,10 @@ class Format:
     the precision is), `builders` the TensorRTs with flags that have it, where not all do; `computed_as` the precision
     that a GPU without arithmetic of its own for it computes in instead, where it does. Of a value: `largest` is the
     largest finite one, `normal` the smallest with all digits, `least` the smallest above 0 (subnormal), `epsilon` the
-    distance from 1 to the next; of a quantized format in steps. `itemsize` is in bytes.
-    `opset` is ONNX's first with a Cast to and from it. `sqnr_db` is what it is held to by default: noise of a
-    thousandth of the signal's power for floats, of a hundredth for int8, as models in good health reach and task
-    metrics do not notice. `rungs` are the precisions that a pin to better ones may have, the cheapest first.
+    distance from 1 to the next; of a quantized format in steps. `itemsize` is in bytes. `opset` is ONNX's first with a
+    Cast to and from it. `colours` are its own in a report, light and dark. `sqnr_db` is what it is held to by default:
+    noise of a thousandth of the signal's power for floats, of a hundredth for int8, as models in good health reach and
+    task metrics do not notice. `rungs` are the precisions that a pin to better ones may have, the cheapest first.
     `levels` are the steps on each side of 0 of a format that needs ranges; None for floats.
 
     Sources: IEEE 754 binary16 and binary32; bfloat16 is binary32's first half.
@@ -42,6 +42,7 @@ class Format:
     itemsize: int
     opset: int
     sqnr_db: float
+    colours: tuple[str, str]
     rungs: tuple[str, ...] = ("fp32",)
     levels: int | None = None
     builders: str = ""
@@ -85,6 +86,7 @@ _FORMATS = {
         itemsize=4,
         opset=6,
         sqnr_db=30.0,
+        colours=("#66717d", "#8a95a1"),
     ),
     "fp16": Format(
         *("FLOAT16", "FP16", "HALF"),
@@ -92,6 +94,7 @@ _FORMATS = {
         itemsize=2,
         opset=6,
         sqnr_db=30.0,
+        colours=("#3f86c9", "#4f96d8"),
         rungs=("bf16", "fp32"),
     ),
     "bf16": Format(
@@ -100,6 +103,7 @@ _FORMATS = {
         itemsize=2,
         opset=13,
         sqnr_db=30.0,
+        colours=("#2a9d8f", "#35ad9e"),
         rungs=("fp16", "fp32"),
         builders="TensorRT 10.0 to 10.16",
     ),
@@ -109,6 +113,7 @@ _FORMATS = {
         itemsize=1,
         opset=10,
         sqnr_db=20.0,
+        colours=("#e08a2e", "#e29a48"),
         rungs=("fp16", "bf16", "fp32"),
         levels=127,
     ),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EngineBackend(Backend):
-    """Builds each plan as an engine.
+    """Builds each plan as an engine. It judges without being told what the reference has of NaN and Inf.
 
     `notes` are what was seen on the way and belongs into the report: engines that looking has changed, and the like.
     """
@@ -30,7 +30,10 @@ class EngineBackend(Backend):
     @property
     @abstractmethod
     def identity(self) -> dict[str, str]:
-        """What measured figures depend on: with another of these none is taken over from an earlier run."""
+        """What measured figures depend on, `backend` and `device` among it.
+
+        With another of these none is taken over from an earlier run.
+        """
 
     @property
     @abstractmethod

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from precisionlab.precision import Precision
+
 
 class Listing(click.Option):
     """An option with `{names}` in its help, which stands for `names`, joined by commas."""
@@ -19,6 +21,16 @@ class Listing(click.Option):
         """The names of the option, and its help."""
         found = super().get_help_record(ctx)
         return found and (found[0], found[1].replace("{names}", ", ".join(self._names())))
+
+
+def low_precisions() -> Iterable[str]:
+    """The precisions that can be swept."""
+    return (precision.value for precision in Precision if precision.is_low)
+
+
+def float_precisions() -> Iterable[str]:
+    """The precisions of the float layers around quantized ones."""
+    return (precision.value for precision in Precision.floats())
 
 
 def metric_names() -> Iterable[str]:

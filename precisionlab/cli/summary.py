@@ -45,9 +45,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
     )
     if run["engines"] is not None:
         how = "MEASURED on" if run["engines"]["measured"] else "compiled, NOT run, for"
-        console.print(
-            f"engines {how} {run['engines']['device']}, {run['engines']['backend']} {run['engines']['tensorrt']}"
-        )
+        by = run["engines"]
+        console.print(f"engines {how} {by['device']}, {by['backend']} {by.get('tensorrt', '')}".rstrip())
     if run["layers"].get("own"):
         console.print(run["layers"]["own"])
     if run["layers"]["difference"]:

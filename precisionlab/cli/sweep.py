@@ -11,7 +11,7 @@ import click
 
 from precisionlab.backends.registry import backend_lines
 from precisionlab.cli.engines import engine_options, engine_options_of
-from precisionlab.cli.listing import Listing, method_names, metric_names
+from precisionlab.cli.listing import Listing, float_precisions, low_precisions, method_names, metric_names
 from precisionlab.cli.work import work_options
 from precisionlab.errors import OptionError
 
@@ -21,7 +21,14 @@ from precisionlab.errors import OptionError
 @click.option(
     "--data", type=click.Path(), help="Folder of samples (.npz, .npy, images), or a hook package.module:function."
 )
-@click.option("--precisions", default="fp16,int8", show_default=True, help="Low precisions to sweep: fp16, bf16, int8.")
+@click.option(
+    "--precisions",
+    default="fp16,int8",
+    show_default=True,
+    cls=Listing,
+    names=low_precisions,
+    help="Low precisions to sweep: {names}.",
+)
 @click.option(
     "--tolerance",
     cls=Listing,
@@ -60,7 +67,9 @@ from precisionlab.errors import OptionError
     "--around",
     default="fp32",
     show_default=True,
-    help="Precision of the float layers around int8 ones: fp32, fp16, bf16.",
+    cls=Listing,
+    names=float_precisions,
+    help="Precision of the float layers around int8 ones: {names}.",
 )
 @click.option(
     "--calibration",

@@ -25,6 +25,7 @@ from markupsafe import Markup, escape
 
 from precisionlab.compare.metrics import agreement_metrics, error_metrics, tabled_metrics
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 from precisionlab.report.cells import (
     Row,
     as_flag,
@@ -33,6 +34,7 @@ from precisionlab.report.cells import (
     axis_text,
     bound_text,
     figure_cell,
+    is_quantized,
     percent,
     records_of,
     show,
@@ -158,8 +160,27 @@ def load_template() -> Template:
         error_labels=error_labels,
         tabled_metrics=tabled_metrics,
         head_of=head_of,
+        every_precision=tuple(Precision),
+        is_quantized=is_quantized,
+        tones=_tones,
+        ends=_ends,
     )
     return environment.get_template("report.html.j2")
+
+
+def _tones(scheme: int) -> Markup:
+    """The colour of each precision in the graph, as properties of a style: in the light scheme (0) or the dark (1)."""
+    return Markup("".join(f"--g-{p}:{p.number_format.colours[scheme]};" for p in Precision))
+
+
+def _ends() -> str:
+    """Where the half formats end: `FP16 ends at 65504, BF16 at 3.39e38`."""
+    formats = [precision.number_format for precision in Precision if precision.is_low_float]
+    ends = [f"{f.largest:g}" if f.largest < 1e5 else f"{f.largest:.3g}".replace("+", "") for f in formats]
+    first, *others = (
+        f"{f.title} {'at' if i else 'ends at'} {end}" for i, (f, end) in enumerate(zip(formats, ends, strict=True))
+    )
+    return ", ".join([first, *others])
 
 
 def head_of(file: str, column: str) -> Markup:
