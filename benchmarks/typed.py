@@ -48,10 +48,10 @@ from precisionlab.backends import emulation
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.registry import RTX
 from precisionlab.backends.tensorrt.api import RTX as MODULE
-from precisionlab.backends.tensorrt.asked import reformats_of
 from precisionlab.backends.tensorrt.backend import EngineSettings
 from precisionlab.backends.tensorrt.child import ChildEngines
 from precisionlab.backends.tensorrt.jobs import BuildJob, Profile
+from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.backends.tensorrt.typed import TypedBackend
 from precisionlab.calibration.table import CalibrationTable

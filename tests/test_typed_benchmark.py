@@ -53,10 +53,10 @@ def test_stale_types_in_a_tools_model_do_not_count() -> None:
         ({"fused": 3}, "runs other layers too"),
         ({}, "a kernel of its own that takes and gives fp32; TensorRT's network has it as asked"),
         ({"network": ["fp32"]}, "TensorRT's network has it in fp32"),
-        ({"verdict": "swallowed", "got": ["int8"], "kind": "MaxPool"}, "moved behind the QuantizeLinear"),
-        ({"verdict": "swallowed", "got": ["int8"], "kind": "Softmax"}, "not explained: swallowed, int8"),
+        ({"verdict": "overridden", "got": ["int8"], "kind": "MaxPool"}, "moved behind the QuantizeLinear"),
+        ({"verdict": "overridden", "got": ["int8"], "kind": "Softmax"}, "not explained: overridden, int8"),
     ],
 )
 def test_an_exception_is_explained_by_what_is_known_of_it_alone(changes: dict[str, Any], words: str) -> None:
-    found = {"kind": "Exp", "asked": "fp16", "got": ["fp32"], "verdict": "taken", "network": ["fp16"], "fused": 0}
+    found = {"kind": "Exp", "asked": "fp16", "got": ["fp32"], "verdict": "honoured", "network": ["fp16"], "fused": 0}
     assert words in explained({**found, "note": "", **changes})

@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from precisionlab.backends.tensorrt.asked import reformats_of
+from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.cli.console import Console
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.compare.metrics import SQNR, AgreementMetric, Metric, brief_metrics
@@ -205,13 +205,15 @@ def _print_compiled(console: Console, compiled: CompiledVariant) -> None:
         console.print(f"{compiled.name}: NOT compiled for {compiled.target}: {compiled.refused}", style="bold red")
         return
     built, pins = compiled.inside.built, compiled.inside.pins
-    taken = f", {sum(pin.verdict == 'taken' for pin in pins)} of {counted(len(pins), 'pin')} taken" if pins else ""
+    taken = (
+        f", {sum(pin.verdict == 'honoured' for pin in pins)} of {counted(len(pins), 'pin')} honoured" if pins else ""
+    )
     console.print(
         f"{compiled.name} compiled for {compiled.target}: {counted(len(built.layers), 'kernel')}, "
         f"{counted(reformats_of(built.layers), 'reformat')}{taken}, {built.size / 1e6:.1f} MB"
     )
     for pin in pins:
-        if pin.verdict != "taken":
+        if pin.verdict != "honoured":
             console.print(f"  pin of {pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types unknown'})")
 
 

@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from precisionlab.data.batches import rows_of
-from precisionlab.data.fit import check_shape, match_names
+from precisionlab.data.conform import check_shape, match_names
 from precisionlab.data.sample import Arrays
 from precisionlab.errors import DataError
 from precisionlab.model import TensorInfo

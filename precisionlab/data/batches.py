@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from precisionlab.data.fit import match_names, shape_text
+from precisionlab.data.conform import match_names, shape_text
 from precisionlab.data.sample import Remark, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import TensorInfo

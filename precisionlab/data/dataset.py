@@ -13,7 +13,7 @@ import numpy as np
 
 from precisionlab.data.folder import Folder, open_folder
 from precisionlab.data.hook import is_hook, open_hook
-from precisionlab.data.look import Collector, Look
+from precisionlab.data.inspect import Collector, Look
 from precisionlab.data.manifest import Manifest
 from precisionlab.data.noise import Noise, noise
 from precisionlab.data.sample import Entry, Sample, Skipped, Source, digest

@@ -21,7 +21,7 @@ from precisionlab.data.batches import (
     no_batch,
     row_inputs,
 )
-from precisionlab.data.fit import fit
+from precisionlab.data.conform import fit
 from precisionlab.data.images import read_image
 from precisionlab.data.listing import find_listing, read_labels, read_listing
 from precisionlab.data.manifest import MANIFEST, InputSpec, Manifest, check_manifest, inside, read_manifest

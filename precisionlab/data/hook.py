@@ -25,7 +25,7 @@ from precisionlab.data.batches import (
     rows_of,
     split_label,
 )
-from precisionlab.data.fit import fit
+from precisionlab.data.conform import fit
 from precisionlab.data.sample import Arrays, Entry, Remark, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from precisionlab.data.fit import check_batch, dims, fits, is_float
+from precisionlab.data.conform import check_batch, dims, fits, is_float
 from precisionlab.data.sample import Entry, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo

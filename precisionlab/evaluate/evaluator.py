@@ -21,7 +21,7 @@ from precisionlab.evaluate.journal import Journal
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.observe import Flow, observed_rows
-from precisionlab.system.deadline import Spent
+from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.observer import Observer
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class Evaluator:
     def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
         """What toggling each layer does to all that is judged of these samples.
 
-        Where the observer raises Spent, of the layers that have been measured by then.
+        Where the observer raises BudgetExhausted, of the layers that have been measured by then.
         """
         layers = hashlib.sha256(json.dumps(toggling.layers).encode()).hexdigest()
         key = {
@@ -118,7 +118,7 @@ class Evaluator:
 
         try:
             return self.journalled(title, key, work, from_plain, partial(self._fits_layers, toggling.layers))
-        except Spent:
+        except BudgetExhausted:
             return _whole(parts, len(samples))
 
     def _compared(

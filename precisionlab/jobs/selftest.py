@@ -182,7 +182,7 @@ class _Steps:
     def _obeyed(self) -> tuple[bool, str]:
         inside = self._backend.inside(self._plan(Precision.FP16, FAULT), None)
         told = "; ".join(f"{pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types not told'})" for pin in inside.pins)
-        return all(pin.verdict in ("taken", "unknown") for pin in inside.pins), told
+        return all(pin.verdict in ("honoured", "unknown") for pin in inside.pins), told
 
     def _looked_at(self) -> tuple[bool, str]:
         plan = self._plan(Precision.FP16, FAULT)

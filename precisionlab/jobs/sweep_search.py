@@ -23,7 +23,7 @@ from precisionlab.search.options import Options
 from precisionlab.search.outcome import EngineVariant, PrecisionResult, Variant
 from precisionlab.search.pinning import PinSearch, Task, figures_text
 from precisionlab.search.rank import rank
-from precisionlab.system.deadline import Deadline, Spent, Watched
+from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.wording import counted
 
 
@@ -90,7 +90,7 @@ class SweepJob:
         watched = replace(self._evaluator, see=Watched(self._evaluator.see, deadline))
         try:
             table = chosen_ranges(watched, methods, method)
-        except Spent as end:
+        except BudgetExhausted as end:
             self._evaluator.see.note(f"int8: {end} while ranges were tried: those by {DEFAULT_METHOD} are taken")
             method, table = DEFAULT_METHOD, default
         if asked is None and table.digest == default.digest:

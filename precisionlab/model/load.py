@@ -29,9 +29,9 @@ from precisionlab.model.layers import layers_of, multiply_adds
 from precisionlab.model.lift import OWN, lift
 from precisionlab.model.light import big_as_inputs
 from precisionlab.model.measurable import check_measurable
-from precisionlab.model.sound import check_sound
 from precisionlab.model.strangers import cut_strangers, has_strangers
 from precisionlab.model.tail import Tail, graft
+from precisionlab.model.validate import check_sound
 from precisionlab.system.plainfiles import is_hidden
 from precisionlab.system.quoting import CPP_ERRORS, cause
 from precisionlab.system.reading import UnreadableError, file_size

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends.tensorrt.asked import reformats_of
+from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.compare.confidence import hangs_on_samples
 from precisionlab.evaluate.prepare import Prepared, Source
 from precisionlab.evaluate.run_folder import RunFolder

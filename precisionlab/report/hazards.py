@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from precisionlab.data.look import FEW
+from precisionlab.data.inspect import FEW
 from precisionlab.report.cells import is_quantized, percent, show
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.section import PrecisionSection
@@ -298,7 +298,7 @@ def _of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
                 "Without that, nothing is known of its kernels. Mend the model as the compiler says, or pin the layer.",
             )
         for verdict, severity, why in _PIN_VERDICTS:
-            pins = [pin for pin in facts.get("pins", ()) if pin["verdict"] == verdict]
+            pins = [pin for pin in facts.get("pins", ()) if _EARLIER.get(pin["verdict"], pin["verdict"]) == verdict]
             advice = dict.fromkeys(str(pin["advice"]) for pin in pins if pin["advice"])
             if pins:
                 known = [rows[pin["layer"]] for pin in pins if pin["layer"] in rows]
@@ -328,9 +328,12 @@ def _of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
             )
 
 
+_EARLIER = {"taken": "honoured", "swallowed": "overridden"}
+"""What runs before 0.2 say."""
+
 _PIN_VERDICTS = (
     (
-        "swallowed",
+        "overridden",
         DANGER,
         "These layers run in a lower precision than was asked for: a fused kernel took the pin away.",
     ),

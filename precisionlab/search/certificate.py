@@ -10,7 +10,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment
-from precisionlab.system.deadline import Spent
+from precisionlab.system.deadline import BudgetExhausted
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def certificate_of(
     """The proof of these pins, each released in turn.
 
     `found` is the comparison with all of them, `without` says what precision each layer has without its pin. Where
-    `evaluate` raises Spent, the proof ends there, and is not complete.
+    `evaluate` raises BudgetExhausted, the proof ends there, and is not complete.
     """
     releases: list[Release] = []
     try:
         for name in assignment:
             rest = {other: rung for other, rung in assignment.items() if other != name}
             releases.append(Release(name, without[name], figures_of(evaluate(rest), bounds)))
-    except Spent:
+    except BudgetExhausted:
         pass
     complete = len(releases) == len(assignment)
     return Certificate(tuple(map(str, bounds)), figures_of(found, bounds), tuple(releases), complete)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from precisionlab.precision import Precision
 from precisionlab.search.pins import released
-from precisionlab.system.deadline import Spent
+from precisionlab.system.deadline import BudgetExhausted
 
 Assignment = Mapping[str, Precision]
 """Pinned layer → the precision that it is pinned to."""
@@ -18,7 +18,7 @@ def lower_rungs(
     """Give each pin the first of the rungs that holds; `pins` all in fp32 pass, and stand the worst first.
 
     On each rung as few as possible are left for the rungs above: no single one of them can come down. Where `passes`
-    raises Spent, what has been found so far.
+    raises BudgetExhausted, what has been found so far.
     """
     found = dict.fromkeys(pins, Precision.FP32)
     for rung in rungs:
@@ -37,7 +37,7 @@ def lower_rungs(
         try:
             if not holds(frozenset()):
                 released(frozenset(high), high, holds)
-        except Spent:
+        except BudgetExhausted:
             found.update((name, rung) for name in high if name not in best)
             return found
         found.update((name, rung) for name in high if name not in best)

@@ -1,6 +1,6 @@
 """The search for a small set of pins: pure decisions; every set that it accepts was evaluated.
 
-1. The free pins, and with them layers where NaN or Inf still starts, until there is none.
+1. The required pins, and with them layers where NaN or Inf still starts, until there is none.
 2. The shortest prefix of the ranking that passes: doubled until one does, then bisected.
 3. Pins are released again, in groups that halve, as long as the rest still passes.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from precisionlab.search.rank import Ranking
-from precisionlab.system.deadline import Spent
+from precisionlab.system.deadline import BudgetExhausted
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ Evaluate = Callable[[frozenset[str]], Verdict]
 def find_pins(ranking: Ranking, evaluate: Evaluate, max_pins: int | None) -> Found:
     """Search for pins; `evaluate` is called with sets of layer names, the empty one first.
 
-    Where it raises Spent, the search ends with the smallest passing set so far.
+    Where it raises BudgetExhausted, the search ends with the smallest passing set so far.
     """
     limit = len(ranking.order) if max_pins is None else min(max_pins, len(ranking.order))
     tried: dict[frozenset[str], Verdict] = {}
@@ -63,7 +63,7 @@ def find_pins(ranking: Ranking, evaluate: Evaluate, max_pins: int | None) -> Fou
             pins = _shortest_prefix(ranking.order, pins, passes, limit)
         if passes(pins):
             return Found(released(pins, ranking.order, passes), True)
-    except Spent:
+    except BudgetExhausted:
         passing = [p for p in tried if tried[p].passes]
         if passing:
             return Found(min(passing, key=len), True)
@@ -73,8 +73,8 @@ def find_pins(ranking: Ranking, evaluate: Evaluate, max_pins: int | None) -> Fou
 
 
 def _without_nonfinite(ranking: Ranking, verdict: Callable[[frozenset[str]], Verdict], limit: int) -> frozenset[str]:
-    """The free pins, and then whatever layer a NaN or Inf still starts in, as long as the limit allows."""
-    pins = frozenset(ranking.free[:limit])
+    """The required pins, and then whatever layer a NaN or Inf still starts in, as long as the limit allows."""
+    pins = frozenset(ranking.required[:limit])
     while len(pins) < limit and (starts := [s for s in verdict(pins).starts if s not in pins]):
         pins |= frozenset(starts[: limit - len(pins)])
     return pins

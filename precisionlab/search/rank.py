@@ -19,19 +19,19 @@ class Ranking:
     """Layer names, the worst first, and those among them that must be pinned whatever else is."""
 
     order: tuple[str, ...]
-    free: tuple[str, ...]
+    required: tuple[str, ...]
 
 
 def rank(layers: Sequence[Layer], introduced: Mapping[str, ErrorSums]) -> Ranking:
     """Rank by the error that each layer introduces on its own.
 
     Layers that give NaN or Inf from the reference's finite inputs, or hold them in their bodies, come first, the
-    earliest first, and are free pins. Then by SQNR, the lowest first; ties by place.
+    earliest first, and are required pins. Then by SQNR, the lowest first; ties by place.
     """
-    free = {layer.name for layer in layers if any(e.nonfinite for e in _of(layer.watched, introduced))}
-    keys = {layer.name: (0, 0.0) if layer.name in free else (1, _sqnr(layer, introduced)) for layer in layers}
+    required = {layer.name for layer in layers if any(e.nonfinite for e in _of(layer.watched, introduced))}
+    keys = {layer.name: (0, 0.0) if layer.name in required else (1, _sqnr(layer, introduced)) for layer in layers}
     order = sorted(keys, key=keys.__getitem__)
-    return Ranking(tuple(order), tuple(name for name in order if name in free))
+    return Ranking(tuple(order), tuple(name for name in order if name in required))
 
 
 def relative_error(outputs: Mapping[str, Effect]) -> float:
@@ -68,14 +68,14 @@ def rank_by_effects(
 ) -> Ranking:
     """Rank anew by what each layer alone does to the final outputs.
 
-    Free pins stay in front. Then layers that alone make a final output NaN or Inf, then by harm, the largest first;
+    Required pins stay in front. Then layers that alone make a final output NaN or Inf, then by harm, the largest first;
     of equal harm, and where it was not measured, in the order of `first`. `weights` divide the harm: what pinning each
     layer costs.
     """
     place = {name: i for i, name in enumerate(first.order)}
 
     def key(name: str) -> tuple[int, float, int]:
-        if name in first.free:
+        if name in first.required:
             return 0, 0.0, place[name]
         if name not in effects:
             return 3, 0.0, place[name]
@@ -84,7 +84,7 @@ def rank_by_effects(
             return 1, 0.0, place[name]
         return 2, -harm / (weights[name] if weights else 1.0), place[name]
 
-    return Ranking(tuple(sorted(first.order, key=key)), first.free)
+    return Ranking(tuple(sorted(first.order, key=key)), first.required)
 
 
 def _of(names: Iterable[str], introduced: Mapping[str, ErrorSums]) -> list[ErrorSums]:

@@ -9,12 +9,12 @@ from precisionlab.system.observer import Observer
 from precisionlab.system.wording import duration
 
 
-class Spent(Exception):  # noqa: N818 - no error: the search ends with the best that it has
+class BudgetExhausted(Exception):  # noqa: N818 - no error: the search ends with the best that it has
     """Raised where a budget does not allow any more; its text says which."""
 
 
 class Deadline:
-    """An end of work, or a part of it. `check` raises Spent from then on."""
+    """An end of work, or a part of it. `check` raises BudgetExhausted from then on."""
 
     def __init__(
         self, seconds: float | None, *, budget: float | None = None, clock: Callable[[], float] = time.monotonic
@@ -40,9 +40,9 @@ class Deadline:
         return Deadline(None if left is None else left * share, budget=self._budget, clock=self._clock)
 
     def check(self) -> None:
-        """Raises Spent where no time is left."""
+        """Raises BudgetExhausted where no time is left."""
         if self.left == 0:
-            raise Spent(self.said)
+            raise BudgetExhausted(self.said)
 
 
 class Watched:
@@ -53,12 +53,12 @@ class Watched:
         self._deadline = deadline
 
     def stage(self, title: str, total: int, unit: str = "sample") -> None:
-        """A stage begins. Raises Spent where no time is left for it."""
+        """A stage begins. Raises BudgetExhausted where no time is left for it."""
         self._deadline.check()
         self._see.stage(title, total, unit)
 
     def advance(self, done: int) -> None:
-        """So many are done. Raises Spent where no time is left for more."""
+        """So many are done. Raises BudgetExhausted where no time is left for more."""
         self._see.advance(done)
         self._deadline.check()
 

@@ -37,7 +37,7 @@ def test_both_engines_of_a_precision_are_compiled_and_every_pin_is_taken(found: 
         assert len(compiled.inside.built.layers) > 5
     pins = fp16.compiled[1].inside.pins  # type: ignore[union-attr]
     assert {pin.layer for pin in pins} == set(fp16.mixed.plan.pinned())
-    assert [pin.verdict for pin in pins] == ["taken"] * len(pins)
+    assert [pin.verdict for pin in pins] == ["honoured"] * len(pins)
 
 
 def test_no_figure_of_it_is_called_measured(found: SweepResult) -> None:

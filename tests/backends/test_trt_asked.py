@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from models import digits
 
-from precisionlab.backends.tensorrt.asked import PinReport, parts_of, ran_in, reformats_of, reports_of
 from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor, LayerPin, PinOutcome
+from precisionlab.backends.tensorrt.pin_report import PinReport, parts_of, ran_in, reformats_of, reports_of
 from precisionlab.precision import Precision
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
@@ -43,18 +43,18 @@ def report(
 
 def test_a_pin_that_is_run_as_asked_is_taken() -> None:
     found = report([layer("conv + relu", "x:fp32", "y:fp32", ("conv", "relu"))], "conv", "relu")
-    assert (found.verdict, found.got, found.fused_with, found.advice) == ("taken", ("fp32",), (), "")
+    assert (found.verdict, found.got, found.fused_with, found.advice) == ("honoured", ("fp32",), (), "")
 
 
 @pytest.mark.parametrize(("takes", "gives"), [("x:fp16", "y:fp16"), ("x:fp16", "y:fp32"), ("x:fp32", "y:int8")])
 def test_a_pin_whose_layer_takes_or_gives_less_is_swallowed(takes: str, gives: str) -> None:
     found = report([layer("conv", takes, gives, ("conv",))], "conv")
-    assert found.verdict == "swallowed"
+    assert found.verdict == "overridden"
     assert "pin the layers before and after it as well" in found.advice
 
 
 def test_weights_in_half_tell_of_a_swallowed_pin_where_dynamic_shapes_hide_the_rest() -> None:
-    assert report([layer("conv", "x w:fp16", "y", ("conv",))], "conv").verdict == "swallowed"
+    assert report([layer("conv", "x w:fp16", "y", ("conv",))], "conv").verdict == "overridden"
     found = report([layer("conv", "x w:fp32", "y", ("conv",))], "conv")
     assert (found.verdict, found.got) == ("unknown", ("fp32",))
     assert "inspected at known input shapes" in found.advice
@@ -69,17 +69,17 @@ def test_an_engine_of_names_alone_settles_nothing() -> None:
 @pytest.mark.parametrize(
     ("asked", "got", "verdict"),
     [
-        (FP16, "fp16", "taken"),
-        (FP16, "fp32", "taken"),
-        (FP16, "bf16", "swallowed"),
-        (BF16, "fp16", "swallowed"),
-        (BF16, "bf16", "taken"),
-        (FP16, "int8", "swallowed"),
-        (FP16, "fp8", "swallowed"),
-        (INT8, "int8", "taken"),
-        (INT8, "fp16", "taken"),
-        (INT8, "int4", "swallowed"),
-        (FP32, "bf16", "swallowed"),
+        (FP16, "fp16", "honoured"),
+        (FP16, "fp32", "honoured"),
+        (FP16, "bf16", "overridden"),
+        (BF16, "fp16", "overridden"),
+        (BF16, "bf16", "honoured"),
+        (FP16, "int8", "overridden"),
+        (FP16, "fp8", "overridden"),
+        (INT8, "int8", "honoured"),
+        (INT8, "fp16", "honoured"),
+        (INT8, "int4", "overridden"),
+        (FP32, "bf16", "overridden"),
     ],
 )
 def test_a_pin_is_held_where_nothing_asked_for_is_lost(asked: Precision, got: str, verdict: str) -> None:
@@ -94,7 +94,7 @@ def test_a_pin_that_got_more_than_it_asked_for_says_so() -> None:
 
 def test_indices_and_masks_are_no_precision() -> None:
     layers = [layer("where", "mask:bool index:int32 x:fp32", "y:fp32 n:int64", ("where",), "kgen")]
-    assert (report(layers, "where").verdict, report(layers, "where").got) == ("taken", ("fp32",))
+    assert (report(layers, "where").verdict, report(layers, "where").got) == ("honoured", ("fp32",))
 
 
 # Myelin
@@ -104,7 +104,7 @@ def test_nodes_that_vanish_in_a_half_kernel_are_swallowed_with_what_they_were_fu
     nodes = ("mean", "sub", "square", "variance", "div")
     kernel = layer("__myl_MeanSubMulMeanAddSqrtDiv_myl0_3", "a_myl0:fp16", "b_myl0:fp16", nodes, "kgen")
     found = report([kernel], "square")
-    assert (found.verdict, found.fused_with) == ("swallowed", ("mean", "sub", "variance", "div"))
+    assert (found.verdict, found.fused_with) == ("overridden", ("mean", "sub", "variance", "div"))
     assert "mean, sub, variance, div" in found.advice
     assert "opset 17" in found.advice
 
@@ -124,12 +124,12 @@ def test_a_kernel_with_other_nodes_that_takes_and_gives_both_types_settles_nothi
 
 def test_a_result_that_is_stored_in_half_is_lost_however_it_was_computed() -> None:
     kernel = layer("__myl_CastMulCast_myl0_3", "a:fp16", "y:fp16", ("mul",), "kgen")
-    assert report([kernel], "mul", gives=("y",)).verdict == "swallowed"
+    assert report([kernel], "mul", gives=("y",)).verdict == "overridden"
 
 
 def test_what_lies_between_the_ends_of_a_foreign_node_is_not_found_and_the_foreign_node_named() -> None:
     foreign = layer("{ForeignNode[/c_output_0 + a.../b]}", "x:fp16", "y:fp16", kind="Myelin")
-    assert report([foreign], "a").verdict == report([foreign], "/b").verdict == "swallowed"
+    assert report([foreign], "a").verdict == report([foreign], "/b").verdict == "overridden"
     found = report([foreign], "between")
     assert (found.verdict, found.got) == ("not found", ())
     assert "{ForeignNode[" in found.advice
@@ -152,28 +152,28 @@ def test_names_are_compared_whole() -> None:
         copy(0, "conv1", "x:fp16", "Reformatted Input Tensor 0 to conv1:fp32"),
     ]
     assert report(layers, "conv1", gives=("conv1_out",)).verdict == "not found"
-    assert report(layers, "conv10").verdict == "swallowed"
+    assert report(layers, "conv10").verdict == "overridden"
 
 
 def test_the_layer_that_gives_a_node_s_tensor_runs_it() -> None:
-    assert report([layer("z", "x:fp32", "y:fp32")], "conv", gives=("y",)).verdict == "taken"
+    assert report([layer("z", "x:fp32", "y:fp32")], "conv", gives=("y",)).verdict == "honoured"
 
 
 def test_metadata_outweighs_the_layer_s_name() -> None:
     layers = [layer("fc", "x:fp16", "y:fp16", ("other",)), layer("fc_1", "y:fp32", "z:fp32", ("fc",))]
-    assert report(layers, "fc").verdict == "taken"
-    assert report(layers, "other").verdict == "swallowed"
+    assert report(layers, "fc").verdict == "honoured"
+    assert report(layers, "other").verdict == "overridden"
 
 
 def test_without_metadata_an_engine_s_layer_is_called_after_the_network_s_layers() -> None:
     layers = [layer("fc", "x:fp16", "y:fp16"), layer(f"fc_1 + {UNNAMED}", "y:fp32", "z:fp32")]
     found = report(layers, "fc", outcome=PinOutcome("fc", ("fc_1",), {}, None))
-    assert (found.verdict, found.fused_with) == ("taken", (UNNAMED,))
+    assert (found.verdict, found.fused_with) == ("honoured", (UNNAMED,))
 
 
 def test_one_node_of_several_layers_is_taken_only_where_all_are() -> None:
     layers = [layer("fc", "x:fp32", "y:fp32", ("fc",)), layer("fc_1", "y:fp16", "z:fp16", ("fc",))]
-    assert report(layers, "fc").verdict == "swallowed"
+    assert report(layers, "fc").verdict == "overridden"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_pin_that_never_reached_the_network_says_why() -> None:
 def test_a_pin_that_had_to_be_left_alone_says_why() -> None:
     outcome = PinOutcome("topk", (), {"topk": "its output 'i' is int32"}, None)
     found = report([layer("topk", "x:fp16", "v:fp16 i:int32", ("topk",), "TopK")], "topk", outcome=outcome)
-    assert found.verdict == "swallowed"
+    assert found.verdict == "overridden"
     assert found.advice.startswith("it was left alone: its output 'i' is int32")
 
 

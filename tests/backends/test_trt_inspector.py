@@ -19,8 +19,8 @@ from models import DIGITS, proto
 from rtx import drive, needs_rtx
 
 from precisionlab.backends.tensorrt import buildlog, inspector
-from precisionlab.backends.tensorrt.asked import ran_in, reports_of
 from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor, LayerPin
+from precisionlab.backends.tensorrt.pin_report import ran_in, reports_of
 from precisionlab.errors import EngineError
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
@@ -326,9 +326,9 @@ def test_a_real_mixed_engine_tells_each_layer_s_type_and_what_was_swallowed(tmp_
     pins = [LayerPin(name, (name,), (), Precision.FP32) for name in ("a: b", "e] [f", "half one", "half")]
     reports = {report.layer: report for report in reports_of(pins, (), layers)}
     assert {name: report.verdict for name, report in reports.items()} == {
-        "a: b": "taken",
-        "e] [f": "taken",
-        "half one": "swallowed",
+        "a: b": "honoured",
+        "e] [f": "honoured",
+        "half one": "overridden",
         "half": "not found",  # no part of a name is that name
     }
     assert (reports["a: b"].got, reports["half one"].got) == (("fp32",), ("fp16",))

@@ -282,7 +282,7 @@ def test_every_pin_is_found_in_the_engine(double: Callable[..., None], tmp_path:
     assert mixed is not None
     assert mixed.variant.met
     assert {pin.layer for pin in mixed.inside.pins} == set(mixed.variant.plan.pinned())
-    assert [pin.verdict for pin in mixed.inside.pins] == ["taken"] * len(mixed.inside.pins)
+    assert [pin.verdict for pin in mixed.inside.pins] == ["honoured"] * len(mixed.inside.pins)
     assert any(pin.reformats for pin in mixed.inside.pins)
 
 
@@ -290,7 +290,7 @@ def test_pins_are_found_where_shapes_are_dynamic_too(double: Callable[..., None]
     """With dynamic shapes 10.x tells "N/A due to dynamic shapes", unless the inspector has a context with them."""
     mixed = engine_of(swept(tmp_path, "fp16")).mixed
     assert mixed is not None
-    assert {pin.verdict for pin in mixed.inside.pins} == {"taken"}
+    assert {pin.verdict for pin in mixed.inside.pins} == {"honoured"}
 
 
 def test_a_pin_that_a_fusion_swallows_is_reported_and_more_pins_are_tried(
@@ -303,8 +303,8 @@ def test_a_pin_that_a_fusion_swallows_is_reported_and_more_pins_are_tried(
     assert found.builds == 4
     assert found.mixed is not None
     verdicts = {pin.layer: pin.verdict for pin in found.mixed.inside.pins}
-    assert verdicts.pop("/norm/variance") == "swallowed"
-    assert set(verdicts.values()) == {"taken"}
+    assert verdicts.pop("/norm/variance") == "overridden"
+    assert set(verdicts.values()) == {"honoured"}
 
 
 def test_a_refused_pin_names_the_layer_and_is_no_bad_result(double: Callable[..., None], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from models import Array, digits, load, proto
 
 from precisionlab.data import Dataset, InputLook, Look, Sample, Severity, Skipped, open_dataset
-from precisionlab.data.look import FEW, findings, look
+from precisionlab.data.inspect import FEW, findings, look
 from precisionlab.model import Model, TensorInfo
 
 IMAGE = "(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu(x) }"

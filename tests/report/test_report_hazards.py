@@ -112,7 +112,7 @@ def test_few_samples_that_calibrate_are_told_though_there_were_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "severity"), [("taken", None), ("swallowed", DANGER), ("unknown", WARNING), ("not found", WARNING)]
+    ("verdict", "severity"), [("honoured", None), ("overridden", DANGER), ("unknown", WARNING), ("not found", WARNING)]
 )
 def test_pins_that_did_not_take(verdict: str, severity: str | None) -> None:
     run, *rest = report()

@@ -19,8 +19,8 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.model import Model
 from precisionlab.precision import Precision
 from precisionlab.search.causes import causes
+from precisionlab.search.nonfinite_origins import nonfinite_starts
 from precisionlab.search.rank import rank
-from precisionlab.search.starts import nonfinite_starts
 
 Wide = NDArray[np.float64]
 Round = Callable[[Wide], Wide]
@@ -217,7 +217,7 @@ def test_an_overflow_inside_is_told_with_the_inner_node(tmp_path: Path) -> None:
     found = compared(model, [sample(x=normal(4, 8), flag=YES)])
     (iff,) = (layer for layer in model.layers if layer.kind == "If")
     assert "overflow inside then_branch of node_of_y: node_of_s, values up to" in _told(model, found)[iff.name]
-    assert iff.name in rank(model.layers, found.introduced).free
+    assert iff.name in rank(model.layers, found.introduced).required
     assert nonfinite_starts(model, found, {layer.name for layer in model.layers}) == (iff.name,)
     assert found.outputs["y"].errors is not None
     assert found.outputs["y"].errors.sqnr < 10

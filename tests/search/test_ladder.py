@@ -15,7 +15,7 @@ from precisionlab.errors import OptionError
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment, lower_rungs, without_needless
 from precisionlab.search.options import Minimize, Options, parse_around, parse_ladder, parse_minimize, parse_precisions
-from precisionlab.system.deadline import Spent
+from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.parsing import parse_duration, parse_share
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
@@ -24,7 +24,7 @@ LADDERS = [*RUNGS.values(), (FP32,), (BF16, FP32), (FP16, FP32), (FP16, BF16)]
 
 
 class World:
-    """A made-up model: which assignments pass, and what was asked. `allowed` evaluations are not Spent."""
+    """A made-up model: which assignments pass, and what was asked. `allowed` evaluations are in the budget."""
 
     def __init__(self, passes: Callable[[Assignment], bool], allowed: float = math.inf) -> None:
         self._passes, self.allowed = passes, allowed
@@ -32,7 +32,7 @@ class World:
 
     def __call__(self, assignment: Assignment) -> bool:
         if len(self.asked) >= self.allowed:
-            raise Spent
+            raise BudgetExhausted
         self.asked.append(dict(assignment))
         return self._passes(assignment)
 
@@ -202,7 +202,7 @@ def test_of_two_pins_that_mend_the_same_the_more_suspect_stays() -> None:
 
 
 def test_a_budget_spent_in_the_midst_is_told() -> None:
-    with pytest.raises(Spent):
+    with pytest.raises(BudgetExhausted):
         without_needless(dict.fromkeys(names(3), FP32), World(lambda assignment: True, allowed=1))
 
 

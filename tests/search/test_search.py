@@ -17,9 +17,9 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
 from precisionlab.precision import Precision
 from precisionlab.search.causes import CauseKind, causes
+from precisionlab.search.nonfinite_origins import nonfinite_starts
 from precisionlab.search.pins import Found, Verdict, find_pins, most_evaluations
 from precisionlab.search.rank import Ranking, rank
-from precisionlab.search.starts import nonfinite_starts
 
 # The search for pins, on evaluations made up
 
@@ -44,9 +44,9 @@ class Evaluations:
         self.asked.append(pins)
         return Verdict(self._passes(pins), (0, self._closeness(pins)), self._starts(pins))
 
-    def search(self, count: int, free: tuple[str, ...] = (), max_pins: int | None = None) -> Found:
-        order = (*free, *(name for name in names(count) if name not in free))
-        found = find_pins(Ranking(order, free), self, max_pins)
+    def search(self, count: int, required: tuple[str, ...] = (), max_pins: int | None = None) -> Found:
+        order = (*required, *(name for name in names(count) if name not in required))
+        found = find_pins(Ranking(order, required), self, max_pins)
         assert found.pins in self.asked
         assert found.passes == self._passes(found.pins)
         assert len(self.asked) == len(set(self.asked)), "a set was evaluated twice"
@@ -71,9 +71,9 @@ def test_two_bad_layers_of_a_hundred_are_found_and_no_other_is_pinned() -> None:
 def test_planted_faults_are_found_exactly_wherever_they_stand(count: int, data: st.DataObject) -> None:
     bad = data.draw(st.sets(st.integers(0, count - 1), max_size=6))
     planted = frozenset(f"layer{i}" for i in bad)
-    free = tuple(sorted(data.draw(st.sets(st.sampled_from(names(count)), max_size=4))))
+    required = tuple(sorted(data.draw(st.sets(st.sampled_from(names(count)), max_size=4))))
     evaluations = Evaluations(needs(*planted))
-    assert evaluations.search(count, free) == Found(planted, True)
+    assert evaluations.search(count, required) == Found(planted, True)
 
 
 @given(st.integers(2, 60), st.data())
@@ -93,10 +93,10 @@ def test_of_pairs_that_only_hurt_together_one_each_is_pinned(count: int, data: s
 @given(st.integers(1, 6), st.integers(0, 2**64 - 1), st.integers(0, 7) | st.none(), st.integers(0, 63))
 @example(1, 0, 0, 1)
 def test_whatever_passes_and_whatever_does_not_the_result_holds_what_it_says(
-    count: int, passing: int, max_pins: int | None, free: int
+    count: int, passing: int, max_pins: int | None, required: int
 ) -> None:
     """Passing sets at random: nothing monotone to rely on."""
-    chosen = tuple(sorted(bits(free, count)))
+    chosen = tuple(sorted(bits(required, count)))
     evaluations = Evaluations(
         lambda pins: bool(passing >> sum(1 << int(name.removeprefix("layer")) for name in pins) & 1)
     )
@@ -134,12 +134,12 @@ def test_the_evaluations_of_a_search_are_bounded(count: int, data: st.DataObject
 
 def test_right_as_it_is_takes_one_evaluation() -> None:
     evaluations = Evaluations(lambda pins: True)
-    assert evaluations.search(50, free=("layer3",)) == Found(frozenset(), True)
+    assert evaluations.search(50, required=("layer3",)) == Found(frozenset(), True)
     assert len(evaluations.asked) == 1
 
 
-def test_free_pins_that_turn_out_needless_are_released() -> None:
-    found = Evaluations(needs("layer1")).search(20, free=("layer5", "layer1", "layer9"))
+def test_required_pins_that_turn_out_needless_are_released() -> None:
+    found = Evaluations(needs("layer1")).search(20, required=("layer5", "layer1", "layer9"))
     assert found == Found(frozenset({"layer1"}), True)
 
 
@@ -151,7 +151,7 @@ def test_a_layer_where_nan_starts_anew_is_pinned_before_the_ranking_is_tried() -
         return next(((name,) for name in chain if name not in pins), ())
 
     evaluations = Evaluations(needs(*chain), starts=starts)
-    assert evaluations.search(100, free=("layer40",)) == Found(frozenset(chain), True)
+    assert evaluations.search(100, required=("layer40",)) == Found(frozenset(chain), True)
     assert len(evaluations.asked) <= 4 + 2 * len(chain) + 2
 
 
@@ -171,13 +171,13 @@ def test_of_two_equally_near_plans_the_smaller_is_returned() -> None:
 
 def test_without_any_pin_allowed_only_the_bare_variant_is_evaluated() -> None:
     evaluations = Evaluations(needs("layer0"), starts=lambda pins: ("layer0",))
-    assert evaluations.search(10, free=("layer0",), max_pins=0) == Found(frozenset(), False)
+    assert evaluations.search(10, required=("layer0",), max_pins=0) == Found(frozenset(), False)
     assert evaluations.asked == [frozenset()]
 
 
 def test_more_starts_than_pins_allowed_are_cut_to_the_limit() -> None:
     evaluations = Evaluations(lambda pins: False, starts=lambda pins: names(9))
-    evaluations.search(20, free=("layer11",), max_pins=3)
+    evaluations.search(20, required=("layer11",), max_pins=3)
     assert max(len(pins) for pins in evaluations.asked) == 3
 
 
@@ -231,7 +231,7 @@ def test_every_layer_is_ranked_once(order: list[int], sqnrs: list[int], broken: 
     introduced = {f"layer{i}.out": sums(sqnrs[i], int(i in broken)) for i in order}
     found = rank(layers(6), introduced)
     assert sorted(found.order) == sorted(names(6))
-    assert found.free == found.order[: len(found.free)] == tuple(f"layer{i}" for i in sorted(broken))
+    assert found.required == found.order[: len(found.required)] == tuple(f"layer{i}" for i in sorted(broken))
     rest = [sqnrs[int(n.removeprefix("layer"))] for n in found.order[len(broken) :]]
     assert rest == sorted(rest)
 

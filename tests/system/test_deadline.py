@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from precisionlab.system.deadline import Deadline, Spent, Watched
+from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.observer import Silent
 
 
@@ -29,10 +29,10 @@ def test_a_part_ends_earlier_and_tells_of_the_whole() -> None:
     half = whole.part(0.5)
     clock.now += 60
     whole.check()
-    with pytest.raises(Spent, match="the budget of 2 min is spent"):
+    with pytest.raises(BudgetExhausted, match="the budget of 2 min is spent"):
         half.check()
     clock.now += 60
-    with pytest.raises(Spent, match="the budget of 2 min is spent"):
+    with pytest.raises(BudgetExhausted, match="the budget of 2 min is spent"):
         whole.check()
     assert whole.part(0.5).left == 0
 
@@ -44,7 +44,7 @@ def test_work_ends_between_two_samples() -> None:
     see.advance(1)
     clock.now += 11
     see.note("a note ends nothing")
-    with pytest.raises(Spent):
+    with pytest.raises(BudgetExhausted):
         see.advance(2)
-    with pytest.raises(Spent):
+    with pytest.raises(BudgetExhausted):
         see.stage("plan 2", 3)

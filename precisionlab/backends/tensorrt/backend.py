@@ -17,11 +17,11 @@ from precisionlab.backends.base import Collector, Detail, Evaluation, Progress, 
 from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
-from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, LayerPin, Profile
 from precisionlab.backends.tensorrt.latency import times_of_layers
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.observation import differs, eligible, groups
+from precisionlab.backends.tensorrt.pin_report import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
@@ -113,7 +113,7 @@ _NOTHING = View()
 
 @dataclass(frozen=True)
 class Inside:
-    """What one engine was found to be: see `asked.py` for pins, `got` has each layer's real data types."""
+    """What one engine was found to be: see `pin_report.py` for pins, `got` has each layer's real data types."""
 
     built: Built
     pins: tuple[PinReport, ...]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from precisionlab.backends.tensorrt.asked import parts_of
 from precisionlab.backends.tensorrt.cuda import Event
 from precisionlab.backends.tensorrt.execution import Engine
 from precisionlab.backends.tensorrt.jobs import Arrays, EngineLayer, Latency
+from precisionlab.backends.tensorrt.pin_report import parts_of
 from precisionlab.backends.tensorrt.profiler import make_profiler
 from precisionlab.model import Layer
 

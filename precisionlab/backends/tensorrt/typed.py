@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.tensorrt.asked import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.backend import Engines, EngineSettings, Inside, TensorRTBackend
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
 from precisionlab.backends.tensorrt.matching import FLOATS
 from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.backends.tensorrt.pin_report import PinReport, ran_in, reports_of
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -80,5 +80,5 @@ def _settled(report: PinReport, pin: LayerPin, network: Sequence[NetworkLayer]) 
     nodes = set(pin.nodes)
     types = {t.dtype for layer in network if layer.node in nodes for t in layer.outputs if t.dtype in FLOATS}
     if types and types <= {pin.precision.value, Precision.FP32.value}:
-        return replace(report, verdict="taken", got=(pin.precision.value,), advice="")
+        return replace(report, verdict="honoured", got=(pin.precision.value,), advice="")
     return report

@@ -20,7 +20,7 @@ from precisionlab.rewrite.gates import weight_axis
 from precisionlab.rewrite.typed.assignment import Assignment, BodyTypes
 from precisionlab.rewrite.typed.constants import converted, is_exact
 from precisionlab.rewrite.typed.signature import FLOAT, Places, is_float, places
-from precisionlab.rewrite.typed.stock import Stock
+from precisionlab.rewrite.typed.tensor_pool import Stock
 
 # They take a float of any type, and give the same of each.
 _TAKE_ANY = frozenset({"Cast", "Shape", "Size"})

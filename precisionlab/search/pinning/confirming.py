@@ -10,7 +10,7 @@ from precisionlab.search.outcome import Variant
 from precisionlab.search.pinning.choice import Aim, Key, best, better_than, order_of
 from precisionlab.search.pinning.evaluations import Evaluations
 from precisionlab.search.pinning.task import Task
-from precisionlab.system.deadline import Spent
+from precisionlab.system.deadline import BudgetExhausted
 
 GROWN = (
     "no smallest set of pins that is right on the samples that chose it is right on those held out; "
@@ -79,7 +79,7 @@ class Confirmation:
                         continue
                     if (variant := self.confirmed(pins)).met:
                         return variant
-        except Spent:
+        except BudgetExhausted:
             pass
         return None
 

@@ -11,13 +11,13 @@ from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment
+from precisionlab.search.nonfinite_origins import nonfinite_starts
 from precisionlab.search.pareto import Point
 from precisionlab.search.pinning.choice import Key, Trial
 from precisionlab.search.pinning.suspects import Suspects
 from precisionlab.search.pinning.task import Task
 from precisionlab.search.pins import Verdict
-from precisionlab.search.starts import nonfinite_starts
-from precisionlab.system.deadline import Deadline, Spent, Watched
+from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.wording import counted
 
 
@@ -56,24 +56,27 @@ class Evaluations:
         self.strict = tuple(bound.tighter(more) for bound, more in zip(self.strict, by, strict=True))
 
     def evaluate(self, assignment: Assignment) -> Comparison:
-        """The comparison with these pins. Raises Spent where no further evaluation is allowed; `spent` says why."""
+        """The comparison with these pins.
+
+        Raises BudgetExhausted where no further evaluation is allowed; `spent` says why.
+        """
         key = frozenset(assignment.items())
         if key not in self.found:
             try:
                 self._check()
                 self.found[key] = self._judged(assignment)
-            except Spent as end:
+            except BudgetExhausted as end:
                 self.spent = str(end)
                 raise
             self._note(assignment, self.found[key])
         return self.found[key]
 
     def passes(self, assignment: Assignment) -> bool:
-        """Whether these pins hold what plans are held to. Raises Spent as `evaluate`."""
+        """Whether these pins hold what plans are held to. Raises BudgetExhausted as `evaluate`."""
         return meets(self.evaluate(assignment), self.strict)
 
     def verdict(self, pins: frozenset[str]) -> Verdict:
-        """What evaluating these layers in float32 finds. Raises Spent as `evaluate`."""
+        """What evaluating these layers in float32 finds. Raises BudgetExhausted as `evaluate`."""
         found = self.evaluate(dict.fromkeys(pins, Precision.FP32))
         unpinned = set(self.suspects.ranking.order) - pins
         starts = nonfinite_starts(self._task.model, found, unpinned)
@@ -81,7 +84,7 @@ class Evaluations:
 
     def _check(self) -> None:
         if self._limit is not None and len(self.found) >= self._limit:
-            raise Spent(f"no more than {counted(self._limit, 'evaluation')} were allowed")
+            raise BudgetExhausted(f"no more than {counted(self._limit, 'evaluation')} were allowed")
         self._deadline.check()
 
     def _judged(self, assignment: Assignment) -> Comparison:

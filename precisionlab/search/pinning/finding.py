@@ -11,7 +11,7 @@ from precisionlab.search.pinning.choice import Aim, best, order_of
 from precisionlab.search.pinning.evaluations import Evaluations
 from precisionlab.search.pinning.task import Task
 from precisionlab.search.pins import find_pins
-from precisionlab.system.deadline import Spent
+from precisionlab.system.deadline import BudgetExhausted
 
 
 def found_pins(task: Task, evaluations: Evaluations) -> dict[str, Precision]:
@@ -27,7 +27,7 @@ def _passing(task: Task, evaluations: Evaluations) -> dict[str, Precision]:
     pins = dict.fromkeys(evaluations.in_order(found.pins), Precision.FP32)
     if not found.passes:
         return pins
-    with suppress(Spent):
+    with suppress(BudgetExhausted):
         _come_down(task, evaluations, pins)
     chosen = best(evaluations.trials(evaluations.strict, task.most_seconds), task.aim)
     if chosen is None:  # whatever passes costs too much
@@ -45,7 +45,7 @@ def _come_down(task: Task, evaluations: Evaluations, pins: Mapping[str, Precisio
 
 def _nearest_within(task: Task, evaluations: Evaluations, limit: float) -> dict[str, Precision]:
     """The pins that make the error least and cost no more than `limit` seconds, of all that were evaluated."""
-    with suppress(Spent):
+    with suppress(BudgetExhausted):
         for rung in task.rungs:
             steps = _affordable(evaluations, rung, limit)
             # A longer prefix is not always the better: half of it and a quarter too.

@@ -10,7 +10,7 @@ from precisionlab.search.certificate import Certificate, certificate_of
 from precisionlab.search.outcome import Variant
 from precisionlab.search.pinning.evaluations import Evaluations
 from precisionlab.search.pinning.task import Task
-from precisionlab.system.deadline import Spent
+from precisionlab.system.deadline import BudgetExhausted
 
 
 def certificate(task: Task, evaluations: Evaluations, mixed: Variant) -> Certificate:
@@ -30,7 +30,7 @@ def widen_front(task: Task, evaluations: Evaluations, mixed: Variant) -> None:
     fewer = [{name: chosen[name] for name in order[:count]} for count in _spread(len(order))]
     counts = [count for count in (1, 2, 4, 8) if count <= min(len(others), limit - len(chosen))]
     more = [{**chosen, **dict.fromkeys(others[:count], Precision.FP32)} for count in counts]
-    with suppress(Spent):
+    with suppress(BudgetExhausted):
         for assignment in [*fewer, *more]:
             evaluations.evaluate(assignment)
 

@@ -1,4 +1,4 @@
-"""What pins asked for, against what the engine does: a pin can be swallowed by a fusion, and TensorRT does not say so.
+"""What pins asked for, against what the engine does: a pin can be overridden by a fusion, and TensorRT does not say so.
 
 How an engine's layer is known to run a node: it gives one of the tensors that the node gives; or its metadata names the
 node; or, where it has no metadata, its own name is made of that node's (`a + b`, `PWN(a)`, `{ForeignNode[a...b]}` for a
@@ -22,7 +22,7 @@ from precisionlab.backends.tensorrt.jobs import EngineLayer, LayerPin, PinOutcom
 from precisionlab.model import Layer
 from precisionlab.precision import Precision
 
-Verdict = Literal["taken", "swallowed", "unknown", "not found"]
+Verdict = Literal["honoured", "overridden", "unknown", "not found"]
 
 
 _COPY = re.compile(r"Reformatting CopyNode for (?:Input|Output) Tensor \d+ to (?P<layer>.*)", re.DOTALL)
@@ -36,9 +36,9 @@ class PinReport:
     """What became of one pin in the engine.
 
     `got` are the types (`fp32`, `fp16`, …, best first) of what the engine's layers that run its nodes take and give.
-    `verdict` is "taken" (they lose no more than was asked for); "swallowed" (they take or give a lower type); "unknown"
-    (the engine does not tell its types, or these do not settle it); "not found" (no layer of the engine is known to run
-    its nodes, or none of the network was).
+    `verdict` is "honoured" (they lose no more than was asked for); "overridden" (they take or give a lower type);
+    "unknown" (the engine does not tell its types, or these do not settle it); "not found" (no layer of the engine is
+    known to run its nodes, or none of the network was).
     `fused_with` are the ONNX nodes that these layers run as well. `reformats` is how many reformatting copies stand at
     their borders. `advice` is what to do; empty where there is nothing.
     """
@@ -202,9 +202,9 @@ def _verdict(pin: LayerPin, running: Sequence[EngineLayer], outcome: PinOutcome 
     if not running or (outcome is not None and outcome.unmatched is not None):
         return "not found"
     verdicts = {_verdict_of(pin, layer, own) for layer in running}
-    if "swallowed" in verdicts:
-        return "swallowed"
-    return "taken" if "taken" in verdicts and "unknown" not in verdicts else "unknown"
+    if "overridden" in verdicts:
+        return "overridden"
+    return "honoured" if "honoured" in verdicts and "unknown" not in verdicts else "unknown"
 
 
 def _verdict_of(pin: LayerPin, layer: EngineLayer, own: _Own) -> Verdict | None:
@@ -215,12 +215,12 @@ def _verdict_of(pin: LayerPin, layer: EngineLayer, own: _Own) -> Verdict | None:
     if not low:
         if any(tensor.dtype is None for tensor in tensors) or not (layer.kind or tensors):
             return "unknown"
-        return "taken" if types else None
+        return "honoured" if types else None
     if any(tensor.name in pin.tensors and tensor.dtype in low for tensor in layer.outputs):
-        return "swallowed"  # its result is stored in the lower type, whatever it was computed in
+        return "overridden"  # its result is stored in the lower type, whatever it was computed in
     if _converts(layer) or (own.others(layer) and low != types):
         return "unknown"
-    return "swallowed"
+    return "overridden"
 
 
 def _converts(layer: EngineLayer) -> bool:
@@ -235,7 +235,7 @@ def _converts(layer: EngineLayer) -> bool:
 def _advice(report: PinReport, outcome: PinOutcome | None, running: Sequence[EngineLayer], engine: _Engine) -> str:
     if outcome is not None and outcome.unmatched is not None:
         return f"it was not pinned: {outcome.unmatched}"
-    if report.verdict == "taken":
+    if report.verdict == "honoured":
         if report.asked.value in report.got:
             return ""
         return f"it runs in {' and '.join(report.got)}, which loses no more than was asked for, and may take longer"

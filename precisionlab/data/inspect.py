@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.data.fit import dims, is_float, shape_text
+from precisionlab.data.conform import dims, is_float, shape_text
 from precisionlab.data.sample import Remark, Sample, Skipped, digest, some
 from precisionlab.model import Model, TensorInfo
 
