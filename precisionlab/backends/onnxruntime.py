@@ -1,4 +1,4 @@
-"""The emulation: every precision as rounding gates in float32 graphs, on any machine's CPU."""
+"""The emulation: every precision by fake quantization (rounding gates) in float32 graphs, on any machine's CPU."""
 
 from __future__ import annotations
 

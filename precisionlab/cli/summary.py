@@ -10,7 +10,7 @@ from rich.text import Text
 
 from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.cli.console import Console
-from precisionlab.compare.confidence import hangs_on_samples
+from precisionlab.compare.confidence import inconclusive_bounds
 from precisionlab.compare.metrics import SQNR, AgreementMetric, Metric, brief_metrics
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.jobs.result import SweepResult
@@ -237,9 +237,9 @@ def _print_proof(console: Console, result: SweepResult, found: PrecisionResult) 
     if found.mixed.met and found.mixed.comparison.nonfinite:
         count = counted(len(found.mixed.comparison.nonfinite), "tensor")
         console.print(f"Inf in {count} on the way, which the layers behind make finite again (see the report)")
-    for bound, ends in hangs_on_samples(found.mixed.comparison, found.mixed.tolerance):
+    for bound, ends in inconclusive_bounds(found.mixed.comparison, found.mixed.tolerance):
         console.print(
-            f"WARNING: {bound} hangs on the samples: with others of their kind {bound.figure} would lie between "
+            f"WARNING: {bound} is inconclusive: with other samples of their kind {bound.figure} would lie between "
             f"{ends.low:.4g} and {ends.high:.4g} (95 %). Give more.",
             style="yellow",
         )

@@ -59,7 +59,7 @@ def interval(comparison: Comparison, bound: Bound) -> Interval | None:
     return Interval(float(low), float(high))
 
 
-def hangs_on_samples(comparison: Comparison, tolerance: Tolerance) -> tuple[tuple[Bound, Interval], ...]:
+def inconclusive_bounds(comparison: Comparison, tolerance: Tolerance) -> tuple[tuple[Bound, Interval], ...]:
     """The bounds whose verdict another choice of samples might turn, and their figures' intervals."""
     found = ((bound, interval(comparison, bound)) for bound in tolerance)
     return tuple((bound, ends) for bound, ends in found if ends is not None and ends.holds(bound) is None)

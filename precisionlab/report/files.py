@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends.tensorrt.pin_report import reformats_of
-from precisionlab.compare.confidence import hangs_on_samples
+from precisionlab.compare.confidence import inconclusive_bounds
 from precisionlab.evaluate.prepare import Prepared, Source
 from precisionlab.evaluate.run_folder import RunFolder
 from precisionlab.model import Model
@@ -130,7 +130,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "compiled": [_compiled_facts(compiled) for compiled in result.compiled],
         "hangs": [
             {"bound": str(bound), "low": json_number(ends.low), "high": json_number(ends.high)}
-            for bound, ends in hangs_on_samples(result.mixed.comparison, result.mixed.tolerance)
+            for bound, ends in inconclusive_bounds(result.mixed.comparison, result.mixed.tolerance)
         ],
         "first_nonfinite": first,
         "first_nonfinite_layer": layer,

@@ -232,7 +232,7 @@ def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[H
         yield Hazard(
             WARNING,
             section.title,
-            f"The verdict hangs on the samples: {doubt.figure} would lie between {doubt.low} and {doubt.high}",
+            f"The verdict is inconclusive: {doubt.figure} would lie between {doubt.low} and {doubt.high}",
             f"With other samples of the same kind (95 %) it may stand on the other side of {doubt.bound}.",
             "Give more samples.",
         )

@@ -107,7 +107,7 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
         said += f" {text(section.remark)}."
     said += "".join(f" {text(line)}." for line in section.picked)
     for doubt in section.doubts:
-        said += f" ⚠ The verdict hangs on the samples: {text(doubt.figure)} {text(doubt.low)} to {text(doubt.high)}."
+        said += f" ⚠ The verdict is inconclusive: {text(doubt.figure)} {text(doubt.low)} to {text(doubt.high)}."
     return f"- {said}"
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from models import Array
 
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.confidence import FEWEST, Interval, hangs_on_samples, interval
+from precisionlab.compare.confidence import FEWEST, Interval, inconclusive_bounds, interval
 from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, error_sums
 from precisionlab.compare.gather import Gathering, SampleResult, output_errors
 from precisionlab.compare.output import OutputErrors
@@ -158,7 +158,7 @@ def test_no_error_at_all_is_infinite_decibels_at_both_ends() -> None:
     assert interval(found, SQNR) == Interval(math.inf, math.inf)
     assert interval(found, bound("rel_l2<=0.1")) == Interval(0, 0)
     assert interval(found, TOP1) == Interval(1, 1)
-    assert hangs_on_samples(found, (SQNR, TOP1)) == ()
+    assert inconclusive_bounds(found, (SQNR, TOP1)) == ()
 
 
 # Where there is none
@@ -173,7 +173,7 @@ def test_too_few_samples_have_no_interval() -> None:
 def test_a_largest_error_has_no_interval() -> None:
     found = comparison({"y": noisy(0, 50, 0.1)})
     assert interval(found, bound("max_error<=1")) is None
-    assert hangs_on_samples(found, parse_tolerance(["max_error<=0.1"])) == ()
+    assert inconclusive_bounds(found, parse_tolerance(["max_error<=0.1"])) == ()
 
 
 def test_integers_have_one_of_their_agreement_alone() -> None:
@@ -198,7 +198,7 @@ def test_a_sample_that_breaks_leaves_no_interval(broken: float) -> None:
     bad = error_sums(np.float32([1, 2]), np.float32([1, broken]))
     found = comparison({"y": [*noisy(0, 20, 0.1), OutputErrors(bad, Agreement(0, 1))]})
     assert interval(found, SQNR) is None
-    assert hangs_on_samples(found, (SQNR,)) == ()
+    assert inconclusive_bounds(found, (SQNR,)) == ()
 
 
 def test_a_comparison_of_an_old_kind_without_single_samples_has_none() -> None:
@@ -241,11 +241,11 @@ def test_only_a_bound_inside_its_interval_hangs_on_the_samples() -> None:
     middle, width = (ends.low + ends.high) / 2, ends.high - ends.low
     for value, hangs in ((ends.low - 0.01, False), (middle, True), (ends.high - 0.01 * width, True)):
         asked = Bound("sqnr", True, value)
-        assert hangs_on_samples(found, (asked,)) == (((asked, ends),) if hangs else ())
-    assert hangs_on_samples(found, (Bound("sqnr", True, ends.high + 0.01),)) == ()
+        assert inconclusive_bounds(found, (asked,)) == (((asked, ends),) if hangs else ())
+    assert inconclusive_bounds(found, (Bound("sqnr", True, ends.high + 0.01),)) == ()
     other = Bound("rel_l2", False, 1e9)
     asked = Bound("sqnr", True, middle)
-    assert [b for b, _ in hangs_on_samples(found, (other, asked, Bound("sqnr", True, middle, "z")))] == [asked]
+    assert [b for b, _ in inconclusive_bounds(found, (other, asked, Bound("sqnr", True, middle, "z")))] == [asked]
 
 
 @given(st.floats(-100, 100), st.floats(0, 50), st.floats(-200, 200), st.booleans())
