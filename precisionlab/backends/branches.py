@@ -155,7 +155,7 @@ class _Outputs:
         self._reference: Arrays = {}
         self._variant: Arrays = {}
 
-    def see(self, segment: Segment, state: State) -> None:
+    def observer(self, segment: Segment, state: State) -> None:
         for name in self._names:
             if (Flow.REFERENCE, name) in state:
                 self._reference[name] = state[Flow.REFERENCE, name]

@@ -125,7 +125,7 @@ class OnnxRuntimeBackend(Backend):
 
         return values
 
-    def look(self, samples: Iterable[Sample], see: Callable[[str, NDArray[Any]], None]) -> None:
+    def look(self, samples: Iterable[Sample], observer: Callable[[str, NDArray[Any]], None]) -> None:
         """Show the reference's inputs and every float32 tensor that a layer gives, by its name, sample by sample."""
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
@@ -133,8 +133,8 @@ class OnnxRuntimeBackend(Backend):
 
         def visit(sample: Sample) -> _Counting:
             for name, array in sample.inputs.items():
-                see(name, as_float32(array))
-            return _Counting(lambda name, value: see(name, self.place.host(value)))
+                observer(name, as_float32(array))
+            return _Counting(lambda name, value: observer(name, self.place.host(value)))
 
         for _ in runner.each(samples, visit, 1):
             pass
@@ -169,7 +169,7 @@ class _Picking:
         self._names = names
         self._found = found
 
-    def see(self, segment: Segment, state: State) -> None:
+    def observer(self, segment: Segment, state: State) -> None:
         self._found.update(
             (name, self._place.host(state[Flow.REFERENCE, name]))
             for name in self._names
@@ -242,7 +242,7 @@ class _Counting:
         self._count = count
         self._settle = settle
 
-    def see(self, segment: Segment, state: State) -> None:
+    def observer(self, segment: Segment, state: State) -> None:
         for name in segment.observed:
             self._count(name, state[Flow.REFERENCE, name])
         self._settle()
@@ -275,7 +275,7 @@ class _Watch:
         self._reference: dict[str, NDArray[Any]] = dict(what.constants)
         self._variant: dict[str, NDArray[Any]] = dict(what.constants)
 
-    def see(self, segment: Segment, state: State) -> None:
+    def observer(self, segment: Segment, state: State) -> None:
         """Add up what the segment shows, and keep what is judged."""
         self._look(segment, state)
         self._layers.settle()

@@ -33,7 +33,7 @@ class Opener(Protocol):
         chosen: Dataset,
         options: EngineOptions,
         folder: Path,
-        see: Observer,
+        observer: Observer,
     ) -> AbstractContextManager[EngineBackend]:
         """For as long as the context lasts; engines are for the shapes of `every` sample, and lie in `folder`.
 
@@ -73,11 +73,11 @@ def _open_tensorrt(
     chosen: Dataset,
     options: EngineOptions,
     folder: Path,
-    see: Observer,
+    observer: Observer,
 ) -> AbstractContextManager[EngineBackend]:
     from precisionlab.backends.tensorrt.opening import open_engines
 
-    return open_engines(name, reference, every, chosen, options, folder, see)
+    return open_engines(name, reference, every, chosen, options, folder, observer)
 
 
 _KINDS = {

@@ -36,7 +36,7 @@ _AT_ONCE = 256
 class Visit(Protocol[T_co]):
     """One sample's way through the segments."""
 
-    def see(self, segment: Segment, state: State) -> None:
+    def observer(self, segment: Segment, state: State) -> None:
         """Look at the values that stand after this segment."""
         ...
 
@@ -114,7 +114,7 @@ class Runner:
         values = session.run({name: state[key] for name, key in segment.feeds.items()})
         state.update((segment.fetches[name], value) for name, value in values.items())
         values.clear()
-        visitor.see(segment, state)
+        visitor.observer(segment, state)
         return {key: value for key, value in state.items() if self._last.get(key, -1) > index}
 
 

@@ -39,7 +39,7 @@ class Evaluator:
     held_out: Dataset | None
     metric: Callable[[], TaskMetric] | None
     journal: Journal
-    see: Observer
+    observer: Observer
     judging: Judging
     _done: dict[str, Any] = field(default_factory=dict)
 
@@ -83,7 +83,7 @@ class Evaluator:
         """How far the reference's own answer moves with the last bits, on these samples."""
 
         def work() -> Any:
-            self.see.stage("float32 with its last bits moved", len(samples))
+            self.observer.stage("float32 with its last bits moved", len(samples))
             return measured(samples).to_dict()
 
         key = {"steadiness": 1, "on": _digest(samples), "judged": self.judging.digest}
@@ -108,12 +108,12 @@ class Evaluator:
         parts: list[Effects] = []
 
         def work() -> Any:
-            self.see.stage(title, len(toggling.layers), "layer")
+            self.observer.stage(title, len(toggling.layers), "layer")
             seen: set[str] = set()
             for part in self.backend.effects(toggling, samples):
                 parts.append(part)
                 seen.update(part)
-                self.see.advance(len(seen))
+                self.observer.advance(len(seen))
             return to_plain(merged(parts))
 
         try:
@@ -134,8 +134,8 @@ class Evaluator:
         key["judged"] = self.judging.digest
 
         def worked() -> Any:
-            self.see.stage(title, len(samples))
-            return work(plan, table, samples, self.see.advance, judging=self.judging).to_dict()
+            self.observer.stage(title, len(samples))
+            return work(plan, table, samples, self.observer.advance, judging=self.judging).to_dict()
 
         # An engine shows as many of its layers' outputs as it can; the emulation shows all.
         layers = observed_rows(self.model, plan, (Flow.VARIANT,)) if self.backend.sees_every_layer else {}
@@ -183,9 +183,9 @@ class Evaluator:
             if (known := self.journal.known(key)) is not None:
                 if (old := _read(read, known)) is not None and fits(old):
                     self._done[name] = old
-                    self.see.note(f"{title}: taken from the journal of an earlier run")
+                    self.observer.note(f"{title}: taken from the journal of an earlier run")
                 else:
-                    self.see.note(f"{title}: the journal's entry is not as precisionlab writes it; done anew")
+                    self.observer.note(f"{title}: the journal's entry is not as precisionlab writes it; done anew")
             if name not in self._done:
                 value = work()
                 self.journal.record(key, value)

@@ -69,12 +69,12 @@ class Prepared:
         return replace(self, local=local, backend=local)
 
     def engines(
-        self, backend: str, options: EngineOptions, folder: Path, see: Observer
+        self, backend: str, options: EngineOptions, folder: Path, observer: Observer
     ) -> AbstractContextManager[EngineBackend]:
         """The backend of this name on this model and these samples, for as long as the context lasts; see `Opener`."""
         opener = KINDS[backend].open
         assert opener is not None, "asked of backends with engines alone"
-        return opener(backend, self.local, self.dataset, self.chosen, options, folder, see)
+        return opener(backend, self.local, self.dataset, self.chosen, options, folder, observer)
 
     def judging(self, *tolerances: Tolerance) -> Judging:
         """What is judged: the final outputs by their parts, and what these bounds name.
@@ -84,7 +84,7 @@ class Prepared:
         named = [bound.output for tolerance in tolerances for bound in tolerance if bound.output is not None]
         return judging_of(self.local.model, named)
 
-    def with_groups(self, judging: Judging, journal: Journal, see: Observer) -> Judging:
+    def with_groups(self, judging: Judging, journal: Journal, observer: Observer) -> Judging:
         """With outputs in groups of channels where the reference's values on these samples differ in scale by much.
 
         Told once, from at most so many samples that choose, evenly spaced, and journalled: every figure of the run is
@@ -98,14 +98,16 @@ class Prepared:
         key = {"groups": axes, "on": list(looked_at.names), "judged": judging.digest}
         powers = _powers(journal.known(key), axes)
         if powers is None:
-            see.stage("scales of the outputs", len(looked_at))
+            observer.stage("scales of the outputs", len(looked_at))
             powers = powers_of(axes, map(self.local.reference(list(axes)), looked_at))
             journal.record(key, powers)
         return with_groups(judging, axes, powers)
 
-    def evaluator(self, journal: Journal, see: Observer, judging: Judging, backend: Backend | None = None) -> Evaluator:
+    def evaluator(
+        self, journal: Journal, observer: Observer, judging: Judging, backend: Backend | None = None
+    ) -> Evaluator:
         """Evaluates plans on these samples, in emulation or by another backend."""
-        return Evaluator(backend or self.backend, self.chosen, self.held_out, self.metric, journal, see, judging)
+        return Evaluator(backend or self.backend, self.chosen, self.held_out, self.metric, journal, observer, judging)
 
 
 def prepare(
@@ -114,7 +116,7 @@ def prepare(
     metric: str | None,
     threads: int | None,
     executor: Executor | None,
-    see: Observer,
+    observer: Observer,
     memory: int | None = None,
     device: str = "cpu",
 ) -> Prepared:
@@ -123,8 +125,8 @@ def prepare(
     Raises DataError for bad samples or missing labels, OptionError for options that do not fit them, ModelError
     where the model does not run.
     """
-    dataset = checked(_dataset(model, source), source.skip_bad, see)
-    chosen, held_out = split(dataset, source.holdout, see)
+    dataset = checked(_dataset(model, source), source.skip_bad, observer)
+    chosen, held_out = split(dataset, source.holdout, observer)
     made = metric_of(metric, dataset)
     local = emulation(model, dataset, threads, memory, device)
     return Prepared(dataset, chosen, held_out, made, local, shared_out(local, dataset, executor))

@@ -27,7 +27,7 @@ Compare = Callable[[str, CalibrationTable, bool], Comparison]
 
 
 def best_table(
-    model: Model, methods: Mapping[str, CalibrationTable], compare: Compare, see: Observer
+    model: Model, methods: Mapping[str, CalibrationTable], compare: Compare, observer: Observer
 ) -> CalibrationTable:
     """The table under which the INT8 model loses least: one method for all tensors, or the cheapest for each.
 
@@ -38,7 +38,7 @@ def best_table(
     found[AUTO] = compare("the cheapest method for each tensor", mixed, False)
     best = least_lossy(found)
     figures = ", ".join(f"{name} {c.worst('sqnr'):.1f} ({typical_sqnr(c):.1f})" for name, c in found.items())
-    see.note(f"  SQNR of the final output by ranges (typical sample), dB: {figures}; taken: {best}")
+    observer.note(f"  SQNR of the final output by ranges (typical sample), dB: {figures}; taken: {best}")
     return mixed if best == AUTO else methods[best]
 
 
@@ -71,10 +71,10 @@ def _or_least(sqnr: float) -> float:
 
 def ranges_by_method(evaluator: Evaluator) -> Mapping[str, CalibrationTable]:
     """By each method the ranges of every tensor that an int8 layer quantises; from one pass."""
-    chosen, see = evaluator.chosen, evaluator.see
-    see.stage("int8 ranges", len(chosen))
+    chosen, observer = evaluator.chosen, evaluator.observer
+    observer.stage("int8 ranges", len(chosen))
     collector = evaluator.backend.collector(operands_of(evaluator.model))
-    collector.add(chosen, see.advance)
+    collector.add(chosen, observer.advance)
     found = collector.histograms()
     return {name: table_of(found, name, len(chosen)) for name in METHODS}
 
@@ -88,7 +88,7 @@ def chosen_ranges(evaluator: Evaluator, methods: Mapping[str, CalibrationTable],
     """The ranges by one method, or with `auto` the best of all."""
     if method != AUTO:
         return methods[method]
-    return best_table(evaluator.model, methods, partial(compared_with, evaluator), evaluator.see)
+    return best_table(evaluator.model, methods, partial(compared_with, evaluator), evaluator.observer)
 
 
 def compared_with(evaluator: Evaluator, name: str, table: CalibrationTable, introduced: bool) -> Comparison:

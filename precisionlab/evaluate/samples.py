@@ -10,19 +10,19 @@ from precisionlab.data import Dataset
 from precisionlab.system.observer import Observer
 
 
-def checked(opened: Dataset, skip_bad: bool, see: Observer) -> Dataset:
+def checked(opened: Dataset, skip_bad: bool, observer: Observer) -> Dataset:
     """Read every sample once: a bad one stops the run here, or is left out; say what looks wrong with the data.
 
     Raises DataError for a bad sample, unless `skip_bad`.
     """
-    see.stage("reading the samples", opened.size or 0)
-    dataset = opened.checked(skip_bad=skip_bad, progress=see.advance)
+    observer.stage("reading the samples", opened.size or 0)
+    dataset = opened.checked(skip_bad=skip_bad, progress=observer.advance)
     for bad in dataset.skipped:
-        see.note(f"skipped {bad.name}: {bad.reason}")
+        observer.note(f"skipped {bad.name}: {bad.reason}")
     if dataset.look is not None and not dataset.is_random:
         for finding in dataset.look.findings:
             about = f"input {finding.input!r}: " if finding.input is not None and len(dataset.model_inputs) > 1 else ""
-            see.note(f"{finding.severity}: {about}{finding.text}")
+            observer.note(f"{finding.severity}: {about}{finding.text}")
     return dataset
 
 
@@ -30,7 +30,7 @@ FEWEST_TO_SPLIT = 32
 """With fewer samples none is held out: too few would be left on either side to say anything."""
 
 
-def split(dataset: Dataset, share: float, see: Observer) -> tuple[Dataset, Dataset | None]:
+def split(dataset: Dataset, share: float, observer: Observer) -> tuple[Dataset, Dataset | None]:
     """The samples that choose ranges and pins, and those that only judge; the same whatever else was asked.
 
     Evenly spaced in the order of their names, so that both parts hold something of each class or folder.
@@ -38,7 +38,7 @@ def split(dataset: Dataset, share: float, see: Observer) -> tuple[Dataset, Datas
     if not share or dataset.is_random:
         return dataset, None
     if len(dataset) < FEWEST_TO_SPLIT:
-        see.note(f"only {len(dataset)} samples: none is held out, the same ones choose the pins and judge them")
+        observer.note(f"only {len(dataset)} samples: none is held out, the same ones choose the pins and judge them")
         return dataset, None
     held = frozenset(
         name for i, name in enumerate(dataset.names) if math.floor((i + 1) * share) > math.floor(i * share)

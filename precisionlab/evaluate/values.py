@@ -80,9 +80,9 @@ def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedVal
     tensors = tuple(dict.fromkeys((*given, *operands)))
 
     def work() -> dict[str, Any]:
-        evaluator.see.stage("int8 ranges and histograms" if int8 else "histograms", len(chosen))
+        evaluator.observer.stage("int8 ranges and histograms" if int8 else "histograms", len(chosen))
         collector = evaluator.backend.collector(tensors)
-        collector.add(chosen, evaluator.see.advance)
+        collector.add(chosen, evaluator.observer.advance)
         histograms = collector.histograms()
         quantised = {name: histograms[name] for name in operands} if int8 else {}
         return ObservedValues(
@@ -110,9 +110,9 @@ def _channels(evaluator: Evaluator, look: Look) -> dict[str, ChannelSpread]:
     axes = channel_axes(evaluator.model)
     maxima = ChannelMaxima(axes)
 
-    def see(name: str, tensor: NDArray[Any]) -> None:
+    def observer(name: str, tensor: NDArray[Any]) -> None:
         if name in axes and tensor.dtype == np.float32:
             maxima.add(name, tensor)
 
-    look(islice(evaluator.chosen, _CHANNEL_SAMPLES), see)
+    look(islice(evaluator.chosen, _CHANNEL_SAMPLES), observer)
     return maxima.spreads()

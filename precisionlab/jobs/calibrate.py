@@ -80,15 +80,15 @@ def calibrate(
 
     Raises PrecisionLabError for input that cannot be used.
     """
-    see = observer or Silent()
+    observer = observer or Silent()
     _check(method, percentile, tensorrt, shard)
     check_at_least(1, samples=samples)
     check_workers(threads, processes)
     check_at_least(0, seed=seed)
     loaded = load_model(_model_path(model, data))
     folder = _folder(out, loaded)
-    with open_executor(processes, dask) or nullcontext() as executor, _held(folder, cache, see):
-        dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
+    with open_executor(processes, dask) or nullcontext() as executor, _held(folder, cache, observer):
+        dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, observer)
         local = emulation(loaded, dataset, threads, parse_memory(memory), device)
         ready = shared_out(local, dataset, executor)
         tensors = calibrated_tensors(ready.model)
@@ -102,7 +102,7 @@ def calibrate(
             "versions": versions(),
         }
         chosen = _of_shard(dataset, shard)
-        state = _collect(ready, dataset, chosen, tensors, context, folder / STATE_FILE, see)
+        state = _collect(ready, dataset, chosen, tensors, context, folder / STATE_FILE, observer)
         source = {
             "folder": str(data),
             "sha256": dataset.sha256,
@@ -113,7 +113,7 @@ def calibrate(
             return CalibrationResult(
                 ready.model, CalibrationTable({}, len(chosen)), {}, state.histograms, source, folder, None
             )
-        return _finish(ready, dataset, state.histograms, source, method, percentile, tensorrt, folder, cache, see)
+        return _finish(ready, dataset, state.histograms, source, method, percentile, tensorrt, folder, cache, observer)
 
 
 def merge(
@@ -137,14 +137,14 @@ def merge(
 
     Raises DataError where they do not belong together or to the data, or where one is missing or comes twice.
     """
-    see = observer or Silent()
+    observer = observer or Silent()
     _check(method, percentile, tensorrt, None)
     check_workers(threads)
     loaded = load_model(_model_path(model, data))
     states = [(Path(shard), read_state(_state_file(Path(shard)))) for shard in shards]
     _check_shards(loaded, states)
     counted = frozenset(name for _, state in states for name in state.samples)
-    dataset = checked(open_dataset(data, loaded, None, 0), True, see).only(counted)
+    dataset = checked(open_dataset(data, loaded, None, 0), True, observer).only(counted)
     first, *others = (state for _, state in states)
     if dataset.sha256 != first.context.get("data"):
         raise DataError(
@@ -166,8 +166,8 @@ def merge(
         "skipped": len(dataset.skipped),
     }
     folder = _folder(out, loaded)
-    with _held(folder, cache, see):
-        return _finish(ready, dataset, histograms, source, method, percentile, tensorrt, folder, cache, see)
+    with _held(folder, cache, observer):
+        return _finish(ready, dataset, histograms, source, method, percentile, tensorrt, folder, cache, observer)
 
 
 def calibrated_tensors(model: Model) -> tuple[str, ...]:
@@ -188,16 +188,16 @@ def _collect(
     tensors: tuple[str, ...],
     context: Mapping[str, Any],
     path: Path,
-    see: Observer,
+    observer: Observer,
 ) -> CalibrationState:
     """Count what has not been counted yet, and save now and then."""
     earlier = _earlier(path, context, tensors)
     done = list(earlier.samples) if earlier else []
     left = [name for name in chosen if name not in set(done)]
-    see.stage("histograms", len(chosen))
+    observer.stage("histograms", len(chosen))
     if earlier:
-        see.note(f"going on after {len(done)} of {len(chosen)} samples")
-        see.advance(len(done))
+        observer.note(f"going on after {len(done)} of {len(chosen)} samples")
+        observer.advance(len(done))
     if earlier and not left:
         return earlier
     collector = backend.collector(tensors)
@@ -205,7 +205,7 @@ def _collect(
         collector.restore(earlier.histograms)
     saved = time.monotonic()
     for names, batch in _batches(dataset.only(frozenset(left)), backend):
-        collector.add(batch, partial(_advance, see, len(done)))
+        collector.add(batch, partial(_advance, observer, len(done)))
         done += names
         if time.monotonic() - saved > _SAVE_EVERY:
             _save(path, CalibrationState(context, tuple(done), collector.histograms()))
@@ -228,8 +228,8 @@ def _batches(dataset: Dataset, backend: Backend) -> Iterator[tuple[list[str], It
         yield [sample.name for sample in batch], batch
 
 
-def _advance(see: Observer, before: int, count: int) -> None:
-    see.advance(before + count)
+def _advance(observer: Observer, before: int, count: int) -> None:
+    observer.advance(before + count)
 
 
 def _finish(
@@ -242,7 +242,7 @@ def _finish(
     tensorrt: str,
     folder: Path,
     cache: str | Path | None,
-    see: Observer,
+    observer: Observer,
 ) -> CalibrationResult:
     from precisionlab.report.calibration import render_calibration
     from precisionlab.report.csvfile import to_csv
@@ -250,7 +250,7 @@ def _finish(
     count = int(source["samples"])
     values = {name: percentile if found.parameter is PERCENTILE else found.default for name, found in METHODS.items()}
     methods = {name: table_of(histograms, name, count, value) for name, value in values.items()}
-    table = _best(backend, dataset, methods, see) if method == AUTO else methods[method]
+    table = _best(backend, dataset, methods, observer) if method == AUTO else methods[method]
     path = Path(cache) if cache else folder / CACHE_FILE
     content = write_cache(network_scales(table, backend.model.gone), tensorrt)
     fingerprint = Fingerprint.of(
@@ -286,14 +286,14 @@ def _finish(
 
 
 def _best(
-    backend: Backend, dataset: Dataset, methods: Mapping[str, CalibrationTable], see: Observer
+    backend: Backend, dataset: Dataset, methods: Mapping[str, CalibrationTable], observer: Observer
 ) -> CalibrationTable:
     def compare(name: str, table: CalibrationTable, introduced: bool) -> Comparison:
         plan = plan_for(backend.model, Precision.INT8, table)
-        see.stage(f"int8, ranges by {name}", len(dataset))
-        return backend.compare(plan, table, dataset, see.advance, metric=None, introduced=introduced)
+        observer.stage(f"int8, ranges by {name}", len(dataset))
+        return backend.compare(plan, table, dataset, observer.advance, metric=None, introduced=introduced)
 
-    return best_table(backend.model, methods, compare, see)
+    return best_table(backend.model, methods, compare, observer)
 
 
 def _check(method: str, percentile: float, tensorrt: str, shard: tuple[int, int] | None) -> None:
@@ -318,12 +318,12 @@ def _folder(out: str | Path | None, model: Model) -> Path:
 
 
 @contextmanager
-def _held(folder: Path, cache: str | Path | None, see: Observer) -> Iterator[None]:
+def _held(folder: Path, cache: str | Path | None, observer: Observer) -> Iterator[None]:
     """Hold the run's folder, and the cache where the user wants it elsewhere."""
     with ExitStack() as opened:
-        opened.enter_context(held_folder(folder, see.note, _ELSEWHERE))
+        opened.enter_context(held_folder(folder, observer.note, _ELSEWHERE))
         if cache is not None:
-            opened.enter_context(held_file(Path(cache), see.note, _ELSEWHERE))
+            opened.enter_context(held_file(Path(cache), observer.note, _ELSEWHERE))
         yield
 
 

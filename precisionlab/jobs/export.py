@@ -80,30 +80,32 @@ def export_plan(
     asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
     check_calibration(asked.calibration)
     source = source_of(run, data)
-    see = observer or Silent()
-    found = _Needs(loaded, asked, source, threads, see)
+    observer = observer or Silent()
+    found = _Needs(loaded, asked, source, threads, observer)
     file = None if out is None else _checked(Path(out), (path, loaded.path, *loaded.data_files))
     prepared = _prepared(loaded, file) if target in _NAMING else None
-    with nullcontext() if file is None else held_file(file, see.note, _ADVICE):
+    with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles = found.profiles(shapes) if target in _SHAPED else {}
         subject = Subject(loaded, asked, table, profiles, _names(loaded), tensorrt, prepared)
         if target == TYPED:
             return _typed(subject, _required(file, "the model is a file"))
-        return _written(TARGETS[target](subject, file), file, see, subject)
+        return _written(TARGETS[target](subject, file), file, observer, subject)
 
 
 class _Needs:
     """What a target needs of the samples, looked at when it is asked for."""
 
-    def __init__(self, model: Model, plan: PrecisionPlan, source: Source, threads: int | None, see: Observer) -> None:
-        self._model, self._plan, self._source, self._threads, self._see = model, plan, source, threads, see
+    def __init__(
+        self, model: Model, plan: PrecisionPlan, source: Source, threads: int | None, observer: Observer
+    ) -> None:
+        self._model, self._plan, self._source, self._threads, self._observer = model, plan, source, threads, observer
         self._ready: Prepared | None = None
 
     def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
         """The plan with the pins that int8 needs anyway, and the ranges, by the plan's own method."""
         ready = self._prepared("the plan has int8 layers, and their ranges come from the samples; give --data")
-        evaluator = ready.evaluator(NoJournal(), self._see, ready.judging())
+        evaluator = ready.evaluator(NoJournal(), self._observer, ready.judging())
         method = self._plan.calibration or DEFAULT_METHOD
         table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
         return completed(evaluator.model, replace(self._plan, calibration=method), table), table
@@ -120,7 +122,7 @@ class _Needs:
         if self._ready is None:
             if self._source.data is None and not self._source.shapes:
                 raise OptionError(why)
-            self._ready = prepare(self._model, self._source, None, self._threads, None, self._see)
+            self._ready = prepare(self._model, self._source, None, self._threads, None, self._observer)
         return self._ready
 
 
@@ -235,7 +237,7 @@ def _checked(out: Path, sources: Iterable[Path]) -> Path:
     return out
 
 
-def _written(export: Export, out: Path | None, see: Observer, subject: Subject) -> Exported:
+def _written(export: Export, out: Path | None, observer: Observer, subject: Subject) -> Exported:
     """Write the files, all or none; files beside first, so that what names them never stands alone."""
     if out is None:
         assert isinstance(export.content, str)
@@ -244,7 +246,7 @@ def _written(export: Export, out: Path | None, see: Observer, subject: Subject) 
     beside = [out.parent / name for name in export.beside]
     with ExitStack() as opened:
         for file in beside:
-            opened.enter_context(held_file(file, see.note, _ADVICE))
+            opened.enter_context(held_file(file, observer.note, _ADVICE))
         opened.enter_context(told(f"--out {out}", _ADVICE))
         drafts = opened.enter_context(drafted(out.parent, out.name, of=out))
         for name, data in export.beside.items():

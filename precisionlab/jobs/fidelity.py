@@ -83,7 +83,7 @@ def fidelity(
     Raises PrecisionLabError for input that cannot be used; OptionError where this machine has no real arithmetic in a
     precision.
     """
-    see = observer or Silent()
+    observer = observer or Silent()
     wanted = parse_precisions(precisions)
     if against not in AGAINST:
         raise OptionError(f"unknown opponent {against!r}; hold the emulation against one of {', '.join(AGAINST)}")
@@ -106,10 +106,10 @@ def fidelity(
     for precision in wanted:
         check_opset(loaded.onnx, PrecisionPlan(loaded.sha256, precision))
     folder = Path(out) if out is not None else Path("reports") / f"{loaded.name}-fidelity"
-    with held_folder(folder, see.note):
-        dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, see)
+    with held_folder(folder, observer.note):
+        dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, observer)
         local = emulated(loaded if layers == PATTERNS else one_node_layers(loaded), dataset, threads, kernels)
-        job = _Job(local, dataset, folder, see)
+        job = _Job(local, dataset, folder, observer)
         found = tuple(job.engines(p, against) if against != CUDA else job.real(p, where) for p in wanted)
         facts = {
             **_facts(local.model, dataset, against, where, seed),
@@ -130,12 +130,12 @@ def emulated(model: Model, dataset: Dataset, threads: int | None, kernels: str) 
 class _Job:
     """The comparisons of one model."""
 
-    def __init__(self, local: OnnxRuntimeBackend, dataset: Dataset, folder: Path, see: Observer) -> None:
+    def __init__(self, local: OnnxRuntimeBackend, dataset: Dataset, folder: Path, observer: Observer) -> None:
         self._local = local
         self._model = local.model
         self._dataset = dataset
         self._folder = folder
-        self._see = see
+        self._observer = observer
 
     def real(self, precision: Precision, device: Device) -> PrecisionFidelity:
         """Against ONNX Runtime's own arithmetic in the precision."""
@@ -156,7 +156,7 @@ class _Job:
         emulated = self._compared(f"{precision}, emulated", self._local, plan, table, introduced=False)
         options = EngineOptions()
         with open_engines(
-            against, self._local, self._dataset, self._dataset, options, self._folder, self._see
+            against, self._local, self._dataset, self._dataset, options, self._folder, self._observer
         ) as engine:
             found = self._compared(f"{precision}, measured", engine, plan, table, introduced=False)
             device = ", ".join(f"{name} {value}" for name, value in engine.identity.items())
@@ -167,17 +167,17 @@ class _Job:
     def _plan(self, precision: Precision) -> tuple[PrecisionPlan, CalibrationTable | None]:
         if not precision.is_quantized:
             return plan_for(self._model, precision), None
-        self._see.stage("int8 ranges", len(self._dataset))
+        self._observer.stage("int8 ranges", len(self._dataset))
         collector = self._local.collector(operands_of(self._model))
-        collector.add(self._dataset, self._see.advance)
+        collector.add(self._dataset, self._observer.advance)
         table = table_of(collector.histograms(), DEFAULT_METHOD, len(self._dataset))
         return plan_for(self._model, precision, table, calibration=DEFAULT_METHOD), table
 
     def _compared(
         self, title: str, backend: Backend, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool
     ) -> Comparison:
-        self._see.stage(title, len(self._dataset))
-        return backend.compare(plan, table, self._dataset, self._see.advance, metric=None, introduced=introduced)
+        self._observer.stage(title, len(self._dataset))
+        return backend.compare(plan, table, self._dataset, self._observer.advance, metric=None, introduced=introduced)
 
     def _optimised(
         self, plan: PrecisionPlan, table: CalibrationTable | None, device: Device
@@ -195,12 +195,12 @@ class _Job:
                 gathering = Gathering(0, None)
                 names = [info.name for info in self._model.outputs]
                 reference, judging = self._local.reference(names), judging_of(self._model)
-                self._see.stage(f"{plan.default}, optimised on {device.name}", len(self._dataset))
+                self._observer.stage(f"{plan.default}, optimised on {device.name}", len(self._dataset))
                 for done, sample in enumerate(self._dataset, 1):
                     true, low = reference(sample), session.run(sample.inputs)
                     errors = judged_errors(judging, true, low)
                     gathering.add(SampleResult(ErrorTable(0), errors, None, None))
-                    self._see.advance(done)
+                    self._observer.advance(done)
             except PrecisionLabError as error:
                 return None, str(error)
         return gathering.comparison({}, {}, (), 0.0).worst("sqnr"), "; ".join(typed.notes)

@@ -68,7 +68,7 @@ class Step:
 RESULT_FILE = "selftest.json"
 
 
-def selftest(folder: Path, see: Observer | None = None) -> Iterator[Step]:
+def selftest(folder: Path, observer: Observer | None = None) -> Iterator[Step]:
     """Try the TensorRT backend, step by step; engines and logs go to `folder`.
 
     At the end all of it is written to `selftest.json` there, for a user to attach to an issue: the steps, and for each
@@ -77,9 +77,9 @@ def selftest(folder: Path, see: Observer | None = None) -> Iterator[Step]:
     """
     layers: list[tuple[str, float, float]] = []
     steps: list[Step] = []
-    see = see or Silent()
-    with held_folder(folder, see.note):
-        for step in _steps(folder, see, layers):
+    observer = observer or Silent()
+    with held_folder(folder, observer.note):
+        for step in _steps(folder, observer, layers):
             steps.append(step)
             yield step
         content = {
@@ -92,7 +92,7 @@ def selftest(folder: Path, see: Observer | None = None) -> Iterator[Step]:
             write_whole(folder / RESULT_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _steps(folder: Path, see: Observer, layers: list[tuple[str, float, float]]) -> Iterator[Step]:
+def _steps(folder: Path, observer: Observer, layers: list[tuple[str, float, float]]) -> Iterator[Step]:
     with temporary_folder() as made:
         with told(made, TEMPORARY_ADVICE):
             model, dataset = _made(made)
@@ -100,16 +100,16 @@ def _steps(folder: Path, see: Observer, layers: list[tuple[str, float, float]]) 
         collector = reference.collector(tuple(name for name in model.tensors if is_observed(model, name)))
         collector.add(dataset, _unheard)
         table = table_of(collector.histograms(), "max", len(dataset))
-        with opening.open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), folder, see) as backend:
+        with opening.open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), folder, observer) as backend:
             yield Step("TensorRT and GPU", True, ", ".join(f"{k} {v}" for k, v in backend.identity.items()))
             steps = _Steps(backend, reference, dataset, table)
             yield from steps.all()
             layers.extend(steps.layers)
         options = EngineOptions(calibrate=True)
-        with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, see) as backend:
+        with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, observer) as backend:
             yield from _Steps(backend, reference, dataset, table).calibrated()
         options = EngineOptions(shapes=("image:1x3x16x16,2x3x16x16,4x3x16x16",))
-        with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, see) as backend:
+        with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, observer) as backend:
             yield from _Steps(backend, reference, dataset, table).batches()
 
 

@@ -133,10 +133,10 @@ def sweep(
     return run_sweep(request, observer or Silent())
 
 
-def run_sweep(request: SweepRequest, see: Observer) -> SweepResult:
+def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
     """The whole job, as `sweep` tells it."""
     started = time.perf_counter()
-    with open_work(request, see) as work:
+    with open_work(request, observer) as work:
         job = SweepJob(work.evaluator, work.options, work.cost, work.stage)
         reference, values = _reference(job, work)
         fp32_engine = job.reference_engine(reference)

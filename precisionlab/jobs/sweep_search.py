@@ -83,15 +83,15 @@ class SweepJob:
         if low is None:
             method = asked or DEFAULT_METHOD
         elif not meets(low, tolerance) and not self.grounds.unknown(tolerance):
-            self._evaluator.see.note(
+            self._evaluator.observer.note(
                 f"int8 with {DEFAULT_METHOD} ranges{figures_text(low, tolerance)}: trying others before any pin"
             )
             method = AUTO
-        watched = replace(self._evaluator, see=Watched(self._evaluator.see, deadline))
+        watched = replace(self._evaluator, observer=Watched(self._evaluator.observer, deadline))
         try:
             table = chosen_ranges(watched, methods, method)
         except BudgetExhausted as end:
-            self._evaluator.see.note(f"int8: {end} while ranges were tried: those by {DEFAULT_METHOD} are taken")
+            self._evaluator.observer.note(f"int8: {end} while ranges were tried: those by {DEFAULT_METHOD} are taken")
             method, table = DEFAULT_METHOD, default
         if asked is None and table.digest == default.digest:
             method = DEFAULT_METHOD
@@ -134,9 +134,9 @@ class SweepJob:
         nodes = [self._model.node[name] for layer in self._model.layers if layer.quantizable for name in layer.nodes]
         given = (str(value.name) for node in nodes for value in node.outputs if value.name)
         tensors = tuple(name for name in given if name not in table.ranges and is_observed(self._model, name))
-        self._evaluator.see.stage("int8 ranges inside layers", len(self._evaluator.chosen))
+        self._evaluator.observer.stage("int8 ranges inside layers", len(self._evaluator.chosen))
         collector = self._evaluator.backend.collector(tensors)
-        collector.add(self._evaluator.chosen, self._evaluator.see.advance)
+        collector.add(self._evaluator.chosen, self._evaluator.observer.advance)
         others = table_of(collector.histograms(), "max", table.samples)
         return CalibrationTable({**others.ranges, **table.ranges}, table.samples)
 

@@ -61,31 +61,31 @@ class SweepWork:
 
 
 @contextmanager
-def open_work(request: SweepRequest, see: Observer) -> Iterator[SweepWork]:
+def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
     """Open all that the sweep needs, for as long as the context lasts.
 
     Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
     """
-    loaded = _loaded(request.model, see)
+    loaded = _loaded(request.model, observer)
     plan = _plan_of(request, loaded)
     options = _as_planned(request.options, plan)
     check_precisions(loaded, options, plan)
     run = request.run
     with open_executor(run.processes, run.dask) or nullcontext() as executor, ExitStack() as opened:
         folder = run.out or _default_folder(loaded, plan)
-        opened.enter_context(held_folder(folder, see.note))
-        ready = prepare(loaded, request.source, options.metric, run.threads, executor, see, run.memory, run.device)
+        opened.enter_context(held_folder(folder, observer.note))
+        ready = prepare(loaded, request.source, options.metric, run.threads, executor, observer, run.memory, run.device)
         how = replace(run.engine, compute=run.target.capability.upper())
         fusions = None
         if run.grouping is Grouping.COMPILED:
-            loaded, fusions = _compiled_layers(run.compiler, loaded, ready, how, folder, options, see)
+            loaded, fusions = _compiled_layers(run.compiler, loaded, ready, how, folder, options, observer)
             ready = ready.of(loaded, run.threads)
             plan = _plan_of(request, loaded)
         engines = None
         if run.backend != EMULATION:
-            engines = opened.enter_context(ready.engines(run.backend, how, folder, see))
+            engines = opened.enter_context(ready.engines(run.backend, how, folder, observer))
             options = replace(options, no_new_precision=not engines.is_typed)
-        yield _work(run, options, plan, loaded, ready, engines, fusions, folder, see)
+        yield _work(run, options, plan, loaded, ready, engines, fusions, folder, observer)
 
 
 def _work(
@@ -97,31 +97,31 @@ def _work(
     engines: EngineBackend | None,
     fusions: Fusions | None,
     folder: Path,
-    see: Observer,
+    observer: Observer,
 ) -> SweepWork:
     cost = CostModel(ready.backend.model, run.target)
     judging = ready.judging(*map(options.tolerance_of, (Precision.FP32, *options.precisions)))
     for note in judging.notes:
-        see.note(note)
-    kept = RunFolder(folder, _context(model, ready, options, engines), see.note)
-    judging = ready.with_groups(judging, kept, see)
+        observer.note(note)
+    kept = RunFolder(folder, _context(model, ready, options, engines), observer.note)
+    judging = ready.with_groups(judging, kept, observer)
     stage, compiler = None, None
     if engines is not None and engines.can_run:
-        stage = EngineStage(ready.evaluator(kept, see, judging, engines), engines, run.target, run.engine.builds)
+        stage = EngineStage(ready.evaluator(kept, observer, judging, engines), engines, run.target, run.engine.builds)
     elif engines is not None:
-        compiler = Compiler(engines, see)
-    evaluator = ready.evaluator(kept, see, judging)
+        compiler = Compiler(engines, observer)
+    evaluator = ready.evaluator(kept, observer, judging)
     return SweepWork(options, plan, ready, cost, judging, kept, evaluator, engines, stage, compiler, fusions)
 
 
-def _loaded(path: Path, see: Observer) -> Model:
+def _loaded(path: Path, observer: Observer) -> Model:
     """The model, and what is to be known of it before its figures."""
     model = load_model(path)
     check_lowerable(model)
     cut = None if model.tail is None else f"{model.path.name}: {model.tail.text}"
     for said in (cut, quantized_already(model), own_types(model), *tensorrt_notes(model)):
         if said:
-            see.note(said)
+            observer.note(said)
     return model
 
 
@@ -147,14 +147,14 @@ def _compiled_layers(
     how: EngineOptions,
     folder: Path,
     options: Options,
-    see: Observer,
+    observer: Observer,
 ) -> tuple[Model, Fusions]:
     """The model with the fusions of an engine as its layers: in half precision where that is swept, else in float32."""
     precision = Precision.FP16 if Precision.FP16 in options.precisions else Precision.FP32
-    with ready.engines(backend, how, folder, see) as engines:
+    with ready.engines(backend, how, folder, observer) as engines:
         kernels = engines.kernels(precision)
     found, fusions = with_compiled_layers(model, completed(model, kernels))
-    see.note(fusions.text)
+    observer.note(fusions.text)
     return found, fusions
 
 

@@ -82,7 +82,7 @@ def verify(
     and nothing but engines is written. Raises PlanError where the plan cannot be read, is another model's, says neither
     model nor data, or where its run names code.
     """
-    see = observer or Silent()
+    observer = observer or Silent()
     check_workers(threads, processes)
     path = Path(plan)
     content = read_plan_content(path)
@@ -95,16 +95,16 @@ def verify(
     metric = metric_of(run, metric)
     by = which_backend(backend)
     with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
-        ready = prepare(loaded, source, metric, threads, executor, see, parse_memory(memory), device)
+        ready = prepare(loaded, source, metric, threads, executor, observer, parse_memory(memory), device)
         measuring: Backend = ready.backend
         if by != EMULATION:
-            opened.enter_context(held_folder(path.parent, see.note, "copy the plan elsewhere"))
-            engines = opened.enter_context(ready.engines(by, engine or EngineOptions(), path.parent, see))
+            opened.enter_context(held_folder(path.parent, observer.note, "copy the plan elsewhere"))
+            engines = opened.enter_context(ready.engines(by, engine or EngineOptions(), path.parent, observer))
             if not engines.can_run:
                 raise EngineError(f"--backend {by}: no GPU is here to measure on; use --backend onnxruntime to emulate")
             measuring = engines
-        judging = ready.with_groups(ready.judging(bounds, _asked_for(content, asked)), NoJournal(), see)
-        emulated, evaluator = (ready.evaluator(NoJournal(), see, judging, b) for b in (ready.backend, measuring))
+        judging = ready.with_groups(ready.judging(bounds, _asked_for(content, asked)), NoJournal(), observer)
+        emulated, evaluator = (ready.evaluator(NoJournal(), observer, judging, b) for b in (ready.backend, measuring))
         table = None
         if any_quantized(asked.precisions):
             method = asked.calibration or DEFAULT_METHOD

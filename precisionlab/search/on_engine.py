@@ -53,7 +53,7 @@ class EngineStage:
     def announce(self, precisions: Sequence[Precision]) -> None:
         """Say how many engines will be built."""
         least, most = 1 + len(precisions), 1 + self._most * len(precisions)
-        self._evaluator.see.note(
+        self._evaluator.observer.note(
             f"engines on {self._backend.device}: {least} at least (fp32 and each precision), {most} at most, "
             "and those in which layers are looked at"
         )
@@ -134,7 +134,7 @@ class EngineStage:
             except EngineError as error:
                 refused = str(error)
         self._refused[name] = refused
-        self._evaluator.see.note(f"  {name}: no engine: {refused}")
+        self._evaluator.observer.note(f"  {name}: no engine: {refused}")
         return None
 
     def _keep_times(self, plan: PrecisionPlan, times: Mapping[str, float]) -> None:
@@ -176,9 +176,9 @@ def candidates(model: Model, found: PrecisionResult) -> Iterator[PrecisionPlan]:
 class Compiler:
     """Compiles the plans of a sweep where no GPU can run them: to see what the compiler makes of them."""
 
-    def __init__(self, backend: EngineBackend, see: Observer) -> None:
+    def __init__(self, backend: EngineBackend, observer: Observer) -> None:
         self._backend = backend
-        self._see = see
+        self._observer = observer
 
     def of(self, found: PrecisionResult) -> tuple[CompiledVariant, ...]:
         """The engine without pins, and with those that were found."""
@@ -189,7 +189,7 @@ class Compiler:
                 inside = self._backend.inside(variant.plan, found.table)
             except BuildError as error:
                 compiled.append(CompiledVariant(variant.name, self._backend.device, None, str(error)))
-                self._see.note(f"  {variant.name}: not compiled: {error}")
+                self._observer.note(f"  {variant.name}: not compiled: {error}")
             else:
                 compiled.append(CompiledVariant(variant.name, self._backend.device, inside, ""))
         return tuple(compiled)

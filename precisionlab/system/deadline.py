@@ -48,20 +48,20 @@ class Deadline:
 class Watched:
     """Tells an observer how work goes, and ends that work where its time is spent: between any two samples."""
 
-    def __init__(self, see: Observer, deadline: Deadline) -> None:
-        self._see = see
+    def __init__(self, observer: Observer, deadline: Deadline) -> None:
+        self._observer = observer
         self._deadline = deadline
 
     def stage(self, title: str, total: int, unit: str = "sample") -> None:
         """A stage begins. Raises BudgetExhausted where no time is left for it."""
         self._deadline.check()
-        self._see.stage(title, total, unit)
+        self._observer.stage(title, total, unit)
 
     def advance(self, done: int) -> None:
         """So many are done. Raises BudgetExhausted where no time is left for more."""
-        self._see.advance(done)
+        self._observer.advance(done)
         self._deadline.check()
 
     def note(self, text: str) -> None:
         """Something worth a line."""
-        self._see.note(text)
+        self._observer.note(text)

@@ -131,7 +131,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         chosen: Dataset,
         options: EngineOptions,
         folder: Path,
-        see: Observer,
+        observer: Observer,
     ) -> Iterator[TensorRTBackend]:
         settings["engines"] = Emulated(reference.model, settings["rough"], settings["refuses"])
         settings["engines"].marking_changes = settings.get("marking_changes", False)

@@ -39,12 +39,12 @@ def test_a_part_ends_earlier_and_tells_of_the_whole() -> None:
 
 def test_work_ends_between_two_samples() -> None:
     clock = Clock()
-    see = Watched(Silent(), Deadline(10, clock=clock))
-    see.stage("plan 1", 3)
-    see.advance(1)
+    observer = Watched(Silent(), Deadline(10, clock=clock))
+    observer.stage("plan 1", 3)
+    observer.advance(1)
     clock.now += 11
-    see.note("a note ends nothing")
+    observer.note("a note ends nothing")
     with pytest.raises(BudgetExhausted):
-        see.advance(2)
+        observer.advance(2)
     with pytest.raises(BudgetExhausted):
-        see.stage("plan 2", 3)
+        observer.stage("plan 2", 3)

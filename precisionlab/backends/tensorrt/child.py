@@ -25,7 +25,7 @@ class ChildEngines:
     """Builds and runs engines in a process of its own, which is started anew where it has died."""
 
     def __init__(
-        self, module: str, model: Model, samples: Dataset, store: EngineStore, log: Path, see: Observer
+        self, module: str, model: Model, samples: Dataset, store: EngineStore, log: Path, observer: Observer
     ) -> None:
         """`module` is TensorRT's; `samples` are those that it calibrates on, where it does that by itself.
 
@@ -35,7 +35,7 @@ class ChildEngines:
         self._model = model
         self._samples = samples
         self._store = store
-        self._see = see
+        self._observer = observer
         self._process = EngineProcess(service, module, log, log=log)
         self._loaded: tuple[Path, int] | None = None
         facts: Facts = self._process.call("facts", what="looking for the GPU")
@@ -74,7 +74,7 @@ class ChildEngines:
             return known
         self._loaded = None  # a build has the GPU's memory to itself
         title = f"building {job.title}"
-        self._see.stage(title, 1000, "part")
+        self._observer.stage(title, 1000, "part")
         built: Built = self._process.call(
             "build",
             job.into(job.engine / f".{key.digest}.building"),
@@ -108,7 +108,7 @@ class ChildEngines:
             self._loaded = (engine, self._process.started)
 
     def _progress(self, title: str, done: int, total: int) -> None:
-        self._see.advance(round(1000 * done / max(1, total)))
+        self._observer.advance(round(1000 * done / max(1, total)))
 
     def _next_sample(self, job: BuildJob) -> Any:
         """Hands out one sample's inputs after the other, then None."""

@@ -34,7 +34,7 @@ def open_engines(
     chosen: Dataset,
     options: EngineOptions,
     folder: Path,
-    see: Observer,
+    observer: Observer,
 ) -> Iterator[TensorRTBackend]:
     """The backend `tensorrt` or `tensorrt-rtx`, for as long as the context lasts; engines and logs lie in `folder`.
 
@@ -51,7 +51,7 @@ def open_engines(
     profiles = profiles_for(model, options.shapes, lambda name: every)
     named = None if options.store is None else Path(options.store)
     store = EngineStore(_own_store(folder)) if named is None else EngineStore(named, is_trusted=True)
-    with ChildEngines(module, model, chosen, store, folder / "tensorrt.log", see) as engines:
+    with ChildEngines(module, model, chosen, store, folder / "tensorrt.log", observer) as engines:
         if engines.device is None and module != RTX_MODULE:
             raise EngineError(
                 f"TensorRT {engines.features.version} finds no NVIDIA GPU here; use --backend onnxruntime to emulate, "

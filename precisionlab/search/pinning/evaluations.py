@@ -49,7 +49,7 @@ class Evaluations:
         """No more than `limit` evaluations, and none after the deadline; one under way is ended by it."""
         self._limit, self._deadline = limit, deadline
         evaluator = self._task.evaluator
-        self._watched = replace(evaluator, see=Watched(evaluator.see, deadline))
+        self._watched = replace(evaluator, observer=Watched(evaluator.observer, deadline))
 
     def tighten(self, by: Sequence[float]) -> None:
         """Hold plans to more than before: to so much more of each bound."""
@@ -97,7 +97,7 @@ class Evaluations:
             self._fewest = (len(assignment), cost)
             self._task.evaluator.journal.keep_plan(f"{self._task.precision}", self.plan(assignment))
         so_far = f"; best so far {counted(self._fewest[0], 'pin')}" if self._fewest else ""
-        self._task.evaluator.see.note(
+        self._task.evaluator.observer.note(
             f"  {counted(len(assignment), 'pin')}{figures_text(found, self.strict)}: "
             f"{'holds' if passes else 'does not hold'}{so_far}"
         )

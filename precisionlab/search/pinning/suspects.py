@@ -52,7 +52,7 @@ def suspects_by_effects(
     names = tuple(layer.name for layer in task.touched)
     plan = PrecisionPlan(task.model.sha256, Precision.FP32)
     toggling = Toggling(plan, task.low_plan, names, task.table, task.evaluator.judging)
-    watched = replace(task.evaluator, see=Watched(task.evaluator.see, task.deadline.part(_SHARE)))
+    watched = replace(task.evaluator, observer=Watched(task.evaluator.observer, task.deadline.part(_SHARE)))
     samples = worst_samples(task.evaluator.chosen, low)
     effects = watched.effects(f"{task.precision}, each layer alone", toggling, samples)
     if len(effects) < len(names) and task.deadline.left:

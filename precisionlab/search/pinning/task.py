@@ -104,4 +104,4 @@ class Task:
 
     def note(self, text: str) -> None:
         """Tell the user something of this precision."""
-        self.evaluator.see.note(f"{self.precision}: {text}")
+        self.evaluator.observer.note(f"{self.precision}: {text}")
