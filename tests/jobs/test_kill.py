@@ -33,17 +33,9 @@ MODEL = DIGITS / "digits.onnx"
 DATA = (str(DIGITS / "digits.onnx"), "--data", str(DIGITS), "--samples", "4")
 
 
-@pytest.mark.parametrize(
-    "job",
-    [
-        Job("sweep", ("sweep", *DATA, "--precisions", "int8", "--tolerance", "sqnr>=40"), 4),
-        Job("calibrate", ("calibrate", *DATA), 2),
-    ],
-    ids=lambda job: job.name,
-)
-def test_a_run_killed_at_random_moments_comes_to_the_same_files_and_does_nothing_twice(
-    tmp_path: Path, job: Job
-) -> None:
+def test_a_sweep_killed_at_random_moments_comes_to_the_same_files_and_does_nothing_twice(tmp_path: Path) -> None:
+    """Of a calibration: `test_calibrate.py`; of all commands, hundreds of times: `benchmarks.kills`."""
+    job = Job("sweep", ("sweep", *DATA, "--precisions", "int8", "--tolerance", "sqnr>=40"), 2)
     found = Found()
     disturb(job, job.share, random.Random(3), 1, tmp_path, found)
     assert found.kills == job.share

@@ -97,13 +97,13 @@ def assert_repaired(found: Swept) -> None:
 @pytest.fixture(scope="module")
 def magika(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     out = tmp_path_factory.mktemp("runs") / "magika"
-    return Swept(prepared("magika"), out, "--precisions", "fp16", "--samples", "24")
+    return Swept(prepared("magika"), out, "--precisions", "fp16", "--samples", "8")
 
 
 @pytest.fixture(scope="module")
 def minilm(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     out = tmp_path_factory.mktemp("runs") / "minilm"
-    options = ("--precisions", "fp16", "--samples", "24", "--metric", f"{METRICS}:WordSimSpearman")
+    options = ("--precisions", "fp16", "--samples", "12", "--metric", f"{METRICS}:WordSimSpearman")
     return Swept(prepared("minilm_l3"), out, *options)
 
 
@@ -189,7 +189,7 @@ def test_a_half_precision_copy_on_the_cpu_calls_right_what_the_sweep_calls_broke
 
 def test_orient_in_int8_is_won_back_to_the_tolerance_by_a_few_pins(prepared: Prepared, tmp_path: Path) -> None:
     by_max = ("--calibration", "max")  # better ranges would do without a pin
-    found = Swept(prepared("orient"), tmp_path / "run", "--precisions", "int8", "--samples", "16", *by_max)
+    found = Swept(prepared("orient"), tmp_path / "run", "--precisions", "int8", "--samples", "8", *by_max)
     bare = found.worst("int8", "sqnr_db")
     assert bare < 20
     assert found.met
@@ -212,7 +212,7 @@ def test_orient_in_int8_is_won_back_to_the_tolerance_by_a_few_pins(prepared: Pre
 def test_text_models_run_and_are_judged_by_their_own_metric(
     name: str, precision: str, metric: str, prepared: Prepared, tmp_path: Path
 ) -> None:
-    options = ("--precisions", precision, "--samples", "2", "--max-pins", "2", "--metric", f"{METRICS}:{metric}")
+    options = ("--precisions", precision, "--samples", "1", "--max-pins", "2", "--metric", f"{METRICS}:{metric}")
     found = Swept(prepared(name), tmp_path / "run", *options)
     last = list(found.variants.values())[-1]
     assert last["pins"] <= 2

@@ -144,7 +144,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def swept(out: Path, **options: Any) -> SweepResult:
-    return sweep(MODEL, DIGITS, precisions="fp16", backend="tensorrt", out=out, threads=2, **options)
+    chosen = {"precisions": "fp16", "samples": 8, "threads": 2, **options}
+    return sweep(MODEL, DIGITS, backend="tensorrt", out=out, **chosen)
 
 
 def test_engines_are_measured_beside_the_emulation_and_each_figure_says_which_it_is(
@@ -202,7 +203,7 @@ def test_a_gpu_that_is_worse_than_the_emulation_gets_more_pins_until_it_is_right
 
 
 def test_an_engine_that_is_right_without_pins_takes_none(gpu: dict[str, Any], tmp_path: Path) -> None:
-    result = sweep(MODEL, DIGITS, precisions="bf16", tolerance="sqnr>=5", backend="tensorrt", out=tmp_path, threads=2)
+    result = swept(tmp_path, precisions="bf16", tolerance="sqnr>=5")
     assert result.met
     assert result.plans["bf16"].pins == ()
     (found,) = result.precisions
@@ -266,7 +267,7 @@ def test_without_debug_tensors_it_is_said_that_looking_changed_the_engine(
 def test_int8_engines_are_given_ranges_for_what_int8_layers_take_and_give_and_no_other(
     gpu: dict[str, Any], tmp_path: Path
 ) -> None:
-    sweep(MODEL, DIGITS, precisions="int8", backend="tensorrt", out=tmp_path, threads=2)
+    swept(tmp_path, precisions="int8")
     job = next(job for job in gpu["engines"].jobs if Precision.INT8 in job.enabled)
     assert job.cache is not None
     cache = read_cache(job.cache, "cache")
