@@ -71,4 +71,6 @@ def count_of_gpus() -> int:
 @cache
 def gpu(number: int) -> Gpu:
     """The GPU of this number: one for the process, as its kernels are compiled once. Raises as `Gpu`."""
+    # Its CUDA packages warn at every session of a plugin that nobody asked for; what fails is told by exceptions.
+    ort.set_default_logger_severity(3)
     return Gpu(number)
