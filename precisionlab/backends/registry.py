@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from precisionlab.errors import OptionError
 
@@ -66,18 +66,10 @@ def _tensorrt_is_usable() -> bool:
     return is_usable()
 
 
-def _open_tensorrt(
-    name: str,
-    reference: OnnxRuntimeBackend,
-    every: Dataset,
-    chosen: Dataset,
-    options: EngineOptions,
-    folder: Path,
-    observer: Observer,
-) -> AbstractContextManager[EngineBackend]:
-    from precisionlab.backends.tensorrt.opening import open_engines
+def _open_tensorrt(*given: Any, **named: Any) -> AbstractContextManager[EngineBackend]:
+    from precisionlab.backends.tensorrt.opening import open_engines  # only where it is asked for
 
-    return open_engines(name, reference, every, chosen, options, folder, observer)
+    return open_engines(*given, **named)
 
 
 _KINDS = {
