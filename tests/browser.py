@@ -58,11 +58,11 @@ class Opened:
     def __exit__(self, *_: object) -> None:
         self.context.close()
 
-    def photograph(self, folder: Path, name: str) -> None:
-        """The whole page as a picture: in `folder`, or in that of PRECISIONLAB_SCREENSHOTS, to be looked at."""
-        folder = Path(os.environ.get("PRECISIONLAB_SCREENSHOTS") or folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=folder / f"{name}.png", full_page=True)
+    def photograph(self, name: str) -> None:
+        """The whole page as a picture in the folder of PRECISIONLAB_SCREENSHOTS, to be looked at; else it is left."""
+        if folder := os.environ.get("PRECISIONLAB_SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
     def check_quiet(self) -> None:
         """The page asked for nothing but itself, and nothing failed."""

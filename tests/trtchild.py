@@ -10,17 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from precisionlab.backends.tensorrt.api import RTX, load_tensorrt
-from precisionlab.backends.tensorrt.build import build, network_layers
-from precisionlab.backends.tensorrt.jobs import BuildJob
 from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.backends.tensorrt.process import EngineProcess
 from precisionlab.backends.tensorrt.worker import Link, RefusedError
 from precisionlab.errors import BuildError, DataError, EngineError, ModelError
+
+if TYPE_CHECKING:
+    from precisionlab.backends.tensorrt.jobs import BuildJob
 
 
 class StrangeDataError(DataError):
@@ -139,6 +140,8 @@ def handlers(link: Link, log: Path) -> Mapping[str, Callable[..., Any]]:
 
 def rtx_handlers(link: Link, log: Path) -> Mapping[str, Callable[..., Any]]:
     """Real builds by TensorRT-RTX, and one that aborts on its way."""
+    from precisionlab.backends.tensorrt.build import build, network_layers  # imports onnx, which no other handler needs
+
     trt = load_tensorrt(RTX)
     keeper = LogKeeper(log)
 

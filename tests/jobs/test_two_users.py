@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from models import DIGITS
@@ -23,13 +25,18 @@ AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-group
 FEW = ("--data", str(DIGITS), "--samples", "4", "--threads", "1", "--precisions", "int8")
 
 
-def as_nobody(words: list[str], home: Path | str, **others: str) -> subprocess.CompletedProcess[str]:
+def as_nobody(words: list[str], home: Path | str) -> subprocess.CompletedProcess[str]:
     """Python as a user who has nothing, and whose home cannot be written."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "NUMBA_"))}
-    environment = {**clean, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **others}
+    environment = environment_of(home)
     return subprocess.run(
         [*AS_NOBODY, *words], env=environment, cwd="/", capture_output=True, text=True, check=False, timeout=300
     )
+
+
+def environment_of(home: Path | str, **others: str) -> dict[str, str]:
+    """That of a user with this home."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "NUMBA_"))}
+    return {**clean, "HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **others}
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +62,52 @@ def swept(place: Path) -> Path:
     return place / "roots"
 
 
-def nobody(place: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command as nobody."""
-    return as_nobody(["-m", "precisionlab", *map(str, words)], place, NUMBA_CACHE_DIR=str(place / "numba"))
+_COMMANDS = """
+import json, sys, traceback
+from click.testing import CliRunner
+from precisionlab.cli import cli
+
+for line in sys.stdin:
+    found = CliRunner().invoke(cli, json.loads(line))
+    said = found.stderr
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        said += "".join(traceback.format_exception(found.exception))
+    print(json.dumps([found.exit_code, said]), flush=True)
+"""
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], what: str) -> None:
+class Done(NamedTuple):
+    """What became of a command."""
+
+    returncode: int
+    stderr: str
+
+
+Nobody = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def nobody(place: Path) -> Iterator[Nobody]:
+    """Carries out commands as nobody, in one process for all: what they import takes longer than they do."""
+    environment = environment_of(place, NUMBA_CACHE_DIR=str(place / "numba"))
+    command = [*AS_NOBODY, "-c", _COMMANDS]
+    with subprocess.Popen(
+        command, env=environment, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answers = process.stdin, process.stdout
+
+        def call(*words: str | Path) -> Done:
+            asked.write(json.dumps([str(word) for word in words]) + "\n")
+            asked.flush()
+            return Done(*json.loads(answers.readline()))
+
+        yield call
+        asked.close()
+
+
+def assert_refused(done: Done, what: str) -> None:
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("precisionlab: ")]
     assert len(lines) == 1
@@ -86,70 +133,74 @@ def test_a_user_who_can_write_neither_home_nor_package_sweeps_all_the_same(place
     assert (out / "report.html").exists()
 
 
-def test_who_comes_second_is_told_of_the_other_user(place: Path) -> None:
+def test_who_comes_second_is_told_of_the_other_user(place: Path, nobody: Nobody) -> None:
     for name, mode in (("open", 0o777), ("sticky", 0o1777)):
         folder = place / name
         folder.mkdir()
         folder.chmod(mode)
         with holder(folder) as other:
-            assert_refused(nobody(place, "sweep", MODEL, *FEW, "--out", folder), f"in use by process {other.pid} ")
-        assert nobody(place, "sweep", MODEL, *FEW, "--out", folder).returncode in (0, 1)
+            assert_refused(nobody("sweep", MODEL, *FEW, "--out", folder), f"in use by process {other.pid} ")
+        assert nobody("sweep", MODEL, *FEW, "--out", folder).returncode in (0, 1)
 
 
-def test_a_lock_that_another_user_has_left_locks_nothing(place: Path) -> None:
+def test_a_lock_that_another_user_has_left_locks_nothing(place: Path, nobody: Nobody) -> None:
     for name, mode in (("left", 0o777), ("left sticky", 0o1777)):
         folder = place / name
         folder.mkdir()
         folder.chmod(mode)
         (folder / ".lock").write_text('{"pid": 1, "host": "x", "since": "y"}')
-        assert nobody(place, "sweep", MODEL, *FEW, "--out", folder).returncode in (0, 1)
+        assert nobody("sweep", MODEL, *FEW, "--out", folder).returncode in (0, 1)
         os.chown(folder / "journal.jsonl", NOBODY, NOBODY)
         with held_folder(folder, pytest.fail):
             assert (folder / "run.json").exists()
 
 
-def test_a_run_is_gone_on_with_by_another_user_or_stays_as_it_is(place: Path, swept: Path) -> None:
+def test_a_run_is_gone_on_with_by_another_user_or_stays_as_it_is(place: Path, nobody: Nobody, swept: Path) -> None:
     again = ("sweep", MODEL, *FEW)
     folder = copy_of(swept, "shared", 0o777)
-    assert nobody(place, *again, "--out", folder).returncode in (0, 1)
+    assert nobody(*again, "--out", folder).returncode in (0, 1)
     assert (folder / "run.json").stat().st_uid == NOBODY
     before = contents(folder)
     more = (*again, "--tolerance", "sqnr>=45")
-    assert_refused(nobody(place, *more, "--out", folder), f"{folder}: cannot be written (Permission denied)")
+    assert_refused(nobody(*more, "--out", folder), f"{folder}: cannot be written (Permission denied)")
     assert contents(folder) == before
     assert sweep(folder, "--tolerance", "sqnr>=45").exit_code in (0, 1), "root may"
     sticky = copy_of(swept, "shared and sticky", 0o1777)
     before = contents(sticky)
-    assert_refused(nobody(place, *again, "--out", sticky), f"{sticky}: cannot be written (Operation not permitted)")
+    assert_refused(nobody(*again, "--out", sticky), f"{sticky}: cannot be written (Operation not permitted)")
     assert contents(sticky) == before
     theirs = copy_of(swept, "nobody's", 0o1777, NOBODY)
     assert sweep(theirs).exit_code in (0, 1)
 
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "run.json"])
-def test_a_file_that_another_user_keeps_to_himself_stays_as_it_is(place: Path, swept: Path, name: str) -> None:
+def test_a_file_that_another_user_keeps_to_himself_stays_as_it_is(
+    place: Path, nobody: Nobody, swept: Path, name: str
+) -> None:
     folder = copy_of(swept, f"private {name}", 0o777)
     (folder / name).chmod(0o600)
     before = contents(folder)
     words = ("sweep", MODEL, *FEW, "--out", folder) if name == "journal.jsonl" else ("verify", folder / "plan.json")
-    assert_refused(nobody(place, *words), "Permission denied")
+    assert_refused(nobody(*words), "Permission denied")
     assert contents(folder) == before
     (folder / name).chmod(0o644)
-    assert nobody(place, *words).returncode in (0, 1)
+    assert nobody(*words).returncode in (0, 1)
 
 
-def test_histograms_that_another_user_keeps_to_himself_are_not_replaced(place: Path) -> None:
+def test_histograms_that_another_user_keeps_to_himself_are_not_replaced(place: Path, nobody: Nobody) -> None:
     folder, command = place / "calibration", ("calibrate", MODEL, *FEW[:-2], "--out", str(place / "calibration"))
     assert run(*command).exit_code == 0
     folder.chmod(0o777)
     (folder / "histograms.npz").chmod(0o600)
     before = contents(folder)
-    assert_refused(nobody(place, *command), f"{folder / 'histograms.npz'}: cannot be read (Permission denied)")
+    assert_refused(nobody(*command), f"{folder / 'histograms.npz'}: cannot be read (Permission denied)")
     assert contents(folder) == before
     assert run(*command).exit_code == 0
 
 
-def test_below_a_folder_that_may_not_be_entered_nothing_is_said_to_be_missing(place: Path, swept: Path) -> None:
+def test_below_a_folder_that_may_not_be_entered_nothing_is_said_to_be_missing(
+    place: Path, nobody: Nobody, swept: Path
+) -> None:
     hidden, page = place / "hidden", place / "numba" / "page.html"
     hidden.mkdir(mode=0o700)
     shutil.copytree(swept, hidden / "run")
@@ -166,7 +217,7 @@ def test_below_a_folder_that_may_not_be_entered_nothing_is_said_to_be_missing(pl
         ("calibrate", MODEL, "--data", DIGITS, "--merge", hidden / "c", "--out", place / "numba" / "c"),
         ("sweep", MODEL, "--plan", hidden / "run" / "plan.json", "--out", place / "numba" / "r"),
     ]:
-        done = nobody(place, *words)
+        done = nobody(*words)
         assert_refused(done, f"{hidden}/")
         assert "Permission denied" in done.stderr, words
-    assert nobody(place, "report", swept, "--out", page).returncode == 0
+    assert nobody("report", swept, "--out", page).returncode == 0

@@ -190,7 +190,7 @@ def test_layers_stand_in_topological_order_and_hold_every_node_once(
 
 @pytest.mark.slow
 @given(random_graphs(), st.sampled_from([Precision.FP16, Precision.BF16, Precision.INT8]))
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_a_random_graph_pinned_throughout_is_its_reference_and_segments_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, graph: onnx.ModelProto, precision: Precision
 ) -> None:
