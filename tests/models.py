@@ -24,7 +24,7 @@ from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.rewrite.observe import Flow, Key, cut, layer_inputs, segments
+from precisionlab.rewrite.observe import Flow, Key, cut, segments
 
 Array = NDArray[Any]
 DIGITS = Path(__file__).parent.parent / "calib_data"
@@ -80,9 +80,7 @@ def plan_for(
 
 def calibrate(backend: OnnxRuntimeBackend, samples: Sequence[Sample]) -> CalibrationTable:
     """The ranges of everything that an int8 layer takes."""
-    wanted = {
-        name for layer in backend.model.layers if layer.quantizable for name in layer_inputs(backend.model, layer)
-    }
+    wanted = {name for layer in backend.model.layers if layer.quantizable for name in backend.model.taken_by(layer)}
     collector = backend.collector(sorted(wanted))
     collector.add(samples, lambda done: None)
     return table_of(collector.histograms(), "max", len(samples))

@@ -1,4 +1,4 @@
-"""Toggles single layers of a model whose weights do not fit into memory all at once.
+"""Toggles single layers of a model whose weights or graphs do not fit into memory all at once.
 
 The model's parts take turns. Through each go, for every sample, the values of the base, and those of each layer toggled
 so far where they differ; what a part toggles itself begins there.
@@ -6,7 +6,8 @@ so far where they differ; what a part toggles itself begins there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,19 +25,32 @@ from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.rewrite.observe import Flow, Segment, cut, largest_need, layer_inputs
-from precisionlab.rewrite.toggle import Stretch, stretch_of
+from precisionlab.rewrite.observe import Flow, Segment, cut, largest_need
+from precisionlab.rewrite.toggle import Stretch, costs_of, stretch_of
 
 Arrays = dict[str, NDArray[Any]]
+
+_BRANCHES = 8
+"""A part that toggles layers holds a branch for each, half as long as the part: so much shorter are parts here."""
+
+_PASSES = 64
+"""How many times longer than making the parts all branches of a pass run, where the model has so many layers: what is
+ranked so far can be had after each pass."""
+
+_READ_BYTE = 2e-9
+"""Seconds that a byte of weights takes to be read, rounded and packed."""
 
 
 def branch_effects(
     model: Model, toggling: Toggling, samples: Iterable[Sample], threads: int, budget: int, share: Share
 ) -> Iterator[SampleEffects]:
-    """What toggling each layer does to each sample: for as many layers at a time as there is room for their values."""
+    """What toggling each layer does to each sample: for as many layers at a time as there is room for their values.
+
+    Empty effects come in between, behind each part: then whoever takes them may stop.
+    """
     model = toggling.judging.watched(model)
     names = judged_outputs(model)
-    parts = cut(model, 0, budget, share.weights)
+    parts = cut(model, 0, budget, share.weights, None if share.nodes is None else share.nodes // _BRANCHES)
     _, carried, where = largest_need(model, parts, 0, 1)
     each = 4 * max(1, carried)
     threads = share.side_by_side(model, threads, each, where)
@@ -44,13 +58,13 @@ def branch_effects(
     every = list(samples)
     # A branch's values for a sample, as many samples as fit beside one another, as many branches as fit with all these.
     count = max(1, min(len(every), room // each))
-    width = max(1, min(len(toggling.layers), room // (count * max(1, carried)) - 2))
+    width = max(1, min(len(toggling.layers), room // (count * max(1, carried)) - 2, _enough(model, count)))
     for start in range(0, len(every), count):
         chunk = every[start : start + count]
         finals = _finals(model, toggling, chunk, names, threads, budget, share)
         for first in range(0, len(toggling.layers), width):
             layers = toggling.layers[first : first + width]
-            outputs = _outputs(model, toggling, frozenset(layers), parts, chunk, threads)
+            outputs = yield from _outputs(model, toggling, frozenset(layers), parts, chunk, threads)
             for (reference, base, error), branches in zip(finals, outputs, strict=True):
                 found = {layer: {name: branches[layer].get(name, base[name]) for name in names} for layer in layers}
                 yield {layer: judged_effects(toggling.judging, reference, found[layer], error) for layer in layers}
@@ -63,7 +77,7 @@ def _outputs(
     parts: Sequence[Sequence[Any]],
     samples: Sequence[Sample],
     threads: int,
-) -> list[dict[str, Arrays]]:
+) -> Generator[SampleEffects, None, list[dict[str, Arrays]]]:
     """For each sample and toggled layer the tensors behind the last part that differ from the base's."""
     base: list[Arrays] = [dict(sample.inputs) for sample in samples]
     branches: list[dict[str, Arrays]] = [{} for _ in samples]
@@ -71,22 +85,25 @@ def _outputs(
     start = 0
     for part in parts:
         stop = start + len(part)
-        needed = _needed(model, stop)
         before = list(base)
         passed: list[dict[str, Arrays]] = [{} for _ in samples]
-        if any(branches):
+        begun = None
+        if any(branches) or not any(layer.name in layers for layer in part):
             # Those toggled before come first: they need what the base holds in front of this part.
             plain = stretch_of(model, plan, other, (), table, start, stop)
             session = Session(plain.graph, 1)
             go_on = partial(_go_on, plain, session)
             passed = list(side_by_side(go_on, zip(before, branches, strict=True), threads))
+            if not any(layer.name in layers for layer in part):
+                begun = list(side_by_side(partial(_begin, plain, session), before, threads))
             session.close()
-        stretch = stretch_of(model, plan, other, layers, table, start, stop)
-        session = Session(stretch.graph, 1)
-        begun = list(side_by_side(partial(_begin, stretch, session), before, threads))
-        session.close()
+        if begun is None:
+            stretch = stretch_of(model, plan, other, layers, table, start, stop)
+            session = Session(stretch.graph, 1)
+            begun = list(side_by_side(partial(_begin, stretch, session), before, threads))
+            session.close()
         for i, (alive, own) in enumerate(begun):
-            base[i] = {name: value for name, value in {**before[i], **alive}.items() if name in needed}
+            base[i] = {name: value for name, value in {**before[i], **alive}.items() if model.is_needed(name, stop)}
             branches[i] = {
                 layer: {
                     name: value
@@ -96,6 +113,7 @@ def _outputs(
                 for layer, changed in {**passed[i], **own}.items()
             }
         start = stop
+        yield {}
     return branches
 
 
@@ -165,6 +183,8 @@ class _Outputs:
         return self._reference, self._variant
 
 
-def _needed(model: Model, stop: int) -> set[str]:
-    outputs = {info.name for info in model.outputs}
-    return outputs | {name for layer in model.layers[stop:] for name in layer_inputs(model, layer)}
+def _enough(model: Model, samples: int) -> int:
+    """So many branches that making the model's parts anew for others is little beside running them."""
+    build, run = costs_of(model)
+    build += _READ_BYTE * sum(layer.weight_bytes for layer in model.layers)
+    return math.ceil(_PASSES * build / (samples * run)) if run else len(model.layers)

@@ -26,8 +26,14 @@ _UNKNOWN = 4 * 1024**3
 _PROGRAM = 320 * 1024**2
 """The interpreter, ONNX Runtime, numba's compiled loops, pandas and the report, before any model."""
 
-_NODE = 96 * 1024
-"""What a node takes: in the model, in the graphs made of it, in ONNX Runtime's sessions and in the report."""
+_NODE = 36 * 1024
+"""What a node takes for the whole job: in the model, in what was measured of it, and in the report."""
+
+_BUILT = 60 * 1024
+"""What a node takes besides in the graphs that are made of it, and in ONNX Runtime's sessions."""
+
+_NODES = 1024
+"""So many nodes at a time may a graph be made of, whatever the budget."""
 
 _READER = 128 * 1024**2
 """The interpreter and ONNX's library: what is there while a model is read."""
@@ -113,18 +119,19 @@ class Share:
 
     `memory` is the budget itself. `segment` is how much the outputs that one graph shows for a sample may take,
     `weights` the weights of one graph; None: they need not be parted. `samples` is for all samples that are at work at
-    a time.
+    a time. `nodes` is how many nodes of the model one graph may be made of; None: any number.
     """
 
     memory: int
     segment: int
     weights: int | None
     samples: int
+    nodes: int | None = None
 
     @property
     def is_parted(self) -> bool:
         """Whether graphs of parts of the model take turns, instead of being there together."""
-        return self.weights is not None
+        return self.weights is not None or self.nodes is not None
 
     def side_by_side(self, model: Model, threads: int, each: int, where: str) -> int:
         """How many of the threads may have a sample that takes `each` bytes, most of it at the layer `where`.
@@ -150,12 +157,13 @@ def share_of(memory: int, model: Model) -> Share:
 def _parted(memory: int, model: Model) -> Share:
     weights, largest = _weights(model), _largest(model)
     work = memory - sum(_held(model).values())
-    if _SESSIONS * weights <= min(work // 2, _WORTH):
-        limit, samples = None, work - _SESSIONS * weights
-    else:
-        limit = largest + (work - _SESSION * largest) // 3 // _SESSION
-        samples = work - _SESSION * limit
-    return Share(memory, min(_LARGEST_SEGMENT, samples // 8), limit, samples)
+    others = _BUILT * max(0, len(model.node) - _NODES)  # the nodes beside those of one graph
+    if _SESSIONS * weights <= min((work - others) // 2, _WORTH) and others <= work // 4:
+        samples = work - others - _SESSIONS * weights
+        return Share(memory, min(_LARGEST_SEGMENT, samples // 8), None, samples)
+    limit = largest + (work - _SESSION * largest) // 3 // _SESSION
+    samples = work - _SESSION * limit
+    return Share(memory, min(_LARGEST_SEGMENT, samples // 8), limit, samples, _NODES if others else None)
 
 
 def _least(model: Model, each: int) -> int:
@@ -210,7 +218,9 @@ def _held(model: Model) -> dict[str, int]:
         for value in model.onnx.graph.initializers.values()
         if value.const_value is not None and not isinstance(value.const_value, (ir.ExternalTensor, ir.LazyTensor))
     )
-    return {"the program": _PROGRAM, "the model and its graphs": inside + model.folded + _NODE * len(model.node)}
+    nodes = len(model.node)
+    graphs = _NODE * nodes + _BUILT * min(nodes, _NODES)
+    return {"the program": _PROGRAM, "the model and its graphs": inside + model.folded + graphs}
 
 
 def _weights(model: Model) -> int:

@@ -81,15 +81,15 @@ class OnnxRuntimeBackend(Backend):
         """Behind which layers the graphs end, by the number of flows shown: what the last bits may depend on."""
         found = {}
         for shown in (1, 2, 3):
-            parts = cut(self.model, shown, self.budget, self.share.weights)
+            parts = cut(self.model, shown, self.budget, self.share.weights, self.share.nodes)
             found[str(shown)] = list(accumulate(len(part) for part in parts))
         return found
 
     def _shapes(self, model: Model, first: Sample) -> dict[str, tuple[int, ...]]:
         shapes = {name: array.shape for name, array in first.inputs.items()}
         state = dict(first.inputs)
-        # Of values nothing is shown, and their size is not known yet: only weights can be a reason to part the model.
-        for probe in shape_probes(model, cut(model, 0, self.budget, self.share.weights)):
+        # Of values nothing is shown, and their size is not known yet: only weights and nodes can be a reason to part.
+        for probe in shape_probes(model, cut(model, 0, self.budget, self.share.weights, self.share.nodes)):
             session = Session(probe.graph, self.threads)
             values = session.run({feed: state[name] for feed, name in probe.feeds.items()})
             shapes.update((name, tuple(values[output].tolist())) for output, name in probe.shapes.items())

@@ -40,8 +40,6 @@ from precisionlab.rewrite.observe import (
     Key,
     Segment,
     cut,
-    layer_inputs,
-    main_values,
     observed_rows,
     row_formats,
     segments,
@@ -222,10 +220,9 @@ def _lone(model: Model, node: ir.Node, precision: Precision) -> ir.Model:
 
     builder = GraphBuilder(model.onnx)
     layer = layer_of([node], None, model.tensors)
-    values = {str(v.name): v for v in main_values(model)}
     source = {
-        values[name]: builder.input(values[name], name, model.tensors[name].dtype)
-        for name in sorted(layer_inputs(model, layer))
+        model.values[name]: builder.input(model.values[name], name, model.tensors[name].dtype)
+        for name in sorted(model.taken_by(layer))
     }
     given = RealCopier(builder, model, None).copy(layer, source, precision, Precision.FP32, "")
     return builder.model(given.values())

@@ -46,7 +46,7 @@ class Visit(Protocol[T_co]):
 
 
 class Runner:
-    """One plan's segments. Their sessions live as long as the runner does, or where the weights are parted, in turn."""
+    """One plan's segments. Their sessions live as long as the runner does, or where the model is parted, in turn."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Runner:
         """
         check_opset(model.onnx, plan)
         # Not shared between the threads: where the model is cut, and so the last bits, must not depend on them.
-        parts = cut(model, len(shown), budget, share.weights)
+        parts = cut(model, len(shown), budget, share.weights, share.nodes)
         self._segments = segments(model, plan, table, parts, flows, shown, copier)
         self._share, self._place = share, place
         self._each, self._carried, where = largest_need(model, parts, len(shown), len(frozenset(flows)))

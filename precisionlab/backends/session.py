@@ -42,6 +42,9 @@ _ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion", "DoubleQDQPairsR
 
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * 1024**2
 
+_MANY = 1000
+"""Nodes of a graph whose session is hundreds of thousands of small blocks."""
+
 
 class Session:
     """One graph, ready to run on the CPU. Raises ModelError where ONNX Runtime cannot load it."""
@@ -70,6 +73,7 @@ class Session:
         except RAISED as error:
             check_memory(error)
             raise ModelError(f"ONNX Runtime cannot load the model: {why_not_loaded(error)}") from None
+        self._is_of_many = len(graph.graph) >= _MANY
         self._files = _external(graph)
         self._let_go()  # ONNX Runtime has packed copies of most by now; what it has not is read again
 
@@ -98,6 +102,8 @@ class Session:
         """Let go of the graph and its weights now; it runs no more."""
         self._session, self._weights = None, []
         self._let_go()
+        if self._is_of_many:
+            _give_back_small_blocks()
 
     def _let_go(self) -> None:
         for weight in self._files:
@@ -108,6 +114,16 @@ def as_float32(value: Any) -> Any:
     """An array of half or bfloat16 in float32, which holds all its values; any other value as it is."""
     is_half = isinstance(value, np.ndarray) and value.dtype.itemsize == 2 and value.dtype.kind in "fV"
     return value.astype(np.float32) if is_half else value
+
+
+def _give_back_small_blocks() -> None:
+    """Have glibc give pages that hold nothing any more back to the system: between small blocks it keeps them.
+
+    Of the session of 50,000 nodes 200 MB were kept, which the next one, of other sizes, did not fill.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another libc, that does not do so
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _external(graph: ir.Model) -> list[ir.ExternalTensor]:

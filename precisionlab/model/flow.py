@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from precisionlab.model.graph import Obstacle, TensorInfo
 from precisionlab.model.lift import own_of
+from precisionlab.model.subgraphs import outer_values as outer_values
+from precisionlab.model.subgraphs import subgraphs as subgraphs
 
 # Inputs that say how, not what: sizes, axes, indices, scales of a resize. (ONNX operator
 # specification.) Rounding a float among them, such as Resize's scales, changes shapes and breaks
@@ -134,30 +136,6 @@ class Fixed:
     reason: str
     held: bool = False
     obstacle: Obstacle = Obstacle.OTHER
-
-
-def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
-    """The graphs that the node holds, by the name of their attribute."""
-    for name, attribute in node.attributes.items():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield name, attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from ((name, graph) for graph in attribute.as_graphs())
-
-
-def outer_values(node: ir.Node) -> set[ir.Value]:
-    """The values of the graphs around the node's own subgraphs that these refer to."""
-    own: set[ir.Graph] = set()
-    taken: set[ir.Value] = set()
-    waiting = [graph for _, graph in subgraphs(node)]
-    while waiting:
-        graph = waiting.pop()
-        own.add(graph)
-        taken.update(graph.outputs)
-        for inner in graph:
-            taken.update(value for value in inner.inputs if value is not None)
-            waiting += [held for _, held in subgraphs(inner)]
-    return {value for value in taken if value.graph not in own}
 
 
 def fixed_reason(

@@ -13,6 +13,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from precisionlab.model.opset import opset_of
+from precisionlab.model.subgraphs import outer_values
 from precisionlab.model.tail import Tail
 from precisionlab.precision import Precision
 
@@ -218,6 +219,35 @@ class Model:
     def node(self) -> Mapping[str, ir.Node]:
         """Node name → node of the main graph."""
         return {str(node.name): node for node in self.onnx.graph}
+
+    @cached_property
+    def values(self) -> Mapping[str, ir.Value]:
+        """Name → value of the main graph: its inputs, and what its nodes give."""
+        made = (value for node in self.onnx.graph for value in node.outputs if value.name)
+        return {str(value.name): value for value in (*self.onnx.graph.inputs, *made)}
+
+    @cached_property
+    def taken(self) -> Mapping[str, frozenset[str]]:
+        """Layer name → what it takes from outside, with the values that its subgraphs refer to."""
+        return {layer.name: frozenset(self.taken_by(layer)) for layer in self.layers}
+
+    @cached_property
+    def last_use(self) -> Mapping[str, int]:
+        """Tensor → the index of the last layer that takes it; what no layer takes is not here."""
+        return {name: index for index, layer in enumerate(self.layers) for name in self.taken[layer.name]}
+
+    def taken_by(self, layer: Layer) -> set[str]:
+        """What a layer of these nodes takes from outside, be it one of the model's own or not."""
+        captured = {v for name in layer.nodes for v in outer_values(self.node[name]) if not v.is_initializer()}
+        return set(layer.inputs) | {str(v.name) for v in captured}
+
+    def is_needed(self, tensor: str, stop: int) -> bool:
+        """Whether a layer from the `stop`th on takes the tensor, or it leaves the model."""
+        return tensor in self._delivered or self.last_use.get(tensor, -1) >= stop
+
+    @cached_property
+    def _delivered(self) -> frozenset[str]:
+        return frozenset(info.name for info in self.outputs)
 
     @cached_property
     def idle_behind(self) -> Mapping[str, tuple[IdleNode, ...]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import accumulate
 
 import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
-from precisionlab.model.flow import FLOATS, outer_values
+from precisionlab.model.flow import FLOATS
 from precisionlab.model.lift import OWN
 from precisionlab.plan.assign import format_of, inside_format, is_lowered, is_reference
 from precisionlab.plan.plan import PrecisionPlan
@@ -52,26 +53,30 @@ class Segment:
     inside: tuple[str, ...] = ()
 
 
-def cut(model: Model, flows: int, budget: int, weights: int | None = None) -> list[list[Layer]]:
+def cut(
+    model: Model, flows: int, budget: int, weights: int | None = None, nodes: int | None = None
+) -> list[list[Layer]]:
     """Consecutive layers whose shown outputs stay within `budget` bytes for `flows` flows together.
 
-    Their weights stay within `weights` bytes, where that is given. Tensors of unknown size count as the largest known.
-    A single layer may exceed both. No cut is made where a value that is not a tensor of known type (a sequence) would
-    cross it.
+    Their weights stay within `weights` bytes, and they have at most so many `nodes`, where that is given. Tensors of
+    unknown size count as the largest known. A single layer may exceed all of these. No cut is made where a value that
+    is not a tensor of known type (a sequence) would cross it.
     """
     sizes = output_bytes(model)
     untyped = open_values(model)
     parts: list[list[Layer]] = [[]]
-    used = held = 0
+    used = held = count = 0
     for index, layer in enumerate(model.layers):
         need = flows * sum(sizes[o] for o in layer.outputs)
         is_full = used + need > budget or (weights is not None and held + layer.weight_bytes > weights)
+        is_full = is_full or (nodes is not None and count + len(layer.nodes) > nodes)
         if parts[-1] and is_full and index not in untyped:
             parts.append([])
-            used = held = 0
+            used = held = count = 0
         parts[-1].append(layer)
         used += need
         held += layer.weight_bytes
+        count += len(layer.nodes)
     return parts
 
 
@@ -88,7 +93,7 @@ def largest_need(model: Model, parts: Sequence[Sequence[Layer]], shown: int, flo
     What a part shows, in `shown` flows, and what later parts need of reference and variant, or of the one of `flows`.
     """
     sizes = output_bytes(model)
-    last = {name: i for i, part in enumerate(parts) for layer in part for name in layer_inputs(model, layer)}
+    last = {name: i for i, part in enumerate(parts) for layer in part for name in model.taken[layer.name]}
     most, waiting, where = 0, 0, ""
     carried: dict[str, int] = {}
     for index, part in enumerate(parts):
@@ -106,19 +111,12 @@ def largest_need(model: Model, parts: Sequence[Sequence[Layer]], shown: int, flo
 
 def open_values(model: Model) -> set[int]:
     """The layer indices in front of which a value without a known tensor type is alive."""
-    last_use = {name: i for i, layer in enumerate(model.layers) for name in layer_inputs(model, layer)}
     blocked: set[int] = set()
     for i, layer in enumerate(model.layers):
         for name in layer.outputs:
             if model.tensors[name].dtype is None:
-                blocked.update(range(i + 1, last_use.get(name, i) + 1))
+                blocked.update(range(i + 1, model.last_use.get(name, i) + 1))
     return blocked
-
-
-def layer_inputs(model: Model, layer: Layer) -> set[str]:
-    """What the layer takes from outside, with the values that its subgraphs refer to."""
-    captured = {v for name in layer.nodes for v in outer_values(model.node[name]) if not v.is_initializer()}
-    return set(layer.inputs) | {str(v.name) for v in captured}
 
 
 def is_observed(model: Model, tensor: str) -> bool:
@@ -178,22 +176,11 @@ def segments(
     kinds = frozenset(flows)
     open_flows = frozenset(shown)
     differs: set[str] = set()  # tensors of the variant that are not the reference's own
-    wanted_later = _wanted(model, parts)
+    stops = accumulate(len(part) for part in parts)
     return [
-        _segment(model, plan, table, part, kinds, open_flows, differs, wanted, copier)
-        for part, wanted in zip(parts, wanted_later, strict=True)
+        _segment(model, plan, table, part, kinds, open_flows, differs, stop, copier)
+        for part, stop in zip(parts, stops, strict=True)
     ]
-
-
-def _wanted(model: Model, parts: Sequence[Sequence[Layer]]) -> list[set[str]]:
-    """For each part the tensors that later parts or the user need."""
-    outputs = {info.name for info in model.outputs}
-    wanted: list[set[str]] = []
-    later = set(outputs)
-    for part in reversed(parts):
-        wanted.append(set(later))
-        later |= {name for layer in part for name in layer_inputs(model, layer)}
-    return wanted[::-1]
 
 
 def _segment(
@@ -204,7 +191,7 @@ def _segment(
     flows: frozenset[Flow],
     open_flows: frozenset[Flow],
     differs: set[str],
-    wanted: set[str],
+    stop: int,
     kind: type[LayerCopier],
 ) -> Segment:
     builder = GraphBuilder(model.onnx)
@@ -215,8 +202,8 @@ def _segment(
     variant: dict[ir.Value, ir.Value] = {}
     alone: dict[ir.Value, ir.Value] = {}
     made = {str(v.name) for layer in part for v in nodes_outputs([model.node[n] for n in layer.nodes])}
-    values = {str(v.name): v for v in main_values(model)}
-    needed = {name for layer in part for name in layer_inputs(model, layer)} - made
+    values = {**model.values, **{name: model.inner[name].value for name in inside}} if inside else model.values
+    needed = {name for layer in part for name in model.taken[layer.name]} - made
     for name in sorted(needed):
         value, dtype = values[name], model.tensors[name].dtype
         reference[value] = builder.input(value, name, dtype)
@@ -229,7 +216,7 @@ def _segment(
         reference.update(copier.reference(layer, reference, ""))
         reference.update(copier.take_peaks())
         if Flow.VARIANT in flows:
-            if copier.is_exact(layer, plan) and not differs & layer_inputs(model, layer):
+            if copier.is_exact(layer, plan) and not differs & model.taken[layer.name]:
                 variant.update((values[o], reference[values[o]]) for o in layer.outputs)
             else:
                 variant.update(copier.planned(layer, variant, plan, "variant/"))
@@ -240,27 +227,21 @@ def _segment(
             alone.update(copier.take_peaks())
     names = [o for layer in part for o in layer.outputs]
     observed = tuple(o for o in names if is_judged(model, o))
-    values.update((name, model.inner[name].value) for name in inside)
     seen = frozenset((*observed, *inside))
     fetches: dict[str, Key] = {}
     shown: list[ir.Value] = []
     for flow, environment in ((Flow.REFERENCE, reference), (Flow.VARIANT, variant), (Flow.ALONE, alone)):
         for name in (*names, *inside):
             copied = environment.get(values[name])
-            wanted_here = (name in seen and flow in open_flows) or (name in wanted and flow is not Flow.ALONE)
+            wanted_here = (name in seen and flow in open_flows) or (
+                flow is not Flow.ALONE and model.is_needed(name, stop)
+            )
             if copied is None or not wanted_here or str(copied.name) in fetches:
                 continue
             fetches[str(copied.name)] = (flow, name)
             shown.append(copied)
     same = frozenset(name for name in (*names, *needed) if name not in differs)
     return Segment(builder.model(shown), feeds, fetches, observed, same, inside)
-
-
-def main_values(model: Model) -> Iterable[ir.Value]:
-    """The values of the main graph: its inputs, and what its nodes give."""
-    yield from model.onnx.graph.inputs
-    for node in model.onnx.graph:
-        yield from (v for v in node.outputs if v.name)
 
 
 @dataclass(frozen=True)
@@ -279,20 +260,21 @@ class Probe:
 def shape_probes(model: Model, parts: Sequence[Sequence[Layer]]) -> Iterator[Probe]:
     """A probe for each of the cut `parts` of the model, made when it is its turn."""
     inputs = {info.name for info in model.inputs}
-    for part, wanted in zip(parts, _wanted(model, parts), strict=True):
-        yield _probe(model, part, wanted - {info.name for info in model.outputs}, inputs if len(parts) == 1 else set())
+    for part, stop in zip(parts, accumulate(len(part) for part in parts), strict=True):
+        made = (name for layer in part for name in layer.outputs)
+        wanted = {name for name in made if model.last_use.get(name, -1) >= stop}
+        yield _probe(model, part, wanted, inputs if len(parts) == 1 else set())
 
 
 def _probe(model: Model, part: Sequence[Layer], wanted: set[str], inputs: set[str]) -> Probe:
     builder = GraphBuilder(model.onnx)
     copier = LayerCopier(builder, model, None)
-    values = {str(v.name): v for v in main_values(model)}
     made = {str(v.name) for layer in part for v in nodes_outputs([model.node[n] for n in layer.nodes])}
-    needed = inputs | {name for layer in part for name in layer_inputs(model, layer)} - made
+    needed = inputs | {name for layer in part for name in model.taken[layer.name]} - made
     environment: dict[ir.Value, ir.Value] = {}
     feeds: dict[str, str] = {}
     for name in sorted(needed):
-        value = values[name]
+        value = model.values[name]
         environment[value] = builder.input(
             value, name, value.dtype if value.is_graph_input() else model.tensors[name].dtype
         )

@@ -19,7 +19,7 @@ from precisionlab.model import Layer, Model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier
-from precisionlab.rewrite.observe import layer_inputs, main_values, open_values, output_bytes
+from precisionlab.rewrite.observe import open_values, output_bytes
 
 _Values = dict[ir.Value, ir.Value]
 
@@ -29,6 +29,10 @@ _Values = dict[ir.Value, ir.Value]
 _BUILD_NODE = 0.25e-3
 _RUN_NODE = 5e-6
 _RUN_MULTIPLY_ADD = 1 / 60e9
+
+_MANY, _BRANCHED = 1024, 2**15
+"""In a model of so many nodes a stage has toggled layers times nodes of at most so many: half of that are the nodes in
+its branches, and each takes the memory and the building of any other, which in smaller models is little."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,15 @@ def whole(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> 
     return builder.model(list(dict.fromkeys(named.values()))), {name: str(v.name) for name, v in named.items()}
 
 
+def costs_of(model: Model) -> tuple[float, float]:
+    """What a session of the whole model takes to build, and to run for a sample, in seconds; see the constants."""
+    multiply_adds = sum(layer.multiply_adds or 0 for layer in model.layers)
+    return len(model.node) * _BUILD_NODE, len(model.node) * _RUN_NODE + multiply_adds * _RUN_MULTIPLY_ADD
+
+
 def _stage_count(model: Model, toggled: int, samples: int) -> int:
     """How many stages cost least: C of them take 1.5·C builds, and L·N / 2C runs for the halves of stages."""
-    multiply_adds = sum(layer.multiply_adds or 0 for layer in model.layers)
-    run = len(model.node) * _RUN_NODE + multiply_adds * _RUN_MULTIPLY_ADD
-    build = len(model.node) * _BUILD_NODE
+    build, run = costs_of(model)
     best = math.sqrt(toggled * samples * run / (3 * build)) if build else 1
     return max(1, min(round(best), math.isqrt(toggled)))
 
@@ -71,19 +79,22 @@ def stage_ends(model: Model, toggled: Collection[str], samples: int, budget: int
     """Behind which layers (how many of them) the stages end; each of the `toggled` layers is in one.
 
     As many stages as pay for themselves over so many samples, with equal numbers of toggled layers; more where their
-    branches would hold more than about `budget` bytes for one sample.
+    branches would hold more than about `budget` bytes for one sample, or very many nodes.
     """
     limit = math.ceil(len(toggled) / _stage_count(model, len(toggled), samples))
     sizes = {name: 4 * (info.elements or 0) for name, info in model.tensors.items()}
     untyped = open_values(model)
     ends: list[int] = []
-    count = largest = 0
+    is_large = len(model.node) > _MANY
+    count = largest = nodes = 0
     for index, layer in enumerate(model.layers, 1):
         count += layer.name in toggled
         largest = max(largest, sum(sizes.get(o, 0) for o in layer.outputs))
-        if index not in untyped and count and (count >= limit or (count + 1) * largest > budget):
+        nodes += len(layer.nodes)
+        is_full = count >= limit or (count + 1) * largest > budget or (is_large and count * nodes >= _BRANCHED)
+        if index not in untyped and count and is_full:
             ends.append(index)
-            count = largest = 0
+            count = largest = nodes = 0
     if count:
         ends.append(len(model.layers))
     return ends
@@ -99,8 +110,8 @@ def stage_need(model: Model, toggled: Collection[str], ends: Sequence[int]) -> t
     most, where = inside, model.layers[-1].name if model.layers else ""
     start = 0
     for stop in ends:
-        behind = {name for layer in model.layers[stop:] for name in layer_inputs(model, layer)}
-        alive = sum(sizes[o] for layer in model.layers[:stop] for o in layer.outputs if o in behind)
+        before = (o for layer in model.layers[:stop] for o in layer.outputs)
+        alive = sum(sizes[o] for o in before if model.last_use.get(o, -1) >= stop)
         branches = sum(layer.name in toggled for layer in model.layers[start:stop])
         need = inside + (branches + 2) * alive
         if need > most:
@@ -124,17 +135,13 @@ def stage_of(
     base = _inputs(model, builder)
     _run(copier, model.layers[:start], plan, base)
     changed = _toggled(copier, model, model.layers[start:stop], plan, other, toggled, base)
-    values = {str(v.name): v for v in main_values(model)}
-    behind = model.layers[stop:]
-    finals = _finals(model)
-    needed = {name for layer in behind for name in layer_inputs(model, layer)} | finals.keys()
-    alive = {name: base[values[name]] for name in needed if name in values and values[name] in base}
+    alive = {str(v.name): copied for v, copied in base.items() if v.name and model.is_needed(str(v.name), stop)}
     branches = {
         name: {str(v.name): copied for v, copied in own.items() if str(v.name) in alive}
         for name, own in changed.items()
     }
     shown = dict.fromkeys([*alive.values(), *(v for own in branches.values() for v in own.values())])
-    rest, feeds, fetches = _rest(model, plan, table, behind, {n: values[n] for n in sorted(alive)})
+    rest, feeds, fetches = _rest(model, plan, table, model.layers[stop:], {n: model.values[n] for n in sorted(alive)})
     return Stage(
         builder.model(list(shown)),
         {name: str(v.name) for name, v in alive.items()},
@@ -171,17 +178,16 @@ def stretch_of(
     """The layers from `start` up to `stop`, all under `plan`, and each toggled one in turn as `other` has it."""
     layers = model.layers[start:stop]
     builder = GraphBuilder(model.onnx)
-    values = {str(v.name): v for v in main_values(model)}
+    values = model.values
     made = {o for layer in layers for o in layer.outputs}
     base: _Values = {}
     feeds: dict[str, str] = {}
     inside = {str(v.name) for layer in layers for name in layer.nodes for v in model.node[name].outputs}
-    for name in sorted({name for layer in layers for name in layer_inputs(model, layer)} - inside):
+    for name in sorted({name for layer in layers for name in model.taken[layer.name]} - inside):
         base[values[name]] = builder.input(values[name], name, model.tensors[name].dtype)
         feeds[name] = str(base[values[name]].name)
     changed = _toggled(LayerCopier(builder, model, table), model, layers, plan, other, toggled, base)
-    needed = {name for layer in model.layers[stop:] for name in layer_inputs(model, layer)} | _finals(model).keys()
-    alive = {name: base[values[name]] for name in sorted(made & needed)}
+    alive = {name: base[values[name]] for name in sorted(made) if model.is_needed(name, stop)}
     branches = {
         name: {str(v.name): copied for v, copied in own.items() if str(v.name) in alive}
         for name, own in changed.items()
@@ -206,12 +212,17 @@ def _toggled(
 ) -> dict[str, _Values]:
     """Copy the layers into `base`, and beside it what each toggled one changes of them."""
     changed: dict[str, _Values] = {}
+    behind: dict[str, set[str]] = {}  # tensor → the toggled layers that change it
     for layer in layers:
-        for name, own in changed.items():
-            if not layer_inputs(model, layer).isdisjoint(str(v.name) for v in own):
-                own.update(copier.planned(layer, ChainMap(own, base), plan, f"{name}/"))
+        touched = {name for tensor in model.taken[layer.name] for name in behind.get(tensor, ())}
+        for name in (name for name in changed if name in touched):
+            own = changed[name]
+            own.update(copier.planned(layer, ChainMap(own, base), plan, f"{name}/"))
         if layer.name in toggled:
             changed[layer.name] = copier.planned(layer, base, other, "toggled/")
+            touched.add(layer.name)
+        for tensor in layer.outputs if touched else ():
+            behind[tensor] = touched
         _run(copier, [layer], plan, base)
     return changed
 
@@ -225,7 +236,7 @@ def _rest(
 ) -> tuple[ir.Model | None, dict[str, str], dict[str, str]]:
     """The graph of the layers behind a stage, the names of its inputs, and of its outputs."""
     builder = GraphBuilder(model.onnx)
-    taken = {name for layer in layers for name in layer_inputs(model, layer)}
+    taken = {name for layer in layers for name in model.taken[layer.name]}
     environment: _Values = {}
     feeds: dict[str, str] = {}
     for name, value in alive.items():
@@ -241,13 +252,8 @@ def _rest(
 
 
 def _inputs(model: Model, builder: GraphBuilder) -> _Values:
-    return {
-        v: builder.input(v, str(v.name), v.dtype) for v in model.onnx.graph.inputs if str(v.name) in _input_names(model)
-    }
-
-
-def _input_names(model: Model) -> frozenset[str]:
-    return frozenset(info.name for info in model.inputs)
+    names = {info.name for info in model.inputs}
+    return {v: builder.input(v, str(v.name), v.dtype) for v in model.onnx.graph.inputs if str(v.name) in names}
 
 
 def _run(copier: LayerCopier, layers: Sequence[Layer], plan: PrecisionPlan, environment: _Values) -> None:
@@ -257,5 +263,5 @@ def _run(copier: LayerCopier, layers: Sequence[Layer], plan: PrecisionPlan, envi
 
 def _finals(model: Model) -> dict[str, ir.Value]:
     """The model's outputs that are not constants."""
-    values = {str(v.name): v for v in main_values(model)}
+    values = model.values
     return {info.name: values[info.name] for info in model.outputs if info.name in values}

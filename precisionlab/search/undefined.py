@@ -9,7 +9,6 @@ from typing import Any
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
-from precisionlab.rewrite.observe import layer_inputs
 from precisionlab.system.wording import counted
 
 _NAMED = 5
@@ -134,7 +133,7 @@ def _upstream(model: Model, output: str) -> list[Layer]:
     for layer in reversed(model.layers):
         if not wanted.isdisjoint(layer.outputs):
             found.append(layer)
-            wanted |= layer_inputs(model, layer)
+            wanted |= model.taken[layer.name]
     return found[::-1]
 
 

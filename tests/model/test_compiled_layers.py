@@ -21,7 +21,7 @@ from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
 from precisionlab.model.layers import QUANTIZABLE_OPS
 from precisionlab.precision import Precision
-from precisionlab.rewrite.observe import Flow, layer_inputs
+from precisionlab.rewrite.observe import Flow
 
 W = np.eye(4, dtype=np.float32) / 3
 ANY: dict[str, Array] = {"w": W, "v": W + 1, "c": np.arange(1, 5, dtype=np.float32)}
@@ -48,7 +48,7 @@ def assert_valid(found: Model, original: Model) -> None:
     for layer in found.layers:
         assert list(layer.nodes) == sorted(layer.nodes, key=place.__getitem__)
         assert layer.name == layer.nodes[0]
-        assert layer_inputs(found, layer) <= made  # so that no path leaves a layer and comes back
+        assert found.taken_by(layer) <= made  # so that no path leaves a layer and comes back
         made.update(str(v.name) for name in layer.nodes for v in found.node[name].outputs)
         assert {fixed[name] for name in layer.nodes} == {layer.fixed}
         anchors = [i for i, kind in enumerate(layer.op_types) if kind in QUANTIZABLE_OPS and layer.fixed is None]

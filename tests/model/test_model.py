@@ -20,7 +20,6 @@ from precisionlab.errors import ModelError
 from precisionlab.model import Layer, Model, load_model
 from precisionlab.model.graph import Obstacle
 from precisionlab.precision import Precision
-from precisionlab.rewrite.observe import layer_inputs
 
 rng = np.random.default_rng(0)
 
@@ -147,7 +146,7 @@ def test_a_node_used_inside_a_subgraph_is_not_fused(tmp_path: Path) -> None:
 def assert_topological(model: Model) -> None:
     known = {info.name for info in model.inputs}
     for layer in model.layers:
-        assert layer_inputs(model, layer) <= known, layer.name
+        assert model.taken_by(layer) <= known, layer.name
         known |= set(layer.outputs)
     nodes = [name for layer in model.layers for name in layer.nodes]
     assert sorted(nodes) == sorted(model.node)
@@ -257,7 +256,7 @@ def test_an_if_that_captures_outer_values_runs_also_in_a_segment_of_its_own(tmp_
     model = load(proto(body, {"k": weight(8), "k2": weight(8)}), tmp_path)
     branch = model.layer["node_of_c"]
     assert branch.fixed is None
-    assert layer_inputs(model, branch) == {"flag", "a", "b"}
+    assert model.taken_by(branch) == {"flag", "a", "b"}
     x = weight(8)
     data = [sample(x=x, flag=np.array(True)), sample(x=x, flag=np.array(False))]
     assert parts_of(model, 1) == 4
