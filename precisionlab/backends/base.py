@@ -86,6 +86,10 @@ class Collector(Protocol):
         """Add what an earlier run has counted."""
         ...
 
+    def histogram(self, tensor: str) -> Histogram:
+        """What has been counted so far of one tensor."""
+        ...
+
     def histograms(self) -> dict[str, Histogram]:
         """What has been counted so far."""
         ...

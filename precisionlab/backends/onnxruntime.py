@@ -105,25 +105,30 @@ class OnnxRuntimeBackend(Backend):
         """Reference and variant, and where it is asked for each layer alone, in one graph."""
         return self.watch(evaluation)(samples)
 
-    def reference(
-        self, names: Collection[str], copier: type[LayerCopier] = LayerCopier
-    ) -> Callable[[Sample], dict[str, NDArray[Any]]]:
-        """The function that gives the reference's values of these final or layer outputs, for one sample.
+    def reference(self, names: Collection[str]) -> Callable[[Sample], dict[str, NDArray[Any]]]:
+        """The function that gives the reference's values of these final or layer outputs, for one sample."""
+        values = self._values(names, LayerCopier)
+        return lambda sample: next(values([sample]))
 
-        `copier` makes its layers.
-        """
+    def references(
+        self, names: Collection[str], samples: Iterable[Sample], copier: type[LayerCopier] = LayerCopier
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """The same for many samples, in their order; `copier` makes the reference's layers."""
+        return self._values(names, copier)(samples)
+
+    def _values(
+        self, names: Collection[str], copier: type[LayerCopier]
+    ) -> Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]:
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
         runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.place, copier)
         constants = _constant_outputs(self.model)
 
-        def values(sample: Sample) -> dict[str, NDArray[Any]]:
+        def picking(sample: Sample) -> _Picking:
             given = {**constants, **{name: as_float32(array) for name, array in sample.inputs.items()}}
-            picking = _Picking(self.place, names, {name: given[name] for name in names if name in given})
-            (found,) = runner.each([sample], lambda _: picking, 1)
-            return found
+            return _Picking(self.place, names, {name: given[name] for name in names if name in given})
 
-        return values
+        return lambda samples: runner.each(samples, picking, 1)
 
     def look(self, samples: Iterable[Sample], observer: Callable[[str, NDArray[Any]], None]) -> None:
         """Show the reference's inputs and every float32 tensor that a layer gives, by its name, sample by sample."""
@@ -232,7 +237,11 @@ class OnnxRuntimeCollector:
 
     def histograms(self) -> dict[str, Histogram]:
         """What has been counted so far."""
-        return {name: self._counted[name] for name in self._tensors}
+        return {name: self.histogram(name) for name in self._tensors}
+
+    def histogram(self, tensor: str) -> Histogram:
+        """The same of one tensor."""
+        return self._counted[tensor]
 
 
 class _Counting:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Protocol, TypeVar
 
 from precisionlab.backends.memory import UNLIMITED, Share
@@ -67,27 +67,27 @@ class Runner:
         check_opset(model.onnx, plan)
         # Not shared between the threads: where the model is cut, and so the last bits, must not depend on them.
         parts = cut(model, len(shown), budget, share.weights, share.nodes)
-        self._segments = segments(model, plan, table, parts, flows, shown, copier)
-        self._share, self._place = share, place
+        self._model, self._share, self._place = model, share, place
+        self._segments = partial(segments, model, plan, table, parts, flows, shown, copier)
+        self._stops = list(accumulate(len(part) for part in parts))
         self._each, self._carried, where = largest_need(model, parts, len(shown), len(frozenset(flows)))
         self._each *= _INSIDE
         self.most = share.side_by_side(model, 1 << 16, self._each, where)
-        self._sessions = None if share.is_parted else [place.session(segment.graph) for segment in self._segments]
-        self._last: dict[Key, int] = {}
-        for index, segment in enumerate(self._segments):
-            self._last.update((key, index) for key in segment.feeds.values())
+        self._ready: list[tuple[Segment, Running]] | None = None
+        if not share.is_parted:
+            self._ready = [(segment, place.session(segment.graph)) for segment in self._segments()]
 
     def each(self, samples: Iterable[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
         """What each sample's visit gives, in the samples' order; some side by side, on as many threads as fit."""
         threads = self._place.threads(min(threads, self.most))
-        if self._sessions is None:
+        if self._ready is None:
             return self._in_turn(iter(samples), visit, threads)
-        sessions = self._sessions
+        ready = self._ready
 
         def through(sample: Sample) -> T:
             visitor, state = visit(sample), _inputs(sample)
-            for index, session in enumerate(sessions):
-                state = self._step(index, session, (state, visitor))
+            for (segment, session), stop in zip(ready, self._stops, strict=True):
+                state = self._step(segment, session, stop, (state, visitor))
             return visitor.result()
 
         return side_by_side(through, samples, threads)
@@ -100,22 +100,26 @@ class Runner:
             visitors = [visit(sample) for sample in chunk]
             states = [_inputs(sample) for sample in chunk]
             chunk.clear()
-            for index, segment in enumerate(self._segments):
+            for segment, stop in zip(self._segments(), self._stops, strict=True):
                 session = self._place.session(segment.graph)
-                step = partial(self._step, index, session)
+                step = partial(self._step, segment, session, stop)
                 states = list(side_by_side(step, zip(states, visitors, strict=True), threads))
                 session.close()
             yield from (visitor.result() for visitor in visitors)
 
-    def _step(self, index: int, session: Running, sample: tuple[Values, Visit[Any]]) -> Values:
-        """One segment for one sample; what later ones need of the values."""
+    def _step(self, segment: Segment, session: Running, stop: int, sample: tuple[Values, Visit[Any]]) -> Values:
+        """One segment for one sample; what those behind its end, the layer `stop`, need of the values."""
         state, visitor = sample
-        segment = self._segments[index]
         values = session.run({name: state[key] for name, key in segment.feeds.items()})
         state.update((segment.fetches[name], value) for name, value in values.items())
         values.clear()
         visitor.observer(segment, state)
-        return {key: value for key, value in state.items() if self._last.get(key, -1) > index}
+        last = self._model.last_use
+        return {
+            (flow, name): v
+            for (flow, name), v in state.items()
+            if flow is not Flow.ALONE and last.get(name, -1) >= stop
+        }
 
 
 def side_by_side(work: Callable[[Any], T], items: Iterable[Any], threads: int) -> Iterator[T]:

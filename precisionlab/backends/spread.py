@@ -115,7 +115,11 @@ class SpreadCollector:
 
     def histograms(self) -> dict[str, Histogram]:
         """What has been counted so far."""
-        return {name: self._total[name] for name in self._tensors}
+        return {name: self.histogram(name) for name in self._tensors}
+
+    def histogram(self, tensor: str) -> Histogram:
+        """The same of one tensor."""
+        return self._total[tensor]
 
 
 def _wanted(samples: Iterable[Sample]) -> tuple[Wanted, ...]:

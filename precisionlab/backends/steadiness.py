@@ -23,9 +23,10 @@ from precisionlab.rewrite.nudge import NudgingCopier, nudged
 def steadiness(backend: OnnxRuntimeBackend, judging: Judging, samples: Iterable[Sample]) -> Comparison:
     """What is judged, with the last bits moved, against the same without; by the rules that judge a variant."""
     started = time.perf_counter()
-    still, moved = backend.reference(judging.names), backend.reference(judging.names, NudgingCopier)
+    still = list(samples)
+    moved = [replace(sample, inputs=nudged(sample.inputs)) for sample in still]
     gathering = Gathering(0, None)
-    for sample in samples:
-        before, after = still(sample), moved(replace(sample, inputs=nudged(sample.inputs)))
+    befores = list(backend.references(judging.names, still))
+    for before, after in zip(befores, backend.references(judging.names, moved, NudgingCopier), strict=True):
         gathering.add(SampleResult(ErrorTable(0), judged_errors(judging, before, after), None, None))
     return gathering.comparison({}, {}, (), time.perf_counter() - started)

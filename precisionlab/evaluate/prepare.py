@@ -99,7 +99,7 @@ class Prepared:
         powers = _powers(journal.known(key), axes)
         if powers is None:
             observer.stage("scales of the outputs", len(looked_at))
-            powers = powers_of(axes, map(self.local.reference(list(axes)), looked_at))
+            powers = powers_of(axes, self.local.references(list(axes), looked_at))
             journal.record(key, powers)
         return with_groups(judging, axes, powers)
 

@@ -83,11 +83,11 @@ def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedVal
         evaluator.observer.stage("int8 ranges and histograms" if int8 else "histograms", len(chosen))
         collector = evaluator.backend.collector(tensors)
         collector.add(chosen, evaluator.observer.advance)
-        histograms = collector.histograms()
-        quantised = {name: histograms[name] for name in operands} if int8 else {}
+        # One after the other: of thousands of tensors all at once are hundreds of MB.
+        quantised = {name: collector.histogram(name) for name in operands} if int8 else {}
         return ObservedValues(
             len(chosen),
-            {name: CoarseHistogram.of(found) for name, found in histograms.items()},
+            {name: CoarseHistogram.of(collector.histogram(name)) for name in tensors},
             _channels(evaluator, look) if int8 else {},
             {method: table_of(quantised, method, len(chosen)) for method in METHODS} if int8 else {},
         ).to_dict()

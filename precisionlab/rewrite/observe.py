@@ -167,8 +167,8 @@ def segments(
     flows: Iterable[Flow],
     shown: Iterable[Flow],
     copier: type[LayerCopier] = LayerCopier,
-) -> list[Segment]:
-    """The graphs that compute these flows over the cut `parts` of the model.
+) -> Iterator[Segment]:
+    """The graphs that compute these flows over the cut `parts` of the model, each made when it is its turn.
 
     Of the flows in `shown` every layer's output is fetched, of the others only what is needed later on. `copier` is
     what makes the layers.
@@ -176,11 +176,8 @@ def segments(
     kinds = frozenset(flows)
     open_flows = frozenset(shown)
     differs: set[str] = set()  # tensors of the variant that are not the reference's own
-    stops = accumulate(len(part) for part in parts)
-    return [
-        _segment(model, plan, table, part, kinds, open_flows, differs, stop, copier)
-        for part, stop in zip(parts, stops, strict=True)
-    ]
+    for part, stop in zip(parts, accumulate(len(part) for part in parts), strict=True):
+        yield _segment(model, plan, table, part, kinds, open_flows, differs, stop, copier)
 
 
 def _segment(

@@ -138,7 +138,7 @@ def test_a_moved_value_is_one_unit_off_and_infinities_stay(tmp_path: Path) -> No
     x = np.float32([0, 1, 7, 0.1, -0.3, 1e-20, 3e38, -np.inf])[:, None]
     given = sample(x=x)
     backend = OnnxRuntimeBackend(model, given, threads=1)
-    y = backend.reference(["y"], NudgingCopier)(given)["y"]
+    y = next(backend.references(["y"], [given], NudgingCopier))["y"]
     assert np.array_equal(y[[0, 1, 2, 6, 7]], x[[0, 1, 2, 6, 7]])
     ratio = y[3:6].astype(np.float64) / x[3:6] - 1
     assert np.allclose(np.abs(ratio), 2.0**-23, rtol=0.5)
