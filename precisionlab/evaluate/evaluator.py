@@ -96,7 +96,9 @@ class Evaluator:
 
         Where the observer raises BudgetExhausted, of the layers that have been measured by then.
         """
-        layers = hashlib.sha256(json.dumps(toggling.layers).encode()).hexdigest()
+        named = frozenset(toggling.layers)  # whatever their order, they are the same ones
+        toggled = [layer.name for layer in self.model.layers if layer.name in named]
+        layers = hashlib.sha256(json.dumps(toggled).encode()).hexdigest()
         key = {
             "toggled": layers,
             "plan": _key(toggling.plan, toggling.table),

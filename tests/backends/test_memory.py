@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,17 @@ from precisionlab.backends.memory import Share, default_memory, machine_memory, 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import Session
 from precisionlab.cli import cli
-from precisionlab.compare.effects import merged
+from precisionlab.compare.effects import Effects, merged
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import OptionError, is_out_of_memory
-from precisionlab.model import Model
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.jobs.sweep import sweep
+from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import cut
-from precisionlab.rewrite.toggle import whole
+from precisionlab.rewrite.toggle import stage_ends, whole
 from precisionlab.system.parsing import parse_memory
 
 MB, GB = 1024**2, 1024**3
@@ -382,3 +385,105 @@ def test_what_onnx_runtime_cannot_allocate_is_no_fault_of_the_model(tmp_path: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
     assert session.run({"x": np.zeros((2, 8), np.float32)})
+
+
+# Very many layers
+
+
+def chain(folder: Path, layers: int) -> Path:
+    """A chain of MatMul and Softmax."""
+    sys.path.insert(0, str(DIGITS.parent))
+    from benchmarks.memory import chain_of_layers
+
+    path = folder / f"chain{layers}.onnx"
+    chain_of_layers(path, layers)
+    return path
+
+
+def of_few_nodes(model: Model, sample: Sample, nodes: int) -> OnnxRuntimeBackend:
+    """The emulation with graphs of at most so many nodes, in turn."""
+    backend = OnnxRuntimeBackend(model, sample, 1)
+    backend.share = Share(GB, backend.budget, None, GB, nodes)
+    return backend
+
+
+def test_graphs_of_few_nodes_in_turn_give_the_figures_of_the_whole(bundled: tuple[Model, Dataset]) -> None:
+    model, samples = bundled[0], list(bundled[1])
+    plain, parted = OnnxRuntimeBackend(model, samples[0], 1), of_few_nodes(model, samples[0], 8)
+    plan = plan_for(model, Precision.FP16)
+    found, expected = (
+        backend.compare(plan, None, samples, lambda done: None, metric=None, introduced=True)
+        for backend in (parted, plain)
+    )
+    for name in expected.inherited:
+        assert_alike(found.inherited[name], expected.inherited[name], name)
+        assert_alike(found.introduced[name], expected.introduced[name], name)
+    names = tuple(layer.name for layer in model.layers)
+    toggling = Toggling(plan_for(model, Precision.FP32), plan, names, None, judging_of(model))
+    effects, true = (merged(list(backend.effects(toggling, samples))) for backend in (parted, plain))
+    assert set(effects) == set(true) == set(names)
+    for layer, outputs in true.items():
+        for name, effect in outputs.items():
+            assert_alike(effects[layer][name].errors, effect.errors, layer)
+
+
+def test_what_is_ranked_can_be_stopped_between_parts_and_kept_between_passes(
+    bundled: tuple[Model, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, samples = bundled[0], list(bundled[1])
+    names = tuple(layer.name for layer in model.layers)
+    plans = plan_for(model, Precision.FP32), plan_for(model, Precision.FP16)
+    backend = of_few_nodes(model, samples[0], 8)
+    whole_pass = list(backend.effects(Toggling(*plans, names, None, judging_of(model)), samples))
+    monkeypatch.setattr("precisionlab.backends.branches._enough", lambda model, samples: 2)
+    backwards = list(backend.effects(Toggling(*plans, names[::-1], None, judging_of(model)), samples))
+    assert {} in whole_pass  # here whoever waits may stop
+    firsts = [part for part in backwards if part][: len(samples)]
+    assert all(set(part) == set(names[-2:]) for part in firsts)  # the first two, for every sample
+    assert merged(backwards) == merged(whole_pass)
+
+
+def test_a_model_of_thousands_of_layers_is_parted_by_nodes_where_memory_is_little(tmp_path: Path) -> None:
+    model = load_model(chain(tmp_path, 3000))
+    with pytest.raises(OptionError, match="are needed") as refused:
+        share_of(400 * MB, model)
+    told = re.search(r"(\d+M) are needed", str(refused.value))
+    assert told is not None
+    share = share_of(parse_memory(told[1]) or 0, model)
+    assert share.is_parted
+    assert share.nodes is not None
+    assert all(sum(len(layer.nodes) for layer in part) <= share.nodes for part in cut(model, 3, GB, None, share.nodes))
+    assert not share_of(16 * GB, model).is_parted
+
+
+def test_stages_of_a_model_of_thousands_of_layers_have_few_branches(tmp_path: Path) -> None:
+    model = load_model(chain(tmp_path, 3000))
+    ends = stage_ends(model, frozenset(layer.name for layer in model.layers), 8, GB)
+    assert ends[-1] == 3000
+    assert max(stop - start for start, stop in pairwise([0, *ends])) < 200
+
+
+@pytest.mark.parametrize("budget", [None, "10m"])
+def test_where_time_may_run_out_the_layers_that_look_worst_are_ranked_first(
+    tmp_path: Path, budget: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    effects = Evaluator.effects
+
+    def noted(self: Evaluator, title: str, toggling: Toggling, samples: Dataset) -> Effects:
+        asked.append(toggling.layers)
+        return effects(self, title, toggling, samples)
+
+    monkeypatch.setattr(Evaluator, "effects", noted)
+    found = sweep(
+        DIGITS / "digits.onnx", DIGITS, precisions="fp16", tolerance="sqnr>=90", samples=4, out=tmp_path,
+        budget=budget, max_evaluations=1, threads=1,
+    )  # fmt: skip
+    in_order = [layer.name for layer in found.model.layers if layer.name in asked[0]]
+    errors = found.precisions[0].low.comparison.introduced
+    assert sorted(asked[0]) == sorted(in_order)
+    if budget is None:
+        assert list(asked[0]) == in_order
+    else:
+        worst = [min(errors[name].sqnr for name in found.model.layer[layer].outputs) for layer in asked[0]]
+        assert worst == sorted(worst)

@@ -50,6 +50,8 @@ def suspects_by_effects(
     `cost` is what pins cost, in seconds.
     """
     names = tuple(layer.name for layer in task.touched)
+    if task.deadline.left is not None:
+        names = first.ranking.order  # where the time does not do for all, those that look worst come first
     plan = PrecisionPlan(task.model.sha256, Precision.FP32)
     toggling = Toggling(plan, task.low_plan, names, task.table, task.evaluator.judging)
     watched = replace(task.evaluator, observer=Watched(task.evaluator.observer, task.deadline.part(_SHARE)))
