@@ -329,7 +329,7 @@ def _of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
 
 
 _EARLIER = {"taken": "honoured", "swallowed": "overridden"}
-"""What runs before 0.2 say."""
+"""What the words were in earlier runs."""
 
 _PIN_VERDICTS = (
     (
