@@ -20,7 +20,7 @@ from precisionlab.backends.base import Backend, Collector, Evaluation, Toggling
 from precisionlab.backends.cuda.session import PROVIDER, load_libraries
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.place import parse_device
-from precisionlab.backends.refusals import RAISED, why_not_loaded, why_not_run
+from precisionlab.backends.refusals import why_not_loaded, why_not_run
 from precisionlab.backends.runner import side_by_side
 from precisionlab.backends.session import serialized
 from precisionlab.compare.effects import SampleEffects
@@ -31,6 +31,7 @@ from precisionlab.compare.judging import Judging
 from precisionlab.data import Sample
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import Layer, Model
+from precisionlab.model.expression import RAISED
 from precisionlab.plan.assign import check_opset, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision

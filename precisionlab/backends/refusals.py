@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import re
 
-import onnxruntime.capi.onnxruntime_pybind11_state as pybind
-
-from precisionlab.system.quoting import CPP_ERRORS, cause
+from precisionlab.system.quoting import cause
 
 WHO = "ONNX Runtime"
 
-# Its own exceptions have no common base.
-RAISED: tuple[type[Exception], ...] = (
-    *(kind for kind in vars(pybind).values() if isinstance(kind, type) and issubclass(kind, Exception)),
-    *CPP_ERRORS,
-)
-"""What ONNX Runtime raises where it refuses a graph or a run; not what a fault of ours would be."""
 
 _NO_MEMORY = re.compile(r"[Ff]ailed to allocate|bad_alloc|bad allocation|[Oo]ut of memory")
 _NO_KERNEL = re.compile(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'")

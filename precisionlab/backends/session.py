@@ -14,8 +14,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 from google.protobuf.message import EncodeError
 
-from precisionlab.backends.refusals import RAISED, check_memory, why_not_loaded, why_not_run
+from precisionlab.backends.refusals import check_memory, why_not_loaded, why_not_run
 from precisionlab.errors import ModelError
+from precisionlab.model.expression import RAISED
 from precisionlab.model.mapped import let_go
 
 # Below this size a weight travels inside the graph's protobuf, as small constants must for ONNX Runtime

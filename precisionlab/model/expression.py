@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime.capi.onnxruntime_pybind11_state as pybind
 from numpy.typing import NDArray
 
 from precisionlab.model.mapped import let_go
+from precisionlab.system.quoting import CPP_ERRORS
 
 NUMPY = frozenset(
     {
@@ -123,3 +125,11 @@ def _inside(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
     if isinstance(tensor, ir.ExternalTensor):
         return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
     return tensor
+
+
+# Its own exceptions have no common base.
+RAISED: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(pybind).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *CPP_ERRORS,
+)
+"""What ONNX Runtime raises where it refuses a graph or a run; not what a fault of ours would be."""

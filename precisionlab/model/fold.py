@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
-from precisionlab.model.expression import NUMPY, Expression, expression, sources
+from precisionlab.model.expression import NUMPY, RAISED, Expression, expression, sources
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.inference import infer_types
 from precisionlab.model.lift import OWN
@@ -156,7 +156,7 @@ class _Fold:
         made = expression(self._model, wanted)
         try:
             computed = made.values()
-        except Exception:  # ONNX Runtime's have no common base; it has no kernel for some types
+        except RAISED:  # it has no kernel for some types
             if len(wanted) > 1:
                 return {value: found for one in wanted for value, found in self._now([one], halves).items()}
             self._failed.update(wanted)

@@ -15,7 +15,7 @@ from precisionlab.compare.metrics import error_metrics
 from precisionlab.compare.spread import Spread
 from precisionlab.model import Layer
 from precisionlab.model.selections import Moving, moving_layers
-from precisionlab.plan.assign import format_of, precision_of
+from precisionlab.plan.assign import format_of, lowest_of
 from precisionlab.plan.plan import Pin
 from precisionlab.report.cells import Row
 from precisionlab.report.columns import SPREAD_PARTS
@@ -95,7 +95,7 @@ def _layer_row(
         "kind": layer.kind,
         "nodes": " + ".join(layer.nodes),
         "inputs": inputs,
-        "runs_in": precision_of(layer, found.low.plan).value,
+        "runs_in": lowest_of(result.model, layer, found.low.plan).value,
         "fixed": layer.fixed or "",
         "rank": known.rank.get(layer.name),
         "pinned": pin is not None,

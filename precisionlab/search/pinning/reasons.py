@@ -12,12 +12,21 @@ from precisionlab.search.causes import Cause
 
 
 def reason_of(
-    layer: Layer, precision: Precision, order: Sequence[str], causes: Mapping[str, Cause], effects: Effects
+    layer: Layer,
+    precision: Precision,
+    order: Sequence[str],
+    causes: Mapping[str, Cause],
+    effects: Effects,
+    *,
+    by_cost: bool = False,
 ) -> str:
-    """The cause where one is known, else the layer's rank and what put it there; and why not fp32, where it is not."""
+    """The cause where one is known, else the layer's rank and what put it there; and why not fp32, where it is not.
+
+    `by_cost`: the harm was divided by what pinning the layer costs.
+    """
     name = layer.name
-    cause = causes.get(name)
-    why = cause.text if cause else f"rank {order.index(name) + 1} of {len(order)}{_harm(effects, name)}"
+    cause, measure = causes.get(name), " by harm for its cost" if by_cost else ""
+    why = cause.text if cause else f"rank {order.index(name) + 1} of {len(order)}{measure}{_harm(effects, name)}"
     return why if precision is Precision.FP32 else f"{why}; {precision} is enough, at less cost than fp32"
 
 

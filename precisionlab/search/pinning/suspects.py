@@ -30,10 +30,12 @@ class Suspects:
     ranking: Ranking
     causes: Mapping[str, Cause]
     effects: Effects = field(default_factory=dict)
+    by_cost: bool = False
+    """Whether the harm was divided by what pinning a layer costs."""
 
     def reason(self, layer: Layer, precision: Precision) -> str:
         """Why the layer is pinned to a precision."""
-        return reason_of(layer, precision, self.ranking.order, self.causes, self.effects)
+        return reason_of(layer, precision, self.ranking.order, self.causes, self.effects, by_cost=self.by_cost)
 
 
 def suspects_by_own_error(task: Task, low: Comparison) -> Suspects:
@@ -63,7 +65,8 @@ def suspects_by_effects(
             "the others stand behind them, by their own error"
         )
     weights = None if task.aim is Aim.PINS else _weights(task, first.ranking, cost)
-    return replace(first, ranking=rank_by_effects(first.ranking, effects, weights, task.measure), effects=effects)
+    ranking = rank_by_effects(first.ranking, effects, weights, task.measure)
+    return replace(first, ranking=ranking, effects=effects, by_cost=weights is not None)
 
 
 def _weights(task: Task, ranking: Ranking, cost: Callable[[Mapping[str, Precision]], float]) -> dict[str, float]:
