@@ -696,7 +696,7 @@ def test_rtx_builds_real_models_in_every_precision(name: str, tmp_path: Path, bu
 @needs_rtx
 @pytest.mark.skipif(not PREPARED, reason="the example models are not prepared")
 def test_rtx_parses_the_example_models_in_every_precision(tmp_path: Path) -> None:
-    small = [load_model(path) for path in PREPARED if path.stat().st_size < 2**24 and path.stem != "magika"]
+    small = [load_model(path) for path in PREPARED if path.stat().st_size < 2**24]
     files = {file: model for model in small for file in saved(model, tmp_path)}
     accepted(files, drive("typed", "parse", *files))
 
