@@ -33,9 +33,10 @@ Arrays = dict[str, NDArray[Any]]
 _BRANCHES = 8
 """A part that toggles layers holds a branch for each, half as long as the part: so much shorter are parts here."""
 
-_PASSES = 64
-"""How many times longer than making the parts all branches of a pass run, where the model has so many layers: what is
-ranked so far can be had after each pass."""
+_PASSES = 32
+"""How many times longer than making the parts the branches of the first pass run, where the model has so many layers:
+what is ranked so far can be had after each pass. Each is twice as wide as the one before, as branches that come to the
+same values as the base end early, and then the making is what takes the time."""
 
 _READ_BYTE = 2e-9
 """Seconds that a byte of weights takes to be read, rounded and packed."""
@@ -58,16 +59,17 @@ def branch_effects(
     every = list(samples)
     # A branch's values for a sample, as many samples as fit beside one another, as many branches as fit with all these.
     count = max(1, min(len(every), room // each))
-    width = max(1, min(len(toggling.layers), room // (count * max(1, carried)) - 2, _enough(model, count)))
+    most = max(1, min(len(toggling.layers), room // (count * max(1, carried)) - 2))
     for start in range(0, len(every), count):
         chunk = every[start : start + count]
         finals = _finals(model, toggling, chunk, names, threads, budget, share)
-        for first in range(0, len(toggling.layers), width):
-            layers = toggling.layers[first : first + width]
+        first, width = 0, min(most, _enough(model, count))
+        while layers := toggling.layers[first : first + width]:
             outputs = yield from _outputs(model, toggling, frozenset(layers), parts, chunk, threads)
             for (reference, base, error), branches in zip(finals, outputs, strict=True):
                 found = {layer: {name: branches[layer].get(name, base[name]) for name in names} for layer in layers}
                 yield {layer: judged_effects(toggling.judging, reference, found[layer], error) for layer in layers}
+            first, width = first + width, min(most, 2 * width)
 
 
 def _outputs(
