@@ -487,3 +487,17 @@ def test_where_time_may_run_out_the_layers_that_look_worst_are_ranked_first(
     else:
         worst = [min(errors[name].sqnr for name in found.model.layer[layer].outputs) for layer in asked[0]]
         assert worst == sorted(worst)
+
+
+def test_an_output_that_later_parts_take_is_handed_on_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(proto("(float[N,4] x) => (float[N,4] a, float[N,4] b) { a = Exp(x) b = Neg(a) }"), tmp_path)
+    given = Sample("s", {"x": np.ones((2, 4), np.float32)})
+    plan = plan_for(model, Precision.FP16)
+    found = []
+    for nodes in (1, None):  # so that each layer is a part, and so that both are one
+        share = Share(GB, MB, None, GB, nodes)
+        monkeypatch.setattr("precisionlab.backends.onnxruntime.share_of", lambda memory, model, share=share: share)
+        backend = OnnxRuntimeBackend(model, given, 1, memory=GB)
+        assert len(cut(backend.model, 3, MB, None, nodes)) == (2 if nodes else 1)
+        found.append(backend.compare(plan, None, [given], lambda done: None, metric=None, introduced=True))
+    assert found[0].inherited == found[1].inherited
