@@ -102,8 +102,13 @@ def children(parent: int) -> set[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc is Linux'")
-@pytest.mark.parametrize("pauses", [[], [0.0], [0.3], [0.05, 0.05, 0.3]])
-@pytest.mark.parametrize("more", [[], ["--processes", "2"]], ids=["alone", "processes"])
+@pytest.mark.parametrize(
+    ("pauses", "more"),
+    [
+        *(([], []), ([0.0], []), ([0.3], []), ([0.05, 0.05, 0.3], [])),
+        *(([], ["--processes", "2"]), ([0.05, 0.05, 0.3], ["--processes", "2"])),
+    ],
+)
 def test_interrupts_end_within_seconds_however_often_they_come(
     tmp_path: Path, pauses: list[float], more: list[str]
 ) -> None:
