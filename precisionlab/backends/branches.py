@@ -30,7 +30,7 @@ from precisionlab.rewrite.toggle import Stretch, costs_of, stretch_of
 
 Arrays = dict[str, NDArray[Any]]
 
-_BRANCHES = 8
+_BRANCHES = 16
 """A part that toggles layers holds a branch for each, half as long as the part: so much shorter are parts here."""
 
 _PASSES = 32

@@ -409,7 +409,7 @@ def of_few_nodes(model: Model, sample: Sample, nodes: int) -> OnnxRuntimeBackend
 
 def test_graphs_of_few_nodes_in_turn_give_the_figures_of_the_whole(bundled: tuple[Model, Dataset]) -> None:
     model, samples = bundled[0], list(bundled[1])
-    plain, parted = OnnxRuntimeBackend(model, samples[0], 1), of_few_nodes(model, samples[0], 8)
+    plain, parted = OnnxRuntimeBackend(model, samples[0], 1), of_few_nodes(model, samples[0], 16)
     plan = plan_for(model, Precision.FP16)
     found, expected = (
         backend.compare(plan, None, samples, lambda done: None, metric=None, introduced=True)
@@ -433,7 +433,7 @@ def test_what_is_ranked_can_be_stopped_between_parts_and_kept_between_passes(
     model, samples = bundled[0], list(bundled[1])
     names = tuple(layer.name for layer in model.layers)
     plans = plan_for(model, Precision.FP32), plan_for(model, Precision.FP16)
-    backend = of_few_nodes(model, samples[0], 8)
+    backend = of_few_nodes(model, samples[0], 16)
     whole_pass = list(backend.effects(Toggling(*plans, names, None, judging_of(model)), samples))
     monkeypatch.setattr("precisionlab.backends.branches._enough", lambda model, samples: 2)
     backwards = list(backend.effects(Toggling(*plans, names[::-1], None, judging_of(model)), samples))
