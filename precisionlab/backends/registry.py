@@ -120,11 +120,6 @@ def backend_names() -> tuple[str, ...]:
     return (AUTO, *_KINDS)
 
 
-def backend_lines() -> tuple[str, ...]:
-    """Each backend with what it does, for a line of help."""
-    return tuple(f"{kind.name} ({kind.title})" for kind in _KINDS.values())
-
-
 def which_backend(name: str) -> str:
     """The backend of this name; for `auto`, TensorRT where it is installed and there is a GPU, else the emulation.
 

@@ -24,7 +24,6 @@ from precisionlab.cli.streams import OutputError, prepare_streams
 from precisionlab.cli.sweep import sweep_command
 from precisionlab.cli.verify import verify_command
 from precisionlab.errors import PrecisionLabError, is_out_of_memory
-from precisionlab.system.disk import is_full
 from precisionlab.system.wording import one_line
 
 INPUT_ERROR = 2
@@ -75,6 +74,8 @@ def _memory_ran_out(words: str) -> str:
 
 def _of_surroundings(error: OSError) -> str | None:
     """What the system refuses whatever we do, as a sentence; None for what may be a fault of ours."""
+    from precisionlab.system.disk import is_full  # not before it is needed: help is to come at once
+
     if is_out_of_memory(error):
         return _memory_ran_out("a library or a thread finds no room")
     where = f"{error.filename}: " if error.filename else ""

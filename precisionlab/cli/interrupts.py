@@ -7,7 +7,6 @@ whatever is left undone.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -73,6 +72,7 @@ class Interrupts:
 
 def end_workers() -> None:
     """End all processes that this one has started through `multiprocessing`."""
-    for process in multiprocessing.active_children():
+    children = getattr(sys.modules.get("multiprocessing"), "active_children", list)  # not loaded: there are none
+    for process in children():
         with suppress(OSError, ValueError):
             process.kill()

@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from precisionlab.precision import Precision
-
 
 class Listing(click.Option):
     """An option with `{names}` in its help, which stands for `names`, joined by commas."""
@@ -25,11 +23,15 @@ class Listing(click.Option):
 
 def low_precisions() -> Iterable[str]:
     """The precisions that can be swept."""
+    from precisionlab.precision import Precision
+
     return (precision.value for precision in Precision if precision.is_low)
 
 
 def float_precisions() -> Iterable[str]:
     """The precisions of the float layers around quantized ones."""
+    from precisionlab.precision import Precision
+
     return (precision.value for precision in Precision.floats())
 
 
@@ -45,3 +47,10 @@ def method_names() -> Iterable[str]:
     from precisionlab.calibration.methods import METHODS
 
     return METHODS
+
+
+def backend_lines() -> Iterable[str]:
+    """The backends, each with what it does; `auto` left out."""
+    from precisionlab.backends.registry import KINDS
+
+    return (f"{kind.name} ({kind.title})" for kind in KINDS.values())

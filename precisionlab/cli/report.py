@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import webbrowser
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -56,6 +55,8 @@ def open_page(path: Path) -> None:
 
     On standard error, so that what a command prints for machines stays as it is.
     """
+    import webbrowser  # with all that it imports, only for who opens a page
+
     address = path.resolve().as_uri()
     # Without a display webbrowser would start a browser inside the terminal, and wait for it.
     has_display = sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in _DISPLAYS)

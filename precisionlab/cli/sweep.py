@@ -9,9 +9,15 @@ from typing import Any
 
 import click
 
-from precisionlab.backends.registry import backend_lines
 from precisionlab.cli.engines import engine_options, engine_options_of
-from precisionlab.cli.listing import Listing, float_precisions, low_precisions, method_names, metric_names
+from precisionlab.cli.listing import (
+    Listing,
+    backend_lines,
+    float_precisions,
+    low_precisions,
+    method_names,
+    metric_names,
+)
 from precisionlab.cli.work import work_options
 from precisionlab.errors import OptionError
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from precisionlab.backends.registry import backend_lines
 from precisionlab.cli.engines import engine_options, engine_options_of
-from precisionlab.cli.listing import Listing
+from precisionlab.cli.listing import Listing, backend_lines
 from precisionlab.cli.work import work_options
 
 if TYPE_CHECKING:
