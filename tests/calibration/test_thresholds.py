@@ -214,6 +214,7 @@ def test_mse_takes_the_least_error_of_pytorch_quantizations_formula_at_every_eig
     assert chosen == pytest.approx(errors.min(), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "few"])
 def test_mse_differs_little_from_pytorch_quantizations_own_search(kind: str) -> None:
     """All centres as candidates, with its stride of 1: the error we accept is at most 3 % above its best."""

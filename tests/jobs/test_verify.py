@@ -99,6 +99,7 @@ def test_a_plan_that_stands_alone_wants_model_and_data(found: Path, tmp_path: Pa
     assert verify(alone, model=MODEL, data=DIGITS, threads=2).holds
 
 
+@pytest.mark.slow
 def test_int8_ranges_are_found_anew_by_the_plans_method(tmp_path: Path) -> None:
     result = sweep(
         MODEL,

@@ -652,6 +652,7 @@ def test_the_bundled_model_overflows_in_half_and_three_pins_repair_it(bundled: t
     ("magika", Precision.FP16, False), ("magika", Precision.BF16, True), ("minilm", Precision.FP16, False),
     ("orient", Precision.FP16, True),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_real_models_break_in_half_where_they_break_on_a_gpu(name: str, precision: Precision, holds: bool) -> None:
     model, data = packaged(name)
     found = compared(model, [data], precision, threads=2)

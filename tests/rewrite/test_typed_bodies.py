@@ -92,6 +92,7 @@ def test_a_body_whose_shapes_hang_on_outer_floats_stays_in_float32(tmp_path: Pat
     assert _run(result.onnx, inputs).shape == (1, 1, 5, 5)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_tensorrt_rtx_builds_them(tmp_path: Path) -> None:
     files = []

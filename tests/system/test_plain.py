@@ -124,6 +124,7 @@ def under(key: str, odd: Any) -> Callable[[Any], Any]:
     return edit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "anew"),
     [
