@@ -64,8 +64,11 @@ class Interrupts:
 
     def _end(self) -> None:
         """End the workers, and this process, without another word from either."""
-        with suppress(OSError, RuntimeError):
+        try:
             self.tell()
+        except (OSError, RuntimeError):  # the signal came in the middle of another line's print
+            with suppress(OSError):
+                os.write(2, f"{_STOPPED}\n".encode())
         end_workers()
         os._exit(self.code)
 
