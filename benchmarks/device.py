@@ -17,7 +17,7 @@ from typing import Any
 import onnxruntime as ort
 
 from precisionlab.backends import emulation
-from precisionlab.backends.base import Detail, Evaluation, Toggling
+from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.cuda import Cuda
 from precisionlab.compare.judging import judging_of
@@ -59,10 +59,10 @@ def work(backend: OnnxRuntimeBackend, samples: list[Any]) -> dict[str, Callable[
     collector = backend.collector(tensors)
     watch = backend.watch(Evaluation(plan, None, Detail.INTRODUCED, False, judging_of(model)))
     low = tuple(layer.name for layer in model.layers if precision_of(layer, plan) is not Precision.FP32)
-    toggling = Toggling(PrecisionPlan(model.sha256, Precision.FP32), plan, low, None, judging_of(model))
+    request = SensitivityRequest(PrecisionPlan(model.sha256, Precision.FP32), plan, low, None, judging_of(model))
 
     def ranking() -> None:
-        for _ in backend.effects(toggling, samples[:8]):
+        for _ in backend.sensitivities(request, samples[:8]):
             pass
 
     return {

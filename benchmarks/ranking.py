@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from precisionlab.compare.effects import Effect
+from precisionlab.compare.sensitivity import Sensitivity
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, prepare
@@ -38,7 +38,7 @@ from precisionlab.search.rank import Measure, relative_error, relative_gain
 from precisionlab.system.observer import Silent
 
 
-def both(outputs: Mapping[str, Effect]) -> float:
+def both(outputs: Mapping[str, Sensitivity]) -> float:
     """Alone and gain together."""
     return relative_error(outputs) + max(0.0, relative_gain(outputs))
 

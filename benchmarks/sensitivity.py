@@ -8,7 +8,7 @@ The floor: running each layer's rest of the network and no more is 0.5 of L·N p
 all behind each other, less where the network has branches or its first layers are the dear ones; rounding comes on top.
 
 Beside it, for models of repeated blocks, whether measuring one block would do: the rank correlation (Spearman) of the
-layers' effects between the blocks, and how many times larger a layer's effect is in one block than in another.
+layers' sensitivities between the blocks, and how many times larger that to a layer is in one block than in another.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from scipy.stats import spearmanr
 
 from benchmarks.comparison import load_case, plain_passes
 from benchmarks.processes import in_process, peak_megabytes, timed
-from precisionlab.backends.base import Toggling
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.calibration.find import table_of
-from precisionlab.compare.effects import merged
 from precisionlab.compare.judging import judging_of
+from precisionlab.compare.sensitivity import merged
 from precisionlab.model import Model, load_model
 from precisionlab.model.layers import int8_operands
 from precisionlab.plan.assign import precision_of
@@ -51,7 +51,7 @@ _BLOCK = re.compile(r"(?<=layer\.)\d+")
 
 @click.command()
 @click.argument("cases", nargs=-1)
-@click.option("--samples", default=8, show_default=True, help="As many as a sweep measures effects on.")
+@click.option("--samples", default=8, show_default=True, help="As many as a sweep measures sensitivities on.")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 def main(cases: tuple[str, ...], samples: int, repeats: int, threads: int) -> None:
@@ -66,7 +66,7 @@ def main(cases: tuple[str, ...], samples: int, repeats: int, threads: int) -> No
         )
         if row["blocks"]:
             low, high, spread = row["blocks"]
-            click.echo(f"{'':<26}between blocks: Spearman {low:.2f} to {high:.2f}; a layer's effect {spread:.0f}×")
+            click.echo(f"{'':<26}between blocks: Spearman {low:.2f} to {high:.2f}; its sensitivity {spread:.0f}×")
 
 
 def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any]:
@@ -80,11 +80,11 @@ def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any
         table = table_of(collector.histograms(), "max", count)
     low = plan_for(model, CASES[case], table)
     touched = tuple(layer.name for layer in model.layers if precision_of(layer, low) is not Precision.FP32)
-    toggling = Toggling(PrecisionPlan(model.sha256, Precision.FP32), low, touched, table, judging_of(model))
+    request = SensitivityRequest(PrecisionPlan(model.sha256, Precision.FP32), low, touched, table, judging_of(model))
     known = backend.compare(low, table, samples, lambda done: None, metric=None, introduced=False)
 
     def ranking() -> None:
-        merged(backend.effects(toggling, samples))
+        merged(backend.sensitivities(request, samples))
 
     def one_pin() -> None:
         backend.judge(low, table, samples, lambda done: None, metric=None, known=known)
@@ -92,7 +92,7 @@ def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any
     plain()
     ranking()
     times = [(timed(plain), timed(ranking), timed(one_pin)) for _ in range(repeats)]
-    gains = {name: relative_gain(found) for name, found in merged(backend.effects(toggling, samples)).items()}
+    gains = {name: relative_gain(found) for name, found in merged(backend.sensitivities(request, samples)).items()}
     return {
         "layers": len(touched),
         "plain": statistics.median(p for p, _, _ in times) / count * 1e3,
@@ -105,7 +105,7 @@ def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any
 
 
 def _blocks(model: Model, gains: Mapping[str, float]) -> tuple[float, float, float] | None:
-    """The least and the greatest rank correlation between two blocks, and the median spread of a layer's effect."""
+    """The least and the greatest rank correlation between two blocks, and the median spread of sensitivities."""
     by_block: dict[str, dict[str, float]] = {}
     for name, gain in gains.items():
         if (found := _BLOCK.search(name)) and np.isfinite(gain):

@@ -14,10 +14,10 @@ from precisionlab.model import Model
 SLOW = frozenset(
     {
         *("browser", "calibrate", "compiled_layers", "data_hook", "detector", "determinism", "disk", "doctor"),
-        *("effects", "engines", "executors", "fuzz", "internal", "kill", "lift", "links", "memory", "node_models"),
+        *("engines", "executors", "fuzz", "internal", "kill", "lift", "links", "memory", "node_models"),
         *("odd_models", "one_file", "planted", "real_models", "recurrent", "report_graph", "report_search"),
-        *("rtx_sweep", "strange_runs", "streams", "typed", "trt_build", "trt_callbacks", "trt_conformance"),
-        *("trt_execution", "trt_inspector", "trt_network", "trt_process", "trt_sweep", "two_users"),
+        *("rtx_sweep", "sensitivity", "strange_runs", "streams", "typed", "trt_build", "trt_callbacks"),
+        *("trt_conformance", "trt_execution", "trt_inspector", "trt_network", "trt_process", "trt_sweep", "two_users"),
     }
 )
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""

@@ -12,10 +12,10 @@ from typing import Protocol
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison, Spreads
-from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judging import Judging, judging_of
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
@@ -61,7 +61,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Toggling:
+class SensitivityRequest:
     """Each of `layers`, one at a time, as `other` has it, while all others run under `plan`.
 
     What a layer alone does: `plan` is float32 throughout, `other` the low precision. What restoring a
@@ -121,8 +121,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
-        """What toggling each layer does to all that is judged, for each sample, in the samples' order."""
+    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
+        """How sensitive all that is judged is to each layer: for each sample, in the samples' order."""
 
     def compare(
         self,

@@ -1,4 +1,4 @@
-"""Toggles single layers of a model whose weights or graphs do not fit into memory all at once.
+"""Sensitivities to single layers of a model whose weights or graphs do not fit into memory all at once.
 
 The model's parts take turns. Through each go, for every sample, the values of the base, and those of each layer toggled
 so far where they differ; what a part toggles itself begins there.
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.backends.base import Toggling
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.memory import Share
 from precisionlab.backends.runner import Runner, State, side_by_side
+from precisionlab.backends.sensitivity import is_same, judged_outputs
 from precisionlab.backends.session import Session
-from precisionlab.backends.toggles import is_same, judged_outputs
-from precisionlab.compare.effects import SampleEffects
-from precisionlab.compare.judged import judged_differences, judged_effects
+from precisionlab.compare.judged import judged_differences, judged_sensitivities
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
@@ -42,14 +42,14 @@ _READ_BYTE = 2e-9
 """Seconds that a byte of weights takes to be read, rounded and packed."""
 
 
-def branch_effects(
-    model: Model, toggling: Toggling, samples: Iterable[Sample], threads: int, budget: int, share: Share
-) -> Iterator[SampleEffects]:
-    """What toggling each layer does to each sample: for as many layers at a time as there is room for their values.
+def branch_sensitivities(
+    model: Model, request: SensitivityRequest, samples: Iterable[Sample], threads: int, budget: int, share: Share
+) -> Iterator[Sensitivities]:
+    """Each sample's sensitivity to each layer: for as many layers at a time as there is room for their values.
 
-    Empty effects come in between, behind each part: then whoever takes them may stop.
+    Empty sensitivities come in between, behind each part: then whoever takes them may stop.
     """
-    model = toggling.judging.watched(model)
+    model = request.judging.watched(model)
     names = judged_outputs(model)
     parts = cut(model, 0, budget, share.weights, None if share.nodes is None else share.nodes // _BRANCHES)
     _, carried, where = largest_need(model, parts, 0, 1)
@@ -59,31 +59,31 @@ def branch_effects(
     every = list(samples)
     # A branch's values for a sample, as many samples as fit beside one another, as many branches as fit with all these.
     count = max(1, min(len(every), room // each))
-    most = max(1, min(len(toggling.layers), room // (count * max(1, carried)) - 2))
+    most = max(1, min(len(request.layers), room // (count * max(1, carried)) - 2))
     for start in range(0, len(every), count):
         chunk = every[start : start + count]
-        finals = _finals(model, toggling, chunk, names, threads, budget, share)
+        finals = _finals(model, request, chunk, names, threads, budget, share)
         first, width = 0, min(most, _enough(model, count))
-        while layers := toggling.layers[first : first + width]:
-            outputs = yield from _outputs(model, toggling, frozenset(layers), parts, chunk, threads)
+        while layers := request.layers[first : first + width]:
+            outputs = yield from _outputs(model, request, frozenset(layers), parts, chunk, threads)
             for (reference, base, error), branches in zip(finals, outputs, strict=True):
                 found = {layer: {name: branches[layer].get(name, base[name]) for name in names} for layer in layers}
-                yield {layer: judged_effects(toggling.judging, reference, found[layer], error) for layer in layers}
+                yield {layer: judged_sensitivities(request.judging, reference, found[layer], error) for layer in layers}
             first, width = first + width, min(most, 2 * width)
 
 
 def _outputs(
     model: Model,
-    toggling: Toggling,
+    request: SensitivityRequest,
     layers: frozenset[str],
     parts: Sequence[Sequence[Any]],
     samples: Sequence[Sample],
     threads: int,
-) -> Generator[SampleEffects, None, list[dict[str, Arrays]]]:
+) -> Generator[Sensitivities, None, list[dict[str, Arrays]]]:
     """For each sample and toggled layer the tensors behind the last part that differ from the base's."""
     base: list[Arrays] = [dict(sample.inputs) for sample in samples]
     branches: list[dict[str, Arrays]] = [{} for _ in samples]
-    plan, other, table = toggling.plan, toggling.other, toggling.table
+    plan, other, table = request.plan, request.other, request.table
     start = 0
     for part in parts:
         stop = start + len(part)
@@ -143,7 +143,7 @@ def _through(stretch: Stretch, session: Session, base: Arrays, changed: Arrays) 
 
 def _finals(
     model: Model,
-    toggling: Toggling,
+    request: SensitivityRequest,
     samples: Sequence[Sample],
     names: Sequence[str],
     threads: int,
@@ -154,17 +154,17 @@ def _finals(
     found: dict[PrecisionPlan, list[Arrays]] = {}
     flows = (Flow.REFERENCE, Flow.VARIANT)
     reference = PrecisionPlan(model.sha256, Precision.FP32)
-    for plan in dict.fromkeys((toggling.plan, toggling.other)):
+    for plan in dict.fromkeys((request.plan, request.other)):
         if plan != reference:
-            runner = Runner(model, plan, toggling.table, flows, (), budget, share)
+            runner = Runner(model, plan, request.table, flows, (), budget, share)
             pairs = list(runner.each(samples, lambda sample: _Outputs(names), threads))
             found[reference] = [first for first, _ in pairs]
             found[plan] = [second for _, second in pairs]
-    low = found[toggling.other if toggling.plan.default is Precision.FP32 else toggling.plan]
+    low = found[request.other if request.plan.default is Precision.FP32 else request.plan]
     errors = [
-        judged_differences(toggling.judging, true, value) for true, value in zip(found[reference], low, strict=True)
+        judged_differences(request.judging, true, value) for true, value in zip(found[reference], low, strict=True)
     ]
-    return list(zip(found[reference], found[toggling.plan], errors, strict=True))
+    return list(zip(found[reference], found[request.plan], errors, strict=True))
 
 
 class _Outputs:

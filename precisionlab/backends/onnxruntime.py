@@ -11,17 +11,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, Toggling
-from precisionlab.backends.branches import branch_effects
+from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, SensitivityRequest
+from precisionlab.backends.branches import branch_sensitivities
 from precisionlab.backends.memory import UNLIMITED, share_of
 from precisionlab.backends.place import CPU, Place
 from precisionlab.backends.runner import Runner, State, side_by_side
+from precisionlab.backends.sensitivity import sensitivity_stages
 from precisionlab.backends.session import Session, as_float32
-from precisionlab.backends.toggles import toggle_stages
 from precisionlab.calibration.histogram import Histogram
-from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.judged import judged_errors
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.model.layers import one_node_a_layer
@@ -153,17 +153,17 @@ class OnnxRuntimeBackend(Backend):
         what = _Watching(self.model, evaluation, self.place)
         return lambda samples: runner.each(samples, lambda sample: _Watch(what, sample.label), self.threads)
 
-    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
         every = list(samples)
         if self.share.is_parted:
-            yield from branch_effects(self.model, toggling, every, self.threads, self.budget, self.share)
+            yield from branch_sensitivities(self.model, request, every, self.threads, self.budget, self.share)
             return
-        layers = frozenset(toggling.layers)
+        layers = frozenset(request.layers)
         need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
         threads = self.share.side_by_side(self.model, self.threads, need, where)
-        for effects_of in toggle_stages(self.model, toggling, len(every), self.budget, self.place):
-            yield from side_by_side(effects_of, every, self.place.threads(threads))
+        for sensitivities_of in sensitivity_stages(self.model, request, len(every), self.budget, self.place):
+            yield from side_by_side(sensitivities_of, every, self.place.threads(threads))
 
 
 class _Picking:

@@ -16,18 +16,18 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from precisionlab.backends.base import Backend, Collector, Evaluation, Toggling
+from precisionlab.backends.base import Backend, Collector, Evaluation, SensitivityRequest
 from precisionlab.backends.cuda.session import PROVIDER, load_libraries
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.place import parse_device
 from precisionlab.backends.refusals import why_not_loaded, why_not_run
 from precisionlab.backends.runner import side_by_side
 from precisionlab.backends.session import serialized
-from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import Judging
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import Layer, Model
@@ -171,7 +171,7 @@ class RealBackend(Backend):
         """Takes the histograms from the emulation's reference passes."""
         return self._emulation.collector(tensors)
 
-    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Raises EngineError: nothing is ranked by real layers."""
         raise EngineError("layers are toggled in the emulation alone; rank there")
 

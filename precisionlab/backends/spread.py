@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from precisionlab.backends import worker
-from precisionlab.backends.base import Backend, Evaluation, Progress, Toggling
+from precisionlab.backends.base import Backend, Evaluation, Progress, SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.worker import Chunk, Source, Wanted
 from precisionlab.calibration.histogram import Histogram, Histograms
-from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.gather import SampleResult
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Dataset, Sample
 from precisionlab.data.sample import digest
 from precisionlab.rewrite.toggle import stage_ends
@@ -75,16 +75,16 @@ class SpreadBackend(Backend):
         for found in self._executor.map(function, _chunks(_wanted(samples))):
             yield from found
 
-    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Stage after stage. A task is a stage with many samples: its sessions cost about as much as its runs."""
         wanted = _wanted(samples)
-        tasks = [Chunk((each,)) for each in wanted] if self._is_parted else self._stages(toggling, wanted)
-        function = partial(worker.effects, self._source, toggling, len(wanted))
+        tasks = [Chunk((each,)) for each in wanted] if self._is_parted else self._stages(request, wanted)
+        function = partial(worker.sensitivities, self._source, request, len(wanted))
         for found in self._executor.map(function, tasks):
             yield from found
 
-    def _stages(self, toggling: Toggling, wanted: tuple[Wanted, ...]) -> list[Chunk]:
-        stages = len(stage_ends(self.model, frozenset(toggling.layers), len(wanted), self._budget))
+    def _stages(self, request: SensitivityRequest, wanted: tuple[Wanted, ...]) -> list[Chunk]:
+        stages = len(stage_ends(self.model, frozenset(request.layers), len(wanted), self._budget))
         parts = [wanted[start : start + _LARGEST] for start in range(0, len(wanted), _LARGEST)]
         return [Chunk(part, stage) for stage in range(stages) for part in parts]
 

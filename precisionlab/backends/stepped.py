@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from precisionlab.backends.base import Toggling
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.compare.effects import SampleEffects
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
 from precisionlab.errors import EngineError
 from precisionlab.rewrite.stepped import SteppedCopier
@@ -17,6 +17,6 @@ class SteppedBackend(OnnxRuntimeBackend):
 
     copier = SteppedCopier
 
-    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Raises EngineError: layers are ranked as TensorRT has them."""
         raise EngineError("layers are toggled in the emulation of TensorRT alone; rank there")

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from precisionlab.backends import place_of
-from precisionlab.backends.base import Evaluation, Toggling
+from precisionlab.backends.base import Evaluation, SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.place import CPU, Place
-from precisionlab.backends.toggles import Toggles
+from precisionlab.backends.sensitivity import SensitivityStages
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.gather import SampleResult
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Dataset, Sample, open_dataset, random_dataset
 from precisionlab.data.sample import Entry, digest
 from precisionlab.errors import DataError, ModelError, OptionError, PrecisionLabError
@@ -44,7 +44,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One task: a few samples; of a toggling, through one of its stages."""
+    """One task: a few samples; of sensitivities, through one of their stages."""
 
     samples: tuple[Wanted, ...]
     stage: int | None = None
@@ -83,16 +83,16 @@ def evaluate(source: Source, evaluation: Evaluation, chunk: Chunk) -> list[Sampl
     return list(results_of(opened.read(chunk.samples)))
 
 
-def effects(source: Source, toggling: Toggling, count: int, chunk: Chunk) -> list[SampleEffects]:
-    """What toggling each layer of one stage, or of all, does to each sample of the chunk, of `count` samples in all."""
+def sensitivities(source: Source, request: SensitivityRequest, count: int, chunk: Chunk) -> list[Sensitivities]:
+    """Each sample's sensitivity to each layer of one stage, or of all. The chunk's samples are some of `count`."""
     opened = _open(source)
     if chunk.stage is None:  # all stages: a model whose weights are not all there at a time
-        return list(opened.backend.effects(toggling, opened.read(chunk.samples)))
-    key = (replace(toggling, table=None), _digest(toggling.table), count)
+        return list(opened.backend.sensitivities(request, opened.read(chunk.samples)))
+    key = (replace(request, table=None), _digest(request.table), count)
     backend = opened.backend
-    toggles = opened.kept(key, lambda: Toggles(backend.model, toggling, count, backend.budget, backend.place))
-    effects_of = toggles.stage(chunk.stage)
-    return [effects_of(sample) for sample in opened.read(chunk.samples)]
+    stages = opened.kept(key, lambda: SensitivityStages(backend.model, request, count, backend.budget, backend.place))
+    sensitivities_of = stages.stage(chunk.stage)
+    return [sensitivities_of(sample) for sample in opened.read(chunk.samples)]
 
 
 def histograms(source: Source, tensors: tuple[str, ...], chunk: Chunk) -> dict[str, Histogram]:

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.compare.choices import flips_of, without
-from precisionlab.compare.effects import Effect, PartEffect
 from precisionlab.compare.errors import Agreement, ErrorSums, agreement
 from precisionlab.compare.gather import output_errors
 from precisionlab.compare.judging import Judged, Judging, Part, RowGroup
 from precisionlab.compare.output import OutputErrors, PartErrors
 from precisionlab.compare.passing import passed_rows
 from precisionlab.compare.rows import Matched, Matching, RowCounts, Scores, fold_rows, match_rows
+from precisionlab.compare.sensitivity import PartSensitivity, Sensitivity
 from precisionlab.compare.suppression import Chosen as Rows
 from precisionlab.compare.suppression import Detections, chosen_rows
 from precisionlab.compare.wide import is_float
@@ -54,7 +54,7 @@ def judged_differences(judging: Judging, reference: Arrays, output: Arrays) -> d
     return {name: _difference(pair) for name, pair in pairs.items() if _has_errors(pair.reference)}
 
 
-def judged_effects(judging: Judging, reference: Arrays, output: Arrays, error: Arrays) -> dict[str, Effect]:
+def judged_sensitivities(judging: Judging, reference: Arrays, output: Arrays, error: Arrays) -> dict[str, Sensitivity]:
     """What an output tells of the layer that was toggled; `error` are the whole variant's `judged_differences`."""
     pairs = _pairs(judging, reference, output)
     found = {}
@@ -65,11 +65,11 @@ def judged_effects(judging: Judging, reference: Arrays, output: Arrays, error: A
         errors, difference = _errors(judged, pair), _difference(pair)
         assert errors.errors is not None
         parts = {
-            part.name: PartEffect(errors.parts[part.name], _product(part.of(difference), part.of(whole)))
+            part.name: PartSensitivity(errors.parts[part.name], _product(part.of(difference), part.of(whole)))
             for part in judged.parts
             if part.name in errors.parts
         }
-        found[judged.name] = Effect(errors.errors, _product(difference, whole), parts)
+        found[judged.name] = Sensitivity(errors.errors, _product(difference, whole), parts)
     return found
 
 

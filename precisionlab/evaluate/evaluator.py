@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from precisionlab.backends.base import Backend, Toggling
+from precisionlab.backends.base import Backend, SensitivityRequest
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.effects import Effects, from_plain, merged, to_plain
 from precisionlab.compare.judging import Judging
+from precisionlab.compare.sensitivity import Sensitivities, from_plain, merged, to_plain
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset
 from precisionlab.evaluate.journal import Journal
@@ -91,35 +91,35 @@ class Evaluator:
             "float32 with its last bits moved", key, work, Comparison.from_dict, self._fitting(samples, ())
         )
 
-    def effects(self, title: str, toggling: Toggling, samples: Dataset) -> Effects:
-        """What toggling each layer does to all that is judged of these samples.
+    def sensitivities(self, title: str, request: SensitivityRequest, samples: Dataset) -> Sensitivities:
+        """How sensitive all that is judged of these samples is to each layer.
 
         Where the observer raises BudgetExhausted, of the layers that have been measured by then.
         """
-        named = frozenset(toggling.layers)  # whatever their order, they are the same ones
+        named = frozenset(request.layers)  # whatever their order, they are the same ones
         toggled = [layer.name for layer in self.model.layers if layer.name in named]
         layers = hashlib.sha256(json.dumps(toggled).encode()).hexdigest()
         key = {
             "toggled": layers,
-            "plan": _key(toggling.plan, toggling.table),
-            "other": _key(toggling.other, toggling.table),
+            "plan": _key(request.plan, request.table),
+            "other": _key(request.other, request.table),
             "on": _digest(samples),
             "judged": self.judging.digest,
         }
 
-        parts: list[Effects] = []
+        parts: list[Sensitivities] = []
 
         def work() -> Any:
-            self.observer.stage(title, len(toggling.layers), "layer")
+            self.observer.stage(title, len(request.layers), "layer")
             seen: set[str] = set()
-            for part in self.backend.effects(toggling, samples):
+            for part in self.backend.sensitivities(request, samples):
                 parts.append(part)
                 seen.update(part)
                 self.observer.advance(len(seen))
             return to_plain(merged(parts))
 
         try:
-            return self.journalled(title, key, work, from_plain, partial(self._fits_layers, toggling.layers))
+            return self.journalled(title, key, work, from_plain, partial(self._fits_layers, request.layers))
         except BudgetExhausted:
             return _whole(parts, len(samples))
 
@@ -162,8 +162,8 @@ class Evaluator:
 
         return fits
 
-    def _fits_layers(self, layers: Sequence[str], found: Effects) -> bool:
-        """Whether effects can be those of these layers on what is judged."""
+    def _fits_layers(self, layers: Sequence[str], found: Sensitivities) -> bool:
+        """Whether sensitivities can be those of these layers on what is judged."""
         judged = set(self.judging.names)
         return found.keys() <= set(layers) and all(own.keys() <= judged for own in found.values())
 
@@ -204,10 +204,10 @@ def _read(read: Callable[[Any], T], known: Any) -> T | None:
         return None
 
 
-def _whole(parts: Sequence[Effects], samples: int) -> Effects:
-    """Of what is there so far, the effects of the layers that all samples went through."""
+def _whole(parts: Sequence[Sensitivities], samples: int) -> Sensitivities:
+    """Of what is there so far, the sensitivities of the layers that all samples went through."""
     counts = Counter(layer for part in parts for layer in part)
-    return {layer: effects for layer, effects in merged(parts).items() if counts[layer] == samples}
+    return {layer: sensitivities for layer, sensitivities in merged(parts).items() if counts[layer] == samples}
 
 
 def _key(plan: PrecisionPlan, table: CalibrationTable | None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def split(dataset: Dataset, share: float, observer: Observer) -> tuple[Dataset, 
 
 
 _WORST_SAMPLES = 8
-"""On so many samples, those where the low precision is worst, the layers' effects are measured."""
+"""On so many samples, those where the low precision is worst, the layers' sensitivities are measured."""
 
 
 def worst_samples(dataset: Dataset, low: Comparison) -> Dataset:

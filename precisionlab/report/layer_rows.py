@@ -9,9 +9,9 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
-from precisionlab.compare.effects import Effect, worst_sqnr
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.metrics import error_metrics
+from precisionlab.compare.sensitivity import Sensitivity, worst_sqnr
 from precisionlab.compare.spread import Spread
 from precisionlab.model import Layer
 from precisionlab.model.selections import Moving, moving_layers
@@ -113,7 +113,7 @@ def _layer_row(
         "format": format_of(layer, found.low.plan).title.lower(),
         "ref_max": inherited.max_ref if inherited else None,
         "overflow": inherited.overflow if inherited else None,
-        **_effect_columns(found.effects.get(layer.name)),
+        **_sensitivity_columns(found.sensitivities.get(layer.name)),
         **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
         **_spread_columns("introduced", layer, found.low.comparison.spreads.introduced, result.samples),
         **_error_columns("inherited", inherited),
@@ -136,13 +136,13 @@ def _engine_columns(layer: Layer, found: PrecisionResult) -> Row:
     }
 
 
-def _effect_columns(outputs: Mapping[str, Effect] | None) -> Row:
+def _sensitivity_columns(outputs: Mapping[str, Sensitivity] | None) -> Row:
     """What the layer alone does to the final outputs; all empty where that was not measured."""
     if outputs is None:
         return {"alone_sqnr_db": None, "alone_nonfinite": None, "gain": None}
     return {
         "alone_sqnr_db": worst_sqnr(outputs),
-        "alone_nonfinite": sum(effect.errors.new_nonfinite for effect in outputs.values()),
+        "alone_nonfinite": sum(sensitivity.errors.new_nonfinite for sensitivity in outputs.values()),
         "gain": relative_gain(outputs),
     }
 

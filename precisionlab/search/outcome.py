@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.effects import Effects
 from precisionlab.compare.metrics import SQNR
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.compare.tolerance import Tolerance
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -103,8 +103,8 @@ class PrecisionResult:
 
     `mixed` is `low` itself where no pin was needed. `ranked` are the layers that the precision touches,
     the worst first. `causes` says for layers that break in it why. `evaluations` counts the plans that
-    were run and compared on the way. `effects` says what each layer alone does to the final outputs, on the samples
-    where the precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
+    were run and compared on the way. `sensitivities` are the final outputs' to each layer, on the samples where the
+    precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
     there are none. `points` are all plans evaluated, by cost and error. `remark` is what else is to be said of the
     pins. `limit` says what the user allowed that the search ran into, `stopped` what ended it before it was through.
     `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none (see `search.grounds`).
@@ -119,7 +119,7 @@ class PrecisionResult:
     causes: Mapping[str, Cause]
     evaluations: int
     table: CalibrationTable | None
-    effects: Effects = field(default_factory=dict)
+    sensitivities: Sensitivities = field(default_factory=dict)
     certificate: Certificate | None = None
     points: tuple[Point, ...] = ()
     remark: str = ""

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from precisionlab.compare.effects import Effect, Effects, gain_of
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.sensitivity import Sensitivities, Sensitivity, gain_of
 from precisionlab.model import Layer
 
-Measure = Callable[[Mapping[str, Effect]], float]
-"""How much harm a layer does by its effects on the final outputs: more is worse, NaN is worst."""
+Measure = Callable[[Mapping[str, Sensitivity]], float]
+"""How much harm a layer does, by the final outputs' sensitivities to it: more is worse, NaN is worst."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,24 @@ def rank(layers: Sequence[Layer], introduced: Mapping[str, ErrorSums]) -> Rankin
     return Ranking(tuple(order), tuple(name for name in order if name in required))
 
 
-def relative_error(outputs: Mapping[str, Effect]) -> float:
+def relative_error(outputs: Mapping[str, Sensitivity]) -> float:
     """Σerr² / Σref² of the output or part that the layer alone harms most, as `worst_sqnr` has it in dB.
 
     0 where it harms none, NaN where one holds NaN that the reference does not have.
     """
-    judged = (errors for effect in outputs.values() for errors, _ in effect.judged.values())
+    judged = (errors for sensitivity in outputs.values() for errors, _ in sensitivity.judged.values())
     shares = [errors.rel_l2 for errors in judged if errors.elements]
     return math.nan if any(math.isnan(share) for share in shares) else max(shares, default=0.0) ** 2
 
 
-def relative_gain(outputs: Mapping[str, Effect]) -> float:
+def relative_gain(outputs: Mapping[str, Sensitivity]) -> float:
     """The squared error that should go with the layer's, relative to the reference, summed over all that is judged.
 
     Where the whole variant's error is not finite, so that nothing can be said of its direction, the layer's own
     squared error alone. NaN where that is not finite either.
     """
     total = 0.0
-    for errors, along in (judged for effect in outputs.values() for judged in effect.judged.values()):
+    for errors, along in (judged for sensitivity in outputs.values() for judged in sensitivity.judged.values()):
         if not errors.ref2:
             continue
         gain = gain_of(errors, along) if math.isfinite(along) else errors.err2
@@ -63,8 +63,8 @@ ALONE: Measure = relative_error
 """What layers are ranked by; benchmarks/ranking.py has it beside others."""
 
 
-def rank_by_effects(
-    first: Ranking, effects: Effects, weights: Mapping[str, float] | None = None, measure: Measure = ALONE
+def rank_by_sensitivity(
+    first: Ranking, sensitivities: Sensitivities, weights: Mapping[str, float] | None = None, measure: Measure = ALONE
 ) -> Ranking:
     """Rank anew by what each layer alone does to the final outputs.
 
@@ -77,9 +77,9 @@ def rank_by_effects(
     def key(name: str) -> tuple[int, float, int]:
         if name in first.required:
             return 0, 0.0, place[name]
-        if name not in effects:
+        if name not in sensitivities:
             return 3, 0.0, place[name]
-        harm = measure(effects[name])
+        harm = measure(sensitivities[name])
         if math.isnan(harm):
             return 1, 0.0, place[name]
         return 2, -harm / (weights[name] if weights else 1.0), place[name]

@@ -15,15 +15,15 @@ from click.testing import CliRunner
 from models import DIGITS
 from numpy.typing import NDArray
 
-from precisionlab.backends.base import Detail, Evaluation, Toggling
+from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.place import CPU, Cpu, parse_device
 from precisionlab.backends.session import Session
 from precisionlab.calibration.histogram import Histogram, Histograms
 from precisionlab.cli import cli
-from precisionlab.compare.effects import to_plain
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.judging import judging_of
+from precisionlab.compare.sensitivity import to_plain
 from precisionlab.data import open_dataset
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import load_model
@@ -186,10 +186,10 @@ def test_single_layers_elsewhere_do_what_they_do_on_the_cpu(
     here, there, samples = both
     reference = PrecisionPlan(here.model.sha256, Precision.FP32)
     layers = tuple(layer.name for layer in here.model.layers)
-    toggling = Toggling(
+    request = SensitivityRequest(
         reference, PrecisionPlan(here.model.sha256, Precision.FP16), layers, None, judging_of(here.model)
     )
-    mine, other = ([to_plain(part) for part in backend.effects(toggling, samples)] for backend in (here, there))
+    mine, other = ([to_plain(part) for part in backend.sensitivities(request, samples)] for backend in (here, there))
     assert str(mine) == str(other)
 
 

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import DIGITS, calibrate, load, plan_for, proto
 
-from precisionlab.backends.base import Toggling
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.memory import Share, default_memory, machine_memory, share_of, too_little
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import Session
 from precisionlab.cli import cli
-from precisionlab.compare.effects import Effects, merged
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.judging import judging_of
+from precisionlab.compare.sensitivity import Sensitivities, merged
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import OptionError, is_out_of_memory
 from precisionlab.evaluate.evaluator import Evaluator
@@ -136,23 +136,25 @@ def test_parts_in_turn_give_the_figures_of_the_whole(bundled: tuple[Model, Datas
         assert_alike(found.introduced[name], expected.introduced[name], name)
     names = tuple(layer.name for layer in model.layers)
     for base, other in ((plan_for(model, Precision.FP32), plan), (plan, plan_for(model, Precision.FP32))):
-        toggling = Toggling(base, other, names, table, judging_of(model))
-        effects, true = (merged(list(backend.effects(toggling, samples))) for backend in (parted, plain))
-        assert set(effects) == set(true) == set(names)
+        request = SensitivityRequest(base, other, names, table, judging_of(model))
+        sensitivities, true = (merged(list(backend.sensitivities(request, samples))) for backend in (parted, plain))
+        assert set(sensitivities) == set(true) == set(names)
         for layer, outputs in true.items():
-            for name, effect in outputs.items():
-                assert_alike(effects[layer][name].errors, effect.errors, layer)
-                assert math.isclose(effects[layer][name].along, effect.along, rel_tol=1e-3, abs_tol=1e-4), layer
+            for name, sensitivity in outputs.items():
+                assert_alike(sensitivities[layer][name].errors, sensitivity.errors, layer)
+                assert math.isclose(sensitivities[layer][name].along, sensitivity.along, rel_tol=1e-3, abs_tol=1e-4), (
+                    layer
+                )
 
 
 def test_few_branches_and_few_samples_at_a_time_change_nothing(bundled: tuple[Model, Dataset]) -> None:
     model, samples = bundled[0], list(bundled[1])
     names = tuple(layer.name for layer in model.layers)
-    toggling = Toggling(
+    request = SensitivityRequest(
         plan_for(model, Precision.FP32), plan_for(model, Precision.FP16), names, None, judging_of(model)
     )
     found = [
-        merged(list(in_turn(model, samples[0], threads, room).effects(toggling, samples)))
+        merged(list(in_turn(model, samples[0], threads, room).sensitivities(request, samples)))
         for threads, room in ((2, GB), (1, GB), (2, 500_000), (1, 250_000))
     ]
     assert all(other == found[0] for other in found[1:])
@@ -419,12 +421,12 @@ def test_graphs_of_few_nodes_in_turn_give_the_figures_of_the_whole(bundled: tupl
         assert_alike(found.inherited[name], expected.inherited[name], name)
         assert_alike(found.introduced[name], expected.introduced[name], name)
     names = tuple(layer.name for layer in model.layers)
-    toggling = Toggling(plan_for(model, Precision.FP32), plan, names, None, judging_of(model))
-    effects, true = (merged(list(backend.effects(toggling, samples))) for backend in (parted, plain))
-    assert set(effects) == set(true) == set(names)
+    request = SensitivityRequest(plan_for(model, Precision.FP32), plan, names, None, judging_of(model))
+    sensitivities, true = (merged(list(backend.sensitivities(request, samples))) for backend in (parted, plain))
+    assert set(sensitivities) == set(true) == set(names)
     for layer, outputs in true.items():
-        for name, effect in outputs.items():
-            assert_alike(effects[layer][name].errors, effect.errors, layer)
+        for name, sensitivity in outputs.items():
+            assert_alike(sensitivities[layer][name].errors, sensitivity.errors, layer)
 
 
 def test_what_is_ranked_can_be_stopped_between_parts_and_kept_between_passes(
@@ -434,9 +436,9 @@ def test_what_is_ranked_can_be_stopped_between_parts_and_kept_between_passes(
     names = tuple(layer.name for layer in model.layers)
     plans = plan_for(model, Precision.FP32), plan_for(model, Precision.FP16)
     backend = of_few_nodes(model, samples[0], 16)
-    whole_pass = list(backend.effects(Toggling(*plans, names, None, judging_of(model)), samples))
+    whole_pass = list(backend.sensitivities(SensitivityRequest(*plans, names, None, judging_of(model)), samples))
     monkeypatch.setattr("precisionlab.backends.branches._enough", lambda model, samples: 2)
-    backwards = list(backend.effects(Toggling(*plans, names[::-1], None, judging_of(model)), samples))
+    backwards = list(backend.sensitivities(SensitivityRequest(*plans, names[::-1], None, judging_of(model)), samples))
     assert {} in whole_pass  # here whoever waits may stop
     firsts = [part for part in backwards if part][: len(samples)]
     assert all(set(part) == set(names[-2:]) for part in firsts)  # the first two, for every sample
@@ -468,13 +470,13 @@ def test_where_time_may_run_out_the_layers_that_look_worst_are_ranked_first(
     tmp_path: Path, budget: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
-    effects = Evaluator.effects
+    sensitivities = Evaluator.sensitivities
 
-    def noted(self: Evaluator, title: str, toggling: Toggling, samples: Dataset) -> Effects:
-        asked.append(toggling.layers)
-        return effects(self, title, toggling, samples)
+    def noted(self: Evaluator, title: str, request: SensitivityRequest, samples: Dataset) -> Sensitivities:
+        asked.append(request.layers)
+        return sensitivities(self, title, request, samples)
 
-    monkeypatch.setattr(Evaluator, "effects", noted)
+    monkeypatch.setattr(Evaluator, "sensitivities", noted)
     found = sweep(
         DIGITS / "digits.onnx", DIGITS, precisions="fp16", tolerance="sqnr>=90", samples=4, out=tmp_path,
         budget=budget, max_evaluations=1, threads=1,

@@ -344,7 +344,7 @@ def test_a_graph_that_fails_on_a_sample_is_told_with_onnx_runtimes_words(tmp_pat
 def test_layers_are_ranked_in_the_emulation_of_tensorrt_alone(tmp_path: Path) -> None:
     backend = SteppedBackend(relu(tmp_path), sample(x=[[1, 2, 3]]), 1)
     with pytest.raises(EngineError, match="toggled in the emulation of TensorRT alone; rank there"):
-        backend.effects(None, ())  # type: ignore[arg-type]
+        backend.sensitivities(None, ())  # type: ignore[arg-type]
 
 
 def test_an_opponent_that_is_none_is_told_with_those_that_are(tmp_path: Path) -> None:

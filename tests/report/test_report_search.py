@@ -12,7 +12,7 @@ from models import DIGITS, read_table
 from test_report import HOSTILE, INF, NAN, NOT_MET, Page, Report, report, variant
 
 from precisionlab.compare.confidence import interval
-from precisionlab.compare.effects import worst_sqnr
+from precisionlab.compare.sensitivity import worst_sqnr
 from precisionlab.compare.tolerance import Bound
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
@@ -94,8 +94,8 @@ def test_layers_say_what_each_does_alone_and_what_releasing_its_pin_did(digits: 
         name = row["layer"]
         assert row["pinned"] == (name in pins)
         assert row["pinned_to"] == (pins[name].value if name in pins else "")
-        assert row["alone_sqnr_db"] == worst_sqnr(found.effects[name])
-        assert row["gain"] == relative_gain(found.effects[name])
+        assert row["alone_sqnr_db"] == worst_sqnr(found.sensitivities[name])
+        assert row["gain"] == relative_gain(found.sensitivities[name])
         assert row["cost_us"] == seconds[name] * 1e6
         assert row["cost_figures"] == "estimated"
         if name in released:

@@ -15,11 +15,11 @@ from models import compared, load, plan_for, proto, sample
 from numpy.typing import NDArray
 from recurrent import FUNCTIONS, GATES, Case, Rounding, bf16, exact, fp16, run
 
-from precisionlab.backends.base import Toggling
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import Session
-from precisionlab.compare.effects import merged
 from precisionlab.compare.judging import judging_of
+from precisionlab.compare.sensitivity import merged
 from precisionlab.data import Sample
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
@@ -379,12 +379,12 @@ def test_a_typed_model_keeps_layers_with_lengths_in_float32(tmp_path: Path, prec
     ]
 
 
-def test_toggling_a_recurrent_layer_is_comparing_the_plan_with_that_pin(tmp_path: Path) -> None:
+def test_the_sensitivity_to_a_recurrent_layer_is_that_of_comparing_the_plan_with_that_pin(tmp_path: Path) -> None:
     model, samples, _ = between(tmp_path)
     backend = OnnxRuntimeBackend(model, samples[0], threads=1)
     low, names = plan_for(model, Precision.FP16), tuple(layer.name for layer in model.layers)
-    toggling = Toggling(low, plan_for(model, Precision.FP32), names, None, judging_of(backend.model))
-    total = merged(list(backend.effects(toggling, samples)))
+    request = SensitivityRequest(low, plan_for(model, Precision.FP32), names, None, judging_of(backend.model))
+    total = merged(list(backend.sensitivities(request, samples)))
     for name in ("lstm0", "lstm1"):
         errors = compared(model, samples, pinned=[name], introduced=False).outputs["y"].errors
         assert errors is not None

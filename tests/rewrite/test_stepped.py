@@ -293,4 +293,4 @@ def test_layers_are_not_ranked_by_onnx_runtimes_kernels() -> None:
     model, dataset = digits()
     backend = SteppedBackend(model, next(iter(dataset)), threads=1)
     with pytest.raises(EngineError, match="rank there"):
-        backend.effects(None, [])  # type: ignore[arg-type]
+        backend.sensitivities(None, [])  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from models import DIGITS, calibrate, load, plan_for, proto
 
-from precisionlab.backends.base import Backend, Detail, Evaluation, Toggling
+from precisionlab.backends.base import Backend, Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.spread import SpreadBackend, source_of
 from precisionlab.backends.worker import Source
@@ -57,10 +57,10 @@ class Work:
         return SpreadBackend(self.backend, self.source, executor)
 
     @property
-    def toggling(self) -> Toggling:
+    def request(self) -> SensitivityRequest:
         low = plan_for(self.model, Precision.FP16)
         layers = tuple(layer.name for layer in self.model.layers)
-        return Toggling(plan_for(self.model, Precision.FP32), low, layers, None, judging_of(self.model))
+        return SensitivityRequest(plan_for(self.model, Precision.FP32), low, layers, None, judging_of(self.model))
 
     @property
     def evaluation(self) -> Evaluation:
@@ -152,7 +152,7 @@ def everything(backend: Backend, work: Work) -> dict[str, Any]:
         "compare": figures(full),
         "int8": figures(backend.compare(int8, work.table, work.dataset, nothing, metric=None, introduced=True)),
         "judge": figures(backend.judge(fp16, None, work.dataset, nothing, metric=metric, known=full)),
-        "effects": [repr(e) for e in backend.effects(work.toggling, work.dataset)],
+        "sensitivities": [repr(e) for e in backend.sensitivities(work.request, work.dataset)],
         "histograms": counts(collector.histograms()),
     }
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.backends.base import Collector, Detail, Evaluation, Progress, Toggling, broken_tensors
+from precisionlab.backends.base import Collector, Detail, Evaluation, Progress, SensitivityRequest, broken_tensors
 from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
@@ -26,11 +26,11 @@ from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.effects import SampleEffects
 from precisionlab.compare.errors import ErrorSums, ErrorTable
 from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judged import errors_within, judged_errors
 from precisionlab.compare.judging import Judging, judging_of
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError
@@ -167,7 +167,7 @@ class TensorRTBackend(EngineBackend):
         """The reference's: ranges are of float32 values, whatever runs the variant."""
         return self._reference.collector(tensors)
 
-    def effects(self, toggling: Toggling, samples: Iterable[Sample]) -> Iterator[SampleEffects]:
+    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Raises BuildError: each toggled layer would be an engine of its own."""
         raise BuildError("an engine's layers cannot be toggled one by one; the emulation ranks them")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from precisionlab.compare.effects import Effects, worst_sqnr
+from precisionlab.compare.sensitivity import Sensitivities, worst_sqnr
 from precisionlab.model import Layer
 from precisionlab.precision import Precision
 from precisionlab.search.causes import Cause
@@ -16,7 +16,7 @@ def reason_of(
     precision: Precision,
     order: Sequence[str],
     causes: Mapping[str, Cause],
-    effects: Effects,
+    sensitivities: Sensitivities,
     *,
     by_cost: bool = False,
 ) -> str:
@@ -26,15 +26,15 @@ def reason_of(
     """
     name = layer.name
     cause, measure = causes.get(name), " by harm for its cost" if by_cost else ""
-    why = cause.text if cause else f"rank {order.index(name) + 1} of {len(order)}{measure}{_harm(effects, name)}"
+    why = cause.text if cause else f"rank {order.index(name) + 1} of {len(order)}{measure}{_harm(sensitivities, name)}"
     return why if precision is Precision.FP32 else f"{why}; {precision} is enough, at less cost than fp32"
 
 
-def _harm(effects: Effects, name: str) -> str:
+def _harm(sensitivities: Sensitivities, name: str) -> str:
     """What the layer alone does to the model's worst output; nothing where that was not measured."""
-    if name not in effects:
+    if name not in sensitivities:
         return ", by its own error; what it does alone was not measured"
-    sqnr = worst_sqnr(effects[name])
+    sqnr = worst_sqnr(sensitivities[name])
     if math.isnan(sqnr):
         return ": alone it makes an output NaN or Inf"
     if sqnr == math.inf:

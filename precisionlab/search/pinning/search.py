@@ -10,7 +10,7 @@ from precisionlab.search.pinning.confirming import GROWN, Confirmation
 from precisionlab.search.pinning.evaluations import Evaluations
 from precisionlab.search.pinning.finding import found_pins
 from precisionlab.search.pinning.proving import certificate, widen_front
-from precisionlab.search.pinning.suspects import suspects_by_effects, suspects_by_own_error
+from precisionlab.search.pinning.suspects import suspects_by_own_error, suspects_by_sensitivity
 from precisionlab.search.pinning.task import Task
 from precisionlab.search.pins import most_evaluations
 from precisionlab.system.wording import counted, duration
@@ -41,7 +41,7 @@ class PinSearch:
             return self._result(low, low, None)
         self._announce(comparison)
         evaluations.allow(task.options.max_evaluations, task.deadline)
-        evaluations.suspects = suspects_by_effects(task, evaluations.suspects, comparison, evaluations.cost)
+        evaluations.suspects = suspects_by_sensitivity(task, evaluations.suspects, comparison, evaluations.cost)
         mixed = self._mixed(low)
         self._stopped = evaluations.spent
         if self._confirmation.owes_it_to_its_samples(mixed) and (grown := self._confirmation.grown(mixed)) is not None:
@@ -102,7 +102,7 @@ class PinSearch:
             suspects.causes,
             len(self._evaluations.found),
             self._task.table,
-            suspects.effects,
+            suspects.sensitivities,
             proof,
             tuple(self._evaluations.points(self._task.tolerance)),
             remark,

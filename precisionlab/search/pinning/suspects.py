@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from precisionlab.backends.base import Toggling
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.effects import Effects
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.evaluate.samples import worst_samples
 from precisionlab.model import Layer
 from precisionlab.plan.plan import PrecisionPlan
@@ -16,7 +16,7 @@ from precisionlab.search.causes import Cause, causes
 from precisionlab.search.pinning.choice import Aim
 from precisionlab.search.pinning.reasons import reason_of
 from precisionlab.search.pinning.task import Task
-from precisionlab.search.rank import Ranking, rank, rank_by_effects
+from precisionlab.search.rank import Ranking, rank, rank_by_sensitivity
 from precisionlab.system.deadline import Watched
 
 _SHARE = 0.5
@@ -25,17 +25,17 @@ _SHARE = 0.5
 
 @dataclass(frozen=True)
 class Suspects:
-    """The layers that the precision touches, ranked. `causes` says what breaks in a layer, `effects` what it does."""
+    """The layers that the precision touches, ranked, with what breaks in each and the outputs' sensitivities to it."""
 
     ranking: Ranking
     causes: Mapping[str, Cause]
-    effects: Effects = field(default_factory=dict)
+    sensitivities: Sensitivities = field(default_factory=dict)
     by_cost: bool = False
     """Whether the harm was divided by what pinning a layer costs."""
 
     def reason(self, layer: Layer, precision: Precision) -> str:
         """Why the layer is pinned to a precision."""
-        return reason_of(layer, precision, self.ranking.order, self.causes, self.effects, by_cost=self.by_cost)
+        return reason_of(layer, precision, self.ranking.order, self.causes, self.sensitivities, by_cost=self.by_cost)
 
 
 def suspects_by_own_error(task: Task, low: Comparison) -> Suspects:
@@ -44,7 +44,7 @@ def suspects_by_own_error(task: Task, low: Comparison) -> Suspects:
     return Suspects(rank(task.touched, low.introduced), why)
 
 
-def suspects_by_effects(
+def suspects_by_sensitivity(
     task: Task, first: Suspects, low: Comparison, cost: Callable[[Mapping[str, Precision]], float]
 ) -> Suspects:
     """Ranked anew by what each layer alone does to the final outputs, on the samples where the precision is worst.
@@ -55,18 +55,18 @@ def suspects_by_effects(
     if task.deadline.left is not None:
         names = first.ranking.order  # where the time does not do for all, those that look worst come first
     plan = PrecisionPlan(task.model.sha256, Precision.FP32)
-    toggling = Toggling(plan, task.low_plan, names, task.table, task.evaluator.judging)
+    request = SensitivityRequest(plan, task.low_plan, names, task.table, task.evaluator.judging)
     watched = replace(task.evaluator, observer=Watched(task.evaluator.observer, task.deadline.part(_SHARE)))
     samples = worst_samples(task.evaluator.chosen, low)
-    effects = watched.effects(f"{task.precision}, each layer alone", toggling, samples)
-    if len(effects) < len(names) and task.deadline.left:
+    sensitivities = watched.sensitivities(f"{task.precision}, each layer alone", request, samples)
+    if len(sensitivities) < len(names) and task.deadline.left:
         task.note(
-            f"half of its time is spent, and {len(effects)} of {len(names)} layers are ranked by what they do alone; "
-            "the others stand behind them, by their own error"
+            f"half of its time is spent, and {len(sensitivities)} of {len(names)} layers are ranked by what they do "
+            "alone; the others stand behind them, by their own error"
         )
     weights = None if task.aim is Aim.PINS else _weights(task, first.ranking, cost)
-    ranking = rank_by_effects(first.ranking, effects, weights, task.measure)
-    return replace(first, ranking=ranking, effects=effects, by_cost=weights is not None)
+    ranking = rank_by_sensitivity(first.ranking, sensitivities, weights, task.measure)
+    return replace(first, ranking=ranking, sensitivities=sensitivities, by_cost=weights is not None)
 
 
 def _weights(task: Task, ranking: Ranking, cost: Callable[[Mapping[str, Precision]], float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What toggling one layer does to the final outputs is what comparing the plan with that one pin finds."""
+"""The final outputs' sensitivity to a layer is what comparing the plan with that one pin finds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import Array, calibrate, load, plan_for, proto
 
-from precisionlab.backends.base import Detail, Evaluation, Toggling
+from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.onnxruntime import DEFAULT_BUDGET, OnnxRuntimeBackend
-from precisionlab.backends.toggles import toggle_stages
+from precisionlab.backends.sensitivity import sensitivity_stages
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.effects import Effect, Effects, from_plain, merged, to_plain, worst_sqnr
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.judging import judging_of
+from precisionlab.compare.sensitivity import Sensitivities, Sensitivity, from_plain, merged, to_plain, worst_sqnr
 from precisionlab.data import Dataset, Sample
 from precisionlab.model import Model
 from precisionlab.plan.assign import precision_of
@@ -80,17 +80,19 @@ class Work:
     def names(self) -> tuple[str, ...]:
         return tuple(layer.name for layer in self.model.layers)
 
-    def alone(self, low: PrecisionPlan) -> Toggling:
-        return Toggling(plan_for(self.model, FP32), low, self.names, self.table, judging_of(self.model))
+    def alone(self, low: PrecisionPlan) -> SensitivityRequest:
+        return SensitivityRequest(plan_for(self.model, FP32), low, self.names, self.table, judging_of(self.model))
 
-    def restored(self, low: PrecisionPlan) -> Toggling:
-        return Toggling(low, plan_for(self.model, FP32), self.names, self.table, judging_of(self.model))
+    def restored(self, low: PrecisionPlan) -> SensitivityRequest:
+        return SensitivityRequest(low, plan_for(self.model, FP32), self.names, self.table, judging_of(self.model))
 
-    def effects(self, toggling: Toggling, budget: int | None = None, threads: int | None = None) -> Effects:
+    def sensitivities(
+        self, request: SensitivityRequest, budget: int | None = None, threads: int | None = None
+    ) -> Sensitivities:
         backend = self.backend
         if budget is not None or threads is not None:
             backend = OnnxRuntimeBackend(self.model, self.samples[0], threads or 1, budget or DEFAULT_BUDGET)
-        return merged(list(backend.effects(toggling, self.samples)))
+        return merged(list(backend.sensitivities(request, self.samples)))
 
     def compared(self, plan: PrecisionPlan) -> Comparison:
         return self.backend.compare(plan, self.table, self.samples, lambda done: None, metric=None, introduced=False)
@@ -112,13 +114,13 @@ def work_for(model: Model, samples: Sequence[Sample]) -> Work:
     return Work(backend, samples, calibrate(backend, samples))
 
 
-def toggled(toggling: Toggling, model: Model, name: str) -> PrecisionPlan:
+def toggled(request: SensitivityRequest, model: Model, name: str) -> PrecisionPlan:
     """The plan with one pin that is the toggling of one layer."""
     layer = model.layer[name]
-    pin = Pin(name, layer.nodes, precision_of(layer, toggling.other), "test")
-    pins = [kept for kept in toggling.plan.pins if kept.layer != name]
-    around = toggling.other.around if toggling.plan.default is FP32 else toggling.plan.around
-    return replace(toggling.plan, pins=(*pins, pin), around=around)
+    pin = Pin(name, layer.nodes, precision_of(layer, request.other), "test")
+    pins = [kept for kept in request.plan.pins if kept.layer != name]
+    around = request.other.around if request.plan.default is FP32 else request.plan.around
+    return replace(request.plan, pins=(*pins, pin), around=around)
 
 
 def small(kind: str, folder: Path) -> Work:
@@ -163,11 +165,11 @@ def assert_alike(found: ErrorSums, expected: ErrorSums, where: str) -> None:
         assert found.sqnr == pytest.approx(expected.sqnr, abs=0.01), where
 
 
-def assert_as_compared(work: Work, toggling: Toggling) -> None:
-    found = work.effects(toggling)
-    assert set(found) == set(toggling.layers)
-    for name in toggling.layers:
-        expected = work.compared(toggled(toggling, work.model, name))
+def assert_as_compared(work: Work, request: SensitivityRequest) -> None:
+    found = work.sensitivities(request)
+    assert set(found) == set(request.layers)
+    for name in request.layers:
+        expected = work.compared(toggled(request, work.model, name))
         floats = {output for output, errors in expected.outputs.items() if errors.errors is not None}
         assert set(found[name]) <= floats
         for output in floats:
@@ -217,88 +219,91 @@ def test_layers_are_toggled_beside_the_pins_that_the_plan_has(digits: Work) -> N
     norm = ("/norm/square", "/norm/variance", "/norm/add_eps", "/norm/std")
     others = tuple(name for name in digits.names if name not in norm)
     plan = plan_for(digits.model, FP16, pinned=norm)
-    assert_as_compared(digits, Toggling(plan, plan_for(digits.model, FP32), others, None, judging_of(digits.model)))
+    assert_as_compared(
+        digits, SensitivityRequest(plan, plan_for(digits.model, FP32), others, None, judging_of(digits.model))
+    )
 
 
 def test_a_layer_that_reaches_no_float_output_and_one_that_is_fixed_change_nothing(tmp_path: Path) -> None:
     lost = small("a layer that reaches no float output", tmp_path)
-    found = lost.effects(lost.alone(plan_for(lost.model, FP16)))
+    found = lost.sensitivities(lost.alone(plan_for(lost.model, FP16)))
     assert lost.model.layer["lost"].fixed is None
     assert worst_sqnr(found["lost"]) == math.inf
     assert worst_sqnr(found["a"]) < 90
     whole = small("integers on the way", tmp_path)
-    found = whole.effects(whole.alone(plan_for(whole.model, FP16)))
+    found = whole.sensitivities(whole.alone(plan_for(whole.model, FP16)))
     fixed = [layer.name for layer in whole.model.layers if layer.fixed is not None]
     assert {"arg", "shape"} <= set(fixed)
     assert {worst_sqnr(found[name]) for name in fixed} == {math.inf}
 
 
-def test_no_layer_and_no_sample_give_no_effects(digits: Work) -> None:
+def test_no_layer_and_no_sample_give_no_sensitivities(digits: Work) -> None:
     low = plan_for(digits.model, FP16)
     assert (
         list(
-            digits.backend.effects(
-                Toggling(plan_for(digits.model, FP32), low, (), None, judging_of(digits.model)), digits.samples
+            digits.backend.sensitivities(
+                SensitivityRequest(plan_for(digits.model, FP32), low, (), None, judging_of(digits.model)),
+                digits.samples,
             )
         )
         == []
     )
-    assert list(digits.backend.effects(digits.alone(low), [])) == []
+    assert list(digits.backend.sensitivities(digits.alone(low), [])) == []
 
 
 # Whatever the threads, the cut and the split
 
 
-def exact(effects: Effects) -> str:
-    return repr(to_plain(effects))
+def exact(sensitivities: Sensitivities) -> str:
+    return repr(to_plain(sensitivities))
 
 
 @pytest.mark.parametrize("case", [PLANS[0], PLANS[2]], ids="-".join)
 def test_one_thread_and_two_give_the_same_bits(digits: Work, case: tuple[Precision, Precision]) -> None:
-    toggling = digits.alone(low_plan(digits.model, case))
-    assert exact(digits.effects(toggling, threads=1)) == exact(digits.effects(toggling, threads=2))
+    request = digits.alone(low_plan(digits.model, case))
+    assert exact(digits.sensitivities(request, threads=1)) == exact(digits.sensitivities(request, threads=2))
 
 
 def test_the_samples_come_in_their_order_stage_by_stage(digits: Work) -> None:
-    toggling = digits.alone(plan_for(digits.model, FP16))
-    parts = list(digits.backend.effects(toggling, digits.samples))
+    request = digits.alone(plan_for(digits.model, FP16))
+    parts = list(digits.backend.sensitivities(request, digits.samples))
     for i, part in enumerate(parts):
-        alone = list(digits.backend.effects(toggling, [digits.samples[i % len(digits.samples)]]))
-        for name, effects in part.items():
-            for output, effect in effects.items():
-                assert_alike(effect.errors, merged(alone)[name][output].errors, name)
+        alone = list(digits.backend.sensitivities(request, [digits.samples[i % len(digits.samples)]]))
+        for name, sensitivities in part.items():
+            for output, sensitivity in sensitivities.items():
+                assert_alike(sensitivity.errors, merged(alone)[name][output].errors, name)
 
 
 @pytest.mark.parametrize("way", ["alone", "restored"])
 def test_where_the_stages_are_cut_changes_no_more_than_last_bits(digits: Work, way: str) -> None:
-    toggling = getattr(digits, way)(low_plan(digits.model, PLANS[2]))
+    request = getattr(digits, way)(low_plan(digits.model, PLANS[2]))
     cuts = {
-        tuple(stage_ends(digits.model, frozenset(toggling.layers), samples, budget)): (samples, budget)
+        tuple(stage_ends(digits.model, frozenset(request.layers), samples, budget)): (samples, budget)
         for budget in (1, 20_000, 200_000, DEFAULT_BUDGET)
         for samples in (1, 4, 400)
     }
     assert len(cuts) >= 3, "the same cut would prove nothing"
     assert len(digits.model.layers) in map(len, cuts), "every layer its own stage"
-    expected = digits.effects(toggling)
+    expected = digits.sensitivities(request)
     for samples, budget in cuts.values():
-        stages = toggle_stages(digits.model, toggling, samples, budget)
-        found = merged([effects_of(s) for effects_of in stages for s in digits.samples])
+        stages = sensitivity_stages(digits.model, request, samples, budget)
+        found = merged([sensitivities_of(s) for sensitivities_of in stages for s in digits.samples])
         for name, outputs in expected.items():
-            for output, effect in outputs.items():
-                assert_alike(found[name][output].errors, effect.errors, f"{samples}, {budget}: {name}")
+            for output, sensitivity in outputs.items():
+                assert_alike(found[name][output].errors, sensitivity.errors, f"{samples}, {budget}: {name}")
 
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_every_layer_its_own_stage_gives_the_same_in_any_graph(tmp_path: Path, kind: str) -> None:
     work = small(kind, tmp_path)
-    for toggling in (work.alone(plan_for(work.model, FP16)), work.restored(plan_for(work.model, FP16))):
-        whole = work.effects(toggling)
-        found = work.effects(toggling, budget=1)
+    for request in (work.alone(plan_for(work.model, FP16)), work.restored(plan_for(work.model, FP16))):
+        whole = work.sensitivities(request)
+        found = work.sensitivities(request, budget=1)
         assert set(found) == set(whole)
         for name, outputs in whole.items():
             assert set(found[name]) == set(outputs)
-            for output, effect in outputs.items():
-                assert_alike(found[name][output].errors, effect.errors, f"{name} → {output}")
+            for output, sensitivity in outputs.items():
+                assert_alike(found[name][output].errors, sensitivity.errors, f"{name} → {output}")
 
 
 def test_each_toggled_layer_is_in_one_stage(digits: Work) -> None:
@@ -308,8 +313,8 @@ def test_each_toggled_layer_is_in_one_stage(digits: Work) -> None:
             ends = stage_ends(digits.model, frozenset(chosen), 8, budget)
             assert ends == sorted(set(ends))
             assert max(i for i, layer in enumerate(layers) if layer.name in chosen) < ends[-1] <= len(layers)
-    toggling = replace(digits.alone(plan_for(digits.model, FP16)), layers=digits.names[::3])
-    assert tuple(digits.effects(toggling)) == digits.names[::3]
+    request = replace(digits.alone(plan_for(digits.model, FP16)), layers=digits.names[::3])
+    assert tuple(digits.sensitivities(request)) == digits.names[::3]
 
 
 # The gain
@@ -317,18 +322,18 @@ def test_each_toggled_layer_is_in_one_stage(digits: Work) -> None:
 
 def test_the_gain_is_what_float64_finds(digits: Work) -> None:
     low = low_plan(digits.model, PLANS[2])
-    toggling = digits.alone(low)
-    found = digits.effects(toggling)
+    request = digits.alone(low)
+    found = digits.sensitivities(request)
     whole = digits.finals(low)
-    for name in toggling.layers:
-        alone = digits.finals(toggled(toggling, digits.model, name))
-        for output, effect in found[name].items():
+    for name in request.layers:
+        alone = digits.finals(toggled(request, digits.model, name))
+        for output, sensitivity in found[name].items():
             gain = size = 0.0
             for (reference, variant), (_, mine) in zip(whole, alone, strict=True):
                 error, own = variant[output] - reference[output], mine[output] - reference[output]
                 gain += float((error**2).sum() - ((error - own) ** 2).sum())
                 size += float(np.abs(error * own).sum() + (own**2).sum())
-            assert effect.gain == pytest.approx(gain, abs=1e-3 * size + 1e-9), name
+            assert sensitivity.gain == pytest.approx(gain, abs=1e-3 * size + 1e-9), name
 
 
 def test_the_gain_of_a_layer_that_is_all_of_the_error_is_all_of_it(tmp_path: Path) -> None:
@@ -338,13 +343,13 @@ def test_the_gain_of_a_layer_that_is_all_of_the_error_is_all_of_it(tmp_path: Pat
     samples = [Sample(str(i), {"x": np.full((2, 8), i + 1, np.float32)}) for i in range(3)]
     work = work_for(model, samples)
     low = plan_for(model, FP16)
-    found = work.effects(work.alone(low))["bad"]["y"]
+    found = work.sensitivities(work.alone(low))["bad"]["y"]
     whole = work.compared(low).outputs["y"].errors
     assert whole is not None
     assert whole.err2 > 0
     # The sum behind rounds once more, to a number twice as large: nothing is lost there.
     assert found.gain == pytest.approx(whole.err2, rel=1e-6)
-    assert work.effects(work.alone(low))["n"]["y"].gain == 0
+    assert work.sensitivities(work.alone(low))["n"]["y"].gain == 0
 
 
 # NaN and Inf
@@ -360,25 +365,25 @@ def test_a_layer_that_alone_gives_nan_has_nan_and_it_is_counted(tmp_path: Path) 
     """0 / 0 where fp16 rounds both to zero: what `small` and `divide` do, each alone."""
     model = load(proto(NAN, {"tiny": np.float32([1e-9])}), tmp_path)
     work = work_for(model, [Sample(str(i), {"x": np.float32([[i, 2]]) + 1}) for i in range(3)])
-    toggling = work.alone(plan_for(model, FP16))
-    found = work.effects(toggling)
+    request = work.alone(plan_for(model, FP16))
+    found = work.sensitivities(request)
     for name in ("small", "divide"):
-        effect = found[name]["y"]
-        assert (effect.errors.nan, effect.errors.new_nan, effect.errors.new_nonfinite) == (6, 6, 6)
-        assert math.isnan(effect.errors.sqnr)
-        assert math.isnan(effect.gain)
+        sensitivity = found[name]["y"]
+        assert (sensitivity.errors.nan, sensitivity.errors.new_nan, sensitivity.errors.new_nonfinite) == (6, 6, 6)
+        assert math.isnan(sensitivity.errors.sqnr)
+        assert math.isnan(sensitivity.gain)
         assert math.isnan(worst_sqnr(found[name]))
     assert found["ok"]["y"].errors.nan == 0
     assert found["z"]["y"].errors.nan == 0
     assert found["z"]["z"].errors.sqnr < 90
-    assert_as_compared(work, toggling)
+    assert_as_compared(work, request)
     assert_as_compared(work, work.restored(plan_for(model, FP16)))
 
 
 def test_one_broken_sample_makes_the_sum_nan_and_not_the_other_samples(tmp_path: Path) -> None:
     model = load(proto(NAN, {"tiny": np.float32([1e-4])}), tmp_path)
     work = work_for(model, [Sample("good", {"x": np.float32([[1, 2]])}), Sample("bad", {"x": np.float32([[1e-5, 2]])})])
-    parts = list(work.backend.effects(work.alone(plan_for(model, FP16)), work.samples))
+    parts = list(work.backend.sensitivities(work.alone(plan_for(model, FP16)), work.samples))
     by_sample = [merged(parts[i::2]) for i in range(2)]
     assert [math.isnan(part["small"]["y"].errors.sqnr) for part in by_sample] == [False, True]
     assert math.isnan(merged(parts)["small"]["y"].errors.sqnr)
@@ -389,11 +394,11 @@ def test_an_overflow_at_the_output_is_counted(tmp_path: Path) -> None:
     body = '(float[1,2] x) => (float[1,2] y) { ["a"] a = Neg(x) ["big"] y = Mul(a, thousand) }'
     model = load(proto(body, {"thousand": np.float32([1000])}), tmp_path)
     work = work_for(model, [Sample("s", {"x": np.float32([[1, 100]])})])
-    toggling = work.alone(plan_for(model, FP16))
-    effect = work.effects(toggling)["big"]["y"]
-    assert (effect.errors.inf, effect.errors.new_nonfinite) == (1, 1)
-    assert effect.errors.sqnr == -math.inf
-    assert_as_compared(work, toggling)
+    request = work.alone(plan_for(model, FP16))
+    sensitivity = work.sensitivities(request)["big"]["y"]
+    assert (sensitivity.errors.inf, sensitivity.errors.new_nonfinite) == (1, 1)
+    assert sensitivity.errors.sqnr == -math.inf
+    assert_as_compared(work, request)
 
 
 def test_a_value_that_rounding_alone_puts_at_a_level_is_a_near_tie(tmp_path: Path) -> None:
@@ -405,11 +410,11 @@ def test_a_value_that_rounding_alone_puts_at_a_level_is_a_near_tie(tmp_path: Pat
     weights = {"one": np.float32([1]), "level": np.float32(1), "all": np.array([-1])}
     model = load(proto(body, weights), tmp_path)
     work = work_for(model, [Sample("s", {"x": np.float32([[1.0001, 3]])})])
-    toggling = work.alone(plan_for(model, FP16))
-    effect = work.effects(toggling)["a"]["y"]
-    assert effect.errors.ref_mismatch == 0
-    assert (effect.errors.ref2, effect.errors.err2) == (9, 0)  # the other value, which is exact
-    assert_as_compared(work, toggling)
+    request = work.alone(plan_for(model, FP16))
+    sensitivity = work.sensitivities(request)["a"]["y"]
+    assert sensitivity.errors.ref_mismatch == 0
+    assert (sensitivity.errors.ref2, sensitivity.errors.err2) == (9, 0)  # the other value, which is exact
+    assert_as_compared(work, request)
 
 
 # Merging, and the journal
@@ -423,29 +428,31 @@ sums = st.builds(
 )  # fmt: skip
 parts_ = st.lists(
     st.dictionaries(
-        st.sampled_from("abc"), st.dictionaries(st.sampled_from("yz"), st.builds(Effect, sums, numbers)), max_size=3
+        st.sampled_from("abc"),
+        st.dictionaries(st.sampled_from("yz"), st.builds(Sensitivity, sums, numbers)),
+        max_size=3,
     ),
     max_size=5,
 )
 
 
 @given(parts_)
-def test_the_journal_gives_back_what_was_written(parts: list[Effects]) -> None:
+def test_the_journal_gives_back_what_was_written(parts: list[Sensitivities]) -> None:
     for part in parts:
         assert exact(from_plain(json.loads(json.dumps(to_plain(part))))) == exact(part)
 
 
 @given(parts_, st.integers(0, 5))
-def test_merging_adds_each_effect_of_each_layer_once(parts: list[Effects], cut: int) -> None:
+def test_merging_adds_each_sensitivity_of_each_layer_once(parts: list[Sensitivities], cut: int) -> None:
     total = merged(parts)
     assert set(total) == {name for part in parts for name in part}
     for name, outputs in total.items():
         assert set(outputs) == {output for part in parts for output in part.get(name, {})}
-        for output, effect in outputs.items():
+        for output, sensitivity in outputs.items():
             mine = [part[name][output] for part in parts if output in part.get(name, {})]
-            assert effect.errors.elements == sum(m.errors.elements for m in mine)
-            assert effect.errors.nan == sum(m.errors.nan for m in mine)
-            assert repr(effect.along) == repr(_added([m.along for m in mine]))
+            assert sensitivity.errors.elements == sum(m.errors.elements for m in mine)
+            assert sensitivity.errors.nan == sum(m.errors.nan for m in mine)
+            assert repr(sensitivity.along) == repr(_added([m.along for m in mine]))
     split = merged([merged(parts[:cut]), merged(parts[cut:])])
     assert {(n, o) for n in split for o in split[n]} == {(n, o) for n in total for o in total[n]}
 
@@ -458,7 +465,7 @@ def _added(values: list[float]) -> float:
 
 
 def test_merging_changes_none_of_the_parts(digits: Work) -> None:
-    parts = list(digits.backend.effects(digits.alone(plan_for(digits.model, FP16)), digits.samples))
+    parts = list(digits.backend.sensitivities(digits.alone(plan_for(digits.model, FP16)), digits.samples))
     before = [exact(part) for part in parts]
     merged(parts)
     merged(parts)
@@ -466,8 +473,8 @@ def test_merging_changes_none_of_the_parts(digits: Work) -> None:
 
 
 def test_any_split_of_the_samples_merges_to_the_same(digits: Work) -> None:
-    toggling = digits.alone(low_plan(digits.model, PLANS[2]))
-    parts = list(digits.backend.effects(toggling, digits.samples))
+    request = digits.alone(low_plan(digits.model, PLANS[2]))
+    parts = list(digits.backend.sensitivities(request, digits.samples))
     whole = merged(parts)
     rng = np.random.default_rng(0)
     for _ in range(10):
@@ -475,7 +482,7 @@ def test_any_split_of_the_samples_merges_to_the_same(digits: Work) -> None:
         cut = int(rng.integers(0, len(parts) + 1))
         split = merged([merged([parts[i] for i in order[:cut]]), merged([parts[i] for i in order[cut:]])])
         for name, outputs in whole.items():
-            for output, effect in outputs.items():
+            for output, sensitivity in outputs.items():
                 mine = asdict(split[name][output].errors)
-                assert mine == pytest.approx(asdict(effect.errors), rel=1e-12)
-                assert split[name][output].along == pytest.approx(effect.along, rel=1e-9, abs=1e-12)
+                assert mine == pytest.approx(asdict(sensitivity.errors), rel=1e-12)
+                assert split[name][output].along == pytest.approx(sensitivity.along, rel=1e-9, abs=1e-12)

@@ -1,4 +1,4 @@
-"""Runs the graphs that toggle single layers, and measures what each does to all that is judged."""
+"""Runs the graphs that toggle single layers: the sensitivity of all that is judged to each."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from precisionlab.backends.base import Toggling
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.place import CPU, Place, Running
-from precisionlab.compare.effects import Effect, SampleEffects
-from precisionlab.compare.judged import judged_differences, judged_effects
+from precisionlab.compare.judged import judged_differences, judged_sensitivities
+from precisionlab.compare.sensitivity import Sensitivities, Sensitivity
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
@@ -23,34 +23,36 @@ Arrays = Mapping[str, Any]
 """Tensors by name, as the place has them."""
 
 
-def toggle_stages(
-    model: Model, toggling: Toggling, samples: int, budget: int, place: Place = CPU
-) -> Iterator[Callable[[Sample], SampleEffects]]:
+def sensitivity_stages(
+    model: Model, request: SensitivityRequest, samples: int, budget: int, place: Place = CPU
+) -> Iterator[Callable[[Sample], Sensitivities]]:
     """For each stage a function that takes a sample; made while the stage before it is at work.
 
     The sessions of a stage live no longer than until the next but one is made.
     """
-    every = Toggles(model, toggling, samples, budget, place)
+    every = SensitivityStages(model, request, samples, budget, place)
     with ThreadPoolExecutor(1) as maker:
         upcoming = [maker.submit(every.made, 0)] if every.count else []
         for index in range(every.count):
-            effects_of = upcoming.pop().result()
+            sensitivities_of = upcoming.pop().result()
             if index + 1 < every.count:
                 upcoming.append(maker.submit(every.made, index + 1))
-            yield effects_of
+            yield sensitivities_of
 
 
-class Toggles:
-    """The stages of one toggling, each by its number, counted from 0. Threads may share it."""
+class SensitivityStages:
+    """The stages of one request, each by its number, counted from 0. Threads may share it."""
 
-    def __init__(self, model: Model, toggling: Toggling, samples: int, budget: int, place: Place = CPU) -> None:
-        model = toggling.judging.watched(model)
+    def __init__(
+        self, model: Model, request: SensitivityRequest, samples: int, budget: int, place: Place = CPU
+    ) -> None:
+        model = request.judging.watched(model)
         self._place = place
         self._model = model
-        self._toggling = toggling
-        self._stops = stage_ends(model, frozenset(toggling.layers), samples, budget)
-        self._finals = _Finals(model, toggling, place)
-        self._last: tuple[int, Callable[[Sample], SampleEffects]] | None = None
+        self._request = request
+        self._stops = stage_ends(model, frozenset(request.layers), samples, budget)
+        self._finals = _Finals(model, request, place)
+        self._last: tuple[int, Callable[[Sample], Sensitivities]] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -58,7 +60,7 @@ class Toggles:
         """How many stages there are."""
         return len(self._stops)
 
-    def stage(self, index: int) -> Callable[[Sample], SampleEffects]:
+    def stage(self, index: int) -> Callable[[Sample], Sensitivities]:
         """The function of this stage; the last one asked for is kept."""
         with self._lock:
             if self._last is None or self._last[0] != index:
@@ -66,30 +68,30 @@ class Toggles:
                 self._last = (index, self.made(index))
             return self._last[1]
 
-    def made(self, index: int) -> Callable[[Sample], SampleEffects]:
+    def made(self, index: int) -> Callable[[Sample], Sensitivities]:
         """The function of this stage, made anew."""
-        plan, other, table = self._toggling.plan, self._toggling.other, self._toggling.table
+        plan, other, table = self._request.plan, self._request.other, self._request.table
         start = self._stops[index - 1] if index else 0
-        layers = frozenset(self._toggling.layers)
+        layers = frozenset(self._request.layers)
         stage = stage_of(self._model, plan, other, layers, table, start, self._stops[index])
-        return _StageRunner(stage, self._finals, self._place).effects_of
+        return _StageRunner(stage, self._finals, self._place).sensitivities_of
 
 
 class _Finals:
     """What is judged of the reference, of the base that layers are toggled in, and of the whole variant."""
 
-    def __init__(self, model: Model, toggling: Toggling, place: Place) -> None:
+    def __init__(self, model: Model, request: SensitivityRequest, place: Place) -> None:
         self._host = place.host
-        self.judging = toggling.judging
+        self.judging = request.judging
         self.names = judged_outputs(model)
         reference = PrecisionPlan(model.sha256, Precision.FP32)
-        plans = (reference, toggling.plan, toggling.other)
+        plans = (reference, request.plan, request.other)
         self._sessions: dict[PrecisionPlan, tuple[Running, dict[str, str]]] = {}
         for plan in dict.fromkeys(plans):
-            graph, names = whole(model, plan, toggling.table)
+            graph, names = whole(model, plan, request.table)
             self._sessions[plan] = (place.session(graph), names)
         self._plans = plans
-        self._low = 2 if toggling.plan.default is Precision.FP32 else 1
+        self._low = 2 if request.plan.default is Precision.FP32 else 1
         self._known: dict[str, tuple[Arrays, Arrays, Arrays]] = {}
 
     def of(self, sample: Sample) -> tuple[Arrays, Arrays, Arrays]:
@@ -114,17 +116,17 @@ class _StageRunner:
         self._head = place.session(stage.head)
         self._rest = None if stage.rest is None else place.session(stage.rest)
 
-    def effects_of(self, sample: Sample) -> SampleEffects:
-        """What each toggled layer of the stage does to all that is judged of one sample."""
+    def sensitivities_of(self, sample: Sample) -> Sensitivities:
+        """How sensitive all that is judged of one sample is to each toggled layer of the stage."""
         reference, base, error = self._finals.of(sample)
         values = self._head.run(sample.inputs)
         alive = {name: values[shown] for name, shown in self._stage.alive.items()}
-        found: dict[str, Mapping[str, Effect]] = {}
+        found: dict[str, Mapping[str, Sensitivity]] = {}
         for layer, branch in self._stage.branches.items():
             changed = {name: values[shown] for name, shown in branch.items()}
             every = self._outputs(base, alive, changed)
             outputs = {name: self._host(every[name]) for name in self._finals.names}
-            found[layer] = judged_effects(self._finals.judging, reference, outputs, error)
+            found[layer] = judged_sensitivities(self._finals.judging, reference, outputs, error)
         return found
 
     def _outputs(self, base: Arrays, alive: Arrays, changed: Arrays) -> Arrays:
