@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from precisionlab.precision import Format, Precision
 from precisionlab.system.plain import Amount, Count
 
-STATISTICS = 3
+STATISTICS = 4
 """Which meaning the statistics have; of another one a journal is not taken over. 1: overflow was float16's always;
-2: the elements of another shape were mismatches."""
+2: the elements of another shape were mismatches;
+3: `underflow` had another name."""
 
 SUMS, COUNTS = 6, 12
 """How many of each a row of an `ErrorTable` has, in the order of the fields of `ErrorSums`."""
@@ -38,7 +39,7 @@ class ErrorSums:
     max_error: Amount = 0.0  # max |out − ref|
     max_ref: Amount = 0.0  # max |ref|
     overflow: Count = 0  # |ref| is beyond the largest value of the output's format
-    vanished: Count = 0  # out is 0 where ref is not
+    underflow: Count = 0  # out is 0 where ref is not
     ref_nonfinite: Count = 0
     nan: Count = 0
     inf: Count = 0
@@ -182,10 +183,10 @@ class ErrorTable:
     def row(self, row: int) -> ErrorSums:
         """The statistics of one row."""
         counts = [*self.counts[row].tolist(), int(self.reshaped[row])]
-        elements, overflow, vanished, ref_nonfinite, nan, inf, new_nonfinite, mismatch, *more = counts
+        elements, overflow, underflow, ref_nonfinite, nan, inf, new_nonfinite, mismatch, *more = counts
         ref2, err2, ref_out, out2, max_error, max_ref = self.sums[row].tolist()
         return ErrorSums(
-            elements, ref2, err2, ref_out, out2, max_error, max_ref, overflow, vanished, ref_nonfinite,
+            elements, ref2, err2, ref_out, out2, max_error, max_ref, overflow, underflow, ref_nonfinite,
             nan, inf, new_nonfinite, mismatch, *more,
         )  # fmt: skip
 

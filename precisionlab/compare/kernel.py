@@ -40,17 +40,17 @@ def _counts(r, o, r_bits, o_bits, e, e_bits, limit):  # type: ignore[no-untyped-
     for i in range(n):
         e[i] = o[i] - r[i]
     largest_err, largest_ref = np.int32(0), np.int32(0)
-    overflow, vanished, nan, inf = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+    overflow, underflow, nan, inf = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
     for i in range(n):
         a = r_bits[i] & _MAGNITUDE
         b = o_bits[i] & _MAGNITUDE
         largest_err = max(largest_err, e_bits[i] & _MAGNITUDE)
         largest_ref = max(largest_ref, a)
         overflow += np.int32(a > limit)
-        vanished += np.int32((b == 0) & (a != 0))
+        underflow += np.int32((b == 0) & (a != 0))
         nan += np.int32(b > _INFINITY)
         inf += np.int32(b == _INFINITY)
-    return largest_err, largest_ref, overflow, vanished, nan, inf
+    return largest_err, largest_ref, overflow, underflow, nan, inf
 
 
 @compiled()
@@ -117,7 +117,7 @@ def _error_sums(r, o, r_bits, o_bits, e, e_bits, sums, counts, limits):  # type:
         n = stop - start
         a, b, a_bits, b_bits = r[start:stop], o[start:stop], r_bits[start:stop], o_bits[start:stop]
         found = _counts(a, b, a_bits, b_bits, e[:n], e_bits[:n], limits[0])
-        bits[0], bits[1], overflow, vanished, nan, inf = found
+        bits[0], bits[1], overflow, underflow, nan, inf = found
         if bits[1] >= _INFINITY or (bits[0] >= _INFINITY and nan + inf == 0):
             _one_by_one(a, b, a_bits, b_bits, sums, counts, limits)
             continue
@@ -130,7 +130,7 @@ def _error_sums(r, o, r_bits, o_bits, e, e_bits, sums, counts, limits):  # type:
         sums[5] = _larger(sums[5], np.float64(values[1]))
         counts[0] += n
         counts[1] += overflow
-        counts[2] += vanished
+        counts[2] += underflow
         counts[4] += nan
         counts[5] += inf
         counts[6] += nan + inf
@@ -149,7 +149,7 @@ def error_sums(
     """Add the sums and counts over two float32 tensors of one size to `sums` and `counts`.
 
     `sums`, float64 (6,): Σref², Σerr², Σref·out, Σout², max |err|, max |ref|, over the elements whose
-    reference is finite. `counts`, int64 (12,): those elements, |ref| beyond the first of `limits`, vanished (out is
+    reference is finite. `counts`, int64 (12,): those elements, |ref| beyond the first of `limits`, underflow (out is
     0 where ref is not), non-finite in ref, NaN in out, Inf in out, non-finite in out where ref is finite, elements
     whose reference is non-finite and whose output is not the same, NaN in out where ref is finite, NaN in ref, Inf in
     out where |ref| is below the second of `limits`, float32 (2,), and elements whose reference is infinite and whose

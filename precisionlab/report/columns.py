@@ -190,7 +190,7 @@ def _pin() -> Iterator[Column]:
         "column, where it was not released.",
     )
     yield _count("released_nonfinite", "NaN/Inf if released", "How many tensors have a new NaN or Inf then.")
-    yield _text("cause", "Cause", "What breaks in it, in words: an overflow, a constant that vanishes, ….")
+    yield _text("cause", "Cause", "What breaks in it, in words: an overflow, a constant that underflows, ….")
     yield _text(
         "cause_kinds",
         "Kinds of cause",
@@ -243,7 +243,7 @@ def _flow(prefix: str, what: str) -> Iterator[Column]:
         yield _metric(metric, f"{prefix}_", word, f" by {what}." if prefix == "introduced" else f": {what}.")
     yield _count(f"{prefix}_nan", f"{word} NaN", "How many NaN are in that.")
     yield _count(f"{prefix}_inf", f"{word} Inf", "How many infinite values are in that.")
-    yield _count(f"{prefix}_vanished", f"{word}, became 0", "How many values became 0 in that.")
+    yield _count(f"{prefix}_underflow", f"{word} underflow", "How many values became 0 in that.")
     for part, name in SPREAD_PARTS.items():
         said = f"The {name} SQNR of single samples; of several outputs that of the one with the least median."
         yield _number(f"{prefix}_{part}_db", f"{word} SQNR, {name}", said, "dB", required=False)
@@ -274,7 +274,7 @@ def _engine() -> Iterator[Column]:
     yield _text(
         "engine_pin",
         "Pin in the engine",
-        "What became of the layer's pin there: taken, swallowed, unknown, or not found.",
+        "What became of the layer's pin there: honoured, overridden, unknown, or not found.",
         required=False,
     )
     yield _number(

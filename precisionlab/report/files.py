@@ -21,6 +21,7 @@ from precisionlab.plan.file import plan_files
 from precisionlab.precision import Precision
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
+from precisionlab.report.earlier import RUN_SCHEMA
 from precisionlab.report.rows import rows_text
 from precisionlab.results.sweep import SampleNames, SweepFindings
 from precisionlab.search.certificate import json_number
@@ -58,6 +59,7 @@ def run_facts(
     names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
     note = why_not_annotated(model, ready.local.memory)
     return {
+        "schema": RUN_SCHEMA,
         "precisionlab": known.get("precisionlab", ""),
         "versions": {**known, "python": sys.version.split()[0]},
         "command": [Path(sys.argv[0]).name.replace("__main__.py", "precisionlab"), *sys.argv[1:]],

@@ -23,7 +23,7 @@ from precisionlab.search.verdict import State, Tone
 DANGER, WARNING, NOTE = "danger", "warning", "note"
 _ORDER = (DANGER, WARNING, NOTE)
 NAMED = 6  # layers that a hazard names
-_CONSTANTS = frozenset({CauseKind.CONSTANT_OVERFLOWS.value, CauseKind.CONSTANT_VANISHES.value})
+_CONSTANTS = frozenset({CauseKind.CONSTANT_OVERFLOWS.value, CauseKind.CONSTANT_UNDERFLOWS.value})
 _OVERFLOWS = frozenset({CauseKind.OVERFLOW.value, CauseKind.INPUT_OVERFLOWS.value})
 
 
@@ -147,7 +147,7 @@ def _capital(text: str) -> str:
 
 
 def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
-    """Overflow, constants that vanish or overflow, and other NaN and Inf."""
+    """Overflow, constants that underflow or overflow, and other NaN and Inf."""
     touched = [view for view in section.layers if view.rank is not None]
     over = [view for view in touched if view.over]
     constants = [view for view in touched if view.cause_kinds & _CONSTANTS]

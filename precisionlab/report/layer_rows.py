@@ -162,7 +162,7 @@ def _error_columns(prefix: str, errors: ErrorSums | None) -> Row:
         **{f"{prefix}_{metric.column}": metric.of(errors) if errors else None for metric in error_metrics()},
         f"{prefix}_nan": errors.nan if errors else None,
         f"{prefix}_inf": errors.inf if errors else None,
-        f"{prefix}_vanished": errors.vanished if errors else None,
+        f"{prefix}_underflow": errors.underflow if errors else None,
     }
 
 

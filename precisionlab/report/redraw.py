@@ -16,6 +16,7 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import records_of
 from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS
 from precisionlab.report.csvfile import from_csv
+from precisionlab.report.earlier import check_schema, under_current_names
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, read_histograms
 from precisionlab.report.markdown import render_markdown
 from precisionlab.report.schema import Schema
@@ -140,6 +141,10 @@ def _run(path: Path) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"not JSON: {error}") from None
     _check(run, _RUN, path, "")
+    try:
+        check_schema(run)
+    except ValueError as error:
+        raise OptionError(f"{path}: {error}; read it with the version that wrote it, or run the sweep again") from None
     for name, found in run["precisions"].items():
         _check(found, _PRECISION, path, f"precisions.{name}.")
         if name not in run["tolerance"]:
@@ -168,7 +173,7 @@ def _table(folder: Path, schema: Schema) -> pd.DataFrame:
     """The table; further columns, as a later version may have, are read where they stand there."""
     path = folder / schema.file
     try:
-        table = from_csv(_text(path), schema.columns)
+        table = under_current_names(from_csv(_text(path), schema.columns))
     except ValueError as error:  # pandas' own errors are of this kind
         raise _broken(path, str(error).strip().splitlines()[0] if str(error).strip() else "not a table") from None
     _check_names(map(str, table), (column.name for column in schema.columns if column.required), path)

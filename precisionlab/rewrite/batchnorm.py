@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def folded_batchnorm(node: ir.Node) -> Mapping[int, NDArray[np.float32]] | None:
     """BatchNormalization's parameters by input index, as a scale and a shift: mean 0, variance 1, epsilon 0.
 
-    In half its own do harm that the folded ones do not: a variance beyond 65504, or one that vanishes. None where the
+    In half its own do harm that the folded ones do not: a variance beyond 65504, or one that underflows. None where the
     parameters are not constants, or the node does more than scale and shift.
     """
     if node.op_type != "BatchNormalization" or len([v for v in node.outputs if v.name]) != 1:

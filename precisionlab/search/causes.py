@@ -19,8 +19,8 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.gates import round_scalar
 
-# A constant that holds this share of its values in what vanishes is worth a word; weights near zero
-# vanish in every model and do no harm.
+# A constant that holds this share of its values in what underflows is worth a word; weights near zero
+# underflow in every model and do no harm.
 _SCALAR = 8
 # A state that is right but for its own last rounding is half a step off, and at 55 dB in bf16, 73 in fp16.
 _DRIFTED, _STEPS_OFF = 45.0, 4.0
@@ -33,9 +33,9 @@ class CauseKind(str, Enum):
     FIRST = "first_nonfinite"
     OVERFLOW = "overflow"
     INPUT_OVERFLOWS = "input_overflows"
-    INPUT_VANISHES = "input_vanishes"
+    INPUT_UNDERFLOWS = "input_underflows"
     CONSTANT_OVERFLOWS = "constant_overflows"
-    CONSTANT_VANISHES = "constant_vanishes"
+    CONSTANT_UNDERFLOWS = "constant_underflows"
     DRIFT = "drift"
     NONFINITE = "nonfinite"
 
@@ -68,7 +68,7 @@ def causes(
         broken = any(inherited[name].nonfinite for name in layer.watched if name in inherited)
         if broken and not started:
             started = True
-            cause = cause or _vanished_input(layer, plan.default, inherited)
+            cause = cause or _underflowing_input(layer, plan.default, inherited)
             cause = _first(_kind(layer, inherited), cause)
         if cause is not None:
             found[layer.name] = cause
@@ -124,11 +124,11 @@ def _cause(
     if not any(e.nonfinite for e in alone):
         # x + 1e-10 breaks nothing by itself, but the logarithm or division behind it.
         parts = [_drift(model, layer, alone, precision)]
-        if any(e.vanished for e in alone):
-            parts += [_vanishing(value, precision) for value in constants]
+        if any(e.underflow for e in alone):
+            parts += [_underflowing(value, precision) for value in constants]
             # Nor does the root of a variance that is 0 now, but the division by it.
             if any(model.node[name].op_type in _STEEP_AT_ZERO for name in layer.nodes):
-                parts.append(_vanished_input(layer, precision, inherited))
+                parts.append(_underflowing_input(layer, precision, inherited))
         return _together(parts)
     parts = [_constant(value, precision) for value in constants]
     largest = precision.number_format.largest
@@ -139,7 +139,7 @@ def _cause(
     elif before > largest:
         parts.append(Cause((CauseKind.INPUT_OVERFLOWS,), f"its input overflows: {_beyond(before, precision)}"))
     else:
-        parts.append(_vanished_input(layer, precision, inherited))
+        parts.append(_underflowing_input(layer, precision, inherited))
     return _together(parts) or Cause((CauseKind.NONFINITE,), f"NaN or Inf from finite inputs in {precision}")
 
 
@@ -168,10 +168,10 @@ def _drift(model: Model, layer: Layer, alone: list[ErrorSums], precision: Precis
     )
 
 
-def _vanished_input(layer: Layer, precision: Precision, inherited: Mapping[str, ErrorSums]) -> Cause | None:
-    if not any(inherited[name].vanished for name in layer.inputs if name in inherited):
+def _underflowing_input(layer: Layer, precision: Precision, inherited: Mapping[str, ErrorSums]) -> Cause | None:
+    if not any(inherited[name].underflow for name in layer.inputs if name in inherited):
         return None
-    return Cause((CauseKind.INPUT_VANISHES,), f"its input vanishes: values that are not 0 become 0 in {precision}")
+    return Cause((CauseKind.INPUT_UNDERFLOWS,), f"its input underflows: values that are not 0 become 0 in {precision}")
 
 
 def _kind(layer: Layer, inherited: Mapping[str, ErrorSums]) -> str:
@@ -193,17 +193,17 @@ def _constant(constant: ir.Value, precision: Precision) -> Cause | None:
     if math.isfinite(worst) and math.isinf(round_scalar(worst, precision)):
         said = f"constant {worst:.3g} becomes {'−' if worst < 0 else ''}inf in {precision}"
         return Cause((CauseKind.CONSTANT_OVERFLOWS,), said)
-    return _vanishing(constant, precision)
+    return _underflowing(constant, precision)
 
 
-def _vanishing(constant: ir.Value, precision: Precision) -> Cause | None:
+def _underflowing(constant: ir.Value, precision: Precision) -> Cause | None:
     values = _values(constant)
     if values is None or not 0 < values.size <= _SCALAR:
         return None
     for value in values.flat:
         if value != 0 and round_scalar(float(value), precision) == 0:
             said = f"constant {float(value):.3g} becomes 0 in {precision}"
-            return Cause((CauseKind.CONSTANT_VANISHES,), said)
+            return Cause((CauseKind.CONSTANT_UNDERFLOWS,), said)
     return None
 
 

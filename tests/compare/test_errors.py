@@ -25,7 +25,7 @@ from precisionlab.precision import Precision
 
 EPS64 = np.finfo(np.float64).eps
 COUNTS = (
-    *("elements", "overflow", "vanished", "ref_nonfinite", "nan", "inf", "new_nonfinite", "ref_mismatch"),
+    *("elements", "overflow", "underflow", "ref_nonfinite", "nan", "inf", "new_nonfinite", "ref_mismatch"),
     *("new_nan", "ref_nan", "unforced_inf", "inf_mismatch"),
 )
 FORMATS = {
@@ -88,7 +88,7 @@ def plainly(reference: Array, output: Array, held_in: Precision = Precision.FP32
         max_error=float(np.max(largest, initial=0.0)),
         max_ref=float(np.max(np.abs(r), initial=0.0)),
         overflow=int(np.sum(np.abs(r) > float(limits.max))),
-        vanished=int(np.sum((o == 0) & (r != 0))),
+        underflow=int(np.sum((o == 0) & (r != 0))),
         ref_nonfinite=int(np.sum(~there)),
         nan=int(np.isnan(output).sum()),
         inf=int(np.isinf(output).sum()),
@@ -258,9 +258,9 @@ def test_an_inf_is_forced_only_by_what_the_format_cannot_hold(
     assert error_sums(*beside_nan, held_in.number_format).unforced_inf == len(fits)
 
 
-def test_a_subnormal_that_became_zero_has_vanished_and_a_zero_has_not() -> None:
+def test_a_subnormal_that_became_zero_is_an_underflow_and_a_zero_has_not() -> None:
     reference = np.float32([1e-45, -1e-45, 0.0, -0.0, 1])
-    assert error_sums(reference, np.float32([0, -0.0, 0, 0, 0])).vanished == 3
+    assert error_sums(reference, np.float32([0, -0.0, 0, 0, 0])).underflow == 3
 
 
 def test_a_shape_that_changed_is_counted_and_gives_no_metric() -> None:

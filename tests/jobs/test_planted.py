@@ -119,8 +119,8 @@ FAULTS: dict[str, tuple[list[str], dict[str, float], list[int]]] = {
     # Steps, their constants, and which of the steps must not be in fp16.
     "overflow": (["Mul(a, over)", "Mul(a, back)"], {"over": 2.0**20, "back": 2.0**-20}, [0, 1]),
     "weight": (
-        ["Mul(a, up)", "Mul(a, vanishes)", "Mul(a, again)"],
-        {"up": 2.0**12, "vanishes": 2.0**-26, "again": 2.0**14},
+        ["Mul(a, up)", "Mul(a, underflows)", "Mul(a, again)"],
+        {"up": 2.0**12, "underflows": 2.0**-26, "again": 2.0**14},
         [1],
     ),
     "logarithm": (["Add(a, tiny)", "Log(a)", "Exp(a)"], {"tiny": 1e-10}, [0, 1]),

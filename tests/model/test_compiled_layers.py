@@ -280,7 +280,7 @@ def test_without_a_product_the_nodes_of_a_layer_are_rounded_as_if_each_were_one(
     }"""
     rng = np.random.default_rng(0)
     third, table = np.full(4, 1 / 3, np.float32), rng.standard_normal((5, 4), np.float32)
-    small = np.full(1, 1e-9, np.float32)  # vanishes in half, as the ε of a LayerNorm does
+    small = np.full(1, 1e-9, np.float32)  # underflows in half, as the ε of a LayerNorm does
     model = load(proto(body, {"third": third, "table": table, "small": small}), tmp_path)
     x, rows = rng.standard_normal((4, 4), np.float32) * 30, np.array([0, 2, 1])
     fused = variant(model, ["a b d e f g"], x=x, i=rows)

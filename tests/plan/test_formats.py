@@ -153,7 +153,7 @@ def test_an_inf_that_a_half_layer_makes_of_what_it_takes_is_forced(tmp_path: Pat
 def test_what_int8_layers_give_is_judged_by_what_is_around(
     tmp_path: Path, around: Precision, broken: tuple[str, ...], overflows: int
 ) -> None:
-    """x·w is exact in int8, and its distance from c vanishes in half and in bfloat16 alike, where 87 381 is meant."""
+    """x·w is exact in int8, and its distance from c underflows in half and in bfloat16 alike, where 87 381 is meant."""
     body = (
         '(float[1,2] x, float[1,2] c) => (float[1,2] y) { ["mm"] h = MatMul(x, w) ["sub"] d = Sub(h, c) '
         '["rec"] r = Reciprocal(d) ["min"] y = Min(r, top) }'

@@ -37,7 +37,7 @@ def errors(
         figures: list[Any] = [NAN, NAN, NAN, NAN, None, None, None]
     else:
         figures = [sqnr, NAN, NAN, max_error, nan, inf, 0]
-    names = ("sqnr_db", "cosine", "rel_l2", "max_error", "nan", "inf", "vanished")
+    names = ("sqnr_db", "cosine", "rel_l2", "max_error", "nan", "inf", "underflow")
     return {f"{prefix}_{name}": value for name, value in zip(names, figures, strict=True)}
 
 

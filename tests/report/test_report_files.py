@@ -8,6 +8,7 @@ import re
 import shutil
 import webbrowser
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render
 from precisionlab.report.markdown import code, render_markdown, text
 from precisionlab.report.pareto import pareto_table
-from precisionlab.report.redraw import read_run, redraw
+from precisionlab.report.redraw import page_of, read_run, redraw, summary_of
 from precisionlab.report.schema import Column, Kind, Schema
 from precisionlab.report.section import Tables
 from precisionlab.report.tables import samples_table
@@ -188,6 +189,22 @@ def test_the_report_is_drawn_again_to_the_same_bytes(digits: SweepResult, folder
     assert live.encode() == before
 
 
+def test_a_run_of_the_first_schema_is_read_under_todays_names(folder: Path) -> None:
+    """Such runs say `vanished`, and have no `schema`."""
+    text = (folder / "layers.csv").read_text(encoding="utf-8")
+    text = text.replace("first_nonfinite overflow", "first_nonfinite constant_underflows")
+    (folder / "layers.csv").write_text(text, encoding="utf-8")
+    now = read_run(folder)
+    older = re.sub(r"(input|constant)_underflows", r"\1_vanishes", text.replace("_underflow,", "_vanished,"))
+    assert ("introduced_vanished" in older, "first_nonfinite constant_vanishes" in older) == (True, True)
+    (folder / "layers.csv").write_text(older, encoding="utf-8")
+    _run_json(lambda r: (r.pop("schema"), r.pop("written")))(folder)
+    old = read_run(folder)
+    pd.testing.assert_frame_equal(old.layers, now.layers, check_dtype=False)
+    same = replace(old, run=now.run)
+    assert (page_of(same), summary_of(same)) == (page_of(now), summary_of(now))
+
+
 def test_the_page_goes_where_it_is_wanted(folder: Path, tmp_path: Path) -> None:
     page = (folder / "report.html").read_bytes()
     assert run("report", folder, "--out", tmp_path / "page.html").exit_code == 0
@@ -255,6 +272,8 @@ def _run_json(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
         (_with_lines("variants.csv", lambda lines: lines[:1]), "variants.csv: broken: holds no variant"),
         (_without_column("layers.csv", "alone_sqnr_db"), "another version of precisionlab: it lacks alone_sqnr_db"),
         (_without_column("variants.csv", "cost_of_fp32"), "it lacks cost_of_fp32"),
+        (_run_json(lambda r: r.update(schema=3)), "run.json: schema is 3, this version reads 1 to 2; read it with"),
+        (_run_json(lambda r: r.update(schema=True)), "run.json: schema is True, this version reads 1 to 2"),
         (_run_json(lambda r: r.pop("target")), "run.json: made by another version of precisionlab: it lacks target"),
         (_run_json(lambda r: r["data"].pop("held_out")), "it lacks data.held_out"),
         (_run_json(lambda r: r["precisions"]["fp16"].pop("hangs")), "it lacks precisions.fp16.hangs"),

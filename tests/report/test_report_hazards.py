@@ -77,9 +77,9 @@ def test_overflow_that_no_plan_mends_is_a_danger_and_stands_first() -> None:
     assert severities == sorted(severities, key=[DANGER, WARNING, NOTE].index)
 
 
-def test_constants_that_vanish_are_found_by_their_cause() -> None:
+def test_constants_that_underflow_are_found_by_their_cause() -> None:
     run, variants, layers, plans = report()
-    layers["cause_kinds"] = ["", "first_nonfinite overflow", "constant_vanishes input_vanishes", ""]
+    layers["cause_kinds"] = ["", "first_nonfinite overflow", "constant_underflows input_underflows", ""]
     assert [link.layer for link in one("constant", found(run, variants, layers, plans)).layers] == ["Tanh_2"]
 
 

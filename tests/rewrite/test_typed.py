@@ -228,7 +228,7 @@ def test_a_variance_beyond_half_does_no_harm(tmp_path: Path) -> None:
     assert sqnr(run(model.onnx, feeds)["y"], run(result.onnx, feeds)["y"]) > 50
 
 
-@pytest.mark.parametrize(("op", "value", "word"), [("Div", 1e-9, "vanishes"), ("Mul", 1e6, "beyond")])
+@pytest.mark.parametrize(("op", "value", "word"), [("Div", 1e-9, "underflows"), ("Mul", 1e6, "beyond")])
 def test_a_fused_constant_that_half_does_not_hold_leaves_the_layer_in_float32(
     tmp_path: Path, op: str, value: float, word: str
 ) -> None:
@@ -440,7 +440,7 @@ def test_operands_that_half_does_not_hold_keep_their_layer_in_float32(tmp_path: 
     scale=hnp.arrays(np.float32, 5, elements=st.floats(2.0**-126, 500, width=32)),
     kind=st.sampled_from([(HALF, np.float16), (BRAIN, ml_dtypes.bfloat16)]),
 )
-def test_no_scale_vanishes_or_shrinks_in_half(scale: Array, kind: tuple[ir.DataType, Any]) -> None:
+def test_no_scale_underflows_or_shrinks_in_half(scale: Array, kind: tuple[ir.DataType, Any]) -> None:
     low = scale_in(scale, kind[0])
     assert low.dtype == kind[1]
     found = low.astype(np.float32)

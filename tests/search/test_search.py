@@ -330,31 +330,31 @@ def test_a_mask_constant_is_named(tmp_path: Path) -> None:
     assert case.causes["mask"].startswith("the first NaN appears here: constant -3.4e+38 becomes −inf in fp16")
 
 
-def test_a_constant_that_vanishes_is_named(tmp_path: Path) -> None:
+def test_a_constant_that_underflows_is_named(tmp_path: Path) -> None:
     body = '(float[1,2] x) => (float[1,2] y) { ["eps"] a = Add(x, small) ["log"] y = Log(a) }'
     case = run(tmp_path, body, {"small": np.float32([1e-10])}, 0, 1)
     # The sum loses its constant, which breaks nothing yet; the logarithm of it gives −inf.
     assert case.comparison.nonfinite == ("y",)
     assert case.causes == {
         "eps": "constant 1e-10 becomes 0 in fp16",
-        "log": "the first Inf appears here: its input vanishes: values that are not 0 become 0 in fp16",
+        "log": "the first Inf appears here: its input underflows: values that are not 0 become 0 in fp16",
     }
     alone = '(float[1,2] x) => (float[1,2] y) { ["divide"] y = Div(x, small) }'
     case = run(tmp_path, alone, {"small": np.float32([1e-10])}, 0, 1e-9)
     assert case.causes == {"divide": "the first NaN appears here: constant 1e-10 becomes 0 in fp16"}
 
 
-def test_a_root_of_what_vanishes_is_named_with_the_division_behind_it(tmp_path: Path) -> None:
+def test_a_root_of_what_underflows_is_named_with_the_division_behind_it(tmp_path: Path) -> None:
     """A variance of 1e-12 is 0 in half; its root's error is nothing beside a root of 1, and the division breaks."""
     body = '(float[1,2] x) => (float[1,2] y) { ["eps"] a = Add(x, small) ["root"] r = Sqrt(a) ["over"] y = Div(x, r) }'
     case = run(tmp_path, body, {"small": np.float32([1e-12])}, 0, 1)
-    assert case.causes["root"] == "its input vanishes: values that are not 0 become 0 in fp16"
-    assert case.causes["over"].endswith("its input vanishes: values that are not 0 become 0 in fp16")
+    assert case.causes["root"] == "its input underflows: values that are not 0 become 0 in fp16"
+    assert case.causes["over"].endswith("its input underflows: values that are not 0 become 0 in fp16")
     assert "root" not in run(tmp_path, body, {"small": np.float32([1e-3])}, 0, 1).causes
 
 
 def test_a_healthy_layer_has_no_cause(tmp_path: Path) -> None:
-    """Small weights vanish in every model; that alone is no cause."""
+    """Small weights underflow in every model; that alone is no cause."""
     body = '(float[1,2] x) => (float[1,2] y) { ["sum"] y = Add(x, small) }'
     assert run(tmp_path, body, {"small": np.float32([1e-10])}, 1, 2).causes == {}
 

@@ -253,5 +253,5 @@ def _lost_constant(model: Scope, layer: Layer, dtype: ir.DataType) -> str | None
             if (np.isinf(low) & np.isfinite(array)).any():
                 return f"constant {label} of {name} is beyond {short(dtype)}"
             if node.op_type == "Div" and ((low == 0) & (array != 0)).any():
-                return f"divisor {label} of {name} vanishes in {short(dtype)}"
+                return f"divisor {label} of {name} underflows in {short(dtype)}"
     return None

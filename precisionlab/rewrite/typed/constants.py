@@ -29,7 +29,7 @@ def converted_tensor(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.LazyTe
 
 
 def scale_in(scale: NDArray[np.float32], dtype: ir.DataType) -> NDArray[np.generic]:
-    """Scales in the type, never below what they are: a range must not shrink, and no scale vanish.
+    """Scales in the type, never below what they are: a range must not shrink, and no scale underflow.
 
     float16's steps below 2⁻¹⁴ are as coarse as the values that such a scale stands for are in float16 itself.
     """
