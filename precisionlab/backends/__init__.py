@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from precisionlab.backends.base import Backend
+    from precisionlab.backends.device import Device
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-    from precisionlab.backends.place import Place
     from precisionlab.data import Dataset
     from precisionlab.model import Model
     from precisionlab.system.executors import Executor
@@ -26,17 +26,17 @@ def emulation(
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 
     memory = memory or default_memory()
-    return OnnxRuntimeBackend(model, next(iter(dataset)), threads, memory=memory, place=place_of(device))
+    return OnnxRuntimeBackend(model, next(iter(dataset)), threads, memory=memory, device=device_of(device))
 
 
-def place_of(device: str) -> Place:
+def device_of(device: str) -> Device:
     """Where `cpu`, `cuda` or `cuda:N` has graphs run. Raises OptionError and EngineError as `emulation`."""
-    from precisionlab.backends.place import CPU, parse_device
+    from precisionlab.backends.device import CPU, parse_device
 
     number = parse_device(device)
     if number is None:
         return CPU
-    from precisionlab.backends.cuda.place import gpu
+    from precisionlab.backends.cuda.device import gpu
 
     return gpu(number)
 

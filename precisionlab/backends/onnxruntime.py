@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, SensitivityRequest
 from precisionlab.backends.branches import branch_sensitivities
+from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.memory import UNLIMITED, share_of
-from precisionlab.backends.place import CPU, Place
 from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.sensitivity import sensitivity_stages
 from precisionlab.backends.session import Session, as_float32
@@ -59,9 +59,9 @@ class OnnxRuntimeBackend(Backend):
         threads: int | None = None,
         budget: int | None = None,
         memory: int | None = None,
-        place: Place = CPU,
+        device: Device = CPU,
     ) -> None:
-        """`first` is a sample that says the shapes, `place` where graphs run.
+        """`first` is a sample that says the shapes, `device` where graphs run.
 
         `budget` is how much a segment may show for a sample, by default what `memory`, the bytes that this process may
         take, leaves for that.
@@ -70,9 +70,9 @@ class OnnxRuntimeBackend(Backend):
         """
         self.threads = threads or os.cpu_count() or 1
         self.memory = memory
-        self.place = place
+        self.device = device
         # A GPU has its own memory; what it has to hold is one sample at a time, and of that a segment.
-        self.share = UNLIMITED if memory is None or place is not CPU else share_of(memory, model)
+        self.share = UNLIMITED if memory is None or device is not CPU else share_of(memory, model)
         self.budget = self.share.segment if budget is None else budget
         self.model = at_shapes(model, self._shapes(model, first))
 
@@ -121,12 +121,12 @@ class OnnxRuntimeBackend(Backend):
     ) -> Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]:
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
-        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.place, copier)
+        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.device, copier)
         constants = _constant_outputs(self.model)
 
         def picking(sample: Sample) -> _Picking:
             given = {**constants, **{name: as_float32(array) for name, array in sample.inputs.items()}}
-            return _Picking(self.place, names, {name: given[name] for name in names if name in given})
+            return _Picking(self.device, names, {name: given[name] for name in names if name in given})
 
         return lambda samples: runner.each(samples, picking, 1)
 
@@ -134,12 +134,12 @@ class OnnxRuntimeBackend(Backend):
         """Show the reference's inputs and every float32 tensor that a layer gives, by its name, sample by sample."""
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
-        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.place)
+        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.device)
 
         def visit(sample: Sample) -> _Counting:
             for name, array in sample.inputs.items():
                 observer(name, as_float32(array))
-            return _Counting(lambda name, value: observer(name, self.place.host(value)))
+            return _Counting(lambda name, value: observer(name, self.device.host(value)))
 
         for _ in runner.each(samples, visit, 1):
             pass
@@ -149,8 +149,8 @@ class OnnxRuntimeBackend(Backend):
         flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
         plan, table = evaluation.plan, evaluation.table
         shown, model = evaluation.flows, evaluation.judging.watched(self.model)
-        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.place, self.copier)
-        what = _Watching(self.model, evaluation, self.place)
+        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.device, self.copier)
+        what = _Watching(self.model, evaluation, self.device)
         return lambda samples: runner.each(samples, lambda sample: _Watch(what, sample.label), self.threads)
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
@@ -162,21 +162,21 @@ class OnnxRuntimeBackend(Backend):
         layers = frozenset(request.layers)
         need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
         threads = self.share.side_by_side(self.model, self.threads, need, where)
-        for sensitivities_of in sensitivity_stages(self.model, request, len(every), self.budget, self.place):
-            yield from side_by_side(sensitivities_of, every, self.place.threads(threads))
+        for sensitivities_of in sensitivity_stages(self.model, request, len(every), self.budget, self.device):
+            yield from side_by_side(sensitivities_of, every, self.device.threads(threads))
 
 
 class _Picking:
     """Keeps the reference's values of some tensors."""
 
-    def __init__(self, place: Place, names: Collection[str], found: dict[str, NDArray[Any]]) -> None:
-        self._place = place
+    def __init__(self, device: Device, names: Collection[str], found: dict[str, NDArray[Any]]) -> None:
+        self._device = device
         self._names = names
         self._found = found
 
     def observer(self, segment: Segment, state: State) -> None:
         self._found.update(
-            (name, self._place.host(state[Flow.REFERENCE, name]))
+            (name, self._device.host(state[Flow.REFERENCE, name]))
             for name in self._names
             if (Flow.REFERENCE, name) in state
         )
@@ -199,19 +199,19 @@ class OnnxRuntimeCollector:
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(model.sha256, Precision.FP32)
         self._threads = backend.threads
-        budget = min(backend.budget, _CACHED) if backend.place is CPU else backend.budget
-        self._place = backend.place
-        self._runner = Runner(model, plan, None, flows, flows, budget, backend.share, backend.place)
+        budget = min(backend.budget, _CACHED) if backend.device is CPU else backend.budget
+        self._device = backend.device
+        self._runner = Runner(model, plan, None, flows, flows, budget, backend.share, backend.device)
         self._tensors = tuple(tensors)
         # One set for all threads, as it is what grows with the number of tensors: which of them counts first leaves no
         # trace in integers, and as each is at another tensor they seldom wait.
-        self._counted = backend.place.histograms(tensors)
+        self._counted = backend.device.histograms(tensors)
         self._locks = {name: Lock() for name in tensors}
 
     def emptied(self) -> OnnxRuntimeCollector:
         """Another with nothing counted yet, that shares the sessions."""
         fresh = copy(self)
-        fresh._counted = self._place.histograms(self._tensors)
+        fresh._counted = self._device.histograms(self._tensors)
         return fresh
 
     def add(self, samples: Iterable[Sample], progress: Progress) -> None:
@@ -263,9 +263,9 @@ class _Counting:
 class _Watching:
     """What is asked of the values of an evaluation."""
 
-    def __init__(self, model: Model, evaluation: Evaluation, place: Place) -> None:
+    def __init__(self, model: Model, evaluation: Evaluation, device: Device) -> None:
         self.evaluation = evaluation
-        self.place = place
+        self.device = device
         self.rows = observed_rows(model, evaluation.plan, evaluation.flows)
         self.formats = row_formats(model, evaluation.plan, (name for _, name in self.rows))
         self.outputs = [info.name for info in model.outputs]
@@ -279,7 +279,7 @@ class _Watch:
     def __init__(self, what: _Watching, label: str | None) -> None:
         self._what = what
         self._label = label
-        self._layers = what.place.errors(what.formats)
+        self._layers = what.device.errors(what.formats)
         self._look = self._count if what.evaluation.detail is Detail.NONFINITE else self._compare
         self._reference: dict[str, NDArray[Any]] = dict(what.constants)
         self._variant: dict[str, NDArray[Any]] = dict(what.constants)
@@ -288,7 +288,7 @@ class _Watch:
         """Add up what the segment shows, and keep what is judged."""
         self._look(segment, state)
         self._layers.settle()
-        host = self._what.place.host
+        host = self._what.device.host
         for name in self._what.judged:
             if (Flow.REFERENCE, name) in state:
                 self._reference[name] = host(state[Flow.REFERENCE, name])

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.base import Backend, Collector, Evaluation, SensitivityRequest
 from precisionlab.backends.cuda.session import PROVIDER, load_libraries
+from precisionlab.backends.device import parse_device
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.place import parse_device
 from precisionlab.backends.refusals import why_not_loaded, why_not_run
 from precisionlab.backends.runner import side_by_side
 from precisionlab.backends.session import serialized
@@ -55,7 +55,7 @@ Values = dict[Key, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Device:
+class RealDevice:
     """Where layers are run: `cpu`, or a GPU by its number."""
 
     number: int | None
@@ -74,12 +74,12 @@ class Device:
         return [(PROVIDER, options)]
 
 
-def device_of(text: str) -> Device:
+def real_device(text: str) -> RealDevice:
     """The device of this name. Raises OptionError for anything but cpu, cuda and cuda:N."""
-    return Device(parse_device(text.strip().lower()))
+    return RealDevice(parse_device(text.strip().lower()))
 
 
-def check_real(precision: Precision, device: Device) -> None:
+def check_real(precision: Precision, device: RealDevice) -> None:
     """Raises OptionError where the device does not compute in the precision."""
     if not precision.is_low_float:
         return
@@ -99,7 +99,7 @@ def check_real(precision: Precision, device: Device) -> None:
 class RealSession:
     """One graph on one device. Raises ModelError where ONNX Runtime cannot load it."""
 
-    def __init__(self, content: bytes | str, device: Device, *, optimised: bool, alone: bool = False) -> None:
+    def __init__(self, content: bytes | str, device: RealDevice, *, optimised: bool, alone: bool = False) -> None:
         """`content` is the model or its path. `alone` refuses nodes that the GPU has no kernel for."""
         if device.number is not None:
             load_libraries()
@@ -148,7 +148,7 @@ class RealBackend(Backend):
     name = "real"
     figures = "measured"
 
-    def __init__(self, emulation: OnnxRuntimeBackend, device: Device) -> None:
+    def __init__(self, emulation: OnnxRuntimeBackend, device: RealDevice) -> None:
         """`emulation` has the model at the shapes of the data."""
         self.model = emulation.model
         self.threads = min(4, emulation.threads) if device.number is not None else emulation.threads
@@ -258,7 +258,7 @@ def _through(
     return SampleResult(sums, errors, values_of, sample.label)
 
 
-def run_whole(path: str, device: Device) -> RealSession:
+def run_whole(path: str, device: RealDevice) -> RealSession:
     """A model as ONNX Runtime makes the most of it, with all its optimisations."""
     return RealSession(path, device, optimised=True)
 

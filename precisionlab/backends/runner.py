@@ -9,8 +9,8 @@ from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Protocol, TypeVar
 
+from precisionlab.backends.device import CPU, Device, Running
 from precisionlab.backends.memory import UNLIMITED, Share
-from precisionlab.backends.place import CPU, Place, Running
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Sample
 from precisionlab.model import Model
@@ -23,7 +23,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 State = Mapping[Key, Any]
-"""Values by flow and tensor, as the place has them: numpy's arrays on the CPU."""
+"""Values by flow and tensor, as the device has them: numpy's arrays on the CPU."""
 Values = dict[Key, Any]
 
 _INSIDE = 2
@@ -57,7 +57,7 @@ class Runner:
         shown: tuple[Flow, ...],
         budget: int,
         share: Share = UNLIMITED,
-        place: Place = CPU,
+        device: Device = CPU,
         copier: type[LayerCopier] = LayerCopier,
     ) -> None:
         """`budget` is how much a segment may show for a sample, `copier` makes its layers.
@@ -67,7 +67,7 @@ class Runner:
         check_opset(model.onnx, plan)
         # Not shared between the threads: where the model is cut, and so the last bits, must not depend on them.
         parts = cut(model, len(shown), budget, share.weights, share.nodes)
-        self._model, self._share, self._place = model, share, place
+        self._model, self._share, self._device = model, share, device
         self._segments = partial(segments, model, plan, table, parts, flows, shown, copier)
         self._stops = list(accumulate(len(part) for part in parts))
         self._each, self._carried, where = largest_need(model, parts, len(shown), len(frozenset(flows)))
@@ -75,11 +75,11 @@ class Runner:
         self.most = share.side_by_side(model, 1 << 16, self._each, where)
         self._ready: list[tuple[Segment, Running]] | None = None
         if not share.is_parted:
-            self._ready = [(segment, place.session(segment.graph)) for segment in self._segments()]
+            self._ready = [(segment, device.session(segment.graph)) for segment in self._segments()]
 
     def each(self, samples: Iterable[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
         """What each sample's visit gives, in the samples' order; some side by side, on as many threads as fit."""
-        threads = self._place.threads(min(threads, self.most))
+        threads = self._device.threads(min(threads, self.most))
         if self._ready is None:
             return self._in_turn(iter(samples), visit, threads)
         ready = self._ready
@@ -101,7 +101,7 @@ class Runner:
             states = [_inputs(sample) for sample in chunk]
             chunk.clear()
             for segment, stop in zip(self._segments(), self._stops, strict=True):
-                session = self._place.session(segment.graph)
+                session = self._device.session(segment.graph)
                 step = partial(self._step, segment, session, stop)
                 states = list(side_by_side(step, zip(states, visitors, strict=True), threads))
                 session.close()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from precisionlab.backends.base import SensitivityRequest
-from precisionlab.backends.place import CPU, Place, Running
+from precisionlab.backends.device import CPU, Device, Running
 from precisionlab.compare.judged import judged_differences, judged_sensitivities
 from precisionlab.compare.sensitivity import Sensitivities, Sensitivity
 from precisionlab.data import Sample
@@ -20,17 +20,17 @@ from precisionlab.precision import Precision
 from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
 Arrays = Mapping[str, Any]
-"""Tensors by name, as the place has them."""
+"""Tensors by name, as the device has them."""
 
 
 def sensitivity_stages(
-    model: Model, request: SensitivityRequest, samples: int, budget: int, place: Place = CPU
+    model: Model, request: SensitivityRequest, samples: int, budget: int, device: Device = CPU
 ) -> Iterator[Callable[[Sample], Sensitivities]]:
     """For each stage a function that takes a sample; made while the stage before it is at work.
 
     The sessions of a stage live no longer than until the next but one is made.
     """
-    every = SensitivityStages(model, request, samples, budget, place)
+    every = SensitivityStages(model, request, samples, budget, device)
     with ThreadPoolExecutor(1) as maker:
         upcoming = [maker.submit(every.made, 0)] if every.count else []
         for index in range(every.count):
@@ -44,14 +44,14 @@ class SensitivityStages:
     """The stages of one request, each by its number, counted from 0. Threads may share it."""
 
     def __init__(
-        self, model: Model, request: SensitivityRequest, samples: int, budget: int, place: Place = CPU
+        self, model: Model, request: SensitivityRequest, samples: int, budget: int, device: Device = CPU
     ) -> None:
         model = request.judging.watched(model)
-        self._place = place
+        self._device = device
         self._model = model
         self._request = request
         self._stops = stage_ends(model, frozenset(request.layers), samples, budget)
-        self._finals = _Finals(model, request, place)
+        self._finals = _Finals(model, request, device)
         self._last: tuple[int, Callable[[Sample], Sensitivities]] | None = None
         self._lock = threading.Lock()
 
@@ -74,14 +74,14 @@ class SensitivityStages:
         start = self._stops[index - 1] if index else 0
         layers = frozenset(self._request.layers)
         stage = stage_of(self._model, plan, other, layers, table, start, self._stops[index])
-        return _StageRunner(stage, self._finals, self._place).sensitivities_of
+        return _StageRunner(stage, self._finals, self._device).sensitivities_of
 
 
 class _Finals:
     """What is judged of the reference, of the base that layers are toggled in, and of the whole variant."""
 
-    def __init__(self, model: Model, request: SensitivityRequest, place: Place) -> None:
-        self._host = place.host
+    def __init__(self, model: Model, request: SensitivityRequest, device: Device) -> None:
+        self._host = device.host
         self.judging = request.judging
         self.names = judged_outputs(model)
         reference = PrecisionPlan(model.sha256, Precision.FP32)
@@ -89,7 +89,7 @@ class _Finals:
         self._sessions: dict[PrecisionPlan, tuple[Running, dict[str, str]]] = {}
         for plan in dict.fromkeys(plans):
             graph, names = whole(model, plan, request.table)
-            self._sessions[plan] = (place.session(graph), names)
+            self._sessions[plan] = (device.session(graph), names)
         self._plans = plans
         self._low = 2 if request.plan.default is Precision.FP32 else 1
         self._known: dict[str, tuple[Arrays, Arrays, Arrays]] = {}
@@ -109,12 +109,12 @@ class _Finals:
 
 
 class _StageRunner:
-    def __init__(self, stage: Stage, finals: _Finals, place: Place) -> None:
-        self._host = place.host
+    def __init__(self, stage: Stage, finals: _Finals, device: Device) -> None:
+        self._host = device.host
         self._stage = stage
         self._finals = finals
-        self._head = place.session(stage.head)
-        self._rest = None if stage.rest is None else place.session(stage.rest)
+        self._head = device.session(stage.head)
+        self._rest = None if stage.rest is None else device.session(stage.rest)
 
     def sensitivities_of(self, sample: Sample) -> Sensitivities:
         """How sensitive all that is judged of one sample is to each toggled layer of the stage."""

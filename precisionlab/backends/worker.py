@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from precisionlab.backends import place_of
+from precisionlab.backends import device_of
 from precisionlab.backends.base import Evaluation, SensitivityRequest
+from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.place import CPU, Place
 from precisionlab.backends.sensitivity import SensitivityStages
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
@@ -90,7 +90,7 @@ def sensitivities(source: Source, request: SensitivityRequest, count: int, chunk
         return list(opened.backend.sensitivities(request, opened.read(chunk.samples)))
     key = (replace(request, table=None), _digest(request.table), count)
     backend = opened.backend
-    stages = opened.kept(key, lambda: SensitivityStages(backend.model, request, count, backend.budget, backend.place))
+    stages = opened.kept(key, lambda: SensitivityStages(backend.model, request, count, backend.budget, backend.device))
     sensitivities_of = stages.stage(chunk.stage)
     return [sensitivities_of(sample) for sample in opened.read(chunk.samples)]
 
@@ -103,15 +103,15 @@ def histograms(source: Source, tensors: tuple[str, ...], chunk: Chunk) -> dict[s
     return collector.histograms()
 
 
-def _place(device: str) -> Place:
+def _device(name: str) -> Device:
     """Where this worker's graphs run. On a machine with several GPUs its processes take them in turn."""
-    place = place_of(device)
-    if place is CPU:
-        return place
-    from precisionlab.backends.cuda.place import count_of_gpus
+    device = device_of(name)
+    if device is CPU:
+        return device
+    from precisionlab.backends.cuda.device import count_of_gpus
 
     ordinal = (multiprocessing.current_process()._identity or (1,))[0] - 1
-    return place_of(f"cuda:{ordinal % count_of_gpus()}")
+    return device_of(f"cuda:{ordinal % count_of_gpus()}")
 
 
 def _digest(table: CalibrationTable | None) -> str | None:
@@ -139,7 +139,7 @@ class _Opened:
                 dataset = open_dataset(source.data, model, None, source.seed)
             self._reader = _Reader(dataset)
             first = self._reader.read(source.first)
-        self.backend = OnnxRuntimeBackend(model, first, 1, source.budget, source.memory, _place(source.device))
+        self.backend = OnnxRuntimeBackend(model, first, 1, source.budget, source.memory, _device(source.device))
 
     def read(self, samples: Sequence[Wanted]) -> list[Sample]:
         """These samples, each as the main process has seen it. Raises DataError otherwise."""

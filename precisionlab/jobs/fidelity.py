@@ -14,7 +14,7 @@ from precisionlab.backends.base import Backend
 from precisionlab.backends.memory import default_memory
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
-from precisionlab.backends.real import Device, RealBackend, check_real, device_of, run_whole
+from precisionlab.backends.real import RealBackend, RealDevice, check_real, real_device, run_whole
 from precisionlab.backends.registry import EMULATION, RTX, TENSORRT
 from precisionlab.backends.stepped import SteppedBackend
 from precisionlab.backends.tensorrt.opening import open_engines
@@ -98,7 +98,7 @@ def fidelity(
     check_at_least(1, samples=samples)
     check_workers(threads)
     check_at_least(0, seed=seed)
-    where = device_of(device)
+    where = real_device(device)
     if against == CUDA:
         for precision in wanted:
             check_real(precision, where)
@@ -137,9 +137,9 @@ class _Job:
         self._folder = folder
         self._observer = observer
 
-    def real(self, precision: Precision, device: Device) -> PrecisionFidelity:
+    def real(self, precision: Precision, device: RealDevice) -> PrecisionFidelity:
         """Against ONNX Runtime's own arithmetic in the precision."""
-        where = Device(None) if precision.is_quantized else device
+        where = RealDevice(None) if precision.is_quantized else device
         backend = RealBackend(self._local, where)
         plan, table = self._plan(precision)
         unreal = backend.unreal(plan)
@@ -180,7 +180,7 @@ class _Job:
         return backend.compare(plan, table, self._dataset, self._observer.advance, metric=None, introduced=introduced)
 
     def _optimised(
-        self, plan: PrecisionPlan, table: CalibrationTable | None, device: Device
+        self, plan: PrecisionPlan, table: CalibrationTable | None, device: RealDevice
     ) -> tuple[float | None, str]:
         """The final SQNR of the whole typed model with all of ONNX Runtime's optimisations; or why there is none."""
         try:
@@ -257,7 +257,7 @@ def agreements_of(rows: Iterable[Row], pick: Callable[[Row], tuple[float | None,
     return agreements(first, second)
 
 
-def _facts(model: Model, dataset: Dataset, against: str, device: Device, seed: int) -> dict[str, Any]:
+def _facts(model: Model, dataset: Dataset, against: str, device: RealDevice, seed: int) -> dict[str, Any]:
     return {
         "model": {"path": str(model.path), "sha256": model.sha256},
         "data": {"sha256": dataset.sha256, "samples": len(dataset), "seed": seed},
@@ -276,7 +276,7 @@ def _versions() -> dict[str, str]:
     return {**versions(), "onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
 
 
-def _gpu(device: Device) -> str | None:
+def _gpu(device: RealDevice) -> str | None:
     """What the driver calls the GPU; None where it does not say."""
     command = ["nvidia-smi", f"--id={device.number}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from precisionlab.backends import place_of
+from precisionlab.backends import device_of
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.registry import EMULATION, RTX, which_backend
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.prepare import Source, parse_holdout
-from precisionlab.search.devices import Device, find_device
+from precisionlab.search.devices import DevicePeaks, find_device
 from precisionlab.search.options import (
     Grouping,
     Options,
@@ -42,7 +42,7 @@ class RunOptions:
     processes: int | None
     dask: str | None
     grouping: Grouping
-    target: Device
+    target: DevicePeaks
     engine: EngineOptions
 
     @property
@@ -134,7 +134,7 @@ def run_options(
     Raises OptionError for a value that cannot be, EngineError for a backend that is not here.
     """
     check_workers(threads, processes)
-    place_of(device)
+    device_of(device)
     grouping = parse_grouping(layers)
     if grouping is Grouping.COMPILED and (processes or dask):
         raise OptionError("layers from a compiled engine are known to this process alone; leave --processes and --dask")

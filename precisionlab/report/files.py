@@ -25,7 +25,7 @@ from precisionlab.report.earlier import RUN_SCHEMA
 from precisionlab.report.rows import rows_text
 from precisionlab.results.sweep import SampleNames, SweepFindings
 from precisionlab.search.certificate import json_number
-from precisionlab.search.devices import Device
+from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.options import Options
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.system.disk import write_whole, write_whole_bytes
@@ -43,7 +43,7 @@ def run_facts(
     ready: Prepared,
     source: Source,
     options: Options,
-    device: Device,
+    device: DevicePeaks,
     results: Sequence[PrecisionResult],
     engines: EngineBackend | None,
     fusions: Fusions | None,
@@ -90,7 +90,7 @@ def run_facts(
             "seed": dataset.seed,
         },
         "tolerance": {p.value: ", ".join(map(str, options.tolerance_of(p))) for p in options.precisions},
-        "device": ready.local.place.title,
+        "device": ready.local.device.title,
         "threads": backend.threads,
         "seconds": round(seconds, 3),
         "annotated": {"file": None if note else ANNOTATED, "note": note},

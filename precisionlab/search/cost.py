@@ -43,7 +43,7 @@ from precisionlab.model.lift import OWN
 from precisionlab.plan.assign import around_of, precision_under
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.search.devices import Device
+from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.traffic import _Traffic, _traffic
 
 Bound = Literal["compute", "memory", "measured"]
@@ -117,7 +117,7 @@ class CostModel:
     """
 
     def __init__(
-        self, model: Model, device: Device, measured: Mapping[tuple[str, Precision], float] = _NOTHING
+        self, model: Model, device: DevicePeaks, measured: Mapping[tuple[str, Precision], float] = _NOTHING
     ) -> None:
         """`measured` has seconds by (layer name, precision), measured on the target; they replace estimates.
 
@@ -245,7 +245,7 @@ class CostModel:
 
 
 def plan_cost(
-    model: Model, plan: PrecisionPlan, device: Device, measured: Mapping[tuple[str, Precision], float] = _NOTHING
+    model: Model, plan: PrecisionPlan, device: DevicePeaks, measured: Mapping[tuple[str, Precision], float] = _NOTHING
 ) -> PlanCost:
     """The cost of one plan; for many plans of a model, `CostModel` does the common part once.
 

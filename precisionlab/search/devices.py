@@ -14,7 +14,7 @@ _GIGA = 1e9
 
 
 @dataclass(frozen=True)
-class Device:
+class DevicePeaks:
     """A device's peaks. `name` is what a user types, `title` what a report shows.
 
     `capability` is its CUDA compute capability, such as `sm80`. `compute` is the dense peak in operations per second
@@ -44,11 +44,11 @@ def _compute(**peaks: float) -> Mapping[Precision, float]:
     return MappingProxyType({Precision(name): peak * _TERA for name, peak in peaks.items()})
 
 
-DEVICES: Mapping[str, Device] = MappingProxyType(
+DEVICES: Mapping[str, DevicePeaks] = MappingProxyType(
     {
         device.name: device
         for device in (
-            Device(
+            DevicePeaks(
                 "a100",
                 "NVIDIA A100 SXM 80 GB",
                 "sm80",
@@ -58,7 +58,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
             ),
             # The datasheet has 1,979 teraFLOPS and 3,958 TOPS with sparsity; the whitepaper, with one more digit, has
             # 989.4 and 1,978.9 without.
-            Device(
+            DevicePeaks(
                 "h100",
                 "NVIDIA H100 SXM5 80 GB",
                 "sm90",
@@ -69,7 +69,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
             # The brief has 5.3 FP32 TFLOPS and 170 sparse INT8 TOPS for the GPU: 85 dense. It gives no FP16 peak.
             # FP16 and BF16 are DERIVED here: half of INT8, as on the A100 (its datasheet: 312 and 624), and as
             # the brief has half as many HMMA as IMMA to a tensor core. Its 275 TOPS count the DLAs as well.
-            Device(
+            DevicePeaks(
                 "orin",
                 "NVIDIA Jetson AGX Orin 64 GB (GPU alone, MAXN)",
                 "sm87",
@@ -78,7 +78,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
                 "NVIDIA Jetson AGX Orin Series technical brief v1.2; FP16 and BF16 derived as half of dense INT8",
             ),
             # With sparsity: 242 FP16 and BF16, 485 INT8.
-            Device(
+            DevicePeaks(
                 "l4",
                 "NVIDIA L4 24 GB",
                 "sm89",
@@ -87,7 +87,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
                 "NVIDIA L4 Tensor Core GPU datasheet, its tensor core figures (with sparsity) halved",
             ),
             # Turing: no sparsity and no bfloat16. NVIDIA's product page has 320+ GB/s (256 bit at 10 Gbit/s).
-            Device(
+            DevicePeaks(
                 "t4",
                 "NVIDIA T4 16 GB",
                 "sm75",
@@ -101,7 +101,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType(
 """Name → device."""
 
 
-def find_device(name: str) -> Device:
+def find_device(name: str) -> DevicePeaks:
     """The device of this name, or of this compute capability (`sm89`), in any case.
 
     Raises OptionError with the choices for any other.

@@ -19,7 +19,7 @@ from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel
-from precisionlab.search.devices import Device
+from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.outcome import CompiledVariant, EngineResult, EngineVariant, PrecisionResult, Variant
 from precisionlab.system.observer import Observer
 from precisionlab.system.wording import counted
@@ -33,7 +33,7 @@ T = TypeVar("T")
 class EngineStage:
     """Builds and measures the engines of one sweep."""
 
-    def __init__(self, evaluator: Evaluator, backend: EngineBackend, device: Device, most_builds: int) -> None:
+    def __init__(self, evaluator: Evaluator, backend: EngineBackend, device: DevicePeaks, most_builds: int) -> None:
         """`evaluator` evaluates by `backend`; `device` is what is not measured is estimated for.
 
         Of each precision at most `most_builds` engines are built, those for looking at layers not counted.

@@ -1,4 +1,4 @@
-"""Where the emulation runs: which devices there are, and that values are only touched by the place that has them."""
+"""Where the emulation runs: which devices there are, and that values are only touched by the device that has them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from models import DIGITS
 from numpy.typing import NDArray
 
 from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
+from precisionlab.backends.device import CPU, Cpu, parse_device
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.place import CPU, Cpu, parse_device
 from precisionlab.backends.session import Session
 from precisionlab.calibration.histogram import Histogram, Histograms
 from precisionlab.cli import cli
@@ -58,12 +58,12 @@ def test_a_gpu_that_is_not_there_is_told_in_one_sentence(command: list[str], tmp
     assert "Traceback" not in found.output
 
 
-# A place whose values cannot be looked at from outside, as those in a GPU's memory cannot
+# A device whose values cannot be looked at from outside, as those in a GPU's memory cannot
 
 
 @dataclass
 class Sealed:
-    """A value that only its place can open."""
+    """A value that only its device can open."""
 
     _array: NDArray[Any]
 
@@ -124,7 +124,7 @@ class SealedHistograms:
         self._waiting.clear()
 
 
-class SealedPlace(Cpu):
+class SealedDevice(Cpu):
     name = "sealed"
 
     def threads(self, asked: int) -> int:
@@ -145,11 +145,11 @@ class SealedPlace(Cpu):
 
 @pytest.fixture(scope="module", params=[None, 1])
 def both(request: pytest.FixtureRequest) -> tuple[OnnxRuntimeBackend, OnnxRuntimeBackend, list[Any]]:
-    """The backend on the CPU and in the sealed place, in one segment and in as many as there are layers."""
+    """The backend on the CPU and on the sealed device, in one segment and in as many as there are layers."""
     model = load_model(DIGITS / "digits.onnx")
     samples = list(open_dataset(DIGITS, model, 6, 0))
-    places = (CPU, SealedPlace())
-    here, there = (OnnxRuntimeBackend(model, samples[0], 2, budget=request.param, place=place) for place in places)
+    devices = (CPU, SealedDevice())
+    here, there = (OnnxRuntimeBackend(model, samples[0], 2, budget=request.param, device=device) for device in devices)
     return here, there, samples
 
 
@@ -208,14 +208,14 @@ def test_what_is_looked_at_comes_to_the_host(both: tuple[OnnxRuntimeBackend, Onn
 def test_the_gpus_kernels_compile() -> None:
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
     from precisionlab.backends.cuda.kernels import compiled
-    from precisionlab.backends.tensorrt.cuda import Device
+    from precisionlab.backends.tensorrt.cuda import GpuFacts
 
     try:
         nvrtc.nvrtcVersion()
     except RuntimeError:
         pytest.skip("NVRTC is not installed")
     for capability in ((7, 5), (8, 9), (9, 0)):
-        image = compiled(Device("a GPU", capability, 0, "13.0", "13.0"))
+        image = compiled(GpuFacts("a GPU", capability, 0, "13.0", "13.0"))
         for name in (b"error_sums", b"gather_sums", b"look", b"fill"):
             assert b".entry " + name in image
 
@@ -224,14 +224,14 @@ def test_the_gpus_kernels_compile() -> None:
 
 
 def test_a_gpu_beyond_those_that_are_there_is_told_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    from precisionlab.backends.cuda import place
+    from precisionlab.backends.cuda import device
 
-    monkeypatch.setattr(place.ort, "get_available_providers", lambda: [place.PROVIDER])
-    monkeypatch.setattr(place.ort, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(place.Cuda, "load", classmethod(lambda cls: object()))
-    monkeypatch.setattr(place, "count_of_gpus", lambda: 1)
+    monkeypatch.setattr(device.ort, "get_available_providers", lambda: [device.PROVIDER])
+    monkeypatch.setattr(device.ort, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(device.Cuda, "load", classmethod(lambda cls: object()))
+    monkeypatch.setattr(device, "count_of_gpus", lambda: 1)
     with pytest.raises(OptionError, match=r"device cuda:3: this machine has 1 GPU\(s\), counted from cuda:0"):
-        place.Gpu(3)
+        device.Gpu(3)
 
 
 class RefusingNvrtc:
@@ -260,9 +260,9 @@ class RefusingNvrtc:
 
 def test_kernels_that_cannot_be_compiled_are_told_with_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from precisionlab.backends.cuda import kernels
-    from precisionlab.backends.tensorrt.cuda import Device
+    from precisionlab.backends.tensorrt.cuda import GpuFacts
 
-    old = Device("an old GPU", (3, 5), 0, "11.0", "11.0")
+    old = GpuFacts("an old GPU", (3, 5), 0, "11.0", "11.0")
     fine = RefusingNvrtc.nvrtcResult.NVRTC_SUCCESS
     monkeypatch.setattr(kernels, "_module", lambda *_: RefusingNvrtc(fine))
     with pytest.raises(EngineError, match="NVRTC cannot compile the kernels for an old GPU"):
@@ -281,10 +281,10 @@ def test_a_part_of_cuda_python_that_is_missing_is_told_with_what_to_install() ->
 
 
 def test_what_onnx_runtime_cannot_load_or_run_on_a_device_is_told_with_the_device() -> None:
-    from precisionlab.backends.real import RealSession, device_of
+    from precisionlab.backends.real import RealSession, real_device
 
     with pytest.raises(ModelError, match="ONNX Runtime cannot load the model on cpu: "):
-        RealSession(b"no model", device_of("cpu"), optimised=False)
-    session = RealSession((DIGITS / "digits.onnx").read_bytes(), device_of("cpu"), optimised=False)
+        RealSession(b"no model", real_device("cpu"), optimised=False)
+    session = RealSession((DIGITS / "digits.onnx").read_bytes(), real_device("cpu"), optimised=False)
     with pytest.raises(ModelError, match="ONNX Runtime cannot run the model on cpu: "):
         session.run({"image": np.zeros((1, 2), np.float32)})

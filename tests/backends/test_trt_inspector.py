@@ -35,7 +35,7 @@ REAL = {
 def tensor(name: str, description: str | None, dims: list[int] | None = None, key: str = "Format/Datatype") -> Any:
     """One tensor as 8.x and 10.x have it; with another key as 11 has it."""
     said = {} if description is None else {key: description}
-    return {"Name": name, "Location": "Device", "Dimensions": [1, 8, 4, 4] if dims is None else dims, **said}
+    return {"Name": name, "Location": "GpuFacts", "Dimensions": [1, 8, 4, 4] if dims is None else dims, **said}
 
 
 def layers_of(*layers: Any, **rest: Any) -> tuple[EngineLayer, ...]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from precisionlab import sweep
 from precisionlab.backends.cuda.arrays import DeviceArray
-from precisionlab.backends.cuda.place import Gpu, gpu
+from precisionlab.backends.cuda.device import Gpu, gpu
 from precisionlab.calibration.histogram import Histograms
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.precision import Precision
@@ -45,14 +45,14 @@ def odd(size: int) -> NDArray[np.float32]:
     return values
 
 
-def check_error_sums(place: Gpu) -> None:
+def check_error_sums(card: Gpu) -> None:
     """Sums and counts of plain and odd pairs, empty and scalar ones among them."""
     sizes = (0, 1, 255, 256, 257, 100_003, 3_000_001)
     plain = [RANDOM.normal(size=size).astype(np.float32) for size in sizes]
     pairs = [(a, (a + 1e-3 * RANDOM.normal(size=a.size)).astype(np.float32)) for a in plain]
     pairs += [(odd(size), odd(size)) for size in sizes[1:]]
     formats = [list(Precision)[row % 3].number_format for row in range(len(pairs) + 1)]
-    expected, table = ErrorTable(len(formats), formats), place.errors(formats)
+    expected, table = ErrorTable(len(formats), formats), card.errors(formats)
     kept = []
     for row, (reference, output) in enumerate(pairs):
         for _ in range(2):
@@ -67,14 +67,14 @@ def check_error_sums(place: Gpu) -> None:
     np.testing.assert_array_equal(found.sums[:, 4:], expected.sums[:, 4:])
 
 
-def check_histograms(place: Gpu) -> None:
+def check_histograms(card: Gpu) -> None:
     """Histograms that grow, of several tensors over several batches: the same bins as on the CPU."""
     names = tuple("abc")
-    expected, found = Histograms(names), place.histograms(names)
+    expected, found = Histograms(names), card.histograms(names)
     for size in (10, 5_000, 1, 200_001, 0, 1_000_000):
         kept = []
-        for place_of, name in enumerate(names):
-            values = odd(size) if name == "c" and size else RANDOM.normal(size=size).astype(np.float32) * 7.0**place_of
+        for power, name in enumerate(names):
+            values = odd(size) if name == "c" and size else RANDOM.normal(size=size).astype(np.float32) * 7.0**power
             values = values.astype(np.float32)
             expected.add(name, values)
             kept.append(there(values))
@@ -86,7 +86,7 @@ def check_histograms(place: Gpu) -> None:
         assert (a.exponent, a.amax, a.zeros, a.nonfinite) == (b.exponent, b.amax, b.zeros, b.nonfinite), (name, a, b)
 
 
-def check_sweep(model: Path, data: Path, place: Gpu) -> None:
+def check_sweep(model: Path, data: Path) -> None:
     """The whole job on both."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [
@@ -103,16 +103,16 @@ def check_sweep(model: Path, data: Path, place: Gpu) -> None:
 
 def main() -> int:
     """Run all checks."""
-    place = gpu(0)
-    print(place.device)
+    card = gpu(0)
+    print(card.facts)
     checks: list[tuple[str, Callable[[], None]]] = [
-        ("error sums", partial(check_error_sums, place)),
-        ("histograms", partial(check_histograms, place)),
-        ("sweep of digits", partial(check_sweep, DIGITS / "digits.onnx", DIGITS, place)),
+        ("error sums", partial(check_error_sums, card)),
+        ("histograms", partial(check_histograms, card)),
+        ("sweep of digits", partial(check_sweep, DIGITS / "digits.onnx", DIGITS)),
     ]
     given = [Path(argument) for argument in sys.argv[1:]]
     for model, data in zip(given[::2], given[1::2], strict=True):
-        checks.append((f"sweep of {model.stem}", partial(check_sweep, model, data, place)))
+        checks.append((f"sweep of {model.stem}", partial(check_sweep, model, data)))
     failed = 0
     for name, check in checks:
         try:

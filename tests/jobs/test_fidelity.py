@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.real import Device, RealBackend, check_real, device_of
+from precisionlab.backends.real import RealBackend, RealDevice, check_real, real_device
 from precisionlab.calibration.table import CalibrationTable, Range, weight_scales
 from precisionlab.cli import cli
 from precisionlab.compare.fidelity import agreements, lowest, ranks, spearman
@@ -232,7 +232,7 @@ def test_half_layers_are_close_to_the_emulation_where_nothing_overflows() -> Non
     plan = plan_for(emulation.model, Precision.FP16)
     found = [
         backend.compare(plan, None, list(dataset), lambda done: None, metric=None, introduced=True)
-        for backend in (emulation, RealBackend(emulation, Device(None)))
+        for backend in (emulation, RealBackend(emulation, RealDevice(None)))
     ]
     emulated, real = (comparison.introduced for comparison in found)
     finite = [n for n in emulated if not (emulated[n].new_nonfinite or emulated[n].overflow) and emulated[n].err2]
@@ -320,7 +320,7 @@ def test_the_command_refuses_what_it_does_not_know(option: list[str]) -> None:
 
 def test_half_on_the_cpu_is_not_real() -> None:
     with pytest.raises(OptionError, match="not real on the cpu"):
-        check_real(Precision.FP16, device_of("cpu"))
-    check_real(Precision.INT8, device_of("cpu"))
-    assert device_of("CUDA:1") == Device(1)
-    assert device_of("cuda") == Device(0)
+        check_real(Precision.FP16, real_device("cpu"))
+    check_real(Precision.INT8, real_device("cpu"))
+    assert real_device("CUDA:1") == RealDevice(1)
+    assert real_device("cuda") == RealDevice(0)

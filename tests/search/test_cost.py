@@ -23,14 +23,16 @@ from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel, LayerCost, PlanCost, Reformat, plan_cost
-from precisionlab.search.devices import DEVICES, Device, find_device
+from precisionlab.search.devices import DEVICES, DevicePeaks, find_device
 
 FP32, FP16, BF16, INT8 = Precision
 ORIENT = Path(__file__).parents[2] / "examples" / "prepared" / "orient"
 
 # Round figures: a byte takes a second, and arithmetic is either free or all that counts.
-BYTES = Device("bytes", "memory alone", "sm1", dict.fromkeys(Precision, 1e30), 1.0, "made up")
-OPERATIONS = Device("ops", "arithmetic alone", "sm2", {FP32: 1.0, FP16: 2.0, BF16: 2.0, INT8: 4.0}, 1e30, "made up")
+BYTES = DevicePeaks("bytes", "memory alone", "sm1", dict.fromkeys(Precision, 1e30), 1.0, "made up")
+OPERATIONS = DevicePeaks(
+    "ops", "arithmetic alone", "sm2", {FP32: 1.0, FP16: 2.0, BF16: 2.0, INT8: 4.0}, 1e30, "made up"
+)
 
 Weights = Mapping[str, Array]
 
@@ -82,7 +84,7 @@ def test_a_multiply_add_is_two_operations(chain: Model) -> None:
 def test_the_longer_of_arithmetic_and_memory_counts_and_not_their_sum(chain: Model) -> None:
     # fp32: 160 bytes and 72 operations
     for peak, bandwidth, seconds, bound in ((1.0, 2.0, 80.0, "memory"), (0.5, 2.0, 144.0, "compute")):
-        device = Device("d", "d", "sm3", {FP32: peak}, bandwidth, "made up")
+        device = DevicePeaks("d", "d", "sm3", {FP32: peak}, bandwidth, "made up")
         cost = plan_cost(chain, plan_for(chain, FP32), device)
         assert cost.layers[0] == LayerCost("c1", FP32, 36, 160, seconds, bound)
         assert cost.seconds == 3 * seconds
@@ -299,7 +301,7 @@ def test_devices_are_found_by_name_in_any_case_and_the_choices_are_named() -> No
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=list(DEVICES))
-def test_a_device_computes_faster_in_fewer_bits_and_names_its_source(device: Device) -> None:
+def test_a_device_computes_faster_in_fewer_bits_and_names_its_source(device: DevicePeaks) -> None:
     assert device.compute[FP32] < device.compute[FP16] < device.compute[INT8]
     assert device.compute[INT8] == pytest.approx(2 * device.compute[FP16], rel=0.01)
     assert device.compute.get(BF16, device.compute[FP16]) == device.compute[FP16]
@@ -323,7 +325,7 @@ def orient() -> Model:
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=list(DEVICES))
-def test_a_real_model_costs_less_in_fewer_bits_on_every_device(orient: Model, device: Device) -> None:
+def test_a_real_model_costs_less_in_fewer_bits_on_every_device(orient: Model, device: DevicePeaks) -> None:
     costs = CostModel(orient, device)
     fp32, fp16 = costs.of(plan_for(orient, FP32)), costs.of(plan_for(orient, FP16))
     int8, mixed = costs.of(plan_for(orient, INT8)), costs.of(plan_for(orient, INT8, around=FP16))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from precisionlab.backends.tensorrt.cuda import Cuda, Device
+from precisionlab.backends.tensorrt.cuda import Cuda, GpuFacts
 from precisionlab.errors import EngineError
 
 THREADS = 256
@@ -47,7 +47,7 @@ class Kernels:
         return tuple(values)
 
 
-def compiled(device: Device) -> bytes:
+def compiled(device: GpuFacts) -> bytes:
     """The kernels as PTX for the device's compute capability. Raises EngineError."""
     nvrtc = _module("nvrtc", "cuda.nvrtc")
     source = resources.files(__package__).joinpath("kernels.cu").read_bytes()

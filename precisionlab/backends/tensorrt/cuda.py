@@ -22,7 +22,7 @@ _OTHERWISE = "or take `--backend onnxruntime`, which needs no GPU"
 
 
 @dataclass(frozen=True)
-class Device:
+class GpuFacts:
     """The GPU that this process uses. `memory` is in bytes, `driver` and `runtime` are CUDA versions as `12.8`.
 
     `driver` is the newest CUDA that the driver can do, `runtime` the one that cuda-python was made for.
@@ -92,7 +92,7 @@ class Cuda:
 
     # Facts
 
-    def device(self) -> Device:
+    def device(self) -> GpuFacts:
         """The GPU that this process uses."""
         cudart = self.cudart
         doing = "its properties were asked for"
@@ -104,7 +104,7 @@ class Cuda:
         (driver,) = self.check(cudart.cudaDriverGetVersion(), doing)
         (runtime,) = self.check(cudart.cudaRuntimeGetVersion(), doing)
         name = properties.name
-        return Device(
+        return GpuFacts(
             name=(name.decode(errors="replace") if isinstance(name, bytes) else str(name)).rstrip("\0"),
             compute_capability=(int(major), int(minor)),
             memory=int(properties.totalGlobalMem),

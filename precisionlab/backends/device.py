@@ -17,7 +17,7 @@ from precisionlab.precision import Format
 
 
 class Running(Protocol):
-    """A graph that is ready to run. Its values are numpy's arrays, or stay where the place has them."""
+    """A graph that is ready to run. Its values are numpy's arrays, or stay where the device has them."""
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """All outputs by name."""
@@ -29,7 +29,7 @@ class Running(Protocol):
 
 
 class Summing(Protocol):
-    """An error table that values of the place can be added to."""
+    """An error table that values of the device can be added to."""
 
     def add(self, row: int, reference: Any, output: Any) -> None:
         """Add one float32 tensor against its reference to a row."""
@@ -49,7 +49,7 @@ class Summing(Protocol):
 
 
 class Counting(Protocol):
-    """Histograms that values of the place can be added to."""
+    """Histograms that values of the device can be added to."""
 
     def __getitem__(self, name: str) -> Histogram: ...
 
@@ -66,7 +66,7 @@ class Counting(Protocol):
         ...
 
 
-class Place(Protocol):
+class Device(Protocol):
     """Runs graphs, and sums up what they give, in one memory."""
 
     name: str

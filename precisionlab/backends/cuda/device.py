@@ -1,4 +1,4 @@
-"""One GPU as the place where the emulation runs."""
+"""One GPU as the device that the emulation runs on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from precisionlab.backends.cuda.arrays import DeviceArray
 from precisionlab.backends.cuda.kernels import Kernels
 from precisionlab.backends.cuda.session import PROVIDER, CudaSession, load_libraries
 from precisionlab.backends.cuda.statistics import DeviceErrorTable, DeviceHistograms, Launcher
-from precisionlab.backends.tensorrt.cuda import Cuda, Device
+from precisionlab.backends.tensorrt.cuda import Cuda, GpuFacts
 from precisionlab.errors import EngineError, OptionError
 from precisionlab.precision import Format
 
@@ -36,8 +36,8 @@ class Gpu:
         if number >= (count := count_of_gpus()):
             raise OptionError(f"device cuda:{number}: this machine has {count} GPU(s), counted from cuda:0")
         kernels = Kernels(cuda, number)
-        self.device: Device = cuda.device()
-        self.title = f"a GPU ({self.device.name})"
+        self.facts: GpuFacts = cuda.device()
+        self.title = f"a GPU ({self.facts.name})"
         self._launcher = Launcher(cuda, kernels)
 
     def threads(self, asked: int) -> int:
