@@ -17,6 +17,7 @@ from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.plan.file import plan_files
 from precisionlab.report.commands import longer_command
+from precisionlab.report.inside import inside_facts, inside_lines
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
@@ -189,6 +190,8 @@ def _print_engine(console: Console, found: PrecisionResult, engine: EngineResult
             f"{decibel(taken.variant.comparison.worst('sqnr'))} dB, measured; {count} tried",
             style="bold" if taken.variant.met else "bold red",
         )
+        for line in inside_lines(inside_facts(taken.inside)):
+            console.print(f"  {line}")
         for pin in taken.inside.pins:
             if pin.advice:
                 console.print(f"  pin of {pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types unknown'})")
@@ -212,6 +215,8 @@ def _print_compiled(console: Console, compiled: CompiledVariant) -> None:
         f"{compiled.name} compiled for {compiled.target}: {counted(len(built.layers), 'kernel')}, "
         f"{counted(reformats_of(built.layers), 'reformat')}{taken}, {built.size / 1e6:.1f} MB"
     )
+    for line in inside_lines(inside_facts(compiled.inside)):
+        console.print(f"  {line}")
     for pin in pins:
         if pin.verdict != "honoured":
             console.print(f"  pin of {pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types unknown'})")

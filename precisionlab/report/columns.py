@@ -203,6 +203,14 @@ def _size() -> Iterator[Column]:
     yield _text("shape", "Shape", "The shape of its first output, at the first sample's shapes.")
     yield _count("multiply_adds", "Multiply-adds", "Its multiply-adds, at the first sample's shapes.")
     yield _whole("weight_bytes", "Weights", "What its weights take in float32.", "bytes")
+    yield Column(
+        "products",
+        Kind.COUNT,
+        "Products summed",
+        "K: of how many products each of its values is the sum, channels / groups × taps of a Conv, the inner size of "
+        "a MatMul; empty for other operators and where a size is not known.",
+        required=False,
+    )
     yield _number(
         "cost_us",
         "Cost without pins",
@@ -284,6 +292,20 @@ def _engine() -> Iterator[Column]:
         "ms",
         required=False,
     )
+    yield _text(
+        "engine_sum",
+        "Adds up in",
+        "What the layer's kernel adds up in there, by its name: `half`, `float32`, `int32`; empty where the name does "
+        "not tell.",
+        required=False,
+    )
+    yield _text(
+        "engine_order",
+        "Order of sums",
+        "In which order it does so, by its name: on tensor cores, in single products, by Winograd, depthwise.",
+        required=False,
+    )
+    yield _text("engine_tactic", "Kernel", "That kernel's name, TensorRT's tactic.", required=False)
 
 
 def _samples() -> Iterator[Column]:

@@ -98,6 +98,7 @@ def _others(row: Row) -> Iterable[tuple[str, str]]:
     yield "Without pins", as_text(row, "runs_in").upper()
     yield "In the engine", _cell(row, "engine_types").upper().replace(" ", " and ")
     yield "Its pin there", _cell(row, "engine_pin")
+    yield "Adds up there", _sum(row)
     yield "SQNR there, measured", _figure(row, "engine_sqnr_db", ".1f", " dB")
     yield "Time there, measured", _figure(row, "engine_ms", ".3g", " ms")
     if (overflow := as_number(row, "overflow")) is not None and overflow:
@@ -113,6 +114,17 @@ def _others(row: Row) -> Iterable[tuple[str, str]]:
     cost = as_number(row, "cost_us")
     if cost is not None:
         yield "Cost without pins", f"{show(cost, '.3g')} µs, {as_text(row, 'cost_figures')}"
+
+
+def _sum(row: Row) -> str:
+    """`in half, 576 products on tensor cores`, by the kernel's name; empty where that does not tell."""
+    kind, order = _cell(row, "engine_sum"), _cell(row, "engine_order")
+    if not (kind or order):
+        return ""
+    products = as_number(row, "products") if "products" in row else None
+    parts = [f"in {kind.replace(' ', ' and in ')}"] * bool(kind)
+    parts += [f"{products:,.0f} products"] * bool(products)
+    return ", ".join([*parts, *[visible(order)] * bool(order)]) + " (by its kernel’s name)"
 
 
 def _cell(row: Row, column: str) -> str:

@@ -22,6 +22,7 @@ from precisionlab.precision import Precision
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
 from precisionlab.report.earlier import RUN_SCHEMA
+from precisionlab.report.inside import inside_facts
 from precisionlab.report.rows import rows_text
 from precisionlab.results.sweep import SampleNames, SweepFindings
 from precisionlab.search.certificate import json_number
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from precisionlab.backends.engine import EngineBackend
-    from precisionlab.backends.tensorrt.backend import Inside
 
 
 def run_facts(
@@ -146,7 +146,7 @@ def _engine_facts(engine: EngineResult) -> dict[str, Any]:
     """What was measured of one precision on the GPU, beside the tables."""
     taken = engine.mixed
     facts = {"met": engine.met, "builds": engine.builds, "notes": list(engine.notes)}
-    return {**facts, **({"warnings": [], "pins": []} if taken is None else _inside_facts(taken.inside))}
+    return {**facts, **({"warnings": [], "pins": []} if taken is None else inside_facts(taken.inside))}
 
 
 def _compiled_facts(compiled: CompiledVariant) -> dict[str, Any]:
@@ -161,24 +161,8 @@ def _compiled_facts(compiled: CompiledVariant) -> dict[str, Any]:
         "seconds": round(built.seconds, 3),
         "kernels": len(built.layers),
         "reformats": reformats_of(built.layers),
-        **_inside_facts(compiled.inside),
+        **inside_facts(compiled.inside),
     }
-
-
-def _inside_facts(inside: Inside) -> dict[str, Any]:
-    pins = [
-        {
-            "layer": pin.layer,
-            "asked": pin.asked.value,
-            "got": list(pin.got),
-            "verdict": pin.verdict,
-            "fused_with": list(pin.fused_with),
-            "reformats": pin.reformats,
-            "advice": pin.advice,
-        }
-        for pin in inside.pins
-    ]
-    return {"warnings": list(inside.built.warnings), "pins": pins}
 
 
 def write_results(

@@ -14,6 +14,7 @@ from precisionlab.compare.metrics import error_metrics
 from precisionlab.compare.sensitivity import Sensitivity, worst_sqnr
 from precisionlab.compare.spread import Spread
 from precisionlab.model import Layer
+from precisionlab.model.contraction import products_of
 from precisionlab.model.selections import Moving, moving_layers
 from precisionlab.plan.assign import format_of, lowest_of
 from precisionlab.plan.plan import Pin
@@ -24,6 +25,7 @@ from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain
 
 if TYPE_CHECKING:
+    from precisionlab.backends.tensorrt.tactics import LayerSum
     from precisionlab.results.sweep import SampleNames, SweepFindings
     from precisionlab.search.outcome import PrecisionResult
 
@@ -108,6 +110,7 @@ def _layer_row(
         "shape": "×".join("?" if dim is None else str(dim) for dim in shape) if shape is not None else "",
         "multiply_adds": layer.multiply_adds,
         "weight_bytes": layer.weight_bytes,
+        "products": products_of(result.model.node[layer.nodes[0]], result.model.tensors),
         "cost_us": cost.seconds * 1e6 if cost else None,
         "cost_figures": "" if cost is None else "measured" if cost.bound == "measured" else "estimated",
         "format": format_of(layer, found.low.plan).title.lower(),
@@ -133,6 +136,16 @@ def _engine_columns(layer: Layer, found: PrecisionResult) -> Row:
         "engine_types": " ".join(inside.got.get(layer.name, ())) if inside else "",
         "engine_pin": next((pin.verdict for pin in pins if pin.layer == layer.name), ""),
         "engine_ms": engine.times.get(layer.name) if engine else None,
+        **_sum_columns(inside.sums.get(layer.name) if inside else None),
+    }
+
+
+def _sum_columns(found: LayerSum | None) -> Row:
+    """How the engine's kernels add up the layer's products, as far as their names tell."""
+    return {
+        "engine_sum": " ".join(found.accumulators) if found else "",
+        "engine_order": ", ".join(found.orders) if found else "",
+        "engine_tactic": " ".join(found.tactics) if found else "",
     }
 
 

@@ -105,7 +105,7 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
         said += f" Cost: {text(section.cost)}, for {text(run['target']['title'])}."
     if section.remark:
         said += f" {text(section.remark)}."
-    said += "".join(f" {text(line)}." for line in section.picked)
+    said += "".join(f" {text(line)}." for line in (*section.picked, *section.inside))
     for doubt in section.doubts:
         said += f" ⚠ The verdict is inconclusive: {text(doubt.figure)} {text(doubt.low)} to {text(doubt.high)}."
     return f"- {said}"

@@ -34,6 +34,7 @@ from precisionlab.report.chart import Chart, draw_chart
 from precisionlab.report.details import details_json
 from precisionlab.report.front import Front, draw_front
 from precisionlab.report.histograms import RunHistograms
+from precisionlab.report.inside import inside_lines
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
 from precisionlab.search.verdict import State, Verdict
 from precisionlab.system.wording import counted, rungs
@@ -81,6 +82,7 @@ class PrecisionSection:
     picked: tuple[str, ...]
     engine: Mapping[str, Any] | None
     compiled: Sequence[Mapping[str, Any]]
+    inside: tuple[str, ...]
     latency: str
     doubts: tuple[Doubt, ...]
     absorbed: int
@@ -151,6 +153,7 @@ def section_of(
         picked=tuple(map(str, found.get("rows", ()))),  # runs of older versions do not say
         engine=found["engine"],
         compiled=found["compiled"],
+        inside=_inside(found),
         latency=_latency(tables.variants, name),
         doubts=tuple(_doubt(entry) for entry in found["hangs"]),
         absorbed=int(last.nonfinite_tensors or 0) if last and verdict.met else 0,
@@ -187,6 +190,13 @@ def metric_name(rows: Iterable[Row]) -> str:
 def _variant(rows: Iterable[Row], name: str) -> VariantView | None:
     found = [row for row in rows if row["variant"] == name]
     return variant_view(found) if found else None
+
+
+def _inside(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is said of the inside of the engine of the plan found, run or only compiled."""
+    if found["engine"] is not None:
+        return inside_lines(found["engine"])
+    return inside_lines(found["compiled"][-1]) if found["compiled"] else ()
 
 
 def _latency(rows: Iterable[Row], name: str) -> str:

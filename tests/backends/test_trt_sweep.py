@@ -7,6 +7,7 @@ that the parts fit together, and what becomes of each fault; not what a real Ten
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -28,6 +29,7 @@ from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.tensorrt.child import ChildEngines
 from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.cli import cli
+from precisionlab.cli.summary import print_summary
 from precisionlab.data import open_dataset
 from precisionlab.errors import BuildError, DataError
 from precisionlab.jobs.result import SweepResult
@@ -345,6 +347,34 @@ def test_looking_that_changes_the_final_outputs_is_noted(double: Callable[..., N
     assert all("tensors from" in note for note in found.notes), found.notes
     assert found.mixed is not None
     assert found.mixed.variant.met, "the figures are those of the engine as it will be used"
+
+
+# What is inside
+
+
+def test_it_is_told_in_which_type_each_layer_adds_up(double: Callable[..., None], tmp_path: Path, fixed: Path) -> None:
+    single = "trt_turing_cutlass_image_network_first_layer_hmma_fprop_f16f16f32_nhwc_nhwc_k64r7s7c4_stride2x2"
+    double(tactics={"/stem/conv": single, "/head/gemm": "__myl_Fc_0x1"})
+    result = swept(tmp_path, "fp16", fixed)
+    layers = result.layers.set_index("layer")
+    summing = layers[layers["products"].notna()]
+    assert summing.loc["/stem/conv", ["engine_sum", "engine_tactic", "products"]].tolist() == ["float32", single, 9]
+    assert summing.loc["/head/gemm", "engine_sum"] == ""
+    others = summing.drop(["/stem/conv", "/head/gemm"])
+    assert set(others["engine_sum"]) == {"half"}
+    assert set(others["engine_order"]) == {"tensor cores"}
+    assert set(layers[layers["products"].isna()]["engine_sum"]) == {""}
+    count = len(others)
+    said = f"of {count + 2} layers that sum products {count} add up in half, 1 adds up in float32, 1 does not say"
+    stream = io.StringIO()
+    print_summary(result, stream)
+    pages = [(tmp_path / file).read_text() for file in ("report.html", "summary.md")]
+    for text in [stream.getvalue(), *pages]:
+        assert said in " ".join(text.split())
+    facts = json.loads((tmp_path / "run.json").read_text())["precisions"]["fp16"]["engine"]
+    assert facts["sums"] == {"half": count, "float32": 1, "int32": 0, "not known": 1}
+    assert "Adds up there" in pages[0]
+    assert "in half, " in pages[0]
 
 
 # Faults

@@ -23,6 +23,7 @@ from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.observation import differs, eligible, groups
 from precisionlab.backends.tensorrt.pin_report import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
+from precisionlab.backends.tensorrt.tactics import LayerSum, sums_of
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.compare.comparison import Comparison
@@ -113,11 +114,15 @@ _NOTHING = View()
 
 @dataclass(frozen=True)
 class Inside:
-    """What one engine was found to be: see `pin_report.py` for pins, `got` has each layer's real data types."""
+    """What one engine was found to be: see `pin_report.py` for pins, `got` has each layer's real data types.
+
+    `sums` has how each layer that is a Conv, ConvTranspose, Gemm or MatMul adds up.
+    """
 
     built: Built
     pins: tuple[PinReport, ...]
     got: Mapping[str, tuple[str, ...]]
+    sums: Mapping[str, LayerSum]
 
 
 class TensorRTBackend(EngineBackend):
@@ -268,7 +273,10 @@ class TensorRTBackend(EngineBackend):
         """What the engine of a plan really is: what became of each pin, and the types that each layer runs in."""
         built = self.built(plan, table)
         reports = reports_of(self.own_pins(plan), built.outcomes, built.layers)
-        return Inside(built, reports, ran_in(self.model.layers, built.layers))
+        return self._inside(built, reports)
+
+    def _inside(self, built: Built, reports: tuple[PinReport, ...]) -> Inside:
+        return Inside(built, reports, ran_in(self.model.layers, built.layers), sums_of(self.model, built.layers))
 
     def own_pins(self, plan: PrecisionPlan) -> list[LayerPin]:
         """What the plan pins, without the layers that are only held beside these: those are no business of a report."""

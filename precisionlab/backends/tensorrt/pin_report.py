@@ -73,6 +73,14 @@ def ran_in(model_layers: Iterable[Layer], layers: Sequence[EngineLayer]) -> dict
     return {layer.name: _types(engine.running(layer.nodes, layer.outputs, layer.nodes)) for layer in model_layers}
 
 
+def layers_running(
+    layers: Sequence[EngineLayer], asked: Iterable[tuple[Sequence[str], Sequence[str], Sequence[str]]]
+) -> list[list[EngineLayer]]:
+    """For each (ONNX nodes, tensors that they give, names without metadata) the engine's layers that run it."""
+    engine = _Engine(layers)
+    return [engine.running(*each) for each in asked]
+
+
 def reformats_of(layers: Iterable[EngineLayer]) -> int:
     """How many layers do nothing but copy a tensor into another type or memory layout."""
     return sum(_is_copy(layer) and layer.kind != "NoOp" for layer in layers)

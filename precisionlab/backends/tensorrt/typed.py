@@ -13,7 +13,7 @@ from precisionlab.backends.tensorrt.backend import Engines, EngineSettings, Insi
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
 from precisionlab.backends.tensorrt.matching import FLOATS
 from precisionlab.backends.tensorrt.network import NetworkLayer
-from precisionlab.backends.tensorrt.pin_report import PinReport, ran_in, reports_of
+from precisionlab.backends.tensorrt.pin_report import PinReport, reports_of
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -70,7 +70,7 @@ class TypedBackend(TensorRTBackend):
         network = self._engines.describe(self.job(plan, table).model)
         reports = reports_of(pins, (), built.layers)
         settled = tuple(_settled(report, pin, network) for report, pin in zip(reports, pins, strict=True))
-        return Inside(built, settled, ran_in(self.model.layers, built.layers))
+        return self._inside(built, settled)
 
 
 def _settled(report: PinReport, pin: LayerPin, network: Sequence[NetworkLayer]) -> PinReport:

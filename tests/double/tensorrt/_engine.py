@@ -23,7 +23,7 @@ from precisionlab.rewrite.observe import Flow, segments
 from ._builder import MAGIC
 from ._choice import model_of
 from ._interfaces import ILogger, LayerInformationFormat, _Log
-from ._settings import maybe_crash
+from ._settings import maybe_crash, settings
 
 IExecutionContext = stub.IExecutionContext
 
@@ -35,6 +35,13 @@ _FORMATS = {
 }
 _TIMES = {Precision.FP32: 0.04, Precision.BF16: 0.02, Precision.FP16: 0.02, Precision.INT8: 0.01}
 """Milliseconds of a layer, by its precision; made up."""
+_TACTICS = {
+    Precision.FP32: "sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nhwckrsc_nhwc_tilesize128x64x8_stage3_g1_ffma",
+    Precision.FP16: "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize64x64x64_g1_tensor16x8x16",
+    Precision.BF16: "sm80_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize64x64_g1_tensor16x8x16",
+    Precision.INT8: "sm80_xmma_fprop_implicit_gemm_interleaved_i8f16_i8i32_f32_nchw_vect_c_32_g1_tensor16x8x32",
+}
+"""Names in the manner of real ones, for what sums products; a layer's own stands in the settings."""
 
 
 class _Plan:
@@ -169,6 +176,8 @@ class EngineInspector:
                 title = f"Reformatting CopyNode for Input Tensor {index} to {name}"
                 found.append(self._layer(title, "Reformat", [self._tensor(tensor, given)], [inputs[-1]], []))
         stored = around if precision is Precision.INT8 else precision
+        is_sum = model.node[nodes[0]].op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        tactic = settings().get("tactics", {}).get(nodes[0]) or (_TACTICS[precision] if is_sum else "double")
         outputs = model.layer[layer].outputs
         gives = [self._tensor(tensor, stored) for tensor in outputs]
         after = []
@@ -179,7 +188,7 @@ class EngineInspector:
                 after.append(self._layer(title, "Reformat", [gives[index]], [self._tensor(tensor, Precision.FP32)], []))
         return [
             *found,
-            self._layer(name, "CaskConvolution" if len(nodes) > 1 else "Kgen", inputs, gives, nodes),
+            self._layer(name, "CaskConvolution" if len(nodes) > 1 else "Kgen", inputs, gives, nodes, tactic),
             *after,
         ]
 
@@ -190,11 +199,13 @@ class EngineInspector:
                 return Precision(self._plan._told["around"]) if precision is Precision.INT8 else precision
         return Precision.FP32
 
-    def _layer(self, name: str, kind: str, inputs: list[Any], outputs: list[Any], nodes: list[str]) -> dict[str, Any]:
+    def _layer(
+        self, name: str, kind: str, inputs: list[Any], outputs: list[Any], nodes: list[str], tactic: str = "double"
+    ) -> dict[str, Any]:
         metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes)
         return {
             "Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": outputs,
-            "TacticName": "double", "StreamId": 0, "Metadata": metadata,
+            "TacticName": tactic, "StreamId": 0, "Metadata": metadata,
         }  # fmt: skip
 
     def _tensor(self, name: str, precision: Precision, of: str | None = None) -> dict[str, Any]:
