@@ -158,7 +158,7 @@ def _line(name: str, row: Row) -> str:
     cells = (
         f"{name}, {row['case']}",
         str(found["layers"]),
-        str(len(found["unreal"])),
+        str(len(found["unsupported"])),
         _figure(own and own["spearman"], ".4f"),
         _figure(so_far["spearman"], ".4f"),
         shared,
@@ -234,18 +234,25 @@ def _measured(name: str, packed: str | None, device: str, samples: int, cases: s
 def _again(name: str, packed: str | None, real: str, cases: str, threads: int | None) -> Row:
     """The real figures that stand in `real`, of one model, beside those of the emulation as it is."""
     with gzip.open(Path(real) / "layers.csv.gz", "rt", newline="") as stream:
-        known = [row for row in csv.DictReader(stream) if row["model"] == name]
+        known = [_renamed(row) for row in csv.DictReader(stream) if row["model"] == name]
     stood = {row["case"]: row for row in json.loads((Path(real) / "fidelity.json").read_text())[name]}
     rows = []
     for case in cases.split(","):
         like = "fp16 patterns" if case == _SWEEP else case  # the same layers on the real side
         if like in stood:
             row = {**stood[like], "case": case}
+            if "found" in row:
+                row["found"] = _renamed(row["found"])
             of_case = [each for each in known if each["case"] == like]
             is_new = "found" in row and case != "int8"
             rows.append(_emulated(name, packed, row, of_case, threads) if is_new else {**row, "csv": _lines(of_case)})
             print(f"  {name} {case}", file=sys.stderr, flush=True)
     return {"rows": rows}
+
+
+def _renamed(row: Mapping[str, Any]) -> Row:
+    """The row under today's names: `unsupported` was `unreal`."""
+    return {"unsupported" if name == "unreal" else name: value for name, value in row.items()}
 
 
 def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], threads: int | None) -> Row:
@@ -269,7 +276,7 @@ def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], thr
     kernels = "tensorrt" if row["case"] == _SWEEP else "onnxruntime"
     layers = model if facts["layers"] == fidelity.PATTERNS else one_node_layers(model)
     backend = fidelity.emulated(layers, dataset, threads, kernels)
-    pins = [Pin(n, backend.model.layer[n].nodes, Precision.FP32, why) for n, why in found["unreal"].items()]
+    pins = [Pin(n, backend.model.layer[n].nodes, Precision.FP32, why) for n, why in found["unsupported"].items()]
     plan = PrecisionPlan(model.sha256, Precision(found["precision"])).with_pins(pins)
     started = time.perf_counter()
     now = backend.compare(plan, None, dataset, lambda done: None, metric=None, introduced=True)
@@ -282,7 +289,7 @@ def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], thr
             introduced=_pair(now.introduced, each, "introduced"),
             inherited=_pair(now.inherited, each, "inherited"),
             nonfinite=(each["tensor"] in broken, each["nonfinite_real"] == "True"),
-            unreal=each["unreal"] or None,
+            unsupported=each["unsupported"] or None,
         )
         for each in known
     ]
@@ -296,7 +303,7 @@ def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], thr
         typical=(typical_sqnr(now), float(typical["real"])),
         optimised=None if final["optimised"] is None else float(final["optimised"]),
         optimised_note=found["optimised_note"],
-        unreal=found["unreal"],
+        unsupported=found["unsupported"],
         device=found["device"],
         layers=found["layers"],
         seconds=(now.seconds, found["seconds"]["real"]),

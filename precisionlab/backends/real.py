@@ -45,7 +45,7 @@ from precisionlab.rewrite.observe import (
     row_formats,
     segments,
 )
-from precisionlab.rewrite.real import RealCopier, unreal
+from precisionlab.rewrite.real import RealCopier, unsupported
 
 CPU = "cpu"
 _SEGMENT = 256 * 1024**2
@@ -142,7 +142,7 @@ class RealSession:
 class RealBackend(Backend):
     """Runs each layer in the precision itself, and compares it with the float32 reference on the same device.
 
-    Layers that cannot be had so (`unreal`) are refused: a plan has to keep them in float32.
+    Layers that cannot be had so (`unsupported`) are refused: a plan has to keep them in float32.
     """
 
     name = "real"
@@ -156,9 +156,9 @@ class RealBackend(Backend):
         self._emulation = emulation
         self._kernels: dict[tuple[Any, ...], str | None] = {}
 
-    def unreal(self, plan: PrecisionPlan) -> dict[str, str]:
+    def unsupported(self, plan: PrecisionPlan) -> dict[str, str]:
         """Layer → why it cannot be run in the plan's precision here, for those that cannot."""
-        found = unreal(self.model, plan)
+        found = unsupported(self.model, plan)
         for layer in self.model.layers:
             precision = precision_of(layer, plan)
             if precision.is_low_float and layer.name not in found and self.device.number is not None:

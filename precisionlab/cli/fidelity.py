@@ -129,6 +129,6 @@ def _print_precision(console: object, found: PrecisionFidelity) -> None:
             )
     mine, theirs, both = found.only
     console.print(f"NaN or Inf: {both} tensors on both sides, {len(mine)} emulated alone, {len(theirs)} real alone")
-    if found.unreal:
-        reasons = "; ".join(dict.fromkeys(found.unreal.values()))
-        console.print(f"float32 on both sides: {len(found.unreal)} of {found.layers} layers ({reasons})")
+    if found.unsupported:
+        reasons = "; ".join(dict.fromkeys(found.unsupported.values()))
+        console.print(f"float32 on both sides: {len(found.unsupported)} of {found.layers} layers ({reasons})")

@@ -142,13 +142,13 @@ class _Job:
         where = RealDevice(None) if precision.is_quantized else device
         backend = RealBackend(self._local, where)
         plan, table = self._plan(precision)
-        unreal = backend.unreal(plan)
-        pins = [Pin(name, self._model.layer[name].nodes, Precision.FP32, why) for name, why in unreal.items()]
+        unsupported = backend.unsupported(plan)
+        pins = [Pin(name, self._model.layer[name].nodes, Precision.FP32, why) for name, why in unsupported.items()]
         plan = plan.with_pins((*plan.pins, *pins))
         emulated = self._compared(f"{precision}, emulated", self._local, plan, table, introduced=True)
         found = self._compared(f"{precision}, real on {where.name}", backend, plan, table, introduced=True)
         optimised, note = self._optimised(plan, table, where)
-        return self._result(precision, emulated, found, unreal, where.name, optimised, note)
+        return self._result(precision, emulated, found, unsupported, where.name, optimised, note)
 
     def engines(self, precision: Precision, against: str) -> PrecisionFidelity:
         """Against engines of TensorRT: what a layer's output has inherited, and the final outputs."""
@@ -210,7 +210,7 @@ class _Job:
         precision: Precision,
         emulated: Comparison,
         real: Comparison,
-        unreal: Mapping[str, str],
+        unsupported: Mapping[str, str],
         device: str,
         optimised: float | None,
         note: str,
@@ -224,7 +224,9 @@ class _Job:
                 so_far = (_sqnr(emulated.inherited, tensor), _sqnr(real.inherited, tensor))
                 if layer.fixed is None and None not in so_far:
                     nonfinite = (tensor in broken[0], tensor in broken[1])
-                    rows.append(Row(layer.name, layer.kind, tensor, own, so_far, nonfinite, unreal.get(layer.name)))
+                    rows.append(
+                        Row(layer.name, layer.kind, tensor, own, so_far, nonfinite, unsupported.get(layer.name))
+                    )
         introduced = agreements_of(rows, lambda row: row.introduced) if real.introduced else None
         return PrecisionFidelity(
             precision=precision,
@@ -235,7 +237,7 @@ class _Job:
             typical=(typical_sqnr(emulated), typical_sqnr(real)),
             optimised=optimised,
             optimised_note=note,
-            unreal=unreal,
+            unsupported=unsupported,
             device=device,
             layers=sum(layer.fixed is None for layer in self._model.layers),
             seconds=(emulated.seconds, real.seconds),
@@ -252,7 +254,7 @@ def agreements_of(rows: Iterable[Row], pick: Callable[[Row], tuple[float | None,
     first, second = {}, {}
     for row in rows:
         emulated, real = pick(row)
-        if emulated is not None and real is not None and row.unreal is None:
+        if emulated is not None and real is not None and row.unsupported is None:
             first[row.tensor], second[row.tensor] = emulated, real
     return agreements(first, second)
 

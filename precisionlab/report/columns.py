@@ -374,7 +374,7 @@ def _fidelity() -> Iterator[Column]:
     for side, how in (("emulated", "as it is emulated"), ("real", "in real low-precision arithmetic")):
         said = f"Whether it holds a NaN or Inf, {how}, that the reference does not have."
         yield _flag(f"nonfinite_{side}", f"NaN/Inf, {side}", said)
-    yield _text("unreal", "Not in it", "Why the layer is float32 on both sides; empty where it is not.")
+    yield _text("unsupported", "Unsupported", "Why the layer is float32 on both sides; empty where it is not.")
 
 
 VARIANTS = Schema("variants.csv", "each variant and tensor that is judged, its parts behind it", _variants)

@@ -1,7 +1,7 @@
 """What runs of older versions call things, so that they are read under today's names.
 
-`run.json` and `fidelity.json` say by their `schema` which names hold in a folder. 1: none is written, and it is
-`vanished` and `unreal`; 2: `underflow` and `unsupported`.
+`run.json` says by its `schema` which names hold in the folder. 1: none is written, and it is `vanished`; 2: it is
+`underflow`.
 """
 
 from __future__ import annotations

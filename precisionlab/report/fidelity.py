@@ -38,7 +38,7 @@ def fidelity_table(result: FidelityResult) -> pd.DataFrame:
             "inherited_real": row.inherited[1],
             "nonfinite_emulated": row.nonfinite[0],
             "nonfinite_real": row.nonfinite[1],
-            "unreal": row.unreal or "",
+            "unsupported": row.unsupported or "",
         }
         for found in result.found
         for row in found.rows
@@ -60,7 +60,7 @@ def _scatters(found: PrecisionFidelity) -> list[tuple[str, Markup]]:
     }
     drawn = []
     for flow in _FLOWS:
-        points = [(row, *pick[flow](row)) for row in found.rows if row.unreal is None]
+        points = [(row, *pick[flow](row)) for row in found.rows if row.unsupported is None]
         known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
         if known:
             drawn.append((flow, _scatter(f"{found.precision}, {flow}", flow, known)))

@@ -12,6 +12,9 @@ from typing import Any
 from precisionlab.compare.fidelity import Agreements, number_or_none
 from precisionlab.precision import Precision
 
+FIDELITY_SCHEMA = 2
+"""Which names `fidelity.json` and `fidelity.csv` have. 1, where none is written: `unsupported` was `unreal`."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -40,15 +43,15 @@ class Row:
     introduced: tuple[float | None, float | None]
     inherited: tuple[float | None, float | None]
     nonfinite: tuple[bool, bool]
-    unreal: str | None
+    unsupported: str | None
 
 
 @dataclass(frozen=True)
 class PrecisionFidelity:
     """One precision: the emulation (always the first of two figures) beside the real thing.
 
-    `unreal` says which layers cannot be had for real, and why: both sides have them in float32. `introduced` is None
-    where the real side does not show layers alone. `final` is the SQNR of the worst final output over all samples,
+    `unsupported` says which layers cannot be had for real, and why: both sides have them in float32. `introduced` is
+    None where the real side does not show layers alone. `final` is the SQNR of the worst final output over all samples,
     `typical` its mean over the samples: one sample at the edge of a decision can rule the first. `optimised` is the
     final SQNR of the whole typed model, None where it was not run, and then `optimised_note` says why.
     """
@@ -61,7 +64,7 @@ class PrecisionFidelity:
     typical: tuple[float, float]
     optimised: float | None
     optimised_note: str
-    unreal: Mapping[str, str]
+    unsupported: Mapping[str, str]
     device: str
     layers: int
     seconds: tuple[float, float]
@@ -80,7 +83,7 @@ class PrecisionFidelity:
         found: dict[str, list[float]] = {}
         for row in self.rows:
             emulated, real = row.introduced
-            if emulated is None or real is None or row.unreal is not None:
+            if emulated is None or real is None or row.unsupported is not None:
                 continue
             if math.isfinite(emulated) and math.isfinite(real):
                 found.setdefault(row.kind, []).append(real - emulated)
@@ -121,7 +124,7 @@ def _apart(first: float, second: float) -> float:
 
 def to_json(result: FidelityResult) -> dict[str, Any]:
     """The figures and what they come from; a final figure that is not finite is text, one that is not there null."""
-    return {**result.facts, "precisions": [plain(found) for found in result.found]}
+    return {"schema": FIDELITY_SCHEMA, **result.facts, "precisions": [plain(found) for found in result.found]}
 
 
 def plain(found: PrecisionFidelity) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def plain(found: PrecisionFidelity) -> dict[str, Any]:
         "precision": found.precision.value,
         "device": found.device,
         "layers": found.layers,
-        "unreal": dict(found.unreal),
+        "unsupported": dict(found.unsupported),
         "introduced": None if found.introduced is None else found.introduced.to_dict(),
         "inherited": found.inherited.to_dict(),
         "kinds": {kind: {"layers": count, "median_db": apart} for kind, (count, apart) in found.kinds.items()},

@@ -82,7 +82,7 @@ class RealCopier(LayerCopier):
     folded), and gives float32 again; inside, every node is one in half, so that what it gives is rounded, in fused
     layers too. An int8 layer quantises its two operands to uint8 around 128, multiplies and sums integers, and scales
     the int32 sums; its bias and what is fused behind it are as the emulation has them. A ConvTranspose, which ONNX has
-    for floats alone, takes the integers as float32, which holds their sums exactly (see `unreal`).
+    for floats alone, takes the integers as float32, which holds their sums exactly (see `unsupported`).
     """
 
     def __init__(
@@ -279,7 +279,7 @@ class RealCopier(LayerCopier):
         return value
 
 
-def unreal(model: Model, plan: PrecisionPlan) -> dict[str, str]:
+def unsupported(model: Model, plan: PrecisionPlan) -> dict[str, str]:
     """Layer → why it cannot be had in truth in the precision that the plan gives it, for those that cannot."""
     found = {}
     for layer in model.layers:
@@ -343,4 +343,4 @@ def _of_rank(shape: ir.Shape | None) -> ir.Shape | None:
     return None if shape is None else ir.Shape([None] * len(shape))
 
 
-__all__ = ["RealCopier", "one_node_layers", "unreal"]
+__all__ = ["RealCopier", "one_node_layers", "unsupported"]

@@ -26,7 +26,7 @@ from precisionlab.model import Model
 from precisionlab.plan.assign import precision_of
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import Flow, segments
-from precisionlab.rewrite.real import RealCopier, one_node_layers, unreal
+from precisionlab.rewrite.real import RealCopier, one_node_layers, unsupported
 from precisionlab.rewrite.typed.constants import quantised
 from tests.models import DIGITS, Array, calibrate, digits, load, plan_for, proto, sample
 
@@ -184,7 +184,7 @@ def test_an_int8_transposed_convolution_is_numpys_integers_exactly(tmp_path: Pat
         ),
         tmp_path,
     )
-    assert unreal(model, plan_for(model, Precision.INT8)) == {}
+    assert unsupported(model, plan_for(model, Precision.INT8)) == {}
     found = _Real(model, Precision.INT8, _table(x=2.0))(x=x)[Flow.VARIANT, "y"]
     scales = weight_scales(weight, 1)
     q, w = _levels(x, 2.0), quantised(weight, scales, 1).astype(np.int64)
@@ -200,7 +200,7 @@ def test_sums_that_float32_cannot_hold_are_no_real_integers(tmp_path: Path) -> N
               {"w": weight}),
         tmp_path,
     )  # fmt: skip
-    assert "float32 does not hold" in unreal(model, plan_for(model, Precision.INT8))["up"]
+    assert "float32 does not hold" in unsupported(model, plan_for(model, Precision.INT8))["up"]
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8])
@@ -260,8 +260,10 @@ def test_what_onnx_does_not_define_in_the_type_is_told(tmp_path: Path) -> None:
               {"w": _drawn(2, 2, 3, 3)}),
         tmp_path,
     )  # fmt: skip
-    assert unreal(model, plan_for(model, Precision.BF16)) == {"conv": "ONNX does not define Conv in bf16 at opset 17"}
-    assert unreal(model, plan_for(model, Precision.FP16)) == {}
+    assert unsupported(model, plan_for(model, Precision.BF16)) == {
+        "conv": "ONNX does not define Conv in bf16 at opset 17"
+    }
+    assert unsupported(model, plan_for(model, Precision.FP16)) == {}
 
 
 def test_unfused_layers_hold_every_node_once_and_keep_what_is_fixed() -> None:
@@ -286,7 +288,7 @@ def test_the_command_holds_int8_against_integers_and_writes_what_it_found(tmp_pa
     said = json.loads((out / "fidelity.json").read_text())
     assert (said["layers"], said["kernels"]) == ("nodes", "onnxruntime")
     (found,) = said["precisions"]
-    assert found["unreal"] == {}
+    assert found["unsupported"] == {}
     assert max(abs(kind["median_db"]) for kind in found["kinds"].values()) < 0.01
     assert found["introduced"]["spearman"] > 0.999
     assert found["final_sqnr_db"]["emulated"] == pytest.approx(found["final_sqnr_db"]["real"], abs=0.01)
