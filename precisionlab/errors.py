@@ -1,4 +1,4 @@
-"""The errors that a user can cause and mend. The command line prints them as one sentence and exits with 2."""
+"""The errors that a user can cause and fix. The command line prints them as one sentence and exits with 2."""
 
 from __future__ import annotations
 

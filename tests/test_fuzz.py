@@ -1,4 +1,4 @@
-"""What fuzzing has found stays mended: the corpus and all crashes are read again, and each reader is fuzzed briefly."""
+"""What fuzzing has found stays fixed: the corpus and all crashes are read again, and each reader is fuzzed briefly."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def why_not_loaded(error: Exception) -> str:
         )
     where = _node(_LOADING.search(text))
     what = f"{where} is not what its operator allows" if where else "it refuses the graph"
-    return f"{what}; mend it, or export the model again; {cause(WHO, error)}"
+    return f"{what}; fix it, or export the model again; {cause(WHO, error)}"
 
 
 def why_not_run(error: Exception) -> str:

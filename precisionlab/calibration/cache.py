@@ -182,7 +182,7 @@ def _read_line(line: str, where: str, last: bool) -> tuple[str, float]:
         )
     if not colon or not name or not _DIGITS.fullmatch(digits):
         raise CacheError(
-            f"{where} is {line[:_SHOWN]!r}, expected `tensor name: 8 hex digits`; mend the line, or calibrate again"
+            f"{where} is {line[:_SHOWN]!r}, expected `tensor name: 8 hex digits`; fix the line, or calibrate again"
         )
     return name, struct.unpack(">f", bytes.fromhex(digits.zfill(8)))[0]
 

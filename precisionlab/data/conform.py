@@ -59,7 +59,7 @@ def fit(
 ) -> tuple[Arrays, tuple[Remark, ...]]:
     """The sample's arrays in the model's order, checked and converted where that loses nothing; and what was done.
 
-    `specs` is None where no manifest could mend them. Raises DataError.
+    `specs` is None where no manifest could fix them. Raises DataError.
     """
     keys = match_names(arrays, inputs, where)
     remarks: list[Remark] = []
@@ -101,7 +101,7 @@ def _converted(
             array, rounded = convert(array, spec.dtype)
         except LostValueError as error:
             raise DataError(
-                f"{where} is {before}, {MANIFEST} makes it {spec.dtype}, {error}; mend one of them"
+                f"{where} is {before}, {MANIFEST} makes it {spec.dtype}, {error}; fix one of them"
             ) from None
         if rounded:
             said.append(_rounded(before, array.dtype))
@@ -113,10 +113,10 @@ def _converted(
     try:
         found, rounded = convert(array, wanted)
     except LostValueError as error:
-        mend = f"convert it with .astype({str(wanted)!r})"
+        advice = f"convert it with .astype({str(wanted)!r})"
         if from_folder:
-            mend = f"save it as {wanted}, or set inputs.{info.name}.dtype in {MANIFEST}"
-        raise DataError(f"{where} is {array.dtype}, the model wants {wanted}, {error}; {mend}") from None
+            advice = f"save it as {wanted}, or set inputs.{info.name}.dtype in {MANIFEST}"
+        raise DataError(f"{where} is {array.dtype}, the model wants {wanted}, {error}; {advice}") from None
     exactly = f"{array.dtype}, made {wanted} as the model wants it, to the same values"
     return found, [*said, _rounded(array.dtype, wanted) if rounded else exactly]
 
@@ -130,7 +130,7 @@ def _checked(array: NDArray[Any], info: TensorInfo, where: str) -> NDArray[Any]:
     if is_float(array.dtype) and not (finite := np.isfinite(array)).all():
         count = int(array.size - np.count_nonzero(finite))
         what = "1 value that is NaN or Inf" if count == 1 else f"{count} values that are NaN or Inf"
-        raise DataError(f"{where} holds {what}; mend or remove the sample")
+        raise DataError(f"{where} holds {what}; fix or remove the sample")
     return np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dimension
 
 

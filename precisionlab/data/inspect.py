@@ -203,7 +203,7 @@ def _about_remarks(look: Look) -> Iterable[Finding]:
 def _about_values(seen: InputLook, samples: int) -> Iterable[Finding]:
     if seen.nonfinite:
         yield Finding(
-            Severity.WARNING, seen.name, f"{_count(seen.nonfinite, 'value')} NaN or Inf; mend or remove the samples"
+            Severity.WARNING, seen.name, f"{_count(seen.nonfinite, 'value')} NaN or Inf; fix or remove the samples"
         )
     if seen.is_float and seen.constant and seen.one_value and samples > 1:
         yield Finding(

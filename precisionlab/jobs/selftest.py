@@ -1,7 +1,7 @@
 """The self-test of the TensorRT backend: what its first user on a GPU runs, in one command.
 
 Everything that cannot be tried without a GPU is tried here, on a model that is made on the spot: engines of each
-precision, a fault that only pins mend, both ways to INT8 ranges, dynamic shapes, layers that are looked at, times.
+precision, a fault that only pins fix, both ways to INT8 ranges, dynamic shapes, layers that are looked at, times.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class _Steps:
         """The steps that need no calibration by TensorRT."""
         yield self._step("FP32, TF32 off", lambda: self._figure(Precision.FP32, 80))
         yield self._step("FP16 breaks where it must", self._breaks)
-        yield self._step("pins mend it", lambda: self._figure(Precision.FP16, 40, FAULT))
+        yield self._step("pins fix it", lambda: self._figure(Precision.FP16, 40, FAULT))
         yield self._step("pins are obeyed", self._obeyed)
         if Precision.BF16 in self._backend.precisions:
             yield self._step("BF16", lambda: self._figure(Precision.BF16, 25))

@@ -74,7 +74,7 @@ class SweepJob:
         """As `_search`; but where the default ranges do not hold, better ones are tried before any pin.
 
         Ranges cost nothing at run time, pins do. They are judged with float32 around the int8 layers, whatever
-        `around` is: what fp16 does there is not theirs to mend. Where there is no time for that, the default's stay.
+        `around` is: what fp16 does there is not theirs to fix. Where there is no time for that, the default's stay.
         """
         asked, default = self._options.calibration, methods[DEFAULT_METHOD]
         tolerance = self._options.tolerance_of(Precision.INT8)

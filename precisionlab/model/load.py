@@ -239,7 +239,7 @@ def _check(model: str | onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, *CPP_ERRORS) as error:
-        advice = "mend what it names, or export the model again"
+        advice = "fix what it names, or export the model again"
         raise ModelError(f"{path}: not a valid ONNX model; {advice}; {cause('the ONNX checker', error)}") from None
 
 

@@ -104,7 +104,7 @@ def _of_data(run: Mapping[str, Any], calibrated: bool) -> Iterable[Hazard]:
             "",
             f"{about}{finding['text']}" if about else _capital(str(finding["text"])),
             "All figures, the choice of pins and INT8 ranges rest on these samples.",
-            "Look at the samples, and mend them or dataset.toml where they are not what the model sees in use.",
+            "Look at the samples, and fix them or dataset.toml where they are not what the model sees in use.",
         )
     choosing = int(data["choosing"])
     if calibrated and choosing < FEW <= int(data["samples"]):
@@ -134,7 +134,7 @@ def _of_reference(run: Mapping[str, Any]) -> Iterable[Hazard]:
             "",
             _capital(undefined.text),
             "Where the reference has no number there is nothing to be right about: figures and verdicts leave it out.",
-            "Look whether anybody reads these values (rows of padding are nobody's), and mend the samples or the model "
+            "Look whether anybody reads these values (rows of padding are nobody's), and fix the samples or the model "
             "where somebody does.",
         )
 
@@ -266,7 +266,7 @@ def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[H
 _OF_STATES = {
     State.NOT_MET: (
         "No plan meets the tolerance",
-        "Do not ship it. Allow more pins or precisions, mend the samples, or ask for less if the task allows it.",
+        "Do not ship it. Allow more pins or precisions, fix the samples, or ask for less if the task allows it.",
     ),
     State.ONLY_FP32: (
         "The tolerance is met only as float32",
@@ -274,7 +274,7 @@ _OF_STATES = {
     ),
     State.NOT_KNOWN: (
         "Whether the tolerance is met is not known",
-        "Use none of it: what the sentence names must be mended first, or another figure be asked for (a task metric).",
+        "Use none of it: what the sentence names must be fixed first, or another figure be asked for (a task metric).",
     ),
     State.NOT_FINISHED: (
         "The search was cut short, and no plan meets the tolerance so far",
@@ -295,7 +295,7 @@ def _of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
                 section.title,
                 f"No engine of {what}: the compiler refused",
                 str(facts["refused"]),
-                "Without that, nothing is known of its kernels. Mend the model as the compiler says, or pin the layer.",
+                "Without that, nothing is known of its kernels. Fix the model as the compiler says, or pin the layer.",
             )
         for verdict, severity, why in _PIN_VERDICTS:
             pins = [pin for pin in facts.get("pins", ()) if _EARLIER.get(pin["verdict"], pin["verdict"]) == verdict]

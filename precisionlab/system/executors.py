@@ -107,7 +107,7 @@ class _Ordered(ABC):
     def _result(self, future: Any) -> Any: ...
 
     @abstractmethod
-    def _mend(self) -> None:
+    def _restart(self) -> None:
         """Have workers again after a death."""
 
     def __enter__(self: Own) -> Own:
@@ -144,7 +144,7 @@ class _Ordered(ABC):
         Then the guilty one, if there is one, is found; and where memory was too small for all, it may do for each.
         """
         dead = [self._is_dead(future) for _, future in ahead]
-        self._mend()
+        self._restart()
         for is_dead in dead:
             task, future = ahead[0]
             result: R = self._alone(function, task) if is_dead else self._result(future)
@@ -167,7 +167,7 @@ class _Ordered(ABC):
             try:
                 result: R = self._result(self._submit(function, task))
             except self._death:
-                self._mend()
+                self._restart()
             else:
                 return result
         raise PrecisionLabError(
@@ -215,7 +215,7 @@ class Processes(_Ordered):
     def _result(self, future: Any) -> Any:
         return future.result()
 
-    def _mend(self) -> None:
+    def _restart(self) -> None:
         self.close()
         self._pool = self._new()
 
@@ -325,5 +325,5 @@ class Dask(_Ordered):
                 f"{self._address}: the Dask scheduler is gone; start it and its workers again, and run again"
             ) from None
 
-    def _mend(self) -> None:
+    def _restart(self) -> None:
         """Dask's nannies start workers again by themselves."""

@@ -406,7 +406,7 @@ BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
         "lacks x and has image, which the model does",
     ),
     "one name too many": (with_data(x=np.zeros((1, 4), np.float32), q=np.zeros(1)), "has q, which"),
-    "a NaN": (with_data(x=np.float32([[0, 1, np.nan, 3]])), "NaN or Inf; mend or remove the sample"),
+    "a NaN": (with_data(x=np.float32([[0, 1, np.nan, 3]])), "NaN or Inf; fix or remove the sample"),
     "a NaN in a later sample": (bad_second_sample, "z.npy: input 'x' holds 1 value"),
     "a damaged sample": (damaged_sample, "not a readable .npz file"),
     "an empty folder": (empty_folder, "no sample in it"),

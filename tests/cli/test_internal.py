@@ -79,7 +79,7 @@ def test_without_debug_an_error_of_the_users_is_its_sentence_alone(
     ],
     ids=str,
 )
-def test_memory_and_a_full_disk_are_the_users_to_mend(
+def test_memory_and_a_full_disk_are_the_users_to_fix(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, told: str
 ) -> None:
     assert fails(monkeypatch, error, *SHOW) == 2

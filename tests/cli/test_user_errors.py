@@ -1,4 +1,4 @@
-"""Sentences for what a user can mend that no test of their subject reads, and the tool that finds such."""
+"""Sentences for what a user can fix that no test of their subject reads, and the tool that finds such."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_faults_in_a_real_chain_are_pinned_and_nothing_else(tmp_path: Path, seed
     assert [r["met"] for r in written["releases"]] == [False] * len(planted)
 
 
-def test_on_the_ladder_range_is_mended_by_bf16_and_lost_digits_by_fp32(tmp_path: Path) -> None:
+def test_on_the_ladder_range_is_fixed_by_bf16_and_lost_digits_by_fp32(tmp_path: Path) -> None:
     """Powers of two are exact in bf16, and a sum next to 2¹⁵ is not."""
     model, data, planted = chain(5, ["overflow", "cancellation"], 60, tmp_path)
     found = swept(model, data, tmp_path / "run", minimize="cost", ladder="bf16,fp32")

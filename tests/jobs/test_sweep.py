@@ -157,7 +157,7 @@ def test_bf16_holds_where_fp16_overflows(tmp_path: Path) -> None:
     assert row(result, "bf16")["metric"] == row(result, "fp32")["metric"]
 
 
-def test_int8_with_fp16_around_breaks_as_fp16_does_and_is_mended_alike(tmp_path: Path) -> None:
+def test_int8_with_fp16_around_breaks_as_fp16_does_and_is_fixed_alike(tmp_path: Path) -> None:
     result = sweep(MODEL, DIGITS, precisions="int8", around="fp16", samples=16, out=tmp_path / "run")
     assert row(result, "int8")["metric"] < 0.2
     assert pinned(result, "int8") == NORM

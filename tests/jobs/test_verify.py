@@ -20,7 +20,7 @@ MODEL = DIGITS / "digits.onnx"
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A swept run: FP16 breaks the bundled model, and pins mend it."""
+    """A swept run: FP16 breaks the bundled model, and pins fix it."""
     folder = tmp_path_factory.mktemp("run")
     result = sweep(MODEL, DIGITS, precisions="fp16", out=folder, threads=2)
     assert result.met

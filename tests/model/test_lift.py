@@ -393,7 +393,7 @@ def swept_inside(body: str, precision: str, folder: Path) -> SweepResult:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-def test_an_overflow_in_half_inside_a_body_is_mended_by_a_pin_whatever_is_swept(precision: str, tmp_path: Path) -> None:
+def test_an_overflow_in_half_inside_a_body_is_fixed_by_a_pin_whatever_is_swept(precision: str, tmp_path: Path) -> None:
     overflows = sum(np.isinf(half(half(x @ W) ** 2)).sum() for x in SAMPLES)
     assert overflows > 100  # by NumPy
 

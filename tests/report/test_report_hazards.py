@@ -67,7 +67,7 @@ def test_overflow_is_that_of_the_format_of_the_layer() -> None:
     assert ["Reference’s values beyond 3.3895e+38, where BF16 ends", "7"] in facts["1"]["f"]
 
 
-def test_overflow_that_no_plan_mends_is_a_danger_and_stands_first() -> None:
+def test_overflow_that_no_plan_fixes_is_a_danger_and_stands_first() -> None:
     run, *rest = report()
     run["precisions"]["fp16"] |= NOT_MET
     every = found(run, *rest)

@@ -334,7 +334,7 @@ def test_a_cheaper_plan_that_met_the_tolerance_is_named() -> None:
     more, fewer = plan(6, 41.0, 0.505, on_front=True), plan(1, 31.0, 0.505, on_front=True)
     words = "A cheaper one met it there: 6 pins, 41.0 dB, 50.50 % of FP32 (--minimize cost asks for such)."
     assert words in Page(drawn([*PLANS, more])).text
-    # As few pins and cheaper, and yet passed over, for its held-out samples perhaps: no option mends that.
+    # As few pins and cheaper, and yet passed over, for its held-out samples perhaps: no option fixes that.
     assert "A cheaper one met it there: 1 pin, 31.0 dB, 50.50 % of FP32." in Page(drawn([*PLANS, fewer])).text
 
 

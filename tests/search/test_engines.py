@@ -328,7 +328,7 @@ def test_the_self_test_passes_on_a_gpu_that_does_as_the_emulation_does(gpu: dict
     assert len(written["layers"]) >= 3
     assert {
         "FP32, TF32 off",
-        "pins mend it",
+        "pins fix it",
         "the emulation is true",
         "INT8, our calibration cache",
         "dynamic shapes",
@@ -338,5 +338,5 @@ def test_the_self_test_passes_on_a_gpu_that_does_as_the_emulation_does(gpu: dict
 def test_the_self_test_says_what_fails(gpu: dict[str, Any], tmp_path: Path) -> None:
     gpu["refuses"] = frozenset({"up"})
     failed = {step.name: step.seen for step in selftest(tmp_path) if not step.passed}
-    assert "obeys the requested constraints" in failed["pins mend it"]
+    assert "obeys the requested constraints" in failed["pins fix it"]
     assert "FP32, TF32 off" not in failed

@@ -197,7 +197,7 @@ def test_in_a_monotone_world_just_the_needed_pins_are_left_the_least_suspect_tri
     assert set(start) - set(world.asked[0]) == {names(count)[-1]}
 
 
-def test_of_two_pins_that_mend_the_same_the_more_suspect_stays() -> None:
+def test_of_two_pins_that_fix_the_same_the_more_suspect_stays() -> None:
     assert without_needless({"worst": FP32, "other": FP32}, lambda assignment: len(assignment) > 0) == {"worst": FP32}
 
 
@@ -225,7 +225,7 @@ def test_a_ladder_is_read(given_: str | list[str] | None, expected: tuple[Precis
 
 
 @pytest.mark.parametrize("text", ["", "fp16", "fp16,bf16", "int8,fp32", "fp32,fp64", ",", "fp32,", [], ["int8"]])
-def test_a_ladder_without_fp32_or_with_what_cannot_mend_is_refused(text: str | list[str]) -> None:
+def test_a_ladder_without_fp32_or_with_what_cannot_fix_is_refused(text: str | list[str]) -> None:
     refused(lambda: parse_ladder(text))
 
 

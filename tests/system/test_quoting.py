@@ -139,6 +139,6 @@ def test_what_the_checker_says_is_quoted_behind_what_to_do(
     with pytest.raises(ModelError) as caught:
         load(model, tmp_path)
     told = str(caught.value)
-    assert 'not a valid ONNX model; mend what it names, or export the model again; the ONNX checker says: "' in told
+    assert 'not a valid ONNX model; fix what it names, or export the model again; the ONNX checker says: "' in told
     assert named in told.split("says: ")[1]
     assert "\n" not in told
