@@ -29,6 +29,7 @@ NAMES = re.compile(r"fp16|bf16|fp8|int8|65504(\.0)?")
 NAMED = {
     "precision.py": "where they are defined",
     "backends/tensorrt/inspector.py": "the words of TensorRT's inspector, beside types that are no precisions of ours",
+    "backends/tensorrt/tactics.py": "the words in kernels' names, beside types that are no precisions of ours",
     "jobs/fidelity.py": "a default of the job",
     "jobs/sweep.py": "a default of the job",
 }

@@ -17,7 +17,7 @@ from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.plan.file import plan_files
 from precisionlab.report.commands import longer_command
-from precisionlab.report.inside import inside_facts, inside_lines
+from precisionlab.report.inside import inside_facts, inside_lines, nans_line
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
@@ -48,6 +48,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         how = "MEASURED on" if run["engines"]["measured"] else "compiled, NOT run, for"
         by = run["engines"]
         console.print(f"engines {how} {by['device']}, {by['backend']} {by.get('tensorrt', '')}".rstrip())
+        if said := nans_line(by):
+            console.print(said)
     if run["layers"].get("own"):
         console.print(run["layers"]["own"])
     if run["layers"]["difference"]:

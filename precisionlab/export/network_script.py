@@ -52,6 +52,15 @@ def postprocess(network: Any) -> None:
     hold(importlib.import_module("tensorrt"), network, PINS)
 
 
+def keep_nans(builder: Any, network: Any, config: Any) -> None:
+    """What Polygraphy calls with its configuration: TensorRT is kept from folding 0·x, x − x and x / x (10.6 on)."""
+    trt = importlib.import_module("tensorrt")
+    if hasattr(trt.BuilderFlag, "STRICT_NANS"):
+        config.set_flag(trt.BuilderFlag.STRICT_NANS)
+    else:
+        print("precision plan: this TensorRT may hide a NaN: it has no STRICT_NANS, 10.6 and later do", file=sys.stderr)
+
+
 def hold(trt: Any, network: Any, pins: Sequence[Any]) -> list[str]:
     """Constrain the layers of all pins; tell on standard error what could not be held, and return that too."""
     if not hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"):

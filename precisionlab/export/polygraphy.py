@@ -56,7 +56,7 @@ def polygraphy_words(subject: Subject, file: str) -> list[str]:
     """The words of the command. Raises PlanError."""
     enabled = subject.enabled
     words = ["polygraphy", "convert", str(subject.path), "--model-type", "onnx", "--convert-to", "trt"]
-    words += ["-o", f"{subject.model.name}.engine"]
+    words += ["-o", f"{subject.model.name}.engine", "--trt-config-postprocess-script", f"{file}:keep_nans"]
     words += [f"--{precision}" for precision in Precision if precision in enabled]
     if any_quantized(enabled):
         words += ["--calibration-cache", CACHE]

@@ -164,6 +164,10 @@ def _notes(subject: Subject, held: Iterable[NodeConstraint], left_alone: Mapping
             f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it without a word: "
             "give yours with --tensorrt"
         )
+    notes.append(
+        "trtexec has no option for STRICT_NANS: its engine may hide a NaN (0·x folded to 0, x − x to 0, x / x to 1); "
+        "--format polygraphy sets it"
+    )
     known = _names_of(subject.model)
     if partly := [constraint.node for constraint in held if not _is_widened(constraint, known)]:
         notes.append(

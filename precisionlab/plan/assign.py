@@ -65,8 +65,13 @@ def lowest_of(model: Model, layer: Layer, plan: PrecisionPlan) -> Precision:
 
 def format_of(layer: Layer, plan: PrecisionPlan) -> Format:
     """What the layer's outputs are held in under the plan: those of int8 layers in the precision around them."""
+    return stored_in(layer, plan).number_format
+
+
+def stored_in(layer: Layer, plan: PrecisionPlan) -> Precision:
+    """The precision that the layer's outputs are held in under the plan: of int8 layers that around them."""
     precision = precision_of(layer, plan)
-    return (around_of(layer, plan) if precision.is_quantized else precision).number_format
+    return around_of(layer, plan) if precision.is_quantized else precision
 
 
 def inside_format(inner: InnerTensor, layer: Layer, plan: PrecisionPlan) -> Format:

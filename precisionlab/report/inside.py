@@ -28,6 +28,21 @@ def inside_facts(inside: Inside) -> dict[str, Any]:
     return {"warnings": list(inside.built.warnings), "pins": pins, "sums": count_sums(inside.sums)}
 
 
+def nans_line(engines: Mapping[str, Any]) -> str:
+    """Whether a NaN is seen in a run's engines, `run["engines"]`; empty of runs by older versions, which do not tell.
+
+    What is folded is in NvInfer.h, `BuilderFlag::kSTRICT_NANS`.
+    """
+    if "nans" not in engines:
+        return ""
+    if engines["nans"] == "kept":
+        return "Engines keep every NaN (STRICT_NANS); one that is built without that flag may hide some"
+    return (
+        "Engines may hide a NaN: this TensorRT may fold 0·x to 0, x − x to 0 and x / x to 1, and has no STRICT_NANS, "
+        "which 10.6 and later have"
+    )
+
+
 def inside_lines(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What is to be said of an engine beside its pins; nothing of runs by older versions, which do not tell."""
     return tuple(filter(None, [sums_text(facts["sums"]) if "sums" in facts else ""]))

@@ -173,7 +173,7 @@ OLD = replace(WEAK, version="8.6.1", precisions=frozenset({Precision.FP16, Preci
 STRONG = Features(
     "11.4", pins=False, calibrators=False, precisions=frozenset(), debug_tensors=True, implicit_batch=False
 )
-FLAGS = ("FP16", "INT8", "BF16", "TF32", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS")
+FLAGS = ("FP16", "INT8", "BF16", "TF32", "STRICT_NANS", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS")
 TRT = SimpleNamespace(
     BuilderFlag=SimpleNamespace(**{name: name for name in FLAGS}),
     ProfilingVerbosity=SimpleNamespace(DETAILED="DETAILED"),
@@ -219,6 +219,14 @@ def test_pins_are_obeyed_or_preferred() -> None:
     pinned = replace(JOB, enabled=frozenset({Precision.FP16}), pins=(PIN,))
     assert config_of(pinned).flags == {"FP16", "OBEY_PRECISION_CONSTRAINTS"}
     assert config_of(replace(pinned, obey=False)).flags == {"FP16", "PREFER_PRECISION_CONSTRAINTS"}
+
+
+def test_nans_are_kept_where_this_tensorrt_can_be_asked_to_and_else_nobody_asks() -> None:
+    asked = replace(JOB, strict_nans=True)
+    config = configure(TRT, BUILDER, FIXED, asked, replace(WEAK, strict_nans=True), None).config
+    assert config.flags == {"STRICT_NANS"}
+    with pytest.raises(BuildError, match=r"TensorRT 8\.6\.1 cannot be asked to keep every NaN; 10\.6 and later can"):
+        configure(TRT, BUILDER, FIXED, asked, OLD, None)
 
 
 def test_the_workspace_is_limited_where_asked() -> None:
@@ -449,6 +457,8 @@ def test_another_job_is_another_engine() -> None:
         key_of(replace(job, cache=None), "abc", "others", **where),
         key_of(replace(job, profiles={"x": Profile((1,), (2,), (2,))}), "abc", None, **where),
         key_of(replace(job, marked=("t",)), "abc", None, **where),
+        key_of(replace(job, marked=("t",), marked_as={"t": Precision.FP16}), "abc", None, **where),
+        key_of(replace(job, strict_nans=True), "abc", None, **where),
         key_of(replace(job, workspace=1), "abc", None, **where),
     ]
     assert len({found.digest for found in keys}) == len(keys)

@@ -340,6 +340,19 @@ def test_layers_are_looked_at_and_an_engine_that_this_does_not_change_is_not_not
     assert found.notes == ()
 
 
+def test_looking_at_a_half_layer_does_not_widen_it_and_its_rounding_is_seen(
+    double: Callable[..., None], tmp_path: Path
+) -> None:
+    """A real TensorRT may write float32 where a marked tensor was left so; with this setting the double does."""
+    double(widens=True)
+    found = engine_of(swept(tmp_path, "fp16", engine={"observe": 1 << 20}))
+    assert found.low is not None
+    assert found.notes == ()
+    inherited = found.low.variant.comparison.inherited
+    assert len(inherited) > 10
+    assert {name for name, errors in inherited.items() if errors.err2 == 0} == set()
+
+
 def test_looking_that_changes_the_final_outputs_is_noted(double: Callable[..., None], tmp_path: Path) -> None:
     double(marking_changes=["/stem/conv"])
     found = engine_of(swept(tmp_path, "fp16", engine={"observe": 1 << 20}))
@@ -375,6 +388,13 @@ def test_it_is_told_in_which_type_each_layer_adds_up(double: Callable[..., None]
     assert facts["sums"] == {"half": count, "float32": 1, "int32": 0, "not known": 1}
     assert "Adds up there" in pages[0]
     assert "in half, " in pages[0]
+
+
+def test_engines_keep_every_nan_and_the_report_says_so(run: tuple[Path, str]) -> None:
+    out, printed = run
+    assert json.loads((out / "run.json").read_text())["engines"]["nans"] == "kept"
+    for text in (printed, (out / "report.html").read_text(), (out / "summary.md").read_text().replace("\\_", "_")):
+        assert "Engines keep every NaN (STRICT_NANS)" in " ".join(text.split())
 
 
 # Faults

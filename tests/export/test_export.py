@@ -618,6 +618,14 @@ class TestPolygraphy:
         assert config.profile_dicts == [{n: (list(p.min), list(p.opt), list(p.max)) for n, p in profiles.items()}]
         cache = read_cache_file(tmp_path / config.calibration_cache)
         assert cache.scales.keys() == table.ranges.keys()
+        flags: list[str] = []
+        trt = SimpleNamespace(BuilderFlag=SimpleNamespace(STRICT_NANS="STRICT_NANS"))
+        monkeypatch.setitem(sys.modules, "tensorrt", trt)
+        keep_nans = mod.import_from_script(
+            config.trt_config_postprocess_script, config.trt_config_postprocess_func_name
+        )
+        keep_nans(None, None, SimpleNamespace(set_flag=flags.append))
+        assert flags == ["STRICT_NANS"]
         ((file, function),) = network.postprocess_scripts
         assert callable(mod.import_from_script(file, function))
 

@@ -26,7 +26,8 @@ class Features:
     `calibrators`: it calibrates INT8 by itself and takes a calibration cache. `precisions`: the low ones that kernels
     may have.
     `debug_tensors`: tensors can be looked at without becoming outputs. `implicit_batch`: networks must be told that
-    their batch is explicit (8.6).
+    their batch is explicit (8.6). `strict_nans`: it can be kept from folding 0·x, x − x and x / x, which would hide a
+    NaN (10.6 on).
     """
 
     version: str
@@ -35,6 +36,7 @@ class Features:
     precisions: frozenset[Precision]
     debug_tensors: bool
     implicit_batch: bool
+    strict_nans: bool = False
 
 
 def check_installed(name: str) -> None:
@@ -64,6 +66,7 @@ def features_of(trt: Any) -> Features:
         debug_tensors=hasattr(trt.INetworkDefinition, "mark_debug"),
         # In 8.6 a network is of implicit batch unless it is told otherwise; 10.x has kept the flag, and ignores it.
         implicit_batch=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),
+        strict_nans=hasattr(flags, "STRICT_NANS"),
     )
 
 

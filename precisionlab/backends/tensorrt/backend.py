@@ -36,6 +36,7 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError
 from precisionlab.model.prepared import content_of, file_for
+from precisionlab.plan.assign import stored_in
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import row_formats
@@ -155,6 +156,7 @@ class TensorRTBackend(EngineBackend):
             "backend": self.name,
             "tensorrt": self._engines.features.version,
             "device": self.device,
+            "nans": "kept" if self._engines.features.strict_nans else "may be folded",
             **self._settings.facts,
         }
 
@@ -241,9 +243,20 @@ class TensorRTBackend(EngineBackend):
         key = (plan, "" if table is None else table.digest, view)
         if key not in self._built:
             job = self.job(plan, table)
-            seen = replace(job, debug=view.tensors) if view.debug else replace(job, marked=view.tensors)
-            self._built[key] = self._engines.build(seen)
+            if view.debug:
+                job = replace(job, debug=view.tensors)
+            elif view.tensors:
+                job = replace(job, marked=view.tensors, marked_as=self._marked_as(plan, view.tensors))
+            self._built[key] = self._engines.build(job)
         return self._built[key]
+
+    def _marked_as(self, plan: PrecisionPlan, tensors: Collection[str]) -> dict[str, Precision]:
+        """The half precisions that the plan has these tensors in; none where the network has types of its own."""
+        if self.is_typed:
+            return {}
+        held = {name: layer for layer in self.model.layers for name in layer.outputs}
+        stored = {name: stored_in(held[name], plan) for name in tensors if name in held}
+        return {name: precision for name, precision in stored.items() if precision.is_low_float}
 
     def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
         """What is asked of TensorRT for a plan."""
@@ -262,6 +275,7 @@ class TensorRTBackend(EngineBackend):
             profiles=settings.profiles,
             workspace=settings.workspace,
             timing_cache=settings.folder / "timing.cache",
+            strict_nans=self._engines.features.strict_nans,
         )
 
     @cached_property

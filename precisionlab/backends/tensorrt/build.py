@@ -27,6 +27,7 @@ from precisionlab.backends.tensorrt.network import NetworkLayer, describe, parse
 from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.refusal import why_refused
 from precisionlab.errors import BuildError, EngineError
+from precisionlab.precision import Precision
 from precisionlab.system.disk import write_whole_bytes
 
 Progress = Callable[[str, int, int], None]
@@ -58,7 +59,7 @@ def build(
     with parse(trt, logger, builder, job.model, features, keeper) as parsed:
         network = parsed.network
         outcomes = apply_pins(trt, network, match_pins(job.pins, describe(network))) if job.pins else ()
-        mark(network, job.marked)
+        mark(trt, network, job.marked, job.marked_as)
         mark_debug(network, job.debug, features)
         configured = configure(trt, builder, network, job, features, calibrator)
         config = configured.config
@@ -104,11 +105,24 @@ def make_builder(trt: Any, logger: Any, keeper: LogKeeper) -> Any:
         ) from None
 
 
-def mark(network: Any, names: Iterable[str]) -> None:
-    """Make these tensors outputs of the network, so that they can be looked at. Raises BuildError for unknown ones."""
+def mark(trt: Any, network: Any, names: Iterable[str], held: Mapping[str, Precision]) -> None:
+    """Make these tensors outputs of the network, so that they can be looked at. Raises BuildError for unknown ones.
+
+    A tensor of the network is float32 until the build, whatever its layer will run in: as an output it would be stored
+    in that, unrounded. So those in `held` get their half precision: only outputs can be given a type, and so they are
+    marked first (NvInfer.h, `ITensor::setType`, 8.6 to 10.16). In a strongly typed network, types are its own.
+    """
     for tensor in _tensors(network, names):
         if not tensor.is_network_output:
             network.mark_output(tensor)
+            if tensor.name in held:
+                _store_in(trt, tensor, held[tensor.name])
+
+
+def _store_in(trt: Any, tensor: Any, precision: Precision) -> None:
+    """Have an output stored in a half precision, where it has no other type than a network's float."""
+    if tensor.dtype == trt.DataType.FLOAT:
+        tensor.dtype = getattr(trt.DataType, precision.number_format.tensorrt)
 
 
 def mark_debug(network: Any, names: Sequence[str], features: Features) -> None:

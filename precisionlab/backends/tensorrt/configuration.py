@@ -47,6 +47,8 @@ def configure(
     config = builder.create_builder_config()
     # TF32 is on by default, and cuts float32's mantissa to 10 bits: "FP32" would be nearly FP16.
     config.clear_flag(trt.BuilderFlag.TF32)
+    if job.strict_nans:
+        config.set_flag(trt.BuilderFlag.STRICT_NANS)
     for precision in sorted(job.enabled):
         config.set_flag(getattr(trt.BuilderFlag, precision.name))
     if job.pins:
@@ -83,6 +85,8 @@ def check_job(job: BuildJob, features: Features) -> None:
     if (job.enabled or job.pins) and not features.pins:
         asked = ", ".join(sorted(p.value for p in job.enabled)) or "pinned layers"
         raise BuildError(f"TensorRT {features.version} cannot be asked for {asked}: {_STRONGLY_TYPED}")
+    if job.strict_nans and not features.strict_nans:
+        raise BuildError(f"TensorRT {features.version} cannot be asked to keep every NaN; 10.6 and later can")
     if Precision.FP32 in job.enabled:
         raise ValueError("fp32 is not a low precision: kernels may always have it")
     for precision in sorted(job.enabled | {pin.precision for pin in job.pins}):

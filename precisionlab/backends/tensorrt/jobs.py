@@ -51,7 +51,9 @@ class BuildJob:
     10.0 on). `workspace` is in bytes, None for TensorRT's own limit. `timing_cache` is the file that kernel timings are
     kept in between builds. `engine` is where the engine is written. `compute` is the compute capability to compile for,
     such as `SM89` (TensorRT-RTX alone); None for the GPU that is here. `label` is what a typed model is called, whose
-    plan the job does not tell.
+    plan the job does not tell. `strict_nans` keeps TensorRT from folding what would hide a NaN. `marked_as` are the
+    half precisions that marked tensors are to be stored in; others stay as the network has them, float32 by default,
+    which would let a kernel write what it has not rounded.
     """
 
     model: Path
@@ -68,6 +70,8 @@ class BuildJob:
     timing_cache: Path | None = None
     compute: str | None = None
     label: str = ""
+    strict_nans: bool = False
+    marked_as: Mapping[str, Precision] = field(default_factory=dict)
 
     @property
     def calibrates(self) -> bool:

@@ -41,7 +41,7 @@ class EngineKey:
     kernels may have, `pins` each pinned layer with its nodes, tensors and precision. `calibration` says where INT8
     ranges come from: the digest of a calibration cache, or of the samples that TensorRT calibrates on; None without
     INT8. `module` and `version` are TensorRT's, `device` is the GPU: its name, compute capability and driver.
-    `profiles` are (input, min, opt, max).
+    `profiles` are (input, min, opt, max), `marked_as` (tensor, precision).
     """
 
     model: str
@@ -51,9 +51,11 @@ class EngineKey:
     calibration: str | None
     profiles: tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...]
     marked: tuple[str, ...]
+    marked_as: tuple[tuple[str, str], ...]
     debug: tuple[str, ...]
     workspace: int | None
     compute: str | None
+    strict_nans: bool
     module: str
     version: str
     device: str
@@ -78,9 +80,11 @@ def key_of(
         calibration=samples if job.cache is None else hashlib.sha256(job.cache).hexdigest(),
         profiles=tuple(sorted((name, s.min, s.opt, s.max) for name, s in job.profiles.items())),
         marked=tuple(sorted(job.marked)),
+        marked_as=tuple(sorted((name, precision.value) for name, precision in job.marked_as.items())),
         debug=tuple(sorted(job.debug)),
         workspace=job.workspace,
         compute=job.compute,
+        strict_nans=job.strict_nans,
         module=module,
         version=version,
         device=device,

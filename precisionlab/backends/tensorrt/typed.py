@@ -55,6 +55,7 @@ class TypedBackend(TensorRTBackend):
             profiles=settings.profiles,
             workspace=settings.workspace,
             compute=settings.compute,
+            strict_nans=self._engines.features.strict_nans,
             label=f"{self.model.name} ({plan.default}, {counted(len(plan.pins), 'pin')})",
         )
 

@@ -102,6 +102,7 @@ class Builder:
                 "flags": flags,
                 "profile": profile,
                 "outputs": [tensor.name for tensor in network._parts.outputs],
+                "stored": {t.name: t.dtype.name for t in network._parts.outputs},
                 "detailed": config.profiling_verbosity is ProfilingVerbosity.DETAILED,
             }
         )

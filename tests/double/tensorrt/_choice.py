@@ -65,10 +65,11 @@ def choose(
     model = model_of(network._parts.content)
     borders = {info.name for info in model.outputs} | {name for layer in model.layers for name in layer.outputs}
     marked = [t.name for t in network._parts.outputs if t.name not in {info.name for info in model.outputs}]
+    wide = {t.name for t in network._parts.outputs if t.name in marked and t.dtype is DataType.FLOAT}
     if inner := [name for name in marked if name not in borders]:
         raise NotImplementedError(f"the double cannot break a fusion to show {inner[0]}")
     _check_pins(network._parts.layers)
-    return tuple(_kernel(network, model, layer, flags, scales, bool(marked), log) for layer in model.layers)
+    return tuple(_kernel(network, model, layer, flags, scales, bool(marked), wide, log) for layer in model.layers)
 
 
 def _check_pins(layers: Collection[ILayer]) -> None:
@@ -85,6 +86,7 @@ def _kernel(
     flags: Collection[BuilderFlag],
     scales: Mapping[str, float],
     marked: bool,
+    wide: Collection[str],
     log: _Log,
 ) -> Kernel:
     told = settings()
@@ -101,7 +103,8 @@ def _kernel(
             log.log("WARNING", text)
         elif not set(layer.nodes) & set(told.get("swallow", ())):
             precision = pin if _is_kept(parts[-1], pin) else free
-    if marked and set(layer.nodes) & set(told.get("marking_changes", ())):
+    widens = told.get("widens", False) and not wide.isdisjoint(layer.outputs)
+    if widens or (marked and set(layer.nodes) & set(told.get("marking_changes", ()))):
         precision = Precision.FP32
     return Kernel(name, layer.name, layer.nodes, precision)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime as cuda_runtime
 from gpu import stub
-from gpu.stub import Shape, Spec, StubTensorRT, Tensor, Values
+from gpu.stub import DataType, Shape, Spec, StubTensorRT, Tensor, Values
 
 from precisionlab.backends.session import Session
 from precisionlab.calibration.table import CalibrationTable, Range
@@ -62,7 +62,7 @@ class _Plan:
             shape = tuple(dim if isinstance(dim, int) else -1 for dim in info.shape or ())
             least, usual, most = (tuple(dims) for dims in self.profile.get(info.name, [shape] * 3))
             inputs.append(Tensor(info.name, shape, profile=(least, usual, most)))
-        outputs = [Tensor(name, self._shape(name, {})) for name in self._told["outputs"]]
+        outputs = [Tensor(name, self._shape(name, {}), DataType[dtype]) for name, dtype in self._told["stored"].items()]
         return Spec(inputs, outputs, self._compute, self._shapes, layers=self.times(), on_run=self._on_run)
 
     def times(self) -> dict[str, float]:
@@ -102,8 +102,10 @@ class _Plan:
         found = {segment.fetches[shown]: value for shown, value in values.items()}
         # What no layer before it changes stands under the reference alone.
         return {
-            name: np.array(found.get((Flow.VARIANT, name), found.get((Flow.REFERENCE, name))))
-            for name in self._told["outputs"]
+            name: np.array(found.get((Flow.VARIANT, name), found.get((Flow.REFERENCE, name)))).astype(
+                stub.NUMPY[DataType[dtype]]
+            )
+            for name, dtype in self._told["stored"].items()
         }
 
 

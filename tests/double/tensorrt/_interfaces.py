@@ -16,6 +16,7 @@ class BuilderFlag(enum.Enum):
     INT8 = enum.auto()
     BF16 = enum.auto()
     TF32 = enum.auto()
+    STRICT_NANS = enum.auto()
     OBEY_PRECISION_CONSTRAINTS = enum.auto()
     PREFER_PRECISION_CONSTRAINTS = enum.auto()
 

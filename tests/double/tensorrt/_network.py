@@ -14,12 +14,22 @@ class ITensor:
     """A tensor; `is_execution_tensor` is false for what the host computes (shapes)."""
 
     def __init__(self, name: str, dtype: DataType, shape: Shape, on_host: bool = False) -> None:
-        self.name, self.dtype, self.shape = name, dtype, shape
+        self.name, self._dtype, self.shape = name, dtype, shape
         self.location = TensorLocation.HOST if on_host else TensorLocation.DEVICE
         self.is_execution_tensor = not on_host
         self.is_shape_tensor = on_host
         self.is_network_input = False
         self.is_network_output = False
+
+    @property
+    def dtype(self) -> DataType:
+        return self._dtype
+
+    @dtype.setter
+    def dtype(self, value: DataType) -> None:
+        """Of a tensor that is no input and no output the type stays as it is."""
+        if self.is_network_input or self.is_network_output:
+            self._dtype = value
 
 
 class ILayer:
