@@ -13,7 +13,8 @@ class EngineOptions:
     what TensorRT may use in a build (None: its own limit), and what may be looked at in one engine (0: nothing).
     `prefer` makes pins wishes. `calibrate` lets TensorRT find the INT8 ranges by itself. `builds` is how many engines
     of a precision are built at most. `store` is where engines are kept between runs; None: in the run's folder.
-    `compute` is the compute capability that is compiled for where no GPU is here, such as `SM80`.
+    `compute` is the compute capability that is compiled for where no GPU is here, such as `SM80`. `hold_float` holds in
+    float what the plan has so beside int8: TensorRT may else run any layer in it that has scales on both sides.
     """
 
     shapes: tuple[str, ...] = ()
@@ -24,3 +25,4 @@ class EngineOptions:
     builds: int = 8
     store: str | None = None
     compute: str | None = None
+    hold_float: bool = False

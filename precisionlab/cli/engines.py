@@ -29,6 +29,11 @@ _OPTIONS = (
         help="Engines: bytes of layer outputs to look at in one engine; 0 looks at none.",
     ),
     click.option("--prefer", is_flag=True, help="Engines: pins are wishes (PREFER, not OBEY)."),
+    click.option(
+        "--hold-float",
+        is_flag=True,
+        help="Engines: hold what the plan has in float beside int8; else TensorRT may run any layer in int8.",
+    ),
     click.option("--engine-calibration", is_flag=True, help="Engines: TensorRT finds the int8 ranges by itself."),
     click.option("--builds", default=8, show_default=True, help="Engines: build no more of each precision than this."),
     click.option("--engines", type=click.Path(), help="Engines: keep them here.  [default: in the run's folder]"),
@@ -54,6 +59,7 @@ def engine_options_of(given: Mapping[str, Any]) -> EngineOptions:
         observe=parse_size(given["observe"], "observe") or 0,
         prefer=given["prefer"],
         calibrate=given["engine_calibration"],
+        hold_float=given["hold_float"],
         builds=given["builds"],
         store=given["engines"],
     )

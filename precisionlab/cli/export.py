@@ -20,6 +20,11 @@ FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-on
     help="Shapes of a dynamic input, as image:1x3x224x224,4x3x224x224,8x3x224x224.  [default: the data's]",
 )
 @click.option("--tensorrt", default="10.16.1", show_default=True, help="TensorRT version that a cache is for.")
+@click.option(
+    "--hold-float",
+    is_flag=True,
+    help="Hold what the plan has in float beside int8; else TensorRT may run any layer in int8.",
+)
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 def export_command(
     plan: str,
@@ -29,6 +34,7 @@ def export_command(
     data: str | None,
     shapes: tuple[str, ...],
     tensorrt: str,
+    hold_float: bool,
     threads: int | None,
 ) -> None:
     """Write PLAN (a plan.json) as another tool wants it.
@@ -48,8 +54,8 @@ def export_command(
 
     with progress() as observer:
         found = export_plan(
-            plan, target, out=out, model=model, data=data, shapes=shapes, tensorrt=tensorrt, threads=threads,
-            observer=observer,
+            plan, target, out=out, model=model, data=data, shapes=shapes, tensorrt=tensorrt, hold_float=hold_float,
+            threads=threads, observer=observer,
         )  # fmt: skip
     if found.text is not None:
         click.echo(found.text, nl=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.export.subject import Subject
 from precisionlab.model import Model, TensorInfo
 from precisionlab.model.flow import is_control, subgraphs
@@ -53,7 +52,7 @@ def constraints_of(subject: Subject) -> Constraints:
     finals = {info.name: info.dtype for info in model.outputs}
     found: list[NodeConstraint] = []
     left_alone: dict[str, str] = {}
-    for pin in pins_of(model, subject.plan):
+    for pin in subject.pins:
         first = model.node[pin.nodes[0]]
         for node, tensors in (each for name in pin.nodes for each in _with_inner(model, model.node[name], model)):
             name = str(node.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.export.constraints import constraints_of
 from precisionlab.export.subject import Export, Subject
 from precisionlab.plan.assign import precision_of
@@ -51,7 +50,7 @@ def plan_json(subject: Subject) -> Export:
                     "tensors": list(pin.tensors),
                     "precision": pin.precision.value,
                 }
-                for pin in pins_of(model, plan)
+                for pin in subject.pins
             ],
             "nodes": [
                 {"node": node.node, "layer": node.layer, "precision": node.precision.value, "stores": node.stores}

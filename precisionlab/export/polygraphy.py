@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 from precisionlab.backends.tensorrt.jobs import LayerPin, Profile
-from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.export import network_script
-from precisionlab.export.subject import Export, Subject, command_line
+from precisionlab.export.subject import Export, Subject, command_line, int8_note
 from precisionlab.precision import Precision, any_quantized
 
 CACHE = "calibration.cache"
@@ -44,7 +43,7 @@ def polygraphy_script(subject: Subject, file: str) -> Export:
     source = inspect.getsource(network_script)
     before, place, after = source.partition(_PLACE)
     assert place, "the place of the pins is gone from network_script.py"
-    pins = "".join(f"    {_row(pin)},\n" for pin in pins_of(subject.model, subject.plan))
+    pins = "".join(f"    {_row(pin)},\n" for pin in subject.pins)
     # In a comment, no name can end the line.
     head = f"# Run in this folder:\n#   {ascii(command)[1:-1] if not command.isprintable() else command}\n"
     content = f"{head}{before}PINS = (\n{pins})\n{after}" if pins else f"{head}{source}"
@@ -60,7 +59,7 @@ def polygraphy_words(subject: Subject, file: str) -> list[str]:
     words += [f"--{precision}" for precision in Precision if precision in enabled]
     if any_quantized(enabled):
         words += ["--calibration-cache", CACHE]
-    if pins_of(subject.model, subject.plan):
+    if subject.pins:
         words += ["--precision-constraints", "obey", "--trt-network-postprocess-script", f"{file}:postprocess"]
     for option, which in (("--trt-min-shapes", "min"), ("--trt-opt-shapes", "opt"), ("--trt-max-shapes", "max")):
         if subject.profiles:
@@ -89,4 +88,4 @@ def _notes(subject: Subject) -> tuple[str, ...]:
             f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it and calibrates on random inputs: "
             "give yours with --tensorrt"
         )
-    return tuple(notes)
+    return (*notes, *int8_note(subject))

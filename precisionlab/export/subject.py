@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from precisionlab.backends.tensorrt.jobs import Profile
-from precisionlab.backends.tensorrt.pins import enabled_in
+from precisionlab.backends.tensorrt.jobs import LayerPin, Profile
+from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, any_quantized
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Subject:
     `table` is None where the plan has no int8 layer, `profiles` has each dynamic input. `names` counts how often the
     file to be handed on gives a name to a node, in bodies too: the loaded model has a name for every node, and each
     name once in a graph. `tensorrt` is the version that calibration caches are written for. `file` is what is handed on
-    in place of the model's own file, None for that one.
+    in place of the model's own file, None for that one. `hold_float`: see `pins_of`.
     """
 
     model: Model
@@ -34,6 +34,7 @@ class Subject:
     names: Mapping[str, int]
     tensorrt: str
     file: Path | None = None
+    hold_float: bool = False
 
     @property
     def path(self) -> Path:
@@ -44,6 +45,11 @@ class Subject:
     def enabled(self) -> frozenset[Precision]:
         """The low precisions that kernels of a weakly typed TensorRT may have."""
         return enabled_in(self.model, self.plan)
+
+    @property
+    def pins(self) -> tuple[LayerPin, ...]:
+        """What a weakly typed TensorRT must be held to."""
+        return pins_of(self.model, self.plan, self.hold_float)
 
     @property
     def scales(self) -> dict[str, float]:
@@ -63,6 +69,16 @@ class Subject:
     def asked(self) -> frozenset[Precision]:
         """All precisions that the plan gives to some layer."""
         return frozenset({self.plan.default, *(pin.precision for pin in self.plan.pins)})
+
+
+def int8_note(subject: Subject) -> tuple[str, ...]:
+    """What is to be known of a network with implicit INT8; nothing where all is held, or there is no int8."""
+    if subject.hold_float or not any_quantized(subject.enabled):
+        return ()
+    return (
+        "TensorRT may run any layer in INT8 that has scales on both sides, also one that the plan has in float; "
+        "--hold-float holds those",
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.errors import PlanError
 from precisionlab.export.constraints import NodeConstraint, constraints_of
-from precisionlab.export.subject import Export, Subject, command_line, quoted
+from precisionlab.export.subject import Export, Subject, command_line, int8_note, quoted
 from precisionlab.model import Model
 from precisionlab.precision import Precision, any_quantized
 from precisionlab.system.wording import counted
@@ -175,4 +175,4 @@ def _notes(subject: Subject, held: Iterable[NodeConstraint], left_alone: Mapping
             "called like the node is held; where TensorRT makes several of one node, --format polygraphy holds them all"
         )
     notes += [f"node {name!r} is left to TensorRT: {reason}" for name, reason in left_alone.items()]
-    return tuple(notes)
+    return (*notes, *int8_note(subject))

@@ -35,6 +35,7 @@ from precisionlab.system.disk import drafted, told, write_whole_bytes
 from precisionlab.system.lock import held_file
 from precisionlab.system.observer import Observer, Silent
 from precisionlab.system.parsing import check_workers
+from precisionlab.system.wording import either
 
 _ADVICE = "choose another --out"
 TENSORRT_VERSION = "10.16.1"
@@ -59,6 +60,7 @@ def export_plan(
     data: str | Path | None = None,
     shapes: Sequence[str] = (),
     tensorrt: str = TENSORRT_VERSION,
+    hold_float: bool = False,
     threads: int | None = None,
     observer: Observer | None = None,
 ) -> Exported:
@@ -67,11 +69,16 @@ def export_plan(
     Without `out` the text is returned; targets of several files, or of binary ones, need it. Model and data are those
     of the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where int8 ranges
     are needed, or the shapes of dynamic inputs that `shapes` (NAME:MIN,OPT,MAX) does not give. `tensorrt` is the
-    version that a calibration cache is written for. Raises a PrecisionLabError where the plan cannot be read or is
-    another model's, the target cannot be told it, or a file cannot be written.
+    version that a calibration cache is written for. `hold_float` holds what the plan has in float beside int8, where
+    TensorRT may else run any layer in it that has scales on both sides. Raises a PrecisionLabError where the plan
+    cannot be read or is another model's, the target cannot be told it, or a file cannot be written.
     """
     if target not in (*TARGETS, TYPED):
         raise OptionError(f"unknown format {target!r}; use one of {', '.join((*TARGETS, TYPED))}")
+    if hold_float and target not in _HOLDING:
+        raise OptionError(
+            f"--hold-float is for {either(sorted(_HOLDING))}: in {target} the model itself says its types"
+        )
     check_workers(threads)
     version_digits(tensorrt)
     path = Path(plan)
@@ -87,7 +94,7 @@ def export_plan(
     with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles = found.profiles(shapes) if target in _SHAPED else {}
-        subject = Subject(loaded, asked, table, profiles, _names(loaded), tensorrt, prepared)
+        subject = Subject(loaded, asked, table, profiles, _names(loaded), tensorrt, prepared, hold_float)
         if target == TYPED:
             return _typed(subject, _required(file, "the model is a file"))
         return _written(TARGETS[target](subject, file), file, observer, subject)
@@ -209,6 +216,8 @@ def _typed(subject: Subject, out: Path) -> Exported:
 
 TYPED = "typed-onnx"
 _SHAPED = frozenset({"trtexec", "polygraphy"})
+_HOLDING = frozenset({"trtexec", "polygraphy", "json"})
+"""What holds layers of a weakly typed TensorRT."""
 _NAMING = frozenset({"trtexec", "polygraphy", "modelopt", "json"})
 """What these write names nodes of a file, which must have them."""
 TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {

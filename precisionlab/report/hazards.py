@@ -14,6 +14,7 @@ from typing import Any
 from precisionlab.data.inspect import FEW
 from precisionlab.report.cells import is_quantized, percent, show
 from precisionlab.report.histograms import RunHistograms
+from precisionlab.report.inside import strays_text
 from precisionlab.report.section import PrecisionSection
 from precisionlab.report.views import LayerView, VariantView
 from precisionlab.search.causes import CauseKind
@@ -310,6 +311,15 @@ def _of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
                     _capital("; ".join(list(advice)[:3])) or "Look at the table of pins in the engine.",
                     **_linked(known, place),
                 )
+        if said := strays_text(facts):
+            yield Hazard(
+                WARNING,
+                section.title,
+                _capital(said),
+                "TensorRT may run any layer in INT8 that has scales on both sides; the emulation had these in float.",
+                "Where the measured error is right, it is faster so. Else hold them: --hold-float.",
+                **_linked([rows[name] for name in map(str, facts["strays"]["layers"]) if name in rows], place),
+            )
         for note in facts.get("notes", ()):
             yield Hazard(
                 WARNING,

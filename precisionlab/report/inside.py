@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends.tensorrt.tactics import count_sums, sums_text
+from precisionlab.system.wording import counted
+
+_NAMED = 4
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.backend import Inside
@@ -25,7 +28,12 @@ def inside_facts(inside: Inside) -> dict[str, Any]:
         }
         for pin in inside.pins
     ]
-    return {"warnings": list(inside.built.warnings), "pins": pins, "sums": count_sums(inside.sums)}
+    return {
+        "warnings": list(inside.built.warnings),
+        "pins": pins,
+        "sums": count_sums(inside.sums),
+        "strays": {"layers": list(inside.strays), "held": inside.held},
+    }
 
 
 def nans_line(engines: Mapping[str, Any]) -> str:
@@ -45,4 +53,18 @@ def nans_line(engines: Mapping[str, Any]) -> str:
 
 def inside_lines(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What is to be said of an engine beside its pins; nothing of runs by older versions, which do not tell."""
-    return tuple(filter(None, [sums_text(facts["sums"]) if "sums" in facts else ""]))
+    return tuple(filter(None, [sums_text(facts["sums"]) if "sums" in facts else "", strays_text(facts)]))
+
+
+def strays_text(facts: Mapping[str, Any]) -> str:
+    """Which layers ran in INT8 against the plan; empty where none did, or a run by an older version does not tell."""
+    found = facts.get("strays") or {"layers": []}
+    names = [str(name) for name in found["layers"]]
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    advice = "though it was to hold them" if found["held"] else "--hold-float holds them"
+    return (
+        f"{counted(len(names), 'layer')} that the plan has in float ran in INT8: {', '.join(names[:_NAMED])}{more}; "
+        f"{advice}"
+    )

@@ -390,6 +390,43 @@ def test_it_is_told_in_which_type_each_layer_adds_up(double: Callable[..., None]
     assert "in half, " in pages[0]
 
 
+def test_layers_that_run_in_int8_against_the_plan_are_told_and_held_where_that_is_asked(
+    double: Callable[..., None], tmp_path: Path, fixed: Path
+) -> None:
+    """TensorRT's own calibration gives every tensor a scale; our cache has those of INT8 layers' tensors alone."""
+    double(spreads=True)
+    spread = swept(tmp_path / "free", "int8", fixed, engine={"calibrate": True})
+    mixed = engine_of(spread).mixed
+    assert mixed is not None
+    strays = mixed.inside.strays
+    assert "/head/pool" in strays
+    types = spread.layers.set_index("layer")["engine_types"]
+    assert {types[name] for name in strays} == {"int8"}
+    stream = io.StringIO()
+    print_summary(spread, stream)
+    pages = [(tmp_path / "free" / file).read_text() for file in ("report.html", "summary.md")]
+    for text in [stream.getvalue(), *pages]:
+        assert f"{len(strays)} layers that the plan has in float ran in INT8" in " ".join(text.split())
+    held = swept(tmp_path / "held", "int8", fixed, engine={"calibrate": True, "hold_float": True})
+    mixed = engine_of(held).mixed
+    assert mixed is not None
+    assert mixed.inside.strays == ()
+    assert mixed.inside.held
+    assert {pin.layer for pin in mixed.inside.pins} == set(mixed.variant.plan.pinned()), "what is only held is no pin"
+    facts = json.loads((tmp_path / "held" / "run.json").read_text())
+    assert facts["engines"]["float_layers"] == "held beside int8"
+    assert facts["precisions"]["int8"]["engine"]["strays"] == {"layers": [], "held": True}
+
+
+def test_an_engine_that_keeps_to_the_plan_tells_of_no_int8_beside_it(
+    double: Callable[..., None], tmp_path: Path
+) -> None:
+    mixed = engine_of(swept(tmp_path, "int8")).mixed
+    assert mixed is not None
+    assert mixed.inside.strays == ()
+    assert "ran in INT8" not in (tmp_path / "report.html").read_text()
+
+
 def test_engines_keep_every_nan_and_the_report_says_so(run: tuple[Path, str]) -> None:
     out, printed = run
     assert json.loads((out / "run.json").read_text())["engines"]["nans"] == "kept"

@@ -230,6 +230,24 @@ class TestTrtexec:
         # Where that node is not held, it does no harm.
         assert read(trtexec_command(subject(model, plan_of(model, FP16, ["a"]))).content).precisions["a"] == "fp32"
 
+    def test_float_layers_beside_int8_are_held_where_that_is_asked(
+        self, calibrated: tuple[Model, CalibrationTable]
+    ) -> None:
+        model, table = calibrated
+        free = subject(model, plan_of(model, INT8, ["/stem/conv"], around=FP16), table)
+        held = replace(free, hold_float=True)
+        assert "/head/pool" not in read(trtexec_command(free).content).precisions
+        assert read(trtexec_command(held).content).precisions["/head/pool"] == "fp16"
+        assert "'/head/pool'" not in str(polygraphy_script(free, "pins.py").content)
+        assert "'/head/pool'" in str(polygraphy_script(held, "pins.py").content)
+        for export in (trtexec_command, lambda asked: polygraphy_script(asked, "pins.py")):
+            assert any("--hold-float holds those" in note for note in export(free).notes)
+            assert not any("--hold-float" in note for note in export(held).notes)
+
+    def test_it_says_that_trtexec_cannot_keep_every_nan(self, tmp_path: Path) -> None:
+        model = chain(["a", "b"], tmp_path)
+        assert any("STRICT_NANS" in note for note in trtexec_command(subject(model, plan_of(model, FP16, []))).notes)
+
     def test_names_that_several_nodes_have_are_refused(self, tmp_path: Path) -> None:
         model = chain(["a", "twin", "twin"], tmp_path)
         for twin in ("twin", "twin_1"):
@@ -907,6 +925,7 @@ class TestCommand:
             ),
             ((plan, "--format", "trtexec", "--tensorrt", "11.0"), "TensorRT 11.0"),
             ((plan, "--format", "polygraphy", "--out", tmp_path / "a-b.py"), "module"),
+            ((plan, "--format", "modelopt", "--hold-float"), "--hold-float is for json, polygraphy or trtexec"),
         ):
             done = command(*args)
             assert done.exit_code == 2, done.output

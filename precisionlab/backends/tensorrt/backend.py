@@ -23,6 +23,7 @@ from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.observation import differs, eligible, groups
 from precisionlab.backends.tensorrt.pin_report import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
+from precisionlab.backends.tensorrt.strays import int8_beyond
 from precisionlab.backends.tensorrt.tactics import LayerSum, sums_of
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
@@ -78,7 +79,8 @@ class EngineSettings:
     """How engines are built. `folder` is where they are kept, `observe` the bytes of tensors looked at in one engine.
 
     `obey` is false where pins are only preferred. `calibrate` lets TensorRT calibrate INT8 by itself. `compute`
-    is the compute capability to compile for, where the GPU is not here.
+    is the compute capability to compile for, where the GPU is not here. `hold_float` holds what the plan has in float
+    beside int8, whatever has scales.
     """
 
     folder: Path
@@ -88,6 +90,7 @@ class EngineSettings:
     workspace: int | None = None
     observe: int = 256 * 1024**2
     compute: str | None = None
+    hold_float: bool = False
 
     @property
     def facts(self) -> dict[str, str]:
@@ -95,6 +98,7 @@ class EngineSettings:
         profiles = {name: f"{shapes.min},{shapes.opt},{shapes.max}" for name, shapes in self.profiles.items()}
         return {
             "constraints": "obey" if self.obey else "prefer",
+            "float_layers": "held beside int8" if self.hold_float else "free beside int8",
             "int8_ranges": "TensorRT's own calibration" if self.calibrate else "calibration cache",
             "workspace": "TensorRT's own limit" if self.workspace is None else f"{self.workspace} bytes",
             "observed_in_one_engine": f"{self.observe} bytes",
@@ -117,13 +121,16 @@ _NOTHING = View()
 class Inside:
     """What one engine was found to be: see `pin_report.py` for pins, `got` has each layer's real data types.
 
-    `sums` has how each layer that is a Conv, ConvTranspose, Gemm or MatMul adds up.
+    `sums` has how each layer that is a Conv, ConvTranspose, Gemm or MatMul adds up. `strays` are the layers that run in
+    INT8 though the plan has them in float, and `held` says whether TensorRT was asked to keep those in float.
     """
 
     built: Built
     pins: tuple[PinReport, ...]
     got: Mapping[str, tuple[str, ...]]
     sums: Mapping[str, LayerSum]
+    strays: tuple[str, ...] = ()
+    held: bool = False
 
 
 class TensorRTBackend(EngineBackend):
@@ -269,7 +276,7 @@ class TensorRTBackend(EngineBackend):
             engine=settings.folder,
             content=content_of(self.model),
             enabled=enabled_in(self.model, plan),
-            pins=pins_of(self.model, plan),
+            pins=pins_of(self.model, plan, self._settings.hold_float),
             obey=settings.obey,
             cache=cache,
             profiles=settings.profiles,
@@ -287,7 +294,8 @@ class TensorRTBackend(EngineBackend):
         """What the engine of a plan really is: what became of each pin, and the types that each layer runs in."""
         built = self.built(plan, table)
         reports = reports_of(self.own_pins(plan), built.outcomes, built.layers)
-        return self._inside(built, reports)
+        strays = int8_beyond(self.model, plan, built.layers)
+        return replace(self._inside(built, reports), strays=strays, held=self._settings.hold_float)
 
     def _inside(self, built: Built, reports: tuple[PinReport, ...]) -> Inside:
         return Inside(built, reports, ran_in(self.model.layers, built.layers), sums_of(self.model, built.layers))

@@ -64,6 +64,7 @@ def open_engines(
             calibrate=options.calibrate,
             workspace=options.workspace,
             observe=options.observe,
+            hold_float=options.hold_float,
             compute=options.compute if engines.device is None else None,
         )
         if engines.features.pins:

@@ -35,13 +35,15 @@ _PINNABLE = frozenset(precision.value for precision in Precision)
 _INT8_KINDS = frozenset({"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"})
 
 
-def pins_of(model: Model, plan: PrecisionPlan) -> tuple[LayerPin, ...]:
+def pins_of(model: Model, plan: PrecisionPlan, hold_float: bool = False) -> tuple[LayerPin, ...]:
     """What a weakly typed TensorRT must be held to, so that it builds this plan; in the order of the model's layers.
 
     Those are the plan's own pins, and the layers that one of the enabled precisions (`enabled_in`) would else be free
     for though the plan gives them a better or another one: with a single layer in fp16, all others are held in fp32.
-    Layers that int8 is meant for may always have more. A layer that could not be emulated is held in fp32; what has no
-    float arithmetic is left to TensorRT. The layers inside of an If, Loop or Scan belong to its pin.
+    Layers that int8 is meant for may always have more. With `hold_float`, all that the plan has in float is held beside
+    int8, and not the Convs and MatMuls alone: TensorRT may run any layer in INT8 that has scales on both sides. A layer
+    that could not be emulated is held in fp32; what has no float arithmetic is left to TensorRT. The layers inside of
+    an If, Loop or Scan belong to its pin.
     """
     pinned = plan.pinned()
     enabled = enabled_in(model, plan)
@@ -51,7 +53,7 @@ def pins_of(model: Model, plan: PrecisionPlan) -> tuple[LayerPin, ...]:
         tensors = _float_outputs(model, layer)
         if not (tensors or layer.held or any(is_control(model.node[name]) for name in layer.nodes)):
             continue
-        strays = layer.fixed is None and _strays(layer, precision, enabled)
+        strays = layer.fixed is None and _strays(layer, precision, enabled, hold_float)
         if layer.name in pinned or strays or (layer.held and enabled):
             found.append(LayerPin(layer.name, layer.nodes, tensors, precision))
     return tuple(found)
@@ -130,12 +132,12 @@ def _apply(trt: Any, network: Any, match: PinMatch) -> PinOutcome:
     return PinOutcome(match.pin.layer, tuple(done), skipped, match.unmatched)
 
 
-def _strays(layer: Layer, precision: Precision, enabled: Iterable[Precision]) -> bool:
+def _strays(layer: Layer, precision: Precision, enabled: Iterable[Precision], hold_float: bool) -> bool:
     """Whether TensorRT could run the layer in a precision that the plan does not give it."""
     if precision.is_quantized:
         return False
     others = {other for other in enabled if other is not precision}
-    if not layer.quantizable:
+    if not (layer.quantizable or hold_float):
         others = {other for other in others if not other.is_quantized}
     return bool(others)
 

@@ -124,7 +124,14 @@ def _free(
             f"Missing scale and zero-point for tensor {missing[0]}, expect fall back to non-int8 implementation for "
             "any layer consuming or producing given tensor",
         )
+    if BuilderFlag.INT8 in flags and settings().get("spreads") and _has_scales(layer, scales):
+        return Precision.INT8
     return float_precision(flags)
+
+
+def _has_scales(layer: Layer, scales: Mapping[str, float]) -> bool:
+    """Whether both sides of a layer of one node have a scale, so that a real TensorRT may run it in INT8."""
+    return not layer.quantizable and bool(layer.inputs) and all(n in scales for n in (*layer.inputs, *layer.outputs))
 
 
 def _pin(parts: Collection[ILayer]) -> Precision | None:

@@ -69,6 +69,10 @@ class _Plan:
         """Milliseconds of each layer."""
         return {name: _TIMES[precision] for name, _, _, precision in self.kernels}
 
+    def has_spread(self, layer: str, precision: Precision) -> bool:
+        """Whether it is INT8 in a layer that has no INT8 arithmetic for us: that is told, and computed as a float."""
+        return precision is Precision.INT8 and not self.model.layer[layer].quantizable
+
     def _on_run(self) -> None:
         maybe_crash("run", self.flags)
         cuda_runtime._gpu.clock += sum(self.times().values())
@@ -88,8 +92,10 @@ class _Plan:
     @cached_property
     def _emulation(self) -> tuple[Session, Any]:
         model = self.model
-        pins = [Pin(layer, tuple(nodes), p, "") for _, layer, nodes, p in self.kernels if p is not Precision.FP32]
-        plan = PrecisionPlan(model.sha256, Precision.FP32, tuple(pins), Precision(self._told["around"]))
+        around = Precision(self._told["around"])
+        runs = [(name, nodes, around if self.has_spread(name, p) else p) for _, name, nodes, p in self.kernels]
+        pins = [Pin(layer, tuple(nodes), p, "") for layer, nodes, p in runs if p is not Precision.FP32]
+        plan = PrecisionPlan(model.sha256, Precision.FP32, tuple(pins), around)
         ranges = {name: Range(scale * 127) for name, scale in self._told["scales"].items()}
         table = CalibrationTable(ranges, 1) if ranges else None
         flows = (Flow.REFERENCE, Flow.VARIANT)
@@ -177,7 +183,8 @@ class EngineInspector:
                 inputs[-1] = self._tensor(f"Reformatted Input Tensor {index} to {name}", precision, tensor)
                 title = f"Reformatting CopyNode for Input Tensor {index} to {name}"
                 found.append(self._layer(title, "Reformat", [self._tensor(tensor, given)], [inputs[-1]], []))
-        stored = around if precision is Precision.INT8 else precision
+        spreads = self._plan.has_spread(layer, precision)
+        stored = around if precision is Precision.INT8 and not spreads else precision
         is_sum = model.node[nodes[0]].op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
         tactic = settings().get("tactics", {}).get(nodes[0]) or (_TACTICS[precision] if is_sum else "double")
         outputs = model.layer[layer].outputs
@@ -198,7 +205,9 @@ class EngineInspector:
         """What a tensor is stored as."""
         for _, layer, _, precision in self._plan.kernels:
             if tensor in self._plan.model.layer[layer].outputs and tensor not in self._plan._told["outputs"]:
-                return Precision(self._plan._told["around"]) if precision is Precision.INT8 else precision
+                spreads = self._plan.has_spread(layer, precision)
+                is_float = precision is Precision.INT8 and not spreads
+                return Precision(self._plan._told["around"]) if is_float else precision
         return Precision.FP32
 
     def _layer(
