@@ -14,6 +14,8 @@ import threading
 from contextlib import suppress
 from types import FrameType
 
+from precisionlab.system.children import end_workers
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 TERMINATED = 143  # 128 + SIGTERM
 
@@ -71,11 +73,3 @@ class Interrupts:
                 os.write(2, f"{_STOPPED}\n".encode())
         end_workers()
         os._exit(self.code)
-
-
-def end_workers() -> None:
-    """End all processes that this one has started through `multiprocessing`."""
-    children = getattr(sys.modules.get("multiprocessing"), "active_children", list)  # not loaded: there are none
-    for process in children():
-        with suppress(OSError, ValueError):
-            process.kill()

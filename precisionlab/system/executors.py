@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from precisionlab.errors import OptionError, PrecisionLabError
+from precisionlab.system.children import end_workers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -200,8 +201,7 @@ class Processes(_Ordered):
     ) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             # What runs may take minutes, and nobody waits for it any more.
-            for process in multiprocessing.active_children():
-                process.kill()
+            end_workers()
         super().__exit__(kind, error, trace)
 
     def _new(self) -> ProcessPoolExecutor:
