@@ -15,6 +15,7 @@ from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError, PlanError
 from precisionlab.export.subject import Export, Subject
 from precisionlab.model.edges import give_edges
+from precisionlab.model.names import all_names, new_name
 from precisionlab.model.opset import opset_of
 from precisionlab.model.tail import graft
 from precisionlab.plan.assign import precision_of
@@ -59,8 +60,7 @@ class _Quantizer:
         self._table = table
         self._nodes = {str(node.name): node for node in model.graph}
         self._made: dict[tuple[ir.Value, int | None], ir.Value] = {}
-        self._names = {str(value.name) for node in model.graph for value in node.outputs}
-        self._names |= {str(name) for name in model.graph.initializers} | {str(v.name) for v in model.graph.inputs}
+        self._names = set(all_names(model.graph))
         self.domain = "" if opset_of(model) >= _PER_CHANNEL else _MICROSOFT
 
     def quantize(self, name: str) -> None:
@@ -107,7 +107,7 @@ class _Quantizer:
         return [self._constant(scales, f"{name}_scale"), self._constant(zeros, f"{name}_zero_point")]
 
     def _constant(self, array: np.ndarray, name: str) -> ir.Value:
-        name = self._fresh(name)
+        name = new_name(name, self._names)
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         value.shape = ir.Shape(array.shape)
         value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
@@ -124,7 +124,7 @@ class _Quantizer:
         like: ir.Value | None = None,
     ) -> ir.Value:
         """A new node behind `after`, or at the graph's start; returns its output."""
-        name = self._fresh(name)
+        name = new_name(name, self._names)
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
         node = ir.Node(self.domain, operator, inputs, attributes, name=f"{name}_{operator}")
         output = node.outputs[0]
@@ -136,15 +136,6 @@ class _Quantizer:
         elif len(self._graph):
             self._graph.insert_before(self._graph[0], node)
         return output
-
-    def _fresh(self, name: str) -> str:
-        """The name, with a number where the graph has it already."""
-        found, count = name, 0
-        while found in self._names:
-            count += 1
-            found = f"{name}_{count}"
-        self._names.add(found)
-        return found
 
 
 def _notes(subject: Subject, domain: str) -> tuple[str, ...]:

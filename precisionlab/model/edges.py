@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from precisionlab.model.names import new_name
+
 
 def give_edges(graph: ir.Graph, halves: Mapping[str, ir.DataType]) -> None:
     """Let these inputs and outputs of a float32 graph be half, in place; they keep their names."""
@@ -14,7 +16,7 @@ def give_edges(graph: ir.Graph, halves: Mapping[str, ir.DataType]) -> None:
     taken = {value: halves[str(value.name)] for value in graph.inputs if str(value.name) in halves}
     given = dict.fromkeys(v for v in graph.outputs if str(v.name) in halves and v not in taken)
     for value, dtype in taken.items():
-        cast = _cast(value, ir.DataType.FLOAT, _fresh(f"{value.name}_float32", names))
+        cast = _cast(value, ir.DataType.FLOAT, new_name(f"{value.name}_float32", names))
         ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         cast.replace_input_with(0, value)
         value.type = ir.TensorType(dtype)  # not its `dtype`: values may share the type itself
@@ -24,7 +26,7 @@ def give_edges(graph: ir.Graph, halves: Mapping[str, ir.DataType]) -> None:
             graph.append(cast)
     for value in given:
         name, dtype = str(value.name), halves[str(value.name)]
-        value.name = _fresh(f"{name}_float32", names)
+        value.name = new_name(f"{name}_float32", names)
         cast = _cast(value, dtype, name)
         graph.append(cast)
         for index, output in enumerate(graph.outputs):
@@ -37,12 +39,3 @@ def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
     node.outputs[0].name = name
     node.outputs[0].type, node.outputs[0].shape = ir.TensorType(dtype), value.shape
     return node
-
-
-def _fresh(name: str, names: set[str]) -> str:
-    found, count = name, 0
-    while found in names:
-        count += 1
-        found = f"{name}_{count}"
-    names.add(found)
-    return found

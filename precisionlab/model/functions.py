@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from precisionlab.model.flow import ONNX_DOMAINS
+from precisionlab.model.names import new_name
 
 _SEPARATOR = "/"
 
@@ -56,11 +57,11 @@ class _CallSites:
         own = function.clone()
         name = node.name or _default_name(node)
         for inner in list(own.all_nodes()):
-            inner.name = _unique(f"{name}{_SEPARATOR}{inner.name or _default_name(inner)}", self._nodes)
+            inner.name = new_name(f"{name}{_SEPARATOR}{inner.name or _default_name(inner)}", self._nodes)
         for graph in (own.graph, *own.subgraphs()):
             for value in list(_values(graph)):
                 if value.name:
-                    value.name = _unique(f"{name}{_SEPARATOR}{value.name}", self._values)
+                    value.name = new_name(f"{name}{_SEPARATOR}{value.name}", self._values)
         _give_copies(own, self._values)
         node.resize_outputs(len(own.outputs))
         for outer, value in zip(node.outputs, own.outputs, strict=True):
@@ -123,7 +124,7 @@ def _give_copies(function: ir.Function, used: set[str]) -> None:
     seen = set(function.inputs)
     for index, value in enumerate(function.outputs):
         if value in seen:
-            node = ir.Node("", "Identity", [value], name=_unique(f"{value.name}_passed", used))
+            node = ir.Node("", "Identity", [value], name=new_name(f"{value.name}_passed", used))
             node.outputs[0].name = node.name
             node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
             function.append(node)
@@ -144,12 +145,3 @@ def _default_name(node: ir.Node) -> str:
 
 def _has_graph(attribute: ir.Attr) -> bool:
     return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-
-
-def _unique(name: str, used: set[str]) -> str:
-    found, count = name, 0
-    while found in used:
-        count += 1
-        found = f"{name}_{count}"
-    used.add(found)
-    return found

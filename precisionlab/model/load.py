@@ -29,6 +29,7 @@ from precisionlab.model.layers import layers_of, multiply_adds
 from precisionlab.model.lift import OWN, lift
 from precisionlab.model.light import big_as_inputs
 from precisionlab.model.measurable import check_measurable
+from precisionlab.model.names import new_name
 from precisionlab.model.strangers import cut_strangers, has_strangers
 from precisionlab.model.tail import Tail, graft
 from precisionlab.model.validate import check_sound
@@ -191,12 +192,7 @@ def name_nodes(graph: ir.Graph) -> None:
     used: set[str] = set()
     for node in graph:
         base = node.name or f"node_of_{next((v.name for v in node.outputs if v.name), '')}"
-        name, count = base, 0
-        while name in used:
-            count += 1
-            name = f"{base}_{count}"
-        used.add(name)
-        node.name = name
+        node.name = new_name(base, used)
 
 
 def _lifted(info: TensorInfo) -> TensorInfo:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 import onnx_ir as ir
 
 from precisionlab.model.flow import is_sized
+from precisionlab.model.names import new_name
 
 MICROSOFT = "com.microsoft"
 
@@ -49,7 +50,7 @@ class GraphBuilder:
         """A graph input that takes tensors of this type (None: what `like` is), of any shape of the same rank."""
         kind = like.type if dtype is None else ir.TensorType(dtype)
         shape = like.shape if is_sized(like) else _any_of_rank(like)
-        value = ir.Value(name=self._unique(name), type=kind, shape=shape)
+        value = ir.Value(name=new_name(name, self._names, "~"), type=kind, shape=shape)
         self._inputs.append(value)
         self._made.add(value)
         return value
@@ -57,7 +58,7 @@ class GraphBuilder:
     def constant(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """An initialiser with this content."""
         value = ir.Value(
-            name=self._unique(name),
+            name=new_name(name, self._names, "~"),
             type=ir.TensorType(tensor.dtype),
             shape=ir.Shape(tuple(tensor.shape.numpy())),
             const_value=tensor,
@@ -97,7 +98,7 @@ class GraphBuilder:
         given = ir.convenience.convert_attributes(attributes)
         node = ir.Node(domain, op_type, list(inputs), given, num_outputs=len(names))
         for output, name in zip(node.outputs, names, strict=True):
-            output.name = self._unique(name)
+            output.name = new_name(name, self._names, "~")
         node.name = node.outputs[0].name
         self._add(node)
         return node.outputs
@@ -130,10 +131,10 @@ class GraphBuilder:
             name=prefix + str(node.name),
         )
         for old, new in zip(node.outputs, copied.outputs, strict=False):
-            new.name = self._unique(prefix + old.name) if old.name else ""
+            new.name = new_name(prefix + old.name, self._names, "~") if old.name else ""
             new.type, new.shape = old.type, _any_of_rank(old)
         for name, new in zip(more, copied.outputs[len(node.outputs) :], strict=True):
-            new.name = self._unique(prefix + name)
+            new.name = new_name(prefix + name, self._names, "~")
         self._add(copied)
         return copied
 
@@ -153,14 +154,6 @@ class GraphBuilder:
     def _add(self, node: ir.Node) -> None:
         self._nodes.append(node)
         self._made.update(node.outputs)
-
-    def _unique(self, name: str) -> str:
-        unique, count = name, 0
-        while unique in self._names:
-            count += 1
-            unique = f"{name}~{count}"
-        self._names.add(unique)
-        return unique
 
 
 def _any_of_rank(value: ir.Value) -> ir.Shape | None:

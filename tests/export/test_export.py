@@ -802,6 +802,20 @@ class TestOnnxRuntime:
         np.testing.assert_allclose(y, wanted[Flow.VARIANT, "y"], rtol=1e-5)
         assert not np.array_equal(y, z)
 
+    def test_a_new_tensor_hides_none_inside_a_body(self, tmp_path: Path) -> None:
+        """The checker refuses a graph where a name stands for two tensors, one of them in a branch."""
+        body = (
+            "(float[1,4] x) => (float[1,4] y) { [low] m = MatMul(x, w) [sum] s = ReduceSum <keepdims = 0> (x) "
+            "[test] c = Greater(s, zero) [if] y = If (c) <then_branch = one () => (float[1,4] t) "
+            "{ x_scale = Tanh(m) t = Neg(x_scale) }, else_branch = two () => (float[1,4] e) { e = Sub(m, m) }> }"
+        )
+        model = load(proto(body, {"w": np.eye(4, dtype=np.float32), "zero": np.float32(0)}), tmp_path)
+        entry = sample(x=[[0.1, 0.2, 0.33, 1.0]])
+        table = calibrate(OnnxRuntimeBackend(model, entry, threads=1), [entry])
+        found = quantized(subject(model, plan_of(model, INT8), table))
+        names = {value.name for value in found.graph.initializer}
+        assert ("x_scale" in names, "x_scale_1" in names) == (False, True)
+
     def test_two_layers_with_one_operand_share_its_quantisation(self, tmp_path: Path) -> None:
         weights = {"w": np.eye(4, dtype=np.float32), "v": np.ones((4, 4), np.float32)}
         body = "(float[1,4] x) => (float[1,4] y, float[1,4] z) { [a] y = MatMul(x, w) [b] z = MatMul(x, v) }"

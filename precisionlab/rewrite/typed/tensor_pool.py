@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import TensorInfo
+from precisionlab.model.names import all_names, new_name
 from precisionlab.precision import Precision
 from precisionlab.rewrite.typed.assignment import short
 from precisionlab.rewrite.typed.constants import converted_tensor, quantised_tensor, scale_in
@@ -51,7 +52,7 @@ class Stock:
         self._types: dict[ir.Value, ir.DataType] = {}
         self._made: dict[tuple[object, ...], ir.Value] = {}
         self._copies: dict[ir.Value, list[ir.Value]] = {}
-        self._names: set[str] = set(_all_names(graph)) if around is None else around._names
+        self._names: set[str] = set(all_names(graph)) if around is None else around._names
         self.casts: list[ir.Node] = []
         self._passed_over: dict[ir.Node, None] = {}
         self.changed = False
@@ -159,7 +160,7 @@ class Stock:
                 continue
             cast = renamed[value] = self._cast(value, wanted, None, value)
             name = value.name
-            value.name = self._unique(f"{name}_{short(given)}")
+            value.name = new_name(f"{name}_{short(given)}", self._names)
             cast.name = name
             self._graph.outputs[index] = cast
 
@@ -224,7 +225,9 @@ class Stock:
 
     def _initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         shape = ir.Shape(tuple(tensor.shape.numpy()))
-        value = ir.Value(name=self._unique(name), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+        value = ir.Value(
+            name=new_name(name, self._names), type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor
+        )
         self._graph.register_initializer(value)
         self._types[value] = tensor.dtype
         self.changed = True
@@ -240,7 +243,7 @@ class Stock:
         attributes: Iterable[ir.Attr],
     ) -> ir.Value:
         node = ir.Node("", op_type, list(inputs), list(attributes), num_outputs=1)
-        node.name = node.outputs[0].name = self._unique(name)
+        node.name = node.outputs[0].name = new_name(name, self._names)
         node.outputs[0].type = ir.TensorType(dtype)
         if consumer is None:
             self._graph.append(node)
@@ -249,23 +252,3 @@ class Stock:
         self._types[node.outputs[0]] = dtype
         self.changed = True
         return node.outputs[0]
-
-    def _unique(self, name: str) -> str:
-        unique, count = name, 0
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
-        return unique
-
-
-def _all_names(graph: ir.Graph) -> Iterable[str]:
-    """The names of all nodes and tensors, those inside subgraphs included: a new one must not hide any."""
-    yield from (str(name) for name in graph.initializers)
-    yield from (str(value.name) for value in graph.inputs)
-    for node in graph.all_nodes():
-        yield str(node.name)
-        yield from (str(value.name) for value in node.outputs)
-        for attribute in node.attributes.values():
-            for inner in [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []:
-                yield from (str(value.name) for value in (*inner.inputs, *inner.initializers.values()))

@@ -1,0 +1,29 @@
+"""Names for new nodes and tensors: none that a graph has already, and none that hides one inside a subgraph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+
+def new_name(name: str, used: set[str], mark: str = "_") -> str:
+    """The name, with `mark` and a number behind it where it is used already; it is used from then on."""
+    unique, count = name, 0
+    while unique in used:
+        count += 1
+        unique = f"{name}{mark}{count}"
+    used.add(unique)
+    return unique
+
+
+def all_names(graph: ir.Graph) -> Iterable[str]:
+    """The names of all nodes and tensors, those inside subgraphs included: a new one must not hide any."""
+    yield from (str(name) for name in graph.initializers)
+    yield from (str(value.name) for value in graph.inputs)
+    for node in graph.all_nodes():
+        yield str(node.name)
+        yield from (str(value.name) for value in node.outputs)
+        for attribute in node.attributes.values():
+            for inner in [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []:
+                yield from (str(value.name) for value in (*inner.inputs, *inner.initializers.values()))
