@@ -98,7 +98,7 @@ class EngineSettings:
         profiles = {name: f"{shapes.min},{shapes.opt},{shapes.max}" for name, shapes in self.profiles.items()}
         return {
             "constraints": "obey" if self.obey else "prefer",
-            "float_layers": "held beside int8" if self.hold_float else "free beside int8",
+            "float_layers": "held" if self.hold_float else "free",
             "int8_ranges": "TensorRT's own calibration" if self.calibrate else "calibration cache",
             "workspace": "TensorRT's own limit" if self.workspace is None else f"{self.workspace} bytes",
             "observed_in_one_engine": f"{self.observe} bytes",
