@@ -101,8 +101,8 @@ class _Finals:
             for plan, (session, names) in self._sessions.items():
                 values = session.run(sample.inputs)
                 outputs[plan] = {name: self._host(values[names[name]]) for name in self.names}
-            found = [outputs[plan] for plan in self._plans]
-            reference, base, variant = found[0], found[1], found[self._low]
+            finals = [outputs[plan] for plan in self._plans]
+            reference, base, variant = finals[0], finals[1], finals[self._low]
             error = judged_differences(self.judging, reference, variant)
             self._known[sample.name] = (reference, base, error)
         return self._known[sample.name]
@@ -121,13 +121,13 @@ class _StageRunner:
         reference, base, error = self._finals.of(sample)
         values = self._head.run(sample.inputs)
         alive = {name: values[shown] for name, shown in self._stage.alive.items()}
-        found: dict[str, Mapping[str, Sensitivity]] = {}
+        sensitivities: dict[str, Mapping[str, Sensitivity]] = {}
         for layer, branch in self._stage.branches.items():
             changed = {name: values[shown] for name, shown in branch.items()}
             every = self._outputs(base, alive, changed)
             outputs = {name: self._host(every[name]) for name in self._finals.names}
-            found[layer] = judged_sensitivities(self._finals.judging, reference, outputs, error)
-        return found
+            sensitivities[layer] = judged_sensitivities(self._finals.judging, reference, outputs, error)
+        return sensitivities
 
     def _outputs(self, base: Arrays, alive: Arrays, changed: Arrays) -> Arrays:
         """The final outputs with these tensors changed; the base's own where they are the same after all."""

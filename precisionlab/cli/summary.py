@@ -70,8 +70,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
     if result.engine is not None:
         console.print()
         console.print(_engines(result))
-    for found in result.precisions:
-        _print_precision(console, result, found)
+    for outcome in result.precisions:
+        _print_precision(console, result, outcome)
     if result.folder is not None:
         console.print()
         console.print(f"Report: {result.folder / 'report.html'}")
@@ -92,9 +92,9 @@ def _variants(result: SweepResult) -> Table:
         table.add_column(name, justify="right")
     table.add_column("")
     table.add_row(*_variant_row(result.reference, metric, result.reference, None))
-    for found in result.precisions:
-        for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
-            table.add_row(*_variant_row(variant, metric, result.reference, found.mark_of(variant)))
+    for outcome in result.precisions:
+        for variant in [outcome.low] if outcome.mixed is outcome.low else [outcome.low, outcome.mixed]:
+            table.add_row(*_variant_row(variant, metric, result.reference, outcome.mark_of(variant)))
     return table
 
 
@@ -107,7 +107,7 @@ def _engines(result: SweepResult) -> Table:
         table.add_column(name, justify="right")
     table.add_column("")
     marked = [] if result.engine is None else [(result.engine, result.engine.variant.mark(result.terms))]
-    marked += [(e, found.mark_of(e.variant)) for found in result.precisions for e in engines_of(found)]
+    marked += [(e, outcome.mark_of(e.variant)) for outcome in result.precisions for e in engines_of(outcome)]
     for engine, mark in marked:
         row = _variant_row(engine.variant, metric, result.reference, mark)
         time = f"{engine.latency.median:.3g}"
@@ -121,7 +121,7 @@ def _variant_row(variant: Variant, metric: str | None, reference: Variant, mark:
     row: list[str | Text] = [
         variant.name,
         str(len(variant.plan.pins)) if mark is not None else "",
-        *(cell for found in brief_metrics() for cell in _brief_cells(found, variant)),
+        *(cell for metric in brief_metrics() for cell in _brief_cells(metric, variant)),
     ]
     if metric:
         row.append(number(comparison.worst("metric"), 3))
@@ -146,24 +146,24 @@ def _brief_cells(metric: Metric, variant: Variant) -> list[str]:
     return cells
 
 
-def _print_precision(console: Console, result: SweepResult, found: PrecisionResult) -> None:
+def _print_precision(console: Console, result: SweepResult, outcome: PrecisionResult) -> None:
     console.print()
-    name, low, pins = found.precision.value, found.before.comparison, found.plan.pins
-    verdict = found.verdict
+    name, low, pins = outcome.precision.value, outcome.before.comparison, outcome.plan.pins
+    verdict = outcome.verdict
     console.print(
-        f"{name}: {verdict.sentence} ({found.after.figures}: {verdict.figure})",
+        f"{name}: {verdict.sentence} ({outcome.after.figures}: {verdict.figure})",
         style=f"bold {_STYLES[verdict.mark.tone]}".strip(),
     )
     if verdict.state is State.NOT_FINISHED and (more := longer_command(result.run)):
         console.print("go on from here, with what is done taken from the journal:")
         console.print(f"  {more}", soft_wrap=True)
-    _print_proof(console, result, found)
-    if found.engine is not None:
-        _print_engine(console, found, found.engine)
-    for compiled in found.compiled:
+    _print_proof(console, result, outcome)
+    if outcome.engine is not None:
+        _print_engine(console, outcome, outcome.engine)
+    for compiled in outcome.compiled:
         _print_compiled(console, compiled)
-    if found.table is not None:
-        console.print(f"ranges: {found.low.plan.calibration} over {found.table.samples} samples")
+    if outcome.table is not None:
+        console.print(f"ranges: {outcome.low.plan.calibration} over {outcome.table.samples} samples")
     if low.nonfinite:
         first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.watched)
         count = counted(len(low.nonfinite), "tensor")
@@ -173,28 +173,28 @@ def _print_precision(console: Console, result: SweepResult, found: PrecisionResu
         console.print(Padding(pin.reason, (0, 0, 0, 6)))
     if len(pins) > _WORST:
         console.print(f"  … and {len(pins) - _WORST} more, in the plan")
-    if found.ranked:
+    if outcome.ranked:
         console.print()
-        console.print(_worst_layers(result, found, console.width - _OTHER_COLUMNS))
+        console.print(_worst_layers(result, outcome, console.width - _OTHER_COLUMNS))
         console.print("own: introduced by the layer itself; so far: with what it inherited; * pinned", style="dim")
 
 
-def _print_engine(console: Console, found: PrecisionResult, engine: EngineResult) -> None:
+def _print_engine(console: Console, outcome: PrecisionResult, engine: EngineResult) -> None:
     """What the GPU said: whether the plan holds there, pins that did not take, and what else was seen."""
-    taken = engine.mixed
-    if taken is None:
-        console.print(f"on the GPU: no {found.precision} engine could be built", style="bold red")
+    best = engine.mixed
+    if best is None:
+        console.print(f"on the GPU: no {outcome.precision} engine could be built", style="bold red")
     else:
-        pins, count = taken.variant.plan.pins, counted(engine.builds, "engine")
-        verdict = "right" if taken.variant.met else "NOT right"
+        pins, count = best.variant.plan.pins, counted(engine.builds, "engine")
+        verdict = "right" if best.variant.met else "NOT right"
         console.print(
             f"on the GPU: {verdict} with {counted(len(pins), 'pin')}, "
-            f"{decibel(taken.variant.comparison.worst('sqnr'))} dB, measured; {count} tried",
-            style="bold" if taken.variant.met else "bold red",
+            f"{decibel(best.variant.comparison.worst('sqnr'))} dB, measured; {count} tried",
+            style="bold" if best.variant.met else "bold red",
         )
-        for line in inside_lines(inside_facts(taken.inside)):
+        for line in inside_lines(inside_facts(best.inside)):
             console.print(f"  {line}")
-        for pin in taken.inside.pins:
+        for pin in best.inside.pins:
             if pin.advice:
                 console.print(f"  pin of {pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types unknown'})")
                 console.print(Padding(pin.advice, (0, 0, 0, 6)))
@@ -224,27 +224,27 @@ def _print_compiled(console: Console, compiled: CompiledVariant) -> None:
             console.print(f"  pin of {pin.layer}: {pin.verdict} ({' '.join(pin.got) or 'types unknown'})")
 
 
-def _print_proof(console: Console, result: SweepResult, found: PrecisionResult) -> None:
+def _print_proof(console: Console, result: SweepResult, outcome: PrecisionResult) -> None:
     """What speaks for the pins, and what the verdict hangs on."""
-    asked = ", ".join(map(str, found.mixed.tolerance))
-    console.print(f"tolerance {asked}; {counted(found.evaluations, 'plan')} evaluated")
-    if said := _worst_part(found):
+    asked = ", ".join(map(str, outcome.mixed.tolerance))
+    console.print(f"tolerance {asked}; {counted(outcome.evaluations, 'plan')} evaluated")
+    if said := _worst_part(outcome):
         console.print(said)
-    for line in rows_text(result.model, found.low, result.samples):
+    for line in rows_text(result.model, outcome.low, result.samples):
         console.print(line)
-    proof = found.certificate
+    proof = outcome.certificate
     if proof is not None and proof.proven:
-        how = "" if found.engine is None else ", emulated"
+        how = "" if outcome.engine is None else ", emulated"
         said = f"{', '.join(proof.bounds)} does not hold{_or_nonfinite(proof)}"
         console.print(f"proven{how}: with any one of the pins released, {said} (certificate in the plan)")
     elif proof is not None and proof.figures.met:
         console.print("not proven that every pin is needed: the search was cut short, or a pin proved needless")
-    if found.remark:
-        console.print(found.remark)
-    if found.mixed.met and found.mixed.comparison.nonfinite:
-        count = counted(len(found.mixed.comparison.nonfinite), "tensor")
+    if outcome.remark:
+        console.print(outcome.remark)
+    if outcome.mixed.met and outcome.mixed.comparison.nonfinite:
+        count = counted(len(outcome.mixed.comparison.nonfinite), "tensor")
         console.print(f"Inf in {count} on the way, which the layers behind make finite again (see the report)")
-    for bound, ends in inconclusive_bounds(found.mixed.comparison, found.mixed.tolerance):
+    for bound, ends in inconclusive_bounds(outcome.mixed.comparison, outcome.mixed.tolerance):
         console.print(
             f"WARNING: {bound} is inconclusive: with other samples of their kind {bound.figure} would lie between "
             f"{ends.low:.4g} and {ends.high:.4g} (95 %). Give more.",
@@ -259,13 +259,13 @@ def _or_nonfinite(proof: Certificate) -> str:
     return ", or a NaN or Inf appears that the reference does not have" if any(is_within) else ""
 
 
-def _worst_part(found: PrecisionResult) -> str:
+def _worst_part(outcome: PrecisionResult) -> str:
     """Which of several outputs, parts and tensors within is the worst one, without pins and with them."""
-    figures = found.low.comparison.figures("sqnr")
+    figures = outcome.low.comparison.figures("sqnr")
     if len(figures) < 2:
         return ""
     said = []
-    for variant in [found.low] if found.mixed is found.low else [found.low, found.mixed]:
+    for variant in [outcome.low] if outcome.mixed is outcome.low else [outcome.low, outcome.mixed]:
         name, value = variant.comparison.worst_of("sqnr")
         source = variant.comparison.made_from(name)
         said.append(f"{name}{f' ({source})' if source else ''}, {decibel(value)} dB")
@@ -276,19 +276,19 @@ def _held_out(count: int) -> str:
     return f"{count} were held out" if count else "none was held out"
 
 
-def _worst_layers(result: SweepResult, found: PrecisionResult, width: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"worst layers in {found.precision}")
+def _worst_layers(result: SweepResult, outcome: PrecisionResult, width: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title=f"worst layers in {outcome.precision}")
     table.title_justify = "left"
     table.add_column("#", justify="right")
     table.add_column("layer", no_wrap=True)
     table.add_column("kind", max_width=16, overflow="ellipsis", no_wrap=True)
     for name in ("own dB", "so far dB", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
-    pinned, moving = {pin.layer for pin in found.plan.pins}, moving_layers(result.model)
-    for place, name in enumerate(found.ranked[:_WORST], 1):
+    pinned, moving = {pin.layer for pin in outcome.plan.pins}, moving_layers(result.model)
+    for place, name in enumerate(outcome.ranked[:_WORST], 1):
         layer = result.model.layer[name]
-        own = layer_errors(layer, found.low.comparison.introduced)
-        far = layer_errors(layer, found.low.comparison.inherited)
+        own = layer_errors(layer, outcome.low.comparison.introduced)
+        far = layer_errors(layer, outcome.low.comparison.inherited)
         table.add_row(
             str(place),
             shortened(name, width) + (" *" if name in pinned else ""),

@@ -149,23 +149,23 @@ class Evaluator:
         tensors = self.model.tensors.keys() | self.model.inner.keys()
         judged = set(self.judging.names)
 
-        def fits(found: Comparison) -> bool:
-            named = found.inherited.keys() | found.introduced.keys() | set(found.broken)
-            outputs = found.outputs.keys()
+        def fits(comparison: Comparison) -> bool:
+            named = comparison.inherited.keys() | comparison.introduced.keys() | set(comparison.broken)
+            outputs = comparison.outputs.keys()
             return (
-                found.is_of(len(samples))
-                and found.inherited.keys() >= set(layers)
+                comparison.is_of(len(samples))
+                and comparison.inherited.keys() >= set(layers)
                 and named <= tensors
                 and judged.difference(self.judging.within) <= outputs
-                and outputs | found.each.keys() <= judged
+                and outputs | comparison.each.keys() <= judged
             )
 
         return fits
 
-    def _fits_layers(self, layers: Sequence[str], found: Sensitivities) -> bool:
+    def _fits_layers(self, layers: Sequence[str], sensitivities: Sensitivities) -> bool:
         """Whether sensitivities can be those of these layers on what is judged."""
         judged = set(self.judging.names)
-        return found.keys() <= set(layers) and all(own.keys() <= judged for own in found.values())
+        return sensitivities.keys() <= set(layers) and all(own.keys() <= judged for own in sensitivities.values())
 
     def journalled(
         self,
@@ -192,8 +192,8 @@ class Evaluator:
                 value = work()
                 self.journal.record(key, value)
                 self._done[name] = read(value)
-        found: T = self._done[name]
-        return found
+        figures: T = self._done[name]
+        return figures
 
 
 def _read(read: Callable[[Any], T], known: Any) -> T | None:

@@ -44,14 +44,14 @@ class SweepJob:
 
     def results(self, methods: Mapping[str, CalibrationTable]) -> tuple[PrecisionResult, ...]:
         """Each low precision, one after the other; each may take an equal part of the time that is left."""
-        found = []
+        outcomes = []
         for place, precision in enumerate(self._options.precisions):
             part = self._deadline.part(1 / (len(self._options.precisions) - place))
             if precision.is_quantized:
-                found.append(self._int8(methods, part))
+                outcomes.append(self._int8(methods, part))
             else:
-                found.append(self._search(precision, None, None, part))
-        return tuple(found)
+                outcomes.append(self._search(precision, None, None, part))
+        return tuple(outcomes)
 
     def reference(self) -> Variant:
         """The fp32 variant."""
@@ -109,18 +109,18 @@ class SweepJob:
         low = engines.measure(f"{precision}", bare, wide, self._options.tolerance_of(precision))
         # Times that were measured just now are what the search goes by, in place of estimates.
         search = PinSearch(self._task(bare, table, engines.cost, deadline))
-        found = self._judged(search.run(unknown))
-        return replace(found, engine=engines.verify(found, low, wide))
+        outcome = self._judged(search.run(unknown))
+        return replace(outcome, engine=engines.verify(outcome, low, wide))
 
     def _task(
         self, low_plan: PrecisionPlan, table: CalibrationTable | None, cost: CostModel, deadline: Deadline
     ) -> Task:
         return Task(self._evaluator, self._options, cost, low_plan, table, deadline)
 
-    def _judged(self, found: PrecisionResult) -> PrecisionResult:
+    def _judged(self, outcome: PrecisionResult) -> PrecisionResult:
         """The result with what the reference leaves open of its verdict."""
-        tolerance = self._options.tolerance_of(found.precision)
-        return replace(found, unknown=self.grounds.unknown(tolerance), caveat=self.grounds.caveat(tolerance))
+        tolerance = self._options.tolerance_of(outcome.precision)
+        return replace(outcome, unknown=self.grounds.unknown(tolerance), caveat=self.grounds.caveat(tolerance))
 
     def _engine_ranges(self, table: CalibrationTable | None) -> CalibrationTable | None:
         """The table with ranges for all that an int8 layer's nodes give too, its inside included.

@@ -34,10 +34,10 @@ def layer_rows(result: SweepFindings) -> list[Row]:
     """The rows of `layers.csv`."""
     rows = []
     sources, moving = layer_inputs(result.model.layers), moving_layers(result.model)
-    for found in result.precisions:
-        known = _Known.of(found)
+    for outcome in result.precisions:
+        lookups = _Lookups.of(outcome)
         rows += [
-            _placed(_layer_row(result, found, known, index, layer, " ".join(map(str, sources[index]))), moving)
+            _placed(_layer_row(result, outcome, lookups, index, layer, " ".join(map(str, sources[index]))), moving)
             for index, layer in enumerate(result.model.layers)
         ]
     return rows
@@ -63,7 +63,7 @@ def layer_inputs(layers: Sequence[Layer]) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Lookups:
     """What the result of one precision says of its layers, by name."""
 
     rank: Mapping[str, int]
@@ -72,34 +72,34 @@ class _Known:
     costs: Mapping[str, LayerCost]
 
     @classmethod
-    def of(cls, found: PrecisionResult) -> _Known:
+    def of(cls, outcome: PrecisionResult) -> _Lookups:
         return cls(
-            {name: place for place, name in enumerate(found.ranked, 1)},
-            {pin.layer: pin for pin in found.plan.pins},
-            {r.layer: r.figures for r in found.certificate.releases} if found.certificate else {},
-            {cost.layer: cost for cost in found.low.cost.layers} if found.low.cost else {},
+            {name: place for place, name in enumerate(outcome.ranked, 1)},
+            {pin.layer: pin for pin in outcome.plan.pins},
+            {r.layer: r.figures for r in outcome.certificate.releases} if outcome.certificate else {},
+            {cost.layer: cost for cost in outcome.low.cost.layers} if outcome.low.cost else {},
         )
 
 
 def _layer_row(
-    result: SweepFindings, found: PrecisionResult, known: _Known, index: int, layer: Layer, inputs: str
+    result: SweepFindings, outcome: PrecisionResult, lookups: _Lookups, index: int, layer: Layer, inputs: str
 ) -> Row:
-    pin, released, cost = known.pins.get(layer.name), known.releases.get(layer.name), known.costs.get(layer.name)
-    cause = found.causes.get(layer.name)
-    inherited = layer_errors(layer, found.low.comparison.inherited)
-    mixed = layer_errors(layer, found.mixed.comparison.inherited)
+    pin, released, cost = lookups.pins.get(layer.name), lookups.releases.get(layer.name), lookups.costs.get(layer.name)
+    cause = outcome.causes.get(layer.name)
+    inherited = layer_errors(layer, outcome.low.comparison.inherited)
+    mixed = layer_errors(layer, outcome.mixed.comparison.inherited)
     shape = result.model.tensors[layer.outputs[0]].shape if layer.outputs else None
     return {
-        "precision": found.precision.value,
-        "figures": found.low.figures,
+        "precision": outcome.precision.value,
+        "figures": outcome.low.figures,
         "index": index,
         "layer": layer.name,
         "kind": layer.kind,
         "nodes": " + ".join(layer.nodes),
         "inputs": inputs,
-        "runs_in": lowest_of(result.model, layer, found.low.plan).value,
+        "runs_in": lowest_of(result.model, layer, outcome.low.plan).value,
         "fixed": layer.fixed or "",
-        "rank": known.rank.get(layer.name),
+        "rank": lookups.rank.get(layer.name),
         "pinned": pin is not None,
         "pinned_to": pin.precision.value if pin else "",
         "reason": pin.reason if pin else "",
@@ -113,22 +113,22 @@ def _layer_row(
         "products": products_of(result.model.node[layer.nodes[0]], result.model.tensors),
         "cost_us": cost.seconds * 1e6 if cost else None,
         "cost_figures": "" if cost is None else "measured" if cost.bound == "measured" else "estimated",
-        "format": format_of(layer, found.low.plan).title.lower(),
+        "format": format_of(layer, outcome.low.plan).title.lower(),
         "ref_max": inherited.max_ref if inherited else None,
         "overflow": inherited.overflow if inherited else None,
-        **_sensitivity_columns(found.sensitivities.get(layer.name)),
-        **_error_columns("introduced", layer_errors(layer, found.low.comparison.introduced)),
-        **_spread_columns("introduced", layer, found.low.comparison.spreads.introduced, result.samples),
+        **_sensitivity_columns(outcome.sensitivities.get(layer.name)),
+        **_error_columns("introduced", layer_errors(layer, outcome.low.comparison.introduced)),
+        **_spread_columns("introduced", layer, outcome.low.comparison.spreads.introduced, result.samples),
         **_error_columns("inherited", inherited),
-        **_spread_columns("inherited", layer, found.low.comparison.spreads.inherited, result.samples),
+        **_spread_columns("inherited", layer, outcome.low.comparison.spreads.inherited, result.samples),
         "mixed_sqnr_db": mixed.sqnr if mixed else None,
-        **_engine_columns(layer, found),
+        **_engine_columns(layer, outcome),
     }
 
 
-def _engine_columns(layer: Layer, found: PrecisionResult) -> Row:
+def _engine_columns(layer: Layer, outcome: PrecisionResult) -> Row:
     """What the engine of the plan found is to the layer, and what was measured of it there."""
-    inside, engine = found.inside, found.engine.mixed if found.engine else None
+    inside, engine = outcome.inside, outcome.engine.mixed if outcome.engine else None
     errors = layer_errors(layer, engine.variant.comparison.inherited) if engine else None
     pins = inside.pins if inside else ()
     return {
@@ -140,12 +140,12 @@ def _engine_columns(layer: Layer, found: PrecisionResult) -> Row:
     }
 
 
-def _sum_columns(found: LayerSum | None) -> Row:
+def _sum_columns(layer_sum: LayerSum | None) -> Row:
     """How the engine's kernels add up the layer's products, as far as their names tell."""
     return {
-        "engine_sum": " ".join(found.accumulators) if found else "",
-        "engine_order": ", ".join(found.orders) if found else "",
-        "engine_tactic": " ".join(found.tactics) if found else "",
+        "engine_sum": " ".join(layer_sum.accumulators) if layer_sum else "",
+        "engine_order": ", ".join(layer_sum.orders) if layer_sum else "",
+        "engine_tactic": " ".join(layer_sum.tactics) if layer_sum else "",
     }
 
 
@@ -165,9 +165,9 @@ def layer_errors(layer: Layer, errors: Mapping[str, ErrorSums]) -> ErrorSums | N
 
     Of what is inside its bodies the largest values and the NaN and Inf.
     """
-    found = [errors[name] for name in layer.outputs if name in errors]
-    found += [errors[name].extremes for name in layer.inside if name in errors]
-    return reduce(add, found) if found else None
+    parts = [errors[name] for name in layer.outputs if name in errors]
+    parts += [errors[name].extremes for name in layer.inside if name in errors]
+    return reduce(add, parts) if parts else None
 
 
 def _error_columns(prefix: str, errors: ErrorSums | None) -> Row:
@@ -181,7 +181,7 @@ def _error_columns(prefix: str, errors: ErrorSums | None) -> Row:
 
 def _spread_columns(prefix: str, layer: Layer, spreads: Mapping[str, Spread], names: SampleNames) -> Row:
     """How the layer's error lies over the samples: that of the output with the least median."""
-    found = [spreads[name] for name in layer.outputs if name in spreads]
-    spread = min(found, key=lambda s: s.median if s.median == s.median else -math.inf) if found else None
+    every = [spreads[name] for name in layer.outputs if name in spreads]
+    spread = min(every, key=lambda s: s.median if s.median == s.median else -math.inf) if every else None
     figures = {f"{prefix}_{part}_db": getattr(spread, part) if spread else None for part in SPREAD_PARTS}
     return {**figures, f"{prefix}_worst": names.chosen[spread.worst] if spread else ""}

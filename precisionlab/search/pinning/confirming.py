@@ -32,7 +32,7 @@ class Confirmation:
         task, evaluations = self._task, self._evaluations
         plan, name = evaluations.plan(assignment), f"{task.precision} mixed"
         comparison = task.evaluator.compare(f"{name}, in full", plan, task.table)
-        evaluations.found[frozenset(assignment.items())] = comparison
+        evaluations.comparisons[frozenset(assignment.items())] = comparison
         return task.variant(name, plan, comparison)
 
     def asks_for_another_round(self, mixed: Variant) -> bool:

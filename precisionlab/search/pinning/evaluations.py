@@ -30,7 +30,7 @@ class Evaluations:
 
     def __init__(self, task: Task) -> None:
         self.strict = task.tolerance
-        self.found: dict[Key, Comparison] = {}
+        self.comparisons: dict[Key, Comparison] = {}
         self.spent = ""
         self.suspects: Suspects
         self._task = task
@@ -42,7 +42,7 @@ class Evaluations:
 
     def begin(self, low: Comparison, suspects: Suspects) -> None:
         """The low precision without pins has been compared, and shows whom to suspect."""
-        self.found[frozenset()] = low
+        self.comparisons[frozenset()] = low
         self.suspects = suspects
 
     def allow(self, limit: int | None, deadline: Deadline) -> None:
@@ -61,15 +61,15 @@ class Evaluations:
         Raises BudgetExhausted where no further evaluation is allowed; `spent` says why.
         """
         key = frozenset(assignment.items())
-        if key not in self.found:
+        if key not in self.comparisons:
             try:
                 self._check()
-                self.found[key] = self._judged(assignment)
+                self.comparisons[key] = self._judged(assignment)
             except BudgetExhausted as end:
                 self.spent = str(end)
                 raise
-            self._note(assignment, self.found[key])
-        return self.found[key]
+            self._note(assignment, self.comparisons[key])
+        return self.comparisons[key]
 
     def passes(self, assignment: Assignment) -> bool:
         """Whether these pins hold what plans are held to. Raises BudgetExhausted as `evaluate`."""
@@ -77,28 +77,28 @@ class Evaluations:
 
     def verdict(self, pins: frozenset[str]) -> Verdict:
         """What evaluating these layers in float32 finds. Raises BudgetExhausted as `evaluate`."""
-        found = self.evaluate(dict.fromkeys(pins, Precision.FP32))
+        comparison = self.evaluate(dict.fromkeys(pins, Precision.FP32))
         unpinned = set(self.suspects.ranking.order) - pins
-        starts = nonfinite_starts(self._task.model, found, unpinned)
-        return Verdict(meets(found, self.strict), closeness(found, self.strict), starts)
+        starts = nonfinite_starts(self._task.model, comparison, unpinned)
+        return Verdict(meets(comparison, self.strict), closeness(comparison, self.strict), starts)
 
     def _check(self) -> None:
-        if self._limit is not None and len(self.found) >= self._limit:
+        if self._limit is not None and len(self.comparisons) >= self._limit:
             raise BudgetExhausted(f"no more than {counted(self._limit, 'evaluation')} were allowed")
         self._deadline.check()
 
     def _judged(self, assignment: Assignment) -> Comparison:
-        title = f"{self._task.precision}, plan {len(self.found)}: {counted(len(assignment), 'pin')}"
-        return self._watched.judge(title, self.plan(assignment), self._task.table, self.found[frozenset()])
+        title = f"{self._task.precision}, plan {len(self.comparisons)}: {counted(len(assignment), 'pin')}"
+        return self._watched.judge(title, self.plan(assignment), self._task.table, self.comparisons[frozenset()])
 
-    def _note(self, assignment: Assignment, found: Comparison) -> None:
-        passes, cost = meets(found, self.strict), self.cost(assignment)
+    def _note(self, assignment: Assignment, comparison: Comparison) -> None:
+        passes, cost = meets(comparison, self.strict), self.cost(assignment)
         if passes and (self._fewest is None or (len(assignment), cost) < self._fewest):
             self._fewest = (len(assignment), cost)
             self._task.evaluator.journal.keep_plan(f"{self._task.precision}", self.plan(assignment))
         so_far = f"; best so far {counted(self._fewest[0], 'pin')}" if self._fewest else ""
         self._task.evaluator.observer.note(
-            f"  {counted(len(assignment), 'pin')}{figures_text(found, self.strict)}: "
+            f"  {counted(len(assignment), 'pin')}{figures_text(comparison, self.strict)}: "
             f"{'holds' if passes else 'does not hold'}{so_far}"
         )
 
@@ -137,28 +137,30 @@ class Evaluations:
     def trial(self, assignment: Assignment, tolerance: Tolerance) -> Trial:
         """An evaluated plan as the choice sees it, held to a tolerance."""
         key = frozenset(assignment.items())
-        found = self.found[key]
-        return Trial(key, len(key), self.cost(assignment), closeness(found, tolerance), meets(found, tolerance))
+        comparison = self.comparisons[key]
+        return Trial(
+            key, len(key), self.cost(assignment), closeness(comparison, tolerance), meets(comparison, tolerance)
+        )
 
     def trials(self, tolerance: Tolerance, most: float = math.inf) -> list[Trial]:
         """All that were evaluated and cost no more than `most` seconds."""
-        found = [self.trial(dict(key), tolerance) for key in list(self.found)]
-        return [trial for trial in found if trial.cost <= most]
+        trials = [self.trial(dict(key), tolerance) for key in list(self.comparisons)]
+        return [trial for trial in trials if trial.cost <= most]
 
     def points(self, tolerance: Tolerance) -> Iterator[Point]:
         """Every plan evaluated, by the error that the first bound is about."""
         bound = tolerance[0]
-        for key, found in self.found.items():
+        for key, comparison in self.comparisons.items():
             plan = self.plan(dict(key))
             cost = self._task.cost.of(plan)
-            error = bound.of_metric.as_error(bound.of(found))
+            error = bound.of_metric.as_error(bound.of(comparison))
             pins = tuple(pin.layer for pin in plan.pins)
-            yield Point(pins, error, cost.seconds, meets(found, tolerance), cost.figures)
+            yield Point(pins, error, cost.seconds, meets(comparison, tolerance), cost.figures)
 
 
-def figures_text(found: Comparison, tolerance: Tolerance) -> str:
+def figures_text(comparison: Comparison, tolerance: Tolerance) -> str:
     """The figures that the tolerance is about, for a line of progress."""
-    figures = [f"{bound.figure} {bound.of(found):.4g}" for bound in tolerance]
-    if found.nonfinite:
-        figures.append(f"NaN or Inf in {counted(len(found.nonfinite), 'tensor')}")
+    figures = [f"{bound.figure} {bound.of(comparison):.4g}" for bound in tolerance]
+    if comparison.nonfinite:
+        figures.append(f"NaN or Inf in {counted(len(comparison.nonfinite), 'tensor')}")
     return f": {', '.join(figures)}"

@@ -100,7 +100,7 @@ class PinSearch:
             mixed,
             suspects.ranking.order,
             suspects.causes,
-            len(self._evaluations.found),
+            len(self._evaluations.comparisons),
             self._task.table,
             suspects.sensitivities,
             proof,
