@@ -25,7 +25,7 @@ check: $(VENV)/installed-dev ## ruff and mypy
 
 test: $(VENV)/installed-dev ## install, check and test everything
 	$(MAKE) --jobs=2 check models
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 quick: $(VENV)/installed-dev ## the tests that take little, in about a minute on two cores
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
@@ -38,7 +38,7 @@ docs: $(VENV)/installed-docs ## build the documentation into site/; a dead link 
 
 coverage: $(VENV)/installed-dev ## the tests with coverage, and which errors no test raises
 	$(BIN)/python -m examples.prepare all
-	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
 	$(BIN)/python -m benchmarks.errors --data .coverage
 
 benchmark: $(VENV)/installed-models ## what comparison and calibration cost, beside plain passes and ONNX Runtime's tools
