@@ -13,7 +13,7 @@ from precisionlab.model import Model
 
 SLOW = frozenset(
     {
-        *("browser", "calibrate", "compiled_layers", "data_hook", "detector", "determinism", "disk", "doctor"),
+        *("added", "browser", "calibrate", "compiled_layers", "data_hook", "detector", "determinism", "disk", "doctor"),
         *("engines", "executors", "fuzz", "internal", "kill", "lift", "links", "memory", "node_models"),
         *("odd_models", "one_file", "planted", "real_models", "recurrent", "report_graph", "report_search"),
         *("rtx_sweep", "sensitivity", "strange_runs", "streams", "typed", "trt_build", "trt_callbacks"),

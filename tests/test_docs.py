@@ -173,6 +173,7 @@ def _run(kind: str, text: str) -> None:
         assert ended.exit_code == 0, f"{shlex.join(words)}\n{ended.output}"
 
 
+@pytest.mark.slow
 def test_what_is_marked_to_run_runs(folder: Path) -> None:
     assert (folder / "reports/digits/report.html").is_file()
 

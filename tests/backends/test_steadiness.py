@@ -56,6 +56,7 @@ def test_the_figure_is_that_of_float32_numpy(tmp_path: Path, steps: int) -> None
     assert found == pytest.approx(expected, abs=0.3)
 
 
+@pytest.mark.slow
 def test_chaos_cannot_be_judged_and_nothing_is_searched(tmp_path: Path) -> None:
     """Twenty-two doublings leave no digit of a float32: any verdict would be chance."""
     data = tmp_path / "data"

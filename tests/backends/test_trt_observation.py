@@ -83,6 +83,7 @@ def test_nothing_within_a_loop_or_a_branch_can_be_marked_in_whatever_order_its_l
 
 
 @needs_rtx
+@pytest.mark.slow
 def test_of_a_real_network_what_a_branch_computes_is_left_out_and_the_rest_seen(tmp_path: Path) -> None:
     body = """(float[4,8] x, bool c) => (float[4,8] y) {
         a = Mul(x, k)

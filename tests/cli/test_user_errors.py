@@ -148,6 +148,7 @@ def test_a_typed_model_of_an_int8_plan_needs_ranges(tmp_path: Path) -> None:
 # The tool
 
 
+@pytest.mark.slow
 def test_the_tool_finds_the_raises_of_our_errors_and_which_were_executed_or_are_read(tmp_path: Path) -> None:
     names = error_names()
     assert {"PrecisionLabError", "DataError", "CacheError", "BuildError"} <= names
@@ -163,6 +164,7 @@ def test_the_tool_finds_the_raises_of_our_errors_and_which_were_executed_or_are_
     assert len(every_raise()) > 300
 
 
+@pytest.mark.slow
 def test_the_tool_reads_the_data_of_coverage(tmp_path: Path) -> None:
     import coverage
 

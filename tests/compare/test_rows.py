@@ -264,6 +264,7 @@ def test_the_assignment_is_as_good_as_the_best_one_where_rows_can_be_told_apart(
     assert sorted(twin.tolist()) == list(range(len(first)))
 
 
+@pytest.mark.slow
 def test_thousands_of_rows_and_rows_that_are_all_alike_are_quick() -> None:
     rng = np.random.default_rng(0)
     first = rng.uniform(0, 1, (3000, 5))

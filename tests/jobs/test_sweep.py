@@ -104,6 +104,7 @@ def test_int8_holds_its_own_tolerance_without_pins(digits: SweepResult) -> None:
     assert digits.met
 
 
+@pytest.mark.slow
 def test_int8_pins_until_a_stricter_tolerance_holds_and_no_more(tmp_path: Path) -> None:
     """Minimal, measured: releasing any one pin breaks it."""
     result = sweep(MODEL, DIGITS, precisions="int8", tolerance="sqnr>=33", samples=16, out=tmp_path / "run")
@@ -157,6 +158,7 @@ def test_bf16_holds_where_fp16_overflows(tmp_path: Path) -> None:
     assert row(result, "bf16")["metric"] == row(result, "fp32")["metric"]
 
 
+@pytest.mark.slow
 def test_int8_with_fp16_around_breaks_as_fp16_does_and_is_fixed_alike(tmp_path: Path) -> None:
     result = sweep(MODEL, DIGITS, precisions="int8", around="fp16", samples=16, out=tmp_path / "run")
     assert row(result, "int8")["metric"] < 0.2
@@ -334,6 +336,7 @@ def test_a_plan_by_hand_with_the_name_of_any_node_pins_its_layer(tmp_path: Path)
     assert row(mine, "int8 mixed")["sqnr_db"] > row(mine, "int8")["sqnr_db"]
 
 
+@pytest.mark.slow
 def test_any_precision_can_be_pinned_and_any_be_the_default(tmp_path: Path) -> None:
     base = sweep(MODEL, DIGITS, precisions="fp16", samples=4, out=tmp_path / "base")
     pins = [{"nodes": [name], "precision": "fp16"} for name in NORM]

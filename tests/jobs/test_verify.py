@@ -57,6 +57,7 @@ def test_verifying_writes_nothing(found: Path) -> None:
     assert {path: path.read_bytes() for path in found.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_pin_too_many_is_found_to_be_needless(found: Path, tmp_path: Path) -> None:
     run = json.loads((found / "plan.json").read_text())
     pinned = {pin["layer"] for pin in run["pins"]}
@@ -83,6 +84,7 @@ def test_a_plan_without_its_pins_is_not_right(found: Path, tmp_path: Path) -> No
     assert "does not hold its tolerance" in printed.output
 
 
+@pytest.mark.slow
 def test_a_claim_that_was_made_up_stands_beside_the_measured_figure(found: Path, tmp_path: Path) -> None:
     plan = edited(found, tmp_path, lambda content: content["certificate"]["figures"].update(sqnr=99.0))
     again = verify(plan, threads=2)

@@ -417,6 +417,7 @@ def test_three_hundred_layers_stay_small() -> None:
     assert len(render(*many(300)).encode()) < 350_000
 
 
+@pytest.mark.slow
 def test_three_thousand_layers_are_drawn() -> None:
     html = render(*many(3000))
     assert html.count("<tr data-i=") == 3000

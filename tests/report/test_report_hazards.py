@@ -214,6 +214,7 @@ def test_details_tell_what_was_measured_from_what_was_not() -> None:
 # Samples
 
 
+@pytest.mark.slow
 def test_samples_add_up_to_the_runs(tmp_path: Any) -> None:
     result = sweep(DIGITS / "digits.onnx", DIGITS, precisions="fp16", samples=40, out=tmp_path)
     table = samples_table(result)

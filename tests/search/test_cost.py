@@ -366,6 +366,7 @@ def plans(draw: st.DrawFn) -> Plans:
 
 
 @given(first=plans(), second=plans())
+@pytest.mark.slow
 def test_a_cost_does_not_depend_on_what_was_asked_before(orient: Model, first: Plans, second: Plans) -> None:
     device = find_device("a100")
     costs = CostModel(orient, device)
