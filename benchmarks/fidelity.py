@@ -257,10 +257,13 @@ def _renamed(row: Mapping[str, Any]) -> Row:
 
 def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], threads: int | None) -> Row:
     """The row with its emulated figures found anew."""
+    from precisionlab.backends.memory import default_memory
+    from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
     from precisionlab.data import open_dataset
     from precisionlab.evaluate.ranges import typical_sqnr
     from precisionlab.jobs import fidelity
     from precisionlab.model import load_model
+    from precisionlab.plan.arithmetic import ONNXRUNTIME, TENSORRT
     from precisionlab.plan.plan import Pin, PrecisionPlan
     from precisionlab.precision import Precision
     from precisionlab.report.csvfile import to_csv
@@ -273,13 +276,13 @@ def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], thr
     dataset = open_dataset(data, model, facts["data"]["samples"], facts["data"]["seed"])
     if (model.sha256, dataset.sha256) != (facts["model"]["sha256"], facts["data"]["sha256"]):
         return {"case": row["case"], "failed": "the model or its samples are not those that the GPU had"}
-    kernels = "tensorrt" if row["case"] == _SWEEP else "onnxruntime"
+    arithmetic = TENSORRT if row["case"] == _SWEEP else ONNXRUNTIME
     layers = model if facts["layers"] == fidelity.PATTERNS else one_node_layers(model)
-    backend = fidelity.emulated(layers, dataset, threads, kernels)
+    backend = OnnxRuntimeBackend(layers, next(iter(dataset)), threads, memory=default_memory())
     pins = [Pin(n, backend.model.layer[n].nodes, Precision.FP32, why) for n, why in found["unsupported"].items()]
     plan = PrecisionPlan(model.sha256, Precision(found["precision"])).with_pins(pins)
     started = time.perf_counter()
-    now = backend.compare(plan, None, dataset, lambda done: None, metric=None, introduced=True)
+    now = backend.compare(plan, None, dataset, lambda done: None, metric=None, introduced=True, arithmetic=arithmetic)
     broken = frozenset(now.nonfinite)
     compared = [
         fidelity.Row(
@@ -309,7 +312,7 @@ def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], thr
         seconds=(now.seconds, found["seconds"]["real"]),
     )
     result = fidelity.FidelityResult(path.name, (fresh,), facts, Path())
-    said = {"case": row["case"], "found": fidelity.plain(fresh), "facts": {**facts, "kernels": kernels}}
+    said = {"case": row["case"], "found": fidelity.plain(fresh), "facts": {**facts, **arithmetic.to_plain()}}
     return {**said, "seconds": time.perf_counter() - started, "csv": to_csv(fidelity_table(result))}
 
 

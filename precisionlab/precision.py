@@ -27,7 +27,8 @@ class Format:
     Cast to and from it. `colours` are its own in a report, light and dark. `sqnr_db` is what it is held to by default:
     noise of a thousandth of the signal's power for floats, of a hundredth for int8, as models in good health reach and
     task metrics do not notice. `rungs` are the precisions that a pin to better ones may have, the cheapest first.
-    `levels` are the steps on each side of 0 of a format that needs ranges; None for floats.
+    `levels` are the steps on each side of 0 of a format that needs ranges; None for floats. `clamps_constants`:
+    TensorRT's builder puts the nearest number in the place of a constant that would become Inf or 0 in it.
 
     Sources: IEEE 754 binary16 and binary32; bfloat16 is binary32's first half.
     """
@@ -47,6 +48,7 @@ class Format:
     levels: int | None = None
     builders: str = ""
     computed_as: str = ""
+    clamps_constants: bool = False
 
     @property
     def is_quantized(self) -> bool:
@@ -96,6 +98,7 @@ _FORMATS = {
         sqnr_db=30.0,
         colours=("#3f86c9", "#4f96d8"),
         rungs=("bf16", "fp32"),
+        clamps_constants=True,
     ),
     "bf16": Format(
         *("BFLOAT16", "BF16", "BF16"),

@@ -22,11 +22,15 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.model import Model, load_model
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic, Constants
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.observe import Flow, Key, cut, segments
 
 Array = NDArray[Any]
+ROUNDED = Arithmetic(constants=Constants.ROUNDED)
+"""With constants as a Cast makes them: Inf beyond half, and 0 for what is smaller than half its smallest number."""
 DIGITS = Path(__file__).parent.parent / "calib_data"
 
 
@@ -97,19 +101,29 @@ def compared(
     budget: int = DEFAULT_BUDGET,
     introduced: bool = True,
     metric: Callable[[], TaskMetric] | None = None,
+    arithmetic: Arithmetic = TENSORRT,
 ) -> Comparison:
     """The model in a precision against its reference; int8 calibrated on the same samples."""
     backend = OnnxRuntimeBackend(model, samples[0], threads=threads, budget=budget)
     table = calibrate(backend, samples) if precision is Precision.INT8 else None
     plan = plan_for(model, precision, pinned, around)
-    return backend.compare(plan, table, samples, lambda done: None, metric=metric, introduced=introduced)
+    return backend.compare(
+        plan, table, samples, lambda done: None, metric=metric, introduced=introduced, arithmetic=arithmetic
+    )
 
 
 class Flows:
     """The values of reference, variant and lone layers of one plan, to be looked at one by one."""
 
-    def __init__(self, model: Model, plan: PrecisionPlan, table: CalibrationTable | None = None) -> None:
-        (self._segment,) = segments(model, plan, table, [list(model.layers)], Flow, Flow)
+    def __init__(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None = None,
+        arithmetic: Arithmetic = TENSORRT,
+    ) -> None:
+        parts = [list(model.layers)]
+        (self._segment,) = segments(model, plan, table, parts, Flow, Flow, copier_of(arithmetic))
         self._session = Session(self._segment.graph, 1)
 
     def __call__(self, **inputs: Any) -> dict[Key, Array]:

@@ -20,6 +20,7 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
 from precisionlab.model.layers import int8_operands
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.assign import format_of, inside_format, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Format
@@ -53,6 +54,7 @@ class Evaluation:
     detail: Detail
     values: bool
     judging: Judging
+    arithmetic: Arithmetic = TENSORRT
 
     @property
     def flows(self) -> tuple[Flow, ...]:
@@ -73,6 +75,7 @@ class SensitivityRequest:
     layers: tuple[str, ...]
     table: CalibrationTable | None
     judging: Judging
+    arithmetic: Arithmetic = TENSORRT
 
 
 class Collector(Protocol):
@@ -134,15 +137,16 @@ class Backend(ABC):
         metric: Callable[[], TaskMetric] | None,
         introduced: bool,
         judging: Judging | None = None,
+        arithmetic: Arithmetic = TENSORRT,
     ) -> Comparison:
         """Run the variant and the reference, and sum the errors of every layer's output.
 
         `introduced` asks for each layer's own error too, which costs about another plain pass. `judging` says what is
-        judged, by default what the model's graph alone tells.
+        judged, by default what the model's graph alone tells. `arithmetic` is how an emulated variant computes.
         """
         started = time.perf_counter()
         detail = Detail.INTRODUCED if introduced else Detail.INHERITED
-        evaluation = Evaluation(plan, table, detail, metric is not None, judging or judging_of(self.model))
+        evaluation = Evaluation(plan, table, detail, metric is not None, judging or judging_of(self.model), arithmetic)
         rows = observed_rows(self.model, plan, evaluation.flows)
         gathering = Gathering(len(rows), metric)
         for result in self.results(evaluation, samples):
@@ -166,6 +170,7 @@ class Backend(ABC):
         metric: Callable[[], TaskMetric] | None,
         known: Comparison | None,
         judging: Judging | None = None,
+        arithmetic: Arithmetic = TENSORRT,
     ) -> Comparison:
         """As `compare`, at less than half the cost: of the layers only whether NaN or Inf are new.
 
@@ -176,7 +181,7 @@ class Backend(ABC):
             raise ValueError("what the reference has of NaN and Inf must be known")
         started = time.perf_counter()
         judged = judging or judging_of(self.model)
-        evaluation = Evaluation(plan, table, Detail.NONFINITE, metric is not None, judged)
+        evaluation = Evaluation(plan, table, Detail.NONFINITE, metric is not None, judged, arithmetic)
         rows = observed_rows(self.model, plan, evaluation.flows)
         gathering = Gathering(len(rows), metric)
         for result in self.results(evaluation, samples):

@@ -15,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.backends.base import SensitivityRequest
+from precisionlab.backends.device import CPU, Running
 from precisionlab.backends.memory import Share
 from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.sensitivity import is_same, judged_outputs
-from precisionlab.backends.session import Session
 from precisionlab.compare.judged import judged_differences, judged_sensitivities
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.observe import Flow, Segment, cut, largest_need
 from precisionlab.rewrite.toggle import Stretch, costs_of, stretch_of
 
@@ -83,7 +84,7 @@ def _outputs(
     """For each sample and toggled layer the tensors behind the last part that differ from the base's."""
     base: list[Arrays] = [dict(sample.inputs) for sample in samples]
     branches: list[dict[str, Arrays]] = [{} for _ in samples]
-    plan, other, table = request.plan, request.other, request.table
+    plan, other, table, copier = request.plan, request.other, request.table, copier_of(request.arithmetic)
     start = 0
     for part in parts:
         stop = start + len(part)
@@ -92,16 +93,16 @@ def _outputs(
         begun = None
         if any(branches) or not any(layer.name in layers for layer in part):
             # Those toggled before come first: they need what the base holds in front of this part.
-            plain = stretch_of(model, plan, other, (), table, start, stop)
-            session = Session(plain.graph, 1)
+            plain = stretch_of(model, plan, other, (), table, start, stop, copier)
+            session = CPU.session(plain.graph)
             go_on = partial(_go_on, plain, session)
             passed = list(side_by_side(go_on, zip(before, branches, strict=True), threads))
             if not any(layer.name in layers for layer in part):
                 begun = list(side_by_side(partial(_begin, plain, session), before, threads))
             session.close()
         if begun is None:
-            stretch = stretch_of(model, plan, other, layers, table, start, stop)
-            session = Session(stretch.graph, 1)
+            stretch = stretch_of(model, plan, other, layers, table, start, stop, copier)
+            session = CPU.session(stretch.graph)
             begun = list(side_by_side(partial(_begin, stretch, session), before, threads))
             session.close()
         for i, (alive, own) in enumerate(begun):
@@ -119,7 +120,7 @@ def _outputs(
     return branches
 
 
-def _begin(stretch: Stretch, session: Session, base: Arrays) -> tuple[Arrays, dict[str, Arrays]]:
+def _begin(stretch: Stretch, session: Running, base: Arrays) -> tuple[Arrays, dict[str, Arrays]]:
     """The base's values behind a part, and those of the layers toggled in it."""
     values = session.run({feed: base[name] for name, feed in stretch.feeds.items()})
     alive = {name: values[shown] for name, shown in stretch.alive.items()}
@@ -127,13 +128,13 @@ def _begin(stretch: Stretch, session: Session, base: Arrays) -> tuple[Arrays, di
     return alive, own
 
 
-def _go_on(stretch: Stretch, session: Session, sample: tuple[Arrays, dict[str, Arrays]]) -> dict[str, Arrays]:
+def _go_on(stretch: Stretch, session: Running, sample: tuple[Arrays, dict[str, Arrays]]) -> dict[str, Arrays]:
     """The values behind a part of the layers toggled before it."""
     base, branches = sample
     return {name: _through(stretch, session, base, changed) for name, changed in branches.items()}
 
 
-def _through(stretch: Stretch, session: Session, base: Arrays, changed: Arrays) -> Arrays:
+def _through(stretch: Stretch, session: Running, base: Arrays, changed: Arrays) -> Arrays:
     """What a branch has behind a part: as before where the part takes nothing that it changes."""
     if changed.keys().isdisjoint(stretch.feeds):
         return changed
@@ -156,7 +157,7 @@ def _finals(
     reference = PrecisionPlan(model.sha256, Precision.FP32)
     for plan in dict.fromkeys((request.plan, request.other)):
         if plan != reference:
-            runner = Runner(model, plan, request.table, flows, (), budget, share)
+            runner = Runner(model, plan, request.table, flows, (), budget, share, copier=copier_of(request.arithmetic))
             pairs = list(runner.each(samples, lambda sample: _Outputs(names), threads))
             found[reference] = [first for first, _ in pairs]
             found[plan] = [second for _, second in pairs]

@@ -28,6 +28,7 @@ from precisionlab.model.layers import one_node_a_layer
 from precisionlab.model.load import at_shapes
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.rewrite.copiers import CopierOf, copier_of
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import Flow, Segment, cut, observed_rows, row_formats, shape_probes
 from precisionlab.rewrite.toggle import stage_ends, stage_need
@@ -50,7 +51,6 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
     figures = "emulated"
-    copier: type[LayerCopier] = LayerCopier
 
     def __init__(
         self,
@@ -111,13 +111,13 @@ class OnnxRuntimeBackend(Backend):
         return lambda sample: next(values([sample]))
 
     def references(
-        self, names: Collection[str], samples: Iterable[Sample], copier: type[LayerCopier] = LayerCopier
+        self, names: Collection[str], samples: Iterable[Sample], copier: CopierOf = LayerCopier
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """The same for many samples, in their order; `copier` makes the reference's layers."""
         return self._values(names, copier)(samples)
 
     def _values(
-        self, names: Collection[str], copier: type[LayerCopier]
+        self, names: Collection[str], copier: CopierOf
     ) -> Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]:
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
@@ -149,7 +149,8 @@ class OnnxRuntimeBackend(Backend):
         flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
         plan, table = evaluation.plan, evaluation.table
         shown, model = evaluation.flows, evaluation.judging.watched(self.model)
-        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.device, self.copier)
+        copier = copier_of(evaluation.arithmetic)
+        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.device, copier)
         what = _Watching(self.model, evaluation, self.device)
         return lambda samples: runner.each(samples, lambda sample: _Watch(what, sample.label), self.threads)
 

@@ -16,6 +16,7 @@ from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.rewrite.copiers import CopierOf
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import Flow, Key, Segment, cut, largest_need, segments
 
@@ -58,7 +59,7 @@ class Runner:
         budget: int,
         share: Share = UNLIMITED,
         device: Device = CPU,
-        copier: type[LayerCopier] = LayerCopier,
+        copier: CopierOf = LayerCopier,
     ) -> None:
         """`budget` is how much a segment may show for a sample, `copier` makes its layers.
 

@@ -17,6 +17,7 @@ from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
 Arrays = Mapping[str, Any]
@@ -51,6 +52,7 @@ class SensitivityStages:
         self._model = model
         self._request = request
         self._stops = stage_ends(model, frozenset(request.layers), samples, budget)
+        self._copier = copier_of(request.arithmetic)
         self._finals = _Finals(model, request, device)
         self._last: tuple[int, Callable[[Sample], Sensitivities]] | None = None
         self._lock = threading.Lock()
@@ -73,7 +75,7 @@ class SensitivityStages:
         plan, other, table = self._request.plan, self._request.other, self._request.table
         start = self._stops[index - 1] if index else 0
         layers = frozenset(self._request.layers)
-        stage = stage_of(self._model, plan, other, layers, table, start, self._stops[index])
+        stage = stage_of(self._model, plan, other, layers, table, start, self._stops[index], self._copier)
         return _StageRunner(stage, self._finals, self._device).sensitivities_of
 
 
@@ -88,7 +90,7 @@ class _Finals:
         plans = (reference, request.plan, request.other)
         self._sessions: dict[PrecisionPlan, tuple[Running, dict[str, str]]] = {}
         for plan in dict.fromkeys(plans):
-            graph, names = whole(model, plan, request.table)
+            graph, names = whole(model, plan, request.table, copier_of(request.arithmetic))
             self._sessions[plan] = (device.session(graph), names)
         self._plans = plans
         self._low = 2 if request.plan.default is Precision.FP32 else 1

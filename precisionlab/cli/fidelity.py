@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     help="Whose rounding inside of layers in half is emulated: tensorrt, as a sweep has it, or onnxruntime (CUDA's).  "
     "[default: against cuda onnxruntime, else tensorrt]",
 )
+@click.option(
+    "--sums",
+    default="float32",
+    show_default=True,
+    help="What TensorRT's kernels in half keep sums in: float32, half, half-single.",
+)
 @click.option("--samples", type=int, help="Use so many samples, chosen by the seed.")
 @click.option("--seed", default=0, show_default=True, help="Seed of that choice.")
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
@@ -47,6 +53,7 @@ def fidelity_command(
     device: str,
     layers: str | None,
     kernels: str | None,
+    sums: str,
     samples: int | None,
     seed: int,
     skip_bad: bool,
@@ -70,6 +77,7 @@ def fidelity_command(
             device=device,
             layers=layers,
             kernels=kernels,
+            sums=sums,
             samples=samples,
             seed=seed,
             threads=threads,

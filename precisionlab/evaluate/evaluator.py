@@ -19,6 +19,7 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset
 from precisionlab.evaluate.journal import Journal
 from precisionlab.model import Model
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.observe import Flow, observed_rows
 from precisionlab.system.deadline import BudgetExhausted
@@ -31,7 +32,8 @@ T = TypeVar("T")
 class Evaluator:
     """Evaluates plans of one model: on the samples that choose the pins, and on those held out.
 
-    `held_out` is None where the samples are too few to hold any out. `judging` says what is judged.
+    `held_out` is None where the samples are too few to hold any out. `judging` says what is judged,
+    `arithmetic` how emulated variants compute.
     """
 
     backend: Backend
@@ -41,6 +43,7 @@ class Evaluator:
     journal: Journal
     observer: Observer
     judging: Judging
+    arithmetic: Arithmetic = TENSORRT
     _done: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,6 +108,7 @@ class Evaluator:
             "other": _key(request.other, request.table),
             "on": _digest(samples),
             "judged": self.judging.digest,
+            **self._under,
         }
 
         parts: list[Sensitivities] = []
@@ -133,16 +137,23 @@ class Evaluator:
         work: Callable[..., Comparison],
     ) -> Comparison:
         key = {**_key(plan, table), **kind, "on": _digest(samples), "by": self.backend.name}
-        key["judged"] = self.judging.digest
+        key |= {"judged": self.judging.digest, **self._under}
 
         def worked() -> Any:
             self.observer.stage(title, len(samples))
-            return work(plan, table, samples, self.observer.advance, judging=self.judging).to_dict()
+            advance = self.observer.advance
+            found = work(plan, table, samples, advance, judging=self.judging, arithmetic=self.arithmetic)
+            return found.to_dict()
 
         # An engine shows as many of its layers' outputs as it can; the emulation shows all.
         layers = observed_rows(self.model, plan, (Flow.VARIANT,)) if self.backend.sees_every_layer else {}
         fits = self._fitting(samples, [name for _, name in layers])
         return self.journalled(title, key, worked, Comparison.from_dict, fits)
+
+    @property
+    def _under(self) -> dict[str, Any]:
+        """What a journal's key says of the arithmetic; an engine has its own."""
+        return {} if self.arithmetic == TENSORRT else {"arithmetic": self.arithmetic.to_plain()}
 
     def _fitting(self, samples: Dataset, layers: Collection[str]) -> Callable[[Comparison], bool]:
         """Tells whether a comparison can be one on these samples, which has all tensors of `layers`."""

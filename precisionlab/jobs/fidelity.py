@@ -16,7 +16,6 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.real import RealBackend, RealDevice, check_real, real_device, run_whole
 from precisionlab.backends.registry import EMULATION, RTX, TENSORRT
-from precisionlab.backends.stepped import SteppedBackend
 from precisionlab.backends.tensorrt.opening import open_engines
 from precisionlab.calibration.find import table_of
 from precisionlab.calibration.methods import DEFAULT_METHOD
@@ -32,6 +31,7 @@ from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.evaluate.ranges import operands_of, typical_sqnr
 from precisionlab.evaluate.samples import checked
 from precisionlab.model import Model, load_model
+from precisionlab.plan.arithmetic import Arithmetic, parse_arithmetic
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
@@ -49,8 +49,6 @@ from precisionlab.system.versions import versions
 CUDA = "cuda"
 AGAINST = (CUDA, TENSORRT, RTX)
 PATTERNS, NODES = "patterns", "nodes"
-KERNELS = (TENSORRT, EMULATION)
-"""Whose kernels are emulated: TensorRT's, or ONNX Runtime's on CUDA."""
 _RESULT, _ROWS, _PAGE = "fidelity.json", "fidelity.csv", "fidelity.html"
 
 
@@ -63,6 +61,7 @@ def fidelity(
     device: str = "cuda:0",
     layers: str | None = None,
     kernels: str | None = None,
+    sums: str = "float32",
     samples: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -77,7 +76,8 @@ def fidelity(
     "tensorrt" and "tensorrt-rtx" are engines, whose layers are not seen alone. `layers` are the "patterns" that a sweep
     has, by default against engines, or "nodes": as ONNX Runtime fuses nothing there, by default the emulation does not
     either. `kernels` says whose rounding inside of layers in half is emulated: "tensorrt", as a sweep has it, by
-    default against engines, or "onnxruntime", by default against "cuda". Writes fidelity.json, fidelity.csv and
+    default against engines, or "onnxruntime", by default against "cuda"; `sums` what TensorRT's keep their sums in:
+    "float32", "half" or "half-single". Writes fidelity.json, fidelity.csv and
     fidelity.html (not without `page`) to `out`, by default `reports/<model>-fidelity`.
 
     Raises PrecisionLabError for input that cannot be used; OptionError where this machine has no real arithmetic in a
@@ -93,8 +93,7 @@ def fidelity(
         raise OptionError(f"unknown layers {layers!r}: {PATTERNS}, or {NODES}")
     if kernels is None:
         kernels = EMULATION if against == CUDA else TENSORRT
-    if kernels not in KERNELS:
-        raise OptionError(f"unknown kernels {kernels!r}; use one of {', '.join(KERNELS)}")
+    arithmetic = parse_arithmetic(kernels, sums)
     check_at_least(1, samples=samples)
     check_workers(threads)
     check_at_least(0, seed=seed)
@@ -108,30 +107,28 @@ def fidelity(
     folder = Path(out) if out is not None else Path("reports") / f"{loaded.name}-fidelity"
     with held_folder(folder, observer.note):
         dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, observer)
-        local = emulated(loaded if layers == PATTERNS else one_node_layers(loaded), dataset, threads, kernels)
-        job = _Job(local, dataset, folder, observer)
+        model_at = loaded if layers == PATTERNS else one_node_layers(loaded)
+        local = OnnxRuntimeBackend(model_at, next(iter(dataset)), threads, memory=default_memory())
+        job = _Job(local, arithmetic, dataset, folder, observer)
         found = tuple(job.engines(p, against) if against != CUDA else job.real(p, where) for p in wanted)
         facts = {
             **_facts(local.model, dataset, against, where, seed),
             "layers": layers,
-            "kernels": kernels,
+            **arithmetic.to_plain(),
         }
         result = FidelityResult(loaded.path.name, found, facts, folder)
         _write(result, page)
     return result
 
 
-def emulated(model: Model, dataset: Dataset, threads: int | None, kernels: str) -> OnnxRuntimeBackend:
-    """The emulation of these kernels, ready for the model at the shapes of the dataset's first sample."""
-    kind = SteppedBackend if kernels == EMULATION else OnnxRuntimeBackend
-    return kind(model, next(iter(dataset)), threads, memory=default_memory())
-
-
 class _Job:
     """The comparisons of one model."""
 
-    def __init__(self, local: OnnxRuntimeBackend, dataset: Dataset, folder: Path, observer: Observer) -> None:
+    def __init__(
+        self, local: OnnxRuntimeBackend, arithmetic: Arithmetic, dataset: Dataset, folder: Path, observer: Observer
+    ) -> None:
         self._local = local
+        self._arithmetic = arithmetic
         self._model = local.model
         self._dataset = dataset
         self._folder = folder
@@ -177,7 +174,15 @@ class _Job:
         self, title: str, backend: Backend, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool
     ) -> Comparison:
         self._observer.stage(title, len(self._dataset))
-        return backend.compare(plan, table, self._dataset, self._observer.advance, metric=None, introduced=introduced)
+        return backend.compare(
+            plan,
+            table,
+            self._dataset,
+            self._observer.advance,
+            metric=None,
+            introduced=introduced,
+            arithmetic=self._arithmetic,
+        )
 
     def _optimised(
         self, plan: PrecisionPlan, table: CalibrationTable | None, device: RealDevice

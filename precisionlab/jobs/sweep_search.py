@@ -162,7 +162,7 @@ class SweepJob:
                 task.variant(f"{precision}", bare, low),
                 task.variant(f"{precision} mixed", plan, mixed),
                 rank(task.touched, low.introduced).order,
-                causes(self._model, bare, low.inherited, low.introduced),
+                causes(self._model, bare, low.inherited, low.introduced, self._evaluator.arithmetic.constants),
                 2,
                 table,
                 engine=engine,

@@ -41,22 +41,17 @@ _EXPORTS = (
     ("onnxruntime", ".onnx", "ONNX Runtime: a model with Q/DQ nodes and the plan’s INT8 scales"),
 )
 
-_HOLDING = frozenset({"trtexec", "polygraphy"})
-
 
 def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     """The commands for the plan of one precision."""
     folder = folder_of(run)
     plan = _path(str(folder / section.plan_file))
     stem = PurePath(section.plan_file).stem
-    is_held = is_quantized(section.name) and (run["engines"] or {}).get("float_layers") == "held"
-    holding = ["--hold-float"] if is_held else []
     build = tuple(
-        Command(words, _line("export", plan, "--format", target, *held, "--out", _path(str(folder / name))))
+        Command(words, _line("export", plan, "--format", target, "--out", _path(str(folder / name))))
         for target, suffix, words in _EXPORTS
         if target != "onnxruntime" or is_quantized(section.name)
         for name in [f"{stem}.{target}{suffix}"]
-        for held in [holding if target in _HOLDING else []]
     )
     data = run["data"]["folder"]
     # Code of the user's is only ever run because it stands on the command line.
@@ -64,7 +59,7 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     code += [] if run["data"].get("metric") is None else ["--metric", str(run["data"]["metric"])]
     check = [Command("Measure the plan again, and that each pin is needed", _line("verify", plan, *code))]
     if section.met:
-        on_gpu = _line("verify", plan, *code, "--backend", "tensorrt", *holding)
+        on_gpu = _line("verify", plan, *code, "--backend", "tensorrt")
         check.append(Command("The same with TensorRT on the GPU that will run it", on_gpu))
     sample_options = [] if data is None else ["--data", _path(str(data))]
     again = _line("sweep", _path(str(run["model"]["path"])), *sample_options, "--plan", plan)

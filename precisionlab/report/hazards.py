@@ -24,7 +24,9 @@ from precisionlab.search.verdict import State, Tone
 DANGER, WARNING, NOTE = "danger", "warning", "note"
 _ORDER = (DANGER, WARNING, NOTE)
 NAMED = 6  # layers that a hazard names
-_CONSTANTS = frozenset({CauseKind.CONSTANT_OVERFLOWS.value, CauseKind.CONSTANT_UNDERFLOWS.value})
+_CONSTANTS = frozenset(
+    {CauseKind.CONSTANT_OVERFLOWS.value, CauseKind.CONSTANT_UNDERFLOWS.value, CauseKind.CONSTANT_CLAMPED.value}
+)
 _OVERFLOWS = frozenset({CauseKind.OVERFLOW.value, CauseKind.INPUT_OVERFLOWS.value})
 
 
@@ -150,7 +152,8 @@ def _capital(text: str) -> str:
 def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
     """Overflow, constants that underflow or overflow, and other NaN and Inf."""
     touched = [view for view in section.layers if view.rank is not None]
-    over = [view for view in touched if view.over]
+    # What a clamped constant keeps finite does not overflow, whatever the reference has there: a mask of −3.4e38.
+    over = [view for view in touched if view.over and view.inherited_nonfinite != 0]
     constants = [view for view in touched if view.cause_kinds & _CONSTANTS]
     explained = {view.layer for view in (*over, *constants)}
     others = [
@@ -179,7 +182,8 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
             severity,
             section.title,
             f"A constant of {_layers(len(constants))} does not fit {section.title}",
-            "A small epsilon becomes 0, a large mask Inf: then what it prevents happens, such as a division by zero.",
+            "TensorRT takes the nearest number that it has: in FP16 a small epsilon becomes 6e-8, a large mask −65504. "
+            "A Cast makes 0 and Inf of them: then what they prevent happens, such as a division by zero.",
             "Export the model with a constant that fits, or keep these layers in FP32." + dealt,
             **_linked(constants, place),
         )

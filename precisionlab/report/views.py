@@ -237,6 +237,7 @@ class LayerView:
     max_error: float | None
     nonfinite: float | None
     inherited: float | None
+    inherited_nonfinite: float | None
     mixed: float | None
     ref_max: float | None
     held_in: Format
@@ -274,6 +275,7 @@ class PinView:
 def layer_view(row: Row) -> LayerView:
     """One layer from its row."""
     nan, inf = as_number(row, "introduced_nan"), as_number(row, "introduced_inf")
+    nan_so_far, inf_so_far = as_number(row, "inherited_nan"), as_number(row, "inherited_inf")
     return LayerView(
         index=as_number(row, "index"),
         rank=as_number(row, "rank"),
@@ -286,6 +288,7 @@ def layer_view(row: Row) -> LayerView:
         max_error=as_number(row, "introduced_max_error", "introduced_nan"),
         nonfinite=None if nan is None or inf is None else nan + inf,
         inherited=as_number(row, "inherited_sqnr_db", "inherited_nan"),
+        inherited_nonfinite=None if nan_so_far is None or inf_so_far is None else nan_so_far + inf_so_far,
         # The table holds no count for the plan found, but it is measured wherever the variant without is.
         mixed=as_number(row, "mixed_sqnr_db", "inherited_nan"),
         ref_max=as_number(row, "ref_max", "overflow"),

@@ -21,13 +21,15 @@ from precisionlab.model.flow import (
 from precisionlab.model.graph import Body, Scope
 from precisionlab.model.lift import OWN
 from precisionlab.model.recurrent import is_recurrent
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.assign import around_of, is_reference, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.bodies import BodyCopy, finished, node_with_bodies, peaks_of
 from precisionlab.rewrite.builder import Environment, GraphBuilder
-from precisionlab.rewrite.gates import Gates, rounded_array, rounded_attributes, weight_axis
+from precisionlab.rewrite.constants import UNCLAMPED, constant_array
+from precisionlab.rewrite.gates import Gates, rounded_attributes, weight_axis
 from precisionlab.rewrite.recurrent import plain, stepped
 
 
@@ -52,10 +54,12 @@ class LayerCopier:
         model: Model,
         table: CalibrationTable | None,
         watched: frozenset[ir.Value] = frozenset(),
+        arithmetic: Arithmetic = TENSORRT,
     ) -> None:
         self._builder = builder
         self._model: Scope = model
-        self._gates = Gates(builder, table)
+        self._arithmetic = arithmetic
+        self._gates = Gates(builder, table, arithmetic.constants)
         self._weights: Environment = {}
         self._batchnorms: dict[tuple[ir.Node, Precision], dict[int, ir.Value]] = {}
         self._delivered = {info.name: OWN[info.dtype] for info in model.outputs if info.dtype in OWN}
@@ -162,7 +166,8 @@ class LayerCopier:
         if key not in self._batchnorms:
             self._batchnorms[key] = {
                 index: self._builder.constant(
-                    ir.tensor(rounded_array(array, precision)), f"{node.name}:{index}:{precision}"
+                    ir.tensor(constant_array(array, precision, self._arithmetic.constants)),
+                    f"{node.name}:{index}:{precision}",
                 )
                 for index, array in (folded_batchnorm(node) or {}).items()
             }
@@ -258,6 +263,8 @@ class LayerCopier:
             # What a kernel is not handed: folded in float32, or no constants to fold.
             if foldable or _is_lookup(node) or node.op_type == "BatchNormalization":
                 precision = Precision.FP32
+            if node.op_type in UNCLAMPED:
+                return self._gates.limit(value, precision, self._weights)
             return self._gates.weight(value, precision, weight_axis(node, index), self._weights)
         return self._gates.activation(source[value], precision, str(value.name)) if is_data else source[value]
 

@@ -12,12 +12,13 @@ from copy import copy
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.model.mapped import let_go
+from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
+from precisionlab.rewrite.constants import clamped_tensor, is_clamped, round_scalar
 
 WEIGHT_SCALES = 2
 """Which scales weights have in int8; of others a journal is not taken over. 1: a weight on the left had one."""
@@ -41,8 +42,10 @@ _OPERAND_ATTRIBUTES: Mapping[str, Mapping[str, float | None]] = {
 class Gates:
     """Puts rounding gates into one graph, each once for a value and a precision."""
 
-    def __init__(self, builder: GraphBuilder, table: CalibrationTable | None) -> None:
+    def __init__(self, builder: GraphBuilder, table: CalibrationTable | None, constants: Constants) -> None:
         self._builder = builder
+        self._constants = constants
+        self._clamped: dict[tuple[ir.Value, Precision], ir.Value] = {}
         self._table = table
         self._made: dict[tuple[ir.Value, Precision, int | None], ir.Value] = {}
         self._rounded: set[tuple[ir.Value, Precision]] = set()
@@ -80,7 +83,7 @@ class Gates:
 
     def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
         """The model's initialiser rounded; int8 with a scale for each channel along `axis`."""
-        value = self._builder.weight(original, weights)
+        value = self._clamp(original, precision, weights)
         if not self._rounds(value, precision):
             return value
         key = (value, precision, axis)
@@ -94,6 +97,28 @@ class Gates:
                 self._made[key] = self._cast(value, precision)
                 self.mark_rounded(self._made[key], precision)
         return self._made[key]
+
+    def limit(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
+        """An initialiser that TensorRT makes a parameter of a layer, as Clip's limits: rounded, and never clamped."""
+        value = self._builder.weight(original, weights)
+        key = (value, precision, None)
+        if not self._rounds(value, precision):
+            return value
+        if key not in self._made:
+            self._made[key] = self._cast(value, precision)
+            self.mark_rounded(self._made[key], precision)
+        return self._made[key]
+
+    def _clamp(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
+        """The model's initialiser, with the nearest number for each that the precision cannot hold."""
+        if self._constants is not Constants.CLAMPED or not is_clamped(original, precision):
+            return self._builder.weight(original, weights)
+        key = (original, precision)
+        if key not in self._clamped:
+            assert original.const_value is not None
+            tensor = clamped_tensor(original.const_value, precision)
+            self._clamped[key] = self._builder.constant(tensor, f"{original.name}:clamped")
+        return self._clamped[key]
 
     def _rounds(self, value: ir.Value, precision: Precision) -> bool:
         return precision.is_low or (value.dtype == ir.DataType.DOUBLE and not self.exact)
@@ -131,19 +156,6 @@ def rounded_attributes(node: ir.Node, precision: Precision) -> dict[str, ir.Attr
         if value is not None:
             attributes[name] = ir.AttrFloat32(name, round_scalar(value, precision))
     return attributes
-
-
-def round_scalar(value: float, precision: Precision) -> float:
-    """One number rounded to nearest, ties to even, as IEEE 754 binary16 or bfloat16; inf beyond it."""
-    return float(rounded_array(np.asarray(value, np.float32), precision)) if precision.is_low_float else value
-
-
-def rounded_array(array: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
-    """The numbers rounded as `round_scalar` does."""
-    if not precision.is_low_float:
-        return array
-    with np.errstate(over="ignore"):
-        return np.asarray(array).astype(precision.number_format.numpy).astype(np.float32)
 
 
 def weight_axis(node: ir.Node, index: int) -> int | None:

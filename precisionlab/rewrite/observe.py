@@ -21,6 +21,7 @@ from precisionlab.plan.assign import format_of, inside_format, is_lowered, is_re
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Format
 from precisionlab.rewrite.builder import GraphBuilder
+from precisionlab.rewrite.copiers import CopierOf
 from precisionlab.rewrite.flow import LayerCopier, nodes_outputs
 
 
@@ -166,7 +167,7 @@ def segments(
     parts: Sequence[Sequence[Layer]],
     flows: Iterable[Flow],
     shown: Iterable[Flow],
-    copier: type[LayerCopier] = LayerCopier,
+    copier: CopierOf = LayerCopier,
 ) -> Iterator[Segment]:
     """The graphs that compute these flows over the cut `parts` of the model, each made when it is its turn.
 
@@ -189,7 +190,7 @@ def _segment(
     open_flows: frozenset[Flow],
     differs: set[str],
     stop: int,
-    kind: type[LayerCopier],
+    kind: CopierOf,
 ) -> Segment:
     builder = GraphBuilder(model.onnx)
     inside = tuple(name for layer in part for name in layer.inside) if Flow.VARIANT in open_flows else ()

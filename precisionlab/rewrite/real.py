@@ -20,6 +20,7 @@ from precisionlab.model.flow import is_control
 from precisionlab.model.layers import layer_of
 from precisionlab.model.mapped import let_go
 from precisionlab.model.opset import opset_of
+from precisionlab.plan.arithmetic import ONNXRUNTIME, Constants
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -49,7 +50,7 @@ class _Operands(Gates):
     """Gates whose int8 values stay integers, as uint8 around 128."""
 
     def __init__(self, builder: GraphBuilder, table: CalibrationTable | None) -> None:
-        super().__init__(builder, table)
+        super().__init__(builder, table, Constants.ROUNDED)
         self.known: dict[ir.Value, _Operand] = {}
         self.zero = builder.constant(ir.tensor(np.asarray(ZERO, np.uint8)), "real/zero")
 
@@ -92,7 +93,7 @@ class RealCopier(LayerCopier):
         table: CalibrationTable | None,
         watched: frozenset[ir.Value] = frozenset(),
     ) -> None:
-        super().__init__(builder, model, table, watched)
+        super().__init__(builder, model, table, watched, ONNXRUNTIME)
         self._operands = _Operands(builder, table)
         self._gates = self._operands
         self._opset = opset_of(model.onnx)

@@ -16,9 +16,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from precisionlab.model import Layer
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.model import Layer, Model
 from precisionlab.model.graph import Scope
 from precisionlab.model.opset import opset_of
+from precisionlab.plan.arithmetic import ONNXRUNTIME, Arithmetic
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier
@@ -43,6 +45,16 @@ class SteppedCopier(LayerCopier):
     partial sums, all in half; Sigmoid takes its steps in bf16 (in fp16 its kernel computes in float32). In other
     precisions a layer is as it always is.
     """
+
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        model: Model,
+        table: CalibrationTable | None,
+        watched: frozenset[ir.Value] = frozenset(),
+        arithmetic: Arithmetic = ONNXRUNTIME,
+    ) -> None:
+        super().__init__(builder, model, table, watched, arithmetic)
 
     def _fuses(self, layer: Layer, precision: Precision) -> bool:
         """A node of a layer in half is not fused."""

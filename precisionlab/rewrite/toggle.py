@@ -18,6 +18,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.builder import GraphBuilder
+from precisionlab.rewrite.copiers import CopierOf
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import open_values, output_bytes
 
@@ -53,11 +54,13 @@ class Stage:
     fetches: Mapping[str, str]
 
 
-def whole(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> tuple[ir.Model, dict[str, str]]:
+def whole(
+    model: Model, plan: PrecisionPlan, table: CalibrationTable | None, copier_of: CopierOf = LayerCopier
+) -> tuple[ir.Model, dict[str, str]]:
     """The model under a plan, with nothing shown but its final outputs; and those by the graph's names for them."""
     builder = GraphBuilder(model.onnx)
     environment = _inputs(model, builder)
-    _run(LayerCopier(builder, model, table), model.layers, plan, environment)
+    _run(copier_of(builder, model, table), model.layers, plan, environment)
     named = {name: environment[value] for name, value in _finals(model).items()}
     return builder.model(list(dict.fromkeys(named.values()))), {name: str(v.name) for name, v in named.items()}
 
@@ -128,10 +131,11 @@ def stage_of(
     table: CalibrationTable | None,
     start: int,
     stop: int,
+    copier_of: CopierOf = LayerCopier,
 ) -> Stage:
     """The layers from `start` up to `stop`, all under `plan`, and each toggled one in turn as `other` has it."""
     builder = GraphBuilder(model.onnx)
-    copier = LayerCopier(builder, model, table)
+    copier = copier_of(builder, model, table)
     base = _inputs(model, builder)
     _run(copier, model.layers[:start], plan, base)
     changed = _toggled(copier, model, model.layers[start:stop], plan, other, toggled, base)
@@ -141,7 +145,9 @@ def stage_of(
         for name, own in changed.items()
     }
     shown = dict.fromkeys([*alive.values(), *(v for own in branches.values() for v in own.values())])
-    rest, feeds, fetches = _rest(model, plan, table, model.layers[stop:], {n: model.values[n] for n in sorted(alive)})
+    rest, feeds, fetches = _rest(
+        model, plan, table, model.layers[stop:], {n: model.values[n] for n in sorted(alive)}, copier_of
+    )
     return Stage(
         builder.model(list(shown)),
         {name: str(v.name) for name, v in alive.items()},
@@ -174,6 +180,7 @@ def stretch_of(
     table: CalibrationTable | None,
     start: int,
     stop: int,
+    copier_of: CopierOf = LayerCopier,
 ) -> Stretch:
     """The layers from `start` up to `stop`, all under `plan`, and each toggled one in turn as `other` has it."""
     layers = model.layers[start:stop]
@@ -186,7 +193,7 @@ def stretch_of(
     for name in sorted({name for layer in layers for name in model.taken[layer.name]} - inside):
         base[values[name]] = builder.input(values[name], name, model.tensors[name].dtype)
         feeds[name] = str(base[values[name]].name)
-    changed = _toggled(LayerCopier(builder, model, table), model, layers, plan, other, toggled, base)
+    changed = _toggled(copier_of(builder, model, table), model, layers, plan, other, toggled, base)
     alive = {name: base[values[name]] for name in sorted(made) if model.is_needed(name, stop)}
     branches = {
         name: {str(v.name): copied for v, copied in own.items() if str(v.name) in alive}
@@ -233,6 +240,7 @@ def _rest(
     table: CalibrationTable | None,
     layers: Sequence[Layer],
     alive: Mapping[str, ir.Value],
+    copier_of: CopierOf,
 ) -> tuple[ir.Model | None, dict[str, str], dict[str, str]]:
     """The graph of the layers behind a stage, the names of its inputs, and of its outputs."""
     builder = GraphBuilder(model.onnx)
@@ -243,7 +251,7 @@ def _rest(
         if name in taken:
             environment[value] = builder.input(value, name, model.tensors[name].dtype)
             feeds[name] = str(environment[value].name)
-    _run(LayerCopier(builder, model, table), layers, plan, environment)
+    _run(copier_of(builder, model, table), layers, plan, environment)
     made = {o for layer in layers for o in layer.outputs}
     shown = {name: environment[value] for name, value in _finals(model).items() if name in made}
     if not shown:

@@ -14,16 +14,20 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control
 from precisionlab.model.recurrent import is_recurrent
+from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.assign import around_of, is_lowered, precision_inside, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.rewrite.gates import round_scalar
+from precisionlab.rewrite.constants import UNCLAMPED, is_clamped, round_scalar
 
 # A constant that holds this share of its values in what underflows is worth a word; weights near zero
 # underflow in every model and do no harm.
 _SCALAR = 8
 # A state that is right but for its own last rounding is half a step off, and at 55 dB in bf16, 73 in fp16.
 _DRIFTED, _STEPS_OFF = 45.0, 4.0
+# Below this a layer has lost more in one step than a rounding of all its values would cost it (73 dB in fp16).
+_WORTH_A_WORD = 40.0  # dB
+_NOT_AS_THEY_ARE = UNCLAMPED | {"BatchNormalization"}  # whose parameters are folded before they are clamped
 _STEEP_AT_ZERO = frozenset({"Sqrt", "Reciprocal", "Div", "Log", "Pow"})
 
 
@@ -36,6 +40,7 @@ class CauseKind(str, Enum):
     INPUT_UNDERFLOWS = "input_underflows"
     CONSTANT_OVERFLOWS = "constant_overflows"
     CONSTANT_UNDERFLOWS = "constant_underflows"
+    CONSTANT_CLAMPED = "constant_clamped"
     DRIFT = "drift"
     NONFINITE = "nonfinite"
 
@@ -52,25 +57,43 @@ class Cause:
 
 
 def causes(
-    model: Model, plan: PrecisionPlan, inherited: Mapping[str, ErrorSums], introduced: Mapping[str, ErrorSums]
+    model: Model,
+    plan: PrecisionPlan,
+    inherited: Mapping[str, ErrorSums],
+    introduced: Mapping[str, ErrorSums],
+    constants: Constants = Constants.CLAMPED,
 ) -> dict[str, Cause]:
     """Layer name → what breaks in it under the plan; only for layers that do break.
 
-    `inherited` and `introduced` are what comparing that plan found.
+    `inherited` and `introduced` are what comparing that plan found; `constants` tells what it made of those that half
+    cannot hold.
     """
     found: dict[str, Cause] = {}
     started = False
     for layer in model.layers:
         alone = [introduced[name] for name in layer.outputs if name in introduced]
-        cause = _inside(model, layer, plan, introduced)
+        cause = _inside(model, layer, plan, introduced, constants)
         if cause is None and alone:
-            cause = _cause(model, layer, plan, alone, inherited)
+            cause = _cause(model, layer, plan, alone, inherited, constants)
         broken = any(inherited[name].nonfinite for name in layer.watched if name in inherited)
         if broken and not started:
             started = True
             cause = cause or _underflowing_input(layer, plan.default, inherited)
             cause = _first(_kind(layer, inherited), cause)
         if cause is not None:
+            found[layer.name] = cause
+    return found
+
+
+def clamped_constants(
+    model: Model, plan: PrecisionPlan, layers: Iterable[Layer], constants: Constants
+) -> dict[str, Cause]:
+    """Layer name → the constant that it computes with clamped, whether that does harm or not; of layers in half."""
+    found = {}
+    for layer in layers:
+        own = _constants(model, layer) if precision_of(layer, plan).number_format.clamps_constants else ()
+        clamped = [_clamped(value, precision_of(layer, plan), constants) for value in own]
+        if cause := _together(clamped):
             found[layer.name] = cause
     return found
 
@@ -89,7 +112,9 @@ def _together(parts: Iterable[Cause | None]) -> Cause | None:
     return Cause(kinds, "; ".join(map(str, found))) if found else None
 
 
-def _inside(model: Model, layer: Layer, plan: PrecisionPlan, introduced: Mapping[str, ErrorSums]) -> Cause | None:
+def _inside(
+    model: Model, layer: Layer, plan: PrecisionPlan, introduced: Mapping[str, ErrorSums], constants: Constants
+) -> Cause | None:
     """What breaks first in the layer's bodies, given the reference's values at their borders."""
     for name in layer.inside if is_lowered(model, layer, plan) else ():
         errors, inner = introduced.get(name), model.inner[name]
@@ -100,7 +125,7 @@ def _inside(model: Model, layer: Layer, plan: PrecisionPlan, introduced: Mapping
         if errors.max_ref > precision.number_format.largest:
             return Cause((CauseKind.OVERFLOW,), f"overflow {where}, {_beyond(errors.max_ref, precision)}")
         broken = Cause((CauseKind.NONFINITE,), f"{'NaN' if errors.nan else 'Inf'} {where}")
-        return _together([broken, *(_constant(value, precision) for value in inner.constants)])
+        return _together([broken, *(_constant(value, precision, constants) for value in inner.constants)])
     return None
 
 
@@ -114,6 +139,7 @@ def _cause(
     plan: PrecisionPlan,
     alone: list[ErrorSums],
     inherited: Mapping[str, ErrorSums],
+    policy: Constants,
 ) -> Cause | None:
     precision, constants = precision_of(layer, plan), _constants(model, layer)
     if precision is Precision.INT8:
@@ -124,13 +150,15 @@ def _cause(
     if not any(e.nonfinite for e in alone):
         # x + 1e-10 breaks nothing by itself, but the logarithm or division behind it.
         parts = [_drift(model, layer, alone, precision)]
+        does_harm = any(e.sqnr < _WORTH_A_WORD for e in alone)
+        parts += [_clamped(value, precision, policy, small=does_harm) for value in constants]
         if any(e.underflow for e in alone):
-            parts += [_underflowing(value, precision) for value in constants]
+            parts += [_underflowing(value, precision, policy) for value in constants]
             # Nor does the root of a variance that is 0 now, but the division by it.
             if any(model.node[name].op_type in _STEEP_AT_ZERO for name in layer.nodes):
                 parts.append(_underflowing_input(layer, precision, inherited))
         return _together(parts)
-    parts = [_constant(value, precision) for value in constants]
+    parts = [_constant(value, precision, policy) for value in constants]
     largest = precision.number_format.largest
     entering = [inherited[name] for name in layer.inputs if name in inherited]
     before = max((e.max_ref for e in entering), default=0.0)
@@ -185,18 +213,54 @@ def _constants(model: Model, layer: Layer) -> list[ir.Value]:
     return list(dict.fromkeys([*(own[name] for name in layer.weights if name in own), *inner]))
 
 
-def _constant(constant: ir.Value, precision: Precision) -> Cause | None:
+def _constant(constant: ir.Value, precision: Precision, policy: Constants) -> Cause | None:
+    if policy is Constants.CLAMPED and precision.number_format.clamps_constants:
+        return _clamped(constant, precision, policy)
     values = _values(constant)
     if values is None or values.size == 0:
         return None
-    worst = float(values.flat[int(np.abs(values).argmax())])
+    worst = _largest(values)
     if math.isfinite(worst) and math.isinf(round_scalar(worst, precision)):
         said = f"constant {worst:.3g} becomes {'−' if worst < 0 else ''}inf in {precision}"
         return Cause((CauseKind.CONSTANT_OVERFLOWS,), said)
-    return _underflowing(constant, precision)
+    return _underflowing(constant, precision, policy)
 
 
-def _underflowing(constant: ir.Value, precision: Precision) -> Cause | None:
+def _clamped(constant: ir.Value, precision: Precision, policy: Constants, *, small: bool = True) -> Cause | None:
+    """What TensorRT's builder puts in the place of a constant's largest number, or of a `small` one that would be 0.
+
+    One that lies beyond the precision is worth a word also where it does no harm: a Cast makes Inf of it.
+    """
+    if policy is not Constants.CLAMPED or not is_clamped(constant, precision):
+        return None
+    if all(use.node.op_type in _NOT_AS_THEY_ARE for use in constant.uses()):
+        return None
+    values = _values(constant)
+    assert values is not None
+    worst, number_format = _largest(values), precision.number_format
+    if math.isfinite(worst) and math.isinf(round_scalar(worst, precision)):
+        nearest = math.copysign(number_format.largest, worst)
+        return Cause((CauseKind.CONSTANT_CLAMPED,), _taken_for(worst, nearest, precision))
+    if values.size > _SCALAR or not small:
+        return None
+    value = next(float(v) for v in values.flat if v != 0 and round_scalar(float(v), precision) == 0)
+    nearest = math.copysign(number_format.least, value)
+    return Cause((CauseKind.CONSTANT_CLAMPED,), _taken_for(value, nearest, precision))
+
+
+def _taken_for(value: float, nearest: float, precision: Precision) -> str:
+    return f"constant {value:.3g} is clamped to {nearest:.5g}, the nearest that {precision} has"
+
+
+def _largest(values: np.ndarray) -> float:
+    """The finite number of the largest magnitude, with its sign; NaN where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.flat[int(np.abs(finite).argmax())]) if finite.size else math.nan
+
+
+def _underflowing(constant: ir.Value, precision: Precision, policy: Constants) -> Cause | None:
+    if policy is Constants.CLAMPED and precision.number_format.clamps_constants:
+        return None
     values = _values(constant)
     if values is None or not 0 < values.size <= _SCALAR:
         return None

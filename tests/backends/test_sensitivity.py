@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import Array, calibrate, load, plan_for, proto
+from models import ROUNDED, Array, calibrate, load, plan_for, proto
 
 from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.onnxruntime import DEFAULT_BUDGET, OnnxRuntimeBackend
@@ -24,6 +24,7 @@ from precisionlab.compare.judging import judging_of
 from precisionlab.compare.sensitivity import Sensitivities, Sensitivity, from_plain, merged, to_plain, worst_sqnr
 from precisionlab.data import Dataset, Sample
 from precisionlab.model import Model
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
@@ -71,6 +72,7 @@ class Work:
     backend: OnnxRuntimeBackend
     samples: Sequence[Sample]
     table: CalibrationTable
+    arithmetic: Arithmetic = TENSORRT
 
     @property
     def model(self) -> Model:
@@ -81,10 +83,15 @@ class Work:
         return tuple(layer.name for layer in self.model.layers)
 
     def alone(self, low: PrecisionPlan) -> SensitivityRequest:
-        return SensitivityRequest(plan_for(self.model, FP32), low, self.names, self.table, judging_of(self.model))
+        return self._request(plan_for(self.model, FP32), low)
 
     def restored(self, low: PrecisionPlan) -> SensitivityRequest:
-        return SensitivityRequest(low, plan_for(self.model, FP32), self.names, self.table, judging_of(self.model))
+        return self._request(low, plan_for(self.model, FP32))
+
+    def _request(self, plan: PrecisionPlan, other: PrecisionPlan) -> SensitivityRequest:
+        return SensitivityRequest(
+            plan, other, self.names, self.table, judging_of(self.model), arithmetic=self.arithmetic
+        )
 
     def sensitivities(
         self, request: SensitivityRequest, budget: int | None = None, threads: int | None = None
@@ -95,13 +102,18 @@ class Work:
         return merged(list(backend.sensitivities(request, self.samples)))
 
     def compared(self, plan: PrecisionPlan) -> Comparison:
-        return self.backend.compare(plan, self.table, self.samples, lambda done: None, metric=None, introduced=False)
+        return self.backend.compare(
+            *(plan, self.table, self.samples, lambda done: None),
+            metric=None,
+            introduced=False,
+            arithmetic=self.arithmetic,
+        )
 
     def finals(self, plan: PrecisionPlan) -> list[tuple[dict[str, Array], dict[str, Array]]]:
         """The final outputs of reference and variant, sample by sample, in float64."""
         found = []
         for result in self.backend.results(
-            Evaluation(plan, self.table, Detail.NONFINITE, True, judging_of(self.model)), self.samples
+            Evaluation(plan, self.table, Detail.NONFINITE, True, judging_of(self.model), self.arithmetic), self.samples
         ):
             assert result.values is not None
             reference, variant = ({n: a.astype(np.float64) for n, a in side.items()} for side in result.values)
@@ -109,9 +121,9 @@ class Work:
         return found
 
 
-def work_for(model: Model, samples: Sequence[Sample]) -> Work:
+def work_for(model: Model, samples: Sequence[Sample], arithmetic: Arithmetic = TENSORRT) -> Work:
     backend = OnnxRuntimeBackend(model, samples[0], threads=1)
-    return Work(backend, samples, calibrate(backend, samples))
+    return Work(backend, samples, calibrate(backend, samples), arithmetic)
 
 
 def toggled(request: SensitivityRequest, model: Model, name: str) -> PrecisionPlan:
@@ -362,9 +374,9 @@ NAN = (
 
 
 def test_a_layer_that_alone_gives_nan_has_nan_and_it_is_counted(tmp_path: Path) -> None:
-    """0 / 0 where fp16 rounds both to zero: what `small` and `divide` do, each alone."""
+    """0 / 0 where fp16 rounds the constant, or both operands, to zero: what `small` and `divide` do, each alone."""
     model = load(proto(NAN, {"tiny": np.float32([1e-9])}), tmp_path)
-    work = work_for(model, [Sample(str(i), {"x": np.float32([[i, 2]]) + 1}) for i in range(3)])
+    work = work_for(model, [Sample(str(i), {"x": np.float32([[i, 2]]) + 1}) for i in range(3)], ROUNDED)
     request = work.alone(plan_for(model, FP16))
     found = work.sensitivities(request)
     for name in ("small", "divide"):
@@ -376,6 +388,16 @@ def test_a_layer_that_alone_gives_nan_has_nan_and_it_is_counted(tmp_path: Path) 
     assert found["ok"]["y"].errors.nan == 0
     assert found["z"]["y"].errors.nan == 0
     assert found["z"]["z"].errors.sqnr < 90
+    assert_as_compared(work, request)
+    assert_as_compared(work, work.restored(plan_for(model, FP16)))
+
+
+def test_with_constants_clamped_a_layer_alone_is_what_comparing_it_alone_finds(tmp_path: Path) -> None:
+    """What was NaN above is a number: the constant is 6e-8 in half, and not 0."""
+    model = load(proto(NAN, {"tiny": np.float32([1e-9])}), tmp_path)
+    work = work_for(model, [Sample(str(i), {"x": np.float32([[i, 2]]) + 1}) for i in range(3)])
+    request = work.alone(plan_for(model, FP16))
+    assert work.sensitivities(request)["small"]["y"].errors.nan == 0
     assert_as_compared(work, request)
     assert_as_compared(work, work.restored(plan_for(model, FP16)))
 

@@ -12,20 +12,19 @@ import onnx
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
-from models import DIGITS, load, proto, sample
+from models import DIGITS, load, proto
 from PIL import Image
 
 from benchmarks.errors import Raise, error_names, every_raise, not_executed, not_read, raises_of
 from precisionlab.backends.memory import share_of
 from precisionlab.backends.session import Session
-from precisionlab.backends.stepped import SteppedBackend
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.calibration.cache import CacheError, read_cache_file
 from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.cli import cli
 from precisionlab.data import listing as listings
 from precisionlab.data import open_dataset
-from precisionlab.errors import DataError, EngineError, ModelError, OptionError, PlanError
+from precisionlab.errors import DataError, ModelError, OptionError, PlanError
 from precisionlab.export import Subject
 from precisionlab.export.modelopt import modelopt_json
 from precisionlab.export.onnxruntime import onnxruntime_model
@@ -341,12 +340,6 @@ def test_a_graph_that_fails_on_a_sample_is_told_with_onnx_runtimes_words(tmp_pat
     session = Session(load(proto(body), tmp_path).onnx, 1)
     with pytest.raises(ModelError, match=r"^ONNX Runtime cannot run the model: .*indices"):
         session.run({"x": np.ones(3, np.float32), "at": np.array([7])})
-
-
-def test_layers_are_ranked_in_the_emulation_of_tensorrt_alone(tmp_path: Path) -> None:
-    backend = SteppedBackend(relu(tmp_path), sample(x=[[1, 2, 3]]), 1)
-    with pytest.raises(EngineError, match="toggled in the emulation of TensorRT alone; rank there"):
-        backend.sensitivities(None, ())  # type: ignore[arg-type]
 
 
 def test_an_opponent_that_is_none_is_told_with_those_that_are(tmp_path: Path) -> None:

@@ -140,8 +140,9 @@ def test_a_named_output_without_the_figure_is_told_with_those_that_have_it(tmp_p
 def test_a_verdict_shows_the_bound_that_it_hangs_on(tmp_path: Path) -> None:
     """y overflows in fp16 and z does not: the figure told is y's, whichever bound comes first."""
     model = proto(
-        "(float[1,8] x) => (float[1,8] y, float[1,8] z) { a = Mul (x, big)  y = Mul (a, small)  z = Mul (x, small) }",
-        {"big": np.float32(1e6), "small": np.float32(1e-3)},
+        "(float[1,8] x) => (float[1,8] y, float[1,8] z) { a = Mul (x, big)  b = Mul (a, big)  "
+        "y = Mul (b, small)  z = Mul (x, small) }",
+        {"big": np.float32(300), "small": np.float32(1e-3)},
     )
     onnx.save(model, tmp_path / "m.onnx")
     data = save_samples(tmp_path / "data", 8, (1, 8))

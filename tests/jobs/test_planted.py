@@ -123,7 +123,12 @@ FAULTS: dict[str, tuple[list[str], dict[str, float], list[int]]] = {
         {"up": 2.0**12, "underflows": 2.0**-26, "again": 2.0**14},
         [1],
     ),
-    "logarithm": (["Add(a, tiny)", "Log(a)", "Exp(a)"], {"tiny": 1e-10}, [0, 1]),
+    "root": (
+        ["Mul(a, down)", "Mul(a, down)", "Sqrt(a)", "Mul(a, raise)", "Pow(a, two)"],
+        {"down": 2.0**-14, "raise": 2.0**14},
+        [1, 2],
+    ),
+    "large": (["Mul(a, much)", "Mul(a, little)"], {"much": 2.0**14, "little": 2.0**-14}, [0, 1]),  # from 4 on
     "cancellation": (["Add(a, far)", "Sub(a, far)"], {"far": 2.0**15}, [0, 1]),
 }
 
@@ -153,7 +158,7 @@ def chain(seed: int, faults: Sequence[str], length: int, folder: Path) -> tuple[
     rng = np.random.default_rng(seed)
     for index in range(3):
         numbers = rng.integers(1, 4, (1, 8)).astype(np.float32)
-        numbers[0, index] = 0  # whose logarithm the tiny constant is there for
+        numbers[0, index] = 0
         np.save(data / f"{index}.npy", numbers)
     return folder / "chain.onnx", data, planted
 
@@ -168,8 +173,8 @@ def swept(model: Path, data: Path, out: Path, **options: object) -> PrecisionRes
     [
         (0, ["overflow"]),
         (1, ["weight", "weight"]),
-        (2, ["logarithm", "overflow"]),
-        (3, ["cancellation", "weight", "overflow", "logarithm"]),
+        (2, ["root", "overflow"]),
+        (3, ["cancellation", "weight", "overflow", "root"]),
         (4, []),
     ],
     ids=lambda v: "+".join(v) if isinstance(v, list) else str(v),
@@ -208,14 +213,14 @@ def test_on_the_ladder_range_is_fixed_by_bf16_and_lost_digits_by_fp32(tmp_path: 
 def test_a_fault_that_only_held_out_samples_show_is_pinned_too_and_the_pins_are_not_called_proven(
     tmp_path: Path,
 ) -> None:
-    """The samples that choose hold no zero, whose logarithm the planted layers break."""
-    model, data, planted = chain(7, ["logarithm"], 30, tmp_path)
+    """The samples that choose hold numbers to 3 alone, and the planted layers break from 4 on."""
+    model, data, planted = chain(7, ["large"], 30, tmp_path)
     for file in data.iterdir():
         file.unlink()
     for index in range(32):
         numbers = np.random.default_rng(index).integers(1, 4, (1, 8)).astype(np.float32)
         if index % 4 == 3:
-            numbers[0, 0] = 0
+            numbers[0, 0] = 8
         np.save(data / f"{index:02}.npy", numbers)
     found = swept(model, data, tmp_path / "run", ladder="fp32", holdout=0.25)
     assert found.met

@@ -8,12 +8,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from models import Array, compared, load, plan_for, proto, sample
+from models import ROUNDED, Array, compared, load, plan_for, proto, sample
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import default_tolerance, meets, parse_tolerance
 from precisionlab.model import Model
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.causes import causes
@@ -40,12 +41,12 @@ def mixed(model: Model, default: Precision, **pins: Precision) -> PrecisionPlan:
     return PrecisionPlan(model.sha256, default, found)
 
 
-def measured(model: Model, plan: PrecisionPlan, **inputs: Array) -> Comparison:
+def measured(model: Model, plan: PrecisionPlan, arithmetic: Arithmetic = TENSORRT, /, **inputs: Array) -> Comparison:
     """The plan on one sample; the judgement that the search goes by must say the same of what is broken."""
     samples = [sample(**inputs)]
     backend = OnnxRuntimeBackend(model, samples[0], threads=1)
-    low = backend.compare(plan, None, samples, lambda done: None, metric=None, introduced=True)
-    judged = backend.judge(plan, None, samples, lambda done: None, metric=None, known=low)
+    low = backend.compare(plan, None, samples, lambda done: None, metric=None, introduced=True, arithmetic=arithmetic)
+    judged = backend.judge(plan, None, samples, lambda done: None, metric=None, known=low, arithmetic=arithmetic)
     assert judged.broken == low.broken
     return low
 
@@ -68,10 +69,14 @@ def test_an_inf_in_bf16_that_bf16_could_hold_is_broken(tmp_path: Path) -> None:
 def test_the_same_inf_in_fp16_is_what_its_format_makes_of_the_value(tmp_path: Path) -> None:
     """99 864 is Inf in any half: what that does is seen at the outputs, and who minds it can ask for none."""
     model = reciprocal(tmp_path)
-    found = measured(model, plan_for(model, FP16), a=np.float32([1, 3]), b=np.float32([1 - 1.0014e-5, 2]))
+    a, b = np.float32([1, 3]), np.float32([1 - 1.0014e-5, 2])
+    found = measured(model, plan_for(model, FP16), ROUNDED, a=a, b=b)
     assert (found.inherited["r"].inf, found.inherited["r"].overflow, found.broken) == (1, 1, ())
-    # Min's own constant, 1e5, is Inf in half too.
+    # Min's own constant, 1e5, is Inf in half too; but where it is clamped the output ends with half.
     assert found.worst("sqnr") == -math.inf
+    found = measured(model, plan_for(model, FP16), a=a, b=b)
+    assert (found.inherited["r"].inf, found.inherited["r"].overflow, found.broken) == (1, 1, ())
+    assert found.inherited["y"].max_error == pytest.approx(99864 - 65504, rel=1e-2)
     model = reciprocal(tmp_path, 6e4)
     found = measured(model, plan_for(model, FP16), a=np.float32([1, 3]), b=np.float32([1 - 1.0014e-5, 2]))
     assert meets(found, default_tolerance(FP16))

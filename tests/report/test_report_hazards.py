@@ -134,17 +134,6 @@ def test_engines_that_looking_changed_and_compilers_that_refuse() -> None:
     assert one("compiler refused", every).why == "no kernel"
 
 
-@pytest.mark.parametrize(("layers", "count"), [(["LayerNorm_1/Sum_1"], 1), ([], 0)])
-def test_layers_that_ran_in_int8_against_the_plan(layers: list[str], count: int) -> None:
-    run, *rest = report()
-    run["precisions"]["fp16"]["engine"] = {
-        "met": True, "builds": 2, "notes": [], "warnings": [], "pins": [], "strays": {"layers": layers, "held": False}
-    }  # fmt: skip
-    every = [hazard for title, hazard in found(run, *rest).items() if "ran in INT8" in title]
-    assert [hazard.severity for hazard in every] == [WARNING] * count
-    assert all("--hold-float" in hazard.title and hazard.layers[0].row == "row-1-1" for hazard in every)
-
-
 def test_int8_that_is_no_cheaper_than_fp16() -> None:
     run, variants, layers, plans = report()
     run["precisions"]["int8"] = {**run["precisions"]["fp16"], "pins": 0}

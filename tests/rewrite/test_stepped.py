@@ -13,10 +13,9 @@ import pytest
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import Session
-from precisionlab.backends.stepped import SteppedBackend
 from precisionlab.calibration.table import CalibrationTable, Range
-from precisionlab.errors import EngineError
 from precisionlab.model import Model
+from precisionlab.plan.arithmetic import ONNXRUNTIME, TENSORRT
 from precisionlab.precision import Precision
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import Flow, segments
@@ -224,13 +223,13 @@ def test_other_sums_are_rounded_once(tmp_path: Path) -> None:
 def test_samples_of_other_sizes_than_the_first_have_their_own_lengths(tmp_path: Path) -> None:
     body = "(float[N,M,K] x) => (float[N,M] y) { y = ReduceMean<axes = [2], keepdims = 0>(x) }"
     first, second = low(drawn(1, 3, 40)), low(drawn(2, 5, 7, seed=1))
-    model = SteppedBackend(load(proto(body), tmp_path), sample(x=first), threads=1).model
+    model = OnnxRuntimeBackend(load(proto(body), tmp_path), sample(x=first), threads=1).model
     emulated = Emulated(model)
     for x in (first, second):
         assert np.array_equal(emulated(x=x), low(low(x.sum(axis=2, dtype=np.float64)) / x.shape[2]))
     rows = "(float[N,M,K] x) => (float[N,K] y) { a = Constant<value_ints = [1]>() y = ReduceSum<keepdims = 0>(x, a) }"
     first, second = low(drawn(1, 600, 64)), low(drawn(1, 37, 20, seed=1))
-    model = SteppedBackend(load(proto(rows), tmp_path, "rows.onnx"), sample(x=first), threads=1).model
+    model = OnnxRuntimeBackend(load(proto(rows), tmp_path, "rows.onnx"), sample(x=first), threads=1).model
     assert np.abs(Emulated(model)(x=second) - second.sum(axis=1)).max() < 0.1
 
 
@@ -269,7 +268,7 @@ def test_other_precisions_are_as_they_always_are(tmp_path: Path, precision: Prec
 @pytest.mark.parametrize("precision", [FP16, BF16])
 def test_graphs_with_steps_are_valid_and_their_types_agree(precision: Precision) -> None:
     model, dataset = digits()
-    at_sizes = SteppedBackend(model, next(iter(dataset)), threads=1).model
+    at_sizes = OnnxRuntimeBackend(model, next(iter(dataset)), threads=1).model
     plan = plan_for(at_sizes, precision)
     (segment,) = segments(at_sizes, plan, None, [list(at_sizes.layers)], Flow, Flow, SteppedCopier)
     onnx.shape_inference.infer_shapes(ir.to_proto(segment.graph), check_type=True, strict_mode=True)
@@ -280,17 +279,12 @@ def test_the_emulation_of_onnx_runtimes_kernels_differs_where_they_round_more() 
     samples = list(dataset)
     plan = plan_for(model, FP16)
     found = [
-        kind(model, samples[0], threads=1).compare(plan, None, samples, lambda done: None, metric=None, introduced=True)
-        for kind in (SteppedBackend, OnnxRuntimeBackend)
+        OnnxRuntimeBackend(model, samples[0], threads=1).compare(
+            plan, None, samples, lambda done: None, metric=None, introduced=True, arithmetic=arithmetic
+        )
+        for arithmetic in (ONNXRUNTIME, TENSORRT)
     ]
     stepped, plain = (comparison.introduced for comparison in found)
     convolutions = [layer.outputs[0] for layer in model.layers if layer.quantizable]
     assert all(stepped[name].sqnr < plain[name].sqnr + 0.1 for name in convolutions)
     assert any(stepped[name].sqnr < plain[name].sqnr - 1 for name in convolutions)
-
-
-def test_layers_are_not_ranked_by_onnx_runtimes_kernels() -> None:
-    model, dataset = digits()
-    backend = SteppedBackend(model, next(iter(dataset)), threads=1)
-    with pytest.raises(EngineError, match="rank there"):
-        backend.sensitivities(None, [])  # type: ignore[arg-type]

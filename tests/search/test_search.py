@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from models import Array, compared, load, plan_for, proto, sample
+from models import ROUNDED, Array, compared, load, plan_for, proto, sample
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Layer, Model
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic, Constants
 from precisionlab.precision import Precision
 from precisionlab.search.causes import CauseKind, causes
 from precisionlab.search.nonfinite_origins import nonfinite_starts
@@ -239,16 +240,26 @@ def test_every_layer_is_ranked_once(order: list[int], sqnrs: list[int], broken: 
 # Where NaN and Inf start, and why, on real models
 
 
-def run(folder: Path, body: str, weights: dict[str, Array], *values: float, pinned: tuple[str, ...] = ()) -> Case:
+def run(
+    folder: Path,
+    body: str,
+    weights: dict[str, Array],
+    *values: float,
+    pinned: tuple[str, ...] = (),
+    arithmetic: Arithmetic = TENSORRT,
+) -> Case:
     model = load(proto(body, weights), folder)
-    return Case(model, compared(model, [sample(x=[list(values)])], Precision.FP16, pinned), set(pinned))
+    found = compared(model, [sample(x=[list(values)])], Precision.FP16, pinned, arithmetic=arithmetic)
+    return Case(model, found, set(pinned), arithmetic)
 
 
 class Case:
     """A model, and what comparing it in fp16 found."""
 
-    def __init__(self, model: Model, comparison: Comparison, pinned: set[str]) -> None:
-        self.model, self.comparison = model, comparison
+    def __init__(
+        self, model: Model, comparison: Comparison, pinned: set[str], arithmetic: Arithmetic = TENSORRT
+    ) -> None:
+        self.model, self.comparison, self.constants = model, comparison, arithmetic.constants
         self._low = {layer.name for layer in model.layers if layer.fixed is None} - pinned
 
     @property
@@ -258,7 +269,7 @@ class Case:
     @property
     def causes(self) -> dict[str, str]:
         plan = plan_for(self.model, Precision.FP16)
-        found = causes(self.model, plan, self.comparison.inherited, self.comparison.introduced)
+        found = causes(self.model, plan, self.comparison.inherited, self.comparison.introduced, self.constants)
         return {name: cause.text for name, cause in found.items()}
 
 
@@ -286,13 +297,13 @@ def test_nan_of_a_pinned_layer_is_laid_to_the_low_layers_before_it(tmp_path: Pat
         '(float[1,2] x) => (float[1,2] y) { ["before"] o = Neg(x) ["small"] a = Mul(o, tiny) ["keep"] k = Abs(a) '
         '["divide"] q = Div(k, k) ["after"] y = Neg(q) }'
     )
-    weights = {"tiny": np.float32([1e-9])}
-    case = run(tmp_path, body, weights, 1, 2, pinned=("divide",))
+    weights, values = {"tiny": np.float32([1e-3])}, (1e-6, 2e-6)
+    case = run(tmp_path, body, weights, *values, pinned=("divide",))
     assert case.comparison.nonfinite == ("q", "y")
     assert case.starts == ("keep",)
     # With that pinned too, the next before it; and in the end nothing is left to blame.
-    assert run(tmp_path, body, weights, 1, 2, pinned=("divide", "keep")).starts == ("small",)
-    assert run(tmp_path, body, weights, 1, 2, pinned=("divide", "keep", "small")).starts == ()
+    assert run(tmp_path, body, weights, *values, pinned=("divide", "keep")).starts == ("small",)
+    assert run(tmp_path, body, weights, *values, pinned=("divide", "keep", "small")).starts == ()
 
 
 def test_nan_of_a_layer_that_cannot_be_given_a_precision_is_laid_to_those_before_it(tmp_path: Path) -> None:
@@ -302,9 +313,9 @@ def test_nan_of_a_layer_that_cannot_be_given_a_precision_is_laid_to_those_before
         '["call"] m = SequenceMap <body = g (float[1,2] v) => (float[1,2] w) { w = Reciprocal(v) }> (s) '
         '["take"] y = SequenceAt(m, first) }'
     )
-    model = load(proto(body, {"tiny": np.float32([1e-9]), "first": np.int64(0)}), tmp_path)
+    model = load(proto(body, {"tiny": np.float32([1e-3]), "first": np.int64(0)}), tmp_path)
     assert model.layer["call"].fixed is not None
-    comparison = compared(model, [sample(x=[[1, 2]])])
+    comparison = compared(model, [sample(x=[[1e-6, 2e-6]])])
     assert comparison.nonfinite == ("y",)
     # Nobody looks into a sequence: who takes a tensor out of it is asked first.
     assert Case(model, comparison, set()).starts == ("take",)
@@ -323,16 +334,26 @@ def test_overflow_is_named_with_the_value_and_what_takes_it_too(tmp_path: Path) 
     }
 
 
-def test_a_mask_constant_is_named(tmp_path: Path) -> None:
-    """What exporters write into attention masks: (1 − mask) · −3.4e38; in fp16 0 · −inf is NaN."""
-    body = '(float[1,2] x) => (float[1,2] y) { ["mask"] m = Mul(x, lowest) ["soft"] y = Softmax(m) }'
-    case = run(tmp_path, body, {"lowest": np.float32(np.finfo(np.float32).min)}, 0, 1)
+MASK = '(float[1,2] x) => (float[1,2] y) { ["mask"] m = Mul(x, lowest) ["soft"] y = Softmax(m) }'
+"""What exporters write into attention masks: (1 − mask) · −3.4e38."""
+LOWEST = {"lowest": np.float32(np.finfo(np.float32).min)}
+
+
+def test_a_mask_constant_that_a_cast_makes_infinite_is_named_as_0_times_that_is_nan(tmp_path: Path) -> None:
+    case = run(tmp_path, MASK, LOWEST, 0, 1, arithmetic=ROUNDED)
     assert case.causes["mask"].startswith("the first NaN appears here: constant -3.4e+38 becomes −inf in fp16")
 
 
-def test_a_constant_that_underflows_is_named(tmp_path: Path) -> None:
+def test_a_mask_constant_that_is_clamped_is_named_and_masks_as_well(tmp_path: Path) -> None:
+    case = run(tmp_path, MASK, LOWEST, 0, 1)
+    assert case.causes == {"mask": "constant -3.4e+38 is clamped to -65504, the nearest that fp16 has"}
+    assert (case.comparison.nonfinite, case.starts) == ((), ())
+    assert case.comparison.worst("sqnr") == math.inf  # both have (1, 0) behind the Softmax
+
+
+def test_a_constant_that_underflows_in_a_cast_is_named(tmp_path: Path) -> None:
     body = '(float[1,2] x) => (float[1,2] y) { ["eps"] a = Add(x, small) ["log"] y = Log(a) }'
-    case = run(tmp_path, body, {"small": np.float32([1e-10])}, 0, 1)
+    case = run(tmp_path, body, {"small": np.float32([1e-10])}, 0, 1, arithmetic=ROUNDED)
     # The sum loses its constant, which breaks nothing yet; the logarithm of it gives −inf.
     assert case.comparison.nonfinite == ("y",)
     assert case.causes == {
@@ -340,17 +361,26 @@ def test_a_constant_that_underflows_is_named(tmp_path: Path) -> None:
         "log": "the first Inf appears here: its input underflows: values that are not 0 become 0 in fp16",
     }
     alone = '(float[1,2] x) => (float[1,2] y) { ["divide"] y = Div(x, small) }'
-    case = run(tmp_path, alone, {"small": np.float32([1e-10])}, 0, 1e-9)
+    case = run(tmp_path, alone, {"small": np.float32([1e-10])}, 0, 1e-9, arithmetic=ROUNDED)
     assert case.causes == {"divide": "the first NaN appears here: constant 1e-10 becomes 0 in fp16"}
+
+
+def test_a_small_constant_that_is_clamped_is_named_where_it_does_harm(tmp_path: Path) -> None:
+    """Nothing is NaN or Inf, but 1 / 1e-10 was meant and 1 / 6e-8 is what comes."""
+    alone = '(float[1,2] x) => (float[1,2] y) { ["divide"] y = Div(x, small) }'
+    case = run(tmp_path, alone, {"small": np.float32([1e-10])}, 0, 1e-6)
+    assert case.causes == {"divide": "constant 1e-10 is clamped to 5.9605e-08, the nearest that fp16 has"}
+    assert case.comparison.nonfinite == ()
+    assert run(tmp_path, alone, {"small": np.float32([1e-4])}, 0, 1e-6).causes == {}
 
 
 def test_a_root_of_what_underflows_is_named_with_the_division_behind_it(tmp_path: Path) -> None:
     """A variance of 1e-12 is 0 in half; its root's error is nothing beside a root of 1, and the division breaks."""
-    body = '(float[1,2] x) => (float[1,2] y) { ["eps"] a = Add(x, small) ["root"] r = Sqrt(a) ["over"] y = Div(x, r) }'
-    case = run(tmp_path, body, {"small": np.float32([1e-12])}, 0, 1)
+    body = '(float[1,2] x) => (float[1,2] y) { ["square"] a = Mul(x, x) ["root"] r = Sqrt(a) ["over"] y = Div(x, r) }'
+    case = run(tmp_path, body, {}, 1e-6, 1)
     assert case.causes["root"] == "its input underflows: values that are not 0 become 0 in fp16"
     assert case.causes["over"].endswith("its input underflows: values that are not 0 become 0 in fp16")
-    assert "root" not in run(tmp_path, body, {"small": np.float32([1e-3])}, 0, 1).causes
+    assert "root" not in run(tmp_path, body, {}, 1e-3, 1).causes
 
 
 def test_a_healthy_layer_has_no_cause(tmp_path: Path) -> None:
@@ -374,7 +404,19 @@ def test_in_a_plan_of_two_precisions_each_layer_breaks_in_its_own(tmp_path: Path
 def test_the_cause_names_the_precision_and_its_end(tmp_path: Path, precision: Precision) -> None:
     body = '(float[1,2] x) => (float[1,2] y) { ["mul"] a = Mul(x, big) ["back"] y = Mul(a, tiny) }'
     model = load(proto(body, {"big": np.float32([3.4e38]), "tiny": np.float32([1e-38])}), tmp_path)
-    comparison = compared(model, [sample(x=[[1, 0.5]])], precision)
-    found = causes(model, plan_for(model, precision), comparison.inherited, comparison.introduced)
+    comparison = compared(model, [sample(x=[[1, 0.5]])], precision, arithmetic=ROUNDED)
+    plan = plan_for(model, precision)
+    found = causes(model, plan, comparison.inherited, comparison.introduced, Constants.ROUNDED)
     assert f"becomes inf in {precision}" in found["mul"].text
     assert found["mul"].kinds == (CauseKind.FIRST, CauseKind.CONSTANT_OVERFLOWS, CauseKind.OVERFLOW)
+
+
+def test_constants_are_clamped_in_fp16_alone(tmp_path: Path) -> None:
+    """bf16 ends where float32 does: TensorRT says nothing of its constants."""
+    model = load(proto(MASK, {"lowest": np.float32(-3.4e38)}), tmp_path)
+    for precision, nonfinite in ((Precision.FP16, ()), (Precision.BF16, ("m", "y"))):
+        found = compared(model, [sample(x=[[0, 1]])], precision)
+        assert found.nonfinite == nonfinite
+        kinds = causes(model, plan_for(model, precision), found.inherited, found.introduced)["mask"].kinds
+        assert (CauseKind.CONSTANT_CLAMPED in kinds) == (precision is Precision.FP16)
+        assert (CauseKind.CONSTANT_OVERFLOWS in kinds) == (precision is Precision.BF16)

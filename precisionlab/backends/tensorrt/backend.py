@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from precisionlab.backends.base import Collector, Detail, Evaluation, Progress, SensitivityRequest, broken_tensors
 from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
+from precisionlab.backends.tensorrt.buffers import widened
 from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, LayerPin, Profile
 from precisionlab.backends.tensorrt.latency import times_of_layers
 from precisionlab.backends.tensorrt.network import NetworkLayer
@@ -37,6 +35,7 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError, EngineError
 from precisionlab.model.prepared import content_of, file_for
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.assign import stored_in
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -98,7 +97,7 @@ class EngineSettings:
         profiles = {name: f"{shapes.min},{shapes.opt},{shapes.max}" for name, shapes in self.profiles.items()}
         return {
             "constraints": "obey" if self.obey else "prefer",
-            "float_layers": "held" if self.hold_float else "free",
+            "float_layers": "held beside int8" if self.hold_float else "free beside int8",
             "int8_ranges": "TensorRT's own calibration" if self.calibrate else "calibration cache",
             "workspace": "TensorRT's own limit" if self.workspace is None else f"{self.workspace} bytes",
             "observed_in_one_engine": f"{self.observe} bytes",
@@ -206,11 +205,13 @@ class TensorRTBackend(EngineBackend):
         metric: Callable[[], TaskMetric] | None,
         introduced: bool,
         judging: Judging | None = None,
+        arithmetic: Arithmetic = TENSORRT,
     ) -> Comparison:
         """As of every backend; but no engine can run a layer on the reference's inputs: nothing is `introduced`.
 
         The final outputs are those of the engine as it will be used. The layers' outputs come from further engines in
-        which they were marked, in groups; whether that changed the final outputs is noted.
+        which they were marked, in groups; whether that changed the final outputs is noted. An engine has its own
+        arithmetic, whatever is asked for.
         """
         started = time.perf_counter()
         found = self.judge(plan, table, samples, progress, metric=metric, known=None, judging=judging)
@@ -231,6 +232,7 @@ class TensorRTBackend(EngineBackend):
         metric: Callable[[], TaskMetric] | None,
         known: Comparison | None,
         judging: Judging | None = None,
+        arithmetic: Arithmetic = TENSORRT,
     ) -> Comparison:
         """The final outputs alone, from one engine."""
         started = time.perf_counter()
@@ -393,8 +395,4 @@ class TensorRTBackend(EngineBackend):
     def _outputs(self, engine: Path, sample: Sample, debug: bool = False) -> Arrays:
         """What the engine gives; half and bfloat16 as float32, which holds all their values."""
         found = self._engines.run(engine, sample.inputs, debug)
-        return {name: _as_model_has_it(value) for name, value in found.items()}
-
-
-def _as_model_has_it(value: NDArray[Any]) -> NDArray[Any]:
-    return value.astype(np.float32) if value.dtype.itemsize == 2 and value.dtype.kind in "fV" else value
+        return {name: widened(value) for name, value in found.items()}

@@ -44,6 +44,11 @@ def numpy_dtype(name: str, tensor: str) -> np.dtype[Any]:
     return _DTYPES[name]
 
 
+def widened(array: NDArray[Any]) -> NDArray[Any]:
+    """Half and bfloat16 as float32, which holds all their values; others as they are."""
+    return array.astype(np.float32) if array.dtype.itemsize == 2 and array.dtype.kind in "fV" else array
+
+
 def as_dtype(array: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
     """The array as C-contiguous values of another type of the same kind (float, integer, bool), if none is changed.
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from precisionlab.model.recurrent import Activation
+from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.gates import Gates
@@ -29,7 +30,7 @@ class Steps:
         self.opset = builder.opset
         self._prefix = prefix
         self._precision = precision
-        self._gates = Gates(builder, None)
+        self._gates = Gates(builder, None, Constants.ROUNDED)
 
     def inside(self) -> Steps:
         """For the body of a node of this graph."""

@@ -12,7 +12,7 @@ from precisionlab.evaluate.samples import worst_samples
 from precisionlab.model import Layer
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.search.causes import Cause, causes
+from precisionlab.search.causes import Cause, causes, clamped_constants
 from precisionlab.search.pinning.choice import Aim
 from precisionlab.search.pinning.reasons import reason_of
 from precisionlab.search.pinning.task import Task
@@ -25,23 +25,32 @@ _SHARE = 0.5
 
 @dataclass(frozen=True)
 class Suspects:
-    """The layers that the precision touches, ranked, with what breaks in each and the outputs' sensitivities to it."""
+    """The layers that the precision touches, ranked, with what breaks in each and the outputs' sensitivities to it.
+
+    `clamped` are those that compute with a clamped constant, harmful or not.
+    """
 
     ranking: Ranking
     causes: Mapping[str, Cause]
+    clamped: Mapping[str, Cause]
     sensitivities: Sensitivities = field(default_factory=dict)
     by_cost: bool = False
     """Whether the harm was divided by what pinning a layer costs."""
 
     def reason(self, layer: Layer, precision: Precision) -> str:
         """Why the layer is pinned to a precision."""
-        return reason_of(layer, precision, self.ranking.order, self.causes, self.sensitivities, by_cost=self.by_cost)
+        order = self.ranking.order
+        return reason_of(
+            layer, precision, order, self.causes, self.sensitivities, by_cost=self.by_cost, clamped=self.clamped
+        )
 
 
 def suspects_by_own_error(task: Task, low: Comparison) -> Suspects:
     """Ranked by the error that each layer introduces, as comparing the low precision has found it."""
-    why = causes(task.model, task.low_plan, low.inherited, low.introduced)
-    return Suspects(rank(task.touched, low.introduced), why)
+    constants = task.evaluator.arithmetic.constants
+    why = causes(task.model, task.low_plan, low.inherited, low.introduced, constants)
+    clamped = clamped_constants(task.model, task.low_plan, task.touched, constants)
+    return Suspects(rank(task.touched, low.introduced), why, clamped)
 
 
 def suspects_by_sensitivity(
@@ -55,7 +64,9 @@ def suspects_by_sensitivity(
     if task.deadline.left is not None:
         names = first.ranking.order  # where the time does not do for all, those that look worst come first
     plan = PrecisionPlan(task.model.sha256, Precision.FP32)
-    request = SensitivityRequest(plan, task.low_plan, names, task.table, task.evaluator.judging)
+    request = SensitivityRequest(
+        plan, task.low_plan, names, task.table, task.evaluator.judging, task.evaluator.arithmetic
+    )
     watched = replace(task.evaluator, observer=Watched(task.evaluator.observer, task.deadline.part(_SHARE)))
     samples = worst_samples(task.evaluator.chosen, low)
     sensitivities = watched.sensitivities(f"{task.precision}, each layer alone", request, samples)

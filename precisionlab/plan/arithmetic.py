@@ -1,0 +1,71 @@
+"""Whose arithmetic an emulated variant is computed in: what constants become in half, and what sums are kept in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from precisionlab.errors import OptionError
+from precisionlab.system.wording import either
+
+
+class Kernels(str, Enum):
+    """Whose rounding inside of layers is emulated."""
+
+    TENSORRT = "tensorrt"
+    ONNXRUNTIME = "onnxruntime"  # its CUDA provider's: node by node
+
+
+class Constants(str, Enum):
+    """What becomes of a constant that half cannot hold.
+
+    TensorRT's builder puts the nearest finite number that is not 0 in its place (its log: "Converting to closest finite
+    FP16 value", "Converting to FP16 minimum subnormalized value"); a Cast gives Inf, or 0.
+    """
+
+    CLAMPED = "clamped"
+    ROUNDED = "rounded"
+
+
+class Sums(str, Enum):
+    """What a kernel in half keeps the running sum of its products in."""
+
+    FLOAT32 = "float32"
+    HALF = "half"  # tensor cores: 16 products at a time are exact, and rounded with the sum so far
+    HALF_SINGLE = "half-single"  # without tensor cores: rounded at every product
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How an emulated variant computes.
+
+    Sums matter to layers in half alone; in every other precision they are kept in float32 (or int32).
+    """
+
+    kernels: Kernels = Kernels.TENSORRT
+    sums: Sums = Sums.FLOAT32
+    constants: Constants = Constants.CLAMPED
+
+    def to_plain(self) -> dict[str, str]:
+        """What a journal's key and `run.json` hold of it."""
+        return {"kernels": self.kernels.value, "sums": self.sums.value, "constants": self.constants.value}
+
+
+TENSORRT = Arithmetic()
+"""What a sweep emulates: TensorRT's, with sums in float32."""
+
+ONNXRUNTIME = Arithmetic(Kernels.ONNXRUNTIME, Sums.FLOAT32, Constants.ROUNDED)
+"""ONNX Runtime's CUDA kernels."""
+
+
+def parse_arithmetic(kernels: str, sums: str) -> Arithmetic:
+    """What `--kernels` and `--sums` ask for. Raises OptionError for an unknown name, or a pair that there is not."""
+    if kernels not in {kind.value for kind in Kernels}:
+        raise OptionError(f"unknown kernels {kernels!r}; use {either(kind.value for kind in Kernels)}")
+    if sums not in {kind.value for kind in Sums}:
+        raise OptionError(f"unknown sums {sums!r}; use {either(kind.value for kind in Sums)}")
+    if Kernels(kernels) is Kernels.TENSORRT:
+        return Arithmetic(sums=Sums(sums))
+    if Sums(sums) is not Sums.FLOAT32:
+        raise OptionError(f"sums {sums}: ONNX Runtime's kernels add in float32; leave --sums, or ask for TensorRT's")
+    return ONNXRUNTIME

@@ -1,0 +1,92 @@
+"""What a constant becomes in a precision."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from precisionlab.model.mapped import let_go
+from precisionlab.plan.arithmetic import Constants
+from precisionlab.precision import Precision
+
+UNCLAMPED = frozenset({"Clip"})
+"""Operators whose constants TensorRT makes parameters of a layer, in float32: those are rounded, and never clamped."""
+
+
+def rounded_array(array: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
+    """Rounded to nearest, ties to even, as IEEE 754 binary16 or bfloat16; Inf beyond the precision. float32, any shape.
+
+    Of float32 and quantized precisions the array itself: those are not rounded ahead.
+    """
+    if not precision.is_low_float:
+        return array
+    with np.errstate(over="ignore"):
+        return np.asarray(array).astype(precision.number_format.numpy).astype(np.float32)
+
+
+def round_scalar(value: float, precision: Precision) -> float:
+    """One number rounded as `rounded_array` does."""
+    return float(rounded_array(np.asarray(value, np.float32), precision)) if precision.is_low_float else value
+
+
+def clamped_array(array: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
+    """The array as TensorRT's builder has it before it rounds: float32, of the same shape.
+
+    A finite number beyond the precision becomes its largest, and one that is not 0 but would be rounded to it the
+    smallest subnormal, each with its sign (which of the two signs TensorRT gives a small negative one is not known; no
+    public log tells). Inf and NaN stay.
+    """
+    number_format = precision.number_format
+    if not number_format.clamps_constants:
+        return array
+    rounded = rounded_array(array, precision)
+    beyond = np.isinf(rounded) & np.isfinite(array)
+    underflow = (rounded == 0) & (array != 0)
+    clamped = np.where(beyond, np.copysign(np.float32(number_format.largest), array), array)
+    return np.asarray(np.where(underflow, np.copysign(np.float32(number_format.least), array), clamped), np.float32)
+
+
+def constant_array(array: NDArray[np.float32], precision: Precision, constants: Constants) -> NDArray[np.float32]:
+    """What a kernel in the precision is handed of a constant: float32, of the same shape."""
+    if constants is Constants.CLAMPED:
+        array = clamped_array(array, precision)
+    return rounded_array(array, precision)
+
+
+def is_clamped(value: ir.Value, precision: Precision) -> bool:
+    """Whether an initialiser holds a number that the precision clamps; looked up once for a value.
+
+    Raises nothing for other types than float32: they are not clamped.
+    """
+    if not precision.number_format.clamps_constants or value.dtype != ir.DataType.FLOAT:
+        return False
+    key = f"precisionlab.clamped.{precision}"
+    if key not in value.meta:
+        assert value.const_value is not None
+        array = value.const_value.numpy()
+        value.meta[key] = bool(_differs(array, precision))
+        let_go(value.const_value)
+    found: bool = value.meta[key]
+    return found
+
+
+def clamped_tensor(tensor: ir.TensorProtocol, precision: Precision) -> ir.LazyTensor:
+    """The float32 tensor clamped, and not rounded yet; read and clamped each time that its content is asked for."""
+    shape = ir.Shape(tuple(tensor.shape.numpy()))
+    return ir.LazyTensor(lambda: ir.tensor(clamped_array(tensor.numpy(), precision)), ir.DataType.FLOAT, shape)
+
+
+def _differs(array: NDArray[np.float32], precision: Precision) -> bool:
+    """Whether clamping changes a number: in magnitudes, in one pass and without a copy of the array's size each."""
+    number_format = precision.number_format
+    magnitude = np.abs(array)
+    # The middle between the largest number and what would be the next: what is rounded to the largest lies below it.
+    step = 2.0 ** math.floor(math.log2(number_format.largest)) * number_format.epsilon
+    first_beyond = number_format.largest + step / 2
+    with np.errstate(invalid="ignore"):
+        is_beyond = (magnitude >= np.float32(first_beyond)) & (magnitude < np.inf)
+        is_underflow = (magnitude <= np.float32(number_format.least / 2)) & (magnitude > 0)
+    return bool(is_beyond.any() or is_underflow.any())
