@@ -8,11 +8,11 @@ data or its precision is changed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from precisionlab.data.inspect import FEW
 from precisionlab.report.cells import is_quantized, percent, show
+from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard, capital, linked
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.inside import strays_text
 from precisionlab.report.section import PrecisionSection
@@ -21,38 +21,10 @@ from precisionlab.search.causes import CauseKind
 from precisionlab.search.undefined import Undefined
 from precisionlab.search.verdict import State, Tone
 
-DANGER, WARNING, NOTE = "danger", "warning", "note"
 _ORDER = (DANGER, WARNING, NOTE)
-NAMED = 6  # layers that a hazard names
-_CONSTANTS = frozenset(
-    {CauseKind.CONSTANT_OVERFLOWS.value, CauseKind.CONSTANT_UNDERFLOWS.value, CauseKind.CONSTANT_CLAMPED.value}
-)
+_LOST = frozenset({CauseKind.CONSTANT_OVERFLOWS.value, CauseKind.CONSTANT_UNDERFLOWS.value})
+_CONSTANTS = _LOST | {CauseKind.CONSTANT_CLAMPED.value}
 _OVERFLOWS = frozenset({CauseKind.OVERFLOW.value, CauseKind.INPUT_OVERFLOWS.value})
-
-
-@dataclass(frozen=True)
-class LayerLink:
-    """A layer's name, and the id of its row in the table of all layers; None where it has none."""
-
-    layer: str
-    row: str | None
-
-
-@dataclass(frozen=True)
-class Hazard:
-    """One thing that speaks against a plan. `where` are the precisions it is about; nothing where it is about all.
-
-    `severity` is "danger" (what is shown may be wrong), "warning" (to be looked at before the plan is used) or "note".
-    `layers` are the worst of those it is about, `more` the number of the others.
-    """
-
-    severity: str
-    where: str
-    title: str
-    why: str
-    action: str
-    layers: tuple[LayerLink, ...] = ()
-    more: int = 0
 
 
 def hazards(
@@ -69,18 +41,6 @@ def hazards(
             found += _of_channels(section, place, histograms)
     found += _of_cost(sections)
     return tuple(sorted(found, key=lambda hazard: _ORDER.index(hazard.severity)))
-
-
-def row_id(place: int, view: LayerView) -> str | None:
-    """The id of a layer's row in the table of the precision that stands at this place on the page, counted from 1."""
-    return None if view.index is None else f"row-{place}-{view.index:.0f}"
-
-
-def _linked(views: Iterable[LayerView], place: int) -> dict[str, Any]:
-    """The layers of a hazard, as its arguments."""
-    found = list(views)
-    links = tuple(LayerLink(view.layer, row_id(place, view)) for view in found[:NAMED])
-    return {"layers": links, "more": len(found) - len(links)}
 
 
 def _layers(number: int) -> str:
@@ -105,7 +65,7 @@ def _of_data(run: Mapping[str, Any], calibrated: bool) -> Iterable[Hazard]:
         yield Hazard(
             WARNING if finding["severity"] == "warning" else NOTE,
             "",
-            f"{about}{finding['text']}" if about else _capital(str(finding["text"])),
+            f"{about}{finding['text']}" if about else capital(str(finding["text"])),
             "All figures, the choice of pins and INT8 ranges rest on these samples.",
             "Look at the samples, and fix them or dataset.toml where they are not what the model sees in use.",
         )
@@ -135,15 +95,11 @@ def _of_reference(run: Mapping[str, Any]) -> Iterable[Hazard]:
         yield Hazard(
             DANGER if undefined.blank else WARNING,
             "",
-            _capital(undefined.text),
+            capital(undefined.text),
             "Where the reference has no number there is nothing to be right about: figures and verdicts leave it out.",
             "Look whether anybody reads these values (rows of padding are nobody's), and fix the samples or the model "
             "where somebody does.",
         )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 # What breaks
@@ -175,18 +131,9 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
             f"{held_in.title} ends there; what lies beyond becomes Inf, and Inf − Inf or Inf / Inf behind it NaN.",
             f"Keep these layers in {'BF16 or ' if held_in.title == 'FP16' else ''}FP32, or scale the values before "
             "them down." + dealt,
-            **_linked(over, place),
+            **linked(over, place),
         )
-    if constants:
-        yield Hazard(
-            severity,
-            section.title,
-            f"A constant of {_layers(len(constants))} does not fit {section.title}",
-            "TensorRT takes the nearest number that it has: in FP16 a small epsilon becomes 6e-8, a large mask −65504. "
-            "A Cast makes 0 and Inf of them: then what they prevent happens, such as a division by zero.",
-            "Export the model with a constant that fits, or keep these layers in FP32." + dealt,
-            **_linked(constants, place),
-        )
+    yield from _of_constants(section, touched, place, severity, dealt)
     if others:
         yield Hazard(
             severity,
@@ -194,7 +141,7 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
             f"NaN or Inf in {_layers(len(others))} without an overflow of its own",
             "They break on what earlier layers hand them, such as a value that was rounded to zero.",
             "Look at their causes in the table of all layers, and at the layers before them." + dealt,
-            **_linked(others, place),
+            **linked(others, place),
         )
     if section.absorbed:
         yield Hazard(
@@ -203,6 +150,31 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
             f"Inf on the way in {section.absorbed} tensor{'' if section.absorbed == 1 else 's'} of the plan found",
             "The layers behind make it finite again and the outputs are right, but the plan hangs on that.",
             "Where that is too little for you, ask for nonfinite<=0 in the tolerance.",
+        )
+
+
+def _of_constants(
+    section: PrecisionSection, touched: Sequence[LayerView], place: int, severity: str, dealt: str
+) -> Iterable[Hazard]:
+    """Constants that the precision cannot hold: those that it loses, and those that are clamped."""
+    if lost := [view for view in touched if view.cause_kinds & _LOST]:
+        yield Hazard(
+            severity,
+            section.title,
+            f"A constant of {_layers(len(lost))} does not fit {section.title}",
+            "A small epsilon becomes 0, a large mask Inf: then what it prevents happens, such as a division by zero.",
+            "Export the model with a constant that fits, or keep these layers in FP32." + dealt,
+            **linked(lost, place),
+        )
+    if clamped := [view for view in touched if CauseKind.CONSTANT_CLAMPED.value in view.cause_kinds]:
+        yield Hazard(
+            severity,
+            section.title,
+            f"Clamped constants in {_layers(len(clamped))}: the figures rest on what TensorRT's builder makes of them",
+            "FP16 cannot hold them, and the builder takes the nearest number that it can: −65504 for a mask, 6e-8 for "
+            "an epsilon (logs of 8.x say so; in 10.x it is likely). Elsewhere a Cast makes Inf and 0 of them.",
+            "Export the model with a constant that fits, such as −1e4 and 1e-5: then nothing hangs on that." + dealt,
+            **linked(clamped, place),
         )
 
 
@@ -228,7 +200,7 @@ def _of_channels(section: PrecisionSection, place: int, histograms: RunHistogram
         f"{show(levels, '.1f')} of 127 levels.",
         "Move the scale into the weights (SmoothQuant does), quantise-aware train, or pin these layers where their "
         "errors are high." + (" The plan found holds the tolerance all the same." if section.met else ""),
-        **_linked(views, place),
+        **linked(views, place),
     )
 
 
@@ -245,7 +217,7 @@ def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[H
         yield Hazard(
             WARNING,
             section.title,
-            _capital(section.remark),
+            capital(section.remark),
             "The pins are not simply the fewest that meet the tolerance on the samples that chose them.",
             "Give more samples, and verify the plan on other data.",
         )
@@ -255,7 +227,7 @@ def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[H
             WARNING if section.verdict.mark.tone is Tone.OPEN else DANGER,
             section.title,
             title,
-            f"{_capital(section.verdict.sentence)}. Asked: {section.tolerance}.",
+            f"{capital(section.verdict.sentence)}. Asked: {section.tolerance}.",
             action,
         )
     elif section.proven is False:
@@ -312,23 +284,23 @@ def _of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
                     section.title,
                     f"{len(pins)} of {len(facts['pins'])} pins {verdict} in the engine of {what}",
                     why,
-                    _capital("; ".join(list(advice)[:3])) or "Look at the table of pins in the engine.",
-                    **_linked(known, place),
+                    capital("; ".join(list(advice)[:3])) or "Look at the table of pins in the engine.",
+                    **linked(known, place),
                 )
         if said := strays_text(facts):
             yield Hazard(
                 WARNING,
                 section.title,
-                _capital(said),
+                capital(said),
                 "TensorRT may run any layer in INT8 that has scales on both sides; the emulation had these in float.",
                 "Where the measured error is right, it is faster so. Else hold them: --hold-float.",
-                **_linked([rows[name] for name in map(str, facts["strays"]["layers"]) if name in rows], place),
+                **linked([rows[name] for name in map(str, facts["strays"]["layers"]) if name in rows], place),
             )
         for note in facts.get("notes", ()):
             yield Hazard(
                 WARNING,
                 section.title,
-                _capital(str(note)),
+                capital(str(note)),
                 "What was measured layer by layer may not be what the engine does that you will ship.",
                 "Trust the errors of the final outputs first; they were measured on the engine itself.",
             )

@@ -138,6 +138,7 @@ def test_minilm_is_right_in_fp16_as_its_mask_is_clamped_and_the_report_names_tha
     (mask,) = (name for name in causes if name.endswith("auto_model/Mul_1"))
     assert causes[mask] == "constant -3.4e+38 is clamped to -65504, the nearest that fp16 has"
     assert "clamped to -65504" in minilm.report
+    assert "Clamped constants in 1 layer" in minilm.report
 
 
 def test_minilm_where_a_cast_makes_its_mask_infinite_is_nan_and_repaired_by_pinning_that(prepared: Prepared) -> None:

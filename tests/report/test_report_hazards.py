@@ -21,7 +21,8 @@ from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
 from precisionlab.report.commands import commands_of, run_commands
 from precisionlab.report.details import details_json
-from precisionlab.report.hazards import DANGER, NOTE, WARNING, Hazard, hazards
+from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard
+from precisionlab.report.hazards import hazards
 from precisionlab.report.histograms import LayerTensors, RunHistograms, TensorValues
 from precisionlab.report.html import render
 from precisionlab.report.section import Tables, section_of
@@ -81,6 +82,25 @@ def test_constants_that_underflow_are_found_by_their_cause() -> None:
     run, variants, layers, plans = report()
     layers["cause_kinds"] = ["", "first_nonfinite overflow", "constant_underflows input_underflows", ""]
     assert [link.layer for link in one("constant", found(run, variants, layers, plans)).layers] == ["Tanh_2"]
+
+
+def test_clamped_constants_are_told_with_what_the_figures_rest_on() -> None:
+    run, variants, layers, plans = report()
+    layers["cause_kinds"] = ["", "overflow constant_overflows", "constant_clamped", ""]
+    every = found(run, variants, layers, plans)
+    clamped = one("Clamped constants in 1 layer", every)
+    assert [link.layer for link in clamped.layers] == ["Tanh_2"]
+    assert "logs of 8.x say so; in 10.x it is likely" in clamped.why
+    assert clamped.severity == NOTE
+    assert "A constant of 1 layer does not fit FP16" in every
+
+
+def test_values_that_a_clamped_constant_keeps_finite_are_no_overflow() -> None:
+    """A mask of −3.4e38 that is clamped: the reference goes far beyond half, the variant nowhere."""
+    run, variants, layers, plans = report()
+    assert any("Overflow" in title for title in found(run, variants, layers, plans))
+    layers[["inherited_nan", "inherited_inf"]] = 0
+    assert not any("Overflow" in title for title in found(run, variants, layers, plans))
 
 
 def test_what_breaks_is_told_by_its_kind_and_not_by_its_words() -> None:
