@@ -12,8 +12,11 @@ from precisionlab.model.mapped import let_go
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
 
-UNCLAMPED = frozenset({"Clip"})
-"""Operators whose constants TensorRT makes parameters of a layer, in float32: those are rounded, and never clamped."""
+UNCLAMPED = frozenset({"Cast", "Clip"})
+"""Operators whose constants are rounded and never clamped.
+
+TensorRT makes parameters of a Clip's layer of its limits, in float32; and a Cast that the model's own file has is one.
+"""
 
 
 def rounded_array(array: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
