@@ -263,7 +263,7 @@ def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], thr
     from precisionlab.evaluate.ranges import typical_sqnr
     from precisionlab.jobs import fidelity
     from precisionlab.model import load_model
-    from precisionlab.plan.arithmetic import ONNXRUNTIME, TENSORRT
+    from precisionlab.plan.arithmetic import ONNXRUNTIME, Arithmetic, Constants
     from precisionlab.plan.plan import Pin, PrecisionPlan
     from precisionlab.precision import Precision
     from precisionlab.report.csvfile import to_csv
@@ -276,7 +276,8 @@ def _emulated(name: str, packed: str | None, row: Row, known: Sequence[Row], thr
     dataset = open_dataset(data, model, facts["data"]["samples"], facts["data"]["seed"])
     if (model.sha256, dataset.sha256) != (facts["model"]["sha256"], facts["data"]["sha256"]):
         return {"case": row["case"], "failed": "the model or its samples are not those that the GPU had"}
-    arithmetic = TENSORRT if row["case"] == _SWEEP else ONNXRUNTIME
+    # The GPU ran models whose constants were rounded, whichever kernels are emulated.
+    arithmetic = Arithmetic(constants=Constants.ROUNDED) if row["case"] == _SWEEP else ONNXRUNTIME
     layers = model if facts["layers"] == fidelity.PATTERNS else one_node_layers(model)
     backend = OnnxRuntimeBackend(layers, next(iter(dataset)), threads, memory=default_memory())
     pins = [Pin(n, backend.model.layer[n].nodes, Precision.FP32, why) for n, why in found["unsupported"].items()]

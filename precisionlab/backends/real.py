@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -181,7 +182,8 @@ class RealBackend(Backend):
         flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
         parts = cut(self.model, len(flows), _SEGMENT)
         judging, model = evaluation.judging, evaluation.judging.watched(self.model)
-        found = segments(model, evaluation.plan, evaluation.table, parts, flows, flows, RealCopier)
+        copier = partial(RealCopier, arithmetic=evaluation.arithmetic)
+        found = segments(model, evaluation.plan, evaluation.table, parts, flows, flows, copier)
         ready = [(part, RealSession(_bytes(part.graph), self.device, optimised=False)) for part in found]
         rows = observed_rows(self.model, evaluation.plan, evaluation.flows)
         formats = row_formats(self.model, evaluation.plan, (name for _, name in rows))

@@ -211,7 +211,7 @@ def _typed(subject: Subject, out: Path) -> Exported:
     if subject.model.tail is not None:
         graft(typed.onnx, subject.model.tail)
     save_typed(typed, out)
-    return Exported(None, (out,), tuple(typed.notes))
+    return Exported(None, (out,), (*typed.notes, *typed.clamped))
 
 
 TYPED = "typed-onnx"

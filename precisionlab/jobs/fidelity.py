@@ -77,8 +77,9 @@ def fidelity(
     has, by default against engines, or "nodes": as ONNX Runtime fuses nothing there, by default the emulation does not
     either. `kernels` says whose rounding inside of layers in half is emulated: "tensorrt", as a sweep has it, by
     default against engines, or "onnxruntime", by default against "cuda"; `sums` what TensorRT's keep their sums in:
-    "float32", "half" or "half-single". Writes fidelity.json, fidelity.csv and
-    fidelity.html (not without `page`) to `out`, by default `reports/<model>-fidelity`.
+    "float32", "half" or "half-single". With TensorRT's kernels the constants that ONNX Runtime is given are clamped
+    like the emulation's, else both have them rounded. Writes fidelity.json, fidelity.csv and fidelity.html (not without
+    `page`) to `out`, by default `reports/<model>-fidelity`.
 
     Raises PrecisionLabError for input that cannot be used; OptionError where this machine has no real arithmetic in a
     precision.
@@ -189,7 +190,7 @@ class _Job:
     ) -> tuple[float | None, str]:
         """The final SQNR of the whole typed model with all of ONNX Runtime's optimisations; or why there is none."""
         try:
-            typed = typed_model(self._model, plan, table)
+            typed = typed_model(self._model, plan, table, self._arithmetic.constants)
         except PrecisionLabError as error:
             return None, str(error)
         with temporary_folder() as folder:

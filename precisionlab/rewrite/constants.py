@@ -76,6 +76,21 @@ def is_clamped(value: ir.Value, precision: Precision) -> bool:
     return found
 
 
+def clamped_number(array: NDArray[np.float32], precision: Precision) -> tuple[float, float] | None:
+    """A number of the array that is clamped, and what it becomes; None where none is.
+
+    The largest, where that lies beyond the precision, else the first that would be 0.
+    """
+    if not precision.number_format.clamps_constants or not _differs(array, precision):
+        return None
+    clamped = clamped_array(array, precision)
+    (places,) = np.nonzero((clamped != array).ravel() & ~np.isnan(array).ravel())
+    changed = np.asarray(array).ravel()[places]
+    largest = int(np.abs(changed).argmax())
+    at = places[largest] if abs(changed[largest]) > 1 else places[0]
+    return float(np.asarray(array).ravel()[at]), float(clamped.ravel()[at])
+
+
 def clamped_tensor(tensor: ir.TensorProtocol, precision: Precision) -> ir.LazyTensor:
     """The float32 tensor clamped, and not rounded yet; read and clamped each time that its content is asked for."""
     shape = ir.Shape(tuple(tensor.shape.numpy()))

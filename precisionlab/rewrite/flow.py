@@ -136,7 +136,7 @@ class LayerCopier:
             captured.update(
                 (v, self._builder.weight(v, self._weights)) for v in outer_values(node) if v.is_initializer()
             )
-            attributes = rounded_attributes(node, precision)
+            attributes = rounded_attributes(node, precision, self._arithmetic.constants)
             if folded:
                 attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
             outputs = self._node(node, inputs, captured, prefix, attributes, precision)
@@ -260,8 +260,10 @@ class LayerCopier:
         if value.is_initializer():
             if not is_data:
                 return self._builder.weight(value, self._weights)
+            if _is_lookup(node):
+                return self._gates.table(value, precision, self._weights)
             # What a kernel is not handed: folded in float32, or no constants to fold.
-            if foldable or _is_lookup(node) or node.op_type == "BatchNormalization":
+            if foldable or node.op_type == "BatchNormalization":
                 precision = Precision.FP32
             if node.op_type in UNCLAMPED:
                 return self._gates.limit(value, precision, self._weights)

@@ -18,7 +18,7 @@ from precisionlab.model.mapped import let_go
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
-from precisionlab.rewrite.constants import clamped_tensor, is_clamped, round_scalar
+from precisionlab.rewrite.constants import clamped_tensor, constant_array, is_clamped, round_scalar
 
 WEIGHT_SCALES = 2
 """Which scales weights have in int8; of others a journal is not taken over. 1: a weight on the left had one."""
@@ -98,6 +98,12 @@ class Gates:
                 self.mark_rounded(self._made[key], precision)
         return self._made[key]
 
+    def table(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
+        """An initialiser that rows are taken from: clamped, and rounded where they are taken, which is cheaper."""
+        if self._constants is Constants.CLAMPED and is_clamped(original, precision):
+            return self._clamp(original, precision, weights)
+        return self.weight(original, Precision.FP32, None, weights)
+
     def limit(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
         """An initialiser that TensorRT makes a parameter of a layer, as Clip's limits: rounded, and never clamped."""
         value = self._builder.weight(original, weights)
@@ -146,11 +152,19 @@ class Gates:
         )
 
 
-def rounded_attributes(node: ir.Node, precision: Precision) -> dict[str, ir.Attr]:
-    """The node's attributes, with those that are operands rounded to the precision."""
+def rounded_attributes(node: ir.Node, precision: Precision, constants: Constants) -> dict[str, ir.Attr]:
+    """The node's attributes, with those that are operands rounded to the precision.
+
+    What a ConstantOfShape fills its tensor with is a constant as any other.
+    """
     attributes = dict(node.attributes)
     if not precision.is_low_float:
         return attributes
+    if node.op_type == "ConstantOfShape" and "value" in attributes:
+        filling = attributes["value"].as_tensor()
+        if filling.dtype == ir.DataType.FLOAT:
+            held = constant_array(np.asarray(filling.numpy(), np.float32), precision, constants)
+            attributes["value"] = ir.AttrTensor("value", ir.tensor(held))
     for name, default in _OPERAND_ATTRIBUTES.get(node.op_type, {}).items():
         value = attributes[name].as_float() if name in attributes else default
         if value is not None:

@@ -20,7 +20,7 @@ from precisionlab.model.flow import is_control
 from precisionlab.model.layers import layer_of
 from precisionlab.model.mapped import let_go
 from precisionlab.model.opset import opset_of
-from precisionlab.plan.arithmetic import ONNXRUNTIME, Constants
+from precisionlab.plan.arithmetic import ONNXRUNTIME, Arithmetic, Constants
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -28,7 +28,7 @@ from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier, nodes_outputs
 from precisionlab.rewrite.gates import Gates
-from precisionlab.rewrite.typed.constants import converted, converted_tensor, quantised
+from precisionlab.rewrite.typed.constants import constants_of, converted_tensor, held, quantised
 from precisionlab.rewrite.typed.signature import FLOAT, Places, places
 
 ZERO = 128
@@ -49,8 +49,8 @@ class _Operand:
 class _Operands(Gates):
     """Gates whose int8 values stay integers, as uint8 around 128."""
 
-    def __init__(self, builder: GraphBuilder, table: CalibrationTable | None) -> None:
-        super().__init__(builder, table, Constants.ROUNDED)
+    def __init__(self, builder: GraphBuilder, table: CalibrationTable | None, constants: Constants) -> None:
+        super().__init__(builder, table, constants)
         self.known: dict[ir.Value, _Operand] = {}
         self.zero = builder.constant(ir.tensor(np.asarray(ZERO, np.uint8)), "real/zero")
 
@@ -92,12 +92,15 @@ class RealCopier(LayerCopier):
         model: Model,
         table: CalibrationTable | None,
         watched: frozenset[ir.Value] = frozenset(),
+        arithmetic: Arithmetic = ONNXRUNTIME,
     ) -> None:
-        super().__init__(builder, model, table, watched, ONNXRUNTIME)
-        self._operands = _Operands(builder, table)
+        """Of the arithmetic what becomes of constants is heeded; all else is what the device does."""
+        super().__init__(builder, model, table, watched, arithmetic)
+        self._operands = _Operands(builder, table, arithmetic.constants)
         self._gates = self._operands
         self._opset = opset_of(model.onnx)
         self._cast: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        self._constants: dict[tuple[ir.Value, ir.DataType, Constants], ir.Value] = {}
 
     def copy(
         self,
@@ -117,7 +120,8 @@ class RealCopier(LayerCopier):
             where = places(node, dtype, self._opset, self._model.tensors)
             folded = folded_batchnorm(node)
             inputs = [self._taken(node, i, source, inside, where, dtype, folded) for i in range(len(node.inputs))]
-            copied = self._builder.copy(node, inputs, {}, prefix, _attributes(node, dtype, folded is not None))
+            attributes = _attributes(node, dtype, self._arithmetic.constants, folded is not None)
+            copied = self._builder.copy(node, inputs, {}, prefix, attributes)
             for index, (old, new) in enumerate(zip(node.outputs, copied.outputs, strict=True)):
                 inside[old] = new
                 known = self._model.tensors.get(str(old.name))
@@ -143,16 +147,17 @@ class RealCopier(LayerCopier):
         wanted = dtype if index in where.inputs else FLOAT
         if value.is_initializer():
             if folded is not None and index in folded:
-                tensor = ir.tensor(converted(folded[index], wanted), dtype=wanted)
+                tensor = ir.tensor(held(folded[index], wanted, self._arithmetic.constants), dtype=wanted)
                 return self._builder.constant(tensor, f"{value.name}:folded")
             if wanted == FLOAT:
                 return self._builder.weight(value, self._weights)
-            key = (value, wanted)
-            if key not in self._cast:
+            constants = constants_of(node, self._arithmetic.constants)
+            known_as = (value, wanted, constants)
+            if known_as not in self._constants:
                 assert value.const_value is not None
-                tensor = converted_tensor(value.const_value, wanted)
-                self._cast[key] = self._builder.constant(tensor, f"{value.name}:{wanted.name.lower()}")
-            return self._cast[key]
+                tensor = converted_tensor(value.const_value, wanted, constants)
+                self._constants[known_as] = self._builder.constant(tensor, f"{value.name}:{wanted.name.lower()}")
+            return self._constants[known_as]
         given = inside[value] if value in inside else source[value]
         known = self._model.tensors.get(str(value.name))
         is_float = known is not None and known.dtype == FLOAT
@@ -330,13 +335,13 @@ def _no_integers(model: Model, layer: Layer) -> str | None:
     return None
 
 
-def _attributes(node: ir.Node, dtype: ir.DataType, folded: bool) -> dict[str, ir.Attr]:
+def _attributes(node: ir.Node, dtype: ir.DataType, constants: Constants, folded: bool) -> dict[str, ir.Attr]:
     attributes = dict(node.attributes)
     if folded:
         attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
     if node.op_type == "ConstantOfShape":
         value = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
-        attributes["value"] = ir.AttrTensor("value", ir.tensor(converted(value, dtype), dtype=dtype))
+        attributes["value"] = ir.AttrTensor("value", ir.tensor(held(value, dtype, constants), dtype=dtype))
     return attributes
 
 

@@ -18,7 +18,7 @@ from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.assign import around_of, is_lowered, precision_inside, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.rewrite.constants import UNCLAMPED, is_clamped, round_scalar
+from precisionlab.rewrite.constants import UNCLAMPED, clamped_number, is_clamped, round_scalar
 
 # A constant that holds this share of its values in what underflows is worth a word; weights near zero
 # underflow in every model and do no harm.
@@ -237,19 +237,13 @@ def _clamped(constant: ir.Value, precision: Precision, policy: Constants, *, sma
         return None
     values = _values(constant)
     assert values is not None
-    worst, number_format = _largest(values), precision.number_format
-    if math.isfinite(worst) and math.isinf(round_scalar(worst, precision)):
-        nearest = math.copysign(number_format.largest, worst)
-        return Cause((CauseKind.CONSTANT_CLAMPED,), _taken_for(worst, nearest, precision))
-    if values.size > _SCALAR or not small:
+    changed = clamped_number(values, precision)
+    assert changed is not None
+    value, nearest = changed
+    if abs(value) < abs(nearest) and (values.size > _SCALAR or not small):
         return None
-    value = next(float(v) for v in values.flat if v != 0 and round_scalar(float(v), precision) == 0)
-    nearest = math.copysign(number_format.least, value)
-    return Cause((CauseKind.CONSTANT_CLAMPED,), _taken_for(value, nearest, precision))
-
-
-def _taken_for(value: float, nearest: float, precision: Precision) -> str:
-    return f"constant {value:.3g} is clamped to {nearest:.5g}, the nearest that {precision} has"
+    said = f"constant {value:.3g} is clamped to {nearest:.5g}, the nearest that {precision} has"
+    return Cause((CauseKind.CONSTANT_CLAMPED,), said)
 
 
 def _largest(values: np.ndarray) -> float:

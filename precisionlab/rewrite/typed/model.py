@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,9 +14,11 @@ from precisionlab.model import Model
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.inference import infer_tensors
 from precisionlab.model.opset import opset_of
+from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.typed.assignment import Assignment, allowed, body_types, planned
 from precisionlab.rewrite.typed.checks import check_typed
+from precisionlab.rewrite.typed.constants import Written, clamping_notes
 from precisionlab.rewrite.typed.expand import ExpandHardSwish
 from precisionlab.rewrite.typed.opset import best_opset, convert, least_opset
 from precisionlab.rewrite.typed.types import TypesPass
@@ -27,20 +30,32 @@ class TypedModel:
 
     Constants are converted when they are read or saved; `sources` are the files of external data that they are read
     from then. `notes` say where the opset was converted, and which layers are not in the type that the plan gives
-    them, with the reason.
+    them, with the reason. `written` are the constants in half.
     """
 
     onnx: ir.Model
     casts: int
     notes: tuple[str, ...]
     sources: frozenset[Path]
+    written: tuple[Written, ...]
+
+    @cached_property
+    def clamped(self) -> tuple[str, ...]:
+        """Which constants were clamped, as they are in the emulation, in one note or none; reads them all."""
+        return clamping_notes(self.written)
 
 
-def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> TypedModel:
+def typed_model(
+    model: Model,
+    plan: PrecisionPlan,
+    table: CalibrationTable | None,
+    constants: Constants = Constants.CLAMPED,
+) -> TypedModel:
     """The model with the plan's precisions as the types of its tensors, and Q/DQ where layers run in int8.
 
     Node names, and the names of the tensors that stay, are the original's; inputs and outputs keep name and type.
-    `table` has the ranges of what int8 layers take; None where there are none. A plan of float32 alone gives the
+    `table` has the ranges of what int8 layers take; None where there are none. `constants` says what becomes of those
+    that half cannot hold: a strongly typed engine computes with what the file holds. A plan of float32 alone gives the
     original. Raises PlanError where the plan cannot be carried out, ModelError where the model does not allow it.
     """
     assignment = planned(model, plan, table)
@@ -55,10 +70,11 @@ def typed_model(model: Model, plan: PrecisionPlan, table: CalibrationTable | Non
         assignment, dtypes={**assignment.dtypes, **dict.fromkeys(expansion.added, ir.DataType.BFLOAT16)}
     )
     bodies, inner_notes = body_types(model, graph.graph, assignment, opset_of(graph))
-    typing = TypesPass(assignment, {**tensors, **added}, table, model.node, model.halves, bodies)
+    typing = TypesPass(assignment, {**tensors, **added}, table, model.node, model.halves, bodies, constants)
     typing(graph)
     check_typed(model, graph)
-    return TypedModel(graph, len(typing.casts), (*notes, *assignment.notes, *inner_notes), model.data_files)
+    notes = (*notes, *assignment.notes, *inner_notes)
+    return TypedModel(graph, len(typing.casts), notes, model.data_files, tuple(typing.clamped))
 
 
 def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str, ...]]:

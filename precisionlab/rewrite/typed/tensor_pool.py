@@ -11,12 +11,22 @@ from numpy.typing import NDArray
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.names import all_names, new_name
+from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
+from precisionlab.rewrite.constants import is_clamped
 from precisionlab.rewrite.typed.assignment import short
-from precisionlab.rewrite.typed.constants import converted_tensor, quantised_tensor, scale_in
+from precisionlab.rewrite.typed.constants import (
+    Written,
+    constants_of,
+    converted_tensor,
+    held,
+    quantised_tensor,
+    scale_in,
+)
 from precisionlab.rewrite.typed.signature import FLOAT
 
 _FLOATS = tuple(precision.number_format.element for precision in Precision.floats())
+_SMALL_CONSTANT = 8  # numbers; it is read to see whether it is clamped
 _SMALL = frozenset(
     {ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16}
 )  # float32 holds them all
@@ -39,16 +49,20 @@ class Stock:
         graph: ir.Graph,
         tensors: Mapping[str, TensorInfo],
         halves: Mapping[str, ir.DataType],
+        constants: Constants,
         around: Stock | None = None,
     ) -> None:
         """`halves` are the graph's inputs and outputs that are to be in half, with their type.
 
-        `around` is the stock of the graph around this one, where this one is inside a node.
+        `constants` says what becomes of those that half cannot hold. `around` is the stock of the graph around this
+        one, where this one is inside a node.
         """
         self._graph = graph
         self._around = around
         self._tensors = tensors
         self._halves = halves
+        self._constants = constants
+        self.clamped: list[Written] = [] if around is None else around.clamped
         self._types: dict[ir.Value, ir.DataType] = {}
         self._made: dict[tuple[object, ...], ir.Value] = {}
         self._copies: dict[ir.Value, list[ir.Value]] = {}
@@ -81,7 +95,7 @@ class Stock:
         if self.type_of(value) == dtype:
             return value
         if value.const_value is not None:
-            return self._converted(value, dtype)
+            return self._converted(value, dtype, consumer)
         source = self._before_widening(value)
         if self.type_of(source) == dtype:
             return source
@@ -102,6 +116,13 @@ class Stock:
     def constant(self, array: NDArray[np.generic], dtype: ir.DataType, name: str) -> ir.Value:
         """A new constant that holds this array, which is of the type already."""
         return self._initializer(ir.tensor(array, dtype=dtype), name)
+
+    def folded(self, array: NDArray[np.float32], dtype: ir.DataType, name: str) -> ir.Value:
+        """A new constant that holds what this float32 array is in the type."""
+        precision = Precision.of_element(dtype)
+        if self._constants is Constants.CLAMPED and precision is not None:
+            self.clamped.append(Written(name, ir.tensor(array), precision))
+        return self.constant(held(array, dtype, self._constants), dtype, name)
 
     def quantised_weight(self, weight: ir.Value, axis: int | None, dtype: ir.DataType, consumer: ir.Node) -> ir.Value:
         """A constant, int8 ahead, dequantised to the type with a scale for each channel along `axis`."""
@@ -182,14 +203,25 @@ class Stock:
             if not given.uses() and not given.is_graph_output():
                 self._graph.remove(cast, safe=True)
 
-    def _converted(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        key = ("constant", value, dtype)
+    def _converted(self, value: ir.Value, dtype: ir.DataType, consumer: ir.Node | None) -> ir.Value:
+        precision = Precision.of_element(dtype)
+        assert value.const_value is not None
+        clamps = precision is not None and precision.number_format.clamps_constants and self._clamps(value, consumer)
+        if clamps and precision is not None and value.const_value.size <= _SMALL_CONSTANT:
+            clamps = is_clamped(value, precision)  # so that one that is a limit too is not written twice for nothing
+        key = ("constant", value, dtype, clamps)
         if key not in self._made:
-            assert value.const_value is not None
-            tensor = converted_tensor(value.const_value, dtype)
+            tensor = converted_tensor(value.const_value, dtype, Constants.CLAMPED if clamps else Constants.ROUNDED)
             self._made[key] = self._initializer(tensor, f"{value.name}_{short(dtype)}")
             self._copies.setdefault(value, []).append(self._made[key])
+            if clamps and precision is not None:
+                self.clamped.append(Written(str(value.name), value.const_value, precision))
         return self._made[key]
+
+    def _clamps(self, value: ir.Value, consumer: ir.Node | None) -> bool:
+        """Whether constants are clamped, and this one is more than a parameter of a layer, here or in a body."""
+        takers = (use.node for use in value.uses()) if consumer is None or value not in consumer.inputs else (consumer,)
+        return any(constants_of(node, self._constants) is Constants.CLAMPED for node in takers)
 
     def _before_widening(self, value: ir.Value) -> ir.Value:
         """The value that casts have widened to this one: they lose nothing, and are not needed to narrow it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -15,10 +15,11 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input, outer_values, subgraphs
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.opset import opset_of
+from precisionlab.plan.arithmetic import Constants
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.gates import weight_axis
 from precisionlab.rewrite.typed.assignment import Assignment, BodyTypes
-from precisionlab.rewrite.typed.constants import converted, is_exact
+from precisionlab.rewrite.typed.constants import Written, held, is_exact
 from precisionlab.rewrite.typed.signature import FLOAT, Places, is_float, places
 from precisionlab.rewrite.typed.tensor_pool import Stock
 
@@ -56,11 +57,12 @@ class TypesPass(InPlacePass):
         original: Collection[str],
         halves: Mapping[str, ir.DataType],
         bodies: Mapping[ir.Graph, BodyTypes] = MappingProxyType({}),
+        constants: Constants = Constants.CLAMPED,
     ) -> None:
         """`original` are the names of the model's own nodes, `tensors` those of the graph in float32.
 
         `halves` are the inputs and outputs that the model's file has in half, with their type there, `bodies` what the
-        graphs inside nodes are typed as.
+        graphs inside nodes are typed as. `constants` says what becomes of those that half cannot hold.
         """
         self._assignment = assignment
         self._tensors = tensors
@@ -68,9 +70,11 @@ class TypesPass(InPlacePass):
         self._original = original
         self._halves = halves
         self._bodies = bodies
+        self._constants = constants
         self._captured: dict[str, TensorInfo] = {}
         self._typed: dict[ir.Node, tuple[ir.DataType, Places]] = {}
         self.casts: tuple[ir.Node, ...] = ()
+        self.clamped: Sequence[Written] = ()
 
     def requires(self, model: ir.Model) -> None:
         """Every assigned node is there, and may have its type at the model's opset."""
@@ -84,8 +88,9 @@ class TypesPass(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Type the graph in place."""
         functions = frozenset((f.domain, f.name) for f in model.functions.values())
-        stock = Stock(model.graph, self._tensors, self._halves)
+        stock = Stock(model.graph, self._tensors, self._halves, self._constants)
         self._type(model.graph, stock, opset_of(model), functions)
+        self.clamped = stock.clamped
         return PassResult(model, stock.changed)
 
     def _type(self, graph: ir.Graph, stock: Stock, opset: int, functions: frozenset[tuple[str, str]]) -> None:
@@ -100,7 +105,7 @@ class TypesPass(InPlacePass):
             for index in where.outputs:
                 stock.set_type(node.outputs[index], dtype)
             if node.op_type == "ConstantOfShape" and dtype != FLOAT:
-                node.attributes["value"] = _filling(node, dtype)
+                node.attributes["value"] = _filling(node, dtype, self._constants)
             if node.op_type == "Cast" and where.outputs:
                 node.attributes["to"] = ir.AttrInt64("to", int(dtype))
             self._typed[node] = dtype, where
@@ -116,8 +121,9 @@ class TypesPass(InPlacePass):
         border = {
             str(value.name): types.border for value in (*graph.inputs, *graph.outputs) if is_float(value, types.tensors)
         }
-        inside = TypesPass(Assignment(types.dtypes, frozenset()), tensors, None, types.dtypes, border, self._bodies)
-        inside._type(graph, Stock(graph, tensors, border, around), opset, functions)
+        assignment = Assignment(types.dtypes, frozenset())
+        inside = TypesPass(assignment, tensors, None, types.dtypes, border, self._bodies, self._constants)
+        inside._type(graph, Stock(graph, tensors, border, self._constants, around), opset, functions)
         inside.ensures_types()
         self.casts += inside.casts
 
@@ -199,7 +205,7 @@ class TypesPass(InPlacePass):
             if index < 2 and str(node.name) in self._assignment.int8:
                 taken = self._quantised(node, index, value, wanted, stock)
             elif folded is not None and index in folded:
-                taken = stock.constant(converted(folded[index], wanted), wanted, f"{node.name}_{value.name}")
+                taken = stock.folded(folded[index], wanted, f"{node.name}_{value.name}")
             else:
                 taken = stock.in_type(value, wanted, node)
             if taken is not value:
@@ -215,10 +221,10 @@ class TypesPass(InPlacePass):
         return stock.quantised_activation(value, scale, dtype, node)
 
 
-def _filling(node: ir.Node, dtype: ir.DataType) -> ir.Attr:
+def _filling(node: ir.Node, dtype: ir.DataType, constants: Constants) -> ir.Attr:
     """ConstantOfShape's value, a tensor of one element, in the type."""
     value = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
-    return ir.AttrTensor("value", ir.tensor(converted(value, dtype), dtype=dtype))
+    return ir.AttrTensor("value", ir.tensor(held(value, dtype, constants), dtype=dtype))
 
 
 def _replace_captured(node: ir.Node, value: ir.Value, replacement: ir.Value) -> None:
