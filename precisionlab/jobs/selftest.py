@@ -1,7 +1,8 @@
 """The self-test of the TensorRT backend: what its first user on a GPU runs, in one command.
 
 Everything that cannot be tried without a GPU is tried here, on a model that is made on the spot: engines of each
-precision, a fault that only pins fix, both ways to INT8 ranges, dynamic shapes, layers that are looked at, times.
+precision, a fault that only pins fix, both ways to INT8 ranges, dynamic shapes, layers that are looked at, times; and
+what the emulation takes for granted of FP16.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.errors import PrecisionLabError
 from precisionlab.jobs.doctor import python_facts
+from precisionlab.jobs.selftest_rules import made_rules, measured
 from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
@@ -58,11 +60,15 @@ selftest (float[N,3,16,16] image) => (float[N,10] scores) {
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was tried: whether it went as it has to, and what was seen."""
+    """One thing that was tried: whether it went as it has to, and what was seen.
+
+    Of an assumption of the emulation, whether it holds on this machine: no fault of the backend where it does not.
+    """
 
     name: str
     passed: bool
     seen: str
+    is_assumption: bool = False
 
 
 RESULT_FILE = "selftest.json"
@@ -71,9 +77,9 @@ RESULT_FILE = "selftest.json"
 def selftest(folder: Path, observer: Observer | None = None) -> Iterator[Step]:
     """Try the TensorRT backend, step by step; engines and logs go to `folder`.
 
-    At the end all of it is written to `selftest.json` there, for a user to attach to an issue: the steps, and for each
-    layer the error as it was emulated and as it was measured. Raises EngineError where TensorRT or the GPU cannot be
-    used at all.
+    At the end all of it is written to `selftest.json` there, for a user to attach to an issue: the steps, what the
+    emulation assumes and was measured, and for each layer the error as it was emulated and as it was measured. Raises
+    EngineError where TensorRT or the GPU cannot be used at all.
     """
     layers: list[tuple[str, float, float]] = []
     steps: list[Step] = []
@@ -85,7 +91,16 @@ def selftest(folder: Path, observer: Observer | None = None) -> Iterator[Step]:
         content = {
             "precisionlab": __version__,
             "python": python_facts(),
-            "steps": [vars(step) for step in steps],
+            "steps": [
+                {"name": step.name, "passed": step.passed, "seen": step.seen}
+                for step in steps
+                if not step.is_assumption
+            ],
+            "assumptions": [
+                {"name": step.name, "as_assumed": step.passed, "measured": step.seen}
+                for step in steps
+                if step.is_assumption
+            ],
             "layers": [{"tensor": name, "emulated_sqnr_db": e, "measured_sqnr_db": m} for name, e, m in layers],
         }
         with told(folder, "choose another folder with --out"):
@@ -111,6 +126,19 @@ def _steps(folder: Path, observer: Observer, layers: list[tuple[str, float, floa
         options = EngineOptions(shapes=("image:1x3x16x16,2x3x16x16,4x3x16x16",))
         with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, observer) as backend:
             yield from _Steps(backend, reference, dataset, table).batches()
+        yield from _assumptions(made, folder, observer)
+
+
+def _assumptions(made: Path, folder: Path, observer: Observer) -> Iterator[Step]:
+    """What the emulation takes for granted of FP16; that it is otherwise here is no fault of the machine, and told."""
+    with told(made, TEMPORARY_ADVICE):
+        model, dataset = made_rules(made)
+    reference = emulation(model, dataset, None)
+    try:
+        with opening.open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), folder, observer) as backend:
+            yield from (Step(*found, is_assumption=True) for found in measured(backend))
+    except PrecisionLabError as error:
+        yield Step("what the emulation assumes", False, str(error))
 
 
 class _Steps:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import DIGITS
+from click.testing import CliRunner
+from models import DIGITS, ROUNDED
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
@@ -27,6 +28,7 @@ from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, EngineL
 from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor
 from precisionlab.calibration.cache import read_cache
 from precisionlab.calibration.table import CalibrationTable, Range
+from precisionlab.cli import cli
 from precisionlab.data import Dataset
 from precisionlab.errors import BuildError
 from precisionlab.jobs.result import SweepResult
@@ -34,9 +36,11 @@ from precisionlab.jobs.selftest import selftest
 from precisionlab.jobs.sweep import sweep
 from precisionlab.jobs.verify import verify
 from precisionlab.model import Model
+from precisionlab.plan.arithmetic import TENSORRT
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.observe import Flow, Segment, segments
 from precisionlab.system.observer import Observer
 
@@ -53,6 +57,8 @@ class Emulated:
 
     marking_changes = False
     """Whether an engine with marked outputs gives others than one without: its fusions are others."""
+
+    arithmetic = TENSORRT
 
     def __init__(self, model: Model, rough: Collection[str] = (), refuses: Collection[str] = ()) -> None:
         self.model = model
@@ -77,7 +83,8 @@ class Emulated:
         engine = Path(f"engine{len(self.jobs)}")
         plan = self._plan(job, pinned)
         flows = (Flow.REFERENCE, Flow.VARIANT)
-        (segment,) = segments(self.model, plan, self._table(job), [list(self.model.layers)], flows, flows)
+        parts, copier = [list(self.model.layers)], copier_of(self.arithmetic)
+        (segment,) = segments(self.model, plan, self._table(job), parts, flows, flows, copier)
         finals = [info.name for info in self.model.outputs]
         self._ready[engine] = (Session(segment.graph, 1), segment, (*finals, *job.marked, *job.debug))
         layers = tuple(
@@ -135,6 +142,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     ) -> Iterator[TensorRTBackend]:
         settings["engines"] = Emulated(reference.model, settings["rough"], settings["refuses"])
         settings["engines"].marking_changes = settings.get("marking_changes", False)
+        settings["engines"].arithmetic = settings.get("arithmetic", TENSORRT)
         yield TensorRTBackend(
             reference, settings["engines"], EngineSettings(folder / "engines", observe=settings.get("observe", 0))
         )
@@ -323,7 +331,7 @@ def test_the_self_test_passes_on_a_gpu_that_does_as_the_emulation_does(gpu: dict
     steps = list(selftest(tmp_path))
     assert [step.name for step in steps if not step.passed] == []
     written = json.loads((tmp_path / "selftest.json").read_text())
-    assert [step["name"] for step in written["steps"]] == [step.name for step in steps]
+    assert [x["name"] for x in (*written["steps"], *written["assumptions"])] == [step.name for step in steps]
     assert all(layer["emulated_sqnr_db"] == layer["measured_sqnr_db"] for layer in written["layers"])
     assert len(written["layers"]) >= 3
     assert {
@@ -333,6 +341,58 @@ def test_the_self_test_passes_on_a_gpu_that_does_as_the_emulation_does(gpu: dict
         "INT8, our calibration cache",
         "dynamic shapes",
     } <= {s.name for s in steps}
+
+
+def assumptions(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `selftest.json` has of the emulation's assumptions, by name."""
+    return {x["name"]: x for x in json.loads((folder / "selftest.json").read_text())["assumptions"]}
+
+
+def test_the_self_test_tells_of_each_assumption_that_it_holds(gpu: dict[str, Any], tmp_path: Path) -> None:
+    list(selftest(tmp_path))
+    found = assumptions(tmp_path)
+    assert all(one["as_assumed"] for one in found.values())
+    assert {name: one["measured"] for name, one in found.items()} == {
+        "constants beyond half": "1e6 is clamped to 65504",
+        "a mask of -3.4e38": "-3.4e38 times 1 gives -65504, and times 0 -0",
+        "a constant below half": "1e-12 is clamped to 6e-08",
+        "sums of a MatMul": "sums are kept in float32",
+        "sums of a convolution": "sums are kept in float32",
+        "0·x": "NaN is kept: 0·x of inf, -inf, nan and 1 gives nan, nan, nan, 0",
+        "x - x": "NaN is kept: x - x of inf, -inf, nan and 1 gives nan, nan, nan, 0",
+        "x / x": "NaN is kept: x / x of inf, -inf, nan and 1 gives nan, nan, nan, 1",
+    }
+
+
+def test_the_self_test_tells_of_an_engine_that_rounds_constants_and_does_not_fail_by_that(
+    gpu: dict[str, Any], tmp_path: Path
+) -> None:
+    gpu |= {"arithmetic": ROUNDED, "observe": 1 << 20}
+    steps = list(selftest(tmp_path))
+    assert all(step.passed for step in steps if not step.is_assumption)
+    found = {name: one["measured"] for name, one in assumptions(tmp_path).items() if not one["as_assumed"]}
+    assert found == {
+        "constants beyond half": "1e6 becomes Inf",
+        "a mask of -3.4e38": "-3.4e38 times 1 gives -inf, and times 0 nan",
+        "a constant below half": "1e-12 becomes 0: its logarithm is -Inf",
+    }
+
+
+def test_an_assumption_that_does_not_hold_is_printed_and_the_command_succeeds(
+    gpu: dict[str, Any], tmp_path: Path
+) -> None:
+    gpu |= {"arithmetic": ROUNDED, "observe": 1 << 20}
+    result = CliRunner().invoke(cli, ["selftest", "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0, result.stdout
+    assert "not as assumed: constants beyond half: 1e6 becomes Inf" in result.stdout
+    assert "as assumed: sums of a MatMul: sums are kept in float32" in result.stdout.splitlines()
+
+
+def test_the_self_test_says_where_its_assumptions_cannot_be_tried(gpu: dict[str, Any], tmp_path: Path) -> None:
+    gpu["refuses"] = frozenset({"mask"})
+    failed = {step.name: step.seen for step in selftest(tmp_path) if not step.passed}
+    assert "obeys the requested constraints" in failed["what the emulation assumes"]
+    assert assumptions(tmp_path) == {}
 
 
 def test_the_self_test_says_what_fails(gpu: dict[str, Any], tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""What the emulation takes for granted of TensorRT's FP16, each with a small graph on which an engine tells.
+
+Whether a finite constant beyond half is clamped and one that would be 0 kept from it; in which type a product adds up;
+whether NaN survives where a compiler could fold it away. Every layer is pinned to FP16, so that no faster kernel in
+FP32 answers in its place; one that does all the same is told by what it gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+from numpy.typing import NDArray
+
+from precisionlab.backends.base import Detail, Evaluation
+from precisionlab.backends.engine import EngineBackend
+from precisionlab.compare.judging import judging_of
+from precisionlab.data import Dataset, Sample, open_dataset
+from precisionlab.model import Model, load_model
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
+
+Array = NDArray[Any]
+Values = Mapping[str, Array]
+
+K, ROWS, COLUMNS = 1024, 64, 64
+"""Products that are added up, and the sizes of the matrices around them: enough for the kernels of large layers."""
+
+_LARGEST, _LEAST = Precision.FP16.number_format.largest, Precision.FP16.number_format.least
+
+_MODEL = """
+<ir_version: 8, opset_import: ["" : 17]>
+rules (float[1,4] share, float[1,4] wild, float[64,1024] rows, float[1,1024,8,8] image)
+    => (float[1,4] large, float[1,4] mask, float[1,4] tiny, float[64,64] product, float[1,64,8,8] convolution,
+        float[1,4] times, float[1,4] minus, float[1,4] over) {
+    [large] large = Mul (share, million)
+    [mask] mask = Mul (share, lowest)
+    [epsilon] above = Add (share, epsilon)
+    [tiny] tiny = Log (above)
+    [product] product = MatMul (rows, weight)
+    [convolution] convolution = Conv (image, kernel)
+    [times] times = Mul (wild, nothing)
+    [minus] minus = Sub (wild, wild)
+    [over] over = Div (wild, wild)
+}
+"""
+_SHARES = np.array([[0, 0.25, 0.5, 1]], np.float32)
+_WILD = np.array([[np.inf, -np.inf, np.nan, 1]], np.float32)
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """One rule: which output tells of it, and how; the judge says whether it holds, and what was measured."""
+
+    name: str
+    output: str
+    judge: Callable[[Array], tuple[bool, str]]
+
+
+def measured(backend: EngineBackend) -> Iterator[tuple[str, bool, str]]:
+    """Each rule's name, whether it is as assumed, and what was seen; of one engine, opened for `made_rules`' model.
+
+    Raises EngineError where the engine cannot be built or run.
+    """
+    pins = tuple(Pin(layer.name, layer.nodes, Precision.FP16, "self-test") for layer in backend.model.layers)
+    plan = PrecisionPlan(backend.model.sha256, Precision.FP32, pins)
+    evaluation = Evaluation(plan, None, Detail.NONFINITE, True, judging_of(backend.model))
+    (result,) = backend.results(evaluation, [Sample("rules", inputs())])
+    assert result.values is not None
+    _, values = result.values
+    for rule in RULES:
+        holds, seen = rule.judge(np.asarray(values[rule.output], np.float32))
+        yield rule.name, holds, seen
+
+
+def inputs() -> dict[str, Array]:
+    """What the rules are tried on; float32. A 1 for each product, so that the weights are what is added up."""
+    ones = {"rows": np.ones((ROWS, K), np.float32), "image": np.ones((1, K, 8, 8), np.float32)}
+    return {"share": _SHARES, "wild": _WILD, **ones}
+
+
+def made_rules(folder: Path) -> tuple[Model, Dataset]:
+    """The graph in a file, and a sample of finite values that it can be opened with."""
+    # Column 0: a sum of half drops 16 products of ½ beside 32768, where half has steps of 32. Column 1: beside 4096,
+    # with steps of 4, it drops a single 1 and not 16 together.
+    weight = np.full((K, COLUMNS), 0.5, np.float32)
+    weight[:, 1::2] = 1
+    weight[0, 0::2], weight[0, 1::2] = 2.0**15, 2.0**12
+    constants = {
+        "million": np.float32(1e6),
+        "lowest": np.float32(np.finfo(np.float32).min),
+        "epsilon": np.float32(1e-12),
+        "nothing": np.float32(0),
+        "weight": weight,
+        "kernel": np.ascontiguousarray(weight.T).reshape(COLUMNS, K, 1, 1),
+    }
+    proto = onnx.parser.parse_model(_MODEL)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
+    onnx.save_model(proto, folder / "rules.onnx")
+    data = folder / "rules"
+    data.mkdir()
+    np.savez(data / "0.npz", **{**inputs(), "wild": np.ones((1, 4), np.float32)})  # type: ignore[arg-type]
+    model = load_model(folder / "rules.onnx")
+    return model, open_dataset(data, model, None, 0).checked(skip_bad=False, progress=lambda done: None)
+
+
+def _large(found: Array) -> tuple[bool, str]:
+    given = found.ravel()[-1]
+    kinds = {
+        float(_LARGEST): "1e6 is clamped to 65504",
+        float("inf"): "1e6 becomes Inf",
+        1e6: "1e6 is kept: the layer was not computed in FP16",
+    }
+    return bool(given == _LARGEST), kinds.get(float(given), f"1e6 gives {given:.6g}")
+
+
+def _mask(found: Array) -> tuple[bool, str]:
+    hidden, shown = found.ravel()[-1], found.ravel()[0]
+    holds = bool(hidden == -_LARGEST and shown == 0)
+    return holds, f"-3.4e38 times 1 gives {hidden:.6g}, and times 0 {shown:.6g}"
+
+
+def _tiny(found: Array) -> tuple[bool, str]:
+    given = float(found.ravel()[0])
+    clamped, kept = float(np.log(_LEAST)), float(np.log(1e-12))
+    if abs(given - clamped) < 0.1:
+        return True, "1e-12 is clamped to 6e-08"
+    if given == -np.inf:
+        return False, "1e-12 becomes 0: its logarithm is -Inf"
+    if abs(given - kept) < 0.1:
+        return False, "1e-12 is kept: the layer was not computed in FP16"
+    return False, f"the logarithm of 1e-12 gives {given:.6g}"
+
+
+def _sums(found: Array) -> tuple[bool, str]:
+    """Any of the three is emulated; a sweep searches with float32 sums."""
+    columns = found.reshape(ROWS, COLUMNS) if found.ndim == 2 else found.reshape(COLUMNS, -1).T
+    pairs = {(float(row[i]), float(row[i + 1])) for row in columns for i in range(0, COLUMNS, 2)}
+    if len(pairs) != 1:
+        return False, f"neither half nor float32: its outputs, which are alike, differ ({len(pairs)} kinds)"
+    (pair,) = pairs
+    kinds = {
+        (33280.0, 5120.0): (True, "sums are kept in float32"),
+        (32768.0, 5120.0): (False, "sums are kept in half, and several products are added before each rounding"),
+        (32768.0, 4096.0): (False, "sums are kept in half, and rounded at every product"),
+    }
+    return kinds.get(pair, (False, f"neither half nor float32: {pair[0]:g} and {pair[1]:g}"))
+
+
+def _undefined(what: str, count: int) -> Callable[[Array], tuple[bool, str]]:
+    def judge(found: Array) -> tuple[bool, str]:
+        given = ", ".join(f"{value:g}" for value in found.ravel())
+        holds = bool(np.isnan(found.ravel()[:count]).all())
+        said = "NaN is kept" if holds else "an engine hides NaN"
+        return holds, f"{said}: {what} of inf, -inf, nan and 1 gives {given}"
+
+    return judge
+
+
+RULES = (
+    Assumption("constants beyond half", "large", _large),
+    Assumption("a mask of -3.4e38", "mask", _mask),
+    Assumption("a constant below half", "tiny", _tiny),
+    Assumption("sums of a MatMul", "product", _sums),
+    Assumption("sums of a convolution", "convolution", _sums),
+    Assumption("0·x", "times", _undefined("0·x", 3)),
+    Assumption("x - x", "minus", _undefined("x - x", 3)),
+    Assumption("x / x", "over", _undefined("x / x", 3)),
+)
+"""In the order of the emulation's description: docs/how-it-works.md."""
