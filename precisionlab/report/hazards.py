@@ -173,7 +173,8 @@ def _of_constants(
             f"Clamped constants in {_layers(len(clamped))}: the figures rest on what TensorRT's builder makes of them",
             "FP16 cannot hold them, and the builder takes the nearest number that it can: −65504 for a mask, 6e-8 for "
             "an epsilon (logs of 8.x say so; in 10.x it is likely). Elsewhere a Cast makes Inf and 0 of them.",
-            "Export the model with a constant that fits, such as −1e4 and 1e-5: then nothing hangs on that." + dealt,
+            "Export the model with a constant that fits, such as −1e4 and 1e-5: then nothing hangs on that."
+            + (dealt if all(view.pinned for view in clamped) else ""),
             **linked(clamped, place),
         )
 

@@ -351,6 +351,18 @@ def test_a_mask_constant_that_is_clamped_is_named_and_masks_as_well(tmp_path: Pa
     assert case.comparison.worst("sqnr") == math.inf  # both have (1, 0) behind the Softmax
 
 
+def test_a_sum_with_a_clamped_mask_is_told_to_stay_within_half_though_the_reference_does_not(tmp_path: Path) -> None:
+    body = '(float[1,2] x) => (float[1,2] y) { ["mask"] m = Mul(x, lowest) ["scores"] s = Add(m, x) y = Exp(s) }'
+    case = run(tmp_path, body, LOWEST, 0, 1)
+    assert case.comparison.nonfinite == ()
+    assert case.causes["scores"] == (
+        "the reference has values up to 3.4e+38, fp16 ends at 65504; what comes here stays below that"
+    )
+    pinned = run(tmp_path, body, LOWEST, 0, 1, pinned=("mask",))
+    assert "s" in pinned.comparison.nonfinite  # what is handed on in float32 is beyond half there
+    assert "overflow: values up to 3.4e+38, fp16 ends at 65504" in pinned.causes["scores"]
+
+
 def test_a_constant_that_underflows_in_a_cast_is_named(tmp_path: Path) -> None:
     body = '(float[1,2] x) => (float[1,2] y) { ["eps"] a = Add(x, small) ["log"] y = Log(a) }'
     case = run(tmp_path, body, {"small": np.float32([1e-10])}, 0, 1, arithmetic=ROUNDED)
