@@ -29,6 +29,8 @@ class Format:
     task metrics do not notice. `rungs` are the precisions that a pin to better ones may have, the cheapest first.
     `levels` are the steps on each side of 0 of a format that needs ranges; None for floats. `clamps_constants`:
     TensorRT's builder puts the nearest number in the place of a constant that would become Inf or 0 in it.
+    `sums_in_itself`: kernels may keep the running sum of products in it too; in other formats that is in float32 or
+    int32.
 
     Sources: IEEE 754 binary16 and binary32; bfloat16 is binary32's first half.
     """
@@ -49,6 +51,7 @@ class Format:
     builders: str = ""
     computed_as: str = ""
     clamps_constants: bool = False
+    sums_in_itself: bool = False
 
     @property
     def is_quantized(self) -> bool:
@@ -99,6 +102,7 @@ _FORMATS = {
         colours=("#3f86c9", "#4f96d8"),
         rungs=("bf16", "fp32"),
         clamps_constants=True,
+        sums_in_itself=True,
     ),
     "bf16": Format(
         *("BFLOAT16", "BF16", "BF16"),

@@ -10,6 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from precisionlab.backends.session import Session
+from precisionlab.backends.sums.operands import on_cpu
+from precisionlab.backends.sums.session import HalfSumsSession, has_products
 from precisionlab.calibration.histogram import Histogram, Histograms
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.errors import OptionError
@@ -105,8 +107,11 @@ class Cpu:
         """All of them: each sample has one."""
         return asked
 
-    def session(self, graph: ir.Model) -> Session:
+    def session(self, graph: ir.Model) -> Running:
         """A graph ready to run, on one thread."""
+        return HalfSumsSession(graph, self._plain, on_cpu) if has_products(graph) else self._plain(graph)
+
+    def _plain(self, graph: ir.Model) -> Session:
         return Session(graph, 1)
 
     def errors(self, formats: Sequence[Format]) -> ErrorTable:

@@ -74,6 +74,7 @@ class Session:
         except RAISED as error:
             check_memory(error)
             raise ModelError(f"ONNX Runtime cannot load the model: {why_not_loaded(error)}") from None
+        self.types = {str(info.name): _element(str(info.type)) for info in self._session.get_outputs()}
         self._is_of_many = len(graph.graph) >= _MANY
         self._files = _external(graph)
         self._let_go()  # ONNX Runtime has packed copies of most by now; what it has not is read again
@@ -115,6 +116,12 @@ def as_float32(value: Any) -> Any:
     """An array of half or bfloat16 in float32, which holds all its values; any other value as it is."""
     is_half = isinstance(value, np.ndarray) and value.dtype.itemsize == 2 and value.dtype.kind in "fV"
     return value.astype(np.float32) if is_half else value
+
+
+def _element(kind: str) -> ir.DataType | None:
+    """The element type that ONNX Runtime writes as `tensor(float)`; None for what is no tensor."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return ir.DataType[name.upper()] if kind.startswith("tensor(") else None
 
 
 def _give_back_small_blocks() -> None:

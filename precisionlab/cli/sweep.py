@@ -117,6 +117,19 @@ from precisionlab.errors import OptionError
     help="The units that are pinned: patterns, or compiled: the fused kernels of an engine.",
 )
 @click.option(
+    "--kernels",
+    default="tensorrt",
+    show_default=True,
+    help="Whose rounding inside of layers in half is emulated: tensorrt, or onnxruntime (CUDA's).",
+)
+@click.option(
+    "--sums",
+    default="float32",
+    show_default=True,
+    help="What TensorRT's kernels in half keep running sums in: float32, and what is found is measured once more with "
+    "sums in half; half, or half-single (without tensor cores): pins are searched for under these.",
+)
+@click.option(
     "--random", is_flag=True, help="The inputs are to be random: the exit code goes by what is found on them."
 )
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
@@ -151,6 +164,8 @@ def sweep_command(
     layers: str,
     random: bool,
     max_cost: str | None,
+    kernels: str,
+    sums: str,
     skip_bad: bool,
     threads: int | None,
     memory: str | None,
@@ -192,6 +207,8 @@ def sweep_command(
             layers=layers,
             random=random,
             max_cost=max_cost,
+            kernels=kernels,
+            sums=sums,
             skip_bad=skip_bad,
             threads=threads,
             memory=memory,

@@ -60,6 +60,8 @@ def sweep(
     max_cost: str | float | None = None,
     skip_bad: bool = False,
     layers: str = "patterns",
+    kernels: str = "tensorrt",
+    sums: str = "float32",
     engine: EngineOptions | None = None,
     observer: Observer | None = None,
 ) -> SweepResult:
@@ -89,6 +91,11 @@ def sweep(
     `layers` "compiled" takes the fused kernels of an engine as the units that are emulated and pinned, in the place of
     our patterns: of the backend's, or where that builds none of one that TensorRT-RTX compiles.
 
+    `kernels` says whose rounding inside of layers in half is emulated: "tensorrt", or "onnxruntime" (its CUDA
+    provider's). `sums` is what TensorRT's kernels in half keep the running sum of their products in: "float32", and
+    what is found is measured once more with sums in half; or "half" (tensor cores) or "half-single" (without them), and
+    pins are searched for under these.
+
     `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
     (one of `precisionlab.calibration.methods`, or auto). `skip_bad` goes on past samples that cannot be used. `metric`
     names the user's own task metric, `package.module:name`. The files of the run go to `out`, by default
@@ -111,6 +118,8 @@ def sweep(
             budget=budget,
             max_evaluations=max_evaluations,
             max_cost=max_cost,
+            kernels=kernels,
+            sums=sums,
         ),
         source=data_options(
             data, shapes=shapes, samples=samples, seed=seed, holdout=holdout, skip_bad=skip_bad, random=random
@@ -137,7 +146,7 @@ def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
     """The whole job, as `sweep` tells it."""
     started = time.perf_counter()
     with open_work(request, observer) as work:
-        job = SweepJob(work.evaluator, work.options, work.cost, work.stage)
+        job = SweepJob(work.evaluator, work.options, work.cost, work.ready.local.look, work.stage)
         reference, values = _reference(job, work)
         fp32_engine = job.reference_engine(reference)
         if work.stage is not None:
@@ -165,7 +174,8 @@ def _reference(job: SweepJob, work: SweepWork) -> tuple[Variant, ObservedValues]
         check_tolerance(options, reference.comparison, job.grounds)
         check_cost(options, work.cost)
         needs_ranges = any_quantized((*options.precisions, *(plan.precisions if plan else ())))
-        return reference, observed_values(work.evaluator, needs_ranges, work.ready.local.look)
+        job.values = observed_values(work.evaluator, needs_ranges, work.ready.local.look)
+        return reference, job.values
     except PrecisionLabError:
         work.run.discard()  # labels or a tolerance that only the reference could show to be wrong
         raise
@@ -207,5 +217,6 @@ def _facts(
         work.ready, request.source, options, target, results, work.engines, work.fusions, work.run.path, seconds
     )
     facts["judging"] = list(work.judging.notes)
+    facts["arithmetic"] = options.arithmetic.to_plain()
     facts["reference"] = grounds.to_dict({p.value: options.tolerance_of(p) for p in options.precisions})
     return facts

@@ -12,6 +12,7 @@ from precisionlab.backends.registry import EMULATION, RTX, which_backend
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.prepare import Source, parse_holdout
+from precisionlab.plan.arithmetic import parse_arithmetic
 from precisionlab.search.devices import DevicePeaks, find_device
 from precisionlab.search.options import (
     Grouping,
@@ -77,6 +78,8 @@ def sweep_options(
     budget: str | float | None,
     max_evaluations: int | None,
     max_cost: str | float | None,
+    kernels: str,
+    sums: str,
 ) -> Options:
     """What is looked for. Raises OptionError for a value that cannot be."""
     check_calibration(calibration)
@@ -95,6 +98,7 @@ def sweep_options(
         budget=parse_duration(budget, "budget"),
         max_evaluations=max_evaluations,
         max_cost=parse_share(max_cost, "max_cost"),
+        arithmetic=parse_arithmetic(kernels, sums),
     )
 
 

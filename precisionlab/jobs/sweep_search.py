@@ -11,11 +11,15 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import meets
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.ranges import chosen_ranges, compared_with
+from precisionlab.evaluate.running_sums import RunningSum, running_sums
+from precisionlab.evaluate.values import Look, ObservedValues
+from precisionlab.plan.arithmetic import Sums
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.plans import completed, plan_for
-from precisionlab.search.causes import causes
+from precisionlab.search.alternatives import Alternative, alternatives
+from precisionlab.search.causes import causes, with_sums
 from precisionlab.search.cost import CostModel
 from precisionlab.search.grounds import Grounds
 from precisionlab.search.on_engine import EngineStage
@@ -31,8 +35,15 @@ class SweepJob:
     """One sweep under way: what finds the results, once samples, options and costs are known."""
 
     def __init__(
-        self, evaluator: Evaluator, options: Options, cost: CostModel, engines: EngineStage | None = None
+        self,
+        evaluator: Evaluator,
+        options: Options,
+        cost: CostModel,
+        look: Look,
+        engines: EngineStage | None = None,
     ) -> None:
+        """`look` shows the reference's tensors in this process."""
+        self._look = look
         self._evaluator = evaluator
         self._options = options
         self._cost = cost
@@ -40,6 +51,8 @@ class SweepJob:
         self._model = evaluator.model
         self.grounds = Grounds()
         """What its verdicts stand on, once the reference is known."""
+        self.values: ObservedValues | None = None
+        """What the reference's tensors hold, once that is known."""
         self._deadline = Deadline(options.budget)
 
     def results(self, methods: Mapping[str, CalibrationTable]) -> tuple[PrecisionResult, ...]:
@@ -115,12 +128,38 @@ class SweepJob:
     def _task(
         self, low_plan: PrecisionPlan, table: CalibrationTable | None, cost: CostModel, deadline: Deadline
     ) -> Task:
-        return Task(self._evaluator, self._options, cost, low_plan, table, deadline)
+        sums = self._running_sums(low_plan)
+        return Task(self._evaluator, self._options, cost, low_plan, table, deadline, running_sums=sums)
 
-    def _judged(self, outcome: PrecisionResult) -> PrecisionResult:
+    def _judged(self, found: PrecisionResult) -> PrecisionResult:
         """The result with what the reference leaves open of its verdict."""
-        tolerance = self._options.tolerance_of(outcome.precision)
-        return replace(outcome, unknown=self.grounds.unknown(tolerance), caveat=self.grounds.caveat(tolerance))
+        tolerance = self._options.tolerance_of(found.precision)
+        unknown, caveat = self.grounds.unknown(tolerance), self.grounds.caveat(tolerance)
+        found = replace(found, unknown=unknown, caveat=caveat, arithmetic=self._evaluator.arithmetic)
+        return found if found.unknown else self._with_alternatives(found)
+
+    def _running_sums(self, bare: PrecisionPlan) -> Mapping[str, RunningSum]:
+        """How far the sums go of layers whose kernels may keep them in the plan's own precision."""
+        if self.values is None or not any(p.number_format.sums_in_itself for p in bare.precisions):
+            return {}
+        largest = {name: histogram.amax for name, histogram in self.values.histograms.items()}
+        return running_sums(self._evaluator, bare, largest, self._look)
+
+    def _with_alternatives(self, found: PrecisionResult) -> PrecisionResult:
+        """The result with its two variants measured under what else kernels may do."""
+        low = self._under_others(found.low, found)
+        return replace(
+            found, low=low, mixed=low if found.mixed is found.low else self._under_others(found.mixed, found)
+        )
+
+    def _under_others(self, variant: Variant, found: PrecisionResult) -> Variant:
+        evaluator, others = self._evaluator, []
+        for arithmetic in alternatives(self._model, variant.plan, evaluator.arithmetic):
+            under = replace(evaluator, arithmetic=arithmetic)
+            title = f"{variant.name}, {'sums in half' if arithmetic.sums is Sums.HALF else 'constants not clamped'}"
+            comparison = under.judge(title, variant.plan, found.table, found.low.comparison)
+            others.append(Alternative.of(arithmetic, comparison, variant.tolerance))
+        return replace(variant, alternatives=tuple(others))
 
     def _engine_ranges(self, table: CalibrationTable | None) -> CalibrationTable | None:
         """The table with ranges for all that an int8 layer's nodes give too, its inside included.
@@ -162,9 +201,14 @@ class SweepJob:
                 task.variant(f"{precision}", bare, low),
                 task.variant(f"{precision} mixed", plan, mixed),
                 rank(task.touched, low.introduced).order,
-                causes(self._model, bare, low.inherited, low.introduced, self._evaluator.arithmetic.constants),
+                with_sums(
+                    causes(self._model, bare, low.inherited, low.introduced, self._evaluator.arithmetic.constants),
+                    task.running_sums,
+                    precision,
+                ),
                 2,
                 table,
                 engine=engine,
+                running_sums=task.running_sums,
             )
         )

@@ -110,7 +110,7 @@ def _work(
         stage = EngineStage(ready.evaluator(kept, observer, judging, engines), engines, run.target, run.engine.builds)
     elif engines is not None:
         compiler = Compiler(engines, observer)
-    evaluator = ready.evaluator(kept, observer, judging)
+    evaluator = replace(ready.evaluator(kept, observer, judging), arithmetic=options.arithmetic)
     return SweepWork(options, plan, ready, cost, judging, kept, evaluator, engines, stage, compiler, fusions)
 
 

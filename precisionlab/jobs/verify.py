@@ -22,6 +22,7 @@ from precisionlab.evaluate.prepare import prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.jobs.plan_source import metric_of, model_of, run_beside, source_of, with_layers_of
 from precisionlab.model import load_model
+from precisionlab.plan.arithmetic import Arithmetic
 from precisionlab.plan.assign import lowest_of
 from precisionlab.plan.file import read_plan, read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
@@ -90,6 +91,7 @@ def verify(
     loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
     asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
     check_calibration(asked.calibration)
+    arithmetic = _arithmetic(content, path)
     source = source_of(run, data)
     bounds = _held_to(content, asked)
     metric = metric_of(run, metric)
@@ -104,7 +106,10 @@ def verify(
                 raise EngineError(f"--backend {by}: no GPU is here to measure on; use --backend onnxruntime to emulate")
             measuring = engines
         judging = ready.with_groups(ready.judging(bounds, _asked_for(content, asked)), NoJournal(), observer)
-        emulated, evaluator = (ready.evaluator(NoJournal(), observer, judging, b) for b in (ready.backend, measuring))
+        emulated, evaluator = (
+            replace(ready.evaluator(NoJournal(), observer, judging, b), arithmetic=arithmetic)
+            for b in (ready.backend, measuring)
+        )
         table = None
         if any_quantized(asked.precisions):
             method = asked.calibration or DEFAULT_METHOD
@@ -145,6 +150,14 @@ def _proof(
         return evaluator.judge(f"without the pin of {released}", plan.with_pins(pins), table, found)
 
     return certificate_of(releasable, without, found, judged, bounds)
+
+
+def _arithmetic(content: Any, path: Path) -> Arithmetic:
+    """How the plan's figures were emulated, by its file. Raises PlanError."""
+    try:
+        return Arithmetic.from_plain(content.get("arithmetic"))
+    except ValueError as error:
+        raise PlanError(f"{path}: {error}") from None
 
 
 def _asked_for(content: Any, plan: PrecisionPlan) -> Tolerance:

@@ -10,6 +10,9 @@ import onnx_ir as ir
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.layers import is_anchor
 
+BLOCK = 16
+"""Products that a tensor core adds up exactly before it rounds the sum: `m16n8k16` of half, on SM80 to SM90."""
+
 
 def products_of(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
     """The products that one value is the sum of, K; None for other operators, and where the shapes are not known.
@@ -41,6 +44,25 @@ def products_of(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
     # The other operand has the same size, on its axis before the last one.
     other = right[-1:] if len(right) == 1 or _whole(node, "transB", 0) else right[-2:-1]
     return _product(other)
+
+
+def blocks_of(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
+    """The blocks in which tensor cores add those products up: after each a sum that is kept in half is rounded.
+
+    Of `BLOCK` products, packed densely; a group of fewer channels than that is a block at every tap. None where
+    `products_of` is.
+    """
+    products = products_of(node, tensors)
+    if products is None:
+        return None
+    right = None if node.inputs[1] is None else tensors[str(node.inputs[1].name)].shape
+    groups = _whole(node, "group", 1) if node.op_type in ("Conv", "ConvTranspose") else 1
+    if groups == 1 or not right:
+        return -(-products // BLOCK)
+    channels = right[1] if node.op_type == "Conv" else _product(right[:1])
+    if node.op_type == "ConvTranspose" and isinstance(channels, int):
+        channels //= groups
+    return -(-products // min(channels, BLOCK)) if isinstance(channels, int) else None
 
 
 def _product(dims: Sequence[int | str | None] | None) -> int | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from precisionlab.errors import OptionError
 from precisionlab.system.wording import either
@@ -49,6 +51,18 @@ class Arithmetic:
     def to_plain(self) -> dict[str, str]:
         """What a journal's key and `run.json` hold of it."""
         return {"kernels": self.kernels.value, "sums": self.sums.value, "constants": self.constants.value}
+
+    @classmethod
+    def from_plain(cls, data: Any) -> Arithmetic:
+        """What `to_plain` wrote; of plans from before there was such a thing, None. Raises ValueError otherwise."""
+        if data is None:
+            return cls()
+        if not isinstance(data, Mapping):
+            raise ValueError("`arithmetic` must be an object")
+        try:
+            return cls(Kernels(data["kernels"]), Sums(data["sums"]), Constants(data["constants"]))
+        except KeyError as error:
+            raise ValueError(f"`arithmetic` lacks {error}") from None
 
 
 TENSORRT = Arithmetic()

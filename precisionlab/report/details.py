@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from precisionlab.compare.metrics import error_metrics
 from precisionlab.report.cells import ABSENT, Row, as_format, as_number, as_text, show, visible
-from precisionlab.report.columns import SPREAD_PARTS
+from precisionlab.report.column_kinds import SPREAD_PARTS
 
 _COUNTS = {"nan": "NaN", "inf": "Inf", "underflow": "Underflow"}
 _NODES = 12  # of a compiled engine's layer there may be hundreds

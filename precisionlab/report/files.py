@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.compare.confidence import inconclusive_bounds
+from precisionlab.compare.tolerance import Tolerance
 from precisionlab.evaluate.prepare import Prepared, Source
 from precisionlab.evaluate.run_folder import RunFolder
 from precisionlab.model import Model
@@ -25,6 +26,7 @@ from precisionlab.report.earlier import RUN_SCHEMA
 from precisionlab.report.inside import inside_facts
 from precisionlab.report.rows import rows_text
 from precisionlab.results.sweep import SampleNames, SweepFindings
+from precisionlab.search.alternatives import Alternative
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.options import Options
@@ -221,8 +223,16 @@ def _plan_evidence(result: PrecisionResult) -> dict[str, Any]:
         "without_pins": {b.figure: json_number(b.of(result.low.comparison)) for b in bounds},
         "with_pins": {b.figure: json_number(b.of(result.mixed.comparison)) for b in bounds},
         "held_out": _held_out(result.mixed),
+        "arithmetic": result.arithmetic.to_plain(),
+        "alternatives": [_alternative(other, bounds) for other in result.mixed.alternatives],
         **({} if result.certificate is None else {"certificate": result.certificate.to_dict()}),
     }
+
+
+def _alternative(other: Alternative, bounds: Tolerance) -> dict[str, Any]:
+    """The plan's figures under another arithmetic, on the samples that choose."""
+    figures = {b.figure: json_number(b.of(other.comparison)) for b in bounds}
+    return {**other.arithmetic.to_plain(), "met": other.met, "with_pins": figures}
 
 
 def _held_out(variant: Variant) -> dict[str, Any] | None:

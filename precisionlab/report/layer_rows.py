@@ -10,16 +10,17 @@ from operator import add
 from typing import TYPE_CHECKING
 
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.compare.half_sums import half_sums_sqnr
 from precisionlab.compare.metrics import error_metrics
 from precisionlab.compare.sensitivity import Sensitivity, worst_sqnr
 from precisionlab.compare.spread import Spread
-from precisionlab.model import Layer
-from precisionlab.model.contraction import products_of
+from precisionlab.model import Layer, Model
+from precisionlab.model.contraction import blocks_of, products_of
 from precisionlab.model.selections import Moving, moving_layers
 from precisionlab.plan.assign import format_of, lowest_of
 from precisionlab.plan.plan import Pin
 from precisionlab.report.cells import Row
-from precisionlab.report.columns import SPREAD_PARTS
+from precisionlab.report.column_kinds import SPREAD_PARTS
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost
 from precisionlab.search.rank import relative_gain
@@ -111,6 +112,7 @@ def _layer_row(
         "multiply_adds": layer.multiply_adds,
         "weight_bytes": layer.weight_bytes,
         "products": products_of(result.model.node[layer.nodes[0]], result.model.tensors),
+        **_half_sum_columns(result.model, layer, outcome),
         "cost_us": cost.seconds * 1e6 if cost else None,
         "cost_figures": "" if cost is None else "measured" if cost.bound == "measured" else "estimated",
         "format": format_of(layer, outcome.low.plan).title.lower(),
@@ -123,6 +125,19 @@ def _layer_row(
         **_spread_columns("inherited", layer, outcome.low.comparison.spreads.inherited, result.samples),
         "mixed_sqnr_db": mixed.sqnr if mixed else None,
         **_engine_columns(layer, outcome),
+    }
+
+
+def _half_sum_columns(model: Model, layer: Layer, outcome: PrecisionResult) -> Row:
+    """In how many blocks a layer in half is added up, what the law for its like says of that, and how far sums go."""
+    in_half = lowest_of(model, layer, outcome.low.plan).number_format.sums_in_itself
+    blocks = blocks_of(model.node[layer.nodes[0]], model.tensors) if in_half and layer.nodes else None
+    running = outcome.running_sums.get(layer.name)
+    return {
+        "blocks": blocks,
+        "half_sums_sqnr_db": half_sums_sqnr(blocks) if blocks else None,
+        "sum_bound": running.bound if running else None,
+        "largest_running_sum": running.largest if running else None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from precisionlab.compare.comparison import Comparison
@@ -11,7 +12,9 @@ from precisionlab.compare.output import OutputErrors
 from precisionlab.compare.tolerance import Bound
 from precisionlab.report.cells import Row
 from precisionlab.report.views import VERDICT
+from precisionlab.search.alternatives import Alternative, AlternativeKind
 from precisionlab.search.size import weight_bytes
+from precisionlab.search.verdict import Mark, State
 
 if TYPE_CHECKING:
     from precisionlab.results.sweep import SweepFindings
@@ -65,6 +68,7 @@ def _rows_of(
         "metric_error": comparison.metric_error,
         **{m.column: m.of(comparison) for m in tabled_metrics()},
         **{f"held_out_{m.column}": m.of(held_out) if held_out else None for m in tabled_metrics()},
+        **_verdicts_under_others(variant),
         "held_out_metric": held_out.metric if held_out else None,
         **_cost_columns(variant, result.reference),
         "latency_ms": engine.latency.median if engine else None,
@@ -75,9 +79,24 @@ def _rows_of(
     }
     rows: list[Row] = []
     for name, errors in comparison.outputs.items():
-        rows.append({**head, **_output_columns(name, comparison, held_out)})
-        rows += [{**head, **_part_columns(name, part, comparison, held_out)} for part in errors.parts]
+        rows.append(
+            {**head, **_output_columns(name, comparison, held_out), **_under_others(variant.alternatives, name)}
+        )
+        parts = [_part_columns(name, part, comparison, held_out) for part in errors.parts]
+        rows += [{**head, **part, **_under_others((), name)} for part in parts]
     return rows
+
+
+def _verdicts_under_others(variant: Variant) -> Row:
+    """Whether it is right under each alternative."""
+    found = {other.kind: str(Mark(State.MET if other.met else State.NOT_MET)) for other in variant.alternatives}
+    return {f"{kind.value}_verdict": found.get(kind, "") for kind in AlternativeKind}
+
+
+def _under_others(others: Sequence[Alternative], name: str) -> Row:
+    """An output's SQNR under each alternative."""
+    found = {other.kind: other.comparison.worst(SQNR, name) for other in others}
+    return {f"{kind.value}_{SQNR}_db": found.get(kind) for kind in AlternativeKind}
 
 
 def _cost_columns(variant: Variant, reference: Variant) -> Row:

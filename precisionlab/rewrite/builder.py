@@ -36,6 +36,11 @@ class GraphBuilder:
         inside._constants, inside._names, inside._around = self._constants, self._names, self
         return inside
 
+    @property
+    def is_inner(self) -> bool:
+        """Whether it builds a graph inside a node of another one's."""
+        return self._around is not None
+
     def home(self, value: ir.Value) -> GraphBuilder:
         """The builder of the graph that the value belongs to: this one, or one around it."""
         return self if self._around is None or value in self._made else self._around.home(value)
@@ -102,6 +107,13 @@ class GraphBuilder:
         node.name = node.outputs[0].name
         self._add(node)
         return node.outputs
+
+    def add(self, node: ir.Node, name: str) -> ir.Value:
+        """Take in a node with one output, and call both so."""
+        (output,) = node.outputs
+        output.name = node.name = new_name(name, self._names, "~")
+        self._add(node)
+        return output
 
     def body(self, outputs: Iterable[ir.Value], name: str) -> ir.Graph:
         """What an inner builder has built."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from precisionlab.plan.arithmetic import Arithmetic, Kernels
+from precisionlab.plan.arithmetic import Arithmetic, Kernels, Sums
 from precisionlab.rewrite.flow import LayerCopier
+from precisionlab.rewrite.half_sums import HalfSumsCopier
 from precisionlab.rewrite.stepped import SteppedCopier
 
 CopierOf = Callable[..., LayerCopier]
@@ -15,5 +16,6 @@ CopierOf = Callable[..., LayerCopier]
 
 def copier_of(arithmetic: Arithmetic) -> CopierOf:
     """What makes the copiers that compute so."""
-    kind = SteppedCopier if arithmetic.kernels is Kernels.ONNXRUNTIME else LayerCopier
-    return partial(kind, arithmetic=arithmetic)
+    if arithmetic.kernels is Kernels.ONNXRUNTIME:
+        return partial(SteppedCopier, arithmetic=arithmetic)
+    return partial(LayerCopier if arithmetic.sums is Sums.FLOAT32 else HalfSumsCopier, arithmetic=arithmetic)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from precisionlab.compare.errors import ErrorSums
+from precisionlab.evaluate.running_sums import RunningSum
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control
 from precisionlab.model.recurrent import is_recurrent
@@ -41,6 +42,7 @@ class CauseKind(str, Enum):
     CONSTANT_OVERFLOWS = "constant_overflows"
     CONSTANT_UNDERFLOWS = "constant_underflows"
     CONSTANT_CLAMPED = "constant_clamped"
+    SUM_OVERFLOWS = "sum_overflows"
     DRIFT = "drift"
     NONFINITE = "nonfinite"
 
@@ -96,6 +98,23 @@ def clamped_constants(
         if cause := _together(clamped):
             found[layer.name] = cause
     return found
+
+
+def with_sums(found: Mapping[str, Cause], sums: Mapping[str, RunningSum], precision: Precision) -> dict[str, Cause]:
+    """The causes, with those of layers whose sum passes the end of the precision on the way to a result that fits."""
+    end = precision.number_format.largest
+    more = {}
+    for name, running in sums.items():
+        if running.largest is None or running.result is None or not running.largest > end >= running.result:
+            continue
+        said = (
+            f"its sum passes {end:.5g} on the way, at {running.largest:.6g}, although the result is "
+            f"{running.result:.3g}: infinite where the kernel keeps its sums in {precision}"
+        )
+        before = found.get(name)
+        told = None if before is not None and before.kinds[-1] is CauseKind.NONFINITE else before
+        more[name] = _together([told, Cause((CauseKind.SUM_OVERFLOWS,), said)])
+    return {**found, **{name: cause for name, cause in more.items() if cause is not None}}
 
 
 def _first(kind: str, cause: Cause | None) -> Cause:

@@ -9,6 +9,7 @@ from enum import Enum
 from precisionlab.calibration.methods import check_method, choices
 from precisionlab.compare.tolerance import Tolerance, default_tolerance
 from precisionlab.errors import OptionError
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.precision import Precision, any_quantized
 from precisionlab.system.wording import either
 
@@ -37,6 +38,7 @@ class Options:
     precision that TensorRT's builder may use for one layer it may use for all. `budget` is in seconds, of the
     whole run's ranges, ranking and search; `max_evaluations` are plans of each precision. None for these: until the
     search is done. `max_cost` is the most that a plan may cost, as a share of float32's; None: whatever it takes.
+    `arithmetic` is how variants are emulated.
     """
 
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
@@ -52,6 +54,7 @@ class Options:
     budget: float | None = None
     max_evaluations: int | None = None
     max_cost: float | None = None
+    arithmetic: Arithmetic = TENSORRT
 
     def tolerance_of(self, precision: Precision) -> Tolerance:
         """The tolerance that this precision is held to."""

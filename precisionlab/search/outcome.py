@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,14 +12,17 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.sensitivity import Sensitivities
-from precisionlab.compare.tolerance import Tolerance
+from precisionlab.compare.tolerance import Bound, Tolerance
+from precisionlab.evaluate.running_sums import RunningSum
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.search.alternatives import Alternative
 from precisionlab.search.causes import Cause
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
 from precisionlab.search.pareto import Point
-from precisionlab.search.verdict import NO_TERMS, Evidence, Mark, State, Terms, Verdict, verdict_of
+from precisionlab.search.verdict import NO_TERMS, Condition, Evidence, Mark, State, Terms, Verdict, verdict_of
 from precisionlab.system.wording import decibel, number, rungs
 
 if TYPE_CHECKING:
@@ -33,7 +37,8 @@ class Variant:
     `name` is the precision, or "<precision> mixed" with pins. `figures` says where its error figures
     come from: "emulated" or "measured". `comparison` rests on the samples that chose the pins, `held_out` on
     those that did not (None where there are none); `met` says whether the tolerance holds on both. `cost` is
-    what the plan costs on the target, an estimate unless it says that it was measured.
+    what the plan costs on the target, an estimate unless it says that it was measured. `alternatives` are its figures
+    under what else kernels may do.
     """
 
     name: str
@@ -44,12 +49,19 @@ class Variant:
     met: bool
     held_out: Comparison | None = None
     cost: PlanCost | None = None
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def refuted(self) -> tuple[Alternative, ...]:
+        """The alternatives that it is not right under, although it is right."""
+        return tuple(other for other in self.alternatives if self.met and not other.met)
 
     def mark(self, terms: Terms) -> Mark:
         """What its figures alone say of it."""
         if terms.random and not terms.random_asked:
             return Mark(State.NOT_KNOWN, on_random=True)
-        return Mark(State.MET if self.met else State.NOT_MET, terms.random)
+        sums = any(other.is_half_sums for other in self.refuted)
+        return Mark(State.MET if self.met else State.NOT_MET, terms.random, needs_float32_sums=sums)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,8 @@ class PrecisionResult:
     `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none (see `search.grounds`).
     `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
     compiled for a GPU that is not here. `terms` are what the verdict hangs on besides the figures.
+    `arithmetic` is how its variants were emulated. `running_sums` are those of layers whose kernels may keep sums in
+    the precision, without pins.
     """
 
     precision: Precision
@@ -130,6 +144,8 @@ class PrecisionResult:
     engine: EngineResult | None = None
     compiled: tuple[CompiledVariant, ...] = ()
     terms: Terms = NO_TERMS
+    arithmetic: Arithmetic = TENSORRT
+    running_sums: Mapping[str, RunningSum] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -157,6 +173,7 @@ class PrecisionResult:
                 stopped=self.stopped,
                 unknown=self.unknown,
                 caveat=self.caveat,
+                conditions=tuple(_condition(found, other) for other in found.refuted),
             )
         )
 
@@ -209,19 +226,34 @@ class PrecisionResult:
         return found[0] if found else None
 
 
+def _condition(variant: Variant, other: Alternative) -> Condition:
+    """What the verdict hangs on there, by the first bound that the alternative misses."""
+    bound = next(b for b in variant.tolerance if not b.holds(other.comparison))
+    figure = f"{'' if bound.figure == SQNR else f'{bound.figure} '}{_text(bound, other.comparison)}"
+    return Condition(other.is_half_sums, figure)
+
+
+def _text(bound: Bound, comparison: Comparison) -> str:
+    figure = bound.of(comparison)
+    if bound.metric != SQNR:
+        return f"{figure:.4g}"
+    return "NaN" if math.isnan(figure) else f"{decibel(figure)} dB"
+
+
 def _change(before: Variant, after: Variant) -> str:
     """What the verdict hangs on, without pins and of the plan found, and the task metric: `-0.3 → 53.8 dB`.
 
-    Of several bounds it is the first that the plan found misses, else the first that asked for pins.
+    Of several bounds it is the first that the plan found misses, else the first that asked for pins. Behind it what the
+    figure of the plan found is with sums in half.
     """
     missed = (b for variant in (after, before) for b in after.tolerance if not b.holds(variant.comparison))
     bound = next(missed, after.tolerance[0])
     variants = [before] if before is after else [before, after]
-    is_sqnr = bound.metric == SQNR
-    figures = [bound.of(variant.comparison) for variant in variants]
-    texts = [decibel(figure) if is_sqnr else f"{figure:.4g}" for figure in figures]
+    texts = [_text(bound, variant.comparison) for variant in variants]
     name = "" if bound.figure == SQNR else f"{bound.figure} "
-    said = name + " → ".join(texts) + (" dB" if is_sqnr else "")
+    said = name + " → ".join([*(text.removesuffix(" dB") for text in texts[:-1]), texts[-1]])
+    halves = (other for other in after.alternatives if other.is_half_sums)
+    said += "".join(f", {_text(bound, other.comparison)} with sums in half" for other in halves)
     metrics = [v.comparison.metric for v in variants if v.comparison.metric is not None]
     if bound.metric == "metric" or len(metrics) < len(variants):
         return said

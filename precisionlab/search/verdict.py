@@ -16,6 +16,7 @@ from precisionlab.system.wording import counted
 
 _ON_RANDOM = " on random inputs"
 _IN_PART = " in part"
+_FLOAT32_SUMS = " with sums in float32"
 
 NOTHING_GAINED = 0.995
 """From this share of float32's cost on, a plan gains nothing over float32."""
@@ -48,28 +49,33 @@ class Mark:
     """A state in two or three words, as tables hold it; on random inputs it says so, and is never green or red.
 
     `in_part` says that some values were not judged, as the reference has no number there: then it is never green.
+    `needs_float32_sums`: it is right only where kernels add up in float32, which most of TensorRT's in half do not:
+    nor then.
     """
 
     state: State
     on_random: bool = False
     in_part: bool = False
+    needs_float32_sums: bool = False
 
     def __str__(self) -> str:
         words = "NOT met" if self.state is State.NOT_MET else self.state.value
-        words += _IN_PART if self.in_part and self.state is State.MET else ""
+        if self.state is State.MET:
+            words += (_IN_PART if self.in_part else "") + (_FLOAT32_SUMS if self.needs_float32_sums else "")
         return words + (_ON_RANDOM if self.on_random and self.state is not State.NOT_KNOWN else "")
 
     @classmethod
     def parse(cls, text: str) -> Mark:
         """What `str` wrote. Raises ValueError for anything else."""
         state = text.removesuffix(_ON_RANDOM)
-        words = state.removesuffix(_IN_PART).lower()
-        return cls(State(words), text.endswith(_ON_RANDOM), state.endswith(_IN_PART))
+        known = state.removesuffix(_FLOAT32_SUMS)
+        words = known.removesuffix(_IN_PART).lower()
+        return cls(State(words), text.endswith(_ON_RANDOM), known.endswith(_IN_PART), state.endswith(_FLOAT32_SUMS))
 
     @property
     def tone(self) -> Tone:
         """Its colour."""
-        if self.on_random or (self.in_part and self.state is State.MET):
+        if self.on_random or ((self.in_part or self.needs_float32_sums) and self.state is State.MET):
             return Tone.OPEN
         return _TONES.get(self.state, Tone.OPEN)
 
@@ -88,6 +94,7 @@ class Verdict:
     figure: str = ""
     on_random: bool = False
     in_part: bool = False
+    needs_float32_sums: bool = False
 
     @property
     def met(self) -> bool:
@@ -97,7 +104,7 @@ class Verdict:
     @property
     def mark(self) -> Mark:
         """The state in short."""
-        return Mark(self.state, self.on_random, self.in_part)
+        return Mark(self.state, self.on_random, self.in_part, self.needs_float32_sums)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object in `run.json`; read back by `from_dict`."""
@@ -107,12 +114,14 @@ class Verdict:
             "figure": self.figure,
             "on_random": self.on_random,
             "in_part": self.in_part,
+            "needs_float32_sums": self.needs_float32_sums,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
         """What `to_dict` wrote. Raises KeyError or ValueError for anything else."""
-        state, flags = State(data["state"]), (bool(data["on_random"]), bool(data.get("in_part")))
+        state = State(data["state"])
+        flags = (bool(data["on_random"]), bool(data.get("in_part")), bool(data.get("needs_float32_sums")))
         return cls(state, str(data["sentence"]), str(data["figure"]), *flags)
 
 
@@ -136,6 +145,25 @@ NO_TERMS = Terms()
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What kernels may do instead of what was emulated, and the figure that misses the tolerance then."""
+
+    is_half_sums: bool
+    figure: str
+
+    def __str__(self) -> str:
+        if self.is_half_sums:
+            return (
+                f"but NOT with sums in half ({self.figure}), as most FP16 kernels of weakly typed TensorRT keep them: "
+                "--sums half searches for a plan that holds then"
+            )
+        return (
+            "this hangs on TensorRT clamping constants that FP16 cannot hold, as its builder's logs say it does "
+            f"(without that: {self.figure})"
+        )
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What one verdict is made from.
 
@@ -144,6 +172,7 @@ class Evidence:
     float32's; None where not known. `limit` says what the user allowed that the search ran into ("at most 3 pins"),
     `stopped` what ended it before it was through ("the budget of 30 s is spent"); both empty where nothing did.
     `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none; empty where all of it is.
+    `conditions` are what it is not right under.
     """
 
     precision: str
@@ -160,6 +189,7 @@ class Evidence:
     stopped: str = ""
     unknown: str = ""
     caveat: str = ""
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def kept(self) -> str:
@@ -239,9 +269,12 @@ def _right(e: Evidence) -> Verdict:
 
 
 def _said(e: Evidence, state: State, sentence: str) -> Verdict:
-    """The verdict, with a word on random inputs where they were asked for, and on what was not judged."""
+    """The verdict, with a word on random inputs where they were asked for, what was not judged, and conditions."""
     said = sentence + (_ON_RANDOM if e.terms.random else "") + (f"; but {e.caveat}" if e.caveat else "")
-    return Verdict(state, said, e.figure, e.terms.random, in_part=bool(e.caveat))
+    sums = state is State.MET and any(condition.is_half_sums for condition in e.conditions)
+    for condition in e.conditions if state is State.MET else ():
+        said += f"; {condition}"
+    return Verdict(state, said, e.figure, e.terms.random, in_part=bool(e.caveat), needs_float32_sums=sums)
 
 
 _RULES: tuple[Rule, ...] = (_random, _groundless, _not_finished, _wrong, _untouched, _as_float32, _too_dear, _right)

@@ -14,6 +14,9 @@ from precisionlab.backends.cuda.arrays import DeviceArray
 from precisionlab.backends.cuda.kernels import Kernels
 from precisionlab.backends.cuda.session import PROVIDER, CudaSession, load_libraries
 from precisionlab.backends.cuda.statistics import DeviceErrorTable, DeviceHistograms, Launcher
+from precisionlab.backends.cuda.sums import DeviceProducts
+from precisionlab.backends.device import Running
+from precisionlab.backends.sums.session import HalfSumsSession, has_products
 from precisionlab.backends.tensorrt.cuda import Cuda, GpuFacts
 from precisionlab.errors import EngineError, OptionError
 from precisionlab.precision import Format
@@ -39,13 +42,19 @@ class Gpu:
         self.facts: GpuFacts = cuda.device()
         self.title = f"a GPU ({self.facts.name})"
         self._launcher = Launcher(cuda, kernels)
+        self._products = DeviceProducts(self._launcher, number, self.facts.compute_capability)
 
     def threads(self, asked: int) -> int:
         """One: a GPU is filled by one graph, and values of several samples would only take its memory."""
         return 1
 
-    def session(self, graph: ir.Model) -> CudaSession:
+    def session(self, graph: ir.Model) -> Running:
         """A graph ready to run."""
+        if has_products(graph):
+            return HalfSumsSession(graph, self._plain, self._products.of, self._launcher.settle)
+        return self._plain(graph)
+
+    def _plain(self, graph: ir.Model) -> CudaSession:
         return CudaSession(graph, self._number)
 
     def errors(self, formats: Sequence[Format]) -> DeviceErrorTable:

@@ -1,9 +1,10 @@
-"""The kernels of `kernels.cu`, compiled for the GPU at hand by NVRTC and launched through cuda-python."""
+"""The kernels of `kernels.cu` and `sums.cu`, compiled for the GPU at hand by NVRTC and launched through cuda-python."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import threading
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -12,6 +13,8 @@ from precisionlab.backends.tensorrt.cuda import Cuda, GpuFacts
 from precisionlab.errors import EngineError
 
 THREADS = 256
+_SOURCES = ("kernels.cu", "sums.cu")
+_current = threading.local()  # which GPU this thread works on
 _INSTALL = "install it with `pip install precisionlab[cuda]`"
 
 
@@ -28,16 +31,19 @@ class Kernels:
 
     def bind(self) -> None:
         """Make the GPU the current one of this thread, as every thread that uses it must."""
+        if getattr(_current, "number", None) == self._number:
+            return
         self._cuda.check(self._cuda.cudart.cudaSetDevice(self._number), f"GPU {self._number} was taken")
         self._cuda.check(self._cuda.cudart.cudaFree(0), f"GPU {self._number} was taken")
+        _current.number = self._number
 
-    def launch(self, name: str, grid: tuple[int, int], threads: int, values: Sequence[tuple[int, Any]]) -> None:
+    def launch(self, name: str, grid: tuple[int, int, int], threads: int, values: Sequence[tuple[int, Any]]) -> None:
         """Queue a kernel in the default stream; `values` are its arguments with their ctypes (addresses: c_void_p)."""
         if name not in self._functions:
             found = self._driver.cuModuleGetFunction(self._module, name.encode())
             (self._functions[name],) = self._check(found, f"kernel {name} was looked for")
         arguments = (tuple(value for value, _ in values), tuple(kind for _, kind in values))
-        done = self._driver.cuLaunchKernel(self._functions[name], *grid, 1, threads, 1, 1, 0, 0, arguments, 0)
+        done = self._driver.cuLaunchKernel(self._functions[name], *grid, threads, 1, 1, 0, 0, arguments, 0)
         self._check(done, f"kernel {name} was started")
 
     def _check(self, result: Sequence[Any], doing: str) -> tuple[Any, ...]:
@@ -50,7 +56,8 @@ class Kernels:
 def compiled(device: GpuFacts) -> bytes:
     """The kernels as PTX for the device's compute capability. Raises EngineError."""
     nvrtc = _module("nvrtc", "cuda.nvrtc")
-    source = resources.files(__package__).joinpath("kernels.cu").read_bytes()
+    files = resources.files(__package__)
+    source = b"\n".join(files.joinpath(name).read_bytes() for name in _SOURCES)
     major, minor = device.compute_capability
     options = [f"--gpu-architecture=compute_{major}{minor}".encode(), b"--std=c++17"]
     code, program = nvrtc.nvrtcCreateProgram(source, b"kernels.cu", 0, [], [])

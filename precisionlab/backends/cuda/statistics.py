@@ -38,8 +38,12 @@ class Launcher:
     def launch(self, name: str, tensors: int, threads: int, arguments: Sequence[Any], blocks: int = _BLOCKS) -> None:
         """Queue a kernel with a row of the grid for each tensor; buffers are handed over by their address."""
         values = [address(a.address) if isinstance(a, Buffer) else number(a) for a in arguments]
+        self.launch_at(name, (blocks, tensors, 1), threads, values)
+
+    def launch_at(self, name: str, grid: tuple[int, int, int], threads: int, values: Sequence[tuple[int, Any]]) -> None:
+        """Queue a kernel with this grid; `values` as `Kernels.launch` takes them."""
         self._kernels.bind()
-        self._kernels.launch(name, (blocks, tensors), threads, values)
+        self._kernels.launch(name, grid, threads, values)
 
     def settle(self) -> None:
         """Wait for all that is queued: then what it reads may be freed. Raises EngineError where it failed."""

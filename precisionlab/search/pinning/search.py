@@ -108,6 +108,7 @@ class PinSearch:
             remark,
             limit=self._limit(),
             stopped=self._stopped,
+            running_sums=self._task.running_sums,
         )
 
     def _limit(self) -> str:

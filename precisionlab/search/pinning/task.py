@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.running_sums import RunningSum
 from precisionlab.model import Layer, Model
 from precisionlab.plan.assign import is_lowered
 from precisionlab.plan.plan import PrecisionPlan
@@ -28,7 +29,8 @@ class Task:
     """One low precision to be made right by pins.
 
     `low_plan` is the precision without pins, but for those that it cannot do without; `table` has its ranges. The
-    search ends by the deadline. `measure` is what layers are ranked by.
+    search ends by the deadline. `measure` is what layers are ranked by, `running_sums`
+    are those of layers whose kernels may keep sums in the precision.
     """
 
     evaluator: Evaluator
@@ -38,6 +40,7 @@ class Task:
     table: CalibrationTable | None
     deadline: Deadline = field(default_factory=lambda: Deadline(None))
     measure: Measure = ALONE
+    running_sums: Mapping[str, RunningSum] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:

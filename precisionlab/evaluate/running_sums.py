@@ -1,0 +1,230 @@
+"""Whether a layer's sum of products passes the end of half on its way, where its kernel keeps the sum in half.
+
+First by a bound that costs nothing: no order of summation passes the largest operand times the sum of a channel's
+weights, all taken without their sign. Of layers whose bound is beyond half the samples are looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from precisionlab.backends.sums.kernel import in_the_end, largest_on_the_way
+from precisionlab.backends.sums.operands import product_of
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.model import Layer, Model
+from precisionlab.model.contraction import products_of
+from precisionlab.model.mapped import let_go
+from precisionlab.plan.arithmetic import Sums
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.rewrite.constants import rounded_array
+from precisionlab.rewrite.half_sums import folded_scale
+from precisionlab.rewrite.sums import CONV, CONVOLUTIONS, GEMM, adds_up
+from precisionlab.system.plain import of_kind
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RunningSum:
+    """How large the sums of a layer's products are, over the samples that choose.
+
+    `bound` is what no order of summation can pass. `absolute` is the largest sum of products without their signs,
+    `largest` the largest running sum behind a block, in the order of tensor cores, and `result` what that sum comes to
+    in the end; None where the bound fits, and nothing was looked at.
+    """
+
+    bound: float
+    absolute: float | None = None
+    largest: float | None = None
+    result: float | None = None
+
+
+def running_sums(
+    evaluator: Evaluator,
+    plan: PrecisionPlan,
+    largest: Mapping[str, float],
+    look: Callable[[Iterable[Any], Callable[[str, NDArray[Any]], None]], None],
+) -> dict[str, RunningSum]:
+    """Layer name → its sums, of layers that the plan has in a precision whose kernels may keep sums in it.
+
+    `largest` has the largest |x| of the reference's tensors, `look` shows these sample by sample. Layers whose bound is
+    not known, as an operand's range is not, are left out.
+    """
+    model = evaluator.model
+    terms = {layer.name: _terms(model, layer) for layer in model.layers if _adds_in_itself(model, layer, plan)}
+    bounds = {name: found.bound(largest) for name, found in terms.items() if found is not None}
+    known = {name: RunningSum(bound) for name, bound in bounds.items() if bound is not None}
+    end = plan.default.number_format.largest
+    beyond = {name: found for name, found in terms.items() if found is not None and name in known}
+    beyond = {name: found for name, found in beyond.items() if known[name].bound > end and found.fits(largest, end)}
+    if not beyond:
+        return known
+
+    def work() -> dict[str, Any]:
+        evaluator.observer.stage(f"{plan.default}, sums on their way", len(evaluator.chosen))
+        watching = _Watching(beyond, evaluator.observer.advance)
+        look(watching.each(evaluator.chosen), watching.see)
+        return {name: asdict(found) for name, found in watching.found(known).items()}
+
+    key = {"running_sums": sorted(beyond), "default": plan.default.value, "on": list(evaluator.chosen.names)}
+    return {**known, **evaluator.journalled("sums on their way", key, work, _read)}
+
+
+def _read(data: Any) -> dict[str, RunningSum]:
+    found: dict[str, RunningSum] = of_kind(Mapping[str, RunningSum], data)
+    return found
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """One layer's operands: tensors by name, or a constant; `node` says how they are multiplied."""
+
+    node: ir.Node
+    tensors: tuple[str | None, str | None]
+    constant: Array | None
+    products: int | None
+
+    def bound(self, largest: Mapping[str, float]) -> float | None:
+        """What no order of summation can pass; None where a range is not known."""
+        ranges = [largest.get(name) for name in self.tensors if name is not None]
+        known = [value for value in ranges if value is not None]
+        if len(known) < len(ranges):
+            return None
+        if self.constant is None:
+            return None if self.products is None else self.products * math.prod(known)
+        return known[0] * _largest_norm(self.node, self.constant, on_the_left=self.tensors[0] is None)
+
+    def fits(self, largest: Mapping[str, float], end: float) -> bool:
+        """Whether the operands themselves fit the precision: else that is what breaks."""
+        return all(largest[name] <= end for name in self.tensors if name is not None)
+
+
+def _adds_in_itself(model: Model, layer: Layer, plan: PrecisionPlan) -> bool:
+    is_half = precision_of(layer, plan).number_format.sums_in_itself
+    return is_half and bool(layer.nodes) and adds_up(model.node[layer.nodes[0]])
+
+
+def _terms(model: Model, layer: Layer) -> _Terms | None:
+    nodes = [model.node[name] for name in layer.nodes]
+    node = nodes[0]
+    values = node.inputs[:2]
+    constant: Array | None = None
+    names: list[str | None] = []
+    for value in values:
+        assert value is not None
+        if value.const_value is None:
+            names.append(str(value.name))
+            continue
+        if constant is not None or value.dtype != ir.DataType.FLOAT:
+            return None
+        constant = value.const_value.numpy()
+        let_go(value.const_value)
+        names.append(None)
+    scale = folded_scale(nodes) if node.op_type == CONV and constant is not None else None
+    if scale is not None and constant is not None:
+        constant = np.asarray(constant * scale.reshape(-1, *[1] * (constant.ndim - 1)), np.float32)
+    if node.op_type in CONVOLUTIONS and constant is None:
+        return None
+    return _Terms(node, (names[0], names[1]), constant, products_of(node, model.tensors))
+
+
+def _largest_norm(node: ir.Node, constant: Array, *, on_the_left: bool) -> float:
+    """The largest sum of a channel's weights without their signs: what one output is the sum of."""
+    weights = np.abs(constant.astype(np.float64))
+    if weights.size == 0:
+        return 0.0
+    if node.op_type == CONV:
+        return float(weights.reshape(len(weights), -1).sum(axis=1).max())
+    if node.op_type in CONVOLUTIONS:  # transposed: all taps, although only those a stride apart meet
+        group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+        by_group = weights.reshape(group, len(weights) // group, *weights.shape[1:])
+        return float(by_group.sum(axis=(1, *range(3, by_group.ndim))).max())
+    if weights.ndim == 1:
+        return float(weights.sum())
+    is_turned = node.op_type == GEMM and bool(_whole(node, "transA" if on_the_left else "transB"))
+    return float(weights.sum(axis=-1 if on_the_left != is_turned else -2).max())
+
+
+def _whole(node: ir.Node, name: str) -> int:
+    return node.attributes[name].as_int() if name in node.attributes else 0
+
+
+class _Watching:
+    """Looks at the operands of some layers while samples go by."""
+
+    def __init__(self, terms: Mapping[str, _Terms], advance: Callable[[int], None]) -> None:
+        self._terms = terms
+        self._advance = advance
+        self._takers: dict[str, list[str]] = {}
+        for layer, found in terms.items():
+            for name in found.tensors:
+                if name is not None:
+                    self._takers.setdefault(name, []).append(layer)
+        self._waiting: dict[str, dict[str, Array]] = {}
+        self._found: dict[str, tuple[float, float, float]] = {}
+
+    def each(self, samples: Iterable[Any]) -> Iterable[Any]:
+        """The samples, one after the other."""
+        for done, sample in enumerate(samples):
+            self._advance(done)
+            self._waiting.clear()
+            yield sample
+
+    def see(self, name: str, value: NDArray[Any]) -> None:
+        """Take note of an operand; where it is a layer's last one, of its sums."""
+        for layer in self._takers.get(name, ()):
+            terms, held = self._terms[layer], self._waiting.setdefault(layer, {})
+            held[name] = np.array(value, np.float32)
+            if all(tensor in held for tensor in terms.tensors if tensor is not None):
+                self._add(layer, terms, self._waiting.pop(layer))
+
+    def _add(self, layer: str, terms: _Terms, held: Mapping[str, Array]) -> None:
+        first, second = (
+            _turned(terms.node, index, terms.constant if name is None else held[name])
+            for index, name in enumerate(terms.tensors)
+        )
+        found = _sums_of(terms.node, first, second)
+        before = self._found.get(layer)
+        if before is None or found[1] > before[1]:
+            absolute = found[0] if before is None else max(found[0], before[0])
+            self._found[layer] = (absolute, *found[1:])
+        else:
+            self._found[layer] = (max(found[0], before[0]), *before[1:])
+
+    def found(self, known: Mapping[str, RunningSum]) -> dict[str, RunningSum]:
+        """What was seen."""
+        return {name: RunningSum(known[name].bound, *sums) for name, sums in self._found.items()}
+
+
+def _turned(node: ir.Node, index: int, value: Array | None) -> Array:
+    """An operand as the product takes it, rounded to half."""
+    assert value is not None
+    is_turned = node.op_type == GEMM and _whole(node, ("transA", "transB")[index])
+    return rounded_array(np.asarray(value.T if is_turned else value, np.float32), Precision.FP16)
+
+
+def _sums_of(node: ir.Node, first: Array, second: Array) -> tuple[float, float, float]:
+    """The largest sum without signs, the largest running sum, and what that one comes to."""
+    on_the_way = product_of(node, Sums.HALF, largest_on_the_way)
+    with np.errstate(invalid="ignore"):
+        absolute = on_the_way(np.abs(first), np.abs(second))
+        running = on_the_way(first, second)
+    if not running.size:
+        return 0.0, 0.0, 0.0
+    at = int(np.nanargmax(running)) if not np.isnan(running).all() else 0
+    results = _plain(node, first, second)
+    return float(np.nanmax(absolute)), float(running.flat[at]), float(np.abs(results.flat[at]))
+
+
+def _plain(node: ir.Node, first: Array, second: Array) -> Array:
+    """The products added up in float32, of which the last running sum is what they come to."""
+    return np.asarray(product_of(node, Sums.HALF, in_the_end)(first, second), np.float32)

@@ -1,0 +1,88 @@
+"""What a verdict hangs on of the kernels' own arithmetic: variants measured again under another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.tolerance import Tolerance, meets
+from precisionlab.model import Model
+from precisionlab.plan.arithmetic import Arithmetic, Constants, Kernels, Sums
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.rewrite.constants import is_clamped
+from precisionlab.rewrite.sums import adds_up
+
+
+class AlternativeKind(str, Enum):
+    """What is other in the arithmetic."""
+
+    HALF_SUMS = "half_sums"
+    ROUNDED_CONSTANTS = "rounded_constants"
+
+    @property
+    def words(self) -> str:
+        """In words, as behind a figure."""
+        return "with sums in half" if self is AlternativeKind.HALF_SUMS else "with constants not clamped"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A variant under another arithmetic than the one that it is judged by, on the samples that choose.
+
+    `met` says whether the tolerance holds there too.
+    """
+
+    arithmetic: Arithmetic
+    comparison: Comparison
+    met: bool
+
+    @classmethod
+    def of(cls, arithmetic: Arithmetic, comparison: Comparison, tolerance: Tolerance) -> Alternative:
+        """With its verdict."""
+        return cls(arithmetic, comparison, meets(comparison, tolerance))
+
+    @property
+    def kind(self) -> AlternativeKind:
+        """What is other."""
+        return AlternativeKind.HALF_SUMS if self.is_half_sums else AlternativeKind.ROUNDED_CONSTANTS
+
+    @property
+    def is_half_sums(self) -> bool:
+        """Whether its sums are what is other."""
+        return self.arithmetic.sums is not Sums.FLOAT32
+
+
+def alternatives(model: Model, plan: PrecisionPlan, arithmetic: Arithmetic) -> tuple[Arithmetic, ...]:
+    """What else kernels may do with a plan that is judged by this arithmetic, where that can change a figure.
+
+    Sums in half, where a layer adds products up in half; constants that are not clamped, where one is.
+    """
+    if arithmetic.kernels is not Kernels.TENSORRT:
+        return ()
+    others = []
+    if arithmetic.sums is Sums.FLOAT32 and _adds_in_half(model, plan):
+        others.append(replace(arithmetic, sums=Sums.HALF))
+    if arithmetic.constants is Constants.CLAMPED and _clamps(model, plan):
+        others.append(replace(arithmetic, constants=Constants.ROUNDED))
+    return tuple(others)
+
+
+def _adds_in_half(model: Model, plan: PrecisionPlan) -> bool:
+    return any(
+        precision_of(layer, plan).number_format.sums_in_itself
+        and any(adds_up(model.node[name]) for name in layer.nodes)
+        for layer in model.layers
+    )
+
+
+def _clamps(model: Model, plan: PrecisionPlan) -> bool:
+    constants = model.onnx.graph.initializers
+    for layer in model.layers:
+        precision = precision_of(layer, plan)
+        inner = (value for name in layer.inside for value in model.inner[name].constants)
+        own = (constants[name] for name in layer.weights if name in constants)
+        if any(is_clamped(value, precision) for value in (*own, *inner)):
+            return True
+    return False
