@@ -146,8 +146,11 @@ def _sums(found: Array) -> tuple[bool, str]:
     (pair,) = pairs
     kinds = {
         (33280.0, 5120.0): (True, "sums are kept in float32"),
-        (32768.0, 5120.0): (False, "sums are kept in half, and several products are added before each rounding"),
-        (32768.0, 4096.0): (False, "sums are kept in half, and rounded at every product"),
+        (32768.0, 5120.0): (
+            False,
+            "sums are kept in half, and several products are added before each rounding: --sums half",
+        ),
+        (32768.0, 4096.0): (False, "sums are kept in half, and rounded at every product: --sums half-single"),
     }
     return kinds.get(pair, (False, f"neither half nor float32: {pair[0]:g} and {pair[1]:g}"))
 

@@ -53,7 +53,11 @@ def test_sums_of_each_kind_are_told(name: str, weight: Array) -> None:
     for block in (16, 8, 4):
         holds, seen = told(half_sum(weight, block))
         assert (holds, seen.startswith("sums are kept in half, and several products")) == (False, True)
-    assert told(half_sum(weight, 1)) == (False, "sums are kept in half, and rounded at every product")
+        assert seen.endswith(": --sums half")
+    assert told(half_sum(weight, 1)) == (
+        False,
+        "sums are kept in half, and rounded at every product: --sums half-single",
+    )
     in_two = (half_sum(weight[: K // 2], 16) + half_sum(weight[K // 2 :], 16)).astype(np.float16).astype(np.float32)
     assert told(in_two) == (False, "neither half nor float32: 33024 and 5120")
     assert told(weight.sum(axis=0).astype(np.float32))[1].startswith("neither")  # not stored in half at all
