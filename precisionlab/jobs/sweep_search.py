@@ -18,13 +18,13 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.plans import completed, plan_for
-from precisionlab.search.alternatives import Alternative, alternatives
+from precisionlab.search.alternatives import Alternative, alternatives, engine_arithmetic
 from precisionlab.search.causes import causes, with_sums
 from precisionlab.search.cost import CostModel
 from precisionlab.search.grounds import Grounds
 from precisionlab.search.on_engine import EngineStage
 from precisionlab.search.options import Options
-from precisionlab.search.outcome import EngineVariant, PrecisionResult, Variant
+from precisionlab.search.outcome import EngineResult, EngineVariant, PrecisionResult, Variant
 from precisionlab.search.pinning import PinSearch, Task, figures_text
 from precisionlab.search.rank import rank
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
@@ -123,7 +123,7 @@ class SweepJob:
         # Times that were measured just now are what the search goes by, in place of estimates.
         search = PinSearch(self._task(bare, table, engines.cost, deadline))
         outcome = self._judged(search.run(unknown))
-        return replace(outcome, engine=engines.verify(outcome, low, wide))
+        return replace(outcome, engine=self._with_own_sums(outcome, engines.verify(outcome, low, wide)))
 
     def _task(
         self, low_plan: PrecisionPlan, table: CalibrationTable | None, cost: CostModel, deadline: Deadline
@@ -137,6 +137,23 @@ class SweepJob:
         unknown, caveat = self.grounds.unknown(tolerance), self.grounds.caveat(tolerance)
         found = replace(found, unknown=unknown, caveat=caveat, arithmetic=self._evaluator.arithmetic)
         return found if found.unknown else self._with_alternatives(found)
+
+    def _with_own_sums(self, outcome: PrecisionResult, engine: EngineResult) -> EngineResult:
+        """The engines, each with what the emulation makes of its plan with the sums that its kernels' names tell."""
+        low = self._emulated_as(engine.low, outcome)
+        mixed = low if engine.mixed is engine.low else self._emulated_as(engine.mixed, outcome)
+        return replace(engine, low=low, mixed=mixed)
+
+    def _emulated_as(self, engine: EngineVariant | None, outcome: PrecisionResult) -> EngineVariant | None:
+        arithmetic = None if engine is None else engine_arithmetic(self._evaluator.arithmetic, engine.inside.sums)
+        if engine is None or arithmetic is None or outcome.unknown:
+            return engine
+        variant, under = engine.variant, replace(self._evaluator, arithmetic=arithmetic)
+        comparison = under.judge(
+            f"{variant.name}, emulated with its own sums", variant.plan, outcome.table, outcome.low.comparison
+        )
+        other = Alternative.of(arithmetic, comparison, variant.tolerance)
+        return replace(engine, variant=replace(variant, alternatives=(other,)))
 
     def _running_sums(self, bare: PrecisionPlan) -> Mapping[str, RunningSum]:
         """How far the sums go of layers whose kernels may keep them in the plan's own precision."""
@@ -195,7 +212,7 @@ class SweepJob:
         if self._engines is not None:
             wide, tolerance = self._engine_ranges(table), self._options.tolerance_of(precision)
             engine = self._engines.measure_plan(precision, bare, plan, wide, tolerance)
-        return self._judged(
+        outcome = self._judged(
             PrecisionResult(
                 precision,
                 task.variant(f"{precision}", bare, low),
@@ -212,3 +229,4 @@ class SweepJob:
                 running_sums=task.running_sums,
             )
         )
+        return outcome if engine is None else replace(outcome, engine=self._with_own_sums(outcome, engine))

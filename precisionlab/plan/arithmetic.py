@@ -41,16 +41,29 @@ class Sums(str, Enum):
 class Arithmetic:
     """How an emulated variant computes.
 
-    Sums matter to layers in half alone; in every other precision they are kept in float32 (or int32).
+    Sums matter to layers in half alone; in every other precision they are kept in float32 (or int32). `layers` has the
+    sums of each layer by its name, as an engine was seen to keep them, and all others in float32; None: `sums` is what
+    all layers have.
     """
 
     kernels: Kernels = Kernels.TENSORRT
     sums: Sums = Sums.FLOAT32
     constants: Constants = Constants.CLAMPED
+    layers: tuple[tuple[str, Sums], ...] | None = None
 
-    def to_plain(self) -> dict[str, str]:
+    def sums_of(self, layer: str) -> Sums:
+        """What a layer in half keeps its sums in."""
+        return self.sums if self.layers is None else dict(self.layers).get(layer, Sums.FLOAT32)
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether all layers keep their sums in float32."""
+        return not self.layers if self.layers is not None else self.sums is Sums.FLOAT32
+
+    def to_plain(self) -> dict[str, Any]:
         """What a journal's key and `run.json` hold of it."""
-        return {"kernels": self.kernels.value, "sums": self.sums.value, "constants": self.constants.value}
+        own = {} if self.layers is None else {"layers": {name: sums.value for name, sums in self.layers}}
+        return {"kernels": self.kernels.value, "sums": self.sums.value, "constants": self.constants.value, **own}
 
     @classmethod
     def from_plain(cls, data: Any) -> Arithmetic:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from precisionlab.plan.arithmetic import Arithmetic, Kernels, Sums
+from precisionlab.plan.arithmetic import Arithmetic, Kernels
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.half_sums import HalfSumsCopier
 from precisionlab.rewrite.stepped import SteppedCopier
@@ -18,4 +18,4 @@ def copier_of(arithmetic: Arithmetic) -> CopierOf:
     """What makes the copiers that compute so."""
     if arithmetic.kernels is Kernels.ONNXRUNTIME:
         return partial(SteppedCopier, arithmetic=arithmetic)
-    return partial(LayerCopier if arithmetic.sums is Sums.FLOAT32 else HalfSumsCopier, arithmetic=arithmetic)
+    return partial(LayerCopier if arithmetic.is_float32 else HalfSumsCopier, arithmetic=arithmetic)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from precisionlab.model import Layer
+from precisionlab.plan.arithmetic import Sums
 from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import GraphBuilder
@@ -27,6 +28,8 @@ class HalfSumsCopier(LayerCopier):
 
     _scale: NDArray[np.float32] | None = None
     """What the layer at hand has folded into its weight, float32 (channels,)."""
+    _sums = Sums.FLOAT32
+    """What it keeps its sums in."""
 
     def copy(
         self,
@@ -38,6 +41,7 @@ class HalfSumsCopier(LayerCopier):
     ) -> dict[ir.Value, ir.Value]:
         """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
         nodes = [self._model.node[name] for name in layer.nodes]
+        self._sums = self._arithmetic.sums_of(layer.name)
         self._scale = folded_scale(nodes) if self._fuses(layer, precision) else None
         return super().copy(layer, source, precision, around, prefix)
 
@@ -52,7 +56,8 @@ class HalfSumsCopier(LayerCopier):
     ) -> Sequence[ir.Value]:
         """What one node of a layer becomes."""
         # A graph is cut at its products, and a body is not cut.
-        if not precision.number_format.sums_in_itself or not adds_up(node) or self._builder.is_inner:
+        is_in_half = precision.number_format.sums_in_itself and self._sums is not Sums.FLOAT32
+        if not is_in_half or not adds_up(node) or self._builder.is_inner:
             return super()._node(node, inputs, captured, prefix, attributes, precision)
         first, second = inputs[0], inputs[1]
         assert first is not None
@@ -72,7 +77,7 @@ class HalfSumsCopier(LayerCopier):
         name: str,
         precision: Precision,
     ) -> ir.Value:
-        builder, scale, sums = self._builder, self._scale, self._arithmetic.sums
+        builder, scale, sums = self._builder, self._scale, self._sums
         if scale is None:
             made = product(builder, node.op_type, [first, second], f"{name}:sums", attributes, sums)
         else:
@@ -103,7 +108,7 @@ class HalfSumsCopier(LayerCopier):
         attributes: Mapping[str, ir.Attr],
         name: str,
     ) -> ir.Value:
-        builder, sums = self._builder, self._arithmetic.sums
+        builder, sums = self._builder, self._sums
         if node.op_type == MATMUL:
             return product(builder, MATMUL, [first, second], name, {}, sums)
         left = _transposed(builder, first, attributes.get("transA"), f"{name}:a")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from precisionlab.backends.tensorrt.tactics import LayerSum
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.model import Model
@@ -20,11 +22,19 @@ class AlternativeKind(str, Enum):
 
     HALF_SUMS = "half_sums"
     ROUNDED_CONSTANTS = "rounded_constants"
+    ENGINE_SUMS = "engine_sums"
 
     @property
     def words(self) -> str:
         """In words, as behind a figure."""
-        return "with sums in half" if self is AlternativeKind.HALF_SUMS else "with constants not clamped"
+        return _WORDS[self]
+
+
+_WORDS = {
+    AlternativeKind.HALF_SUMS: "with sums in half",
+    AlternativeKind.ROUNDED_CONSTANTS: "with constants not clamped",
+    AlternativeKind.ENGINE_SUMS: "emulated with the sums of the engine's own kernels",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Alternative:
     @property
     def kind(self) -> AlternativeKind:
         """What is other."""
+        if self.arithmetic.layers is not None:
+            return AlternativeKind.ENGINE_SUMS
         return AlternativeKind.HALF_SUMS if self.is_half_sums else AlternativeKind.ROUNDED_CONSTANTS
 
     @property
@@ -67,6 +79,24 @@ def alternatives(model: Model, plan: PrecisionPlan, arithmetic: Arithmetic) -> t
     if arithmetic.constants is Constants.CLAMPED and _clamps(model, plan):
         others.append(replace(arithmetic, constants=Constants.ROUNDED))
     return tuple(others)
+
+
+def engine_arithmetic(arithmetic: Arithmetic, sums: Mapping[str, LayerSum]) -> Arithmetic | None:
+    """The arithmetic with each layer's sums as the names of an engine's kernels tell them; those not told in float32.
+
+    None where no layer adds up in half, and where one does so by a transform (Winograd), which is not emulated.
+    """
+    layers = []
+    for name, found in sums.items():
+        if "half" not in found.accumulators:
+            continue
+        if not _EMULATED.issuperset(found.orders):
+            return None
+        layers.append((name, Sums.HALF_SINGLE if "single products" in found.orders else Sums.HALF))
+    return replace(arithmetic, layers=tuple(layers)) if layers else None
+
+
+_EMULATED = frozenset({"tensor cores", "single products", "depthwise"})
 
 
 def _adds_in_half(model: Model, plan: PrecisionPlan) -> bool:

@@ -17,7 +17,7 @@ from precisionlab.evaluate.running_sums import RunningSum
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.search.alternatives import Alternative
+from precisionlab.search.alternatives import Alternative, AlternativeKind
 from precisionlab.search.causes import Cause
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
@@ -53,8 +53,9 @@ class Variant:
 
     @property
     def refuted(self) -> tuple[Alternative, ...]:
-        """The alternatives that it is not right under, although it is right."""
-        return tuple(other for other in self.alternatives if self.met and not other.met)
+        """What kernels might do that it is not right under, although it is; an engine is seen to be right as it is."""
+        others = (other for other in self.alternatives if other.kind is not AlternativeKind.ENGINE_SUMS)
+        return tuple(other for other in others if self.met and not other.met)
 
     def mark(self, terms: Terms) -> Mark:
         """What its figures alone say of it."""
@@ -252,8 +253,8 @@ def _change(before: Variant, after: Variant) -> str:
     texts = [_text(bound, variant.comparison) for variant in variants]
     name = "" if bound.figure == SQNR else f"{bound.figure} "
     said = name + " → ".join([*(text.removesuffix(" dB") for text in texts[:-1]), texts[-1]])
-    halves = (other for other in after.alternatives if other.is_half_sums)
-    said += "".join(f", {_text(bound, other.comparison)} with sums in half" for other in halves)
+    shown = (other for other in after.alternatives if other.kind is not AlternativeKind.ROUNDED_CONSTANTS)
+    said += "".join(f", {_text(bound, other.comparison)} {other.kind.words}" for other in shown)
     metrics = [v.comparison.metric for v in variants if v.comparison.metric is not None]
     if bound.metric == "metric" or len(metrics) < len(variants):
         return said

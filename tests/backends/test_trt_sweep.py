@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from rtx import drive, needs_rtx
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.tensorrt.child import ChildEngines
 from precisionlab.backends.tensorrt.store import EngineStore
+from precisionlab.backends.tensorrt.tactics import LayerSum
 from precisionlab.cli import cli
 from precisionlab.cli.summary import print_summary
 from precisionlab.data import open_dataset
@@ -36,6 +37,8 @@ from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.jobs.verify import verify
 from precisionlab.model import load_model
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic, Sums
+from precisionlab.search.alternatives import engine_arithmetic
 from precisionlab.search.outcome import EngineResult
 from precisionlab.system.observer import Silent
 
@@ -385,6 +388,35 @@ def test_looking_that_changes_the_final_outputs_is_noted(double: Callable[..., N
 
 
 # What is inside
+
+
+def test_the_emulation_beside_an_engine_keeps_sums_in_half_in_exactly_the_layers_whose_kernels_do(
+    double: Callable[..., None], tmp_path: Path, fixed: Path
+) -> None:
+    in_float32 = "trt_turing_cutlass_image_network_first_layer_hmma_fprop_f16f16f32_nhwc_nhwc_k64r7s7c4_stride2x2"
+    double(tactics={"/stem/conv": in_float32, "/head/gemm": "__myl_Fc_0x1"})
+    result = swept(tmp_path, "fp16", fixed)
+    engine = result.precisions[0].engine
+    assert engine is not None
+    assert engine.low is not None
+    (own,) = engine.low.variant.alternatives
+    in_half = result.layers.set_index("layer")["engine_sum"] == "half"
+    assert own.arithmetic.layers is not None
+    assert dict(own.arithmetic.layers) == dict.fromkeys(in_half.index[in_half], Sums.HALF)
+    row = result.variants[result.variants["variant"] == "fp16 engine"].iloc[0]
+    assert row["figures"] == "measured"
+    assert row["engine_sums_sqnr_db"] == pytest.approx(own.comparison.worst("sqnr"))
+    assert "emulated with the sums of the engine's own kernels" in result.precisions[0].verdict.figure
+
+
+def test_what_a_transform_adds_up_in_half_is_not_emulated() -> None:
+    def told(order: str) -> Arithmetic | None:
+        return engine_arithmetic(TENSORRT, {"a": LayerSum(9, ("half",), (order,), ("kernel",))})  # type: ignore[arg-type]
+
+    assert told("winograd") is None
+    assert told("single products") == replace(TENSORRT, layers=(("a", Sums.HALF_SINGLE),))
+    assert told("depthwise") == told("tensor cores") == replace(TENSORRT, layers=(("a", Sums.HALF),))
+    assert engine_arithmetic(TENSORRT, {"a": LayerSum(9, ("float32",), ("tensor cores",), ("kernel",))}) is None
 
 
 def test_it_is_told_in_which_type_each_layer_adds_up(double: Callable[..., None], tmp_path: Path, fixed: Path) -> None:
