@@ -81,22 +81,23 @@ def _some(sums, m, w, g, k, taken, block, count):  # type: ignore[no-untyped-def
 
 
 @compiled(_FUSED)
-def _one(sums, m, weight, row, count):  # type: ignore[no-untyped-def]
+def _one(sums, m, weight, rows, g, start, count):  # type: ignore[no-untyped-def]
     """Add one product to each of the first `count` sums."""
+    at = np.uint64(start)
     for j in range(count):
-        sums[m, j] = _half(sums[m, j] + weight * row[j])
+        sums[m, j] = _half(sums[m, j] + weight * rows[g, at + np.uint64(j)])
 
 
 @compiled()
 def _take(taken, i, place, x, g, start, step, count):  # type: ignore[no-untyped-def]
-    # Slices: an index that might be negative, as a sum might be for all that is known, is not read in vectors.
-    row = taken[i, place : place + count]
+    # Unsigned: an index that might be negative, for all that the compiler knows, is not read in vectors.
+    to, at = np.uint64(place), np.uint64(start)
     if step == 1:
-        row[:] = x[g, start : start + count]
-    else:
-        source = x[g, start : start + (count - 1) * step + 1]
         for j in range(count):
-            row[j] = source[j * step]
+            taken[i, to + np.uint64(j)] = x[g, at + np.uint64(j)]
+    else:
+        for j in range(count):
+            taken[i, to + np.uint64(j)] = x[g, at + np.uint64(j) * np.uint64(step)]
 
 
 @compiled()
@@ -117,13 +118,14 @@ def add_up(w, x, offsets, starts, length, step, block, out):  # type: ignore[no-
             for begin in range(0, length, _TILE):
                 width = min(length - begin, _TILE)
                 count = width * (last - first)
-                sums[:, :count] = 0
+                for m in range(rows):
+                    for j in range(count):
+                        sums[m, j] = 0
                 for k in range(0, products, block):
                     if block == 1 and step == 1 and last - first == 1:
                         at = starts[first] + offsets[k] + begin
-                        row = x[g, at : at + count]
                         for m in range(rows):
-                            _one(sums, m, w[g, m, k], row, count)
+                            _one(sums, m, w[g, m, k], x, g, at, count)
                         continue
                     for i in range(block):
                         if k + i < offsets.size:
@@ -131,17 +133,19 @@ def add_up(w, x, offsets, starts, length, step, block, out):  # type: ignore[no-
                                 at = starts[s] + offsets[k + i] + begin * step
                                 _take(taken, i, (s - first) * width, x, g, at, step, width)
                         else:
-                            taken[i, :count] = 0
+                            for j in range(count):
+                                taken[i, j] = 0
                     for m in range(rows):
                         if block == BLOCK:
                             _sixteen(sums, m, w, g, k, taken, count)
                         elif block == 1:
-                            _one(sums, m, w[g, m, k], taken[0], count)
+                            _one(sums, m, w[g, m, k], taken, 0, 0, count)
                         else:
                             _some(sums, m, w, g, k, taken, block, count)
-                place = first * length + begin
+                place = np.uint64(first * length + begin)
                 for m in range(rows):
-                    out[g, m, place : place + count] = sums[m, :count]
+                    for j in range(count):
+                        out[g, m, place + np.uint64(j)] = sums[m, j]
 
 
 @compiled(_FUSED)
