@@ -29,6 +29,8 @@ pytestmark = needs_browser
 
 PREPARED = Path(__file__).parents[2] / "examples" / "prepared"
 WIDTHS, SCHEMES = (1280, 390), ("light", "dark")
+AUDITED = ((1280, "light"), (390, "dark"))
+"""Each width and each scheme once: the width changes no colour, and the scheme nothing else. An audit takes seconds."""
 
 # What is swept of each prepared model: few samples and plans, since only the page is looked at.
 REAL: dict[str, dict[str, Any]] = {
@@ -120,7 +122,7 @@ def test_a_real_run_can_be_read_by_everybody(
         check_layout(page)
         opened.photograph(f"digits-{width}-{scheme}")
         page.locator("#layers-1 .open").first.click()
-        assert violations(page) == []
+        assert (width, scheme) not in AUDITED or violations(page) == []
         check_layout(page)
         opened.check_quiet()
         ink, ground = page.evaluate(
@@ -141,7 +143,7 @@ def test_larger_real_runs_can_be_read_by_everybody(
         page = opened.page
         check_layout(page)
         opened.photograph(f"{real.name}-{width}-{scheme}")
-        if (width, scheme) in ((1280, "light"), (390, "dark")):
+        if (width, scheme) in AUDITED:
             # The rows are alike, and a browser full of them is asked for ten seconds: those of one layer stand for all.
             name = column(page, "#layers-1", 3)[0]
             for table in page.locator("[data-layers]").all():
@@ -160,7 +162,7 @@ def test_two_runs_compared_can_be_read_by_everybody(
         page = opened.page
         check_layout(page)
         opened.photograph(f"diff-{width}-{scheme}")
-        assert violations(page) == []
+        assert (width, scheme) not in AUDITED or violations(page) == []
         # Whether B is worse is seen without scrolling sideways.
         for table in page.locator("#verdicts ~ .cards .scroll, #variants ~ .scroll").all():
             assert table.evaluate("t => t.scrollWidth <= t.clientWidth")
