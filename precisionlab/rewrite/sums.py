@@ -66,7 +66,7 @@ def constants_of(graph: ir.Graph) -> set[ir.Value]:
     """The initialisers, and what is computed of them alone."""
     constants = set(graph.initializers.values())
     for node in graph:
-        taken = [value for value in (*node.inputs, *outer_values(node)) if value is not None]
+        taken = _taken(node)
         if not is_product(node) and taken and constants.issuperset(taken):
             constants.update(node.outputs)
     return constants
@@ -85,7 +85,7 @@ def steps_of(graph: ir.Graph, constants: set[ir.Value]) -> list[Step]:
     for node in graph:
         if constants.issuperset(node.outputs):
             continue
-        taken = {value for value in (*node.inputs, *outer_values(node)) if value is not None}
+        taken = _taken(node)
         if is_product(node) and not behind.isdisjoint(taken):
             steps.append(Step(tuple(now), tuple(waiting)))
             now, waiting, later, behind = later, [], [], set()
@@ -151,14 +151,36 @@ class _Part:
     def value(self, value: ir.Value) -> ir.Value:
         """What stands for the value here: a copy, a constant made again, or an input."""
         if value not in self._made:
-            producer = value.producer()
             if value.is_initializer():
                 assert value.const_value is not None
                 self._made[value] = self.builder.constant(value.const_value, str(value.name))
-            elif value in self._constants and producer is not None:
-                self.take(producer)
+            elif value in self._constants:
+                for node in self._makers(value):
+                    self.take(node)
             else:
                 name = str(value.name)
                 self._made[value] = self.builder.input(value, name, self._types.get(name))
                 self.feeds[name] = None
         return self._made[value]
+
+    def _makers(self, value: ir.Value) -> list[ir.Node]:
+        """The nodes that a computed constant is not made without, in order; of thousands in a chain too."""
+        found: dict[ir.Node, None] = {}
+        waiting = [value.producer()]
+        while waiting:
+            node = waiting[-1]
+            assert node is not None
+            lacking = [
+                v.producer()
+                for v in _taken(node)
+                if v not in self._made and not v.is_initializer() and v.producer() not in found
+            ]
+            waiting.extend(lacking)
+            if not lacking:
+                found[node] = None
+                waiting.pop()
+        return list(found)
+
+
+def _taken(node: ir.Node) -> list[ir.Value]:
+    return [value for value in (*node.inputs, *outer_values(node)) if value is not None]

@@ -58,7 +58,8 @@ def convolution(x: Array, w: Array, geometry: Geometry, sums: Sums, loop: Loop =
         for at in itertools.product(*map(range, kernel))
     ]
     offsets = offsets_of(np.array(taps, np.int64), w.shape[1], math.prod(spatial), sums)
-    return np.stack([placed(weights, image, offsets, sizes, geometry.strides, group, block, loop) for image in taken])
+    images = [placed(weights, image, offsets, sizes, geometry.strides, group, block, loop) for image in taken]
+    return np.stack(images) if images else np.zeros((0, w.shape[0], *sizes), np.float32)
 
 
 def placed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,9 +24,12 @@ def matmul(a: Array, b: Array, sums: Sums, loop: Loop = add_up) -> Array:
     rows, columns = left.shape[-2], right.shape[-1]
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     if right.ndim == 2:
-        product = _stacked(left.reshape(1, -1, left.shape[-1]), right[np.newaxis], sums, loop)
+        # Sizes are written out, as NumPy finds none where another is 0.
+        flat = left.reshape(1, math.prod(left.shape[:-1]), left.shape[-1])
+        product = _stacked(flat, right[np.newaxis], sums, loop)
     else:
-        wide = [np.broadcast_to(m, (*batch, *m.shape[-2:])).reshape(-1, *m.shape[-2:]) for m in (left, right)]
+        count = math.prod(batch)
+        wide = [np.broadcast_to(m, (*batch, *m.shape[-2:])).reshape(count, *m.shape[-2:]) for m in (left, right)]
         product = _stacked(wide[0], wide[1], sums, loop)
     product = product.reshape(*batch, rows, columns)
     product = product[..., 0, :] if a.ndim == 1 else product

@@ -52,10 +52,13 @@ class _Product:
 
 @dataclass(frozen=True)
 class _Ready:
-    """One step, ready to run; `done` are the values that nobody needs behind it."""
+    """One step, ready to run; `done` are the values that nobody needs behind it.
+
+    `session` is None where no node's value is needed: ONNX Runtime takes no empty graph.
+    """
 
     part: Part
-    session: TypedRunning
+    session: TypedRunning | None
     products: tuple[_Product, ...]
     done: tuple[str, ...]
 
@@ -90,8 +93,9 @@ class HalfSumsSession:
             if index == 0:  # constants that are final outputs
                 given += [value for value in dict.fromkeys(graph.graph.outputs) if value in constants]
             part = part_of(graph, step.nodes, given, constants, types)
-            session = open_session(part.graph)
-            types.update((name, kind) for name, kind in session.types.items() if kind is not None)
+            session = open_session(part.graph) if given else None
+            if session is not None:
+                types.update((name, kind) for name, kind in session.types.items() if kind is not None)
             products = []
             for node in step.products:
                 product = _product(node, operands, product_of(node))
@@ -107,7 +111,8 @@ class HalfSumsSession:
         """All outputs by name."""
         state = dict(feeds)
         for step in self._steps:
-            state.update(step.session.run({name: state[name] for name in step.part.feeds}))
+            if step.session is not None:
+                state.update(step.session.run({name: state[name] for name in step.part.feeds}))
             for product in step.products:
                 state[product.output] = product.run(state)
             self._settle()
@@ -118,7 +123,8 @@ class HalfSumsSession:
     def close(self) -> None:
         """Let go of all its graphs."""
         for step in self._steps:
-            step.session.close()
+            if step.session is not None:
+                step.session.close()
         self._steps = []
 
 

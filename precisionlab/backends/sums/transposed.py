@@ -28,7 +28,7 @@ def transposed_convolution(
     same taps: they are a convolution for each such phase.
     """
     out = np.zeros((x.shape[0], w.shape[1] * geometry.group, *sizes), np.float32)
-    for phase in phases_of(geometry.strides):
+    for phase in phases_of(geometry.strides) if out.size else ():
         axes = axes_of(phase, geometry, w.shape[2:], sizes)
         if all(axis.taps and axis.count > 0 for axis in axes):
             places = (slice(axis.start, None, s) for axis, s in zip(axes, geometry.strides, strict=True))
