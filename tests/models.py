@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from precisionlab.backends.device import CPU
 from precisionlab.backends.onnxruntime import DEFAULT_BUDGET, OnnxRuntimeBackend
-from precisionlab.backends.session import Session
 from precisionlab.calibration.find import table_of
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
@@ -124,7 +124,7 @@ class Flows:
     ) -> None:
         parts = [list(model.layers)]
         (self._segment,) = segments(model, plan, table, parts, Flow, Flow, copier_of(arithmetic))
-        self._session = Session(self._segment.graph, 1)
+        self._session = CPU.session(self._segment.graph)
 
     def __call__(self, **inputs: Any) -> dict[Key, Array]:
         """All values by flow and name; what the variant shares with the reference stands there twice."""

@@ -17,6 +17,9 @@ from precisionlab.rewrite.constants import constant_array
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.sums import CONV, CONVOLUTIONS, MATMUL, adds_up, product
 
+_LEAST_SCALE = np.float32(2.0**-100)
+"""65504 divided by it is a float32 yet; of a weight times less nothing is left in half."""
+
 
 class HalfSumsCopier(LayerCopier):
     """Copies layers as weakly typed TensorRT's kernels in half compute them that keep their sums in half.
@@ -26,8 +29,8 @@ class HalfSumsCopier(LayerCopier):
     are on the way. Products inside of bodies and recurrent cells are added up in float32.
     """
 
-    _scale: NDArray[np.float32] | None = None
-    """What the layer at hand has folded into its weight, float32 (channels,)."""
+    _folds: Mapping[ir.Node, NDArray[np.float32]] = {}
+    """What the layer at hand has folded into the weight of its first node, float32 (channels,)."""
     _sums = Sums.FLOAT32
     """What it keeps its sums in."""
 
@@ -42,7 +45,9 @@ class HalfSumsCopier(LayerCopier):
         """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
         nodes = [self._model.node[name] for name in layer.nodes]
         self._sums = self._arithmetic.sums_of(layer.name)
-        self._scale = folded_scale(nodes) if self._fuses(layer, precision) else None
+        in_half = self._fuses(layer, precision) and precision.number_format.sums_in_itself
+        scale = folded_scale(nodes) if in_half else None
+        self._folds = {} if scale is None else {nodes[0]: scale}
         return super().copy(layer, source, precision, around, prefix)
 
     def _node(
@@ -77,7 +82,7 @@ class HalfSumsCopier(LayerCopier):
         name: str,
         precision: Precision,
     ) -> ir.Value:
-        builder, scale, sums = self._builder, self._scale, self._sums
+        builder, scale, sums = self._builder, self._folds.get(node), self._sums
         if scale is None:
             made = product(builder, node.op_type, [first, second], f"{name}:sums", attributes, sums)
         else:
@@ -121,7 +126,10 @@ class HalfSumsCopier(LayerCopier):
 
 
 def folded_scale(nodes: Sequence[ir.Node]) -> NDArray[np.float32] | None:
-    """The scale of a BatchNormalization right behind a Conv with a constant weight; 1 where it is 0 or not finite."""
+    """The scale of a BatchNormalization right behind a Conv with a constant weight, float32 (channels,).
+
+    1 where it is not finite, or so small (0 too) that no sum in half could be divided by it again.
+    """
     if len(nodes) < 2 or nodes[0].op_type != CONV:
         return None
     weight = nodes[0].inputs[1]
@@ -131,7 +139,7 @@ def folded_scale(nodes: Sequence[ir.Node]) -> NDArray[np.float32] | None:
     if folded is None:
         return None
     scale = folded[1]
-    return np.where(np.isfinite(scale) & (scale != 0), scale, np.float32(1)).astype(np.float32)
+    return np.where(np.isfinite(scale) & (np.abs(scale) >= _LEAST_SCALE), scale, np.float32(1)).astype(np.float32)
 
 
 def _along_channels(builder: GraphBuilder, node: ir.Node, bias: ir.Value) -> ir.Value:
@@ -151,5 +159,6 @@ def _transposed(builder: GraphBuilder, value: ir.Value, wanted: ir.Attr | None, 
 def _scaled(builder: GraphBuilder, value: ir.Value, factor: ir.Attr | None, name: str) -> ir.Value:
     if factor is None or factor.as_float() == 1.0:
         return value
-    constant = builder.constant(ir.tensor(np.asarray(factor.as_float(), np.float32)), f"{name}:factor")
+    kind = np.float64 if value.dtype == ir.DataType.DOUBLE else np.float32
+    constant = builder.constant(ir.tensor(np.asarray(factor.as_float(), kind)), f"{name}:factor")
     return builder.op("Mul", [value, constant], name)
