@@ -7,8 +7,9 @@ weights, all taken without their sign. Of layers whose bound is beyond half the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.model import Layer, Model
 from precisionlab.model.contraction import products_of
 from precisionlab.model.mapped import let_go
-from precisionlab.plan.arithmetic import Sums
+from precisionlab.plan.arithmetic import Constants, Kernels, Sums
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.rewrite.constants import rounded_array
+from precisionlab.rewrite.constants import constant_array, rounded_array
 from precisionlab.rewrite.half_sums import folded_scale
 from precisionlab.rewrite.sums import CONV, CONVOLUTIONS, GEMM, adds_up
 from precisionlab.system.plain import of_kind
@@ -57,15 +58,22 @@ def running_sums(
     """Layer name → its sums, of layers that the plan has in a precision whose kernels may keep sums in it.
 
     `largest` has the largest |x| of the reference's tensors, `look` shows these sample by sample. Layers whose bound is
-    not known, as an operand's range is not, are left out.
+    not known, as an operand's range is not, are left out; so are all where ONNX Runtime's kernels are emulated, which
+    add up in float32.
     """
-    model = evaluator.model
-    terms = {layer.name: _terms(model, layer) for layer in model.layers if _adds_in_itself(model, layer, plan)}
+    model, constants = evaluator.model, evaluator.arithmetic.constants
+    if evaluator.arithmetic.kernels is not Kernels.TENSORRT:
+        return {}
+    terms = {
+        layer.name: _terms(model, layer, precision_of(layer, plan), constants)
+        for layer in model.layers
+        if _adds_in_itself(model, layer, plan)
+    }
     bounds = {name: found.bound(largest) for name, found in terms.items() if found is not None}
     known = {name: RunningSum(bound) for name, bound in bounds.items() if bound is not None}
-    end = plan.default.number_format.largest
+    ends = {name: precision_of(model.layer[name], plan).number_format.largest for name in known}
     beyond = {name: found for name, found in terms.items() if found is not None and name in known}
-    beyond = {name: found for name, found in beyond.items() if known[name].bound > end and found.fits(largest, end)}
+    beyond = {n: found for n, found in beyond.items() if known[n].bound > ends[n] and found.fits(largest, ends[n])}
     if not beyond:
         return known
 
@@ -75,7 +83,12 @@ def running_sums(
         look(watching.each(evaluator.chosen), watching.see)
         return {name: asdict(found) for name, found in watching.found(known).items()}
 
-    key = {"running_sums": sorted(beyond), "default": plan.default.value, "on": list(evaluator.chosen.names)}
+    key = {
+        "running_sums": sorted(beyond),
+        "default": plan.default.value,
+        "constants": constants.value,
+        "on": list(evaluator.chosen.names),
+    }
     return {**known, **evaluator.journalled("sums on their way", key, work, _read)}
 
 
@@ -86,11 +99,15 @@ def _read(data: Any) -> dict[str, RunningSum]:
 
 @dataclass(frozen=True)
 class _Terms:
-    """One layer's operands: tensors by name, or a constant; `node` says how they are multiplied."""
+    """One layer's operands: tensors by name, or a constant; `node` says how they are multiplied.
+
+    `constant` reads it anew each time, so that weights are not held; `norm` is the largest sum of a channel of it.
+    """
 
     node: ir.Node
     tensors: tuple[str | None, str | None]
-    constant: Array | None
+    constant: Callable[[], Array] | None
+    norm: float
     products: int | None
 
     def bound(self, largest: Mapping[str, float]) -> float | None:
@@ -101,7 +118,12 @@ class _Terms:
             return None
         if self.constant is None:
             return None if self.products is None else self.products * math.prod(known)
-        return known[0] * _largest_norm(self.node, self.constant, on_the_left=self.tensors[0] is None)
+        return known[0] * self.norm
+
+    def handed(self) -> Array:
+        """The constant among them."""
+        assert self.constant is not None
+        return self.constant()
 
     def fits(self, largest: Mapping[str, float], end: float) -> bool:
         """Whether the operands themselves fit the precision: else that is what breaks."""
@@ -113,11 +135,11 @@ def _adds_in_itself(model: Model, layer: Layer, plan: PrecisionPlan) -> bool:
     return is_half and bool(layer.nodes) and adds_up(model.node[layer.nodes[0]])
 
 
-def _terms(model: Model, layer: Layer) -> _Terms | None:
+def _terms(model: Model, layer: Layer, precision: Precision, constants: Constants) -> _Terms | None:
     nodes = [model.node[name] for name in layer.nodes]
     node = nodes[0]
     values = node.inputs[:2]
-    constant: Array | None = None
+    constant: Callable[[], Array] | None = None
     names: list[str | None] = []
     for value in values:
         assert value is not None
@@ -126,15 +148,24 @@ def _terms(model: Model, layer: Layer) -> _Terms | None:
             continue
         if constant is not None or value.dtype != ir.DataType.FLOAT:
             return None
-        constant = value.const_value.numpy()
-        let_go(value.const_value)
+        constant = partial(_handed, nodes, value, precision, constants)
         names.append(None)
-    scale = folded_scale(nodes) if node.op_type == CONV and constant is not None else None
-    if scale is not None and constant is not None:
-        constant = np.asarray(constant * scale.reshape(-1, *[1] * (constant.ndim - 1)), np.float32)
-    if node.op_type in CONVOLUTIONS and constant is None:
+    if node.op_type in CONVOLUTIONS and names[1] is not None:
         return None
-    return _Terms(node, (names[0], names[1]), constant, products_of(node, model.tensors))
+    norm = 0.0 if constant is None else _largest_norm(node, constant(), on_the_left=names[0] is None)
+    return _Terms(node, (names[0], names[1]), constant, norm, products_of(node, model.tensors))
+
+
+def _handed(nodes: Sequence[ir.Node], value: ir.Value, precision: Precision, constants: Constants) -> Array:
+    """A constant operand as the kernel is handed it: with the scale of a BatchNormalization behind it, and rounded."""
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    scale = folded_scale(nodes)
+    if scale is not None:
+        array = np.asarray(array * scale.reshape(-1, *[1] * (array.ndim - 1)), np.float32)
+    found = constant_array(array, precision, constants)
+    let_go(value.const_value)
+    return found
 
 
 def _largest_norm(node: ir.Node, constant: Array, *, on_the_left: bool) -> float:
@@ -166,7 +197,7 @@ class _Watching:
         self._advance = advance
         self._takers: dict[str, list[str]] = {}
         for layer, found in terms.items():
-            for name in found.tensors:
+            for name in dict.fromkeys(found.tensors):
                 if name is not None:
                     self._takers.setdefault(name, []).append(layer)
         self._waiting: dict[str, dict[str, Array]] = {}
@@ -189,7 +220,7 @@ class _Watching:
 
     def _add(self, layer: str, terms: _Terms, held: Mapping[str, Array]) -> None:
         first, second = (
-            _turned(terms.node, index, terms.constant if name is None else held[name])
+            _turned(terms.node, index, held[name] if name is not None else terms.handed())
             for index, name in enumerate(terms.tensors)
         )
         found = _sums_of(terms.node, first, second)
@@ -205,9 +236,8 @@ class _Watching:
         return {name: RunningSum(known[name].bound, *sums) for name, sums in self._found.items()}
 
 
-def _turned(node: ir.Node, index: int, value: Array | None) -> Array:
+def _turned(node: ir.Node, index: int, value: Array) -> Array:
     """An operand as the product takes it, rounded to half."""
-    assert value is not None
     is_turned = node.op_type == GEMM and _whole(node, ("transA", "transB")[index])
     return rounded_array(np.asarray(value.T if is_turned else value, np.float32), Precision.FP16)
 

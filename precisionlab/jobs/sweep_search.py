@@ -13,12 +13,11 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.ranges import chosen_ranges, compared_with
 from precisionlab.evaluate.running_sums import RunningSum, running_sums
 from precisionlab.evaluate.values import Look, ObservedValues
-from precisionlab.plan.arithmetic import Sums
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.plans import completed, plan_for
-from precisionlab.search.alternatives import Alternative, alternatives, engine_arithmetic
+from precisionlab.search.alternatives import Alternative, AlternativeKind, alternatives, engine_arithmetic
 from precisionlab.search.causes import causes, with_sums
 from precisionlab.search.cost import CostModel
 from precisionlab.search.grounds import Grounds
@@ -152,7 +151,7 @@ class SweepJob:
         comparison = under.judge(
             f"{variant.name}, emulated with its own sums", variant.plan, outcome.table, outcome.low.comparison
         )
-        other = Alternative.of(arithmetic, comparison, variant.tolerance)
+        other = Alternative.of(AlternativeKind.ENGINE_SUMS, arithmetic, comparison, variant.tolerance)
         return replace(engine, variant=replace(variant, alternatives=(other,)))
 
     def _running_sums(self, bare: PrecisionPlan) -> Mapping[str, RunningSum]:
@@ -171,11 +170,11 @@ class SweepJob:
 
     def _under_others(self, variant: Variant, found: PrecisionResult) -> Variant:
         evaluator, others = self._evaluator, []
-        for arithmetic in alternatives(self._model, variant.plan, evaluator.arithmetic):
+        for kind, arithmetic in alternatives(self._model, variant.plan, evaluator.arithmetic).items():
             under = replace(evaluator, arithmetic=arithmetic)
-            title = f"{variant.name}, {'sums in half' if arithmetic.sums is Sums.HALF else 'constants not clamped'}"
+            title = f"{variant.name}, {kind.words.removeprefix('with ')}"
             comparison = under.judge(title, variant.plan, found.table, found.low.comparison)
-            others.append(Alternative.of(arithmetic, comparison, variant.tolerance))
+            others.append(Alternative.of(kind, arithmetic, comparison, variant.tolerance))
         return replace(variant, alternatives=tuple(others))
 
     def _engine_ranges(self, table: CalibrationTable | None) -> CalibrationTable | None:
@@ -221,7 +220,8 @@ class SweepJob:
                 with_sums(
                     causes(self._model, bare, low.inherited, low.introduced, self._evaluator.arithmetic.constants),
                     task.running_sums,
-                    precision,
+                    self._model,
+                    bare,
                 ),
                 2,
                 table,

@@ -41,44 +41,40 @@ _WORDS = {
 class Alternative:
     """A variant under another arithmetic than the one that it is judged by, on the samples that choose.
 
-    `met` says whether the tolerance holds there too.
+    `kind` is what is other, `met` says whether the tolerance holds there too.
     """
 
+    kind: AlternativeKind
     arithmetic: Arithmetic
     comparison: Comparison
     met: bool
 
     @classmethod
-    def of(cls, arithmetic: Arithmetic, comparison: Comparison, tolerance: Tolerance) -> Alternative:
+    def of(
+        cls, kind: AlternativeKind, arithmetic: Arithmetic, comparison: Comparison, tolerance: Tolerance
+    ) -> Alternative:
         """With its verdict."""
-        return cls(arithmetic, comparison, meets(comparison, tolerance))
-
-    @property
-    def kind(self) -> AlternativeKind:
-        """What is other."""
-        if self.arithmetic.layers is not None:
-            return AlternativeKind.ENGINE_SUMS
-        return AlternativeKind.HALF_SUMS if self.is_half_sums else AlternativeKind.ROUNDED_CONSTANTS
+        return cls(kind, arithmetic, comparison, meets(comparison, tolerance))
 
     @property
     def is_half_sums(self) -> bool:
         """Whether its sums are what is other."""
-        return self.arithmetic.sums is not Sums.FLOAT32
+        return self.kind is AlternativeKind.HALF_SUMS
 
 
-def alternatives(model: Model, plan: PrecisionPlan, arithmetic: Arithmetic) -> tuple[Arithmetic, ...]:
+def alternatives(model: Model, plan: PrecisionPlan, arithmetic: Arithmetic) -> dict[AlternativeKind, Arithmetic]:
     """What else kernels may do with a plan that is judged by this arithmetic, where that can change a figure.
 
     Sums in half, where a layer adds products up in half; constants that are not clamped, where one is.
     """
     if arithmetic.kernels is not Kernels.TENSORRT:
-        return ()
-    others = []
+        return {}
+    others = {}
     if arithmetic.sums is Sums.FLOAT32 and _adds_in_half(model, plan):
-        others.append(replace(arithmetic, sums=Sums.HALF))
+        others[AlternativeKind.HALF_SUMS] = replace(arithmetic, sums=Sums.HALF)
     if arithmetic.constants is Constants.CLAMPED and _clamps(model, plan):
-        others.append(replace(arithmetic, constants=Constants.ROUNDED))
-    return tuple(others)
+        others[AlternativeKind.ROUNDED_CONSTANTS] = replace(arithmetic, constants=Constants.ROUNDED)
+    return others
 
 
 def engine_arithmetic(arithmetic: Arithmetic, sums: Mapping[str, LayerSum]) -> Arithmetic | None:

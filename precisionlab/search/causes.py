@@ -100,11 +100,14 @@ def clamped_constants(
     return found
 
 
-def with_sums(found: Mapping[str, Cause], sums: Mapping[str, RunningSum], precision: Precision) -> dict[str, Cause]:
-    """The causes, with those of layers whose sum passes the end of the precision on the way to a result that fits."""
-    end = precision.number_format.largest
+def with_sums(
+    found: Mapping[str, Cause], sums: Mapping[str, RunningSum], model: Model, plan: PrecisionPlan
+) -> dict[str, Cause]:
+    """The causes, with those of layers whose sum passes the end of their precision on the way to a result that fits."""
     more = {}
     for name, running in sums.items():
+        precision = precision_of(model.layer[name], plan)
+        end = precision.number_format.largest
         if running.largest is None or running.result is None or not running.largest > end >= running.result:
             continue
         said = (

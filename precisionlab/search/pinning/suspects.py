@@ -50,7 +50,7 @@ def suspects_by_own_error(task: Task, low: Comparison) -> Suspects:
     constants = task.evaluator.arithmetic.constants
     why = causes(task.model, task.low_plan, low.inherited, low.introduced, constants)
     clamped = clamped_constants(task.model, task.low_plan, task.touched, constants)
-    why = with_sums(why, task.running_sums, task.precision)
+    why = with_sums(why, task.running_sums, task.model, task.low_plan)
     return Suspects(rank(task.touched, low.introduced), why, clamped)
 
 
