@@ -17,7 +17,7 @@ from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.plan.file import plan_files
 from precisionlab.report.commands import longer_command
-from precisionlab.report.inside import inside_facts, inside_lines, nans_line
+from precisionlab.report.inside import emulated_words, inside_facts, inside_lines, nans_line
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
@@ -39,10 +39,11 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
     console = console_for(stream)
     run = result.run
     layers = sum(layer.fixed is None for layer in result.model.layers)
+    figures = f"{run['figures']} {emulated_words(run)}".rstrip()
     console.print(
         f"{result.model.path.name}: {counted(layers, 'layer')} that can be given a precision; "
         f"{counted(run['data']['choosing'], 'sample')} chose, {_held_out(run['data']['held_out'])}; "
-        f"errors {run['figures']} by {run['backend']}, cost estimated for {run['target']['title']}"
+        f"errors {figures} by {run['backend']}, cost estimated for {run['target']['title']}"
     )
     if run["engines"] is not None:
         how = "MEASURED on" if run["engines"]["measured"] else "compiled, NOT run, for"

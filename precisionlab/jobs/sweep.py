@@ -217,6 +217,6 @@ def _facts(
         work.ready, request.source, options, target, results, work.engines, work.fusions, work.run.path, seconds
     )
     facts["judging"] = list(work.judging.notes)
-    facts["arithmetic"] = options.arithmetic.to_plain()
+    facts["arithmetic"] = {**options.arithmetic.to_plain(), "words": options.arithmetic.words}
     facts["reference"] = grounds.to_dict({p.value: options.tolerance_of(p) for p in options.precisions})
     return facts

@@ -56,6 +56,18 @@ class Arithmetic:
         return self.sums if self.layers is None else dict(self.layers).get(layer, Sums.FLOAT32)
 
     @property
+    def words(self) -> str:
+        """What is unlike in a sweep's own arithmetic, TensorRT's with sums in float32; empty where nothing is."""
+        if self.kernels is Kernels.ONNXRUNTIME:
+            return "with the rounding of ONNX Runtime’s CUDA kernels"
+        found = []
+        if not self.is_float32:
+            found.append("sums in half" if self.sums is not Sums.HALF_SINGLE else "sums in half, product by product")
+        if self.constants is Constants.ROUNDED:
+            found.append("constants not clamped")
+        return f"with {' and '.join(found)}" if found else ""
+
+    @property
     def is_float32(self) -> bool:
         """Whether all layers keep their sums in float32."""
         return not self.layers if self.layers is not None else self.sums is Sums.FLOAT32

@@ -36,6 +36,12 @@ def inside_facts(inside: Inside) -> dict[str, Any]:
     }
 
 
+def emulated_words(run: Mapping[str, Any]) -> str:
+    """What is unlike in a run's arithmetic, as words behind "emulated"; empty for the usual, and in older runs."""
+    arithmetic = run.get("arithmetic")
+    return str(arithmetic.get("words", "")) if isinstance(arithmetic, Mapping) else ""
+
+
 def nans_line(engines: Mapping[str, Any]) -> str:
     """Whether a NaN is seen in a run's engines, `run["engines"]`; empty of runs by older versions, which do not tell.
 

@@ -16,7 +16,7 @@ from typing import Any
 from precisionlab.compare.metrics import SQNR, Metric, brief_metrics
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import Row, figure_cell, percent, show, value_text, visible
-from precisionlab.report.inside import nans_line
+from precisionlab.report.inside import emulated_words, nans_line
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.views import OutputFigures, PinView, VariantView, variant_view
 from precisionlab.search.grounds import steadiness_text
@@ -85,7 +85,8 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
         found.append(f"> {text(steadiness_text(reference['steadiness']))}.")
     engines = run["engines"]
     if engines is None or not engines["measured"]:
-        found.append(f"> Figures **{text(run['figures'])}** by {text(run['backend'])}, not measured on a GPU.")
+        how = f"{text(run['figures'])}** {text(emulated_words(run))}".rstrip()
+        found.append(f"> Figures **{how} by {text(run['backend'])}, not measured on a GPU.")
     else:
         found.append(f"> Rows with “engine” were **measured** on {text(engines['device'])}; others were emulated.")
     if engines is not None and (said := nans_line(engines)):
