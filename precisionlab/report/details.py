@@ -99,6 +99,7 @@ def _others(row: Row) -> Iterable[tuple[str, str]]:
     yield "In the engine", _cell(row, "engine_types").upper().replace(" ", " and ")
     yield "Its pin there", _cell(row, "engine_pin")
     yield "Adds up there", _sum(row)
+    yield from _half_sums(row)
     yield "SQNR there, measured", _figure(row, "engine_sqnr_db", ".1f", " dB")
     yield "Time there, measured", _figure(row, "engine_ms", ".3g", " ms")
     if (overflow := as_number(row, "overflow")) is not None and overflow:
@@ -125,6 +126,29 @@ def _sum(row: Row) -> str:
     parts = [f"in {kind.replace(' ', ' and in ')}"] * bool(kind)
     parts += [f"{products:,.0f} products"] * bool(products)
     return ", ".join([*parts, *[visible(order)] * bool(order)]) + " (by its kernel’s name)"
+
+
+def _half_sums(row: Row) -> Iterable[tuple[str, str]]:
+    """What becomes of the layer where its kernel keeps its sums in half; runs of older versions do not say."""
+    blocks = as_number(row, "blocks") if "blocks" in row else None
+    if not blocks:
+        return
+    products = as_number(row, "products")
+    of = f"{products:,.0f} products, in" if products else "In"
+    yield "Sums in half", f"{of} {blocks:,.0f} block{'' if blocks == 1 else 's'}, each rounded on tensor cores"
+    yield "SQNR with them, estimated", f"{_figure(row, 'half_sums_sqnr_db', '.1f', ' dB')}, by the number of blocks"
+    end = as_format(row).largest
+    bound, largest = as_number(row, "sum_bound"), as_number(row, "largest_running_sum")
+    if largest is not None:
+        beyond = f", beyond {end:.5g}: infinite there" if largest > end else ""
+        yield "Largest sum on the way", f"{show(largest, '.6g')} on these samples{beyond}"
+    elif bound is not None:
+        why = (
+            f"its operands themselves go beyond {end:.5g}"
+            if bound > end
+            else f"{as_format(row).title} ends at {end:.5g}"
+        )
+        yield "Largest sum on the way", f"at most {show(bound, '.3g')} by a bound; {why}"
 
 
 def _cell(row: Row, column: str) -> str:

@@ -16,6 +16,7 @@ from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard, capital, l
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.inside import strays_text
 from precisionlab.report.section import PrecisionSection
+from precisionlab.report.sum_hazards import of_sums
 from precisionlab.report.views import LayerView, VariantView
 from precisionlab.search.causes import CauseKind
 from precisionlab.search.undefined import Undefined
@@ -36,6 +37,7 @@ def hazards(
     for place, section in enumerate(sections, 1):
         found += _of_values(section, place)
         found += _of_verdict(section, run)
+        found += of_sums(section, place)
         found += _of_engines(section, place)
         if is_quantized(section.name) and histograms is not None:
             found += _of_channels(section, place, histograms)
@@ -111,7 +113,8 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
     # What a clamped constant keeps finite does not overflow, whatever the reference has there: a mask of −3.4e38.
     over = [view for view in touched if view.over and view.inherited_nonfinite != 0]
     constants = [view for view in touched if view.cause_kinds & _CONSTANTS]
-    explained = {view.layer for view in (*over, *constants)}
+    sums = [view for view in touched if CauseKind.SUM_OVERFLOWS.value in view.cause_kinds]
+    explained = {view.layer for view in (*over, *constants, *sums)}
     others = [
         view for view in touched if view.nonfinite and view.layer not in explained and not view.cause_kinds & _OVERFLOWS
     ]

@@ -19,6 +19,7 @@ from precisionlab.report.cells import Row, figure_cell, percent, show, value_tex
 from precisionlab.report.inside import emulated_words, nans_line
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.views import OutputFigures, PinView, VariantView, variant_view
+from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.grounds import steadiness_text
 from precisionlab.search.undefined import Undefined
 from precisionlab.search.verdict import Mark, Tone
@@ -104,7 +105,9 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
     said += f" Asked: {text(section.tolerance)}."
     if section.bound is not None and before is not None and after is not None:
         figures = [value_text(section.bound, variant.of(section.bound)[0]) for variant in (before, after)]
-        said += " " + text(f"{section.released}: " + " → ".join(dict.fromkeys(figures))) + "."
+        halves = after.alternatives.get(AlternativeKind.HALF_SUMS) if section.bound.figure == SQNR else None
+        under = f", {value_text(section.bound, halves.sqnr)} {AlternativeKind.HALF_SUMS.words}" if halves else ""
+        said += " " + text(f"{section.released}: " + " → ".join(dict.fromkeys(figures)) + under) + "."
     if section.cost:
         said += f" Cost: {text(section.cost)}, for {text(run['target']['title'])}."
     if section.remark:

@@ -36,6 +36,7 @@ from precisionlab.report.front import Front, draw_front
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.inside import inside_lines
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
+from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.verdict import State, Verdict
 from precisionlab.system.wording import counted, rungs
 
@@ -242,6 +243,8 @@ def _figure_rows(
     rows = [_row("Worst output’s SQNR, dB", [ABSENT, *(show(v.worst.sqnr, ".1f") for v in variants)])]
     rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.worst.held_out.sqnr, ".1f") for v in variants)])
     rows += _row_below("95 % interval", [ABSENT, *(_interval(v) for v in variants)])
+    for kind in AlternativeKind:
+        rows += _row_below(kind.words, [ABSENT, *(_under(v, kind) for v in variants)])
     for bound in bounds:
         if _has_row(bound):
             figures = [v.of(bound) for v in variants]
@@ -281,6 +284,12 @@ def _row_below(label: str, cells: Sequence[str]) -> list[FigureRow]:
 def _interval(variant: VariantView) -> str:
     low, high = variant.worst.low, variant.worst.high
     return ABSENT if low is None or high is None else f"{show(low, '.1f')} to {show(high, '.1f')}"
+
+
+def _under(variant: VariantView, kind: AlternativeKind) -> str:
+    """The headline where kernels do something else; absent where that was not measured."""
+    other = variant.alternatives.get(kind)
+    return ABSENT if other is None else show(other.sqnr, ".1f")
 
 
 def _half_width(variant: VariantView | None) -> str:

@@ -11,6 +11,7 @@ from precisionlab.compare.tolerance import Bound
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Format
 from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
+from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.verdict import Mark, State
 
 VERDICT = "verdict"
@@ -57,6 +58,14 @@ class OutputFigures(ErrorFigures):
 
 
 @dataclass(frozen=True)
+class AlternativeView:
+    """The worst output's SQNR where kernels do something else, and what is said of the variant there."""
+
+    sqnr: float | None
+    mark: Mark
+
+
+@dataclass(frozen=True)
 class VariantView:
     """One variant: its worst figures, and those of each output."""
 
@@ -81,6 +90,7 @@ class VariantView:
     worst: OutputFigures
     outputs: tuple[OutputFigures, ...]
     tabled: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    alternatives: Mapping[AlternativeKind, AlternativeView] = field(default_factory=dict)
 
     def run(self, metric: str) -> tuple[float | None, float | None]:
         """The figure of a metric of the task or the network, and that on the samples held out."""
@@ -136,7 +146,20 @@ def variant_view(rows: Sequence[Row]) -> VariantView:
         worst=_worst(outputs),
         outputs=outputs,
         tabled=_tabled(head),
+        alternatives=_alternatives(rows, outputs),
     )
+
+
+def _alternatives(rows: Sequence[Row], outputs: Sequence[OutputFigures]) -> dict[AlternativeKind, AlternativeView]:
+    """What was measured under other kernels; runs of older versions hold nothing of it."""
+    found = {}
+    judged = [row for row, o in zip(rows, outputs, strict=True) if o.counts and not o.part_of and o.nan is not None]
+    for kind in AlternativeKind:
+        verdict = f"{kind.value}_verdict"
+        if said := _text(rows[0], verdict):
+            sqnr = _chosen((as_number(row, f"{kind.value}_{SQNR}_db", verdict) for row in judged), min)
+            found[kind] = AlternativeView(sqnr, Mark.parse(said))
+    return found
 
 
 def _mark(row: Row) -> Mark:
@@ -240,6 +263,7 @@ class LayerView:
     inherited_nonfinite: float | None
     mixed: float | None
     ref_max: float | None
+    running_sum: float | None
     held_in: Format
     cause: str
     cause_kinds: frozenset[str]
@@ -292,6 +316,7 @@ def layer_view(row: Row) -> LayerView:
         # The table holds no count for the plan found, but it is measured wherever the variant without is.
         mixed=as_number(row, "mixed_sqnr_db", "inherited_nan"),
         ref_max=as_number(row, "ref_max", "overflow"),
+        running_sum=_optional(row, "largest_running_sum"),
         held_in=as_format(row),
         cause=as_text(row, "cause"),
         cause_kinds=frozenset(_text(row, "cause_kinds").split()),
