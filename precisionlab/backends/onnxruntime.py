@@ -70,7 +70,7 @@ class OnnxRuntimeBackend(Backend):
         """
         self.threads = threads or os.cpu_count() or 1
         self.memory = memory
-        self.device = device
+        self.runs_on = device
         # A GPU has its own memory; what it has to hold is one sample at a time, and of that a segment.
         self.share = UNLIMITED if memory is None or device is not CPU else share_of(memory, model)
         self.budget = self.share.segment if budget is None else budget
@@ -121,12 +121,12 @@ class OnnxRuntimeBackend(Backend):
     ) -> Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]:
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
-        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.device, copier)
+        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.runs_on, copier)
         constants = _constant_outputs(self.model)
 
         def picking(sample: Sample) -> _Picking:
             given = {**constants, **{name: as_float32(array) for name, array in sample.inputs.items()}}
-            return _Picking(self.device, names, {name: given[name] for name in names if name in given})
+            return _Picking(self.runs_on, names, {name: given[name] for name in names if name in given})
 
         return lambda samples: runner.each(samples, picking, 1)
 
@@ -134,12 +134,12 @@ class OnnxRuntimeBackend(Backend):
         """Show the reference's inputs and every float32 tensor that a layer gives, by its name, sample by sample."""
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
-        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.device)
+        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.runs_on)
 
         def visit(sample: Sample) -> _Counting:
             for name, array in sample.inputs.items():
                 observer(name, as_float32(array))
-            return _Counting(lambda name, value: observer(name, self.device.host(value)))
+            return _Counting(lambda name, value: observer(name, self.runs_on.host(value)))
 
         for _ in runner.each(samples, visit, 1):
             pass
@@ -150,8 +150,8 @@ class OnnxRuntimeBackend(Backend):
         plan, table = evaluation.plan, evaluation.table
         shown, model = evaluation.flows, evaluation.judging.watched(self.model)
         copier = copier_of(evaluation.arithmetic)
-        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.device, copier)
-        what = _Watching(self.model, evaluation, self.device)
+        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.runs_on, copier)
+        what = _Watching(self.model, evaluation, self.runs_on)
         return lambda samples: runner.each(samples, lambda sample: _Watch(what, sample.label), self.threads)
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
@@ -163,8 +163,8 @@ class OnnxRuntimeBackend(Backend):
         layers = frozenset(request.layers)
         need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
         threads = self.share.side_by_side(self.model, self.threads, need, where)
-        for sensitivities_of in sensitivity_stages(self.model, request, len(every), self.budget, self.device):
-            yield from side_by_side(sensitivities_of, every, self.device.threads(threads))
+        for sensitivities_of in sensitivity_stages(self.model, request, len(every), self.budget, self.runs_on):
+            yield from side_by_side(sensitivities_of, every, self.runs_on.threads(threads))
 
 
 class _Picking:
@@ -200,13 +200,13 @@ class OnnxRuntimeCollector:
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(model.sha256, Precision.FP32)
         self._threads = backend.threads
-        budget = min(backend.budget, _CACHED) if backend.device is CPU else backend.budget
-        self._device = backend.device
-        self._runner = Runner(model, plan, None, flows, flows, budget, backend.share, backend.device)
+        budget = min(backend.budget, _CACHED) if backend.runs_on is CPU else backend.budget
+        self._device = backend.runs_on
+        self._runner = Runner(model, plan, None, flows, flows, budget, backend.share, backend.runs_on)
         self._tensors = tuple(tensors)
         # One set for all threads, as it is what grows with the number of tensors: which of them counts first leaves no
         # trace in integers, and as each is at another tensor they seldom wait.
-        self._counted = backend.device.histograms(tensors)
+        self._counted = backend.runs_on.histograms(tensors)
         self._locks = {name: Lock() for name in tensors}
 
     def emptied(self) -> OnnxRuntimeCollector:

@@ -42,7 +42,7 @@ def source_of(backend: OnnxRuntimeBackend, dataset: Dataset) -> Source:
         first=_wanted(dataset.only(dataset.names[:1]))[0],
         budget=backend.budget,
         memory=backend.memory,
-        device=backend.device.name,
+        device=backend.runs_on.name,
         versions=tuple(versions().items()),
     )
 

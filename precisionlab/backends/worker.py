@@ -90,7 +90,7 @@ def sensitivities(source: Source, request: SensitivityRequest, count: int, chunk
         return list(opened.backend.sensitivities(request, opened.read(chunk.samples)))
     key = (replace(request, table=None), _digest(request.table), count)
     backend = opened.backend
-    stages = opened.kept(key, lambda: SensitivityStages(backend.model, request, count, backend.budget, backend.device))
+    stages = opened.kept(key, lambda: SensitivityStages(backend.model, request, count, backend.budget, backend.runs_on))
     sensitivities_of = stages.stage(chunk.stage)
     return [sensitivities_of(sample) for sample in opened.read(chunk.samples)]
 

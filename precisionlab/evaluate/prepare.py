@@ -65,7 +65,7 @@ class Prepared:
 
     def of(self, model: Model, threads: int | None) -> Prepared:
         """The same samples for the same model with other layers, in this process."""
-        local = emulation(model, self.dataset, threads, self.local.memory, self.local.device.name)
+        local = emulation(model, self.dataset, threads, self.local.memory, self.local.runs_on.name)
         return replace(self, local=local, backend=local)
 
     def engines(

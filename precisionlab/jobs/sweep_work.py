@@ -175,7 +175,7 @@ def _context(model: Model, ready: Prepared, options: Options, engines: EngineBac
         "backend": ready.backend.name,
         "engines": None if engines is None else engines.identity,
         "layers": [[*layer.nodes, *layer.inside] for layer in model.layers],
-        "device": ready.local.device.name,
+        "device": ready.local.runs_on.name,
         "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
         "statistics": STATISTICS,
         "rules": RULES,

@@ -330,7 +330,7 @@ cli(sys.argv[1:], prog_name="precisionlab")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
-@pytest.mark.parametrize("megabytes", [300, 500])
+@pytest.mark.parametrize("megabytes", [300, 450])
 def test_a_library_that_finds_no_room_is_told_as_memory_that_ran_out(tmp_path: Path, megabytes: int) -> None:
     words = f"{sys.executable} -m precisionlab sweep {DIGITS / 'digits.onnx'} --data {DIGITS} --samples 2 --threads 1"
     line = f"ulimit -v {megabytes * 1024}; {words} --precisions fp16 --out {tmp_path / 'run'}"

@@ -127,7 +127,7 @@ class Inside:
     built: Built
     pins: tuple[PinReport, ...]
     got: Mapping[str, tuple[str, ...]]
-    sums: Mapping[str, LayerSum]
+    sums: Mapping[str, LayerSum] = field(default_factory=dict)
     strays: tuple[str, ...] = ()
     held: bool = False
 
