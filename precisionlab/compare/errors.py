@@ -175,7 +175,8 @@ class ErrorTable:
 
     def merge(self, other: ErrorTable) -> None:
         """Add the rows of another table to these. A NaN maximum stays NaN."""
-        self.sums[:, :4] += other.sums[:, :4]
+        with np.errstate(invalid="ignore"):  # Inf of both signs
+            self.sums[:, :4] += other.sums[:, :4]
         np.maximum(self.sums[:, 4:], other.sums[:, 4:], out=self.sums[:, 4:])
         self.counts += other.counts
         self.reshaped += other.reshaped

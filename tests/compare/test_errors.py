@@ -205,6 +205,17 @@ def test_a_nan_maximum_stays_nan_whichever_side_it_is_merged_from(first: str) ->
     assert math.isnan(merged.sqnr)
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinities_of_both_signs_are_merged_without_a_warning() -> None:
+    tables = [ErrorTable(1), ErrorTable(1)]
+    for table, value in zip(tables, (np.inf, -np.inf), strict=True):
+        table.add(0, np.float32([1, 2]), np.float32([1, value]))
+    tables[0].merge(tables[1])
+    found = tables[0].row(0)
+    assert (found.elements, found.inf, found.sqnr) == (4, 2, -math.inf)
+    assert math.isnan(found.cosine)
+
+
 def test_an_inf_in_the_output_gives_minus_inf_decibels() -> None:
     found = error_sums(np.float32([1, 2]), np.float32([1, np.inf]))
     assert (found.sqnr, found.rel_l2, found.max_error, found.inf, found.nonfinite) == (
