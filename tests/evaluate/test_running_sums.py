@@ -36,7 +36,7 @@ class Heard(Silent):
     def __init__(self) -> None:
         self.stages: list[str] = []
 
-    def stage(self, title: str, total: int) -> None:
+    def stage(self, title: str, total: int, unit: str = "sample") -> None:
         self.stages.append(title)
 
 
