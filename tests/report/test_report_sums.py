@@ -7,11 +7,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from test_diff import files
 from test_report import INF, NAN, Page, Report, report
 from test_report_hazards import found, one
 
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic, Sums
 from precisionlab.report.cells import records_of
 from precisionlab.report.details import details_json
+from precisionlab.report.diff import diff_runs
 from precisionlab.report.hazard import DANGER, NOTE, WARNING
 from precisionlab.report.html import render
 from precisionlab.report.markdown import render_markdown
@@ -140,3 +143,16 @@ def test_details_tell_the_largest_sum_on_the_way_where_it_was_looked_at() -> Non
     layers["sum_bound"], layers["largest_running_sum"] = 1e38, NAN
     told = facts(layers)
     assert told["Largest sum on the way"] == "at most 1e+38 by a bound; its operands themselves go beyond 65504"
+
+
+def test_runs_under_unlike_sums_are_told_apart() -> None:
+    before, after, older = (report() for _ in range(3))
+    before[0]["arithmetic"], after[0]["arithmetic"] = TENSORRT.to_plain(), Arithmetic(sums=Sums.HALF).to_plain()
+    assert settings(before, after) == {"emulated sums": ("float32", "half")}
+    assert settings(before, before) == {}
+    assert settings(older, before)["emulated constants"] == ("–", "clamped")
+
+
+def settings(before: Report, after: Report) -> dict[str, tuple[str, str]]:
+    """What two runs were not given alike."""
+    return {s.name: (s.before, s.after) for s in diff_runs(files(before), files(after, "b")).settings}

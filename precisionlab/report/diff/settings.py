@@ -44,6 +44,7 @@ def _given(files: RunFiles) -> dict[str, str]:
         "metric": data.get("metric"),
         "figures": run["figures"],
         "backend": run["backend"],
+        **{f"emulated {key}": (run.get("arithmetic") or {}).get(key) for key in ("kernels", "sums", "constants")},
         "target": run["target"]["title"],
         **{f"engines: {key}": value for key, value in engines.items() if isinstance(value, (str, bool))},
         **{f"tolerance of {name}": value for name, value in run["tolerance"].items()},
