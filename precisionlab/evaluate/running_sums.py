@@ -224,6 +224,8 @@ class _Watching:
             for index, name in enumerate(terms.tensors)
         )
         found = _sums_of(terms.node, first, second)
+        if not math.isfinite(found[0]):
+            return  # of an operand that is Inf itself: no fault of the sum
         before = self._found.get(layer)
         if before is None or found[1] > before[1]:
             absolute = found[0] if before is None else max(found[0], before[0])

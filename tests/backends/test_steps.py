@@ -16,7 +16,7 @@ from models import Array, proto
 from onnx import TensorProto, helper
 
 from precisionlab.backends.session import Session
-from precisionlab.backends.sums.operands import on_cpu
+from precisionlab.backends.sums.operands import on_cpu, product_of
 from precisionlab.backends.sums.session import HalfSumsSession, has_products
 from precisionlab.model.flow import outer_values
 from precisionlab.plan.arithmetic import Sums
@@ -316,3 +316,6 @@ def test_products_of_no_images_give_no_images() -> None:
     model = proto(body, {"k": np.ones((2, 3, 3, 3), np.float32)})
     for count in (0, 2):
         assert_the_same(model, x=np.ones((count, 3, 6, 6), np.float32))
+    node = ir.Node("", "ConvTranspose", [ir.Value(name="x"), ir.Value(name="w")])
+    found = product_of(node, Sums.HALF)(np.ones((0, 3, 6, 6), np.float32), np.ones((3, 2, 3, 3), np.float32))
+    assert found.shape == (0, 2, 8, 8)

@@ -93,6 +93,12 @@ def test_a_sum_that_passes_the_end_of_half_on_the_way_is_infinite_for_good() -> 
         ((2, 3, 4, 7), (7, 5)),
         ((2, 3, 4, 7), (3, 7, 5)),
         ((4, 7), (2, 7, 5)),
+        ((0, 4, 7), (7, 5)),
+        ((4, 0), (0, 5)),
+        ((3, 4, 0), (3, 0, 2)),
+        ((2, 0, 7), (2, 7, 5)),
+        ((0, 4, 7), (0, 7, 5)),
+        ((2, 4, 7), (2, 7, 0)),
     ],
 )
 def test_matrix_products_have_numpys_shapes(left: tuple[int, ...], right: tuple[int, ...]) -> None:

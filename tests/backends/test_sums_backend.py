@@ -124,16 +124,19 @@ def test_sensitivities_in_parts_are_those_of_the_whole(model: Model, samples: Da
 
 
 @pytest.mark.parametrize("budget", [None, 1], ids=["few stages", "every layer its own"])
-def test_the_sensitivity_to_a_layer_is_what_the_plan_with_it_alone_in_half_finds(
-    model: Model, samples: Dataset, budget: int | None
+@pytest.mark.parametrize("way", ["alone", "restored"])
+def test_the_sensitivity_to_a_layer_is_what_the_plan_with_that_pin_finds(
+    model: Model, samples: Dataset, budget: int | None, way: str
 ) -> None:
     backend = OnnxRuntimeBackend(model, next(iter(samples)), 1, budget)
     request = request_of(backend.model)
+    if way == "restored":
+        request = replace(request, plan=request.other, other=request.plan)
     found = merged(list(backend.sensitivities(request, samples)))
     other = merged(list(backend.sensitivities(replace(request, arithmetic=TENSORRT), samples)))
     differ = 0
     for layer in backend.model.layers:
-        plan = replace(request.plan, pins=(Pin(layer.name, layer.nodes, FP16, "test"),))
+        plan = replace(request.plan, pins=(Pin(layer.name, layer.nodes, request.other.default, "test"),))
         wanted = backend.compare(
             plan, None, samples, lambda done: None, metric=None, introduced=False, arithmetic=HALF
         ).outputs["y"]

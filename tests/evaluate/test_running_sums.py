@@ -60,7 +60,8 @@ class Work:
 
     def _note(self, name: str, value: Array) -> None:
         if value.size:
-            self.largest[name] = max(self.largest.get(name, 0.0), float(np.abs(value).max()))
+            finite = np.abs(value[np.isfinite(value)])
+            self.largest[name] = max(self.largest.get(name, 0.0), float(finite.max(initial=0)))
 
     def found(self, plan: PrecisionPlan | None = None) -> dict[str, RunningSum]:
         return running_sums(self.evaluator, plan or plan_for(self.model, FP16), self.largest, self.backend.look)
@@ -187,6 +188,21 @@ def test_an_int8_plans_layers_in_half_are_held_to_the_end_of_half(tmp_path: Path
     small = work(TOY, toy(), tmp_path / "small", {"x": near_15()["x"] * 0.3})
     assert small.found(plan)["sum"].largest is None
     assert small.heard.stages == []
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("op_type", "bad", "good"), [("Sqrt", -1.0, 225.0), ("Reciprocal", 0.0, 1 / 15)])
+def test_samples_where_the_reference_is_nan_or_inf_have_no_cause_and_those_beside_them_have_theirs(
+    tmp_path: Path, op_type: str, bad: float, good: float
+) -> None:
+    body = f'(float[1,64] x) => (float[1,2] y) {{ ["made"] a = {op_type}(x) ["sum"] y = MatMul(a, w) }}'
+    broken, fine = ({"x": np.full((1, 64), value, np.float32)} for value in (bad, good))
+    for name, inputs, is_told in (("alone", [broken], False), ("beside", [broken, fine, broken], True)):
+        (tmp_path / name).mkdir()
+        one = work(body, toy(), tmp_path / name, *inputs)
+        one.largest["a"] = 16.0  # a histogram has the largest of what is finite
+        found = with_sums({}, one.found(), one.model, plan_for(one.model, FP16))
+        assert found.keys() == ({"sum"} if is_told else set()), name
 
 
 # Any operator

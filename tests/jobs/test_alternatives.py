@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from models import ROUNDED, Array, load, plan_for, proto, read_table
 
 from precisionlab.cli import cli
-from precisionlab.errors import OptionError
+from precisionlab.errors import OptionError, PlanError
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.jobs.verify import verify
@@ -315,6 +315,22 @@ def test_what_there_is_is_taken(tmp_path: Path) -> None:
     assert "sums in half" not in found.stdout
     layers = read_table(tmp_path / "run" / "layers.csv")
     assert layers["sum_bound"].isna().all()
+
+
+@pytest.mark.parametrize("arithmetic", [[], {"kernels": "tensorrt"}, {**TENSORRT.to_plain(), "sums": "double"}])
+def test_a_plan_whose_arithmetic_is_none_is_refused_with_its_file(
+    long: tuple[SweepResult, list[str]], tmp_path: Path, arithmetic: Any
+) -> None:
+    assert long[0].folder is not None
+    plan = json.loads((long[0].folder / "plan.json").read_text())
+    (tmp_path / "run.json").write_text((long[0].folder / "run.json").read_text())
+    for content, is_refused in (({**plan, "arithmetic": arithmetic}, True), (plan, False)):
+        (tmp_path / "plan.json").write_text(json.dumps(content))
+        if is_refused:
+            with pytest.raises(PlanError, match=r"plan\.json"):
+                verify(tmp_path / "plan.json", threads=1)
+        else:
+            assert verify(tmp_path / "plan.json", threads=1).certificate.figures.met
 
 
 def test_an_arithmetic_is_read_back_as_it_was_written() -> None:
