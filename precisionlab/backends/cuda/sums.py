@@ -76,6 +76,11 @@ class _Layout:
     """Whether they write every place."""
 
 
+_Layouts = dict[tuple[tuple[int, ...], ...], tuple[Any, _Layout | None]]
+"""By the operands' shapes: the weight that lies in a convolution's launches, the same in every run but where it is
+computed of the inputs; and the layout."""
+
+
 class DeviceProducts:
     """Makes what computes products on one GPU."""
 
@@ -85,21 +90,21 @@ class DeviceProducts:
 
     def of(self, node: ir.Node) -> Work:
         """What computes a node of `rewrite.sums`; its layouts live as long."""
-        layouts: dict[tuple[tuple[int, ...], ...], _Layout | None] = {}
+        layouts: _Layouts = {}
         return partial(self._run, node, layouts, on_cpu(node))
 
-    def _run(
-        self, node: ir.Node, layouts: dict[tuple[tuple[int, ...], ...], _Layout | None], other: Work, a: Any, b: Any
-    ) -> Any:
+    def _run(self, node: ir.Node, layouts: _Layouts, other: Work, a: Any, b: Any) -> Any:
         """The product; in this machine's memory of operands that lie there (doubles), or fit no layout."""
         shapes = (tuple(a.shape), tuple(b.shape))
         is_convolution = node.op_type in (CONV, CONV_TRANSPOSE)
-        if shapes not in layouts:
+        known = layouts.get(shapes)
+        if known is None or (is_convolution and known[0] is not b):
             if is_convolution:
-                layouts[shapes] = self._convolution(node, shapes, _host(b), sums_of(node))
+                known = b, self._convolution(node, shapes, _host(b), sums_of(node))
             else:
-                layouts[shapes] = self._matrix_product(shapes, sums_of(node))
-        layout = layouts[shapes]
+                known = None, self._matrix_product(shapes, sums_of(node))
+            layouts[shapes] = known
+        layout = known[1]
         if layout is None or not isinstance(a, DeviceArray | np.ndarray) or _is_double(a) or _is_double(b):
             return self._there(other(_host(a), _host(b)))
         given = self._device(a)
