@@ -295,9 +295,10 @@ def test_alternatives_are_those_that_can_change_a_figure(tmp_path: Path) -> None
 )
 def test_what_there_is_not_is_refused_in_a_sentence(tmp_path: Path, options: list[str], said: str) -> None:
     model, data = saved("masked", tmp_path)
-    found = command("sweep", model, "--data", data, *options, "--out", tmp_path / "run")
-    assert found.exit_code == 2
-    assert said in " ".join(found.stderr.split())
+    for name, more in (("sweep", ["--out", tmp_path / "run"]), ("fidelity", [])):
+        found = command(name, model, "--data", data, *options, *more)
+        assert found.exit_code == 2
+        assert said in " ".join(found.stderr.split())
     assert not (tmp_path / "run").exists()
 
 
