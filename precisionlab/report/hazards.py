@@ -112,9 +112,10 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
     touched = [view for view in section.layers if view.rank is not None]
     # What a clamped constant keeps finite does not overflow, whatever the reference has there: a mask of −3.4e38.
     over = [view for view in touched if view.over and view.inherited_nonfinite != 0]
+    kept_finite = {view.layer for view in touched if view.over and view.inherited_nonfinite == 0}
     constants = [view for view in touched if view.cause_kinds & _CONSTANTS]
     sums = [view for view in touched if CauseKind.SUM_OVERFLOWS.value in view.cause_kinds]
-    explained = {view.layer for view in (*over, *constants, *sums)}
+    explained = kept_finite.union(view.layer for view in (*over, *constants, *sums))
     others = [
         view for view in touched if view.nonfinite and view.layer not in explained and not view.cause_kinds & _OVERFLOWS
     ]
