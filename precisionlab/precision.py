@@ -30,7 +30,8 @@ class Format:
     `levels` are the steps on each side of 0 of a format that needs ranges; None for floats. `clamps_constants`:
     TensorRT's builder puts the nearest number in the place of a constant that would become Inf or 0 in it.
     `sums_in_itself`: kernels may keep the running sum of products in it too; in other formats that is in float32 or
-    int32.
+    int32. `stored_as` is the precision that it is in all but the sums of matrix products, where it is one for pins
+    alone.
 
     Sources: IEEE 754 binary16 and binary32; bfloat16 is binary32's first half.
     """
@@ -52,6 +53,7 @@ class Format:
     computed_as: str = ""
     clamps_constants: bool = False
     sums_in_itself: bool = False
+    stored_as: str = ""
 
     @property
     def is_quantized(self) -> bool:
@@ -100,9 +102,22 @@ _FORMATS = {
         opset=6,
         sqnr_db=30.0,
         colours=("#3f86c9", "#4f96d8"),
-        rungs=("bf16", "fp32"),
+        rungs=("fp16-sums32", "bf16", "fp32"),
         clamps_constants=True,
         sums_in_itself=True,
+    ),
+    # A MatMul between Casts to and from float32: TensorRT makes one kernel of it that takes and gives half and adds up
+    # in float32 (Torch-TensorRT's `use_fp32_acc`; see `rewrite/typed/summed.py`).
+    "fp16-sums32": Format(
+        *("FLOAT16", "FP16, float32 sums", "HALF"),
+        *(65504.0, 2.0**-14, 2.0**-24, 2.0**-10),
+        itemsize=2,
+        opset=6,
+        sqnr_db=30.0,
+        colours=("#5b6fc4", "#7285da"),
+        clamps_constants=True,
+        stored_as="fp16",
+        computed_as="fp16",
     ),
     "bf16": Format(
         *("BFLOAT16", "BF16", "BF16"),
@@ -111,7 +126,7 @@ _FORMATS = {
         opset=13,
         sqnr_db=30.0,
         colours=("#2a9d8f", "#35ad9e"),
-        rungs=("fp16", "fp32"),
+        rungs=("fp16", "fp16-sums32", "fp32"),
         builders="TensorRT 10.0 to 10.16",
     ),
     "int8": Format(
@@ -121,7 +136,7 @@ _FORMATS = {
         opset=10,
         sqnr_db=20.0,
         colours=("#e08a2e", "#e29a48"),
-        rungs=("fp16", "bf16", "fp32"),
+        rungs=("fp16", "fp16-sums32", "bf16", "fp32"),
         levels=127,
     ),
 }
@@ -132,6 +147,7 @@ class Precision(str, Enum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+    FP16_SUMS32 = "fp16-sums32"
     BF16 = "bf16"
     INT8 = "int8"
 
@@ -168,10 +184,30 @@ class Precision(str, Enum):
         """What computes it on a GPU that has no arithmetic of its own for it; itself where nothing does."""
         return Precision(self.number_format.computed_as or self.value)
 
+    @property
+    def stored_as(self) -> Precision:
+        """The precision that its values and constants are in; itself but for those that are for pins alone."""
+        return Precision(self.number_format.stored_as or self.value)
+
+    @property
+    def is_for_pins(self) -> bool:
+        """Whether it is for pins of matrix products alone, and no format of its own."""
+        return self.stored_as is not self
+
+    @classmethod
+    def formats(cls) -> tuple[Precision, ...]:
+        """Those that are number formats of their own, float32 first."""
+        return tuple(precision for precision in cls if not precision.is_for_pins)
+
+    @classmethod
+    def low(cls) -> tuple[Precision, ...]:
+        """Those that can be swept."""
+        return tuple(precision for precision in cls.formats() if precision.is_low)
+
     @classmethod
     def floats(cls) -> tuple[Precision, ...]:
         """The float formats, float32 first."""
-        return tuple(precision for precision in cls if not precision.is_quantized)
+        return tuple(precision for precision in cls.formats() if not precision.is_quantized)
 
     @classmethod
     def of_element(cls, dtype: DataType | None) -> Precision | None:

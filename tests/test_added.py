@@ -129,7 +129,7 @@ class Toy(OnnxRuntimeBackend, EngineBackend):
     name, figures = "toy", "measured"
     device = "a toy"
     can_run = True
-    precisions = frozenset(p for p in Precision if p.is_low)
+    precisions = frozenset(Precision.low())
 
     @property
     def identity(self) -> dict[str, str]:

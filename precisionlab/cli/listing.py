@@ -25,7 +25,7 @@ def low_precisions() -> Iterable[str]:
     """The precisions that can be swept."""
     from precisionlab.precision import Precision
 
-    return (precision.value for precision in Precision if precision.is_low)
+    return (precision.value for precision in Precision.low())
 
 
 def float_precisions() -> Iterable[str]:

@@ -37,6 +37,11 @@ def modelopt_json(subject: Subject) -> Export:
     low = {layer for layer, precision in of.items() if precision.is_quantized}
     quantized = [layer for layer in model.layers if layer.name in low]
     floats = {name: around_of(model.layer[name], subject.plan) if name in low else p for name, p in of.items()}
+    if summed := [layer for layer, precision in of.items() if precision.is_for_pins]:
+        raise PlanError(
+            f"the plan has layer {summed[0]!r} in {of[summed[0]]}, and AutoCast puts no Casts around a product; "
+            "export it as typed-onnx"
+        )
     halves = sorted(set(floats.values()) - {Precision.FP32})
     if len(halves) > 1:
         raise PlanError(

@@ -14,6 +14,7 @@ from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.plan.weak import check_weak
 from precisionlab.precision import Precision, any_quantized
 
 
@@ -43,7 +44,8 @@ class Subject:
 
     @property
     def enabled(self) -> frozenset[Precision]:
-        """The low precisions that kernels of a weakly typed TensorRT may have."""
+        """The low precisions that kernels of a weakly typed TensorRT may have. Raises PlanError for what it has not."""
+        check_weak(self.plan)
         return enabled_in(self.model, self.plan)
 
     @property

@@ -25,8 +25,7 @@ from precisionlab.jobs.plan_source import model_of, run_beside, source_of, with_
 from precisionlab.model import Model, load_model
 from precisionlab.model.prepared import exported_file, prepared_name
 from precisionlab.model.tail import graft
-from precisionlab.plan.assign import precision_of
-from precisionlab.plan.file import read_plan
+from precisionlab.plan.assign import precision_of, read_plan_for
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import any_quantized
 from precisionlab.rewrite.plans import completed
@@ -84,7 +83,7 @@ def export_plan(
     path = Path(plan)
     run = run_beside(path)
     loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
-    asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+    asked = read_plan_for(loaded, path)
     check_calibration(asked.calibration)
     source = source_of(run, data)
     observer = observer or Silent()

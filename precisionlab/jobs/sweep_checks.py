@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from precisionlab.backends.engine import EngineBackend
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.metrics import AgreementMetric, Scope
 from precisionlab.compare.tolerance import Bound
@@ -11,6 +12,7 @@ from precisionlab.errors import OptionError
 from precisionlab.model import Model
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.plan.weak import CANNOT_CHOOSE_SUMS, check_weak
 from precisionlab.search.cost import CostModel
 from precisionlab.search.grounds import Grounds
 from precisionlab.search.options import Options
@@ -20,6 +22,17 @@ def check_precisions(model: Model, options: Options, plan: PrecisionPlan | None)
     """Raises ModelError where a precision asked for cannot be had at the model's opset."""
     for precision in options.precisions:
         check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
+
+
+def check_choosable(engines: EngineBackend, options: Options, plan: PrecisionPlan | None) -> None:
+    """Raises OptionError where pins may have a precision that the engines cannot be told, PlanError where they have."""
+    if engines.is_typed:
+        return
+    if plan is not None:
+        check_weak(plan)
+    for rung in options.ladder or ():
+        if rung.is_for_pins:
+            raise OptionError(f"ladder: {rung}: {CANNOT_CHOOSE_SUMS}; leave it, and name bf16 or fp32")
 
 
 _WITHOUT_FLOATS = (

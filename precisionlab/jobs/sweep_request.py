@@ -18,6 +18,7 @@ from precisionlab.search.options import (
     Grouping,
     Options,
     check_calibration,
+    check_ladder,
     parse_around,
     parse_grouping,
     parse_ladder,
@@ -85,6 +86,8 @@ def sweep_options(
     check_calibration(calibration)
     check_at_least(0, max_pins=max_pins)
     check_at_least(1, max_evaluations=max_evaluations)
+    rungs, arithmetic = parse_ladder(ladder), parse_arithmetic(kernels, sums)
+    check_ladder(rungs, arithmetic)
     return Options(
         precisions=parse_precisions(precisions),
         tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
@@ -94,11 +97,11 @@ def sweep_options(
         metric=metric,
         minimize=parse_minimize(minimize),
         spend=parse_share(spend, "spend"),
-        ladder=parse_ladder(ladder),
+        ladder=rungs,
         budget=parse_duration(budget, "budget"),
         max_evaluations=max_evaluations,
         max_cost=parse_share(max_cost, "max_cost"),
-        arithmetic=parse_arithmetic(kernels, sums),
+        arithmetic=arithmetic,
     )
 
 

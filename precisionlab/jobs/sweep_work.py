@@ -16,13 +16,13 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.prepare import Prepared, prepare
 from precisionlab.evaluate.run_folder import RunFolder
 from precisionlab.evaluate.task_metric import source_of
-from precisionlab.jobs.sweep_checks import check_precisions
+from precisionlab.jobs.sweep_checks import check_choosable, check_precisions
 from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
 from precisionlab.model import Model, load_model
 from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
 from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
 from precisionlab.model.portable import tensorrt_notes
-from precisionlab.plan.file import read_plan
+from precisionlab.plan.assign import read_plan_for
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.gates import WEIGHT_SCALES
@@ -84,7 +84,8 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
         engines = None
         if run.backend != EMULATION:
             engines = opened.enter_context(ready.engines(run.backend, how, folder, observer))
-            options = replace(options, no_new_precision=not engines.is_typed)
+            options = replace(options, no_new_precision=not engines.is_typed, typed=engines.is_typed)
+            check_choosable(engines, options, plan)
         yield _work(run, options, plan, loaded, ready, engines, fusions, folder, observer)
 
 
@@ -129,7 +130,7 @@ def _plan_of(request: SweepRequest, model: Model) -> PrecisionPlan | None:
     """The user's own plan for the model's layers; None where none is asked for."""
     if request.plan is None:
         return None
-    return read_plan(request.plan, model.sha256, {layer.name: layer.nodes for layer in model.layers})
+    return read_plan_for(model, request.plan)
 
 
 def _as_planned(options: Options, plan: PrecisionPlan | None) -> Options:

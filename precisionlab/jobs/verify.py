@@ -23,8 +23,8 @@ from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.jobs.plan_source import metric_of, model_of, run_beside, source_of, with_layers_of
 from precisionlab.model import load_model
 from precisionlab.plan.arithmetic import Arithmetic
-from precisionlab.plan.assign import lowest_of
-from precisionlab.plan.file import read_plan, read_plan_content
+from precisionlab.plan.assign import lowest_of, read_plan_for
+from precisionlab.plan.file import read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import any_quantized
 from precisionlab.rewrite.plans import completed
@@ -89,7 +89,7 @@ def verify(
     content = read_plan_content(path)
     run = run_beside(path)
     loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
-    asked = read_plan(path, loaded.sha256, {layer.name: layer.nodes for layer in loaded.layers})
+    asked = read_plan_for(loaded, path)
     check_calibration(asked.calibration)
     arithmetic = _arithmetic(content, path)
     source = source_of(run, data)

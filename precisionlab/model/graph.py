@@ -17,6 +17,8 @@ from precisionlab.model.subgraphs import outer_values
 from precisionlab.model.tail import Tail
 from precisionlab.precision import Precision
 
+_MATRIX_PRODUCTS = ("Gemm", "MatMul")
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -90,6 +92,11 @@ class Layer:
     def watched(self) -> tuple[str, ...]:
         """All that is looked at for NaN and Inf: what is inside, and what leaves the layer."""
         return (*self.inside, *self.outputs)
+
+    @property
+    def is_matrix_product(self) -> bool:
+        """Whether it is a MatMul or Gemm, with what is fused behind: kernels of these can be told what to add up in."""
+        return self.quantizable and not self.is_double and self.op_types[0] in _MATRIX_PRODUCTS
 
     @property
     def kind(self) -> str:
@@ -260,7 +267,7 @@ class Model:
     @cached_property
     def halves(self) -> Mapping[str, ir.DataType]:
         """The inputs and outputs that the file has in half, with their type there: they are float32 in `onnx`."""
-        halves = {precision.number_format.element for precision in Precision if precision.is_low_float}
+        halves = {precision.number_format.element for precision in Precision.low() if not precision.is_quantized}
         infos = (*self.inputs, *self.outputs)
         return {info.name: info.dtype for info in infos if info.dtype is not None and info.dtype in halves}
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from precisionlab.precision import Precision
 
 OWN: Mapping[ir.DataType | None, Precision] = {
-    precision.number_format.element: precision for precision in Precision if precision.is_low_float
+    precision.number_format.element: precision for precision in Precision.low() if not precision.is_quantized
 }
 """The element types that are lifted, and the precision that a node which gives them has of its own."""
 

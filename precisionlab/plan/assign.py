@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx_ir as ir
 
-from precisionlab.errors import ModelError
+from precisionlab.errors import ModelError, PlanError
 from precisionlab.model import Layer, Model
 from precisionlab.model.graph import InnerTensor
 from precisionlab.model.opset import opset_of
+from precisionlab.plan.file import read_plan
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Format, Precision
 
@@ -29,9 +32,29 @@ def precision_under(layer: Layer, plan: PrecisionPlan, pinned: Precision | None)
     precision = plan.default if pinned is None else pinned
     if precision.is_quantized:
         return precision if layer.quantizable else around_of(layer, plan)
+    if not can_have(layer, precision):
+        return precision.stored_as
     if pinned is None and layer.is_island and not is_reference(plan):
         return layer.own or precision
     return precision
+
+
+def can_have(layer: Layer, precision: Precision) -> bool:
+    """Whether the precision is another one for this layer than that which its values are stored as."""
+    return layer.is_matrix_product or not precision.is_for_pins
+
+
+def read_plan_for(model: Model, path: Path) -> PrecisionPlan:
+    """Read a plan's file for this model. Raises PlanError as `read_plan`, and where a layer cannot have its pin."""
+    plan = read_plan(path, model.sha256, {layer.name: layer.nodes for layer in model.layers})
+    for pin in plan.pins:
+        layer = model.layer[pin.layer]
+        if layer.fixed is None and not can_have(layer, pin.precision):
+            raise PlanError(
+                f"{path}: pins layer {pin.layer!r} ({layer.kind}) to {pin.precision}, which is for MatMul and Gemm; "
+                f"pin it to {pin.precision.stored_as}, bf16 or fp32"
+            )
+    return plan
 
 
 def is_reference(plan: PrecisionPlan) -> bool:
@@ -71,7 +94,7 @@ def format_of(layer: Layer, plan: PrecisionPlan) -> Format:
 def stored_in(layer: Layer, plan: PrecisionPlan) -> Precision:
     """The precision that the layer's outputs are held in under the plan: of int8 layers that around them."""
     precision = precision_of(layer, plan)
-    return around_of(layer, plan) if precision.is_quantized else precision
+    return around_of(layer, plan) if precision.is_quantized else precision.stored_as
 
 
 def inside_format(inner: InnerTensor, layer: Layer, plan: PrecisionPlan) -> Format:

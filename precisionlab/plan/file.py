@@ -38,8 +38,10 @@ def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
         raise PlanError(f"{where}: {error}") from None
     if not isinstance(raw_pins, list) or not isinstance(sha256, str):
         raise PlanError(f"{where}: `pins` must be a list and `model.sha256` a string")
-    if around.is_quantized:
+    if around not in Precision.floats():
         raise PlanError(f"{where}: `around` is the precision of the float layers: {either(Precision.floats())}")
+    if default.is_for_pins:
+        raise PlanError(f"{where}: `default` is {default}, which is for pins alone: {either(Precision.formats())}")
     calibration = data.get("calibration")
     if calibration is not None and not isinstance(calibration, str):
         raise PlanError(f"{where}: `calibration` must be the name of a method")

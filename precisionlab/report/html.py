@@ -178,7 +178,7 @@ def _tones(scheme: int) -> Markup:
 
 def _ends() -> str:
     """Where the half formats end: `FP16 ends at 65504, BF16 at 3.39e38`."""
-    formats = [precision.number_format for precision in Precision if precision.is_low_float]
+    formats = [precision.number_format for precision in Precision.floats() if precision.is_low]
     ends = [f"{f.largest:g}" if f.largest < 1e5 else f"{f.largest:.3g}".replace("+", "") for f in formats]
     first, *others = (
         f"{f.title} {'at' if i else 'ends at'} {end}" for i, (f, end) in enumerate(zip(formats, ends, strict=True))

@@ -11,8 +11,8 @@ from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.causes import CauseKind
 
 _REMEDY = (
-    "Pin to BF16 or FP32, whose kernels add up in float32; in a strongly typed network an FP32 pin puts Casts round "
-    "the product."
+    "Pin to BF16 or FP32, whose kernels add up in float32; for a strongly typed network --ladder fp16-sums32,bf16,fp32 "
+    "beside --sums half leaves matrix products in FP16, with Casts that have them added up in float32."
 )
 
 

@@ -118,6 +118,7 @@ class LayerCopier:
         prefix: str,
     ) -> dict[ir.Value, ir.Value]:
         """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
+        precision = precision.stored_as
         inside: dict[ir.Value, ir.Value] = {}
         nodes = [self._model.node[name] for name in layer.nodes]
         border = around if precision.is_quantized else precision

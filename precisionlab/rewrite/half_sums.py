@@ -44,8 +44,9 @@ class HalfSumsCopier(LayerCopier):
     ) -> dict[ir.Value, ir.Value]:
         """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
         nodes = [self._model.node[name] for name in layer.nodes]
-        self._sums = self._arithmetic.sums_of(layer.name)
-        in_half = self._fuses(layer, precision) and precision.number_format.sums_in_itself
+        keeps = precision.number_format.sums_in_itself
+        self._sums = self._arithmetic.sums_of(layer.name) if keeps else Sums.FLOAT32
+        in_half = self._fuses(layer, precision) and keeps
         scale = folded_scale(nodes) if in_half else None
         self._folds = {} if scale is None else {nodes[0]: scale}
         return super().copy(layer, source, precision, around, prefix)
@@ -61,8 +62,7 @@ class HalfSumsCopier(LayerCopier):
     ) -> Sequence[ir.Value]:
         """What one node of a layer becomes."""
         # A graph is cut at its products, and a body is not cut.
-        is_in_half = precision.number_format.sums_in_itself and self._sums is not Sums.FLOAT32
-        if not is_in_half or not adds_up(node) or self._builder.is_inner:
+        if self._sums is Sums.FLOAT32 or not adds_up(node) or self._builder.is_inner:
             return super()._node(node, inputs, captured, prefix, attributes, precision)
         first, second = inputs[0], inputs[1]
         assert first is not None

@@ -143,7 +143,7 @@ class CostModel:
         """
         precisions = self._precisions(plan)
         borders = [
-            around_of(traffic.layer, plan) if p.is_quantized else p
+            around_of(traffic.layer, plan) if p.is_quantized else p.stored_as
             for traffic, p in zip(self._traffic, precisions, strict=True)
         ]
         wanted = self._wanted(precisions, borders)
@@ -154,7 +154,8 @@ class CostModel:
         unknown: list[str] = []
         for index, (traffic, precision, border) in enumerate(zip(self._traffic, precisions, borders, strict=True)):
             # A float layer's border is its own precision; an int8 layer keeps int8 where another can take it.
-            stored = tuple(precision if precision in wanted.get(name, ()) else border for name in traffic.outputs)
+            own = precision.stored_as
+            stored = tuple(own if own in wanted.get(name, ()) else border for name in traffic.outputs)
             cost = self._layer(index, precision, border, stored)
             if cost is None:
                 unknown.append(traffic.layer.name)
@@ -183,7 +184,7 @@ class CostModel:
         wanted: dict[str, set[Precision]] = {}
         for traffic, precision, border in zip(self._traffic, precisions, borders, strict=True):
             for name in traffic.operands:
-                wanted.setdefault(name, set()).add(precision)
+                wanted.setdefault(name, set()).add(precision.stored_as)
             for name in traffic.others:
                 wanted.setdefault(name, set()).add(border)
             for name in traffic.always:

@@ -39,7 +39,9 @@ def _compute(**peaks: float) -> Mapping[Precision, float]:
     """Figures in 10¹² operations per second, by precision.
 
     FP32 is that of the CUDA cores: a layer pinned to fp32 is built with TF32 off. The others are those of
-    the tensor cores, dense: half of what a datasheet gives "with sparsity".
+    the tensor cores, dense: half of what a datasheet gives "with sparsity". FP16 with sums in float32 has the peak of
+    FP16: tensor cores of data-centre GPUs add up in either at one rate (NVIDIA A100 architecture whitepaper: 312 for
+    both), and that is taken for Orin's too. GeForce cards, of which none is here, have half the rate.
     """
     return MappingProxyType({Precision(name): peak * _TERA for name, peak in peaks.items()})
 

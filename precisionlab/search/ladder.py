@@ -13,16 +13,19 @@ Assignment = Mapping[str, Precision]
 
 
 def lower_rungs(
-    pins: Sequence[str], rungs: Sequence[Precision], passes: Callable[[Assignment], bool]
+    pins: Sequence[str],
+    rungs: Sequence[Precision],
+    passes: Callable[[Assignment], bool],
+    takes: Callable[[str, Precision], bool] = lambda name, rung: True,
 ) -> dict[str, Precision]:
     """Give each pin the first of the rungs that holds; `pins` all in fp32 pass, and stand the worst first.
 
-    On each rung as few as possible are left for the rungs above: no single one of them can come down. Where `passes`
-    raises BudgetExhausted, what has been found so far.
+    On each rung as few as possible are left for the rungs above: no single one of them can come down. A rung is tried
+    on those alone that can have it, by `takes`. Where `passes` raises BudgetExhausted, what has been found so far.
     """
     found = dict.fromkeys(pins, Precision.FP32)
     for rung in rungs:
-        high = [name for name in pins if found[name] is Precision.FP32]
+        high = [name for name in pins if found[name] is Precision.FP32 and takes(name, rung)]
         if rung is Precision.FP32 or not high:
             continue
         best = frozenset(high)

@@ -38,6 +38,7 @@ class Options:
     precision that TensorRT's builder may use for one layer it may use for all. `budget` is in seconds, of the
     whole run's ranges, ranking and search; `max_evaluations` are plans of each precision. None for these: until the
     search is done. `max_cost` is the most that a plan may cost, as a share of float32's; None: whatever it takes.
+    `typed` says that the engines take each layer's type from the model, where its sums can be asked for in float32.
     `arithmetic` is how variants are emulated.
     """
 
@@ -51,6 +52,7 @@ class Options:
     spend: float | None = None
     ladder: tuple[Precision, ...] | None = None
     no_new_precision: bool = False
+    typed: bool = False
     budget: float | None = None
     max_evaluations: int | None = None
     max_cost: float | None = None
@@ -59,6 +61,11 @@ class Options:
     def tolerance_of(self, precision: Precision) -> Tolerance:
         """The tolerance that this precision is held to."""
         return self.tolerance or default_tolerance(precision)
+
+    @property
+    def chooses_sums(self) -> bool:
+        """Whether pins may ask for sums in float32 without being told: it changes a figure, and the target has it."""
+        return self.typed and not self.arithmetic.is_float32
 
 
 def check_calibration(method: str | None) -> None:
@@ -70,9 +77,10 @@ def check_calibration(method: str | None) -> None:
 def parse_precisions(texts: str | Iterable[str]) -> tuple[Precision, ...]:
     """The low precisions to sweep. Raises OptionError for none, an unknown one, or fp32."""
     found = _parsed(texts)
-    if not found or Precision.FP32 in found:
-        low = ", ".join(precision.value for precision in Precision if precision.is_low)
-        raise OptionError(f"precisions are the low ones to sweep: {low} (fp32 is always measured)")
+    if not found or not set(found) <= set(Precision.low()):
+        low = ", ".join(precision.value for precision in Precision.low())
+        alone = "".join(f"; {p} is for pins alone, by --ladder" for p in found if p.is_for_pins)
+        raise OptionError(f"precisions are the low ones to sweep: {low} (fp32 is always measured){alone}")
     return found
 
 
@@ -87,10 +95,20 @@ def parse_ladder(texts: str | Iterable[str] | None) -> tuple[Precision, ...] | N
     return found
 
 
+def check_ladder(ladder: tuple[Precision, ...] | None, arithmetic: Arithmetic) -> None:
+    """Raises OptionError where a rung would change no figure: what adds up in float32 anyway needs no telling."""
+    for rung in ladder or ():
+        if rung.is_for_pins and arithmetic.is_float32:
+            raise OptionError(
+                f"ladder: where sums are in float32, {rung} is no other than {rung.stored_as}; "
+                "give --sums half with it, or leave it"
+            )
+
+
 def parse_around(text: str) -> Precision:
-    """The precision of the float layers around int8 ones. Raises OptionError for int8."""
+    """The precision of the float layers around int8 ones. Raises OptionError for int8, and what is for pins alone."""
     precision = Precision.parse(text)
-    if precision.is_quantized:
+    if precision not in Precision.floats():
         raise OptionError(f"around is the precision of the float layers: {either(Precision.floats())}")
     return precision
 

@@ -18,7 +18,7 @@ def weight_bytes(model: Model, plan: PrecisionPlan) -> int:
     """
     kept: dict[tuple[str, Precision], int] = {}
     for layer in model.layers:
-        precision = precision_of(layer, plan)
+        precision = precision_of(layer, plan).stored_as
         for place, name in enumerate(layer.nodes):
             for position, value in enumerate(model.node[name].inputs):
                 if value is None or not value.is_initializer() or value.dtype != ir.DataType.FLOAT:

@@ -91,8 +91,8 @@ READ_ONLY = {"ITensor.dtype cannot be set": STRONG}
 """What these versions do not let anyone set: BuildJob.marked_as is empty where types stand in the graph."""
 
 MADE_NAMES = {
-    ("api.py", "BuilderFlag"): tuple(p.name for p in Precision if p.is_low),
-    ("configuration.py", "BuilderFlag"): tuple(p.name for p in Precision if p.is_low),
+    ("api.py", "BuilderFlag"): tuple(p.name for p in Precision.low()),
+    ("configuration.py", "BuilderFlag"): tuple(p.name for p in Precision.low()),
     ("build.py", "DataType"): ("HALF", "BF16"),
     ("pins.py", "DataType"): ("FLOAT", "HALF", "BF16", "INT8"),
 }

@@ -51,7 +51,7 @@ def check_error_sums(card: Gpu) -> None:
     plain = [RANDOM.normal(size=size).astype(np.float32) for size in sizes]
     pairs = [(a, (a + 1e-3 * RANDOM.normal(size=a.size)).astype(np.float32)) for a in plain]
     pairs += [(odd(size), odd(size)) for size in sizes[1:]]
-    formats = [list(Precision)[row % 3].number_format for row in range(len(pairs) + 1)]
+    formats = [Precision.formats()[row % 3].number_format for row in range(len(pairs) + 1)]
     expected, table = ErrorTable(len(formats), formats), card.errors(formats)
     kept = []
     for row, (reference, output) in enumerate(pairs):

@@ -25,7 +25,7 @@ from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel, LayerCost, PlanCost, Reformat, plan_cost
 from precisionlab.search.devices import DEVICES, DevicePeaks, find_device
 
-FP32, FP16, BF16, INT8 = Precision
+FP32, FP16, BF16, INT8 = Precision.formats()
 ORIENT = Path(__file__).parents[2] / "examples" / "prepared" / "orient"
 
 # Round figures: a byte takes a second, and arithmetic is either free or all that counts.
@@ -354,7 +354,7 @@ Plans = Callable[[Model], PrecisionPlan]
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plans:
-    default, around = draw(st.sampled_from(Precision)), draw(st.sampled_from((FP32, FP16, BF16)))
+    default, around = draw(st.sampled_from(Precision.formats())), draw(st.sampled_from((FP32, FP16, BF16)))
     pins = draw(st.dictionaries(st.integers(0, 40), st.sampled_from(Precision), max_size=12))
 
     def of(model: Model) -> PrecisionPlan:
@@ -363,6 +363,15 @@ def plans(draw: st.DrawFn) -> Plans:
         return PrecisionPlan(model.sha256, default, pinned, around)
 
     return of
+
+
+def test_sums_in_float32_cost_what_fp16_costs_and_need_no_conversion(orient: Model) -> None:
+    pins = [Pin(x.name, x.nodes, Precision.FP16_SUMS32, "test") for x in orient.layers if x.is_matrix_product]
+    assert pins
+    for device in DEVICES.values():
+        plain, summed = (plan_cost(orient, plan_for(orient, FP16).with_pins(held), device) for held in ((), pins))
+        assert (summed.seconds, summed.reformats) == (plain.seconds, plain.reformats)
+        assert Precision.FP16_SUMS32 in {cost.precision for cost in summed.layers}
 
 
 @given(first=plans(), second=plans())

@@ -19,7 +19,7 @@ from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.parsing import parse_duration, parse_share
 
 FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
-RUNGS = {precision: precision.rungs for precision in Precision if precision.is_low}
+RUNGS = {precision: precision.rungs for precision in Precision.low()}
 LADDERS = [*RUNGS.values(), (FP32,), (BF16, FP32), (FP16, FP32), (FP16, BF16)]
 
 
@@ -131,7 +131,7 @@ def test_each_pin_gets_the_first_rung_that_holds() -> None:
     def passes(assignment: Assignment) -> bool:
         return all(order.index(assignment[name]) >= order.index(least) for name, least in needs.items())
 
-    assert lower_rungs(names(4), RUNGS[INT8], passes) == needs
+    assert lower_rungs(names(4), (FP16, BF16, FP32), passes) == needs
 
 
 def test_bf16_for_range_where_fp16_overflows_and_fp16_for_digits_where_bf16_has_too_few() -> None:
@@ -142,6 +142,13 @@ def test_bf16_for_range_where_fp16_overflows_and_fp16_for_digits_where_bf16_has_
 
     assert lower_rungs(names(2), RUNGS[INT8], passes) == {"layer0": BF16, "layer1": FP16}
     assert lower_rungs(names(2), (BF16, FP16), passes) == {"layer0": BF16, "layer1": FP16}
+
+
+def test_a_rung_is_tried_on_those_alone_that_can_have_it() -> None:
+    world = World(lambda assignment: True)
+    found = lower_rungs(names(3), (FP16, BF16, FP32), world, lambda name, rung: rung is not FP16 or name == "layer1")
+    assert found == {"layer0": BF16, "layer1": FP16, "layer2": BF16}
+    assert not any(asked["layer0"] is FP16 or asked["layer2"] is FP16 for asked in world.asked)
 
 
 def test_a_ladder_of_fp32_alone_asks_nothing() -> None:
@@ -304,7 +311,7 @@ def test_the_rungs_of_a_precision_are_above_it_and_end_with_fp32() -> None:
         assert low not in rungs
         assert rungs[-1] is FP32
         assert len(set(rungs)) == len(rungs)
-    assert set(RUNGS) == {p for p in Precision if p is not FP32}
+    assert set(RUNGS) == {FP16, BF16, INT8}
     assert not any(a in (INT8,) for a in itertools.chain(*RUNGS.values()))
 
 

@@ -38,6 +38,7 @@ from precisionlab.model.prepared import content_of, file_for
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.assign import stored_in
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.plan.weak import check_weak
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import row_formats
 from precisionlab.system.wording import counted
@@ -268,7 +269,8 @@ class TensorRTBackend(EngineBackend):
         return {name: precision for name, precision in stored.items() if precision.is_low_float}
 
     def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
-        """What is asked of TensorRT for a plan."""
+        """What is asked of TensorRT for a plan. Raises PlanError where it cannot be told that."""
+        check_weak(plan)
         settings = self._settings
         cache = None
         if table is not None and not settings.calibrate:

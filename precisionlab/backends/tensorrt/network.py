@@ -16,7 +16,7 @@ from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
 from precisionlab.system.wording import counted
 
-_DTYPES = {precision.number_format.tensorrt: precision.value for precision in Precision}
+_DTYPES = {precision.number_format.tensorrt: precision.value for precision in Precision.formats()}
 """TensorRT's names of what we call otherwise; the other types have its names in small letters."""
 _GROUPS = re.compile(r"\][\x00-\x1f]*\[ONNX Layer: ")
 _AROUND = re.compile(r"(.*) \(([^()]*)\)", re.DOTALL)

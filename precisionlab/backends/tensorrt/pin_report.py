@@ -89,7 +89,7 @@ def reformats_of(layers: Iterable[EngineLayer]) -> int:
 def _keeping(asked: Precision) -> frozenset[str]:
     """The types that lose nothing of it. fp16 has not the range of bf16, nor bf16 the digits of fp16."""
     wanted = asked.number_format
-    return frozenset({DOUBLE, *(p.value for p in Precision if p.number_format.holds(wanted))})
+    return frozenset({DOUBLE, *(p.value for p in Precision.formats() if p.number_format.holds(wanted))})
 
 
 class _Engine:
@@ -244,7 +244,7 @@ def _advice(report: PinReport, outcome: PinOutcome | None, running: Sequence[Eng
     if outcome is not None and outcome.unmatched is not None:
         return f"it was not pinned: {outcome.unmatched}"
     if report.verdict == "honoured":
-        if report.asked.value in report.got:
+        if report.asked.stored_as.value in report.got:
             return ""
         return f"it runs in {' and '.join(report.got)}, which loses no more than was asked for, and may take longer"
     if report.verdict == "not found":

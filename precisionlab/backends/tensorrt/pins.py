@@ -31,7 +31,7 @@ _LEFT_ALONE = {
 }
 """Kinds of layers that TensorRT does not let be constrained, or that have no arithmetic to constrain."""
 
-_PINNABLE = frozenset(precision.value for precision in Precision)
+_PINNABLE = frozenset(precision.value for precision in Precision.formats())
 _INT8_KINDS = frozenset({"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"})
 
 

@@ -39,12 +39,14 @@ _LENGTHS = 4
 class Assignment:
     """Node name → the float type that it computes in; the nodes whose two operands are int8; what is not as planned.
 
-    A node that is not here has no type of its own: it takes that of what it is given, or float32.
+    A node that is not here has no type of its own: it takes that of what it is given, or float32. `summed` are the
+    matrix products in half that add up in float32.
     """
 
     dtypes: Mapping[str, ir.DataType]
     int8: frozenset[str]
     notes: tuple[str, ...] = ()
+    summed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
             raise PlanError(f"the plan pins layer {pin.layer!r}, which the model does not have")
     dtypes: dict[str, ir.DataType] = {}
     int8: set[str] = set()
+    summed: set[str] = set()
     notes: list[str] = []
     for layer in model.layers:
         if layer.fixed is not None:
@@ -100,8 +103,10 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
         if reason is not None:
             notes.append(f"layer {layer.name} is left in fp32: {reason}")
             dtype = FLOAT
+        if precision.is_for_pins and dtype != FLOAT:
+            summed.add(layer.nodes[0])
         dtypes.update(dict.fromkeys(layer.nodes, dtype))
-    return Assignment(dtypes, frozenset(int8), tuple(notes))
+    return Assignment(dtypes, frozenset(int8), tuple(notes), frozenset(summed))
 
 
 def allowed(
@@ -132,7 +137,8 @@ def allowed(
     dtypes = dict(assignment.dtypes)
     for layer in refused:
         dtypes.update(dict.fromkeys(model.layer[layer].nodes, FLOAT))
-    return Assignment(dtypes, assignment.int8, (*assignment.notes, *notes))
+    summed = frozenset(name for name in assignment.summed if dtypes[name] != FLOAT)
+    return Assignment(dtypes, assignment.int8, (*assignment.notes, *notes), summed)
 
 
 def _refusal(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, TensorInfo]) -> str | None:

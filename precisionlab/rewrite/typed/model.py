@@ -21,6 +21,7 @@ from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.constants import Written, clamping_notes
 from precisionlab.rewrite.typed.expand import ExpandHardSwish
 from precisionlab.rewrite.typed.opset import best_opset, convert, least_opset
+from precisionlab.rewrite.typed.summed import PlainGemm
 from precisionlab.rewrite.typed.types import TypesPass
 
 
@@ -65,16 +66,20 @@ def typed_model(
     assignment = allowed(assignment, graph.graph, opset_of(graph), model, tensors)
     expansion = ExpandHardSwish(assignment)
     expansion(graph)
-    added = {name: TensorInfo(name, ir.DataType.FLOAT, None) for name in expansion.added}
-    assignment = replace(
-        assignment, dtypes={**assignment.dtypes, **dict.fromkeys(expansion.added, ir.DataType.BFLOAT16)}
-    )
+    plain = PlainGemm(assignment)
+    plain(graph)
+    added = {
+        **dict.fromkeys(expansion.added, ir.DataType.BFLOAT16),
+        **{name: assignment.dtypes[gemm] for name, gemm in plain.added.items()},
+    }
+    tensors = {**tensors, **{name: TensorInfo(name, ir.DataType.FLOAT, None) for name in (*added, *plain.tensors)}}
+    assignment = replace(assignment, dtypes={**assignment.dtypes, **added})
     bodies, inner_notes = body_types(model, graph.graph, assignment, opset_of(graph))
-    typing = TypesPass(assignment, {**tensors, **added}, table, model.node, model.halves, bodies, constants)
+    typing = TypesPass(assignment, tensors, table, model.node, model.halves, bodies, constants)
     typing(graph)
     check_typed(model, graph)
     notes = (*notes, *assignment.notes, *inner_notes)
-    return TypedModel(graph, len(typing.casts), notes, model.data_files, tuple(typing.clamped))
+    return TypedModel(graph, len(typing.casts) + len(typing.widened), notes, model.data_files, tuple(typing.clamped))
 
 
 def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str, ...]]:

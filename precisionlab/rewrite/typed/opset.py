@@ -14,6 +14,7 @@ from precisionlab.model.opset import opset_of
 from precisionlab.precision import Precision
 from precisionlab.rewrite.typed.assignment import Assignment, refusals
 from precisionlab.rewrite.typed.signature import FLOAT
+from precisionlab.rewrite.typed.summed import LEAST_OPSET
 from precisionlab.system.quoting import CPP_ERRORS, cause
 
 _PER_CHANNEL = 13  # QuantizeLinear and DequantizeLinear take an axis
@@ -31,6 +32,8 @@ def least_opset(assignment: Assignment, current: int) -> int:
     needed = max([needed, *(precision.number_format.opset for precision in found if precision is not None)])
     if assignment.int8:
         needed = max(needed, _PER_CHANNEL)
+    if assignment.summed:
+        needed = max(needed, LEAST_OPSET)
     if any(assignment.dtypes[name] != FLOAT for name in assignment.int8):
         needed = max(needed, _HALF_SCALES)
     return needed

@@ -68,6 +68,7 @@ class Stock:
         self._copies: dict[ir.Value, list[ir.Value]] = {}
         self._names: set[str] = set(all_names(graph)) if around is None else around._names
         self.casts: list[ir.Node] = []
+        self.widened: list[ir.Node] = []
         self._passed_over: dict[ir.Node, None] = {}
         self.changed = False
         for value in graph.inputs:
@@ -108,10 +109,33 @@ class Stock:
             to = ir.AttrInt64("to", int(dtype))
             self._made[key] = self._node("Cast", [source], f"{value.name}_{short(dtype)}", dtype, consumer, [to])
             self._made[key].shape = None if value.shape is None else value.shape.copy()
-            cast = self._made[key].producer()
-            assert cast is not None
-            self.casts.append(cast)
+            self.casts.append(_producer(self._made[key]))
         return self._made[key]
+
+    def wide(self, value: ir.Value, consumer: ir.Node) -> ir.Value:
+        """A half value cast to float32 as it is: constants too, and what was float32 before it was rounded."""
+        key = ("cast", value, FLOAT)
+        if key not in self._made:
+            to = ir.AttrInt64("to", int(FLOAT))
+            self._made[key] = self._node("Cast", [value], f"{value.name}_{short(FLOAT)}", FLOAT, consumer, [to])
+            self._made[key].shape = None if value.shape is None else value.shape.copy()
+            self.widened.append(_producer(self._made[key]))
+        return self._made[key]
+
+    def narrowed(self, node: ir.Node, dtype: ir.DataType) -> None:
+        """Have the node's output cast to the type at once: the Cast's takes over its name, and all that take it."""
+        given = node.outputs[0]
+        cast = ir.Node("", "Cast", [given], [ir.AttrInt64("to", int(dtype))], num_outputs=1)
+        cast.name, narrow = new_name(f"{given.name}_{short(dtype)}", self._names), cast.outputs[0]
+        narrow.shape, narrow.type = given.shape, ir.TensorType(dtype)
+        ir.convenience.replace_all_uses_with(given, narrow, replace_graph_outputs=True)
+        cast.replace_input_with(0, given)
+        self._graph.insert_after(node, cast)
+        narrow.name, given.name = given.name, new_name(f"{given.name}_{short(FLOAT)}", self._names)
+        self._types[given], self._types[narrow] = FLOAT, dtype
+        given.type = ir.TensorType(FLOAT)
+        self.widened.append(cast)
+        self.changed = True
 
     def constant(self, array: NDArray[np.generic], dtype: ir.DataType, name: str) -> ir.Value:
         """A new constant that holds this array, which is of the type already."""
@@ -284,3 +308,9 @@ class Stock:
         self._types[node.outputs[0]] = dtype
         self.changed = True
         return node.outputs[0]
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None
+    return node

@@ -40,7 +40,8 @@ class TypesPass(InPlacePass):
        and truth values, where half is the same by one Cast; they go where nothing takes their float32.
     3. An int8 node takes its two operands by way of QuantizeLinear and DequantizeLinear (weights: quantised ahead,
        DequantizeLinear alone), in the type that the node computes in.
-    4. BatchNormalization in half takes its parameters folded.
+    4. BatchNormalization in half takes its parameters folded. A matrix product that adds up in float32 takes what is
+       half by way of a Cast to float32, and what it gives is cast back at once.
     5. An If, Loop or Scan takes and gives its floats in its type, its bodies too, which are typed alike inside. Other
        nodes with subgraphs, calls of functions and custom operators take float32. Nodes without a float output (a
        comparison, an ArgMax), and those that the conversion of the opset has put in, take what they are given where
@@ -74,6 +75,8 @@ class TypesPass(InPlacePass):
         self._captured: dict[str, TensorInfo] = {}
         self._typed: dict[ir.Node, tuple[ir.DataType, Places]] = {}
         self.casts: tuple[ir.Node, ...] = ()
+        self.widened: tuple[ir.Node, ...] = ()
+        """Casts around products that add up in float32: these may undo another, which has rounded."""
         self.clamped: Sequence[Written] = ()
 
     def requires(self, model: ir.Model) -> None:
@@ -102,6 +105,9 @@ class TypesPass(InPlacePass):
             for _, inner in subgraphs(node):
                 if inner in self._bodies:
                     self._type_body(inner, stock, opset, functions)
+            if str(node.name) in self._assignment.summed:
+                stock.narrowed(node, dtype)
+                dtype = FLOAT
             for index in where.outputs:
                 stock.set_type(node.outputs[index], dtype)
             if node.op_type == "ConstantOfShape" and dtype != FLOAT:
@@ -113,6 +119,7 @@ class TypesPass(InPlacePass):
         stock.drop_unused(constants)
         stock.drop_passed_over()
         self.casts += tuple(stock.casts)
+        self.widened += tuple(stock.widened)
 
     def _type_body(self, graph: ir.Graph, around: Stock, opset: int, functions: frozenset[tuple[str, str]]) -> None:
         """Type a body: all floats at its border have one type, whatever its nodes compute in."""
@@ -141,7 +148,8 @@ class TypesPass(InPlacePass):
     def ensures_types(self) -> None:
         """Every node takes and gives its type."""
         for node, (dtype, where) in self._typed.items():
-            wanted = self._assignment.dtypes.get(str(node.name), dtype)
+            is_summed = str(node.name) in self._assignment.summed
+            wanted = FLOAT if is_summed else self._assignment.dtypes.get(str(node.name), dtype)
             for value in (*(node.inputs[i] for i in where.inputs), *(node.outputs[i] for i in where.outputs)):
                 if value is None or self._dtype(value) != wanted or dtype != wanted:
                     raise PostconditionError(f"{node.op_type} {node.name}: {value} is not {wanted.name}")
@@ -208,6 +216,8 @@ class TypesPass(InPlacePass):
                 taken = stock.folded(folded[index], wanted, f"{node.name}_{value.name}")
             else:
                 taken = stock.in_type(value, wanted, node)
+            if str(node.name) in self._assignment.summed:
+                taken = stock.wide(taken, node)
             if taken is not value:
                 node.replace_input_with(index, taken)
         if folded is not None:

@@ -74,7 +74,7 @@ class Confirmation:
             while count < limit:
                 count = min(2 * count, limit)
                 for rung in task.rungs:
-                    pins = dict.fromkeys(order[:count], rung)
+                    pins = task.on_rung(order[:count], rung)
                     if evaluations.cost(pins) > task.most_seconds or not evaluations.passes(pins):
                         continue
                     if (variant := self.confirmed(pins)).met:

@@ -39,7 +39,8 @@ def _come_down(task: Task, evaluations: Evaluations, pins: Mapping[str, Precisio
     """Evaluate the pins on lower rungs, where there are any, and what comes out of that in fp32 as well."""
     if task.rungs == (Precision.FP32,):
         return
-    lower = without_needless(lower_rungs(list(pins), task.rungs, evaluations.passes), evaluations.passes)
+    on_rungs = lower_rungs(list(pins), task.rungs, evaluations.passes, task.takes)
+    lower = without_needless(on_rungs, evaluations.passes)
     evaluations.evaluate(dict.fromkeys(lower, Precision.FP32))
 
 
@@ -47,7 +48,7 @@ def _nearest_within(task: Task, evaluations: Evaluations, limit: float) -> dict[
     """The pins that make the error least and cost no more than `limit` seconds, of all that were evaluated."""
     with suppress(BudgetExhausted):
         for rung in task.rungs:
-            steps = _affordable(evaluations, rung, limit)
+            steps = _affordable(task, evaluations, rung, limit)
             # A longer prefix is not always the better: half of it and a quarter too.
             for length in sorted({len(steps), len(steps) // 2, len(steps) // 4} - {0}):
                 evaluations.evaluate(steps[length - 1])
@@ -56,10 +57,12 @@ def _nearest_within(task: Task, evaluations: Evaluations, limit: float) -> dict[
     return {} if nearest is None else evaluations.pins_of(nearest.key)
 
 
-def _affordable(evaluations: Evaluations, rung: Precision, limit: float) -> list[dict[str, Precision]]:
+def _affordable(task: Task, evaluations: Evaluations, rung: Precision, limit: float) -> list[dict[str, Precision]]:
     """One pin more each time, down the ranking, without those that the limit does not allow."""
     steps: list[dict[str, Precision]] = []
     for name in evaluations.suspects.ranking.order:
+        if not task.takes(name, rung):
+            continue
         wider = {**(steps[-1] if steps else {}), name: rung}
         if evaluations.cost(wider) <= limit:
             steps.append(wider)

@@ -13,7 +13,7 @@ from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.running_sums import RunningSum
 from precisionlab.model import Layer, Model
-from precisionlab.plan.assign import is_lowered
+from precisionlab.plan.assign import can_have, is_lowered
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel
@@ -84,7 +84,17 @@ class Task:
             and rung.number_format.opset <= self.model.opset
         )
 
+    def takes(self, name: str, rung: Precision) -> bool:
+        """Whether a pin of the layer to the rung is another than none."""
+        return can_have(self.model.layer[name], rung)
+
+    def on_rung(self, names: Sequence[str], rung: Precision) -> dict[str, Precision]:
+        """Layer → the rung; FP32 for those that it is none for."""
+        return {name: rung if self.takes(name, rung) else Precision.FP32 for name in names}
+
     def _is_at_hand(self, rung: Precision) -> bool:
+        if rung.is_for_pins:
+            return self.options.chooses_sums
         around = self.options.around if self.precision.is_quantized else self.precision
         return not self.options.no_new_precision or rung in (Precision.FP32, around)
 
