@@ -105,9 +105,24 @@ def is_shape_input(node: ir.Node, index: int) -> bool:
     return node.domain in ONNX_DOMAINS and index in _SHAPE_INPUTS.get(node.op_type, ())
 
 
+_ARITHMETIC = 64
+"""Values that are looked at for whether sizes are made of one: they are a few steps away, however long a model is."""
+
+
 def is_sized(value: ir.Value) -> bool:
-    """Whether the value's length must be known for a node to be valid: ONNX takes unknown scales or sizes for none."""
-    return any(use.node.op_type == "Resize" and is_shape_input(use.node, use.idx) for use in value.uses())
+    """Whether the value's length must be known for a node to be valid: ONNX takes unknown scales or sizes for none.
+
+    They are so too where they are made of what has an unknown length, as a Concat of half of them.
+    """
+    seen, waiting = {value}, [value]
+    while waiting and len(seen) < _ARITHMETIC:
+        for use in waiting.pop().uses():
+            if use.node.op_type == "Resize" and is_shape_input(use.node, use.idx):
+                return True
+            lists = {made for made in use.node.outputs if made.shape is not None and len(made.shape) == 1} - seen
+            seen |= lists
+            waiting += lists
+    return False
 
 
 def shape_flow(graph: ir.Graph) -> frozenset[ir.Value]:

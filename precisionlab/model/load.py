@@ -201,7 +201,7 @@ def _lifted(info: TensorInfo) -> TensorInfo:
 
 def _note_ranks(graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
     """Give values their inferred rank: in a segment of its own, a layer is then optimised as in the whole graph."""
-    for node in graph:
+    for node in reversed(graph):  # what a length is for stands behind it
         for value in node.outputs:
             shape = tensors[value.name].shape if value.name else None
             if value.shape is None and shape is not None:

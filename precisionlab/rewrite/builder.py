@@ -144,7 +144,7 @@ class GraphBuilder:
         )
         for old, new in zip(node.outputs, copied.outputs, strict=False):
             new.name = new_name(prefix + old.name, self._names, "~") if old.name else ""
-            new.type, new.shape = old.type, _any_of_rank(old)
+            new.type, new.shape = old.type, old.shape if is_sized(old) else _any_of_rank(old)
         for name, new in zip(more, copied.outputs[len(node.outputs) :], strict=True):
             new.name = new_name(prefix + name, self._names, "~")
         self._add(copied)

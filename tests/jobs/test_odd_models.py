@@ -19,6 +19,7 @@ from benchmarks.node_models import Case, faults, plain_outputs, written
 from precisionlab.errors import PrecisionLabError
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
+from precisionlab.plan.arithmetic import Arithmetic, Sums
 
 ort.set_default_logger_severity(4)
 rng = np.random.default_rng(0)
@@ -140,6 +141,20 @@ def test_sizes_of_a_resize_may_come_from_another_segment(tmp_path: Path) -> None
     found = [compared(model, [sample(**IMAGE)], budget=budget).inherited["y"] for budget in (1, 1 << 20)]
     assert found[0] == found[1]
     assert found[0].sqnr > 50
+
+
+def test_some_of_the_sizes_of_a_resize_may_come_from_another_segment(tmp_path: Path) -> None:
+    """Nor does it matter where a graph is cut: at products whose sums are kept in half, it is cut there too."""
+    body = """(float[1,3,8,8] x) => (float[1,4,a,b] y) { e = Exp(x) d = Shape(e) t = Slice(d, two, four, zero)
+        h = Mul(t, two) c = Conv(e, w) r = Relu(c) s = Shape(r) n = Slice(s, zero, two, zero)
+        z = Concat<axis = 0>(n, h) y = Resize<mode = "linear">(r, , , z) }"""
+    indices = {"zero": np.array([0]), "two": np.array([2]), "four": np.array([4])}
+    model = load(proto(body, {"w": CNN["w"], **indices}, opset=19), tmp_path)
+    found = [compared(model, [sample(**IMAGE)], budget=budget).inherited["y"] for budget in (1, 1 << 20)]
+    assert found[0] == found[1]
+    half = compared(model, [sample(**IMAGE)], arithmetic=Arithmetic(sums=Sums.HALF)).inherited["y"]
+    assert half != found[0]
+    assert half.sqnr > 50
 
 
 # Weights and outputs
