@@ -73,9 +73,9 @@ def main(models: tuple[str, ...], samples: int, repeats: int, threads: int, only
     models, parts = models or MODELS, only or PARTS
     click.echo(f"{samples} samples, {threads} threads, medians of {repeats}")
     if "figures" in parts:
-        _print_figures([(name, in_process(_figures, name, samples, threads)) for name in models])
+        _print_figures((name, in_process(_figures, name, samples, threads)) for name in models)
     if "cost" in parts:
-        _print_costs([(name, in_process(_cost, name, samples, repeats, threads)) for name in models])
+        _print_costs((name, in_process(_cost, name, samples, repeats, threads)) for name in models)
     if "loops" in parts:
         _print_loops(in_process(_loops, repeats)["rows"])
     if "plans" in parts:
@@ -138,18 +138,20 @@ def _own(layer: Layer, comparison: Comparison) -> float:
     return math.nan if errors is None else errors.sqnr
 
 
-def _print_figures(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def _print_figures(rows: Iterator[tuple[str, dict[str, Any]]]) -> None:
+    """A row a model as it is there, then the tables of layers."""
     click.echo("\nFP16 without pins: SQNR of the worst output, of the typical sample behind the comma, in dB\n")
     click.echo("| model | float32 sums | half | half-single | beyond 65504 / bound beyond / summing layers | turns |")
     click.echo("|---|---|---|---|---|---|")
+    layers_of = {}
     for name, row in rows:
+        layers_of[name] = row["layers"]
         cells = [f"{_db(row['final'][sums.value])}, {_db(row['typical'][sums.value])}" for sums in Sums]
         turns = [s.value for s in Sums if row["met"][s.value] != row["met"][Sums.FLOAT32.value]]
         largest = f" (largest {row['largest']:.3g})" if row["largest"] is not None else ""
         counts = f"{row['passing']} / {row['looked_at']} / {row['summing']}{largest}"
         click.echo(f"| {name} | {' | '.join(cells)} | {counts} | {', '.join(turns) or 'no'} |")
-    for name, row in rows:
-        layers = row["layers"]
+    for name, layers in layers_of.items():
         off = [abs(half_sums_sqnr(r["blocks"]) - r["own"]["half"]) for r in layers if math.isfinite(r["own"]["half"])]
         near = sum(distance <= 2 for distance in off)
         click.echo(f"\n{name}: {near} of {len(off)} layers within 2 dB of the law; the largest K:\n")
@@ -208,7 +210,7 @@ def _times(work: Callable[[], None]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def _print_costs(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def _print_costs(rows: Iterator[tuple[str, dict[str, Any]]]) -> None:
     click.echo("\nA comparison of all layers, both kinds of error: processor seconds (by the clock)\n")
     click.echo("| model | samples | half over float32 sums | float32 sums, plain passes | half, plain passes |")
     click.echo("|---|---|---|---|---|")
