@@ -2,16 +2,15 @@
 
 For each model in FP16 without pins, with sums in float32, in half, and in half without tensor cores ("half-single"):
 the SQNR of the worst final output and of the typical sample, the layers whose running sum passes 65504 on its way, and
-whether the default tolerance still holds; and of the layers that add up most products (the largest K) what the law for
-their like says, an estimate, beside their own error as emulated. `--only plans` sweeps the models with all of their
-samples instead, and tells what the plan that was found is with sums in half.
+whether the default tolerance still holds. Of the layers that add up most products (the largest K) what the law for sums
+of their length says, an estimate, beside the SQNR of these sums alone (against float32 sums of the same halves, on the
+first samples), and beside the layers' own error, in which operands and results are rounded too. `--only plans` sweeps
+the models with all of their samples instead, and tells what the plan that was found is with sums in half.
 
 Then the cost: one comparison of all layers, both kinds of error, with half sums over that with float32 sums, taken
 alternately in one process, the first of each not counted (it loads the compiled loops).
 
-The floor: a loop of our own is no MLAS. So, for single convolutions and products on one thread, in processor time: our
-loop, and the same sums by nodes of ONNX (a Scan over blocks, behind what unfolds a convolution; of a depthwise one a
-chain of taps), over ONNX Runtime's own operator in float32.
+The floor is in `benchmarks.sums_loops`: single operators, our loop over ONNX Runtime's in float32.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,13 @@ from typing import Any
 import click
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.comparison import plain_passes
 from benchmarks.processes import in_process
+from benchmarks.sums_loops import loops, print_loops
 from benchmarks.typed_models import files_of
+from precisionlab.backends.sums.kernel import add_up, in_the_end
 from precisionlab.backends.sums.operands import product_of
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.half_sums import half_sums_sqnr
@@ -46,10 +45,11 @@ from precisionlab.evaluate.ranges import typical_sqnr
 from precisionlab.evaluate.running_sums import running_sums
 from precisionlab.evaluate.values import observed_values
 from precisionlab.model import Layer, Model, load_model
-from precisionlab.model.contraction import BLOCK, blocks_of, products_of
+from precisionlab.model.contraction import blocks_of, products_of
 from precisionlab.plan.arithmetic import TENSORRT, Sums
 from precisionlab.precision import Precision
 from precisionlab.report.layer_rows import layer_errors
+from precisionlab.rewrite.constants import rounded_array
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.rewrite.sums import adds_up
 from precisionlab.search.options import Options
@@ -58,6 +58,7 @@ from precisionlab.system.observer import Silent
 MODELS = ("magika", "minilm_l3", "ppocr4_rec", "ppocr4_det", "orient", "layout", "vit_focus")
 PARTS = ("figures", "cost", "loops")
 _WORST = 10
+_FIRST = 2
 
 Array = NDArray[Any]
 
@@ -77,7 +78,7 @@ def main(models: tuple[str, ...], samples: int, repeats: int, threads: int, only
     if "cost" in parts:
         _print_costs((name, in_process(_cost, name, samples, repeats, threads)) for name in models)
     if "loops" in parts:
-        _print_loops(in_process(_loops, repeats)["rows"])
+        print_loops(in_process(loops, repeats)["rows"])
     if "plans" in parts:
         for name in models:
             click.echo(in_process(_plan, name, threads)["said"])
@@ -116,12 +117,12 @@ def _figures(name: str, samples: int, threads: int) -> dict[str, Any]:
         "looked_at": sum(r.largest is not None for r in running.values()),
         "passing": sum(r.largest is not None and r.largest > end for r in running.values()),
         "largest": max((r.largest for r in running.values() if r.largest is not None), default=None),
-        "layers": _summing_layers(model, found),
+        "layers": _summing_layers(model, found, _sums_alone(ready, evaluator)),
     }
 
 
-def _summing_layers(model: Model, found: dict[Sums, Comparison]) -> list[dict[str, Any]]:
-    """K, blocks, law and emulated own SQNR of all layers that add up products, the largest K first."""
+def _summing_layers(model: Model, found: dict[Sums, Comparison], alone: dict[str, float]) -> list[dict[str, Any]]:
+    """Of all that add up products K, blocks, the SQNR of the sums and the own one as emulated; the largest K first."""
     rows = []
     for layer in model.layers:
         node = model.node[layer.nodes[0]]
@@ -129,8 +130,39 @@ def _summing_layers(model: Model, found: dict[Sums, Comparison]) -> list[dict[st
         if not adds_up(node) or products is None or blocks is None:
             continue
         own = {sums.value: _own(layer, comparison) for sums, comparison in found.items()}
-        rows.append({"layer": layer.name, "kind": node.op_type, "products": products, "blocks": blocks, "own": own})
+        row = {"layer": layer.name, "kind": node.op_type, "products": products, "blocks": blocks, "own": own}
+        rows.append({**row, "alone": alone.get(layer.name, math.nan)})
     return sorted(rows, key=lambda row: -row["products"])
+
+
+def _sums_alone(ready: Prepared, evaluator: Evaluator) -> dict[str, float]:
+    """Layer name → the SQNR in dB of its sums in half, of operands that are rounded to half before."""
+    model = evaluator.model
+    anchors = {layer.name: model.node[layer.nodes[0]] for layer in model.layers if adds_up(model.node[layer.nodes[0]])}
+    wanted = {str(value.name) for node in anchors.values() for value in node.inputs[:2] if value is not None}
+    power: dict[str, tuple[float, float]] = {}
+    for sample in list(evaluator.chosen)[:_FIRST]:
+        held: dict[str, Array] = {}
+        ready.local.look([sample], lambda name, value: held.update({name: np.array(value)} if name in wanted else {}))  # noqa: B023
+        for name, node in anchors.items():
+            operands = [_operand(node, index, held) for index in (0, 1)]
+            if all(operand is not None and np.isfinite(operand).all() for operand in operands):
+                half, exact = (
+                    np.float64(product_of(node, Sums.HALF, loop)(*operands)) for loop in (add_up, in_the_end)
+                )
+                signal, noise = power.get(name, (0.0, 0.0))
+                power[name] = (signal + float(np.sum(exact**2)), noise + float(np.sum((half - exact) ** 2)))
+    return {name: 10 * math.log10(signal / noise) for name, (signal, noise) in power.items() if signal and noise}
+
+
+def _operand(node: ir.Node, index: int, held: Mapping[str, Array]) -> Array | None:
+    """An operand as the product takes it, rounded to half; None where it was not shown."""
+    value = node.inputs[index]
+    assert value is not None
+    found = held.get(str(value.name)) if value.const_value is None else value.const_value.numpy()
+    turned = ("transA", "transB")[index]
+    is_turned = node.op_type == "Gemm" and turned in node.attributes and node.attributes[turned].as_int()
+    return None if found is None else rounded_array(np.float32(found.T if is_turned else found), Precision.FP16)
 
 
 def _own(layer: Layer, comparison: Comparison) -> float:
@@ -152,15 +184,19 @@ def _print_figures(rows: Iterator[tuple[str, dict[str, Any]]]) -> None:
         counts = f"{row['passing']} / {row['looked_at']} / {row['summing']}{largest}"
         click.echo(f"| {name} | {' | '.join(cells)} | {counts} | {', '.join(turns) or 'no'} |")
     for name, layers in layers_of.items():
-        off = [abs(half_sums_sqnr(r["blocks"]) - r["own"]["half"]) for r in layers if math.isfinite(r["own"]["half"])]
+        off = [abs(half_sums_sqnr(r["blocks"]) - r["alone"]) for r in layers if math.isfinite(r["alone"])]
         near = sum(distance <= 2 for distance in off)
-        click.echo(f"\n{name}: {near} of {len(off)} layers within 2 dB of the law; the largest K:\n")
-        click.echo("| layer | operator | K | blocks | law, dB | own, float32 sums | own, half | own, half-single |")
-        click.echo("|---|---|---|---|---|---|---|---|")
+        click.echo(f"\n{name}: the sums of {near} of {len(off)} layers are within 2 dB of the law; the largest K:\n")
+        click.echo(
+            "| layer | operator | K | blocks | law, dB | sums | own, float32 sums | own, half | own, half-single |"
+        )
+        click.echo("|---|---|---|---|---|---|---|---|---|")
         for r in layers[:_WORST]:
             own = " | ".join(_db(r["own"][sums.value]) for sums in Sums)
             law = _db(half_sums_sqnr(r["blocks"]))
-            click.echo(f"| {r['layer']} | {r['kind']} | {r['products']} | {r['blocks']} | {law} | {own} |")
+            click.echo(
+                f"| {r['layer']} | {r['kind']} | {r['products']} | {r['blocks']} | {law} | {_db(r['alone'])} | {own} |"
+            )
 
 
 def _db(value: float) -> str:
@@ -217,164 +253,6 @@ def _print_costs(rows: Iterator[tuple[str, dict[str, Any]]]) -> None:
     for name, row in rows:
         cells = [f"{row[what][1]:.2f} ({row[what][0]:.2f})" for what in ("ratio", "float32", "half")]
         click.echo(f"| {name} ({row['plain']:.1f} ms a pass) | {row['samples']} | {' | '.join(cells)} |")
-
-
-# Loops
-
-
-def _loops(repeats: int) -> dict[str, Any]:
-    return {"rows": [_loop(*case, repeats) for case in _cases()]}
-
-
-def _cases() -> Iterator[tuple[str, str, Array, Array, dict[str, Any]]]:
-    """A name, the operator, its two operands, which half holds, and its attributes."""
-    generator = np.random.default_rng(0)
-
-    def halves(*shape: int) -> Array:
-        return generator.standard_normal(shape).astype(np.float16).astype(np.float32)
-
-    for channels, size in ((64, 56), (256, 28), (1024, 14)):
-        yield f"Conv 1×1, {channels} channels", "Conv", halves(1, channels, size, size), halves(256, channels, 1, 1), {}
-    for channels, size in ((64, 56), (256, 14)):
-        weight = halves(channels, channels, 3, 3)
-        pads = {"pads": [1, 1, 1, 1]}
-        yield f"Conv 3×3, {channels} channels", "Conv", halves(1, channels, size, size), weight, pads
-    for rows, products, columns in ((128, 384, 1536), (128, 1536, 384), (8, 384, 1536), (8, 1536, 384)):
-        name = f"MatMul, {rows} rows, K = {products}"
-        yield name, "MatMul", halves(rows, products), halves(products, columns), {}
-    for taps, size in ((3, 56), (5, 28)):
-        weight, around = halves(128, 1, taps, taps), [taps // 2] * 4
-        attributes = {"group": 128, "pads": around}
-        yield f"depthwise {taps}×{taps}, 128 channels", "Conv", halves(1, 128, size, size), weight, attributes
-
-
-def _loop(name: str, op_type: str, x: Array, w: Array, attributes: dict[str, Any], repeats: int) -> dict[str, Any]:
-    given = {"x": x, "w": w}
-    plain = _by_nodes([helper.make_node(op_type, ["x", "w"], ["y"], **attributes)], given)
-    node = ir.Node("", op_type, [ir.Value(name=n) for n in given], ir.convenience.convert_attributes(attributes))
-    ours = product_of(node, Sums.HALF)
-    nodes = _chain(x, w) if attributes.get("group", 1) > 1 else _scan(op_type, x, w, attributes)
-    equal = float(np.mean(nodes().reshape(-1) == ours(x, w).reshape(-1)))
-    works = (plain, lambda: ours(x, w), nodes)
-    times = [[_shortest(work) for work in works] for _ in range(repeats)]
-    return {
-        "name": name,
-        "ms": statistics.median(t[0] for t in times) * 1e3,
-        "ours": statistics.median(t[1] / t[0] for t in times),
-        "nodes": statistics.median(t[2] / t[0] for t in times),
-        "equal": equal,
-    }
-
-
-def _shortest(work: Callable[[], Any], calls: int = 7) -> float:
-    """This thread's processor seconds in the quickest of some calls: what else the machine does disturbed it least."""
-    times = []
-    for _ in range(calls):
-        start = time.thread_time()
-        work()
-        times.append(time.thread_time() - start)
-    return min(times)
-
-
-def _by_nodes(nodes: Sequence[Any], given: dict[str, Array], constants: Sequence[Any] = ()) -> Callable[[], Array]:
-    """Runs nodes that give `y` of some arrays, on one thread. The second operand is a constant, as a weight is."""
-    weights = [numpy_helper.from_array(given["w"], "w")] if "w" in given else []
-    taken = {name: array for name, array in given.items() if name != "w"}
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in taken.items()]
-    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph(list(nodes), "g", infos, [out], [*weights, *constants])
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def run() -> Array:
-        found: Array = session.run(["y"], taken)[0]
-        return found
-
-    return run
-
-
-def _to_half(name: str, out: str) -> list[Any]:
-    return [
-        helper.make_node("Cast", [name], [f"{name}_half"], to=TensorProto.FLOAT16),
-        helper.make_node("Cast", [f"{name}_half"], [out], to=TensorProto.FLOAT),
-    ]
-
-
-def _scan(op_type: str, x: Array, w: Array, attributes: dict[str, Any]) -> Callable[[], Array]:
-    """A Scan over blocks of 16 products: rows (M, K) times columns (K, N), which are made of a convolution's input."""
-    rows, columns = (w.reshape(len(w), -1), x) if op_type == "Conv" else (w.T, x.T)
-    before, constants = [helper.make_node("Transpose", ["x"], ["columns"])], []
-    behind = [helper.make_node("Transpose", ["sums"], ["y"])]
-    if op_type == "Conv":
-        rows = np.moveaxis(w.reshape(*w.shape[:2], -1), 1, 2).reshape(len(w), -1)
-        before, constants = _unfolding(x, w.shape[2])
-        columns, behind = np.empty((rows.shape[1], x[0, 0].size)), [helper.make_node("Identity", ["sums"], ["y"])]
-    assert rows.shape[1] % BLOCK == 0
-    lefts = np.ascontiguousarray(rows.reshape(len(rows), -1, BLOCK).transpose(1, 0, 2))
-    shapes = {"sum": (len(rows), columns.shape[1]), "left": lefts.shape[1:], "right": (BLOCK, columns.shape[1])}
-    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    body = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["left", "right"], ["product"]),
-            helper.make_node("Add", ["sum", "product"], ["added"]),
-            *_to_half("added", "next"),
-        ],
-        "body",
-        infos,
-        [helper.make_tensor_value_info("next", TensorProto.FLOAT, shapes["sum"])],
-    )
-    constants += [
-        numpy_helper.from_array(lefts, "lefts"),
-        numpy_helper.from_array(np.zeros(shapes["sum"], np.float32), "zero"),
-        numpy_helper.from_array(np.array([len(lefts), *shapes["right"]], np.int64), "blocks"),
-    ]
-    blocks = helper.make_node("Reshape", ["columns", "blocks"], ["rights"])
-    scan = helper.make_node("Scan", ["zero", "lefts", "rights"], ["sums"], num_scan_inputs=2, body=body)
-    return _by_nodes([*before, blocks, scan, *behind], {"x": x}, constants)
-
-
-def _unfolding(x: Array, taps: int) -> tuple[list[Any], list[Any]]:
-    """Nodes that give what each output of a stride-1 convolution takes as `columns`, taps outside, and constants."""
-    if taps == 1:
-        return [helper.make_node("Identity", ["x"], ["columns"])], []
-    nodes, constants = _windows(taps, x.shape[2])
-    nodes.append(helper.make_node("Concat", [f"x{at}" for at in range(taps * taps)], ["columns"], axis=1))
-    return nodes, constants
-
-
-def _windows(taps: int, size: int) -> tuple[list[Any], list[Any]]:
-    """Nodes that give the input at each tap, x0, x1, …, with zeros around it so that as many places come out."""
-    pad = taps // 2
-    named = {"pads": [0, 0, pad, pad, 0, 0, pad, pad], "axes": [2, 3]}
-    nodes = [helper.make_node("Pad", ["x", "pads"], ["wide"])]
-    for at, (i, j) in enumerate(np.ndindex(taps, taps)):
-        named |= {f"from{at}": [i, j], f"to{at}": [i + size, j + size]}
-        nodes.append(helper.make_node("Slice", ["wide", f"from{at}", f"to{at}", "axes"], [f"x{at}"]))
-    return nodes, [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in named.items()]
-
-
-def _chain(x: Array, w: Array) -> Callable[[], Array]:
-    """A depthwise convolution as a chain of taps, each rounded to half."""
-    taps = w.shape[2] ** 2
-    nodes, constants = _windows(w.shape[2], x.shape[2])
-    for at, weight in enumerate(w.reshape(len(w), taps).T):
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(weight.reshape(1, -1, 1, 1)), f"w{at}"))
-        nodes.append(helper.make_node("Mul", [f"x{at}", f"w{at}"], [f"p{at}" if at else "s0"]))
-        if at:
-            nodes.append(helper.make_node("Add", [f"r{at - 1}", f"p{at}"], [f"s{at}"]))
-        nodes += _to_half(f"s{at}", f"r{at}" if at < taps - 1 else "y")
-    return _by_nodes(nodes, {"x": x}, constants)
-
-
-def _print_loops(rows: Sequence[dict[str, Any]]) -> None:
-    click.echo("\nOver ONNX Runtime's operator in float32, on one thread\n")
-    click.echo("| operator | float32, ms | our loop, half sums | by nodes of ONNX | their bits that are equal |")
-    click.echo("|---|---|---|---|---|")
-    for row in rows:
-        cells = f"{row['ms']:.2f} | {row['ours']:.1f} × | {row['nodes']:.1f} × | {row['equal']:.2%}"
-        click.echo(f"| {row['name']} | {cells} |")
 
 
 # Plans
