@@ -140,7 +140,10 @@ def _half_sums(row: Row) -> Iterable[tuple[str, str]]:
     bound, largest = as_number(row, "sum_bound"), as_number(row, "largest_running_sum")
     is_beyond = largest is not None and largest > end
     if not is_beyond:
-        yield "SQNR with them, estimated", f"{_figure(row, 'half_sums_sqnr_db', '.1f', ' dB')}, by the number of blocks"
+        yield (
+            "SQNR of such sums, estimated",
+            f"{_figure(row, 'half_sums_sqnr_db', '.1f', ' dB')}, by the number of blocks",
+        )
     if largest is not None:
         beyond = f", beyond {end:.5g}: infinite there" if is_beyond else ""
         yield "Largest sum on the way", f"{show(largest, '.6g')} on these samples{beyond}"

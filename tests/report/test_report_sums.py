@@ -127,7 +127,7 @@ def test_details_tell_products_blocks_and_that_the_figure_is_an_estimate() -> No
     layers["sum_bound"], layers["largest_running_sum"], layers["format"] = 1234.5, NAN, "fp16"
     told = facts(layers)
     assert told["Sums in half"] == "1,152 products, in 72 blocks, each rounded on tensor cores"
-    assert told["SQNR with them, estimated"] == "58.1 dB, by the number of blocks"
+    assert told["SQNR of such sums, estimated"] == "58.1 dB, by the number of blocks"
     assert told["Largest sum on the way"] == "at most 1.23e+03 by a bound; FP16 ends at 65504"
 
 
@@ -139,7 +139,7 @@ def test_details_tell_the_largest_sum_on_the_way_where_it_was_looked_at() -> Non
     layers["largest_running_sum"] = 74693.0
     told = facts(layers)
     assert told["Largest sum on the way"] == "74693 on these samples, beyond 65504: infinite there"
-    assert "SQNR with them, estimated" not in told  # the estimate is of rounding alone
+    assert "SQNR of such sums, estimated" not in told  # the estimate is of rounding alone
     layers["sum_bound"], layers["largest_running_sum"] = 1e38, NAN
     told = facts(layers)
     assert told["Largest sum on the way"] == "at most 1e+38 by a bound; its operands themselves go beyond 65504"
