@@ -6,7 +6,7 @@ LOWEST := .venv-lowest
 # Compiled Python is kept, whatever the environment says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: example check test quick lowest docs coverage magika models benchmark screenshot clean
+.PHONY: example check test thorough quick lowest docs coverage magika models benchmark screenshot clean
 
 example: $(VENV)/installed ## install, and sweep the bundled digits model
 	$(BIN)/precisionlab sweep calib_data/digits.onnx --data calib_data
@@ -25,7 +25,11 @@ check: $(VENV)/installed-dev ## ruff and mypy
 
 test: $(VENV)/installed-dev ## install, check and test everything
 	$(MAKE) --jobs=2 check models
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not thorough"
+
+thorough: $(VENV)/installed-dev $(VENV)/installed-models ## the tests that sweep over and over: kills, two users, planted faults, ONNX's own
+	$(BIN)/python -m examples.prepare all
+	$(BIN)/python -m pytest -n auto --dist worksteal -m thorough
 
 quick: $(VENV)/installed-dev ## the tests that take little, in about a minute on two cores
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"

@@ -22,20 +22,26 @@ SLOW = frozenset(
 )
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
 
+THOROUGH = frozenset({"determinism", "kill", "node_models", "planted", "strange_runs", "two_users"})
+"""Modules of `make thorough`: whole sweeps over and over, which CI has no time for."""
+
 hypothesis.settings.register_profile("precisionlab", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("precisionlab")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out slow modules as a whole where slow tests are not wanted: importing them takes long too."""
-    is_slow = collection_path.stem.removeprefix("test_") in SLOW
-    return True if is_slow and config.getoption("markexpr").startswith("not slow") else None
+    name, wanted = collection_path.stem.removeprefix("test_"), config.getoption("markexpr")
+    is_left_out = (name in SLOW and "not slow" in wanted) or (name in THOROUGH and "not thorough" in wanted)
+    return True if is_left_out else None
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark all that a slow module holds."""
-    if item.path.stem.removeprefix("test_") in SLOW:
-        item.add_marker(pytest.mark.slow)
+    """Mark all that a slow or thorough module holds."""
+    name = item.path.stem.removeprefix("test_")
+    for modules, mark in ((SLOW, pytest.mark.slow), (THOROUGH, pytest.mark.thorough)):
+        if name in modules:
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")
