@@ -22,8 +22,10 @@ SLOW = frozenset(
 )
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
 
-THOROUGH = frozenset({"determinism", "kill", "node_models", "planted", "strange_runs", "two_users"})
-"""Modules of `make thorough`: whole sweeps over and over, which CI has no time for."""
+THOROUGH = frozenset(
+    {"determinism", "kill", "memory", "node_models", "planted", "strange_runs", "streams", "two_users"}
+)
+"""Modules of `make thorough`: whole sweeps over and over, in processes of their own, which CI has no time for."""
 
 hypothesis.settings.register_profile("precisionlab", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("precisionlab")
