@@ -23,9 +23,12 @@ SLOW = frozenset(
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
 
 THOROUGH = frozenset(
-    {"determinism", "kill", "memory", "node_models", "planted", "strange_runs", "streams", "two_users"}
+    {
+        *("browser", "determinism", "executors", "fuzz", "kill", "memory", "node_models", "planted", "real_models"),
+        *("strange_runs", "streams", "trt_sweep", "two_users"),
+    }
 )
-"""Modules of `make thorough`: whole sweeps over and over, in processes of their own, which CI has no time for."""
+"""Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""
 
 hypothesis.settings.register_profile("precisionlab", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("precisionlab")
