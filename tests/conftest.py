@@ -24,8 +24,19 @@ SLOW = frozenset(
 
 THOROUGH = frozenset(
     {
-        *("browser", "determinism", "executors", "fuzz", "kill", "memory", "node_models", "planted", "real_models"),
-        *("strange_runs", "streams", "trt_sweep", "two_users"),
+        *(
+            "browser",
+            "determinism",
+            "engines",
+            "executors",
+            "fuzz",
+            "kill",
+            "memory",
+            "node_models",
+            "planted",
+            "real_models",
+        ),
+        *("strange_runs", "streams", "trt_sweep", "two_users", "typed"),
     }
 )
 """Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""
