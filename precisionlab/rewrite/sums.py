@@ -105,11 +105,10 @@ def steps_of(graph: ir.Graph, constants: set[ir.Value]) -> list[Step]:
 
 @dataclass(frozen=True)
 class Part:
-    """A graph of some of another's nodes. `feeds` are its inputs and `fetches` its outputs, by the other's names."""
+    """A graph of some of another's nodes. `feeds` are its inputs, by the other's names."""
 
     graph: ir.Model
     feeds: tuple[str, ...]
-    fetches: tuple[str, ...]
 
 
 def part_of(
@@ -127,7 +126,7 @@ def part_of(
     for node in nodes:
         builder.take(node)
     shown = [builder.value(value) for value in wanted]
-    return Part(builder.builder.model(shown), tuple(builder.feeds), tuple(str(value.name) for value in shown))
+    return Part(builder.builder.model(shown), tuple(builder.feeds))
 
 
 class _Part:

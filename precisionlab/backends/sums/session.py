@@ -83,13 +83,14 @@ class HalfSumsSession:
         steps = steps_of(graph.graph, constants)
         operands = _constant_operands(graph, constants, open_session)
         types = {str(v.name): v.dtype for v in graph.graph.inputs if v.dtype is not None}
-        needed = [_needed(step.nodes) | _needed(step.products) for step in steps]
-        finals = set(graph.graph.outputs)
+        last = {value: i for i, step in enumerate(steps) for value in _needed((*step.nodes, *step.products))}
+        last.update(dict.fromkeys(graph.graph.outputs, len(steps)))
         made: set[ir.Value] = set()
         self._steps: list[_Ready] = []
         for index, step in enumerate(steps):
-            behind = finals.union(_needed(step.products), *needed[index + 1 :])
-            given = [value for node in step.nodes for value in node.outputs if value in behind]
+            now = _needed(step.products)
+            outputs = (value for node in step.nodes for value in node.outputs)
+            given = [value for value in outputs if value in now or last.get(value, -1) > index]
             if index == 0:  # constants that are final outputs
                 given += [value for value in dict.fromkeys(graph.graph.outputs) if value in constants]
             part = part_of(graph, step.nodes, given, constants, types)
@@ -102,10 +103,10 @@ class HalfSumsSession:
                 types[product.output] = types.get(product.operands[0], ir.DataType.FLOAT)
                 products.append(product)
             made.update(given, (value for node in step.products for value in node.outputs))
-            later = finals.union(*needed[index + 1 :])
-            done = tuple(str(value.name) for value in made if value not in later)
-            made.intersection_update(later)
-            self._steps.append(_Ready(part, session, tuple(products), done))
+            done = {value for value in made if last.get(value, -1) <= index}
+            made -= done
+            names = tuple(str(value.name) for value in done)
+            self._steps.append(_Ready(part, session, tuple(products), names))
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """All outputs by name."""
