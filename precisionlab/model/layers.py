@@ -329,3 +329,10 @@ def int8_operands(model: Model, layer: Layer) -> tuple[str, ...]:
         return ()
     values = model.node[layer.nodes[0]].inputs[:2]
     return tuple(str(v.name) for v in values if v is not None and not v.is_initializer())
+
+
+def constants_of(model: Model, layer: Layer) -> list[ir.Value]:
+    """The layer's constants in the main graph, and those that its bodies take."""
+    own = model.onnx.graph.initializers
+    inner = (value for name in layer.inside for value in model.inner[name].constants)
+    return list(dict.fromkeys([*(own[name] for name in layer.weights if name in own), *inner]))

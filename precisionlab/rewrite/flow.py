@@ -48,18 +48,22 @@ class LayerCopier:
     is what they hand back, a loop's state at every turn. Of their tensors in `watched` the largest values are shown.
     """
 
+    usual: Arithmetic = TENSORRT
+    """How it computes where nothing else is asked for."""
+
     def __init__(
         self,
         builder: GraphBuilder,
         model: Model,
         table: CalibrationTable | None,
         watched: frozenset[ir.Value] = frozenset(),
-        arithmetic: Arithmetic = TENSORRT,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
+        """`arithmetic` None: the usual one."""
         self._builder = builder
         self._model: Scope = model
-        self._arithmetic = arithmetic
-        self._gates = Gates(builder, table, arithmetic.constants)
+        self._arithmetic = arithmetic or self.usual
+        self._gates = Gates(builder, table, self._arithmetic.constants)
         self._weights: Environment = {}
         self._batchnorms: dict[tuple[ir.Node, Precision], dict[int, ir.Value]] = {}
         self._delivered = {info.name: OWN[info.dtype] for info in model.outputs if info.dtype in OWN}

@@ -16,11 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from precisionlab.calibration.table import CalibrationTable
-from precisionlab.model import Layer, Model
+from precisionlab.model import Layer
 from precisionlab.model.graph import Scope
 from precisionlab.model.opset import opset_of
-from precisionlab.plan.arithmetic import ONNXRUNTIME, Arithmetic
+from precisionlab.plan.arithmetic import ONNXRUNTIME
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier
@@ -46,15 +45,7 @@ class SteppedCopier(LayerCopier):
     precisions a layer is as it always is.
     """
 
-    def __init__(
-        self,
-        builder: GraphBuilder,
-        model: Model,
-        table: CalibrationTable | None,
-        watched: frozenset[ir.Value] = frozenset(),
-        arithmetic: Arithmetic = ONNXRUNTIME,
-    ) -> None:
-        super().__init__(builder, model, table, watched, arithmetic)
+    usual = ONNXRUNTIME
 
     def _fuses(self, layer: Layer, precision: Precision) -> bool:
         """A node of a layer in half is not fused."""

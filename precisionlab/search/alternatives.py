@@ -10,6 +10,7 @@ from precisionlab.backends.tensorrt.tactics import LayerSum
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.model import Model
+from precisionlab.model.layers import constants_of
 from precisionlab.plan.arithmetic import Arithmetic, Constants, Kernels, Sums
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import PrecisionPlan
@@ -104,11 +105,6 @@ def _adds_in_half(model: Model, plan: PrecisionPlan) -> bool:
 
 
 def _clamps(model: Model, plan: PrecisionPlan) -> bool:
-    constants = model.onnx.graph.initializers
-    for layer in model.layers:
-        precision = precision_of(layer, plan)
-        inner = (value for name in layer.inside for value in model.inner[name].constants)
-        own = (constants[name] for name in layer.weights if name in constants)
-        if any(is_clamped(value, precision) for value in (*own, *inner)):
-            return True
-    return False
+    return any(
+        is_clamped(value, precision_of(layer, plan)) for layer in model.layers for value in constants_of(model, layer)
+    )

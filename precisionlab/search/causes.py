@@ -14,6 +14,7 @@ from precisionlab.compare.errors import ErrorSums
 from precisionlab.evaluate.running_sums import RunningSum
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control
+from precisionlab.model.layers import constants_of
 from precisionlab.model.recurrent import is_recurrent
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.assign import around_of, is_lowered, precision_inside, precision_of
@@ -93,7 +94,7 @@ def clamped_constants(
     """Layer name → the constant that it computes with clamped, whether that does harm or not; of layers in half."""
     found = {}
     for layer in layers:
-        own = _constants(model, layer) if precision_of(layer, plan).number_format.clamps_constants else ()
+        own = constants_of(model, layer) if precision_of(layer, plan).number_format.clamps_constants else ()
         clamped = [_clamped(value, precision_of(layer, plan), constants) for value in own]
         if cause := _together(clamped):
             found[layer.name] = cause
@@ -163,7 +164,7 @@ def _cause(
     inherited: Mapping[str, ErrorSums],
     policy: Constants,
 ) -> Cause | None:
-    precision, constants = precision_of(layer, plan), _constants(model, layer)
+    precision, constants = precision_of(layer, plan), constants_of(model, layer)
     if precision is Precision.INT8:
         # Its operands are clipped; what it gives is held in what is around it.
         return _overflow(alone, around_of(layer, plan)) if any(e.nonfinite for e in alone) else None
@@ -233,13 +234,6 @@ def _underflowing_input(layer: Layer, precision: Precision, inherited: Mapping[s
 
 def _kind(layer: Layer, inherited: Mapping[str, ErrorSums]) -> str:
     return "NaN" if any(inherited[name].nan for name in layer.watched if name in inherited) else "Inf"
-
-
-def _constants(model: Model, layer: Layer) -> list[ir.Value]:
-    """The layer's constants in the main graph, and those that its bodies take."""
-    own = model.onnx.graph.initializers
-    inner = (value for name in layer.inside for value in model.inner[name].constants)
-    return list(dict.fromkeys([*(own[name] for name in layer.weights if name in own), *inner]))
 
 
 def _constant(constant: ir.Value, precision: Precision, policy: Constants) -> Cause | None:
