@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from precisionlab.errors import PrecisionLabError
+from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.system.reading import UnreadableError, file_size, read_bytes
+from precisionlab.system.release import release_of
 
 ALGORITHM = "EntropyCalibration2"
 LARGEST_FILE = 1 << 24
@@ -29,7 +30,6 @@ LARGEST_FILE = 1 << 24
 _LONGEST_LINE = 1 << 16
 _SHOWN = 60  # characters of a bad line that a message quotes
 _HEADER = re.compile(r"TRT-([0-9A-Za-z]{1,8})-([0-9A-Za-z]{1,64})")
-_VERSION = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})(?:\.([0-9]{1,2})(?:\.[0-9]+)?)?")
 _DIGITS = re.compile(r"[0-9a-fA-F]{1,8}")
 _LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
@@ -66,18 +66,19 @@ class CalibrationCache:
 
 
 def version_digits(version: str) -> str:
-    """TensorRT's version as the header has it: 8.6.1 → 8601, 10.16.1 → 101601.
+    """TensorRT's version as the header has it: 8.6.1 → 8601, 10.16.1.11 → 101601, 10.7.0.post1 → 100700.
 
     NV_TENSORRT_VERSION (NvInferVersion.h) is major · 1000 + minor · 100 + patch up to 8, and
-    major · 10000 + minor · 100 + patch from 10. Raises CacheError where it is no version.
+    major · 10000 + minor · 100 + patch from 10. Raises CacheError where it is no version, or one without caches.
     """
-    match = _VERSION.fullmatch(version)
-    if match is None:
-        raise CacheError(f"{version!r} is no TensorRT version; write it as 8.6.1 or 10.16.1")
-    major, minor, patch = (int(part or 0) for part in match.groups())
-    if not 7 <= major <= 10:
-        raise CacheError(f"TensorRT {version} reads no calibration cache; 7.x to 10.x do")
-    return str(major * (10000 if major >= 10 else 1000) + minor * 100 + patch)
+    try:
+        release = release_of(version)
+    except OptionError as error:
+        raise CacheError(str(error)) from None
+    if not 7 <= release.major <= 10:
+        name = "TensorRT-RTX" if release.is_rtx else "TensorRT"
+        raise CacheError(f"{name} {version} reads no calibration cache; TensorRT 7.x to 10.x do")
+    return str(release.major * (10000 if release.major >= 10 else 1000) + release.minor * 100 + release.patch)
 
 
 def write_cache(scales: Mapping[str, float], version: str) -> bytes:

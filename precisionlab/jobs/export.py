@@ -12,7 +12,6 @@ import onnx
 
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import profiles_for
-from precisionlab.calibration.cache import version_digits
 from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Dataset
@@ -34,6 +33,7 @@ from precisionlab.system.disk import drafted, told, write_whole_bytes
 from precisionlab.system.lock import held_file
 from precisionlab.system.observer import Observer, Silent
 from precisionlab.system.parsing import check_workers
+from precisionlab.system.release import release_of
 from precisionlab.system.wording import either
 
 _ADVICE = "choose another --out"
@@ -79,7 +79,7 @@ def export_plan(
             f"--hold-float is for {either(sorted(_HOLDING))}: in {target} the model itself says its types"
         )
     check_workers(threads)
-    version_digits(tensorrt)
+    _check_release(target, tensorrt)
     path = Path(plan)
     run = run_beside(path)
     loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
@@ -214,6 +214,8 @@ def _typed(subject: Subject, out: Path) -> Exported:
 
 
 TYPED = "typed-onnx"
+_LAST_WEAK = 10
+"""The last major version of TensorRT with precision flags, pins and calibration caches."""
 _SHAPED = frozenset({"trtexec", "polygraphy"})
 _HOLDING = frozenset({"trtexec", "polygraphy", "json"})
 """What holds layers of a weakly typed TensorRT."""
@@ -226,6 +228,17 @@ TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {
     "onnxruntime": _onnxruntime,
     "json": _json,
 }
+
+
+def _check_release(target: str, tensorrt: str) -> None:
+    """Raises OptionError where that is no TensorRT version, or none that can be told layers' precisions."""
+    release = release_of(tensorrt)
+    if target in _SHAPED and (release.is_rtx or release.major > _LAST_WEAK):
+        name = "TensorRT-RTX" if release.is_rtx else "TensorRT"
+        raise OptionError(
+            f"{name} {release} has no precision flags and no pins, which {target} would be told; "
+            f"use --format {TYPED}: there the model itself says its types"
+        )
 
 
 def _required(out: Path | None, why: str) -> Path:

@@ -141,7 +141,7 @@ def test_the_double_has_no_name_that_the_real_bindings_lack() -> None:
     script = TESTS / "bindings" / "surface.py"
     path = os.pathsep.join([str(DOUBLE), str(TESTS), str(TESTS.parent)])
     found = {}
-    for name, folders in (("tensorrt", path), ("tensorrt_bindings", str(bindings("10.16.1.11")))):
+    for name, folders in (("tensorrt", path), ("tensorrt_bindings", str(bindings("10.14.1.48.post1")))):
         done = subprocess.run(
             [sys.executable, str(script), name], env={**os.environ, "PYTHONPATH": folders},
             capture_output=True, text=True, check=False, timeout=60,
@@ -234,7 +234,7 @@ def test_a_sweep_from_the_command_line_builds_measures_and_verifies(run: tuple[P
     html = (out / "report.html").read_text()
     assert "MEASURED" in html
     facts = json.loads((out / "run.json").read_text())["engines"]
-    assert (facts["tensorrt"], facts["int8_ranges"]) == ("10.16.1.11", "calibration cache")
+    assert (facts["tensorrt"], facts["int8_ranges"]) == ("10.14.1.48.post1", "calibration cache")
     log = (out / "tensorrt.log").read_text()
     assert "timing cache" in log
 
@@ -289,7 +289,7 @@ def test_a_cache_that_tensorrt_takes_for_another_versions_is_told_and_the_sweep_
     assert int8.engine.low is None
     (note,) = {note.split(": ", 2)[2] for note in int8.engine.notes}
     assert "does not take the calibration cache" in note
-    assert "'TRT-101601-EntropyCalibration2'" in note
+    assert "'TRT-101401-EntropyCalibration2'" in note
 
 
 def test_samples_of_another_shape_than_calibration_takes_are_told_before_tensorrt_sees_them(

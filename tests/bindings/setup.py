@@ -23,6 +23,7 @@ PACKAGES = {
     "10.0.1": "tensorrt-cu12-bindings",
     "10.9.0.34": "tensorrt-cu12-bindings",
     "10.13.3.9": "tensorrt-cu12-bindings",
+    "10.14.1.48.post1": "tensorrt-cu12-bindings",
     "10.16.1.11": "tensorrt-cu12-bindings",
 }
 """Version → the package on PyPI, of the weakly typed TensorRT: with calibrators and precision flags."""

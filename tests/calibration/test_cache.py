@@ -50,7 +50,7 @@ SUBNORMAL = 2.0**-149  # the smallest positive float32
 
 names = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"]), min_size=1)
 positive = st.floats(SUBNORMAL, exclude_max=True, max_value=math.inf, width=32)
-versions = st.sampled_from(["7.2.3", "8.2.3", "8.6.1", "10.0.1", "10.16.1.11"])
+versions = st.sampled_from(["7.2.3", "8.2.3", "8.6.1", "10.0.1", "10.16.1.11", "10.14.1.48.post1"])
 
 
 def of_bits(bits: int) -> float:
@@ -206,13 +206,19 @@ def test_a_name_that_the_format_cannot_hold_is_not_written(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("version", "digits"),
-    [("8.6.1", "8601"), ("8.2.3", "8203"), ("8.6", "8600"), ("10.0.1", "100001"), ("10.16.1.11", "101601")],
+    [
+        *[("8.6.1", "8601"), ("8.2.3", "8203"), ("8.6", "8600"), ("10.0.1", "100001"), ("10.16.1.11", "101601")],
+        *[("10.14.1.48.post1", "101401"), ("10.7.0.post1", "100700"), ("8.6.1.post1", "8601"), ("10.0.0b6", "100000")],
+        *[("8.5.2-1+cuda11.4", "8502"), ("10.3.0.30-1+cuda12.5", "100300"), ("9.0.1.post12.dev4", "9001")],
+    ],
 )
 def test_versions(version: str, digits: str) -> None:
     assert version_digits(version) == digits
 
 
-@pytest.mark.parametrize("version", ["", "8", "11.0.0", "6.0.1", "8.6.1rc1", "8.-6.1", "8.6.100", "1_0.0", "８.6.1"])
+@pytest.mark.parametrize(
+    "version", ["", "8", "11.0.0", "11.4.0.106", "1.7.1.116", "6.0.1", "8.-6.1", "8.6.100", "8601", "1_0.0", "８.6.1"]
+)
 def test_versions_that_read_no_cache(version: str) -> None:
     with pytest.raises(CacheError, match="TensorRT"):
         version_digits(version)

@@ -937,7 +937,9 @@ class TestCommand:
                 (plan, "--format", "typed-onnx", "--out", DIGITS / "." / "digits.onnx"),
                 "is what the export is made from",
             ),
-            ((plan, "--format", "trtexec", "--tensorrt", "11.0"), "TensorRT 11.0"),
+            ((plan, "--format", "trtexec", "--tensorrt", "11.4.0.106"), "TensorRT 11.4.0 has no precision flags"),
+            ((plan, "--format", "polygraphy", "--tensorrt", "1.7.1.116"), "TensorRT-RTX 1.7.1 has no precision flags"),
+            ((plan, "--format", "json", "--tensorrt", "new"), "'new' is no TensorRT version"),
             ((plan, "--format", "polygraphy", "--out", tmp_path / "a-b.py"), "module"),
             ((plan, "--format", "modelopt", "--hold-float"), "--hold-float is for json, polygraphy or trtexec"),
         ):
@@ -950,7 +952,8 @@ class TestCommand:
             export_plan(found / "plan.fp16.json", "openvino")
 
     def test_typed_onnx_is_written(self, found: Path, tmp_path: Path) -> None:
-        done = command(found / "plan.fp16.json", "--format", "typed-onnx", "--out", tmp_path / "typed.onnx")
+        args = ("--format", "typed-onnx", "--tensorrt", "11.4.0.106", "--out", tmp_path / "typed.onnx")
+        done = command(found / "plan.fp16.json", *args)
         assert done.exit_code == 0, done.output
         onnx.checker.check_model(onnx.load_model(tmp_path / "typed.onnx"), full_check=True)
 

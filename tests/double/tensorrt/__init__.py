@@ -1,4 +1,4 @@
-"""A double of TensorRT 10.16, for machines that have neither TensorRT nor a GPU: the names, and the manners.
+"""A double of TensorRT 10.14, for machines that have neither TensorRT nor a GPU: the names, and the manners.
 
 Put `tests/double` and `tests` on `sys.path`, and `import tensorrt` gives this. It parses ONNX files to the network that
 the real parser makes of them, decides what each layer runs in by flags, pins, output types and INT8 ranges, writes an
@@ -33,7 +33,7 @@ from ._interfaces import (
 from ._network import ILayer, INetworkDefinition, ITensor
 from ._parser import OnnxParser, ParserError
 
-__version__ = "10.16.1.11"
+__version__ = "10.14.1.48.post1"
 
 __all__ = [
     "Builder",

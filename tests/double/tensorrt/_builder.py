@@ -27,7 +27,7 @@ from ._interfaces import (
 from ._network import INetworkDefinition, Shape
 from ._settings import gives_nothing, maybe_crash, maybe_fill_the_disk, settings
 
-HEADER = "TRT-101601-EntropyCalibration2"
+HEADER = "TRT-101401-EntropyCalibration2"
 MAGIC = b"double of TensorRT 10.16\n"
 
 ITimingCache = TimingCache
