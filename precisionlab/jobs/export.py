@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
+from precisionlab.backends.converted import compared_on
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.calibration.methods import DEFAULT_METHOD
@@ -22,12 +24,14 @@ from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.export import Export, Subject
 from precisionlab.jobs.plan_source import model_of, run_beside, source_of, with_layers_of
 from precisionlab.model import Model, load_model
+from precisionlab.model.opset import opset_of
 from precisionlab.model.prepared import exported_file, prepared_name
 from precisionlab.model.tail import graft
 from precisionlab.plan.assign import precision_of, read_plan_for
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import any_quantized
 from precisionlab.rewrite.plans import completed
+from precisionlab.rewrite.typed.opset import Compared
 from precisionlab.search.options import check_calibration
 from precisionlab.system.disk import drafted, told, write_whole_bytes
 from precisionlab.system.lock import held_file
@@ -95,7 +99,7 @@ def export_plan(
         profiles = found.profiles(shapes) if target in _SHAPED else {}
         subject = Subject(loaded, asked, table, profiles, _names(loaded), tensorrt, prepared, hold_float)
         if target == TYPED:
-            return _typed(subject, _required(file, "the model is a file"))
+            return _typed(subject, found.compared, _required(file, "the model is a file"))
         return _written(TARGETS[target](subject, file), file, observer, subject)
 
 
@@ -107,6 +111,7 @@ class _Needs:
     ) -> None:
         self._model, self._plan, self._source, self._threads, self._observer = model, plan, source, threads, observer
         self._ready: Prepared | None = None
+        self._comparison: Compared | None = None
 
     def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
         """The plan with the pins that int8 needs anyway, and the ranges, by the plan's own method."""
@@ -123,6 +128,14 @@ class _Needs:
             return self._prepared(f"input {name!r} is of no fixed size; give --shapes or --data").dataset
 
         return profiles_for(self._model, shapes, samples)
+
+    def compared(self, converted: ir.Model) -> str | None:
+        """In which way the model at another opset gives something else on the samples; None where it does not."""
+        if self._comparison is None:
+            opset = opset_of(converted)
+            ready = self._prepared(f"the plan needs opset {opset}, and what is converted to it is tried; give --data")
+            self._comparison = compared_on(self._model, ready.dataset, ready.local.threads)
+        return self._comparison(converted)
 
     def _prepared(self, why: str) -> Prepared:
         if self._ready is None:
@@ -203,10 +216,10 @@ def _json(subject: Subject, out: Path | None) -> Export:
     return plan_json(subject)
 
 
-def _typed(subject: Subject, out: Path) -> Exported:
+def _typed(subject: Subject, compared: Compared, out: Path) -> Exported:
     from precisionlab.rewrite.typed import save_typed, typed_model
 
-    typed = typed_model(subject.model, subject.plan, subject.table)
+    typed = typed_model(subject.model, subject.plan, subject.table, compared=compared)
     if subject.model.tail is not None:
         graft(typed.onnx, subject.model.tail)
     save_typed(typed, out)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.backends.base import Backend
+from precisionlab.backends.converted import compared_on
 from precisionlab.backends.memory import default_memory
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
@@ -190,7 +191,8 @@ class _Job:
     ) -> tuple[float | None, str]:
         """The final SQNR of the whole typed model with all of ONNX Runtime's optimisations; or why there is none."""
         try:
-            typed = typed_model(self._model, plan, table, self._arithmetic.constants)
+            compared = compared_on(self._model, self._dataset, self._local.threads)
+            typed = typed_model(self._model, plan, table, self._arithmetic.constants, compared)
         except PrecisionLabError as error:
             return None, str(error)
         with temporary_folder() as folder:

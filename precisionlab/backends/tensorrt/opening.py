@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from precisionlab.backends.converted import compared_on
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.registry import RTX, TENSORRT
@@ -70,7 +71,8 @@ def open_engines(
         if engines.features.pins:
             yield TensorRTBackend(reference, engines, settings)
         else:
-            yield TypedBackend(reference, engines, settings, backend)
+            compared = compared_on(model, every, reference.threads)
+            yield TypedBackend(reference, engines, settings, backend, compared)
 
 
 def _own_store(folder: Path) -> Path:

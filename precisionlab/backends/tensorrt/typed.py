@@ -18,6 +18,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.sums import adds_up
+from precisionlab.rewrite.typed.opset import Compared
 from precisionlab.system.plainfiles import make_plain_folder
 from precisionlab.system.wording import counted
 
@@ -27,9 +28,17 @@ class TypedBackend(TensorRTBackend):
 
     is_typed = True
 
-    def __init__(self, reference: OnnxRuntimeBackend, engines: Engines, settings: EngineSettings, name: str) -> None:
+    def __init__(
+        self,
+        reference: OnnxRuntimeBackend,
+        engines: Engines,
+        settings: EngineSettings,
+        name: str,
+        compared: Compared,
+    ) -> None:
         super().__init__(reference, engines, settings)
         self.name = name
+        self._compared = compared
         self._typed: set[Path] = set()
 
     def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
@@ -46,7 +55,7 @@ class TypedBackend(TensorRTBackend):
         # One that an earlier run has left may be a stranger's, and another model than its name says.
         if path not in self._typed:
             self._typed.add(path)
-            typed = typed_model(self.model, plan, table)
+            typed = typed_model(self.model, plan, table, compared=self._compared)
             self.notes += [note for note in typed.notes if note not in self.notes]
             save_typed(typed, path)
         return BuildJob(

@@ -9,18 +9,17 @@ from pathlib import Path
 import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.inference import infer_tensors
 from precisionlab.model.opset import opset_of
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.rewrite.typed.assignment import Assignment, allowed, body_types, planned
+from precisionlab.rewrite.typed.assignment import allowed, body_types, planned
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.constants import Written, clamping_notes
 from precisionlab.rewrite.typed.expand import ExpandHardSwish
-from precisionlab.rewrite.typed.opset import best_opset, convert, least_opset
+from precisionlab.rewrite.typed.opset import Compared, at_opset
 from precisionlab.rewrite.typed.summed import PlainGemm
 from precisionlab.rewrite.typed.types import TypesPass
 
@@ -51,16 +50,18 @@ def typed_model(
     plan: PrecisionPlan,
     table: CalibrationTable | None,
     constants: Constants = Constants.CLAMPED,
+    compared: Compared = lambda converted: None,
 ) -> TypedModel:
     """The model with the plan's precisions as the types of its tensors, and Q/DQ where layers run in int8.
 
     Node names, and the names of the tensors that stay, are the original's; inputs and outputs keep name and type.
     `table` has the ranges of what int8 layers take; None where there are none. `constants` says what becomes of those
-    that half cannot hold: a strongly typed engine computes with what the file holds. A plan of float32 alone gives the
-    original. Raises PlanError where the plan cannot be carried out, ModelError where the model does not allow it.
+    that half cannot hold: a strongly typed engine computes with what the file holds. `compared` is asked of every model
+    at another opset before it is typed. A plan of float32 alone gives the original. Raises PlanError where the plan
+    cannot be carried out, ModelError where the model does not allow it.
     """
     assignment = planned(model, plan, table)
-    graph, notes = _at_opset(model, assignment)
+    graph, notes = at_opset(model, assignment, compared)
     changed = opset_of(graph) != opset_of(model.onnx)
     tensors = infer_tensors(graph) if changed else model.tensors
     assignment = allowed(assignment, graph.graph, opset_of(graph), model, tensors)
@@ -80,23 +81,3 @@ def typed_model(
     check_typed(model, graph)
     notes = (*notes, *assignment.notes, *inner_notes)
     return TypedModel(graph, len(typing.casts) + len(typing.widened), notes, model.data_files, tuple(typing.clamped))
-
-
-def _at_opset(model: Model, assignment: Assignment) -> tuple[ir.Model, tuple[str, ...]]:
-    """A copy of the model at the opset that the assignment is best served by, and what to say of it.
-
-    Where only some nodes' types need a newer one, and the model cannot be converted, it stays as it is.
-    """
-    current = opset_of(model.onnx)
-    least = least_opset(assignment, current)
-    best = best_opset(assignment, model, least)
-    if best == current:
-        return model.onnx.clone(), ()
-    try:
-        return convert(model, best), (f"converted from opset {current} to {best}",)
-    except ModelError as error:
-        if least == current:
-            return model.onnx.clone(), (str(error),)
-        if least == best:
-            raise
-    return convert(model, least), (f"converted from opset {current} to {least}",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
@@ -11,8 +13,10 @@ from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.light import big_as_inputs, restore_big
 from precisionlab.model.opset import opset_of
+from precisionlab.model.subgraphs import subgraphs
 from precisionlab.precision import Precision
 from precisionlab.rewrite.typed.assignment import Assignment, refusals
+from precisionlab.rewrite.typed.restored import restore
 from precisionlab.rewrite.typed.signature import FLOAT
 from precisionlab.rewrite.typed.summed import LEAST_OPSET
 from precisionlab.system.quoting import CPP_ERRORS, cause
@@ -21,6 +25,8 @@ _PER_CHANNEL = 13  # QuantizeLinear and DequantizeLinear take an axis
 _HALF_SCALES = 19  # … and scales in float16 and bfloat16
 # Conv, pooling and others take bfloat16 from 22 on; nothing that a plan needs came later, and older parsers stop soon.
 _NEWEST = 22
+Compared = Callable[[ir.Model], str | None]
+"""In which way a model at another opset, still in float32, gives something else than the original; None: in none."""
 # What the converter replaces by a node with neither its name nor its output's.
 _REPLACED = {"Upsample": "Resize"}
 
@@ -39,10 +45,38 @@ def least_opset(assignment: Assignment, current: int) -> int:
     return needed
 
 
-def best_opset(assignment: Assignment, model: Model, least: int) -> int:
-    """The oldest opset from `least` on at which the fewest nodes are refused their type."""
-    candidates = range(least, max(least, _NEWEST) + 1)
-    return min(candidates, key=lambda opset: (refusals(assignment, model.onnx.graph, opset, model), opset))
+def at_opset(model: Model, assignment: Assignment, compared: Compared) -> tuple[ir.Model, tuple[str, ...]]:
+    """A copy of the model at the opset that the assignment is best served by, and what to say of it.
+
+    Where it cannot be converted to that, or what is converted gives something else, the next best is tried, or the
+    model's own where that will do. Raises ModelError, the first reason, where none is left.
+    """
+    current, faults = opset_of(model.onnx), list[ModelError]()
+    for opset in best_opsets(assignment, model, least_opset(assignment, current)):
+        told = tuple(map(str, faults))
+        if opset == current:
+            return model.onnx.clone(), told
+        try:
+            found = convert(model, opset)
+            fault = compared(found)
+            if fault is None:
+                return found, (*told, f"converted from opset {current} to {opset}")
+            raise ModelError(f"{_not_converted(model, opset)}: {fault}")
+        except ModelError as error:
+            faults.append(error)
+    raise faults[0]
+
+
+def best_opsets(assignment: Assignment, model: Model, least: int) -> list[int]:
+    """Opsets from `least` on, those at which the fewest nodes are refused their type first; the oldest of its like."""
+    oldest: dict[int, int] = {}
+    for opset in range(least, max(least, _NEWEST) + 1):
+        oldest.setdefault(refusals(assignment, model.onnx.graph, opset, model), opset)
+    return [opset for _, opset in sorted(oldest.items())]
+
+
+def _not_converted(model: Model, target: int) -> str:
+    return f"{model.path}: opset {opset_of(model.onnx)} cannot be converted to {target}, which the plan needs"
 
 
 def convert(model: Model, target: int) -> ir.Model:
@@ -52,7 +86,7 @@ def convert(model: Model, target: int) -> ir.Model:
     converter cannot do it.
     """
     graph = model.onnx
-    where = f"{model.path}: opset {opset_of(graph)} cannot be converted to {target}, which the plan needs"
+    where = _not_converted(model, target)
     if graph.functions:
         raise ModelError(f"{where}: the model has local functions; inline them (onnx.inliner) or export it anew")
     light, big = big_as_inputs(graph)
@@ -70,6 +104,7 @@ def convert(model: Model, target: int) -> ir.Model:
     ):
         new.type, new.shape = old.type, old.shape  # the converter infers shapes, and says more than the model does
     _name_replaced(graph.graph, found.graph, where)
+    restore(graph, found, opset_of(graph), target)
     found.ir_version = max(
         graph.ir_version, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", target)])
     )
@@ -80,7 +115,7 @@ def convert(model: Model, target: int) -> ir.Model:
 
 
 def _name_replaced(old: ir.Graph, new: ir.Graph, where: str) -> None:
-    """Give what the converter made for a node the node's name back, and its output's."""
+    """Give what the converter made for a node the node's name back, and its output's; those inside of nodes too."""
     there = {node.name for node in new}
     known = {node.name for node in old}
     for op_type, successor in _REPLACED.items():
@@ -92,6 +127,10 @@ def _name_replaced(old: ir.Graph, new: ir.Graph, where: str) -> None:
             replacement.name = node.name
             if not replacement.outputs[0].is_graph_output():
                 replacement.outputs[0].name = node.outputs[0].name
-    missing = known - {node.name for node in new}
+    converted = {node.name: node for node in new}
+    missing = known - converted.keys()
     if missing:
         raise ModelError(f"{where}: the converter loses node {min(map(str, missing))}; export the model anew")
+    for node in old:
+        for (_, body), (_, made_of) in zip(subgraphs(node), subgraphs(converted[node.name]), strict=True):
+            _name_replaced(body, made_of, where)
