@@ -15,6 +15,7 @@ class EngineOptions:
     of a precision are built at most. `store` is where engines are kept between runs; None: in the run's folder.
     `compute` is the compute capability that is compiled for where no GPU is here, such as `SM80`. `hold_float` holds in
     float what the plan has so beside int8: TensorRT may else run any layer in it that has scales on both sides.
+    `plugins` are libraries of plugins that TensorRT is to load.
     """
 
     shapes: tuple[str, ...] = ()
@@ -26,3 +27,4 @@ class EngineOptions:
     store: str | None = None
     compute: str | None = None
     hold_float: bool = False
+    plugins: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_OPTIONS = (
+_BUILDING = (
     click.option(
         "--shapes",
         "engine_shapes",
@@ -28,6 +28,16 @@ _OPTIONS = (
         metavar="SIZE",
         help="Engines: bytes of layer outputs to look at in one engine; 0 looks at none.",
     ),
+    click.option(
+        "--plugins",
+        multiple=True,
+        type=click.Path(),
+        metavar="LIBRARY",
+        help="Engines: load this library of TensorRT plugins first; may be given again.",
+    ),
+)
+"""How each engine is built and looked at."""
+_SEARCHING = (
     click.option("--prefer", is_flag=True, help="Engines: pins are wishes (PREFER, not OBEY)."),
     click.option(
         "--hold-float",
@@ -38,25 +48,45 @@ _OPTIONS = (
     click.option("--builds", default=8, show_default=True, help="Engines: build no more of each precision than this."),
     click.option("--engines", type=click.Path(), help="Engines: keep them here.  [default: in the run's folder]"),
 )
+"""How engines of plans are searched and kept."""
 
 
-def engine_options(command: Command) -> Command:
-    """Give a command the options that say how engines are built."""
-    for option in reversed(_OPTIONS):
+def build_options(command: Command) -> Command:
+    """Give a command the options that say how one engine is built."""
+    for option in reversed(_BUILDING):
         command = option(command)
     return command
 
 
-def engine_options_of(given: Mapping[str, Any]) -> EngineOptions:
-    """What was given for them. Raises OptionError."""
-    from precisionlab.backends.options import EngineOptions
-    from precisionlab.system.parsing import check_at_least, parse_size
+def engine_options(command: Command) -> Command:
+    """Give a command all options on engines."""
+    for option in reversed(_SEARCHING):
+        command = option(command)
+    return build_options(command)
 
-    check_at_least(1, builds=given["builds"])
+
+def build_options_of(given: Mapping[str, Any]) -> EngineOptions:
+    """What was given for the options of one engine. Raises OptionError."""
+    from precisionlab.backends.options import EngineOptions
+    from precisionlab.system.parsing import parse_size
+
     return EngineOptions(
         shapes=tuple(given["engine_shapes"]),
         workspace=parse_size(given["workspace"], "workspace"),
         observe=parse_size(given["observe"], "observe") or 0,
+        plugins=tuple(given["plugins"]),
+    )
+
+
+def engine_options_of(given: Mapping[str, Any]) -> EngineOptions:
+    """What was given for all of them. Raises OptionError."""
+    from dataclasses import replace
+
+    from precisionlab.system.parsing import check_at_least
+
+    check_at_least(1, builds=given["builds"])
+    return replace(
+        build_options_of(given),
         prefer=given["prefer"],
         calibrate=given["engine_calibration"],
         hold_float=given["hold_float"],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+from precisionlab.cli.engines import build_options, build_options_of
 
 if TYPE_CHECKING:
     from precisionlab.results.fidelity import FidelityResult, PrecisionFidelity
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What TensorRT's kernels in half keep sums in: float32, half, half-single.",
 )
+@build_options
 @click.option("--samples", type=int, help="Use so many samples, chosen by the seed.")
 @click.option("--seed", default=0, show_default=True, help="Seed of that choice.")
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def fidelity_command(
     ctx: click.Context,
+    /,
     model: str,
     data: str,
     precisions: str,
@@ -59,6 +63,7 @@ def fidelity_command(
     skip_bad: bool,
     threads: int | None,
     out: str | None,
+    **engine: Any,
 ) -> None:
     """Hold the emulation of MODEL against real low-precision arithmetic, layer by layer, without pins.
 
@@ -83,6 +88,7 @@ def fidelity_command(
             threads=threads,
             skip_bad=skip_bad,
             out=out,
+            engine=build_options_of(engine),
             observer=observer,
         )
     print_fidelity(result, sys.stdout)

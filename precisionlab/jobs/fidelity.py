@@ -68,6 +68,7 @@ def fidelity(
     threads: int | None = None,
     skip_bad: bool = False,
     out: str | Path | None = None,
+    engine: EngineOptions | None = None,
     page: bool = True,
     observer: Observer | None = None,
 ) -> FidelityResult:
@@ -79,8 +80,8 @@ def fidelity(
     either. `kernels` says whose rounding inside of layers in half is emulated: "tensorrt", as a sweep has it, by
     default against engines, or "onnxruntime", by default against "cuda"; `sums` what TensorRT's keep their sums in:
     "float32", "half" or "half-single". With TensorRT's kernels the constants that ONNX Runtime is given are clamped
-    like the emulation's, else both have them rounded. Writes fidelity.json, fidelity.csv and fidelity.html (not without
-    `page`) to `out`, by default `reports/<model>-fidelity`.
+    like the emulation's, else both have them rounded. `engine` says how engines are built. Writes fidelity.json,
+    fidelity.csv and fidelity.html (not without `page`) to `out`, by default `reports/<model>-fidelity`.
 
     Raises PrecisionLabError for input that cannot be used; OptionError where this machine has no real arithmetic in a
     precision.
@@ -112,7 +113,10 @@ def fidelity(
         model_at = loaded if layers == PATTERNS else one_node_layers(loaded)
         local = OnnxRuntimeBackend(model_at, next(iter(dataset)), threads, memory=default_memory())
         job = _Job(local, arithmetic, dataset, folder, observer)
-        found = tuple(job.engines(p, against) if against != CUDA else job.real(p, where) for p in wanted)
+        found = tuple(
+            job.engines(p, against, engine or EngineOptions()) if against != CUDA else job.real(p, where)
+            for p in wanted
+        )
         facts = {
             **_facts(local.model, dataset, against, where, seed),
             "layers": layers,
@@ -149,11 +153,10 @@ class _Job:
         optimised, note = self._optimised(plan, table, where)
         return self._result(precision, emulated, found, unsupported, where.name, optimised, note)
 
-    def engines(self, precision: Precision, against: str) -> PrecisionFidelity:
+    def engines(self, precision: Precision, against: str, options: EngineOptions) -> PrecisionFidelity:
         """Against engines of TensorRT: what a layer's output has inherited, and the final outputs."""
         plan, table = self._plan(precision)
         emulated = self._compared(f"{precision}, emulated", self._local, plan, table, introduced=False)
-        options = EngineOptions()
         with open_engines(
             against, self._local, self._dataset, self._dataset, options, self._folder, self._observer
         ) as engine:

@@ -79,6 +79,8 @@ ABSENT = {
     "ILayer.reset_output_type": Absent(STRONG, _PINS),
     "ILayer.reset_precision": Absent(STRONG, _PINS),
     "ILayer.set_output_type": Absent(STRONG, _PINS),
+    "IPluginRegistry.all_creators": Absent(OLD, "_registered asks the registry for it"),
+    "IPluginRegistry.plugin_creator_list": Absent(STRONG, "_registered has all_creators there"),
     "INetworkDefinition.mark_debug": Absent(OLD, "mark_debug asks Features.debug_tensors first"),
     "IProgressMonitor": Absent(OLD, "make_monitor asks the module for it"),
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": Absent(STRONG, "Features.implicit_batch"),

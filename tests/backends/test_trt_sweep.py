@@ -22,6 +22,7 @@ import pytest
 from bindings.cudapython import cuda_python
 from bindings.setup import bindings, unsupported
 from click.testing import CliRunner
+from doubled import DOUBLE, TESTS, arrange
 from models import DIGITS, load, proto
 from rtx import drive, needs_rtx
 
@@ -43,20 +44,9 @@ from precisionlab.search.outcome import EngineResult
 from precisionlab.system.observer import Silent
 
 MODEL = DIGITS / "digits.onnx"
-TESTS = Path(__file__).parents[1]
-DOUBLE = TESTS / "double"
 SAMPLES = 8
 
 needs_bindings = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
-
-
-def arrange(patch: pytest.MonkeyPatch, folder: Path, **settings: Any) -> None:
-    """Put the double in TensorRT's place, in this process and its children; `settings` are those of the double."""
-    file = folder / "double.json"
-    file.write_text(json.dumps(settings))
-    patch.setenv("TENSORRT_DOUBLE", str(file))
-    patch.setattr(sys, "path", [str(DOUBLE), str(TESTS), *sys.path])
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(DOUBLE), str(TESTS)]))
 
 
 @pytest.fixture

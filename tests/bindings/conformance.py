@@ -33,6 +33,7 @@ CONVENTION = {
     "inspector": "EngineInspector",
     "timing_cache": "ITimingCache",
     "error": "ParserError",
+    "registry": "IPluginRegistry",
 }
 """What a parameter, field or variable of type Any with this name is (a leading underscore does not count)."""
 

@@ -15,12 +15,13 @@ from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.buffers import widened
-from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, LayerPin, Profile
+from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, LayerPin
 from precisionlab.backends.tensorrt.latency import times_of_layers
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.observation import differs, eligible, groups
 from precisionlab.backends.tensorrt.pin_report import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
+from precisionlab.backends.tensorrt.settings import EngineSettings
 from precisionlab.backends.tensorrt.strays import int8_beyond
 from precisionlab.backends.tensorrt.tactics import LayerSum, sums_of
 from precisionlab.calibration.cache import write_cache
@@ -72,38 +73,6 @@ class Engines(Protocol):
     def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
         """The time of one run, and of each of the engine's layers in it, in milliseconds."""
         ...
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How engines are built. `folder` is where they are kept, `observe` the bytes of tensors looked at in one engine.
-
-    `obey` is false where pins are only preferred. `calibrate` lets TensorRT calibrate INT8 by itself. `compute`
-    is the compute capability to compile for, where the GPU is not here. `hold_float` holds what the plan has in float
-    beside int8, whatever has scales.
-    """
-
-    folder: Path
-    profiles: Mapping[str, Profile] = field(default_factory=dict)
-    obey: bool = True
-    calibrate: bool = False
-    workspace: int | None = None
-    observe: int = 256 * 1024**2
-    compute: str | None = None
-    hold_float: bool = False
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """These settings as text, for run.json."""
-        profiles = {name: f"{shapes.min},{shapes.opt},{shapes.max}" for name, shapes in self.profiles.items()}
-        return {
-            "constraints": "obey" if self.obey else "prefer",
-            "float_layers": "held beside int8" if self.hold_float else "free beside int8",
-            "int8_ranges": "TensorRT's own calibration" if self.calibrate else "calibration cache",
-            "workspace": "TensorRT's own limit" if self.workspace is None else f"{self.workspace} bytes",
-            "observed_in_one_engine": f"{self.observe} bytes",
-            **{f"shapes of {name}": text for name, text in profiles.items()},
-        }
 
 
 @dataclass(frozen=True)
@@ -287,6 +256,7 @@ class TensorRTBackend(EngineBackend):
             workspace=settings.workspace,
             timing_cache=settings.folder / "timing.cache",
             strict_nans=self._engines.features.strict_nans,
+            plugins=settings.digests,
         )
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency
 from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.backends.tensorrt.plugins import Plugins
 from precisionlab.backends.tensorrt.process import EngineProcess
 from precisionlab.backends.tensorrt.service import Facts, service
 from precisionlab.backends.tensorrt.store import EngineStore, key_of
@@ -25,22 +26,31 @@ class ChildEngines:
     """Builds and runs engines in a process of its own, which is started anew where it has died."""
 
     def __init__(
-        self, module: str, model: Model, samples: Dataset, store: EngineStore, log: Path, observer: Observer
+        self,
+        module: str,
+        model: Model,
+        samples: Dataset,
+        store: EngineStore,
+        log: Path,
+        observer: Observer,
+        plugins: tuple[Plugins, ...] = (),
     ) -> None:
         """`module` is TensorRT's; `samples` are those that it calibrates on, where it does that by itself.
 
-        Raises EngineError where TensorRT cannot be used.
+        `plugins` are loaded before anything else. Raises EngineError where TensorRT cannot be used, OptionError where a
+        library of plugins cannot be loaded.
         """
         self._module = module
         self._model = model
         self._samples = samples
         self._store = store
         self._observer = observer
-        self._process = EngineProcess(service, module, log, log=log)
+        self._process = EngineProcess(service, module, log, plugins, log=log)
         self._loaded: tuple[Path, int] | None = None
         facts: Facts = self._process.call("facts", what="looking for the GPU")
         self.features: Features = facts.features
         self.device: str | None = facts.device
+        self.notes: tuple[str, ...] = facts.notes
 
     def __enter__(self) -> ChildEngines:
         return self

@@ -53,7 +53,8 @@ class BuildJob:
     such as `SM89` (TensorRT-RTX alone); None for the GPU that is here. `label` is what a typed model is called, whose
     plan the job does not tell. `strict_nans` keeps TensorRT from folding what would hide a NaN. `marked_as` are the
     half precisions that marked tensors are to be stored in; others stay as the network has them, float32 by default,
-    which would let a kernel write what it has not rounded.
+    which would let a kernel write what it has not rounded. `plugins` are the SHA-256 of the libraries of plugins that
+    its process has loaded.
     """
 
     model: Path
@@ -72,6 +73,7 @@ class BuildJob:
     label: str = ""
     strict_nans: bool = False
     marked_as: Mapping[str, Precision] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
 
     @property
     def calibrates(self) -> bool:

@@ -254,7 +254,7 @@ def _sentence(error: _ParserError, said: Sequence[str]) -> str:
     if "Plugin not found" in error.description:
         return (
             f"{where} is no operator that this TensorRT knows, and no plugin of that name is loaded; "
-            "load the plugin's library first, or replace the operator"
+            "load the plugin's library with --plugins, or replace the operator"
         )
     if what in ("", "false"):
         return f"{where} is not supported by this TensorRT; replace the operator"

@@ -13,8 +13,10 @@ from precisionlab.backends.registry import RTX, TENSORRT
 from precisionlab.backends.tensorrt.api import RTX as RTX_MODULE
 from precisionlab.backends.tensorrt.api import TENSORRT as TENSORRT_MODULE
 from precisionlab.backends.tensorrt.api import check_installed
-from precisionlab.backends.tensorrt.backend import EngineSettings, TensorRTBackend
+from precisionlab.backends.tensorrt.backend import TensorRTBackend
+from precisionlab.backends.tensorrt.plugins import libraries_of
 from precisionlab.backends.tensorrt.profiles import profiles_for
+from precisionlab.backends.tensorrt.settings import EngineSettings
 from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.backends.tensorrt.typed import TypedBackend
 from precisionlab.data import Dataset
@@ -42,17 +44,19 @@ def open_engines(
     Engines are built for the shapes of `every` sample. Where TensorRT calibrates by itself, it does on the `chosen`.
     Without a GPU, TensorRT-RTX compiles for `options.compute`, and `can_run` of the backend is false.
 
-    Raises EngineError where TensorRT or the GPU cannot be used, OptionError for shapes that do not fit the model.
+    Raises EngineError where TensorRT or the GPU cannot be used, OptionError for shapes that do not fit the model
+    and for libraries of plugins that cannot be loaded.
     """
     from precisionlab.backends.tensorrt.child import ChildEngines
 
     module = MODULES[backend]
     check_installed(module)  # here, before anything is written
+    plugins = libraries_of(options.plugins)
     model = reference.model
     profiles = profiles_for(model, options.shapes, lambda name: every)
     named = None if options.store is None else Path(options.store)
     store = EngineStore(_own_store(folder)) if named is None else EngineStore(named, is_trusted=True)
-    with ChildEngines(module, model, chosen, store, folder / "tensorrt.log", observer) as engines:
+    with ChildEngines(module, model, chosen, store, folder / "tensorrt.log", observer, plugins) as engines:
         if engines.device is None and module != RTX_MODULE:
             raise EngineError(
                 f"TensorRT {engines.features.version} finds no NVIDIA GPU here; use --backend onnxruntime to emulate, "
@@ -67,12 +71,16 @@ def open_engines(
             observe=options.observe,
             hold_float=options.hold_float,
             compute=options.compute if engines.device is None else None,
+            plugins=plugins,
         )
+        opened: TensorRTBackend
         if engines.features.pins:
-            yield TensorRTBackend(reference, engines, settings)
+            opened = TensorRTBackend(reference, engines, settings)
         else:
             compared = compared_on(model, every, reference.threads)
-            yield TypedBackend(reference, engines, settings, backend, compared)
+            opened = TypedBackend(reference, engines, settings, backend, compared)
+        opened.notes.extend(engines.notes)
+        yield opened
 
 
 def _own_store(folder: Path) -> Path:

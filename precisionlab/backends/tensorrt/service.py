@@ -20,6 +20,7 @@ from precisionlab.backends.tensorrt.latency import measure, measure_layers
 from precisionlab.backends.tensorrt.listener import make_listener
 from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
 from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.backends.tensorrt.plugins import Plugins, register_plugins
 from precisionlab.backends.tensorrt.worker import Link
 from precisionlab.errors import EngineError
 
@@ -29,29 +30,33 @@ class Facts:
     """The TensorRT and the GPU of a process.
 
     `device` is the GPU's name, compute capability and driver; None where there is none that it can use,
-    for the reason in `no_gpu`.
+    for the reason in `no_gpu`. `notes` are on libraries of plugins.
     """
 
     features: Features
     device: str | None
     no_gpu: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def service(link: Link, module: str, log: Path) -> Mapping[str, Callable[..., Any]]:
-    """The handlers of one process. Raises EngineError where TensorRT cannot be used.
+def service(link: Link, module: str, log: Path, plugins: tuple[Plugins, ...] = ()) -> Mapping[str, Callable[..., Any]]:
+    """The handlers of one process, in which these libraries of plugins are loaded.
+
+    Raises EngineError where TensorRT cannot be used, OptionError where a library cannot be loaded.
 
     Without a GPU, all but `load`, `run` and `latency` are there: TensorRT-RTX compiles without one.
     """
-    return _Service(link, module, log).handlers()
+    return _Service(link, module, log, plugins).handlers()
 
 
 class _Service:
-    def __init__(self, link: Link, module: str, log: Path) -> None:
+    def __init__(self, link: Link, module: str, log: Path, plugins: tuple[Plugins, ...]) -> None:
         self._link = link
         self._trt = load_tensorrt(module)
         self._cuda, self._no_gpu = _cuda()
         self._keeper = LogKeeper(log)
         self._logger = make_logger(self._trt, self._keeper)
+        self._notes = register_plugins(self._trt, self._logger, plugins, self._keeper)
         self._engine: Engine | None = None
 
     def handlers(self) -> Mapping[str, Callable[..., Any]]:
@@ -66,7 +71,7 @@ class _Service:
 
     def facts(self) -> Facts:
         device = None if self._cuda is None else str(self._cuda.device())
-        return Facts(features_of(self._trt), device, self._no_gpu)
+        return Facts(features_of(self._trt), device, self._no_gpu, self._notes)
 
     def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
         return network_layers(self._trt, model, self._keeper)

@@ -41,7 +41,8 @@ class EngineKey:
     kernels may have, `pins` each pinned layer with its nodes, tensors and precision. `calibration` says where INT8
     ranges come from: the digest of a calibration cache, or of the samples that TensorRT calibrates on; None without
     INT8. `module` and `version` are TensorRT's, `device` is the GPU: its name, compute capability and driver.
-    `profiles` are (input, min, opt, max), `marked_as` (tensor, precision).
+    `profiles` are (input, min, opt, max), `marked_as` (tensor, precision),
+    `plugins` the SHA-256 of each library of plugins.
     """
 
     model: str
@@ -56,6 +57,7 @@ class EngineKey:
     workspace: int | None
     compute: str | None
     strict_nans: bool
+    plugins: tuple[str, ...]
     module: str
     version: str
     device: str
@@ -85,6 +87,7 @@ def key_of(
         workspace=job.workspace,
         compute=job.compute,
         strict_nans=job.strict_nans,
+        plugins=tuple(sorted(job.plugins)),
         module=module,
         version=version,
         device=device,

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.tensorrt.backend import Engines, EngineSettings, Inside, TensorRTBackend
+from precisionlab.backends.tensorrt.backend import Engines, Inside, TensorRTBackend
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
 from precisionlab.backends.tensorrt.matching import FLOATS
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.pin_report import PinReport, reports_of
+from precisionlab.backends.tensorrt.settings import EngineSettings
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -66,6 +67,7 @@ class TypedBackend(TensorRTBackend):
             workspace=settings.workspace,
             compute=settings.compute,
             strict_nans=self._engines.features.strict_nans,
+            plugins=settings.digests,
             label=f"{self.model.name} ({plan.default}, {counted(len(plan.pins), 'pin')})",
         )
 

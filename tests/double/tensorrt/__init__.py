@@ -32,6 +32,7 @@ from ._interfaces import (
 )
 from ._network import ILayer, INetworkDefinition, ITensor
 from ._parser import OnnxParser, ParserError
+from ._plugins import IPluginRegistry, get_plugin_registry, init_libnvinfer_plugins
 
 __version__ = "10.14.1.48.post1"
 
@@ -51,6 +52,7 @@ __all__ = [
     "INetworkDefinition",
     "IOptimizationProfile",
     "IOutputAllocator",
+    "IPluginRegistry",
     "IProfiler",
     "IProgressMonitor",
     "ITensor",
@@ -66,4 +68,6 @@ __all__ = [
     "TensorFormat",
     "TensorIOMode",
     "TensorLocation",
+    "get_plugin_registry",
+    "init_libnvinfer_plugins",
 ]

@@ -23,6 +23,7 @@ from precisionlab.rewrite.observe import Flow, segments
 from ._builder import MAGIC
 from ._choice import model_of
 from ._interfaces import ILogger, LayerInformationFormat, _Log
+from ._plugins import OWN, REGISTRY
 from ._settings import maybe_crash, settings
 
 IExecutionContext = stub.IExecutionContext
@@ -54,6 +55,12 @@ class _Plan:
         self.kernels = [(name, layer, nodes, Precision(p)) for name, layer, nodes, p in self._told["kernels"]]
         self.profile: dict[str, Any] = self._told["profile"]
         self.detailed: bool = self._told["detailed"]
+
+    @property
+    def plugins(self) -> set[str]:
+        """The plugins that it runs."""
+        nodes = self.model.onnx.graph
+        return {node.op_type for node in nodes if node.op_type in OWN or node.domain not in ("", "ai.onnx")}
 
     def spec(self) -> Spec:
         """The engine for the stub to run."""
@@ -142,7 +149,14 @@ class Runtime(stub.Runtime):
         content = bytes(serialized_engine)
         if super().deserialize_cuda_engine(content) is None:
             return None
-        return ICudaEngine(self.logger, _Plan(content))
+        plan = _Plan(content)
+        if missing := [name for name in sorted(plan.plugins) if not REGISTRY._has(name)]:
+            self.logger.log(
+                "ERROR",
+                f"IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: {missing[0]})",
+            )
+            return None
+        return ICudaEngine(self.logger, plan)
 
 
 class ICudaEngine(stub.ICudaEngine):

@@ -58,6 +58,7 @@ class LayerType(enum.Enum):
     CONSTANT = enum.auto()
     IDENTITY = enum.auto()
     SHAPE = enum.auto()
+    PLUGIN_V3 = enum.auto()
 
 
 class _Checked(type):

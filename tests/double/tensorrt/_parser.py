@@ -12,6 +12,7 @@ import onnx
 
 from ._interfaces import DataType, ILogger, LayerType, _Log
 from ._network import ILayer, INetworkDefinition, ITensor, Shape
+from ._plugins import OWN, REGISTRY
 
 _KINDS = {
     **dict.fromkeys(("Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu"), LayerType.ACTIVATION),
@@ -123,6 +124,8 @@ class _Reading:
                 self._add(_name_of(node), LayerType.ELEMENTWISE, node, [product, *bias], node.output[0])
             case "Flatten":
                 self._flatten(node)
+            case _ if node.op_type in OWN or node.domain not in ("", "ai.onnx"):
+                return self._plugin(node)
             case _ if node.op_type in _KINDS and node.domain in ("", "ai.onnx"):
                 rank = max((len(self._shape(name)) for name in node.input), default=0)
                 fewest = 1 if node.op_type in _OWN_WEIGHTS else len(node.input)
@@ -131,6 +134,17 @@ class _Reading:
                 )
             case _:
                 return False
+        return True
+
+    def _plugin(self, node: onnx.NodeProto) -> bool:
+        """A layer of a plugin; false where the registry has none of that name."""
+        if not REGISTRY._has(node.op_type):
+            return False
+        inputs = self._operands(node, 0, len(node.input))
+        outputs = [self._tensor(name) for name in node.output]
+        metadata = f"[ONNX Layer: {_name_of(node)}]"
+        self.layers.append(ILayer(self._unique(_name_of(node)), LayerType.PLUGIN_V3, metadata, inputs, outputs))
+        self.tensors |= {tensor.name: tensor for tensor in outputs}
         return True
 
     def _flatten(self, node: onnx.NodeProto) -> None:
