@@ -36,7 +36,7 @@ THOROUGH = frozenset(
             "planted",
             "real_models",
         ),
-        *("strange_runs", "streams", "trt_plugins", "trt_sweep", "two_users", "typed"),
+        *("rtx_layers", "strange_runs", "streams", "trt_plugins", "trt_sweep", "two_users", "typed"),
     }
 )
 """Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""

@@ -112,9 +112,8 @@ from precisionlab.errors import OptionError
 )
 @click.option(
     "--layers",
-    default="patterns",
-    show_default=True,
-    help="The units that are pinned: patterns, or compiled: the fused kernels of an engine.",
+    help="The units that are pinned: patterns, or compiled: the fused kernels of an engine. Default: patterns; "
+    "compiled with tensorrt-rtx.",
 )
 @click.option(
     "--kernels",
@@ -161,7 +160,7 @@ def sweep_command(
     holdout: str,
     seed: int,
     shapes: tuple[str, ...],
-    layers: str,
+    layers: str | None,
     random: bool,
     max_cost: str | None,
     kernels: str,

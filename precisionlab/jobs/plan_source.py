@@ -10,7 +10,7 @@ from precisionlab.data.hook import is_hook
 from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluate.prepare import Source
 from precisionlab.model import Model
-from precisionlab.model.compiled import with_compiled_layers
+from precisionlab.model.compiled import Fusions, with_compiled_layers
 from precisionlab.plan.file import read_plan_content
 from precisionlab.system.plainfiles import is_there
 
@@ -88,11 +88,16 @@ def model_of(run: Mapping[str, Any], plan: Path) -> str:
 
 def with_layers_of(run: Mapping[str, Any], model: Model) -> Model:
     """The model with its nodes grouped into layers as they were in the run. Raises PlanError where they do not fit."""
+    return grouped_as_in(run, model)[0]
+
+
+def grouped_as_in(run: Mapping[str, Any], model: Model) -> tuple[Model, Fusions | None]:
+    """As `with_layers_of`, and how far a compiled engine's layers differ from our patterns; None where it is these."""
     groups = run.get("layers", {}).get("groups") if run else None
     if not groups:
-        return model
+        return model, None
     try:
-        return with_compiled_layers(model, [tuple(map(str, group)) for group in groups])[0]
+        return with_compiled_layers(model, [tuple(map(str, group)) for group in groups])
     except (TypeError, EngineError) as error:
         raise PlanError(f"the run's `layers` do not fit the model: {error}") from None
 

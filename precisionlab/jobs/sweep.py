@@ -59,7 +59,7 @@ def sweep(
     random: bool = False,
     max_cost: str | float | None = None,
     skip_bad: bool = False,
-    layers: str = "patterns",
+    layers: str | None = None,
     kernels: str = "tensorrt",
     sums: str = "float32",
     engine: EngineOptions | None = None,
@@ -89,7 +89,8 @@ def sweep(
     GPU are.
 
     `layers` "compiled" takes the fused kernels of an engine as the units that are emulated and pinned, in the place of
-    our patterns: of the backend's, or where that builds none of one that TensorRT-RTX compiles.
+    our "patterns": of the backend's, or where that builds none of one that TensorRT-RTX compiles. With "tensorrt-rtx"
+    that is the default, and patterns where it compiles nothing (which is said); a plan keeps the layers of its run.
 
     `kernels` says whose rounding inside of layers in half is emulated: "tensorrt", or "onnxruntime" (its CUDA
     provider's). `sums` is what TensorRT's kernels in half keep the running sum of their products in: "float32", and
@@ -214,8 +215,9 @@ def _facts(
     """The content of `run.json`."""
     options, target = work.options, request.run.target
     facts = run_facts(
-        work.ready, request.source, options, target, results, work.engines, work.fusions, work.run.path, seconds
+        work.ready, request.source, options, target, results, work.engines, work.grouped.fusions, work.run.path, seconds
     )
+    facts["layers"]["note"] = work.grouped.note
     facts["judging"] = list(work.judging.notes)
     facts["arithmetic"] = {**options.arithmetic.to_plain(), "words": options.arithmetic.words}
     facts["reference"] = grounds.to_dict({p.value: options.tolerance_of(p) for p in options.precisions})

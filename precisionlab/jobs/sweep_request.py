@@ -33,7 +33,7 @@ class RunOptions:
     """Where and with what the work is done.
 
     `out` None: `reports/<model>`. `device` is what the emulation runs on, `target` the GPU that costs are estimated
-    for. `grouping` says where layers come from.
+    for. `grouping` says where layers come from; None: as the backend has it by default.
     """
 
     backend: str
@@ -43,7 +43,7 @@ class RunOptions:
     device: str
     processes: int | None
     dask: str | None
-    grouping: Grouping
+    grouping: Grouping | None
     target: DevicePeaks
     engine: EngineOptions
 
@@ -132,7 +132,7 @@ def run_options(
     device: str,
     processes: int | None,
     dask: str | None,
-    layers: str,
+    layers: str | None,
     target: str,
     engine: EngineOptions | None,
 ) -> RunOptions:
@@ -142,7 +142,7 @@ def run_options(
     """
     check_workers(threads, processes)
     device_of(device)
-    grouping = parse_grouping(layers)
+    grouping = None if layers is None else parse_grouping(layers)
     if grouping is Grouping.COMPILED and (processes or dask):
         raise OptionError("layers from a compiled engine are known to this process alone; leave --processes and --dask")
     return RunOptions(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.registry import EMULATION
 from precisionlab.compare.errors import STATISTICS
 from precisionlab.compare.judging import Judging
@@ -16,10 +16,10 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.prepare import Prepared, prepare
 from precisionlab.evaluate.run_folder import RunFolder
 from precisionlab.evaluate.task_metric import source_of
+from precisionlab.jobs.grouping import Grouped, as_compiled, as_the_plan, by_default
 from precisionlab.jobs.sweep_checks import check_choosable, check_precisions
 from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
 from precisionlab.model import Model, load_model
-from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
 from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
 from precisionlab.model.portable import tensorrt_notes
 from precisionlab.plan.assign import read_plan_for
@@ -28,7 +28,7 @@ from precisionlab.precision import Precision
 from precisionlab.rewrite.gates import WEIGHT_SCALES
 from precisionlab.search.cost import CostModel
 from precisionlab.search.on_engine import Compiler, EngineStage
-from precisionlab.search.options import Grouping, Options, check_calibration
+from precisionlab.search.options import Options, check_calibration
 from precisionlab.system.executors import open_executor
 from precisionlab.system.lock import held_folder
 from precisionlab.system.observer import Observer
@@ -44,7 +44,7 @@ class SweepWork:
 
     `options` are the request's, as the plan that is asked for and the backend have them. `plan` is that plan, None
     where pins are searched for. `engines` None: all is emulated; `stage` measures on them where they can run here,
-    `compiler` only compiles. `fusions` are what was made of a compiled engine's kernels, where layers come from there.
+    `compiler` only compiles. `grouped` says where the layers come from.
     """
 
     options: Options
@@ -57,7 +57,7 @@ class SweepWork:
     engines: EngineBackend | None
     stage: EngineStage | None
     compiler: Compiler | None
-    fusions: Fusions | None
+    grouped: Grouped
 
 
 @contextmanager
@@ -66,37 +66,42 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
 
     Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
     """
-    loaded = _loaded(request.model, observer)
-    plan = _plan_of(request, loaded)
-    options = _as_planned(request.options, plan)
-    check_precisions(loaded, options, plan)
     run = request.run
+    grouped = as_the_plan(_loaded(request.model, observer), request.plan, run)
+    plan = _plan_of(request, grouped.model)
+    options = _as_planned(request.options, plan)
+    check_precisions(grouped.model, options, plan)
     with open_executor(run.processes, run.dask) or nullcontext() as executor, ExitStack() as opened:
-        folder = run.out or _default_folder(loaded, plan)
+        folder = run.out or _default_folder(grouped.model, plan)
         opened.enter_context(held_folder(folder, observer.note))
-        ready = prepare(loaded, request.source, options.metric, run.threads, executor, observer, run.memory, run.device)
+        given = grouped.model
+        ready = prepare(given, request.source, options.metric, run.threads, executor, observer, run.memory, run.device)
         how = replace(run.engine, compute=run.target.capability.upper())
-        fusions = None
-        if run.grouping is Grouping.COMPILED:
-            loaded, fusions = _compiled_layers(run.compiler, loaded, ready, how, folder, options, observer)
-            ready = ready.of(loaded, run.threads)
-            plan = _plan_of(request, loaded)
+        opening = partial(ready.engines, options=how, folder=folder, observer=observer)
+        if plan is None:
+            grouped = by_default(grouped, run, options, opening, observer)
+        grouped = as_compiled(grouped, run, options, opening, observer)
+        if grouped.model is not given:
+            ready = ready.of(grouped.model, run.threads)
+            plan = _plan_of(request, grouped.model)
+        for said in (grouped.note, "" if grouped.fusions is None else grouped.fusions.text):
+            if said:
+                observer.note(said)
         engines = None
         if run.backend != EMULATION:
             engines = opened.enter_context(ready.engines(run.backend, how, folder, observer))
             options = replace(options, no_new_precision=not engines.is_typed, typed=engines.is_typed)
             check_choosable(engines, options, plan)
-        yield _work(run, options, plan, loaded, ready, engines, fusions, folder, observer)
+        yield _work(run, options, plan, ready, engines, grouped, folder, observer)
 
 
 def _work(
     run: RunOptions,
     options: Options,
     plan: PrecisionPlan | None,
-    model: Model,
     ready: Prepared,
     engines: EngineBackend | None,
-    fusions: Fusions | None,
+    grouped: Grouped,
     folder: Path,
     observer: Observer,
 ) -> SweepWork:
@@ -104,7 +109,7 @@ def _work(
     judging = ready.judging(*map(options.tolerance_of, (Precision.FP32, *options.precisions)))
     for note in judging.notes:
         observer.note(note)
-    kept = RunFolder(folder, _context(model, ready, options, engines), observer.note)
+    kept = RunFolder(folder, _context(grouped.model, ready, options, engines), observer.note)
     judging = ready.with_groups(judging, kept, observer)
     stage, compiler = None, None
     if engines is not None and engines.can_run:
@@ -112,7 +117,7 @@ def _work(
     elif engines is not None:
         compiler = Compiler(engines, observer)
     evaluator = replace(ready.evaluator(kept, observer, judging), arithmetic=options.arithmetic)
-    return SweepWork(options, plan, ready, cost, judging, kept, evaluator, engines, stage, compiler, fusions)
+    return SweepWork(options, plan, ready, cost, judging, kept, evaluator, engines, stage, compiler, grouped)
 
 
 def _loaded(path: Path, observer: Observer) -> Model:
@@ -139,24 +144,6 @@ def _as_planned(options: Options, plan: PrecisionPlan | None) -> Options:
         return options
     check_calibration(plan.calibration)
     return replace(options, precisions=(plan.default,), around=plan.around)
-
-
-def _compiled_layers(
-    backend: str,
-    model: Model,
-    ready: Prepared,
-    how: EngineOptions,
-    folder: Path,
-    options: Options,
-    observer: Observer,
-) -> tuple[Model, Fusions]:
-    """The model with the fusions of an engine as its layers: in half precision where that is swept, else in float32."""
-    precision = Precision.FP16 if Precision.FP16 in options.precisions else Precision.FP32
-    with ready.engines(backend, how, folder, observer) as engines:
-        kernels = engines.kernels(precision)
-    found, fusions = with_compiled_layers(model, completed(model, kernels))
-    observer.note(fusions.text)
-    return found, fusions
 
 
 def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:

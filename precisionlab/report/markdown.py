@@ -92,6 +92,8 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
         found.append(f"> Rows with “engine” were **measured** on {text(engines['device'])}; others were emulated.")
     if engines is not None and (said := nans_line(engines)):
         found.append(f"> {text(said)}.")
+    if note := run["layers"].get("note"):
+        found.append(f"> {text(note)}.")
     if held := run["layers"].get("held"):  # runs of older versions do not say
         found.append(f"> {text(held)}.")
     found += [f"> {text(note)}." for note in run.get("judging", ())]

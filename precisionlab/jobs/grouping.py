@@ -1,0 +1,88 @@
+"""Where a sweep's layers come from: our patterns, or the fused kernels of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from precisionlab.backends.engine import EngineBackend
+from precisionlab.backends.registry import RTX
+from precisionlab.errors import EngineError
+from precisionlab.jobs.plan_source import grouped_as_in, run_beside
+from precisionlab.jobs.sweep_request import RunOptions
+from precisionlab.model import Model
+from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
+from precisionlab.precision import Precision
+from precisionlab.search.options import Grouping, Options
+from precisionlab.system.observer import Observer
+
+Opener = Callable[[str], AbstractContextManager[EngineBackend]]
+"""Opens the backend of this name on the model at hand."""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A model with its layers. `fusions` are what was made of an engine's kernels; None where our patterns are taken.
+
+    `note` says why these are taken with a backend whose own fusions are the layers by default; empty otherwise.
+    """
+
+    model: Model
+    fusions: Fusions | None = None
+    note: str = ""
+
+
+def as_the_plan(model: Model, plan: Path | None, run: RunOptions) -> Grouped:
+    """The model with the layers that the user's own plan was found for, unless patterns are asked for.
+
+    Raises PlanError where the run beside the plan cannot be read, or has another model's layers.
+    """
+    if plan is None or run.grouping is Grouping.PATTERNS:
+        return Grouped(model)
+    return Grouped(*grouped_as_in(run_beside(plan), model))
+
+
+def as_compiled(known: Grouped, run: RunOptions, options: Options, engines: Opener, observer: Observer) -> Grouped:
+    """The model with an engine's fusions as its layers, where these are asked for.
+
+    Raises EngineError where they cannot be had.
+    """
+    if run.grouping is not Grouping.COMPILED:
+        return known
+    return _compiled(known.model, run, options, engines, observer)
+
+
+def by_default(known: Grouped, run: RunOptions, options: Options, engines: Opener, observer: Observer) -> Grouped:
+    """The model with the layers that the backend has where none are asked for, and no plan of the user's has some.
+
+    With TensorRT-RTX, whose compiler runs on every machine, they are its own. Where these cannot be had, layers are
+    our patterns, and `note` says why.
+    """
+    if run.grouping is not None or run.backend != RTX:
+        return known
+    if run.processes or run.dask:
+        return Grouped(known.model, note=_note("those of a compiled engine are known to one process alone"))
+    try:
+        return _compiled(known.model, run, options, engines, observer)
+    except EngineError as error:
+        return Grouped(known.model, note=_note(str(error)))
+
+
+def _note(why: str) -> str:
+    return f"Layers are fused by our patterns, and not as {RTX} does it, which may keep apart what they join: {why}"
+
+
+def _compiled(model: Model, run: RunOptions, options: Options, engines: Opener, observer: Observer) -> Grouped:
+    precision = _typed_as(options)
+    observer.note(f"layers: the model is compiled in {precision}, to take the engine's fused kernels for its layers")
+    with engines(run.compiler) as backend:
+        kernels = backend.kernels(precision)
+    return Grouped(*with_compiled_layers(model, completed(model, kernels)))
+
+
+def _typed_as(options: Options) -> Precision:
+    """What the engine is compiled in: half precision where that is swept, or stands around int8; else float32."""
+    floats = [p for p in (*options.precisions, options.around) if p.is_low_float]
+    return Precision.FP16 if Precision.FP16 in floats else floats[0] if floats else Precision.FP32
