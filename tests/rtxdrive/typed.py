@@ -1,4 +1,7 @@
-"""Gives strongly typed models to TensorRT-RTX: `typed.py build|parse MODEL…`; every dynamic dimension is 2.
+"""Gives strongly typed models to TensorRT-RTX: `typed.py build|parse MODEL… [--target=SM89]`.
+
+Every dynamic dimension is 2. `weights` says whether the engine holds four weights of 1.2345678 in a row as float32, and
+eight of them as half.
 
 Prints for each model the interface of its network (name and type of inputs and of outputs), the errors, and what the
 builder logs of the engine's layers (parsing alone: nothing). `accumulation` is what the engine's GEMMs say of their
@@ -12,10 +15,14 @@ import re
 import sys
 from typing import Any
 
+import numpy as np
 import tensorrt_rtx as trt
 
 from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
 
+WEIGHT = np.float32(1.2345678)
+MODELS = [given for given in sys.argv[2:] if not given.startswith("--")]
+TARGETS = [given.removeprefix("--target=") for given in sys.argv[2:] if given.startswith("--")]
 keep = LogKeeper()
 logger = make_logger(trt, keep)
 builder = trt.Builder(logger)
@@ -35,6 +42,9 @@ def given(path: str, build: bool) -> dict[str, Any]:
         return {"interface": interface, "errors": []}
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    for target in TARGETS:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
     profile = builder.create_optimization_profile()
     for tensor in inputs:
         shape = [2 if dim < 0 else dim for dim in tensor.shape]
@@ -44,7 +54,14 @@ def given(path: str, build: bool) -> dict[str, Any]:
     errors = [] if built is not None else [str(error) for error in keep.errors] or ["no engine"]
     engine = b"" if built is None else bytes(built)
     accumulation = [int(kind) for kind in re.findall(rb"accumulation_type=(\d+)", engine)]
-    return {"interface": interface, "errors": errors, "layers": str(keep.layers), "accumulation": accumulation}
+    rows = np.full(4, WEIGHT, np.float32), np.full(8, WEIGHT, np.float16)
+    return {
+        "interface": interface,
+        "errors": errors,
+        "layers": str(keep.layers),
+        "accumulation": accumulation,
+        "weights": [row.tobytes() in engine for row in rows],
+    }
 
 
-print(json.dumps([given(path, sys.argv[1] == "build") for path in sys.argv[2:]]))
+print(json.dumps([given(path, sys.argv[1] == "build") for path in MODELS]))

@@ -15,6 +15,7 @@ from precisionlab.model.inference import infer_tensors
 from precisionlab.model.opset import opset_of
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.rewrite.typed.alone import HoldAlone
 from precisionlab.rewrite.typed.assignment import allowed, body_types, planned
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.constants import Written, clamping_notes
@@ -78,6 +79,7 @@ def typed_model(
     bodies, inner_notes = body_types(model, graph.graph, assignment, opset_of(graph))
     typing = TypesPass(assignment, tensors, table, model.node, model.halves, bodies, constants)
     typing(graph)
+    HoldAlone(assignment.summed)(graph)
     check_typed(model, graph)
     notes = (*notes, *assignment.notes, *inner_notes)
     return TypedModel(graph, len(typing.casts) + len(typing.widened), notes, model.data_files, tuple(typing.clamped))
