@@ -13,8 +13,13 @@ import pytest
 
 DRIVERS = Path(__file__).parent / "rtxdrive"
 
+
+def has_rtx() -> bool:
+    return importlib.util.find_spec("tensorrt_rtx") is not None
+
+
 needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None,
+    not has_rtx(),
     reason="TensorRT-RTX is not installed (Linux x86_64 alone: `make test` installs it)",
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from bindings.setup import PACKAGES, STRONGLY_TYPED, bindings, unsupported
+from bindings.versions import ROOT, TensorRT, parameters
 from models import Array
 from rtx import drive, needs_rtx
 
@@ -24,37 +23,19 @@ from precisionlab.backends.tensorrt.monitor import TOTAL, Phases
 from precisionlab.errors import DataError
 from precisionlab.model.graph import TensorInfo
 
-ROOT = Path(__file__).parents[2]
 DRIVER = ROOT / "tests" / "bindings" / "callbacks.py"
-RTX = "tensorrt_rtx"
 
-needs_bindings = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
-weakly_typed = [pytest.param(version, marks=needs_bindings) for version in PACKAGES]
-every_version = [
-    *weakly_typed,
-    *(pytest.param(version, marks=needs_bindings) for version in STRONGLY_TYPED),
-    pytest.param(RTX, marks=needs_rtx),
-]
-with_monitor = [version for version in every_version if version.values != ("8.6.1",)]
+weakly_typed = parameters(lambda tested: not tested.is_strong)
+every_version = parameters()
+with_monitor = parameters(lambda tested: not tested.is_old)
 
 
 @cache
-def driven(version: str, folder: Path) -> dict[str, Any]:
+def driven(version: TensorRT, folder: Path) -> dict[str, Any]:
     """What came out of the vtables of this version, in one process; with `log`, what the logger wrote."""
-    module, paths = (RTX, [ROOT]) if version == RTX else ("tensorrt_bindings", [bindings(version), ROOT])
     log = folder / f"{version}.log"
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), module, str(log)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # where the bindings put an exception that left a callback
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert version in (RTX, found["version"])
+    found: dict[str, Any] = json.loads(version.run(DRIVER, version.module, log))
+    assert found["version"] == version.version
     return {**found, "log": log.read_text("utf-8")}
 
 
@@ -70,7 +51,7 @@ END = [False, [None, None]]
 
 class TestCalibrator:
     @pytest.mark.parametrize("version", weakly_typed)
-    def test_tensorrt_gets_the_samples_addresses_until_they_end(self, version: str, seen_in: Any) -> None:
+    def test_tensorrt_gets_the_samples_addresses_until_they_end(self, version: TensorRT, seen_in: Any) -> None:
         found = seen_in(version)["calibrator"]["all"]
         assert found["seen"] == [[True, [0x1000, 0x2000]], [True, [0x3000, 0x7FFF00004000]], END, END]
         assert found["asked"] == [["image", "a: b"]] * 3  # not again after the end
@@ -79,7 +60,7 @@ class TestCalibrator:
         assert found["cache"] is None
 
     @pytest.mark.parametrize("version", weakly_typed)
-    def test_an_exception_ends_the_data_and_is_raised_after_the_build(self, version: str, seen_in: Any) -> None:
+    def test_an_exception_ends_the_data_and_is_raised_after_the_build(self, version: TensorRT, seen_in: Any) -> None:
         found = seen_in(version)["calibrator"]
         assert found["raises"]["seen"] == [[True, [0x1000, 0x2000]], END, END]
         assert len(found["raises"]["asked"]) == 2
@@ -90,7 +71,7 @@ class TestCalibrator:
     @pytest.mark.parametrize("case", ["short", "long", "empty", "null", "no addresses"])
     @pytest.mark.parametrize("version", weakly_typed)
     def test_addresses_that_do_not_fit_the_names_never_reach_tensorrt(
-        self, version: str, case: str, seen_in: Any
+        self, version: TensorRT, case: str, seen_in: Any
     ) -> None:
         found = seen_in(version)["calibrator"][case]
         assert found["seen"] == [END, END]
@@ -98,17 +79,20 @@ class TestCalibrator:
         assert found["batches"] == 0
 
     @pytest.mark.parametrize("version", weakly_typed)
-    def test_a_ready_cache_is_handed_on_and_one_that_is_refused_is_an_error(self, version: str, seen_in: Any) -> None:
+    def test_a_ready_cache_is_handed_on_and_one_that_is_refused_is_an_error(
+        self, version: TensorRT, seen_in: Any
+    ) -> None:
         found = seen_in(version)["calibrator"]["cached"]
         assert found["back"] == "TRT-1-EntropyCalibration2\nx: 3c010a14\n"
         assert found["kept"] is None
         assert found["asked"] == [False, [None]]
         assert found["fed"] == []
-        assert found["kept then"].startswith(f"BuildError: TensorRT {version} does not take the calibration cache")
+        refused = f"BuildError: TensorRT {version.version} does not take the calibration cache"
+        assert found["kept then"].startswith(refused)
         assert "'TRT-1-EntropyCalibration2'" in found["kept then"]
 
     @pytest.mark.parametrize("version", weakly_typed)
-    def test_the_cache_that_tensorrt_writes_is_kept(self, version: str, seen_in: Any) -> None:
+    def test_the_cache_that_tensorrt_writes_is_kept(self, version: TensorRT, seen_in: Any) -> None:
         found = seen_in(version)["calibrator"]["cached"]
         assert found["written"] == "TRT-2-EntropyCalibration2\nx: 3c010a14\n"
         assert found["size"] == 1
@@ -171,22 +155,22 @@ class TestCalibrationInputs:
 
 class TestListener:
     @pytest.mark.parametrize("version", with_monitor)
-    def test_tensors_come_with_name_type_shape_stream_and_values(self, version: str, seen_in: Any) -> None:
+    def test_tensors_come_with_name_type_shape_stream_and_values(self, version: TensorRT, seen_in: Any) -> None:
         rest = ["FLOAT", [2, 3], 77, [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]]
         found = seen_in(version)["listener"]
         # What follows an exception in the same run is left out, and the next run is heard again.
         assert found["seen"] == [["conv: 1", *rest], ["/层/out", *rest], ["next run", *rest]]
         assert found["kept"] == ["RuntimeError: no room left", None]
 
-    @needs_bindings
-    def test_tensorrt_8_has_neither_a_listener_nor_a_monitor(self, seen_in: Any) -> None:
-        found = seen_in("8.6.1")
+    @pytest.mark.parametrize("version", parameters(lambda tested: tested.is_old))
+    def test_tensorrt_8_has_neither_a_listener_nor_a_monitor(self, version: TensorRT, seen_in: Any) -> None:
+        found = seen_in(version)
         assert (found["listener"], found["monitor"]) == (None, None)
 
 
 class TestMonitor:
     @pytest.mark.parametrize("version", with_monitor)
-    def test_nested_phases_become_one_progress(self, version: str, seen_in: Any) -> None:
+    def test_nested_phases_become_one_progress(self, version: TensorRT, seen_in: Any) -> None:
         found = seen_in(version)["monitor"]
         assert found["told"] == [
             ["Building engine 0/2", 0, 1000],
@@ -201,7 +185,7 @@ class TestMonitor:
 
     @pytest.mark.parametrize("version", with_monitor)
     def test_a_cancelled_or_broken_build_is_told_to_stop_and_the_error_is_kept(
-        self, version: str, seen_in: Any
+        self, version: TensorRT, seen_in: Any
     ) -> None:
         found = seen_in(version)["monitor"]
         assert found["cancelled"] is False
@@ -258,7 +242,7 @@ class TestPhases:
 
 class TestProfiler:
     @pytest.mark.parametrize("version", every_version)
-    def test_each_layer_has_its_mean_time_of_a_run(self, version: str, seen_in: Any) -> None:
+    def test_each_layer_has_its_mean_time_of_a_run(self, version: TensorRT, seen_in: Any) -> None:
         found = seen_in(version)["profiler"]
         assert found["empty"] == {}
         assert found["runs"] == 2
@@ -268,7 +252,7 @@ class TestProfiler:
 
 class TestLogger:
     @pytest.mark.parametrize("version", every_version)
-    def test_messages_of_each_severity_come_through(self, version: str, seen_in: Any) -> None:
+    def test_messages_of_each_severity_come_through(self, version: TensorRT, seen_in: Any) -> None:
         found = seen_in(version)
         assert found["logger"] == {
             "errors": ["INTERNAL_ERROR of /层/Conv", "ERROR of /层/Conv"],

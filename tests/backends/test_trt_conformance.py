@@ -1,49 +1,64 @@
 """Every attribute, enumeration member and call of TensorRT that our code has is there in the real bindings.
 
 The uses are collected from the source (tests/bindings/conformance.py), so that no call goes unseen; the versions are
-the real bindings without their libraries, and TensorRT-RTX as a whole.
+the real bindings without their libraries, all that the package index has, and TensorRT-RTX as a whole.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from bindings.conformance import DYNAMIC, Found, Surface, Use, merged, missing, misused, uses
-from bindings.setup import PACKAGES, STRONGLY_TYPED, bindings, unsupported
-from rtx import needs_rtx
+from bindings.setup import unsupported
+from bindings.versions import ROOT, RTX, TensorRT, everywhere, parameters
+from rtx import has_rtx
 
 from precisionlab.precision import Precision
+from precisionlab.system.release import release_of
 
 pytestmark = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
 
-SOURCES = Path(__file__).parents[2] / "precisionlab" / "backends" / "tensorrt"
-SURFACE = Path(__file__).parents[1] / "bindings" / "surface.py"
-RTX = "tensorrt_rtx"
-
-OLD = frozenset({"8.6.1"})
-STRONG = frozenset({*STRONGLY_TYPED, RTX})
-NOT_RTX = frozenset({*PACKAGES, *STRONGLY_TYPED})
-VERSIONS = [*PACKAGES, *STRONGLY_TYPED, pytest.param(RTX, marks=needs_rtx)]
+SOURCES = ROOT / "precisionlab" / "backends" / "tensorrt"
+SURFACE = ROOT / "tests" / "bindings" / "surface.py"
 
 
 class Absent(NamedTuple):
-    """The versions that lack a name that we use, and what keeps the code from using it there."""
+    """The versions that lack a name that we use, and what keeps the code from using it there.
 
-    versions: frozenset[str]
+    They are those below `until` and those from `since` on, without TensorRT-RTX unless `rtx` is true.
+    """
+
     gate: str
+    until: str = "0.0"
+    since: str = "99.0"
+    rtx: bool = False
+
+    def covers(self, version: TensorRT) -> bool:
+        if version.is_rtx:
+            return self.rtx
+        return version.release < release_of(self.until) or version.release >= release_of(self.since)
+
+
+def strong(gate: str) -> Absent:
+    """What went with precision flags, pins and calibrators: types stand in the network alone."""
+    return Absent(gate, since="11.0", rtx=True)
+
+
+def old(gate: str) -> Absent:
+    """What TensorRT 8 does not have yet."""
+    return Absent(gate, until="10.0")
+
+
+def rtx_alone(gate: str) -> Absent:
+    return Absent(gate, since="0.0")
 
 
 _COMPILE = "_compile_for asks the module for ComputeCapability first"
@@ -51,47 +66,42 @@ _PINS = "Features.pins: there are no pins where types stand in the graph"
 _CALIBRATORS = "Features.calibrators"
 _ONE_ERROR = "network._error asks the error for node_name first"
 ABSENT = {
-    "BuilderFlag.FP16": Absent(STRONG, "BuildJob.enabled is empty where types stand in the graph"),
-    "BuilderFlag.INT8": Absent(STRONG, "BuildJob.enabled is empty where types stand in the graph"),
-    "BuilderFlag.BF16": Absent(OLD | STRONG, "Features.precisions"),
-    "BuilderFlag.STRICT_NANS": Absent(frozenset({"8.6.1", "10.0.1"}), "Features.strict_nans"),
-    "BuilderFlag.OBEY_PRECISION_CONSTRAINTS": Absent(STRONG, _PINS),
-    "BuilderFlag.PREFER_PRECISION_CONSTRAINTS": Absent(STRONG, _PINS),
-    "DataType.BF16": Absent(OLD, "Features.precisions"),
-    "IBuilderConfig.int8_calibrator": Absent(STRONG, _CALIBRATORS),
-    "IBuilderConfig.progress_monitor": Absent(OLD, "make_monitor gives None"),
-    "IBuilderConfig.set_calibration_profile": Absent(STRONG, "profiles asks the config for it"),
-    "IDebugListener": Absent(OLD, "make_listener asks the module for it"),
-    "ComputeCapability": Absent(NOT_RTX, _COMPILE),
-    "IBuilderConfig.num_compute_capabilities": Absent(NOT_RTX, _COMPILE),
-    "IBuilderConfig.set_compute_capability": Absent(NOT_RTX, _COMPILE),
-    "ICudaEngine.get_aliased_input_tensor": Absent(
-        frozenset({"8.6.1", "10.0.1", "10.9.0.34", "10.13.3.9", "10.14.1.48.post1"}),
-        "read_ports asks the engine for it",
-    ),
-    "IExecutionContext.set_all_tensors_debug_state": Absent(OLD, "make_listener gives None"),
-    "IExecutionContext.set_debug_listener": Absent(OLD, "make_listener gives None"),
-    "IExecutionContext.unfused_tensors_debug_state": Absent(
-        frozenset({"8.6.1", "10.0.1", "10.9.0.34"}), "Engine._listen asks the context for it"
-    ),
-    "IInt8EntropyCalibrator2": Absent(STRONG, _CALIBRATORS),
-    "ILayer.precision": Absent(STRONG, _PINS),
-    "ILayer.reset_output_type": Absent(STRONG, _PINS),
-    "ILayer.reset_precision": Absent(STRONG, _PINS),
-    "ILayer.set_output_type": Absent(STRONG, _PINS),
-    "IPluginRegistry.all_creators": Absent(OLD, "_registered asks the registry for it"),
-    "IPluginRegistry.plugin_creator_list": Absent(STRONG, "_registered has all_creators there"),
-    "INetworkDefinition.mark_debug": Absent(OLD, "mark_debug asks Features.debug_tensors first"),
-    "IProgressMonitor": Absent(OLD, "make_monitor asks the module for it"),
-    "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": Absent(STRONG, "Features.implicit_batch"),
-    "ParserError.local_function_stack": Absent(OLD, _ONE_ERROR),
-    "ParserError.local_function_stack_size": Absent(OLD, _ONE_ERROR),
-    "ParserError.node_name": Absent(OLD, _ONE_ERROR),
-    "ParserError.node_operator": Absent(OLD, _ONE_ERROR),
+    "BuilderFlag.FP16": strong("BuildJob.enabled is empty where types stand in the graph"),
+    "BuilderFlag.INT8": strong("BuildJob.enabled is empty where types stand in the graph"),
+    "BuilderFlag.BF16": Absent("Features.precisions", until="10.0", since="11.0", rtx=True),
+    "BuilderFlag.STRICT_NANS": Absent("Features.strict_nans", until="10.6"),
+    "BuilderFlag.OBEY_PRECISION_CONSTRAINTS": strong(_PINS),
+    "BuilderFlag.PREFER_PRECISION_CONSTRAINTS": strong(_PINS),
+    "DataType.BF16": old("Features.precisions"),
+    "IBuilderConfig.int8_calibrator": strong(_CALIBRATORS),
+    "IBuilderConfig.progress_monitor": old("make_monitor gives None"),
+    "IBuilderConfig.set_calibration_profile": strong("profiles asks the config for it"),
+    "IDebugListener": old("make_listener asks the module for it"),
+    "ComputeCapability": rtx_alone(_COMPILE),
+    "IBuilderConfig.num_compute_capabilities": rtx_alone(_COMPILE),
+    "IBuilderConfig.set_compute_capability": rtx_alone(_COMPILE),
+    "ICudaEngine.get_aliased_input_tensor": Absent("read_ports asks the engine for it", until="10.15"),
+    "IExecutionContext.set_all_tensors_debug_state": old("make_listener gives None"),
+    "IExecutionContext.set_debug_listener": old("make_listener gives None"),
+    "IExecutionContext.unfused_tensors_debug_state": Absent("Engine._listen asks the context for it", until="10.12"),
+    "IInt8EntropyCalibrator2": strong(_CALIBRATORS),
+    "ILayer.precision": strong(_PINS),
+    "ILayer.reset_output_type": strong(_PINS),
+    "ILayer.reset_precision": strong(_PINS),
+    "ILayer.set_output_type": strong(_PINS),
+    "IPluginRegistry.all_creators": old("_registered asks the registry for it"),
+    "IPluginRegistry.plugin_creator_list": strong("_registered has all_creators there"),
+    "INetworkDefinition.mark_debug": old("mark_debug asks Features.debug_tensors first"),
+    "IProgressMonitor": old("make_monitor asks the module for it"),
+    "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": strong("Features.implicit_batch"),
+    "ParserError.local_function_stack": old(_ONE_ERROR),
+    "ParserError.local_function_stack_size": old(_ONE_ERROR),
+    "ParserError.node_name": old(_ONE_ERROR),
+    "ParserError.node_operator": old(_ONE_ERROR),
 }
 
-READ_ONLY = {"ITensor.dtype cannot be set": STRONG}
-"""What these versions do not let anyone set: BuildJob.marked_as is empty where types stand in the graph."""
+READ_ONLY = {"ITensor.dtype cannot be set": strong("BuildJob.marked_as is empty where types stand in the graph")}
+"""What these versions do not let anyone set."""
 
 MADE_NAMES = {
     ("api.py", "BuilderFlag"): tuple(p.name for p in Precision.low()),
@@ -106,27 +116,16 @@ NOT_TENSORRTS = {member.name for member in signal.Signals}
 
 
 @cache
-def surface_of(version: str) -> Surface:
+def surface_of(version: TensorRT) -> Surface:
     """All that this version has."""
-    module, path = (RTX, "") if version == RTX else ("tensorrt_bindings", str(bindings(version)))
-    done = subprocess.run(
-        [sys.executable, str(SURFACE), module],
-        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    found: Surface = json.loads(done.stdout)
+    found: Surface = json.loads(version.run(SURFACE, version.module))
     return found
 
 
 @cache
 def all_versions() -> Surface:
-    """All that any version has; where the bindings can be had, `make test` has installed TensorRT-RTX too."""
-    rtx = [RTX] if importlib.util.find_spec(RTX) is not None else []
-    return merged(surface_of(version) for version in (*PACKAGES, *STRONGLY_TYPED, *rtx))
+    """All that any version has, of those that are tested wherever tests run."""
+    return merged(surface_of(version) for version in (*everywhere(), *([RTX] if has_rtx() else [])))
 
 
 def found_in(sources: Mapping[str, str]) -> Found:
@@ -145,6 +144,13 @@ def ours() -> Found:
 
 
 @cache
+def names_made() -> set[tuple[str, str]]:
+    """(file, class) of each member that is asked for by a name that the code makes."""
+    found = uses(sources(), all_versions()).uses
+    return {(use.file, use.owner) for use in found if use.attribute == DYNAMIC}
+
+
+@cache
 def sources() -> Mapping[str, str]:
     return {path.name: path.read_text("utf-8") for path in sorted(SOURCES.glob("*.py"))}
 
@@ -156,23 +162,22 @@ def test_every_use_of_tensorrt_in_our_source_is_understood() -> None:
             assert any(use.file == file for use in ours().uses), f"nothing found in {file}"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_version_has_all_that_we_use_but_for_what_is_gated(version: str) -> None:
+@pytest.mark.parametrize("version", parameters())
+def test_a_version_has_all_that_we_use_but_for_what_is_gated(version: TensorRT) -> None:
     lacking = missing(ours().uses, surface_of(version))
-    gated = {name for name, absent in ABSENT.items() if version in absent.versions}
+    gated = {name for name, absent in ABSENT.items() if absent.covers(version)}
     assert {name: where for name, where in lacking.items() if name not in gated} == {}
-    read_only = [end for end, versions in READ_ONLY.items() if version in versions]
+    read_only = [end for end, absent in READ_ONLY.items() if absent.covers(version)]
     wrong = misused(ours().uses, surface_of(version))
     assert [told for told in wrong if not told.endswith(tuple(read_only))] == []
     assert len(wrong) >= len(read_only), "nothing is excused that a version lets us set"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_nothing_is_excused_that_a_version_has_or_that_nobody_uses(version: str) -> None:
+@pytest.mark.parametrize("version", parameters())
+def test_nothing_is_excused_that_a_version_has_or_that_nobody_uses(version: TensorRT) -> None:
     lacking = missing(ours().uses, surface_of(version))
-    assert {name for name, absent in ABSENT.items() if version in absent.versions} - set(lacking) == set()
-    asked = {(use.file, use.owner) for use in uses(sources(), all_versions()).uses if use.attribute == DYNAMIC}
-    assert set(MADE_NAMES) == asked
+    assert {name for name, absent in ABSENT.items() if absent.covers(version)} - set(lacking) == set()
+    assert set(MADE_NAMES) == names_made()
 
 
 def test_what_the_code_only_asks_for_exists_in_some_version() -> None:
@@ -279,8 +284,11 @@ class TestCollecting:
 class TestChecking:
     """What is told of a use that is wrong."""
 
-    def wrong(self, body: str, version: str = "10.13.3.9") -> tuple[set[str], int]:
-        """The missing names, and how many calls and settings are wrong."""
+    def wrong(self, body: str, major: int = 10) -> tuple[set[str], int]:
+        """The missing names, and how many calls and settings are wrong, in the first version of that number."""
+        version = next((tested for tested in everywhere() if tested.release.major == major), None)
+        if version is None:
+            pytest.skip(f"there is no TensorRT {major} for this Python")
         found = found_in({"a.py": body}).uses
         return set(missing(found, surface_of(version))), len(misused(found, surface_of(version)))
 
@@ -302,9 +310,9 @@ class TestChecking:
 
     def test_a_name_of_another_version(self) -> None:
         body = "def f(trt: Any, layer: Any): layer.reset_precision(); trt.IProgressMonitor.step_complete"
-        assert self.wrong(body, "8.6.1") == ({"IProgressMonitor"}, 0)
-        assert self.wrong(body, "10.0.1") == (set(), 0)
-        assert self.wrong(body, "11.4.0.106") == ({"ILayer.reset_precision"}, 0)
+        assert self.wrong(body, 8) == ({"IProgressMonitor"}, 0)
+        assert self.wrong(body, 10) == (set(), 0)
+        assert self.wrong(body, 11) == ({"ILayer.reset_precision"}, 0)
 
     def test_a_name_that_is_only_asked_for_may_be_missing(self) -> None:
         body = "def f(trt: Any): hasattr(trt, 'ISomething'); getattr(trt.BuilderFlag, 'FP4', None)"

@@ -25,8 +25,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from bindings.cudapython import PACKAGES as CUDA_PYTHONS
-from bindings.cudapython import cuda_python
-from bindings.setup import PACKAGES, STRONGLY_TYPED, bindings, unsupported
+from bindings.cudapython import cuda_python, unsupported
+from bindings.versions import ROOT, TensorRT, parameters
 from gpu import stub
 from gpu.hostcuda import CudaError, FakeCudart
 from gpu.stub import DataType, Spec, StubTensorRT, Tensor, TensorFormat, TensorLocation
@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from rtx import drive, needs_rtx
 
 from precisionlab.backends.tensorrt import cuda as cuda_module
+from precisionlab.backends.tensorrt.api import RTX as RTX_MODULE
 from precisionlab.backends.tensorrt.api import load_tensorrt
 from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, as_dtype, numpy_dtype, take_into
 from precisionlab.backends.tensorrt.buildlog import layers_of
@@ -49,18 +50,9 @@ from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.errors import DataError, EngineError
 from precisionlab.model import Layer, Model
 
-ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "precisionlab" / "backends" / "tensorrt"
-RTX = "tensorrt_rtx"
 FLOAT32, FLOAT16, INT32, INT64 = (np.dtype(kind) for kind in (np.float32, np.float16, np.int32, np.int64))
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-needs_bindings = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
-every_tensorrt = [
-    *(pytest.param(version, marks=needs_bindings) for version in (*PACKAGES, *STRONGLY_TYPED)),
-    pytest.param(RTX, marks=needs_rtx),
-]
-
 
 # A CUDA whose memory is the host's: gpu/hostcuda.py
 
@@ -147,7 +139,7 @@ def _is_cudas(name: str) -> bool:
     return name.startswith("cuda") and name[4:5].isupper()
 
 
-@needs_bindings
+@pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
 class TestRealCudaPython:
     @pytest.mark.parametrize("version", CUDA_PYTHONS)
     def test_has_every_function_with_as_many_arguments_and_every_enumeration_that_we_use(self, version: str) -> None:
@@ -282,7 +274,7 @@ class TestTypes:
 
     @needs_rtx
     def test_every_type_of_tensorrt_has_its_numpy_type_or_is_refused(self) -> None:
-        trt = load_tensorrt(RTX)
+        trt = load_tensorrt(RTX_MODULE)
         refused = set()
         for name, member in trt.DataType.__members__.items():
             try:
@@ -693,21 +685,10 @@ class TestListener:
             take_into(cuda, {})("x", address_of(value), "FLOAT", (3,), 0x5000)
 
 
-@pytest.mark.parametrize("version", every_tensorrt)
-def test_the_real_bindings_take_memory_from_our_allocator_and_tell_it_shapes(version: str) -> None:
-    module, paths = (RTX, [ROOT]) if version == RTX else ("tensorrt_bindings", [bindings(version), ROOT])
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "bindings" / "allocator.py"), module],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # where the bindings put an exception that left a callback
-    found = json.loads(done.stdout)
-    count = 1 if version in (RTX, "8.6.1") else 2
+@pytest.mark.parametrize("version", parameters())
+def test_the_real_bindings_take_memory_from_our_allocator_and_tell_it_shapes(version: TensorRT) -> None:
+    found = json.loads(version.run(ROOT / "tests" / "bindings" / "allocator.py", version.module))
+    count = 1 if version.is_rtx or version.is_old else 2
     assert found["methods"] == count
     assert found["answers"] == [0xABC00] * count
     assert found["taken"] == [["y: 1", 1 << 40]] * count
@@ -923,7 +904,7 @@ def test_the_script_for_a_real_gpu_holds_on_the_tests_own_cuda(
 @needs_rtx
 def test_a_stand_ins_names_are_those_of_tensorrt() -> None:
     """The reverse, that TensorRT has what our code uses, test_trt_conformance.py shows."""
-    trt = load_tensorrt(RTX)
+    trt = load_tensorrt(RTX_MODULE)
     for kind in (stub.Runtime, stub.ICudaEngine, stub.IExecutionContext):
         theirs = getattr(trt, kind.__name__)
         public = [name for name in vars(kind) if not name.startswith("_")]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
@@ -16,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bindings.setup import PACKAGES, STRONGLY_TYPED, bindings, unsupported
+from bindings.versions import TensorRT, parameters
 from models import DIGITS
 from onnx import TensorProto, helper, numpy_helper
 from rtx import drive, needs_rtx
@@ -658,26 +655,17 @@ class TestOlderTensorRT:
             parse(self.module(Silent), None, OldBuilder(), path, replace(self.FEATURES, implicit_batch=False))
 
 
-@pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
-@pytest.mark.parametrize("version", [*PACKAGES, *STRONGLY_TYPED])
-def test_the_real_parsers_errors_have_what_we_ask_them_for(version: str) -> None:
+@pytest.mark.parametrize("version", parameters(lambda tested: not tested.is_rtx))
+def test_the_real_parsers_errors_have_what_we_ask_them_for(version: TensorRT) -> None:
     script = (
-        "import json, tensorrt_bindings as trt;"
+        f"import json, {version.module} as trt;"
         "print(json.dumps([dir(trt.ParserError), dir(trt.DataType), dir(trt.NetworkDefinitionCreationFlag)]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(bindings(version)), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    errors, types, flags = map(set, json.loads(done.stdout))
+    errors, types, flags = map(set, json.loads(version.run("-c", script)))
     assert {"desc", "node"} <= errors
     more = {"node_name", "node_operator", "local_function_stack", "local_function_stack_size"}
     # The one version that tells less is the one that needs to be told that the batch is explicit, and has no int64.
-    assert (more & errors) == (set() if version == "8.6.1" else more)
-    assert ("INT64" in types) == (version != "8.6.1")
-    assert version != "8.6.1" or "EXPLICIT_BATCH" in flags
+    assert (more & errors) == (set() if version.is_old else more)
+    assert ("INT64" in types) == (not version.is_old)
+    assert not version.is_old or "EXPLICIT_BATCH" in flags
     assert {"FLOAT", "HALF", "INT8"} <= types

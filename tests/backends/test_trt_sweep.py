@@ -20,6 +20,8 @@ from typing import Any
 import onnx
 import pytest
 from bindings.cudapython import cuda_python
+from bindings.cudapython import unsupported as no_cuda_python
+from bindings.index import Binding
 from bindings.setup import bindings, unsupported
 from click.testing import CliRunner
 from doubled import DOUBLE, TESTS, arrange
@@ -131,7 +133,10 @@ def test_the_double_has_no_name_that_the_real_bindings_lack() -> None:
     script = TESTS / "bindings" / "surface.py"
     path = os.pathsep.join([str(DOUBLE), str(TESTS), str(TESTS.parent)])
     found = {}
-    for name, folders in (("tensorrt", path), ("tensorrt_bindings", str(bindings("10.14.1.48.post1")))):
+    for name, folders in (
+        ("tensorrt", path),
+        ("tensorrt_bindings", str(bindings(Binding("tensorrt-cu12-bindings", "10.14.1.48.post1")))),
+    ):
         done = subprocess.run(
             [sys.executable, str(script), name], env={**os.environ, "PYTHONPATH": folders},
             capture_output=True, text=True, check=False, timeout=60,
@@ -145,7 +150,7 @@ def test_the_double_has_no_name_that_the_real_bindings_lack() -> None:
     assert lacking == []
 
 
-@needs_bindings
+@pytest.mark.skipif(no_cuda_python() is not None, reason=str(no_cuda_python()))
 def test_its_cuda_has_no_name_that_the_real_one_lacks() -> None:
     names = {}
     for where in (str(cuda_python("12.9.7")), f"{DOUBLE}{os.pathsep}{TESTS}"):

