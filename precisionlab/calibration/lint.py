@@ -28,6 +28,7 @@ from precisionlab.calibration.fingerprint import Fingerprint
 from precisionlab.calibration.table import INT8_LEVELS
 from precisionlab.model import Model
 from precisionlab.model.flow import shape_flow
+from precisionlab.model.quantized import quantizing_nodes
 
 LARGEST_AMAX = 1e6
 """Beyond it stand attention masks (−1e9, −3.4e38) and sentinels, not signals: float16 ends at 65504, and an int8 step
@@ -45,7 +46,6 @@ FEWEST_SAMPLES = 32
 takes about 500 images for ImageNet."""
 
 _FEWEST_EQUAL = 4  # fewer tensors than this may well be copies of one another (Reshape, Transpose, MaxPool)
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # Layers without an ONNX name: constants, and helpers that TensorRT's parser puts in.
 _TENSORRTS_OWN = re.compile(r"\(Unnamed Layer\* \d+\) \[.*\]_output.*|ONNXTRT_.*", re.DOTALL)
 
@@ -177,7 +177,7 @@ def _never_held(fingerprint: Fingerprint | None) -> frozenset[str]:
 
 
 def _against_model(cache: CalibrationCache, model: Model, never_held: Collection[str]) -> Iterator[Finding]:
-    if any(node.op_type in _QUANTIZED for node in model.onnx.graph):
+    if any(True for _ in quantizing_nodes(model)):
         yield Finding(
             Severity.ERROR,
             "explicit",

@@ -24,6 +24,7 @@ STEERING = frozenset(
 INT8_KINDS = frozenset(["CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"])
 PINNABLE = frozenset(["FLOAT", "HALF", "BF16", "INT8"])
 FLOATS = frozenset(["FLOAT", "HALF", "BF16"])
+QUANTIZED = frozenset(["INT8", "FP8", "INT4", "FP4"])
 BODIES = frozenset(["then_branch", "else_branch", "body"])
 
 
@@ -52,9 +53,15 @@ def postprocess(network: Any) -> None:
     hold(importlib.import_module("tensorrt"), network, PINS)
 
 
-def keep_nans(builder: Any, network: Any, config: Any) -> None:
-    """What Polygraphy calls with its configuration: TensorRT is kept from folding 0·x, x − x and x / x (10.6 on)."""
+def configure(builder: Any, network: Any, config: Any) -> None:
+    """What Polygraphy calls with its configuration: TensorRT is kept from folding 0·x, x − x and x / x (10.6 on).
+
+    And the network's own Quantize and Dequantize layers get the flag of their type, without which no engine is built.
+    """
     trt = importlib.import_module("tensorrt")
+    for flag in quantization_flags([describe(network.get_layer(i), i) for i in range(network.num_layers)]):
+        if hasattr(trt.BuilderFlag, flag):
+            config.set_flag(getattr(trt.BuilderFlag, flag))
     if hasattr(trt.BuilderFlag, "STRICT_NANS"):
         config.set_flag(trt.BuilderFlag.STRICT_NANS)
     else:
@@ -87,6 +94,14 @@ def hold(trt: Any, network: Any, pins: Sequence[Any]) -> list[str]:
     for line in told:
         print("precision plan:", line, file=sys.stderr)
     return told
+
+
+def quantization_flags(layers: Sequence[Layer]) -> list[str]:
+    """The builder flags for the network's own Quantize and Dequantize layers."""
+    quantized = [tensor.dtype for layer in layers if layer.kind == "QUANTIZE" for tensor in layer.outputs[:1]]
+    quantized += [tensor.dtype for layer in layers if layer.kind == "DEQUANTIZE" for tensor in layer.inputs[:1]]
+    # Before a build, 8.6 calls what a Quantize layer gives a float: it has int8 there, unless it is told FP8.
+    return sorted({dtype if dtype in QUANTIZED else "INT8" for dtype in quantized})
 
 
 def constrain(layer: Any, dtype: Any, stores: bool) -> None:

@@ -18,9 +18,9 @@ def plan_json(subject: Subject) -> Export:
 
     - `layers`: each layer with its nodes, operators, tensors, and the precision that it runs in; `fixed` says why it
       cannot be given one, else null;
-    - `tensorrt`: `enabled` precisions; `pins`, each layer to be held with the nodes and tensors to find it by, as
-      TensorRT's names of layers are not known before it has parsed the model; `nodes`, those whose layers can be held;
-      `left_alone`, node → why not;
+    - `tensorrt`: `enabled` precisions; `own_flags`, the builder flags for the model's own Q/DQ nodes; `pins`, each
+      layer to be held with the nodes and tensors to find it by, as TensorRT's names of layers are not known before it
+      has parsed the model; `nodes`, those whose layers can be held; `left_alone`, node → why not;
     - `scales`: tensor → int8 scale, null without int8 layers.
     """
     model, plan = subject.model, subject.plan
@@ -43,6 +43,7 @@ def plan_json(subject: Subject) -> Export:
         ],
         "tensorrt": {
             "enabled": sorted(precision.value for precision in subject.enabled),
+            "own_flags": sorted(subject.own_flags),
             "pins": [
                 {
                     "layer": pin.layer,

@@ -13,7 +13,7 @@ from pathlib import Path
 from precisionlab.backends.tensorrt.jobs import LayerPin, Profile
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.export import network_script
-from precisionlab.export.subject import Export, Subject, command_line, int8_note
+from precisionlab.export.subject import Export, Subject, command_line, int8_note, own_notes
 from precisionlab.precision import Precision, any_quantized
 
 CACHE = "calibration.cache"
@@ -55,8 +55,9 @@ def polygraphy_words(subject: Subject, file: str) -> list[str]:
     """The words of the command. Raises PlanError."""
     enabled = subject.enabled
     words = ["polygraphy", "convert", str(subject.path), "--model-type", "onnx", "--convert-to", "trt"]
-    words += ["-o", f"{subject.model.name}.engine", "--trt-config-postprocess-script", f"{file}:keep_nans"]
+    words += ["-o", f"{subject.model.name}.engine", "--trt-config-postprocess-script", f"{file}:configure"]
     words += [f"--{precision}" for precision in Precision if precision in enabled]
+    words += [f"--{flag.lower()}" for flag in subject.own_flags if flag in ("INT8", "FP8")]  # others: the script
     if any_quantized(enabled):
         words += ["--calibration-cache", CACHE]
     if subject.pins:
@@ -88,4 +89,4 @@ def _notes(subject: Subject) -> tuple[str, ...]:
             f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it and calibrates on random inputs: "
             "give yours with --tensorrt"
         )
-    return (*notes, *int8_note(subject))
+    return (*notes, *own_notes(subject), *int8_note(subject))

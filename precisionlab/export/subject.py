@@ -13,6 +13,7 @@ from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
+from precisionlab.model.quantized import own_flags
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import check_weak
 from precisionlab.precision import Precision, any_quantized
@@ -45,8 +46,13 @@ class Subject:
     @property
     def enabled(self) -> frozenset[Precision]:
         """The low precisions that kernels of a weakly typed TensorRT may have. Raises PlanError for what it has not."""
-        check_weak(self.plan)
+        check_weak(self.model, self.plan)
         return enabled_in(self.model, self.plan)
+
+    @property
+    def own_flags(self) -> dict[str, str]:
+        """Builder flag → the first of the model's own Q/DQ nodes that needs it, where weakly typed."""
+        return own_flags(self.model)
 
     @property
     def pins(self) -> tuple[LayerPin, ...]:
@@ -81,6 +87,15 @@ def int8_note(subject: Subject) -> tuple[str, ...]:
         "TensorRT may run any layer in INT8 that has scales on both sides, also one that the plan has in float; "
         "--hold-float holds those",
     )
+
+
+def own_notes(subject: Subject) -> list[str]:
+    """What is to be known of a model that is quantised by nodes of its own; nothing of others."""
+    return [
+        f"{flag} is enabled for the model's own Q/DQ nodes ({node!r}): TensorRT takes their scales, and no calibration "
+        "cache beside them"
+        for flag, node in subject.own_flags.items()
+    ]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.errors import PlanError
 from precisionlab.export.constraints import NodeConstraint, constraints_of
-from precisionlab.export.subject import Export, Subject, command_line, int8_note, quoted
+from precisionlab.export.subject import Export, Subject, command_line, int8_note, own_notes, quoted
 from precisionlab.model import Model
 from precisionlab.precision import Precision, any_quantized
 from precisionlab.system.wording import counted
@@ -33,6 +33,8 @@ _UNREADABLE = {
     "*": "takes it for any text",
     "\0": "cannot be given it, as no argument can hold it",
 }
+_OWN_OPTIONS = {"INT8": "--int8", "FP8": "--fp8", "INT4": "--int4"}
+"""Builder flag for a model's own Q/DQ nodes → trtexec's option; it has none for FP4."""
 _LONGEST_WORD = 128 * 1024 - 1  # bytes; Linux's MAX_ARG_STRLEN, with the zero at the end
 _INSTEAD = "rename it in the model, or export the plan with --format polygraphy"
 
@@ -65,6 +67,7 @@ def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
     # On by default, TF32 cuts float32's mantissa to 10 bits: a layer in "fp32" would be nearly in fp16.
     words.append("--noTF32")
     words += [f"--{precision}" for precision in Precision if precision in enabled]
+    words += [_OWN_OPTIONS[flag] for flag in subject.own_flags if flag in _OWN_OPTIONS]
     if any_quantized(enabled):
         words.append(f"--calib={CACHE}")
     if held.nodes:
@@ -164,6 +167,9 @@ def _notes(subject: Subject, held: Iterable[NodeConstraint], left_alone: Mapping
             f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it without a word: "
             "give yours with --tensorrt"
         )
+    notes += own_notes(subject)
+    if "FP4" in subject.own_flags:
+        notes.append("trtexec has no option for FP4; --format polygraphy sets the flag, and typed-onnx needs none")
     notes.append(
         "trtexec has no option for STRICT_NANS: its engine may hide a NaN (0·x folded to 0, x − x to 0, x / x to 1); "
         "--format polygraphy sets it"

@@ -29,6 +29,7 @@ from precisionlab.model.prepared import exported_file, prepared_name
 from precisionlab.model.tail import graft
 from precisionlab.plan.assign import precision_of, read_plan_for
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.plan.weak import check_weak
 from precisionlab.precision import any_quantized
 from precisionlab.rewrite.plans import completed
 from precisionlab.rewrite.typed.opset import Compared
@@ -94,6 +95,8 @@ def export_plan(
     found = _Needs(loaded, asked, source, threads, observer)
     file = None if out is None else _checked(Path(out), (path, loaded.path, *loaded.data_files))
     prepared = _prepared(loaded, file) if target in _NAMING else None
+    if target in _HOLDING:
+        check_weak(loaded, asked)  # before samples are read in vain
     with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles = found.profiles(shapes) if target in _SHAPED else {}

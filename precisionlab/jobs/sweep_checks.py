@@ -24,12 +24,15 @@ def check_precisions(model: Model, options: Options, plan: PrecisionPlan | None)
         check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
 
 
-def check_choosable(engines: EngineBackend, options: Options, plan: PrecisionPlan | None) -> None:
-    """Raises OptionError where pins may have a precision that the engines cannot be told, PlanError where they have."""
+def check_choosable(model: Model, engines: EngineBackend, options: Options, plan: PrecisionPlan | None) -> None:
+    """Raises OptionError where pins may have a precision that the engines cannot be told, PlanError where they have.
+
+    And PlanError where a precision that is swept is one that they cannot be told for this model.
+    """
     if engines.is_typed:
         return
-    if plan is not None:
-        check_weak(plan)
+    for precision in options.precisions:
+        check_weak(model, plan or PrecisionPlan(model.sha256, precision, around=options.around))
     for rung in options.ladder or ():
         if rung.is_for_pins:
             raise OptionError(f"ladder: {rung}: {CANNOT_CHOOSE_SUMS}; leave it, and name bf16 or fp32")

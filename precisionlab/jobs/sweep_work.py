@@ -91,7 +91,7 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
         if run.backend != EMULATION:
             engines = opened.enter_context(ready.engines(run.backend, how, folder, observer))
             options = replace(options, no_new_precision=not engines.is_typed, typed=engines.is_typed)
-            check_choosable(engines, options, plan)
+            check_choosable(grouped.model, engines, options, plan)
         yield _work(run, options, plan, ready, engines, grouped, folder, observer)
 
 

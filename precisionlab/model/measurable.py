@@ -77,7 +77,7 @@ def check_lowerable(model: Model) -> None:
 
 def quantized_already(model: Model) -> str | None:
     """What is to be said of a model that holds its own scales; None where it has none."""
-    own = sum(node.op_type in _QUANTIZED or node.op_type.startswith("QLinear") for node in model.onnx.graph)
+    own = sum(node.op_type in _QUANTIZED or node.op_type.startswith("QLinear") for node in _nodes(model.onnx))
     if not own:
         return None
     return (

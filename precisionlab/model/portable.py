@@ -25,7 +25,7 @@ _NO_FORM = frozenset(
     }
 )
 _MICROSOFT = ("QLinear", "Dynamic", "QAttention", "MatMulInteger")  # how names of contrib operators without one begin
-_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SIXTEEN = frozenset({ir.DataType.INT16, ir.DataType.UINT16})
 _MOST = 4
 
@@ -33,8 +33,8 @@ _MOST = 4
 def tensorrt_notes(model: Model) -> tuple[str, ...]:
     """One sentence for each thing in the model that TensorRT refuses, or reads with another meaning."""
     nodes = list(model.onnx.graph.all_nodes())
-    quantizers = [n for n in nodes if n.domain in (*ONNX_DOMAINS, "com.microsoft") and n.op_type in _QUANTIZERS]
-    types = {node: _quantized_type(node, model) for node in quantizers}
+    quantizers = [n for n in nodes if n.domain in (*ONNX_DOMAINS, "com.microsoft") and n.op_type in QUANTIZERS]
+    types = {node: quantized_type(node, model) for node in quantizers}
     said = [
         (
             [node for node in quantizers if types[node] == ir.DataType.UINT8],
@@ -72,8 +72,8 @@ def _named(nodes: list[ir.Node]) -> str:
     return f"{counted(len(nodes), 'node')}, {', '.join(shown)}{', …' if len(nodes) > len(shown) else ''}"
 
 
-def _quantized_type(node: ir.Node, model: Model) -> ir.DataType | None:
-    """The type of the quantised values, which for a QuantizeLinear without more is uint8."""
+def quantized_type(node: ir.Node, model: Model) -> ir.DataType | None:
+    """The type of the quantised values, which for a QuantizeLinear without more is uint8; None where not known."""
     if node.op_type == "DequantizeLinear":
         return _type_of(node.inputs[0], model)
     if len(node.inputs) > 2 and node.inputs[2] is not None:

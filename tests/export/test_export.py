@@ -633,10 +633,10 @@ class TestPolygraphy:
         flags: list[str] = []
         trt = SimpleNamespace(BuilderFlag=SimpleNamespace(STRICT_NANS="STRICT_NANS"))
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
-        keep_nans = mod.import_from_script(
+        configure = mod.import_from_script(
             config.trt_config_postprocess_script, config.trt_config_postprocess_func_name
         )
-        keep_nans(None, None, SimpleNamespace(set_flag=flags.append))
+        configure(None, SimpleNamespace(num_layers=0), SimpleNamespace(set_flag=flags.append))
         assert flags == ["STRICT_NANS"]
         ((file, function),) = network.postprocess_scripts
         assert callable(mod.import_from_script(file, function))

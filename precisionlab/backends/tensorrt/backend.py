@@ -239,7 +239,7 @@ class TensorRTBackend(EngineBackend):
 
     def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
         """What is asked of TensorRT for a plan. Raises PlanError where it cannot be told that."""
-        check_weak(plan)
+        check_weak(self.model, plan)
         settings = self._settings
         cache = None
         if table is not None and not settings.calibrate:

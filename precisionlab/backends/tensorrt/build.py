@@ -18,6 +18,7 @@ from precisionlab.backends.tensorrt.buffers import numpy_dtype
 from precisionlab.backends.tensorrt.buildlog import layers_of as layers_in_log
 from precisionlab.backends.tensorrt.calibrator import Feed, make_calibrator
 from precisionlab.backends.tensorrt.configuration import check_job, configure, save_timings
+from precisionlab.backends.tensorrt.explicit import quantization_flags
 from precisionlab.backends.tensorrt.inspector import layers_of as layers_in_engine
 from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, Profile
 from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
@@ -58,10 +59,12 @@ def build(
     builder = make_builder(trt, logger, keeper)
     with parse(trt, logger, builder, job.model, features, keeper) as parsed:
         network = parsed.network
-        outcomes = apply_pins(trt, network, match_pins(job.pins, describe(network))) if job.pins else ()
+        described = describe(network)
+        outcomes = apply_pins(trt, network, match_pins(job.pins, described)) if job.pins else ()
         mark(trt, network, job.marked, job.marked_as)
         mark_debug(network, job.debug, features)
-        configured = configure(trt, builder, network, job, features, calibrator)
+        own = quantization_flags(described) if features.pins else ()
+        configured = configure(trt, builder, network, job, features, calibrator, own)
         config = configured.config
         # After an error in the data the rest of the build is of no use to anybody.
         monitor = make_monitor(trt, progress, lambda: _has_failed(calibrator))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,20 @@ class Configuration:
 
 
 def configure(
-    trt: Any, builder: Any, network: Any, job: BuildJob, features: Features, calibrator: Any | None
+    trt: Any,
+    builder: Any,
+    network: Any,
+    job: BuildJob,
+    features: Features,
+    calibrator: Any | None,
+    own_flags: Collection[str] = (),
 ) -> Configuration:
-    """What the builder is to keep to.
+    """What the builder is to keep to. `own_flags` are those for the network's own Q/DQ layers, where weakly typed.
 
     Raises BuildError where this TensorRT cannot do what the job asks, ValueError for INT8 without a calibrator.
     """
     check_job(job, features)
+    check_explicit(job, own_flags)
     int8 = any(precision.is_quantized for precision in job.enabled)
     if int8 and calibrator is None:
         raise ValueError("INT8 needs a calibration cache or samples")
@@ -51,6 +59,10 @@ def configure(
         config.set_flag(trt.BuilderFlag.STRICT_NANS)
     for precision in sorted(job.enabled):
         config.set_flag(getattr(trt.BuilderFlag, precision.name))
+    for name in own_flags:
+        # A version without the flag has no layers of the type either, or needs none for them (INT4 before 10.3).
+        if hasattr(trt.BuilderFlag, name):
+            config.set_flag(getattr(trt.BuilderFlag, name))
     if job.pins:
         flags = trt.BuilderFlag
         config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS if job.obey else flags.PREFER_PRECISION_CONSTRAINTS)
@@ -95,6 +107,15 @@ def check_job(job: BuildJob, features: Features) -> None:
             raise BuildError(f"TensorRT {features.version} has no {precision}" + (f"; {have} have it" if have else ""))
     if any(precision.is_quantized for precision in job.enabled) and not features.calibrators:
         raise BuildError(f"TensorRT {features.version} has no INT8 calibrators: {_STRONGLY_TYPED}")
+
+
+def check_explicit(job: BuildJob, own_flags: Collection[str]) -> None:
+    """Raises BuildError where int8 ranges are to go beside the network's own, which TensorRT would take alone."""
+    if own_flags and any(precision.is_quantized for precision in job.enabled):
+        raise BuildError(
+            f"{job.model}: the network has Q/DQ layers of its own, and TensorRT takes no other int8 ranges beside "
+            "them; leave int8 to these, or quantise the whole model by such nodes (export --format typed-onnx)"
+        )
 
 
 def load_timings(config: Any, path: Path) -> tuple[Any, tuple[str, ...]]:

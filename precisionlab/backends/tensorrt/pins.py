@@ -68,9 +68,14 @@ def enabled_of(plan: PrecisionPlan) -> frozenset[Precision]:
 
 
 def enabled_in(model: Model, plan: PrecisionPlan) -> frozenset[Precision]:
-    """Those, and the half precisions that layers of the model keep of their own."""
+    """Those, and the half precisions that layers of the model keep of their own; int8 only where a layer is to have it.
+
+    INT8 without a range or a Q/DQ node in the network would end the build.
+    """
+    given = {precision_of(layer, plan) for layer in model.layers}
     own = {precision_of(layer, plan) for layer in model.layers if layer.own is not None}
-    return enabled_of(plan) | {precision for precision in own if precision.is_low_float}
+    asked = {precision for precision in enabled_of(plan) if not precision.is_quantized or precision in given}
+    return frozenset(asked) | {precision for precision in own if precision.is_low_float}
 
 
 def skip_reason(layer: NetworkLayer) -> str | None:

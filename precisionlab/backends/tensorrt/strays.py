@@ -11,7 +11,7 @@ from collections.abc import Sequence, Set
 from precisionlab.backends.tensorrt.inspector import ARITHMETIC
 from precisionlab.backends.tensorrt.jobs import EngineLayer
 from precisionlab.backends.tensorrt.pin_report import layers_running
-from precisionlab.backends.tensorrt.pins import enabled_of
+from precisionlab.backends.tensorrt.pins import enabled_in
 from precisionlab.model import Layer, Model
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import PrecisionPlan
@@ -24,7 +24,7 @@ def int8_beyond(model: Model, plan: PrecisionPlan, layers: Sequence[EngineLayer]
     INT8 converts what an INT8 layer gave, and computes in float. What the model's own QuantizeLinear asks for is no
     matter of the plan.
     """
-    low = {precision.value for precision in enabled_of(plan) if precision.is_quantized}
+    low = {precision.value for precision in enabled_in(model, plan) if precision.is_quantized}
     if not low:
         return ()
     floats = [layer for layer in model.layers if layer.fixed is None and not precision_of(layer, plan).is_quantized]

@@ -15,7 +15,7 @@ from cuda.bindings import runtime
 from gpu.configuring import Config, OptimizationProfile, TimingCache
 from numpy.typing import NDArray
 
-from ._choice import RefusedError, choose, float_precision
+from ._choice import RefusedError, check_explicit, choose, float_precision
 from ._interfaces import (
     BuilderFlag,
     IInt8EntropyCalibrator2,
@@ -79,7 +79,11 @@ class Builder:
             self._step(monitor, 0)
             maybe_crash("build", flags)
             profile = _check_profiles(network, config)
-            scales = self._ranges(network, config, profile) if config.get_flag(BuilderFlag.INT8) else {}
+            explicit = check_explicit(network, config.flags)
+            if explicit and config.int8_calibrator is not None:
+                self._log.log("WARNING", "Calibrator won't be used in explicit quantization mode.")
+            implicit = config.get_flag(BuilderFlag.INT8) and not explicit
+            scales = self._ranges(network, config, profile) if implicit else {}
             self._step(monitor, 1)
             kernels = choose(network, config.flags, scales, self._log)
             self._step(monitor, 2)

@@ -25,7 +25,8 @@ PRECISIONS = {
     DataType.BF16: Precision.BF16,
     DataType.INT8: Precision.INT8,
 }
-_FIXED = (LayerType.CONSTANT, LayerType.SHAPE, LayerType.CAST)
+_FIXED = (LayerType.CONSTANT, LayerType.SHAPE, LayerType.CAST, LayerType.QUANTIZE, LayerType.DEQUANTIZE)
+_QUANTIZED = {DataType.INT8: BuilderFlag.INT8, DataType.FP8: BuilderFlag.FP8}
 
 
 class RefusedError(Exception):
@@ -72,6 +73,21 @@ def choose(
     return tuple(_kernel(network, model, layer, flags, scales, bool(marked), wide, log) for layer in model.layers)
 
 
+def check_explicit(network: INetworkDefinition, flags: Collection[BuilderFlag]) -> bool:
+    """Whether the network has Q/DQ layers of its own. Raises RefusedError where it has no flag for these."""
+    layers = network._parts.layers
+    types = [layer._outputs[0].dtype for layer in layers if layer.type is LayerType.QUANTIZE]
+    types += [layer._inputs[0].dtype for layer in layers if layer.type is LayerType.DEQUANTIZE]
+    for dtype in types:
+        if _QUANTIZED[dtype] not in flags:
+            name = _QUANTIZED[dtype].name.capitalize()
+            raise RefusedError(
+                f"Error Code 4: Internal Error ({name} precision has been set for a layer or layer output, but "
+                f"{name.lower()} is not configured in the builder)"
+            )
+    return bool(types)
+
+
 def _check_pins(layers: Collection[ILayer]) -> None:
     for layer in layers:
         strange = layer.type in _FIXED or any(t.dtype not in PRECISIONS or t.is_shape_tensor for t in layer._outputs)
@@ -90,7 +106,7 @@ def _kernel(
     log: _Log,
 ) -> Kernel:
     told = settings()
-    parts = [part for part in network._parts.layers if part.metadata in {f"[ONNX Layer: {n}]" for n in layer.nodes}]
+    parts = [part for part in network._parts.layers if part._node in layer.nodes]
     name = " + ".join(part.name for part in parts) or layer.name
     free = _free(layer, model, flags, scales, log)
     precision = free

@@ -237,11 +237,13 @@ class EngineInspector:
         known = self._plan.model.tensors.get(of or name)
         dims = () if known is None else known.shape or ()
         tells = not self._plan.profile or self._knows_the_shapes()
+        is_int8 = known is not None and known.dtype is not None and known.dtype.name == "INT8"
+        stored = _FORMATS[Precision.INT8 if is_int8 else precision]
         return {
             "Name": name,
             "Location": "Device",
             "Dimensions": [dim if isinstance(dim, int) else -1 for dim in dims],
-            "Format/Datatype": _FORMATS[precision] if tells else "N/A due to dynamic shapes",
+            "Format/Datatype": stored if tells else "N/A due to dynamic shapes",
         }
 
     def _knows_the_shapes(self) -> bool:

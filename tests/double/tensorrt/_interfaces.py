@@ -14,6 +14,7 @@ __all__ = ["DataType", "TensorFormat", "TensorIOMode", "TensorLocation"]
 class BuilderFlag(enum.Enum):
     FP16 = enum.auto()
     INT8 = enum.auto()
+    FP8 = enum.auto()
     BF16 = enum.auto()
     TF32 = enum.auto()
     STRICT_NANS = enum.auto()
@@ -59,6 +60,11 @@ class LayerType(enum.Enum):
     IDENTITY = enum.auto()
     SHAPE = enum.auto()
     PLUGIN_V3 = enum.auto()
+    QUANTIZE = enum.auto()
+    DEQUANTIZE = enum.auto()
+    CONDITION = enum.auto()
+    CONDITIONAL_INPUT = enum.auto()
+    CONDITIONAL_OUTPUT = enum.auto()
 
 
 class _Checked(type):

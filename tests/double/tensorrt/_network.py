@@ -36,9 +36,17 @@ class ILayer:
     """A layer, and the constraints on it."""
 
     def __init__(
-        self, name: str, kind: LayerType, metadata: str, inputs: Sequence[ITensor], outputs: Sequence[ITensor]
+        self,
+        name: str,
+        kind: LayerType,
+        metadata: str,
+        inputs: Sequence[ITensor],
+        outputs: Sequence[ITensor],
+        node: str | None,
     ) -> None:
         self.name, self.type, self.metadata = name, kind, metadata
+        self._node = node
+        """The node of the main graph that it is part of: what metadata says of that is not always the whole of it."""
         self._inputs, self._outputs = list(inputs), list(outputs)
         self._precision: DataType | None = None
         self._output_types: dict[int, DataType] = {}

@@ -7,16 +7,18 @@ one node in several layers, constants as layers, and helpers that belong to no n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx
 
 from ._interfaces import DataType, ILogger, LayerType, _Log
 from ._network import ILayer, INetworkDefinition, ITensor, Shape
 from ._plugins import OWN, REGISTRY
+from ._settings import settings
 
 _KINDS = {
-    **dict.fromkeys(("Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu"), LayerType.ACTIVATION),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"), LayerType.ELEMENTWISE),
+    **dict.fromkeys(("Relu", "Clip", "Sigmoid", "HardSigmoid", "Tanh", "LeakyRelu"), LayerType.ACTIVATION),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Greater"), LayerType.ELEMENTWISE),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool"), LayerType.REDUCE),
     **dict.fromkeys(("Sqrt", "Exp", "Log", "Abs", "Neg", "Erf"), LayerType.UNARY),
     **dict.fromkeys(("MaxPool", "AveragePool"), LayerType.POOLING),
@@ -36,6 +38,8 @@ _TYPES = {
     onnx.TensorProto.INT32: DataType.INT32,
     onnx.TensorProto.INT64: DataType.INT64,
     onnx.TensorProto.BOOL: DataType.BOOL,
+    onnx.TensorProto.INT8: DataType.INT8,
+    onnx.TensorProto.FLOAT8E4M3FN: DataType.FP8,
 }
 
 
@@ -95,6 +99,40 @@ def _name_of(node: onnx.NodeProto) -> str:
     return node.name or f"node_of_{node.output[0]}"
 
 
+def _told(node: onnx.NodeProto, around: Sequence[_Around]) -> str:
+    """A layer's metadata (onnx-tensorrt, `processMetadata`, of 8.6-GA, 10.1-GA and TensorRT-RTX 1.7).
+
+    8.6 tells the doc string's lines but those of installed packages, 10.1 the function that is called, and both
+    nothing of a body; later ones tell what is around a node, with that node's name.
+    """
+    parts = [_name_of(node)]
+    manner = settings().get("metadata", "10.16")
+    if manner == "8.6":
+        lines = node.doc_string.split("\n") if node.doc_string else []
+        kept = (line for line in lines if "site-packages" not in line and "dist-packages" not in line)
+        parts += [line.replace('"', "'") for line in kept]
+    elif manner == "10.1":
+        parts += [f"Local Function: {scope.kind}" for scope in around if scope.is_function][-1:]
+    else:
+        for scope in reversed(around):
+            parts += [f"{name} ({kind})" for name, kind in scope.body] + [f"{scope.name} ({scope.kind})"]
+    metadata = f"[ONNX Layer: {' | '.join(parts)}]"
+    return metadata if len(metadata) <= 4000 else f"{metadata[:2000]} ... {metadata[-2000:]}"
+
+
+@dataclass(frozen=True)
+class _Around:
+    """A node that holds others: its name and operator, and for an If the branch with its kind."""
+
+    name: str
+    kind: str
+    body: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_function(self) -> bool:
+        return not self.body
+
+
 class _Reading:
     """One model, node by node."""
 
@@ -103,6 +141,8 @@ class _Reading:
         values = (*graph.input, *graph.value_info, *graph.output)
         self._known = {value.name: value.type.tensor_type for value in values}
         self._weights = {weight.name: weight for weight in graph.initializer}
+        self._functions = {function.name: function for function in model.functions}
+        self._around: list[_Around] = []
         self._names: set[str] = set()
         self._spent = 0
         self.layers: list[ILayer] = []
@@ -124,6 +164,12 @@ class _Reading:
                 self._add(_name_of(node), LayerType.ELEMENTWISE, node, [product, *bias], node.output[0])
             case "Flatten":
                 self._flatten(node)
+            case "QuantizeLinear" | "DequantizeLinear":
+                self._quantize(node)
+            case "If":
+                return self._branches(node)
+            case _ if node.op_type in self._functions:
+                return self._call(node)
             case _ if node.op_type in OWN or node.domain not in ("", "ai.onnx"):
                 return self._plugin(node)
             case _ if node.op_type in _KINDS and node.domain in ("", "ai.onnx"):
@@ -142,9 +188,51 @@ class _Reading:
             return False
         inputs = self._operands(node, 0, len(node.input))
         outputs = [self._tensor(name) for name in node.output]
-        metadata = f"[ONNX Layer: {_name_of(node)}]"
-        self.layers.append(ILayer(self._unique(_name_of(node)), LayerType.PLUGIN_V3, metadata, inputs, outputs))
+        unique = self._unique(_name_of(node))
+        told = _told(node, self._around)
+        self.layers.append(ILayer(unique, LayerType.PLUGIN_V3, told, inputs, outputs, self._outermost(node)))
         self.tensors |= {tensor.name: tensor for tensor in outputs}
+        return True
+
+    def _quantize(self, node: onnx.NodeProto) -> None:
+        """What is quantised is of the zero point's type, which is constant here."""
+        is_quantize = node.op_type == "QuantizeLinear"
+        data, scale = self._operands(node, 0, 2)
+        if node.input[0] in self._weights and not is_quantize:
+            data._dtype = _TYPES[self._weights[node.input[0]].data_type]
+        kind = LayerType.QUANTIZE if is_quantize else LayerType.DEQUANTIZE
+        given = self._add(_name_of(node), kind, node, [data, scale], node.output[0])
+        given._dtype = _TYPES[self._weights[node.input[2]].data_type] if is_quantize else DataType.FLOAT
+
+    def _branches(self, node: onnx.NodeProto) -> bool:
+        taken = [self.tensors[node.input[0]]]
+        name = f"(Unnamed Layer* {len(self.layers)}) [IfCondition]"
+        self.layers.append(ILayer(name, LayerType.CONDITION, "", taken, [], None))
+        ends = []
+        for attribute in node.attribute:
+            self._weights |= {weight.name: weight for weight in attribute.g.initializer}
+            self._around.append(_Around(_name_of(node), node.op_type, ((attribute.g.name, attribute.name),)))
+            if not all(self.take(inner) for inner in attribute.g.node):
+                return False
+            self._around.pop()
+            ends.append(self.tensors[attribute.g.output[0].name])
+        self._add(f"{_name_of(node)}_OutputLayer", LayerType.CONDITIONAL_OUTPUT, node, ends, node.output[0])
+        return True
+
+    def _call(self, node: onnx.NodeProto) -> bool:
+        function = self._functions[node.op_type]
+        names = dict(zip(function.input, node.input, strict=True)) | dict(
+            zip(function.output, node.output, strict=True)
+        )
+        self._around.append(_Around(_name_of(node), node.op_type))
+        for inner in function.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(inner)
+            copy.input[:] = [names.get(name, name) for name in inner.input]
+            copy.output[:] = [names.get(name, name) for name in inner.output]
+            if not self.take(copy):
+                return False
+        self._around.pop()
         return True
 
     def _flatten(self, node: onnx.NodeProto) -> None:
@@ -190,8 +278,12 @@ class _Reading:
         """A layer of a node; without a name, what it gives is called after the layer."""
         unique = self._unique(name)
         given = self._tensor(output) if output else ITensor(f"{unique}_output", DataType.FLOAT, ())
-        self._layer(unique, kind, f"[ONNX Layer: {_name_of(node)}]", inputs, given)
+        self._layer(unique, kind, _told(node, self._around), inputs, given, self._outermost(node))
         return given
+
+    def _outermost(self, node: onnx.NodeProto) -> str:
+        """The node of the main graph that a node is part of."""
+        return self._around[0].name if self._around else _name_of(node)
 
     def _host(self, name: str, kind: LayerType, inputs: Sequence[ITensor]) -> ITensor:
         unique = self._unique(name)
@@ -199,8 +291,16 @@ class _Reading:
         self._layer(unique, kind, "", inputs, given)
         return given
 
-    def _layer(self, name: str, kind: LayerType, metadata: str, inputs: Sequence[ITensor], given: ITensor) -> None:
-        self.layers.append(ILayer(name, kind, metadata, inputs, [given]))
+    def _layer(
+        self,
+        name: str,
+        kind: LayerType,
+        metadata: str,
+        inputs: Sequence[ITensor],
+        given: ITensor,
+        node: str | None = None,
+    ) -> None:
+        self.layers.append(ILayer(name, kind, metadata, inputs, [given], node))
         if metadata:
             self.tensors[given.name] = given
 
