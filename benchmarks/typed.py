@@ -46,7 +46,7 @@ from benchmarks.pins_judge import Arrays, candidates, compare, end_error, named,
 from benchmarks.processes import in_process
 from benchmarks.typed_models import MODELS, ROOT, files_of
 from precisionlab.backends import emulation
-from precisionlab.backends.converted import compared_on
+from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.registry import RTX
 from precisionlab.backends.tensorrt.api import RTX as MODULE
@@ -66,7 +66,6 @@ from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import completed
 from precisionlab.rewrite.typed import save_typed, typed_model
-from precisionlab.rewrite.typed.opset import Compared
 from precisionlab.search.outcome import PrecisionResult
 from precisionlab.system.observer import Silent
 
@@ -138,8 +137,8 @@ class Scene:
         return self.backend.model
 
     @cached_property
-    def compared(self) -> Compared:
-        return compared_on(self.model, self.dataset, self.backend.threads)
+    def beside(self) -> SourceRun:
+        return SourceRun(self.model, self.dataset, self.backend.threads)
 
 
 @click.command()
@@ -236,7 +235,7 @@ def _variant(scene: Scene, variant: Variant) -> Row:
     asked = Counter(str(precision_of(layer, plan)) for layer in scene.model.layers if layer.fixed is None)
     row: Row = {"variant": variant.name, "asked": dict(asked), "pins": len(plan.pins)}
     try:
-        typed = typed_model(scene.model, plan, table, compared=scene.compared)
+        typed = typed_model(scene.model, plan, table, beside=scene.beside)
     except PrecisionLabError as error:
         return {**row, "failed": str(error)}
     path = scene.folder / f"{variant.name}.onnx"
@@ -282,7 +281,7 @@ def _ran(scene: Scene, path: Path) -> float | str:
 def _compiled(scene: Scene, variant: Variant, compute: str, notes: Sequence[str]) -> Row:
     """The engine for one compute capability: its kernels, and what each layer was compiled in."""
     settings = EngineSettings(scene.folder / "engines", scene.profiles, compute=compute)
-    backend = TypedBackend(scene.backend, scene.engines, settings, RTX, scene.compared)
+    backend = TypedBackend(scene.backend, scene.engines, settings, RTX, scene.beside)
     started = time.perf_counter()
     try:
         inside = backend.inside(spelled_out(scene.model, variant.plan), variant.table)

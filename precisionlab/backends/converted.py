@@ -6,6 +6,7 @@ Kernels of two opsets may differ in the last bits; those of another meaning diff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,6 @@ from precisionlab.data import Dataset, Sample
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
 from precisionlab.model.opset import opset_of
-from precisionlab.rewrite.typed.opset import Compared
 
 _LEAST = 80.0
 """dB of SQNR that an output must agree to: far from what other kernels' last bits do (AveragePool-11 and -19: 140), and
@@ -27,18 +27,54 @@ _FLIPPED = 1e-3
 _SAMPLES = 16
 
 
-def compared_on(model: Model, dataset: Dataset, threads: int) -> Compared:
-    """The comparison with the model on at most 16 of these samples, evenly spaced; made once for each opset."""
-    known: dict[int, str | None] = {}
+class SourceRun:
+    """The model on at most 16 samples, evenly spaced, beside which others are run; see `Beside`."""
 
-    def compared(converted: ir.Model) -> str | None:
+    def __init__(self, model: Model, dataset: Dataset, threads: int) -> None:
+        step = max(1, -(-len(dataset) // _SAMPLES))
+        self._samples = dataset.only(frozenset(dataset.names[::step]))
+        self._model = model
+        self._threads = threads
+        self._faults: dict[int, str | None] = {}
+
+    def fault(self, converted: ir.Model) -> str | None:
+        """In which way the model at another opset gives something else; found out once for each opset."""
         opset = opset_of(converted)
-        if opset not in known:
-            step = max(1, -(-len(dataset) // _SAMPLES))
-            known[opset] = _fault(model, converted, dataset.only(frozenset(dataset.names[::step])), threads)
-        return known[opset]
+        if opset not in self._faults:
+            self._faults[opset] = _fault(self._model, converted, self._samples, self._threads)
+        return self._faults[opset]
 
-    return compared
+    def agreement(self, changed: ir.Model) -> float:
+        """SQNR in dB of the worst output over all samples, −inf where shapes differ. Raises ModelError."""
+        original, session = Session(self._model.onnx.clone(), self._threads), Session(changed.clone(), self._threads)
+        powers = {name: np.zeros(2) for name in original.outputs}
+        for sample in self._samples:
+            wanted, given = original.run(sample.inputs), session.run(sample.inputs)
+            for name, sums in powers.items():
+                sums += _powers(wanted[name], given[name])
+        original.close()
+        session.close()
+        return min((_decibels(*sums) for sums in powers.values()), default=math.inf)
+
+
+def _powers(wanted: Any, given: Any) -> tuple[float, float]:
+    """The sums of squares of an output and of its error, where both are finite; lists and what is left out: none."""
+    if not isinstance(wanted, np.ndarray) or wanted.dtype.kind not in "fVbiu":
+        return 0.0, 0.0
+    if not isinstance(given, np.ndarray) or wanted.shape != given.shape:
+        return 0.0, math.inf
+    true, low = (as_float32(array).astype(np.float64) for array in (wanted, given))
+    finite = np.isfinite(true)
+    if not np.array_equal(finite, np.isfinite(low)):
+        return 0.0, math.inf
+    true, low = (np.where(finite, array, 0.0) for array in (true, low))
+    return float(np.square(true).sum()), float(np.square(low - true).sum())
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
 
 
 def _fault(model: Model, converted: ir.Model, samples: Dataset, threads: int) -> str | None:
@@ -85,15 +121,13 @@ def difference(wanted: Any, given: Any) -> str | None:
     if true.dtype.kind not in "fV":
         differing = int(np.count_nonzero(true != low))
         return f"differs in {differing} of {true.size} values" if differing > _FLIPPED * true.size else None
-    true, low = (as_float32(array).astype(np.float64) for array in (true, low))
-    finite = np.isfinite(true)
-    if not np.array_equal(finite, np.isfinite(low)):
+    signal, noise = _powers(true, low)
+    if math.isinf(noise):
         return "has NaN or Inf in other places"
-    true, low = (np.where(finite, array, 0.0) for array in (true, low))
-    signal, noise = float(np.square(true).sum()), float(np.square(low - true).sum())
-    if noise <= signal * 10 ** (-_LEAST / 10):
+    decibels = _decibels(signal, noise)
+    if decibels >= _LEAST:
         return None
-    return f"agrees with the original's to {10 * np.log10(signal / noise):.1f} dB alone" if signal else "is not 0"
+    return f"agrees with the original's to {decibels:.1f} dB alone" if signal else "is not 0"
 
 
 def _first(model: Model, converted: ir.Model, sample: Sample, threads: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from precisionlab.backends.converted import compared_on
+from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.calibration.methods import DEFAULT_METHOD
@@ -25,6 +25,7 @@ from precisionlab.export import Export, Subject
 from precisionlab.jobs.plan_source import model_of, run_beside, source_of, with_layers_of
 from precisionlab.model import Model, load_model
 from precisionlab.model.opset import opset_of
+from precisionlab.model.portable import tensorrt_notes
 from precisionlab.model.prepared import exported_file, prepared_name
 from precisionlab.model.tail import graft
 from precisionlab.plan.assign import precision_of, read_plan_for
@@ -32,7 +33,7 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import check_weak
 from precisionlab.precision import any_quantized
 from precisionlab.rewrite.plans import completed
-from precisionlab.rewrite.typed.opset import Compared
+from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.search.options import check_calibration
 from precisionlab.system.disk import drafted, told, write_whole_bytes
 from precisionlab.system.lock import held_file
@@ -97,12 +98,15 @@ def export_plan(
     prepared = _prepared(loaded, file) if target in _NAMING else None
     if target in _HOLDING:
         check_weak(loaded, asked)  # before samples are read in vain
+    for note in () if target == _ONNXRUNTIME else tensorrt_notes(loaded):
+        if not (note.is_silent and target == TYPED):  # that is put right there, with a note
+            observer.note(f"{loaded.path.name}: {note}")
     with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles = found.profiles(shapes) if target in _SHAPED else {}
         subject = Subject(loaded, asked, table, profiles, _names(loaded), tensorrt, prepared, hold_float)
         if target == TYPED:
-            return _typed(subject, found.compared, _required(file, "the model is a file"))
+            return _typed(subject, found, _required(file, "the model is a file"))
         return _written(TARGETS[target](subject, file), file, observer, subject)
 
 
@@ -114,7 +118,7 @@ class _Needs:
     ) -> None:
         self._model, self._plan, self._source, self._threads, self._observer = model, plan, source, threads, observer
         self._ready: Prepared | None = None
-        self._comparison: Compared | None = None
+        self._source_run: SourceRun | None = None
 
     def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
         """The plan with the pins that int8 needs anyway, and the ranges, by the plan's own method."""
@@ -132,13 +136,19 @@ class _Needs:
 
         return profiles_for(self._model, shapes, samples)
 
-    def compared(self, converted: ir.Model) -> str | None:
-        """In which way the model at another opset gives something else on the samples; None where it does not."""
-        if self._comparison is None:
-            opset = opset_of(converted)
-            ready = self._prepared(f"the plan needs opset {opset}, and what is converted to it is tried; give --data")
-            self._comparison = compared_on(self._model, ready.dataset, ready.local.threads)
-        return self._comparison(converted)
+    def fault(self, converted: ir.Model) -> str | None:
+        """See `Beside`."""
+        return self._beside(f"the plan needs opset {opset_of(converted)}").fault(converted)
+
+    def agreement(self, changed: ir.Model) -> float:
+        """See `Beside`."""
+        return self._beside("what the model quantises to is changed").agreement(changed)
+
+    def _beside(self, why: str) -> SourceRun:
+        if self._source_run is None:
+            ready = self._prepared(f"{why}, and that is tried on samples; give --data")
+            self._source_run = SourceRun(self._model, ready.dataset, ready.local.threads)
+        return self._source_run
 
     def _prepared(self, why: str) -> Prepared:
         if self._ready is None:
@@ -219,10 +229,10 @@ def _json(subject: Subject, out: Path | None) -> Export:
     return plan_json(subject)
 
 
-def _typed(subject: Subject, compared: Compared, out: Path) -> Exported:
+def _typed(subject: Subject, beside: Beside, out: Path) -> Exported:
     from precisionlab.rewrite.typed import save_typed, typed_model
 
-    typed = typed_model(subject.model, subject.plan, subject.table, compared=compared)
+    typed = typed_model(subject.model, subject.plan, subject.table, beside=beside)
     if subject.model.tail is not None:
         graft(typed.onnx, subject.model.tail)
     save_typed(typed, out)
@@ -230,6 +240,7 @@ def _typed(subject: Subject, compared: Compared, out: Path) -> Exported:
 
 
 TYPED = "typed-onnx"
+_ONNXRUNTIME = "onnxruntime"
 _LAST_WEAK = 10
 """The last major version of TensorRT with precision flags, pins and calibration caches."""
 _SHAPED = frozenset({"trtexec", "polygraphy"})
@@ -241,7 +252,7 @@ TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {
     "trtexec": _trtexec,
     "polygraphy": _polygraphy,
     "modelopt": _modelopt,
-    "onnxruntime": _onnxruntime,
+    _ONNXRUNTIME: _onnxruntime,
     "json": _json,
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.backends.base import Backend
-from precisionlab.backends.converted import compared_on
+from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.memory import default_memory
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
@@ -194,8 +194,8 @@ class _Job:
     ) -> tuple[float | None, str]:
         """The final SQNR of the whole typed model with all of ONNX Runtime's optimisations; or why there is none."""
         try:
-            compared = compared_on(self._model, self._dataset, self._local.threads)
-            typed = typed_model(self._model, plan, table, self._arithmetic.constants, compared)
+            beside = SourceRun(self._model, self._dataset, self._local.threads)
+            typed = typed_model(self._model, plan, table, self._arithmetic.constants, beside)
         except PrecisionLabError as error:
             return None, str(error)
         with temporary_folder() as folder:

@@ -18,6 +18,7 @@ from precisionlab.jobs.sweep_checks import check_cost, check_tolerance
 from precisionlab.jobs.sweep_request import SweepRequest, data_options, run_options, sweep_options
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork, open_work
+from precisionlab.model.portable import read_otherwise
 from precisionlab.precision import any_quantized
 from precisionlab.report.files import run_facts, write_results
 from precisionlab.results.sweep import SampleNames
@@ -205,6 +206,7 @@ def _on_its_terms(
         max_cost=work.options.max_cost,
         fp32_seconds=reference.cost.seconds if reference.cost else None,
         searched=work.plan is None,
+        otherwise="" if work.stage is not None else read_otherwise(work.ready.local.model),
     )
     return replace(found, terms=terms)
 

@@ -125,7 +125,8 @@ def _loaded(path: Path, observer: Observer) -> Model:
     model = load_model(path)
     check_lowerable(model)
     cut = None if model.tail is None else f"{model.path.name}: {model.tail.text}"
-    for said in (cut, quantized_already(model), own_types(model), *tensorrt_notes(model)):
+    noted = (f"{model.path.name}: {note}" for note in tensorrt_notes(model))
+    for said in (cut, quantized_already(model), own_types(model), *noted):
         if said:
             observer.note(said)
     return model

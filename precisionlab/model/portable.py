@@ -6,6 +6,9 @@ TensorRT-RTX 1.7's parser. Operators of which one of 8.6 to 10.15 has a form are
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import onnx_ir as ir
 
 from precisionlab.model.flow import ONNX_DOMAINS
@@ -28,19 +31,35 @@ _MICROSOFT = ("QLinear", "Dynamic", "QAttention", "MatMulInteger")  # how names 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _SIXTEEN = frozenset({ir.DataType.INT16, ir.DataType.UINT16})
 _MOST = 4
+_UNSIGNED = (
+    "TensorRT has no unsigned quantisation: it reads uint8 as int8 with the same scale, so that half of the range is "
+    "gone, or refuses the model; quantise to int8 with zero points 0 (typed-onnx rescales zero points 0 and 128 by "
+    "itself)"
+)
 
 
-def tensorrt_notes(model: Model) -> tuple[str, ...]:
-    """One sentence for each thing in the model that TensorRT refuses, or reads with another meaning."""
+@dataclass(frozen=True)
+class Note:
+    """What is to be known of `nodes` on TensorRT; `is_silent` where it takes them, and computes something else."""
+
+    nodes: str
+    text: str
+    is_silent: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.nodes}: {self.text}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `run.json`."""
+        return {"text": str(self), "silent": self.is_silent}
+
+
+def tensorrt_notes(model: Model) -> tuple[Note, ...]:
+    """One for each thing in the model that TensorRT refuses, or reads with another meaning."""
     nodes = list(model.onnx.graph.all_nodes())
-    quantizers = [n for n in nodes if n.domain in (*ONNX_DOMAINS, "com.microsoft") and n.op_type in QUANTIZERS]
+    quantizers = [node for node in nodes if is_quantizer(node)]
     types = {node: quantized_type(node, model) for node in quantizers}
     said = [
-        (
-            [node for node in quantizers if types[node] == ir.DataType.UINT8],
-            "TensorRT has no unsigned quantisation: it reads uint8 as int8 with the same scale, so that half of the "
-            "range is gone, or refuses the model; quantise to int8 with zero points 0",
-        ),
         (
             [node for node in quantizers if _has_zero_point(node)],
             "TensorRT refuses zero points other than 0; quantise symmetrically",
@@ -60,7 +79,22 @@ def tensorrt_notes(model: Model) -> tuple[str, ...]:
             "TensorRT scatters with a reduction by a plugin of 10.x alone, and refuses the model elsewhere",
         ),
     ]
-    return tuple(f"{model.path.name}: {_named(found)}: {text}" for found, text in said if found)
+    unsigned = [node for node in quantizers if types[node] == ir.DataType.UINT8]
+    silent = (Note(_named(unsigned), _UNSIGNED, is_silent=True),) if unsigned else ()
+    return (*silent, *(Note(_named(found), text) for found, text in said if found))
+
+
+def read_otherwise(model: Model) -> str:
+    """What TensorRT takes of the model and reads as something else than ONNX says; empty where that is nothing."""
+    found = (note.nodes for note in tensorrt_notes(model) if note.is_silent)
+    return "; ".join(
+        f"it takes uint8 for int8 of the same scale in {nodes}, and typed models have it rescaled" for nodes in found
+    )
+
+
+def is_quantizer(node: ir.Node) -> bool:
+    """Whether it is a QuantizeLinear or DequantizeLinear, ONNX's or ONNX Runtime's: the parser goes by the name."""
+    return node.domain in (*ONNX_DOMAINS, "com.microsoft") and node.op_type in QUANTIZERS
 
 
 def _named(nodes: list[ir.Node]) -> str:

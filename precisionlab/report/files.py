@@ -18,6 +18,7 @@ from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
 from precisionlab.model.held import held_layers, held_text
 from precisionlab.model.measurable import own_types
+from precisionlab.model.portable import tensorrt_notes
 from precisionlab.plan.file import plan_files
 from precisionlab.precision import Precision
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
@@ -71,7 +72,12 @@ def run_facts(
         "figures": backend.figures,
         "engines": None if engines is None else {**engines.identity, "measured": engines.can_run},
         "target": {"name": device.name, "title": device.title, "source": device.source},
-        "model": {"path": str(model.path), "sha256": model.sha256, "layers": len(model.layers)},
+        "model": {
+            "path": str(model.path),
+            "sha256": model.sha256,
+            "layers": len(model.layers),
+            "tensorrt": [note.to_dict() for note in tensorrt_notes(model)],
+        },
         "layers": _layer_facts(model, fusions),
         "data": {
             "folder": None if dataset.is_random else dataset.origin,

@@ -34,6 +34,7 @@ def hazards(
     """All hazards of a run, the worst first, else in the order of the page."""
     found = list(_of_data(run, any(is_quantized(section.name) for section in sections)))
     found += _of_reference(run)
+    found += _of_tensorrt(run)
     for place, section in enumerate(sections, 1):
         found += _of_values(section, place)
         found += _of_verdict(section, run)
@@ -101,6 +102,22 @@ def _of_reference(run: Mapping[str, Any]) -> Iterable[Hazard]:
             "Where the reference has no number there is nothing to be right about: figures and verdicts leave it out.",
             "Look whether anybody reads these values (rows of padding are nobody's), and fix the samples or the model "
             "where somebody does.",
+        )
+
+
+# What TensorRT has not, or reads otherwise
+
+
+def _of_tensorrt(run: Mapping[str, Any]) -> Iterable[Hazard]:
+    for note in run["model"].get("tensorrt", ()):  # not there in runs of earlier versions
+        yield Hazard(
+            DANGER if note["silent"] else WARNING,
+            "",
+            capital(str(note["text"])),
+            "All figures that are emulated are of what the model says."
+            if note["silent"]
+            else "An engine of this model cannot be built as it is.",
+            "Change the model before engines are built of it.",
         )
 
 

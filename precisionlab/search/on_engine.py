@@ -192,4 +192,7 @@ class Compiler:
                 self._observer.note(f"  {variant.name}: not compiled: {error}")
             else:
                 compiled.append(CompiledVariant(variant.name, self._backend.device, inside, ""))
+                for note in self._backend.notes:
+                    self._observer.note(f"  {variant.name}: {note}")
+            self._backend.notes.clear()
         return tuple(compiled)

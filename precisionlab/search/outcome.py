@@ -62,7 +62,8 @@ class Variant:
         if terms.random and not terms.random_asked:
             return Mark(State.NOT_KNOWN, on_random=True)
         sums = any(other.is_half_sums for other in self.refuted)
-        return Mark(State.MET if self.met else State.NOT_MET, terms.random, needs_float32_sums=sums)
+        state = State.MET if self.met else State.NOT_MET
+        return Mark(state, terms.random, needs_float32_sums=sums, as_onnx=self.met and bool(terms.otherwise))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from precisionlab.system.wording import counted
 _ON_RANDOM = " on random inputs"
 _IN_PART = " in part"
 _FLOAT32_SUMS = " with sums in float32"
+_AS_ONNX = " as ONNX reads it"
 
 NOTHING_GAINED = 0.995
 """From this share of float32's cost on, a plan gains nothing over float32."""
@@ -50,32 +51,37 @@ class Mark:
 
     `in_part` says that some values were not judged, as the reference has no number there: then it is never green.
     `needs_float32_sums`: it is right only where kernels add up in float32, which most of TensorRT's in half do not:
-    nor then.
+    nor then. `as_onnx`: nor where TensorRT reads the model otherwise than ONNX does.
     """
 
     state: State
     on_random: bool = False
     in_part: bool = False
     needs_float32_sums: bool = False
+    as_onnx: bool = False
 
     def __str__(self) -> str:
         words = "NOT met" if self.state is State.NOT_MET else self.state.value
         if self.state is State.MET:
-            words += (_IN_PART if self.in_part else "") + (_FLOAT32_SUMS if self.needs_float32_sums else "")
+            flags = ((self.in_part, _IN_PART), (self.needs_float32_sums, _FLOAT32_SUMS), (self.as_onnx, _AS_ONNX))
+            words += "".join(text for flag, text in flags if flag)
         return words + (_ON_RANDOM if self.on_random and self.state is not State.NOT_KNOWN else "")
 
     @classmethod
     def parse(cls, text: str) -> Mark:
         """What `str` wrote. Raises ValueError for anything else."""
-        state = text.removesuffix(_ON_RANDOM)
-        known = state.removesuffix(_FLOAT32_SUMS)
-        words = known.removesuffix(_IN_PART).lower()
-        return cls(State(words), text.endswith(_ON_RANDOM), known.endswith(_IN_PART), state.endswith(_FLOAT32_SUMS))
+        words, flags = text, list[bool]()
+        for suffix in (_ON_RANDOM, _AS_ONNX, _FLOAT32_SUMS, _IN_PART):
+            flags.append(words.endswith(suffix))
+            words = words.removesuffix(suffix)
+        on_random, as_onnx, float32_sums, in_part = flags
+        return cls(State(words.lower()), on_random, in_part, float32_sums, as_onnx)
 
     @property
     def tone(self) -> Tone:
         """Its colour."""
-        if self.on_random or ((self.in_part or self.needs_float32_sums) and self.state is State.MET):
+        limited = self.in_part or self.needs_float32_sums or self.as_onnx
+        if self.on_random or (limited and self.state is State.MET):
             return Tone.OPEN
         return _TONES.get(self.state, Tone.OPEN)
 
@@ -95,6 +101,7 @@ class Verdict:
     on_random: bool = False
     in_part: bool = False
     needs_float32_sums: bool = False
+    as_onnx: bool = False
 
     @property
     def met(self) -> bool:
@@ -104,7 +111,7 @@ class Verdict:
     @property
     def mark(self) -> Mark:
         """The state in short."""
-        return Mark(self.state, self.on_random, self.in_part, self.needs_float32_sums)
+        return Mark(self.state, self.on_random, self.in_part, self.needs_float32_sums, self.as_onnx)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object in `run.json`; read back by `from_dict`."""
@@ -115,14 +122,15 @@ class Verdict:
             "on_random": self.on_random,
             "in_part": self.in_part,
             "needs_float32_sums": self.needs_float32_sums,
+            "as_onnx": self.as_onnx,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
         """What `to_dict` wrote. Raises KeyError or ValueError for anything else."""
         state = State(data["state"])
-        flags = (bool(data["on_random"]), bool(data.get("in_part")), bool(data.get("needs_float32_sums")))
-        return cls(state, str(data["sentence"]), str(data["figure"]), *flags)
+        flags = (bool(data.get(name)) for name in ("in_part", "needs_float32_sums", "as_onnx"))
+        return cls(state, str(data["sentence"]), str(data["figure"]), bool(data["on_random"]), *flags)
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,8 @@ class Terms:
 
     `random` says that the inputs were, `random_asked` that the user wanted them so. `max_cost` is the most that a plan
     may cost, as a share of float32's; None: less than float32. `fp32_seconds` is float32's cost, None where it is not
-    known. `searched` is false where a plan of the user's was measured.
+    known. `searched` is false where a plan of the user's was measured. `otherwise` says what of the model TensorRT
+    reads as something else than ONNX says, which an emulation does not; empty where that is nothing.
     """
 
     random: bool = False
@@ -139,6 +148,7 @@ class Terms:
     max_cost: float | None = None
     fp32_seconds: float | None = None
     searched: bool = True
+    otherwise: str = ""
 
 
 NO_TERMS = Terms()
@@ -274,7 +284,9 @@ def _said(e: Evidence, state: State, sentence: str) -> Verdict:
     sums = state is State.MET and any(condition.is_half_sums for condition in e.conditions)
     for condition in e.conditions if state is State.MET else ():
         said += f"; {condition}"
-    return Verdict(state, said, e.figure, e.terms.random, in_part=bool(e.caveat), needs_float32_sums=sums)
+    otherwise = e.terms.otherwise if state is State.MET else ""
+    said += f"; but this is not judged as TensorRT reads the model: {otherwise}" if otherwise else ""
+    return Verdict(state, said, e.figure, e.terms.random, bool(e.caveat), sums, bool(otherwise))
 
 
 _RULES: tuple[Rule, ...] = (_random, _groundless, _not_finished, _wrong, _untouched, _as_float32, _too_dear, _right)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from models import Array, load, plan_for, proto
 
-from precisionlab.backends.converted import compared_on, difference
+from precisionlab.backends.converted import SourceRun, difference
 from precisionlab.backends.session import Session
 from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import open_dataset, random_dataset
@@ -88,8 +88,8 @@ def int8(model: Model, folder: Path) -> tuple[str, ...]:
     """What is said of the typed model with all in INT8 that can be, compared on three random samples."""
     table = CalibrationTable({n: Range(3.0) for layer in model.layers for n in int8_operands(model, layer)}, 1)
     samples = random_dataset(model, {info.name: tuple(map(int, info.shape or ())) for info in model.inputs}, 0)
-    compared = compared_on(model, samples, 1)
-    return typed_model(model, plan_for(model, Precision.INT8), table, compared=compared).notes
+    beside = SourceRun(model, samples, 1)
+    return typed_model(model, plan_for(model, Precision.INT8), table, beside=beside).notes
 
 
 DROPOUT = "(float[2,3] x) => (float[2,2] y, bool[2,3] k) { d, k = Dropout(x) y = MatMul(d, w) }"
@@ -115,12 +115,12 @@ def test_the_first_node_that_differs_is_named(tmp_path: Path) -> None:
     body = "(float[2,3,4] x) => (float[2,3,4] y) {{ r = Relu(x) h = Hardmax<axis={}>(r) y = MatMul(h, w) }}"
     model = load(proto(body.format(1), weights, opset=11), tmp_path)
     other = load(proto(body.format(2), weights, opset=11), tmp_path, "other.onnx")
-    compared = compared_on(model, random_dataset(model, {"x": (2, 3, 4)}, 0), 1)
-    told = compared(convert(other, 13))
+    beside = SourceRun(model, random_dataset(model, {"x": (2, 3, 4)}, 0), 1)
+    told = beside.fault(convert(other, 13))
     assert told is not None
     assert "behind node node_of_h (Hardmax)" in told
     assert "agrees with the original's to " in told
-    assert compared_on(model, random_dataset(model, {"x": (2, 3, 4)}, 0), 1)(convert(model, 13)) is None
+    assert SourceRun(model, random_dataset(model, {"x": (2, 3, 4)}, 0), 1).fault(convert(model, 13)) is None
 
 
 def test_an_opset_at_which_the_model_cannot_be_tried_is_not_taken(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_an_opset_at_which_the_model_cannot_be_tried_is_not_taken(tmp_path: Path
     np.savez(tmp_path / "a.npz", x=IMAGE, r=floats(0, 0, 3, 4)[None])
     plan, samples = plan_for(model, Precision.BF16), open_dataset(tmp_path, model, None, 0)
     blind = typed_model(model, plan, None)
-    seen = typed_model(model, plan, None, compared=compared_on(model, samples, 1))
+    seen = typed_model(model, plan, None, beside=SourceRun(model, samples, 1))
     assert blind.notes == ("converted from opset 17 to 22",)
     assert (seen.onnx.opset_imports[""], "cannot be run" in seen.notes[0]) == (17, True)
 

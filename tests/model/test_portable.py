@@ -13,6 +13,7 @@ from rtx import drive, needs_rtx
 
 from precisionlab import sweep
 from precisionlab.model.portable import tensorrt_notes
+from precisionlab.search.verdict import Tone
 from precisionlab.system.observer import Silent
 
 S, X = np.float32(0.1), "(float[2,4] x) => (float[2,4] y)"
@@ -59,7 +60,8 @@ TAKEN: dict[str, tuple[str, dict[str, Any]]] = {
 def test_what_tensorrt_refuses_or_reads_otherwise_is_told(kind: str, tmp_path: Path) -> None:
     body, weights, words = TOLD[kind]
     (said,) = tensorrt_notes(load(proto(body, weights, opset=21, ir_version=10), tmp_path))
-    assert re.search(words, said), said
+    assert re.search(words, str(said)), said
+    assert said.is_silent == kind.startswith("uint8")
 
 
 @pytest.mark.parametrize("kind", TAKEN)
@@ -93,5 +95,21 @@ def test_a_sweep_says_it_before_its_figures(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     np.save(tmp_path / "data" / "0.npy", np.zeros((2, 4), np.float32))
     heard = Heard()
-    sweep(model.path, tmp_path / "data", precisions="fp16", out=tmp_path / "run", threads=1, observer=heard)
+    done = sweep(model.path, tmp_path / "data", precisions="fp16", out=tmp_path / "run", threads=1, observer=heard)
     assert any("half of the range is gone" in note for note in heard.notes)
+    verdict = done.precisions[0].verdict
+    assert (
+        "but this is not judged as TensorRT reads the model: it takes uint8 for int8 of the same scale in 2 nodes"
+        in (verdict.sentence)
+    )
+    assert verdict.mark.tone is Tone.OPEN
+    assert "half of the range is gone" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_sweep_of_int8_says_nothing_of_it(tmp_path: Path) -> None:
+    body, weights = TAKEN["int8"]
+    model = load(proto(body, weights, opset=21, ir_version=10), tmp_path)
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "0.npy", np.zeros((2, 4), np.float32))
+    done = sweep(model.path, tmp_path / "data", precisions="fp16", out=tmp_path / "run", threads=1)
+    assert "TensorRT reads" not in done.precisions[0].verdict.sentence

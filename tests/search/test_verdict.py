@@ -19,7 +19,7 @@ SUMS, CONSTANTS = Condition(is_half_sums=True, figure="12.0 dB"), Condition(is_h
 
 @pytest.mark.parametrize("state", State)
 def test_a_mark_is_read_back_from_its_text_with_the_same_text_and_tone(state: State) -> None:
-    for flags in itertools.product([False, True], repeat=3):
+    for flags in itertools.product([False, True], repeat=4):
         mark = Mark(state, *flags)
         again = Mark.parse(str(mark))
         assert str(again) == str(mark)
@@ -54,6 +54,17 @@ def test_conditions_are_said_behind_what_is_right_and_sums_alone_take_its_green(
     assert [v.met for v in (plain, sums, constants, both)] == [True] * 4
     assert [v.needs_float32_sums for v in (plain, sums, constants, both)] == [False, True, False, True]
     assert [v.mark.tone for v in (plain, sums, constants, both)] == [Tone.GOOD, Tone.OPEN, Tone.GOOD, Tone.OPEN]
+
+
+def test_what_tensorrt_reads_otherwise_is_said_behind_what_is_right_and_takes_its_green() -> None:
+    otherwise = verdict_of(replace(RIGHT, terms=Terms(otherwise="it takes uint8 for int8")))
+    assert otherwise.sentence == (
+        f"{verdict_of(RIGHT).sentence}; but this is not judged as TensorRT reads the model: it takes uint8 for int8"
+    )
+    assert (str(otherwise.mark), otherwise.mark.tone, otherwise.met) == ("met as ONNX reads it", Tone.OPEN, True)
+    assert Verdict.from_dict(otherwise.to_dict()) == otherwise
+    wrong = verdict_of(replace(RIGHT, met=False, terms=Terms(otherwise="it takes uint8 for int8")))
+    assert (str(wrong.mark), wrong.as_onnx) == ("NOT met", False)
 
 
 def test_what_is_not_right_at_all_hangs_on_nothing() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from precisionlab.backends.converted import compared_on
+from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.registry import RTX, TENSORRT
@@ -77,8 +77,8 @@ def open_engines(
         if engines.features.pins:
             opened = TensorRTBackend(reference, engines, settings)
         else:
-            compared = compared_on(model, every, reference.threads)
-            opened = TypedBackend(reference, engines, settings, backend, compared)
+            beside = SourceRun(model, every, reference.threads)
+            opened = TypedBackend(reference, engines, settings, backend, beside)
         opened.notes.extend(engines.notes)
         yield opened
 

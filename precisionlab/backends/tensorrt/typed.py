@@ -16,10 +16,11 @@ from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.pin_report import PinReport, reports_of
 from precisionlab.backends.tensorrt.settings import EngineSettings
 from precisionlab.calibration.table import CalibrationTable
+from precisionlab.errors import BuildError, ModelError
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.sums import adds_up
-from precisionlab.rewrite.typed.opset import Compared
+from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.system.plainfiles import make_plain_folder
 from precisionlab.system.wording import counted
 
@@ -35,15 +36,15 @@ class TypedBackend(TensorRTBackend):
         engines: Engines,
         settings: EngineSettings,
         name: str,
-        compared: Compared,
+        beside: Beside,
     ) -> None:
         super().__init__(reference, engines, settings)
         self.name = name
-        self._compared = compared
+        self._beside = beside
         self._typed: set[Path] = set()
 
     def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
-        """What is asked of TensorRT for a plan; writes the typed model."""
+        """What is asked of TensorRT for a plan; writes the typed model. Raises BuildError where there can be none."""
         from precisionlab.rewrite.typed import save_typed, typed_model
 
         settings = self._settings
@@ -55,10 +56,13 @@ class TypedBackend(TensorRTBackend):
         path = make_plain_folder(settings.folder, "typed").resolve() / f"{content[:16]}.onnx"
         # One that an earlier run has left may be a stranger's, and another model than its name says.
         if path not in self._typed:
-            self._typed.add(path)
-            typed = typed_model(self.model, plan, table, compared=self._compared)
+            try:
+                typed = typed_model(self.model, plan, table, beside=self._beside)
+            except ModelError as error:
+                raise BuildError(str(error)) from None
             self.notes += [note for note in typed.notes if note not in self.notes]
             save_typed(typed, path)
+            self._typed.add(path)
         return BuildJob(
             model=path,
             engine=settings.folder,

@@ -17,10 +17,12 @@ from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.typed.alone import HoldAlone
 from precisionlab.rewrite.typed.assignment import allowed, body_types, planned
+from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.constants import Written, clamping_notes
 from precisionlab.rewrite.typed.expand import ExpandHardSwish
-from precisionlab.rewrite.typed.opset import Compared, at_opset
+from precisionlab.rewrite.typed.opset import at_opset
+from precisionlab.rewrite.typed.signed_model import with_signed
 from precisionlab.rewrite.typed.summed import PlainGemm
 from precisionlab.rewrite.typed.types import TypesPass
 
@@ -51,19 +53,22 @@ def typed_model(
     plan: PrecisionPlan,
     table: CalibrationTable | None,
     constants: Constants = Constants.CLAMPED,
-    compared: Compared = lambda converted: None,
+    beside: Beside | None = None,
 ) -> TypedModel:
     """The model with the plan's precisions as the types of its tensors, and Q/DQ where layers run in int8.
 
     Node names, and the names of the tensors that stay, are the original's; inputs and outputs keep name and type.
     `table` has the ranges of what int8 layers take; None where there are none. `constants` says what becomes of those
-    that half cannot hold: a strongly typed engine computes with what the file holds. `compared` is asked of every model
-    at another opset before it is typed. A plan of float32 alone gives the original. Raises PlanError where the plan
-    cannot be carried out, ModelError where the model does not allow it.
+    that half cannot hold: a strongly typed engine computes with what the file holds. A model at another opset, or with
+    int8 in the place of uint8, is held against the model by `beside`; None: there are no samples. A plan of float32
+    alone gives the original. Raises PlanError where the plan cannot be carried out, ModelError where the model does
+    not allow it.
     """
     assignment = planned(model, plan, table)
-    graph, notes = at_opset(model, assignment, compared)
-    changed = opset_of(graph) != opset_of(model.onnx)
+    graph, notes = at_opset(model, assignment, beside)
+    graph, signed = with_signed(graph, model.path, beside)
+    notes = (*notes, *signed)
+    changed = bool(signed) or opset_of(graph) != opset_of(model.onnx)
     tensors = infer_tensors(graph) if changed else model.tensors
     assignment = allowed(assignment, graph.graph, opset_of(graph), model, tensors)
     expansion = ExpandHardSwish(assignment)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
@@ -16,6 +14,7 @@ from precisionlab.model.opset import opset_of
 from precisionlab.model.subgraphs import subgraphs
 from precisionlab.precision import Precision
 from precisionlab.rewrite.typed.assignment import Assignment, refusals
+from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.rewrite.typed.restored import restore
 from precisionlab.rewrite.typed.signature import FLOAT
 from precisionlab.rewrite.typed.summed import LEAST_OPSET
@@ -25,8 +24,6 @@ _PER_CHANNEL = 13  # QuantizeLinear and DequantizeLinear take an axis
 _HALF_SCALES = 19  # … and scales in float16 and bfloat16
 # Conv, pooling and others take bfloat16 from 22 on; nothing that a plan needs came later, and older parsers stop soon.
 _NEWEST = 22
-Compared = Callable[[ir.Model], str | None]
-"""In which way a model at another opset, still in float32, gives something else than the original; None: in none."""
 # What the converter replaces by a node with neither its name nor its output's.
 _REPLACED = {"Upsample": "Resize"}
 
@@ -45,7 +42,7 @@ def least_opset(assignment: Assignment, current: int) -> int:
     return needed
 
 
-def at_opset(model: Model, assignment: Assignment, compared: Compared) -> tuple[ir.Model, tuple[str, ...]]:
+def at_opset(model: Model, assignment: Assignment, beside: Beside | None) -> tuple[ir.Model, tuple[str, ...]]:
     """A copy of the model at the opset that the assignment is best served by, and what to say of it.
 
     Where it cannot be converted to that, or what is converted gives something else, the next best is tried, or the
@@ -58,7 +55,7 @@ def at_opset(model: Model, assignment: Assignment, compared: Compared) -> tuple[
             return model.onnx.clone(), told
         try:
             found = convert(model, opset)
-            fault = compared(found)
+            fault = None if beside is None else beside.fault(found)
             if fault is None:
                 return found, (*told, f"converted from opset {current} to {opset}")
             raise ModelError(f"{_not_converted(model, opset)}: {fault}")
