@@ -17,16 +17,8 @@ SLOW = frozenset(
         *("engines", "executors", "fuzz", "internal", "kill", "lift", "links", "memory", "node_models"),
         *("odd_models", "one_file", "planted", "real_models", "recurrent", "report_graph", "report_search"),
         *("rtx_sweep", "sensitivity", "strange_runs", "streams", "typed", "trt_build", "trt_callbacks"),
-        *(
-            "trt_conformance",
-            "trt_execution",
-            "trt_explicit",
-            "trt_inspector",
-            "trt_network",
-            "trt_process",
-            "trt_sweep",
-            "two_users",
-        ),
+        *("trt_conformance", "trt_execution", "trt_explicit", "trt_inspector", "trt_network", "trt_process"),
+        *("trt_sweep", "trt_told", "two_users"),
     }
 )
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
@@ -45,7 +37,8 @@ THOROUGH = frozenset(
             "planted",
             "real_models",
         ),
-        *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_plugins", "trt_sweep", "two_users", "typed"),
+        *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_plugins", "trt_sweep", "trt_told"),
+        *("two_users", "typed"),
     }
 )
 """Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""

@@ -17,6 +17,12 @@ from typing import Any, NamedTuple
 PINS = ()
 """(layer, its ONNX nodes, the float tensors that these give, the name of a TensorRT DataType) for each pin."""
 
+BARRED: frozenset[str] = frozenset([])
+"""The names of the model's nodes with " | " in them: others end there, as doc strings and bodies are told behind it."""
+
+FUNCTIONS: frozenset[str] = frozenset([])
+"""The model-local functions that the model still calls."""
+
 LEFT_ALONE = frozenset(["CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE", "DYNAMIC_QUANTIZE", "ASSERTION"])
 STEERING = frozenset(
     ["CONDITION", "CONDITIONAL_INPUT", "CONDITIONAL_OUTPUT", "TRIP_LIMIT", "RECURRENCE", "ITERATOR", "LOOP_OUTPUT"]
@@ -147,22 +153,26 @@ def describe_tensor(tensor: Any) -> Tensor:
 
 
 def nodes_of(metadata: str) -> Sequence[str]:
-    """The ONNX nodes of `[ONNX Layer: inner | tb (then_branch) | iff (If)]`, innermost first."""
+    """The ONNX nodes that a layer is part of, innermost first; the last stands in the main graph.
+
+    8.6 says `[ONNX Layer: NAME | doc string | …]`, 10.1 `[ONNX Layer: NAME | Local Function: f]`, later parsers
+    `[ONNX Layer: inner | tb (then_branch) | iff (If)]` and `[ONNX Layer: inner | call (f)]`.
+    """
     text = metadata.strip()
     if not text.startswith("[ONNX Layer: ") or not text.endswith("]"):
         return ()
-    groups = re.split(r"\][\x00-\x1f]*\[ONNX Layer: ", text[len("[ONNX Layer: ") : -1])
-    return tuple(dict.fromkeys(node for group in groups for node in chain_of(group)))
-
-
-def chain_of(text: str) -> Sequence[str]:
-    """The nodes of `inner | tb (then_branch) | iff (If)`; a name with a bar in it is that name."""
-    inner, *around = text.split(" | ")
-    parts = [re.fullmatch(r"(.*) \(([^()]*)\)", part, re.DOTALL) for part in around]
-    found = [part.groups() for part in parts if part is not None]
-    if len(found) < len(parts):
-        return (text,)
-    return (inner, *(name for name, kind in found if kind not in BODIES))
+    parts = text[len("[ONNX Layer: ") : -1].split(" | ")
+    starts = (end for end in range(len(parts), 1, -1) if " | ".join(parts[:end]) in BARRED)
+    end = next(starts, 1)
+    name, around = " | ".join(parts[:end]), parts[end:]
+    found = [re.fullmatch(r"(.*) \(([^()]*)\)", part, re.DOTALL) for part in around]
+    kinds = [(each[1], each[2]) for each in found if each is not None]
+    # What a doc string says of brackets is no body and no function's call.
+    if kinds and len(kinds) == len(around) and any(kind in BODIES or kind in FUNCTIONS for _, kind in kinds):
+        return (name, *(each for each, kind in kinds if kind not in BODIES))
+    if around and around[-1].startswith("Local Function: "):
+        return (name, around[-1])
+    return (name,)
 
 
 def match(pins: Sequence[Any], layers: Sequence[Layer]) -> list[list[Layer]]:

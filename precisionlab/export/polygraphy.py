@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from precisionlab.backends.tensorrt.jobs import LayerPin, Profile
@@ -19,6 +20,7 @@ from precisionlab.precision import Precision, any_quantized
 CACHE = "calibration.cache"
 FILE = "precision_pins.py"
 _PLACE = "PINS = ()\n"
+_BARRED, _FUNCTIONS = (f"{name}: frozenset[str] = frozenset([])\n" for name in ("BARRED", "FUNCTIONS"))
 _TAKEN = frozenset({*sys.stdlib_module_names, "tensorrt", "polygraphy", "numpy", "onnx"})
 
 
@@ -41,6 +43,10 @@ def polygraphy_script(subject: Subject, file: str) -> Export:
     """
     command = command_line(polygraphy_words(subject, file))
     source = inspect.getsource(network_script)
+    model = subject.model
+    barred = {str(name) for scope in model.scopes for name in scope.node if " | " in name}
+    barred |= {idle.name for idle in model.idle if " | " in idle.name}
+    source = _filled(_filled(source, _BARRED, barred), _FUNCTIONS, {f.name for f in model.onnx.functions.values()})
     before, place, after = source.partition(_PLACE)
     assert place, "the place of the pins is gone from network_script.py"
     pins = "".join(f"    {_row(pin)},\n" for pin in subject.pins)
@@ -49,6 +55,12 @@ def polygraphy_script(subject: Subject, file: str) -> Export:
     content = f"{head}{before}PINS = (\n{pins})\n{after}" if pins else f"{head}{source}"
     int8 = any_quantized(subject.enabled)
     return Export(content, {CACHE: subject.cache} if int8 else {}, notes=_notes(subject))
+
+
+def _filled(source: str, place: str, names: Iterable[str]) -> str:
+    """The source with names in the place of an empty list."""
+    assert place in source, f"{place!r} is gone from network_script.py"
+    return source.replace(place, place.replace("[]", ascii(sorted(names))))
 
 
 def polygraphy_words(subject: Subject, file: str) -> list[str]:

@@ -192,28 +192,6 @@ def test_types_are_read_word_by_word(description: str, dtype: str | None) -> Non
     assert inspector.dtype_of(description) == dtype
 
 
-@pytest.mark.parametrize(
-    ("metadata", "nodes"),
-    [
-        ("", ()),
-        ("something else", ()),
-        ("[ONNX Layer: ]", ("",)),
-        ("[ONNX Layer: a][ONNX Layer: b][ONNX Layer: a]", ("a", "b")),
-        ("[ONNX Layer: a] [ONNX Layer: b]", ("a", "b")),
-        ("x [ONNX Layer: a]\x1fy [ONNX Layer: b]\x1e[ONNX Layer: c]", ("a", "b", "c")),
-        (
-            "[ONNX Layer: (Unnamed Layer* 22) [Constant]][ONNX Layer: e] [f]",
-            ("(Unnamed Layer* 22) [Constant]", "e] [f"),
-        ),
-        ("[ONNX Layer: a, b: c | d (e)]", ("a, b: c | d (e)",)),
-        ("[ONNX Layer: iff][ONNX Layer: inner | tb (then_branch) | iff (If)]", ("iff",)),
-        ("[ONNX Layer: x | g (body) | loop (Loop) | tb (else_branch) | outer (x) (If)]", ("outer (x)",)),
-    ],
-)
-def test_metadata_names_the_nodes_of_the_main_graph(metadata: str, nodes: tuple[str, ...]) -> None:
-    assert inspector.nodes_of(metadata) == nodes
-
-
 # The builder's log
 
 _TENSOR = (

@@ -21,7 +21,8 @@ from rtx import drive, needs_rtx
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.jobs import LayerPin
 from precisionlab.backends.tensorrt.matching import PinMatch, match_pins
-from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor, describe, nodes_of, parse
+from precisionlab.backends.tensorrt.metadata import network_nodes
+from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor, describe, parse
 from precisionlab.backends.tensorrt.pins import apply_pins, clear_pins, enabled_of, pins_of, skip_reason
 from precisionlab.errors import BuildError
 from precisionlab.model import Model, load_model
@@ -44,7 +45,7 @@ def layers(*rows: tuple[Any, ...]) -> tuple[NetworkLayer, ...]:
         return tuple(tensor(name) if isinstance(name, str) else name for name in names)
 
     return tuple(
-        NetworkLayer(index, name, kind, nodes_of(metadata), tensors(inputs), tensors(outputs))
+        NetworkLayer(index, name, kind, network_nodes(metadata), tensors(inputs), tensors(outputs))
         for index, (name, kind, metadata, inputs, outputs) in enumerate(rows)
     )
 
@@ -63,29 +64,6 @@ def names(match: PinMatch) -> list[str]:
 
 def matched(network: Sequence[NetworkLayer], *pins: LayerPin) -> list[list[str]]:
     return [names(match) for match in match_pins(pins, network)]
-
-
-class TestMetadata:
-    @pytest.mark.parametrize(
-        ("metadata", "nodes"),
-        [
-            ("[ONNX Layer: /a/Conv]", ("/a/Conv",)),
-            ("[ONNX Layer: node_of_y]", ("node_of_y",)),
-            ("[ONNX Layer: inner | tb (then_branch) | iff (If)]", ("inner", "iff")),
-            ("[ONNX Layer: iff | tb (then_branch) | iff (If)]", ("iff",)),
-            ("[ONNX Layer: inner | bd (body) | lp (Loop) | tb (else_branch) | iff (If)]", ("inner", "lp", "iff")),
-            ("[ONNX Layer: relu | call (my_function)]", ("relu", "call")),
-            ("[ONNX Layer: a]\x1f[ONNX Layer: b]", ("a", "b")),
-            ("[ONNX Layer: a]\x1e[ONNX Layer: b]", ("a", "b")),
-            ("[ONNX Layer: a][ONNX Layer: b]", ("a", "b")),
-            ("[ONNX Layer: x[0] | y]", ("x[0] | y",)),
-            ("[ONNX Layer: a | b (c)] [ONNX Layer: q]]", ("a | b (c)] [ONNX Layer: q]",)),
-            ("", ()),
-            ("made by hand", ()),
-        ],
-    )
-    def test_names_the_nodes_innermost_first(self, metadata: str, nodes: tuple[str, ...]) -> None:
-        assert nodes_of(metadata) == nodes
 
 
 class TestMatching:

@@ -23,6 +23,7 @@ from precisionlab.backends.tensorrt.inspector import layers_of as layers_in_engi
 from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, Profile
 from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
 from precisionlab.backends.tensorrt.matching import match_pins
+from precisionlab.backends.tensorrt.metadata import NodeNames
 from precisionlab.backends.tensorrt.monitor import make_monitor
 from precisionlab.backends.tensorrt.network import NetworkLayer, describe, parse
 from precisionlab.backends.tensorrt.pins import apply_pins
@@ -59,7 +60,7 @@ def build(
     builder = make_builder(trt, logger, keeper)
     with parse(trt, logger, builder, job.model, features, keeper) as parsed:
         network = parsed.network
-        described = describe(network)
+        described = describe(network, parsed.names)
         outcomes = apply_pins(trt, network, match_pins(job.pins, described)) if job.pins else ()
         mark(trt, network, job.marked, job.marked_as)
         mark_debug(network, job.debug, features)
@@ -83,7 +84,7 @@ def build(
             timings = save_timings(config, configured.timing_cache, job.timing_cache)
         seconds = time.perf_counter() - started
         said = (*parsed.warnings, *configured.warnings, *keeper.warnings, *keeper.errors, *timings)
-        layers, unread = read_layers(trt, logger, keeper, serialized, job.profiles)
+        layers, unread = read_layers(trt, logger, keeper, serialized, job.profiles, parsed.names)
     return Built(job.engine, seconds, size, outcomes, layers, (*said, *unread))
 
 
@@ -93,7 +94,7 @@ def network_layers(trt: Any, model: Path, keeper: LogKeeper) -> tuple[NetworkLay
     logger = make_logger(trt, keeper)
     builder = make_builder(trt, logger, keeper)
     with parse(trt, logger, builder, model, features_of(trt), keeper) as parsed:
-        return describe(parsed.network)
+        return describe(parsed.network, parsed.names)
 
 
 def make_builder(trt: Any, logger: Any, keeper: LogKeeper) -> Any:
@@ -171,17 +172,18 @@ def write_engine(serialized: Any, path: Path) -> int:
 
 
 def read_layers(
-    trt: Any, logger: Any, keeper: LogKeeper, serialized: Any, profiles: Mapping[str, Profile]
+    trt: Any, logger: Any, keeper: LogKeeper, serialized: Any, profiles: Mapping[str, Profile], names: NodeNames
 ) -> tuple[tuple[EngineLayer, ...], tuple[str, ...]]:
     """The layers of an engine just built, and warnings where they cannot be had.
 
     From the builder's log where it lists them (TensorRT-RTX; that needs no GPU), else from the engine's inspector.
+    `names` are those of the file that it was built of.
     """
     told: tuple[str, ...] = ()
     shapes: list[NDArray[Any]] = []
     if keeper.layers is not None:
         try:
-            return layers_in_log(keeper.layers), ()
+            return layers_in_log(keeper.layers, names), ()
         except EngineError as error:
             told = (str(error),)
     try:
@@ -204,7 +206,7 @@ def read_layers(
     del inspector, context, engine, runtime  # in this order: none may outlive the one that made it
     del shapes
     try:
-        return layers_in_engine(text), told
+        return layers_in_engine(text, names), told
     except EngineError as error:
         return (), (*told, f"the engine's layers are not known: {error}")
 

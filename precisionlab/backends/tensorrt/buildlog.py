@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 
-from precisionlab.backends.tensorrt.inspector import dtype_of, nodes_of, shape_of
+from precisionlab.backends.tensorrt.inspector import dtype_of, shape_of
 from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor
+from precisionlab.backends.tensorrt.metadata import NO_NAMES, NodeNames, engine_nodes
 from precisionlab.errors import EngineError
 
 START = "Layers:"
@@ -41,19 +42,20 @@ _TAIL = re.compile(
 )
 
 
-def layers_of(message: str) -> tuple[EngineLayer, ...]:
+def layers_of(message: str, names: NodeNames = NO_NAMES) -> tuple[EngineLayer, ...]:
     """The layers of the builder's message that starts with `Layers:`, in the engine's order.
 
     Inputs and outputs are what kernels take and give; their constants are left out (a half GEMM has its factors in
-    float). Raises EngineError where the message is not in the form above.
+    float). `names` are those of the file that it was built of. Raises EngineError where the message is not in the form
+    above.
     """
     if not message.startswith(START):
         raise EngineError(f"TensorRT's log of an engine's layers starts with {START!r}, this with {message[:40]!r}")
     body = _END.split(message[len(START) :], maxsplit=1)[0].strip("\n")
-    return tuple(_layer(line) for line in _LINE.split(body)) if body.strip() else ()
+    return tuple(_layer(line, names) for line in _LINE.split(body)) if body.strip() else ()
 
 
-def _layer(line: str) -> EngineLayer:
+def _layer(line: str, names: NodeNames) -> EngineLayer:
     head = _HEAD.match(line)
     if head is None:
         raise _unreadable(line, 0)
@@ -68,9 +70,8 @@ def _layer(line: str) -> EngineLayer:
     tail = _TAIL.fullmatch(line, end) if ", Metadata: " in line[end:] else None
     if tail is None:
         raise _unreadable(line, end)
-    return EngineLayer(
-        head["name"], head["kind"], nodes_of(tail["metadata"]), inputs, outputs, tail["tactic"].strip() or None
-    )
+    nodes = engine_nodes(tail["metadata"], names)
+    return EngineLayer(head["name"], head["kind"], nodes, inputs, outputs, tail["tactic"].strip() or None)
 
 
 def _tensors(line: str, start: int) -> tuple[tuple[EngineTensor, ...], int]:

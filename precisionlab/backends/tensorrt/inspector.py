@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor, Shape
+from precisionlab.backends.tensorrt.metadata import NO_NAMES, NodeNames, engine_nodes
 from precisionlab.errors import EngineError
 
 DOUBLE = "fp64"
@@ -49,20 +50,15 @@ _DTYPES = {
     "bool": "bool",
 }
 _WORD = re.compile(r"[a-z0-9]+")
-_MARK = "[ONNX Layer: "
-_SEPARATORS = re.compile("[\x1e\x1f]")
-_BETWEEN_NODES = re.compile(r"\][\s,+]*\[ONNX Layer: ")
-# A node in a subgraph: `inner | graph (then_branch) | outer (If)`, for each subgraph two parts more.
-_SUBGRAPH = re.compile(r".+ \((?:then_branch|else_branch|body)\)", re.DOTALL)
-_OPERATOR = re.compile(r"(?P<name>.+) \(\w+\)", re.DOTALL)
 
 
-def layers_of(text: str) -> tuple[EngineLayer, ...]:
+def layers_of(text: str, names: NodeNames = NO_NAMES) -> tuple[EngineLayer, ...]:
     """The layers of `EngineInspector.get_engine_information(LayerInformationFormat.JSON)`, in the engine's order.
 
     A layer's weights, where the inspector gives their type, stand behind its inputs as `weights of <layer>`: with
     dynamic shapes they may be all that is known. A layer of an engine that has names alone has an empty kind and no
-    tensors. Raises EngineError where the text is not what an inspector says.
+    tensors. `names` are those of the file that it was built of. Raises EngineError where the text is not what an
+    inspector says.
     """
     try:
         # Not strict: the separators of metadata are control characters, which JSON wants escaped.
@@ -72,23 +68,7 @@ def layers_of(text: str) -> tuple[EngineLayer, ...]:
     raw = content.get("Layers") if isinstance(content, Mapping) else None
     if not isinstance(raw, list):
         raise EngineError(f"what TensorRT's engine inspector says has no list `Layers`: {text[:80]!r}")
-    return tuple(_layer(item) for item in raw)
-
-
-def nodes_of(metadata: str) -> tuple[str, ...]:
-    """The ONNX nodes that a layer's metadata names, each once, in its order: `[ONNX Layer: a][ONNX Layer: b]`.
-
-    For a node in a subgraph (of If, Loop, Scan) it is the node of the main graph that holds it: names within
-    subgraphs may be those of other nodes outside.
-    """
-    found: dict[str, None] = {}
-    for part in _SEPARATORS.split(metadata):
-        start = part.find(_MARK)
-        end = part.rfind("]")  # the last one: a name may hold brackets itself
-        if start >= 0 and end > start:
-            for name in _BETWEEN_NODES.split(part[start + len(_MARK) : end]):
-                found[_outermost(name)] = None
-    return tuple(found)
+    return tuple(_layer(item, names) for item in raw)
 
 
 def dtype_of(description: str) -> str | None:
@@ -102,15 +82,7 @@ def shape_of(dimensions: Sequence[int]) -> Shape | None:
     return None if any(dim < 0 for dim in dimensions) else tuple(dimensions)
 
 
-def _outermost(name: str) -> str:
-    parts = name.split(" | ")
-    if len(parts) < 3 or len(parts) % 2 == 0 or not all(_SUBGRAPH.fullmatch(part) for part in parts[1::2]):
-        return name
-    holder = _OPERATOR.fullmatch(parts[-1])
-    return parts[-1] if holder is None else holder["name"]
-
-
-def _layer(item: Any) -> EngineLayer:
+def _layer(item: Any, names: NodeNames) -> EngineLayer:
     if isinstance(item, str):
         return EngineLayer(item, "", (), (), ())
     if not isinstance(item, Mapping) or not isinstance(item.get("Name"), str):
@@ -119,7 +91,7 @@ def _layer(item: Any) -> EngineLayer:
     return EngineLayer(
         name=name,
         kind=_text(item.get("LayerType")) or "",
-        nodes=nodes_of(_text(item.get("Metadata")) or ""),
+        nodes=engine_nodes(_text(item.get("Metadata")) or "", names),
         inputs=(*_tensors(item.get("Inputs"), name), *_weights(item.get("Weights"), name)),
         outputs=_tensors(item.get("Outputs"), name),
         tactic=_text(item.get("TacticName")),

@@ -12,16 +12,13 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from precisionlab.backends.tensorrt.api import Features
+from precisionlab.backends.tensorrt.metadata import NO_NAMES, NodeNames, names_of, network_nodes
 from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
 from precisionlab.system.wording import counted
 
 _DTYPES = {precision.number_format.tensorrt: precision.value for precision in Precision.formats()}
 """TensorRT's names of what we call otherwise; the other types have its names in small letters."""
-_GROUPS = re.compile(r"\][\x00-\x1f]*\[ONNX Layer: ")
-_AROUND = re.compile(r"(.*) \(([^()]*)\)", re.DOTALL)
-_BODIES = frozenset({"then_branch", "else_branch", "body"})
-"""The attributes of ONNX operators that hold a graph."""
 _OLD_PARSER_OPSET = 17
 _LISTED = 10
 """So many of the parser's errors are told in full."""
@@ -77,16 +74,19 @@ class ParsedNetwork:
 
     The parser holds the weights that the network refers to, and frees them with itself: keep this object until the
     engine is built. A parser whose network was freed before it brings the process down, so they go in order.
-    `warnings` are ours, on what may go wrong later.
+    `warnings` are ours, on what may go wrong later, `names` those of the file's nodes.
     """
 
-    def __init__(self, parser: Any, network: Any, builder: Any, logger: Any, warnings: tuple[str, ...]) -> None:
+    def __init__(
+        self, parser: Any, network: Any, builder: Any, logger: Any, warnings: tuple[str, ...], names: NodeNames
+    ) -> None:
         # Attributes are freed in the order of their assignment.
         self.parser = parser
         self.network = network
         self.builder = builder
         self.logger = logger
         self.warnings = warnings
+        self.names = names
 
     def __enter__(self) -> ParsedNetwork:
         return self
@@ -123,7 +123,7 @@ def parse(trt: Any, logger: Any, builder: Any, path: Path, features: Features, l
     flag = 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH) if features.implicit_batch else 0
     network = builder.create_network(flag)
     parser = trt.OnnxParser(network, logger)
-    done = ParsedNetwork(parser, network, builder, logger, _warnings(trt, model, path))
+    done = ParsedNetwork(parser, network, builder, logger, _warnings(trt, model, path), names_of(model))
     # From the file, not from its bytes: only so is external data found beside it.
     if not parser.parse_from_file(str(path)):
         said = () if log is None else tuple(line for line in log.errors if line not in known)
@@ -136,42 +136,19 @@ def parse(trt: Any, logger: Any, builder: Any, path: Path, features: Features, l
     return done
 
 
-def describe(network: Any) -> tuple[NetworkLayer, ...]:
-    """All layers of a network, in its order."""
-    return tuple(_layer(network.get_layer(index), index) for index in range(network.num_layers))
+def describe(network: Any, names: NodeNames = NO_NAMES) -> tuple[NetworkLayer, ...]:
+    """All layers of a network, in its order. `names` are those of the file that it was parsed from."""
+    return tuple(_layer(network.get_layer(index), index, names) for index in range(network.num_layers))
 
 
-def nodes_of(metadata: str) -> tuple[str, ...]:
-    """The ONNX nodes that a network layer's metadata names, innermost first; none for text of another kind.
-
-    `[ONNX Layer: NAME]`, or in a subgraph `[ONNX Layer: inner | tb (then_branch) | iff (If)]`: what is not a node (the
-    branch) is left out. The names themselves may hold brackets and bars.
-    """
-    text = metadata.strip()
-    if not text.startswith("[ONNX Layer: ") or not text.endswith("]"):
-        return ()
-    groups = _GROUPS.split(text[len("[ONNX Layer: ") : -1])
-    return tuple(dict.fromkeys(node for group in groups for node in _chain(group)))
-
-
-def _chain(text: str) -> tuple[str, ...]:
-    """The nodes of `inner | tb (then_branch) | iff (If)`; a name with a bar in it is that name."""
-    inner, *around = text.split(" | ")
-    parts = [_AROUND.fullmatch(part) for part in around]
-    found = [part.groups() for part in parts if part is not None]
-    if len(found) < len(parts):
-        return (text,)
-    return (inner, *(name for name, kind in found if kind not in _BODIES))
-
-
-def _layer(layer: Any, index: int) -> NetworkLayer:
+def _layer(layer: Any, index: int, names: NodeNames) -> NetworkLayer:
     inputs = (layer.get_input(i) for i in range(layer.num_inputs))
     outputs = (layer.get_output(i) for i in range(layer.num_outputs))
     return NetworkLayer(
         index=index,
         name=layer.name,
         kind=layer.type.name,
-        nodes=nodes_of(layer.metadata),
+        nodes=network_nodes(layer.metadata, names),
         inputs=tuple(_tensor(tensor) for tensor in inputs if tensor is not None),  # an optional one is None
         outputs=tuple(_tensor(tensor) for tensor in outputs if tensor is not None),
     )

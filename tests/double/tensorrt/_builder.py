@@ -101,6 +101,7 @@ class Builder:
             {
                 "model": b64encode(network._parts.content).decode(),
                 "kernels": [[k.name, k.layer, k.nodes, k.precision.value] for k in kernels],
+                "metadata": {k.layer: k.metadata for k in kernels},
                 "around": float_precision(config.flags).value,
                 "scales": scales,
                 "flags": flags,

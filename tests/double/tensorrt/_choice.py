@@ -41,6 +41,7 @@ class Kernel:
     layer: str
     nodes: tuple[str, ...]
     precision: Precision
+    metadata: str
 
 
 @lru_cache(maxsize=4)
@@ -105,24 +106,25 @@ def _kernel(
     wide: Collection[str],
     log: _Log,
 ) -> Kernel:
-    told = settings()
+    manners = settings()
     parts = [part for part in network._parts.layers if part._node in layer.nodes]
     name = " + ".join(part.name for part in parts) or layer.name
     free = _free(layer, model, flags, scales, log)
     precision = free
     pin = _pin(parts)
     if pin is not None:
-        if set(layer.nodes) & set(told.get("refuse", ())):
+        if set(layer.nodes) & set(manners.get("refuse", ())):
             text = f"No implementation of layer {parts[0].name} obeys the requested constraints in strict mode."
             if BuilderFlag.OBEY_PRECISION_CONSTRAINTS in flags:
                 raise RefusedError(text)
             log.log("WARNING", text)
-        elif not set(layer.nodes) & set(told.get("swallow", ())):
+        elif not set(layer.nodes) & set(manners.get("swallow", ())):
             precision = pin if _is_kept(parts[-1], pin) else free
-    widens = told.get("widens", False) and not wide.isdisjoint(layer.outputs)
-    if widens or (marked and set(layer.nodes) & set(told.get("marking_changes", ()))):
+    widens = manners.get("widens", False) and not wide.isdisjoint(layer.outputs)
+    if widens or (marked and set(layer.nodes) & set(manners.get("marking_changes", ()))):
         precision = Precision.FP32
-    return Kernel(name, layer.name, layer.nodes, precision)
+    told = [part.metadata for part in parts if part.metadata] or [f"[ONNX Layer: {node}]" for node in layer.nodes]
+    return Kernel(name, layer.name, layer.nodes, precision, "\x1e".join(dict.fromkeys(told)))
 
 
 def _free(

@@ -196,7 +196,7 @@ class EngineInspector:
             if given is not precision:
                 inputs[-1] = self._tensor(f"Reformatted Input Tensor {index} to {name}", precision, tensor)
                 title = f"Reformatting CopyNode for Input Tensor {index} to {name}"
-                found.append(self._layer(title, "Reformat", [self._tensor(tensor, given)], [inputs[-1]], []))
+                found.append(self._layer(title, "Reformat", [self._tensor(tensor, given)], [inputs[-1]], ""))
         spreads = self._plan.has_spread(layer, precision)
         stored = around if precision is Precision.INT8 and not spreads else precision
         is_sum = model.node[nodes[0]].op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -208,10 +208,17 @@ class EngineInspector:
             if tensor in finals and stored is not Precision.FP32:
                 gives[index] = self._tensor(f"Reformatted Output Tensor {index} to {name}", stored, tensor)
                 title = f"Reformatting CopyNode for Output Tensor {index} to {name}"
-                after.append(self._layer(title, "Reformat", [gives[index]], [self._tensor(tensor, Precision.FP32)], []))
+                after.append(self._layer(title, "Reformat", [gives[index]], [self._tensor(tensor, Precision.FP32)], ""))
         return [
             *found,
-            self._layer(name, "CaskConvolution" if len(nodes) > 1 else "Kgen", inputs, gives, nodes, tactic),
+            self._layer(
+                name,
+                "CaskConvolution" if len(nodes) > 1 else "Kgen",
+                inputs,
+                gives,
+                self._plan._told["metadata"][layer],
+                tactic,
+            ),
             *after,
         ]
 
@@ -225,9 +232,8 @@ class EngineInspector:
         return Precision.FP32
 
     def _layer(
-        self, name: str, kind: str, inputs: list[Any], outputs: list[Any], nodes: list[str], tactic: str = "double"
+        self, name: str, kind: str, inputs: list[Any], outputs: list[Any], metadata: str, tactic: str = "double"
     ) -> dict[str, Any]:
-        metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes)
         return {
             "Name": name, "LayerType": kind, "Inputs": inputs, "Outputs": outputs,
             "TacticName": tactic, "StreamId": 0, "Metadata": metadata,
