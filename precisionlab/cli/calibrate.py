@@ -28,7 +28,11 @@ from precisionlab.errors import OptionError
 @click.option(
     "--percentile", default=99.99, show_default=True, help="Share of the values that the method percentile keeps."
 )
-@click.option("--tensorrt", default="10.16.1", show_default=True, help="TensorRT version that the cache is for.")
+@click.option(
+    "--tensorrt",
+    metavar="VERSION",
+    help="TensorRT that the cache is for, as 8.6.1.  [default: the installed one, else 10.16.1]",
+)
 @click.option(
     "--cache", type=click.Path(), help="The cache to write.  [default: calibration.cache in the run's folder]"
 )
@@ -47,7 +51,7 @@ def calibrate_command(
     data: str,
     method: str,
     percentile: float,
-    tensorrt: str,
+    tensorrt: str | None,
     cache: str | None,
     out: str | None,
     samples: int | None,

@@ -19,7 +19,11 @@ FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-on
     metavar="NAME:MIN,OPT,MAX",
     help="Shapes of a dynamic input, as image:1x3x224x224,4x3x224x224,8x3x224x224.  [default: the data's]",
 )
-@click.option("--tensorrt", default="10.16.1", show_default=True, help="TensorRT version that a cache is for.")
+@click.option(
+    "--tensorrt",
+    metavar="VERSION",
+    help="TensorRT that a cache is for, as 8.6.1.  [default: the installed one, else 10.16.1]",
+)
 @click.option(
     "--hold-float",
     is_flag=True,
@@ -33,7 +37,7 @@ def export_command(
     model: str | None,
     data: str | None,
     shapes: tuple[str, ...],
-    tensorrt: str,
+    tensorrt: str | None,
     hold_float: bool,
     threads: int | None,
 ) -> None:

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from precisionlab.backends.tensorrt.jobs import Profile
+from precisionlab.calibration.cache import ALGORITHM
 from precisionlab.errors import PlanError
 from precisionlab.export.constraints import NodeConstraint, constraints_of
 from precisionlab.export.subject import Export, Subject, command_line, int8_note, own_notes, quoted
@@ -35,6 +36,18 @@ _UNREADABLE = {
 }
 _OWN_OPTIONS = {"INT8": "--int8", "FP8": "--fp8", "INT4": "--int4"}
 """Builder flag for a model's own Q/DQ nodes → trtexec's option; it has none for FP4."""
+_HEADER = (
+    "# The first line of the cache has to name the TensorRT that reads it: this one's, as trtexec tells it.",
+    r"version=$(trtexec --help 2>&1 | sed -n 's/.*\[TensorRT v\([0-9][0-9]*\)\].*/\1/p' | sed -n 1p)",
+    f'header="TRT-$version-{ALGORITHM}"',
+    'if [ -z "$version" ]; then',
+    f'    echo "trtexec does not tell its version; {CACHE} stays as it is: $(sed -n 1p {CACHE})" >&2',
+    f'elif [ "$(sed -n 1p {CACHE})" != "$header" ]; then',
+    f'    sed "1s/.*/$header/" {CACHE} > {CACHE}.new',
+    f"    mv {CACHE}.new {CACHE}",
+    "fi",
+)
+"""Lines that any POSIX shell and sed run alike; `sed -i` is none of these."""
 _LONGEST_WORD = 128 * 1024 - 1  # bytes; Linux's MAX_ARG_STRLEN, with the zero at the end
 _INSTEAD = "rename it in the model, or export the plan with --format polygraphy"
 
@@ -52,7 +65,11 @@ def trtexec_script(subject: Subject) -> Export:
     """The command as a shell script, one option a line; it changes to its own folder, where the cache stands."""
     words, notes = _words(subject)
     lines = ["#!/bin/sh", f"# {_title(subject)}", *(f"# {_commented(note)}" for note in notes), "set -e"]
-    lines += ['cd -- "$(dirname -- "$0")"', "exec " + " \\\n    ".join([*map(quoted, words), '"$@"'])]
+    lines += [
+        'cd -- "$(dirname -- "$0")"',
+        *(_HEADER if any_quantized(subject.enabled) else ()),
+        "exec " + " \\\n    ".join([*map(quoted, words), '"$@"']),
+    ]
     return Export("\n".join(lines) + "\n", _beside(subject), executable=True, notes=notes)
 
 
@@ -164,8 +181,8 @@ def _notes(subject: Subject, held: Iterable[NodeConstraint], left_alone: Mapping
             notes.append(f"--{precision} needs {builders}")
     if any_quantized(subject.enabled):
         notes.append(
-            f"{CACHE} is for TensorRT {subject.tensorrt}; another version skips it without a word: "
-            "give yours with --tensorrt"
+            f"{CACHE} is for TensorRT {subject.tensorrt}: with a first line of another version trtexec has nothing to "
+            "calibrate on, and the build fails; this script asks trtexec for its version, and changes that line"
         )
     notes += own_notes(subject)
     if "FP4" in subject.own_flags:

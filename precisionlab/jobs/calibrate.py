@@ -16,12 +16,13 @@ import onnx_ir as ir
 
 from precisionlab.backends import emulation, shared_out
 from precisionlab.backends.base import Backend
-from precisionlab.calibration.cache import version_digits, write_cache
+from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.export import onnxruntime_tables
 from precisionlab.calibration.find import table_of
 from precisionlab.calibration.fingerprint import Fingerprint
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, PERCENTILE
+from precisionlab.calibration.release_here import cache_release
 from precisionlab.calibration.state import STATE_FILE, CalibrationState, read_state
 from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.compare.comparison import Comparison
@@ -43,7 +44,6 @@ from precisionlab.system.versions import versions
 
 CACHE_FILE = "calibration.cache"
 PAGE_FILE = "calibration.html"
-DEFAULT_TENSORRT = "10.16.1"
 _SAVE_EVERY = 5.0  # seconds of work that a kill may cost
 _CHUNK = 16
 _ELSEWHERE = "choose another place"
@@ -55,7 +55,7 @@ def calibrate(
     *,
     method: str = DEFAULT_METHOD,
     percentile: float = DEFAULT_PERCENTILE,
-    tensorrt: str = DEFAULT_TENSORRT,
+    tensorrt: str | None = None,
     cache: str | Path | None = None,
     out: str | Path | None = None,
     samples: int | None = None,
@@ -71,17 +71,18 @@ def calibrate(
 ) -> CalibrationResult:
     """Find the INT8 ranges of every float tensor of a model from a folder of samples.
 
-    Without a model, the one that the folder's manifest names. `method` is one of `METHODS`, or
-    `auto`. The cache is for the given TensorRT version; it is written to `cache`, by default
-    `calibration.cache` in `out` (`reports/<model>-calibration`), with a JSON fingerprint beside it. `shard` (2, 8)
-    takes only every eighth sample from the second on, and writes histograms to be merged. `processes` or a Dask cluster
-    (the address of its scheduler) share the work, `memory` (such as "4G") is what each process may take. A run that was
-    killed goes on from its histograms. All of that ends with the same bits.
+    Without a model, the one that the folder's manifest names. `method` is one of `METHODS`, or `auto`. The cache is for
+    the given TensorRT version, by default the installed one; it is written to `cache`, by default `calibration.cache`
+    in `out` (`reports/<model>-calibration`), with a JSON fingerprint beside it. `shard` (2, 8) takes only every eighth
+    sample from the second on, and writes histograms to be merged. `processes` or a Dask cluster (the address of its
+    scheduler) share the work, `memory` (such as "4G") is what each process may take. A run that was killed goes on from
+    its histograms. All of that ends with the same bits.
 
     Raises PrecisionLabError for input that cannot be used.
     """
     observer = observer or Silent()
-    _check(method, percentile, tensorrt, shard)
+    tensorrt = cache_release(tensorrt)
+    _check(method, percentile, shard)
     check_at_least(1, samples=samples)
     check_workers(threads, processes)
     check_at_least(0, seed=seed)
@@ -123,7 +124,7 @@ def merge(
     *,
     method: str = DEFAULT_METHOD,
     percentile: float = DEFAULT_PERCENTILE,
-    tensorrt: str = DEFAULT_TENSORRT,
+    tensorrt: str | None = None,
     cache: str | Path | None = None,
     out: str | Path | None = None,
     threads: int | None = None,
@@ -138,7 +139,8 @@ def merge(
     Raises DataError where they do not belong together or to the data, or where one is missing or comes twice.
     """
     observer = observer or Silent()
-    _check(method, percentile, tensorrt, None)
+    tensorrt = cache_release(tensorrt)
+    _check(method, percentile, None)
     check_workers(threads)
     loaded = load_model(_model_path(model, data))
     states = [(Path(shard), read_state(_state_file(Path(shard)))) for shard in shards]
@@ -296,10 +298,9 @@ def _best(
     return best_table(backend.model, methods, compare, observer)
 
 
-def _check(method: str, percentile: float, tensorrt: str, shard: tuple[int, int] | None) -> None:
+def _check(method: str, percentile: float, shard: tuple[int, int] | None) -> None:
     check_calibration(method)
     PERCENTILE.check(percentile)
-    version_digits(tensorrt)
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise OptionError(f"shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")
 

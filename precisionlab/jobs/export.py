@@ -15,6 +15,7 @@ from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.calibration.methods import DEFAULT_METHOD
+from precisionlab.calibration.release_here import default_release
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Dataset
 from precisionlab.errors import OptionError
@@ -43,8 +44,6 @@ from precisionlab.system.release import release_of
 from precisionlab.system.wording import either
 
 _ADVICE = "choose another --out"
-TENSORRT_VERSION = "10.16.1"
-"""The one that calibration caches are written for where none is given; as `calibrate` has it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def export_plan(
     model: str | Path | None = None,
     data: str | Path | None = None,
     shapes: Sequence[str] = (),
-    tensorrt: str = TENSORRT_VERSION,
+    tensorrt: str | None = None,
     hold_float: bool = False,
     threads: int | None = None,
     observer: Observer | None = None,
@@ -74,9 +73,10 @@ def export_plan(
     Without `out` the text is returned; targets of several files, or of binary ones, need it. Model and data are those
     of the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where int8 ranges
     are needed, or the shapes of dynamic inputs that `shapes` (NAME:MIN,OPT,MAX) does not give. `tensorrt` is the
-    version that a calibration cache is written for. `hold_float` holds what the plan has in float beside int8, where
-    TensorRT may else run any layer in it that has scales on both sides. Raises a PrecisionLabError where the plan
-    cannot be read or is another model's, the target cannot be told it, or a file cannot be written.
+    version that a calibration cache is written for, by default the installed one. `hold_float` holds what the plan has
+    in float beside int8, where TensorRT may else run any layer in it that has scales on both sides. Raises a
+    PrecisionLabError where the plan cannot be read or is another model's, the target cannot be told it, or a file
+    cannot be written.
     """
     if target not in (*TARGETS, TYPED):
         raise OptionError(f"unknown format {target!r}; use one of {', '.join((*TARGETS, TYPED))}")
@@ -85,7 +85,8 @@ def export_plan(
             f"--hold-float is for {either(sorted(_HOLDING))}: in {target} the model itself says its types"
         )
     check_workers(threads)
-    _check_release(target, tensorrt)
+    if tensorrt is not None:
+        _check_release(target, tensorrt)
     path = Path(plan)
     run = run_beside(path)
     loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
@@ -104,7 +105,9 @@ def export_plan(
     with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles = found.profiles(shapes) if target in _SHAPED else {}
-        subject = Subject(loaded, asked, table, profiles, _names(loaded), tensorrt, prepared, hold_float)
+        subject = Subject(
+            loaded, asked, table, profiles, _names(loaded), tensorrt or default_release(), prepared, hold_float
+        )
         if target == TYPED:
             return _typed(subject, found, _required(file, "the model is a file"))
         return _written(TARGETS[target](subject, file), file, observer, subject)

@@ -361,6 +361,38 @@ class TestTrtexec:
         assert ["trtexec", *words] == [*shlex.split(trtexec_command(asked).content), "--verbose"]
         assert Trtexec(["trtexec", *words]).constrain([Row(name) for name in names]).keys() == set(names)
 
+    @pytest.mark.skipif(shutil.which("sh") is None, reason="no POSIX shell")
+    @pytest.mark.parametrize(
+        ("told", "header"),
+        [
+            ("&&&& RUNNING TensorRT.trtexec [TensorRT v8602] # trtexec --help", "TRT-8602-EntropyCalibration2"),
+            ("&&&& RUNNING TensorRT.trtexec [TensorRT v100600] [b26] # trtexec", "TRT-100600-EntropyCalibration2"),
+            ("trtexec: error while loading shared libraries", "TRT-101601-EntropyCalibration2"),
+        ],
+    )
+    def test_the_script_gives_the_cache_the_first_line_of_the_trtexec_that_reads_it(
+        self, told: str, header: str, calibrated: tuple[Model, CalibrationTable], tmp_path: Path
+    ) -> None:
+        model, table = calibrated
+        export = trtexec_script(subject(model, plan_of(model, INT8), table))
+        (tmp_path / "build.sh").write_text(str(export.content), encoding="utf-8")
+        (tmp_path / "calibration.cache").write_bytes(export.beside["calibration.cache"])
+        tool = tmp_path / "bin" / "trtexec"
+        tool.parent.mkdir()
+        tool.write_text(f"#!/bin/sh\nif [ \"$1\" = --help ]; then echo '{told}'; fi\n")
+        tool.chmod(0o755)
+        for _ in range(2):
+            done = subprocess.run(
+                ["sh", str(tmp_path / "build.sh")],
+                env={**os.environ, "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"},
+                capture_output=True, text=True, check=True, timeout=30,
+            )  # fmt: skip
+        first, rest = (tmp_path / "calibration.cache").read_bytes().split(b"\n", 1)
+        assert first.decode() == header
+        assert rest == export.beside["calibration.cache"].split(b"\n", 1)[1]
+        assert ("does not tell its version" in done.stderr) is ("error" in told)
+        assert not (tmp_path / "calibration.cache.new").exists()
+
     @needs_rtx
     def test_on_the_real_parsers_names_each_held_node_is_hit(self) -> None:
         model = load_model(DIGITS / "digits.onnx")
@@ -395,9 +427,9 @@ class FakeLayer:
     def __init__(self, layer: NetworkLayer) -> None:
         self.name = layer.name
         self.type = SimpleNamespace(name=layer.kind)
-        # As the parser writes it, without the branches that the nodes stand in.
         inner, *around = layer.nodes or ("",)
-        self.metadata = f"[ONNX Layer: {' | '.join([inner, *(f'{name} (If)' for name in around)])}]" * bool(inner)
+        parts = [inner, *(f"g (then_branch) | {name} (If)" for name in around)]
+        self.metadata = f"[ONNX Layer: {' | '.join(parts)}]" * bool(inner)
         self._inputs, self._outputs = ([fake_tensor(t) for t in side] for side in (layer.inputs, layer.outputs))
         self.num_inputs, self.num_outputs = len(self._inputs), len(self._outputs)
         self.precision: Any = None
