@@ -12,6 +12,7 @@ import onnxruntime.capi.onnxruntime_pybind11_state as pybind
 from numpy.typing import NDArray
 
 from precisionlab.model.mapped import let_go
+from precisionlab.model.widened import has_half, widened
 from precisionlab.system.quoting import CPP_ERRORS
 
 NUMPY = frozenset(
@@ -27,6 +28,10 @@ _FED = 1 << 16
 """Bytes from which a constant is fed, and not written into the graph."""
 
 
+class BeyondHalfError(Exception):
+    """Something that the model has in half comes to be infinite, or no number."""
+
+
 @dataclass(frozen=True)
 class Expression:
     """A graph of its own, which other changes of the model leave alone. `fed` are its large constants, by name."""
@@ -34,23 +39,44 @@ class Expression:
     graph: ir.Model
     fed: Mapping[str, ir.TensorProtocol]
 
+    @property
+    def has_half(self) -> bool:
+        """Whether anything in it is in half."""
+        return has_half(self.graph)
+
     def values(self) -> list[NDArray[Any]]:
-        """Its outputs, computed. Raises what ONNX Runtime raises."""
+        """Its outputs, computed: what is in half in float32, and rounded.
+
+        Raises BeyondHalfError where anything in half is not finite, even if only on the way, and what ONNX Runtime
+        raises.
+        """
         import onnxruntime as ort  # most models have nothing to compute
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        content = ir.to_proto(self.graph).SerializeToString()
+        made = widened(self.graph)
+        content = ir.to_proto(made.graph).SerializeToString()
         session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         quiet = ort.RunOptions()
         quiet.log_severity_level = 4
-        feeds = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in self.fed.items()}
+        floats = {v.name for v in made.graph.graph.inputs if v.dtype == ir.DataType.FLOAT}
+        feeds = {name: _fed(tensor, name in floats) for name, tensor in self.fed.items()}
         values: list[NDArray[Any]] = session.run(None, feeds, quiet)
         for tensor in self.fed.values():
             let_go(tensor)
-        return values
+        if any(np.isnan(is_finite).any() for is_finite in values[len(made.types) :]):
+            raise BeyondHalfError
+        return [
+            value if kind is None else value.astype(kind.numpy())
+            for value, kind in zip(values, made.types, strict=False)  # behind them stand the others
+        ]
+
+
+def _fed(tensor: ir.TensorProtocol, as_float: bool) -> NDArray[Any]:
+    array = np.ascontiguousarray(tensor.numpy())
+    return array.astype(np.float32) if as_float else array
 
 
 def expression(model: ir.Model, outputs: Iterable[ir.Value]) -> Expression:

@@ -8,19 +8,15 @@ overflows nor needs pins.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
-from precisionlab.model.expression import NUMPY, RAISED, Expression, expression, sources
+from precisionlab.model.expression import NUMPY, RAISED, BeyondHalfError, Expression, expression, sources
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.inference import infer_types
-from precisionlab.model.lift import OWN
 
 _SMALL = 1 << 20
 """Elements that a folded tensor may always have: a table of positions, a mask of 1024 × 1024."""
@@ -50,8 +46,8 @@ def fold_constants(model: ir.Model) -> int:
        and none that gives an output of the graph.
     3. What has more elements than it is made of stays where it is beyond a million of them, or where such tensors would
        enlarge the model much: a mask that an Expand blows up belongs into no file.
-    4. Values are ONNX Runtime's, in the types that the model has. What it cannot compute stays, and so does what half
-       precision on the way makes infinite: that is an overflow to be seen.
+    4. Values are ONNX Runtime's, in the types that the model has, half by way of float32. What it cannot compute stays,
+       and so does what half precision on the way makes infinite: that is an overflow to be seen.
 
     The constants that were folded away stay in memory with the file that they were read from; their bytes are returned.
     """
@@ -136,9 +132,8 @@ class _Fold:
         taken = (v for v in found if any(not _gives(use.node, found) for use in v.uses()))
         wanted = [v for v in taken if found[v].dtype in NUMPY]  # bfloat16 only on the way to another
         lazy = [v for v in wanted if any(_is_lazy(source) for source in sources([v]))]
-        halves = {v.name for v, kind in found.items() if kind.dtype in OWN}
-        constants = self._now([v for v in wanted if v not in lazy], halves)
-        constants.update(self._later(lazy, found, halves))
+        constants = self._now([v for v in wanted if v not in lazy])
+        constants.update(self._later(lazy, found))
         for value, constant in constants.items():
             value.replace_all_uses_with(constant)
         for node in {v.producer(): None for v in reversed(list(found))}:
@@ -149,36 +144,32 @@ class _Fold:
             self._graph.register_initializer(constant)
         return bool(constants) or bool(self._failed.intersection(wanted))
 
-    def _now(self, wanted: Sequence[ir.Value], halves: Collection[str | None]) -> dict[ir.Value, ir.Value]:
+    def _now(self, wanted: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
         """The values, computed; those that cannot be are noted, and left out."""
         if not wanted:
             return {}
-        made = expression(self._model, wanted)
         try:
-            computed = made.values()
-        except RAISED:  # it has no kernel for some types
+            computed = expression(self._model, wanted).values()
+        except (*RAISED, BeyondHalfError):  # it has no kernel for some types, or one value is too large for its own
             if len(wanted) > 1:
-                return {value: found for one in wanted for value, found in self._now([one], halves).items()}
+                return {value: found for one in wanted for value, found in self._now([one]).items()}
             self._failed.update(wanted)
             return {}
-        if _names(made) & set(halves):
-            self._failed.update(v for v, array in zip(wanted, computed, strict=True) if not _is_finite(array))
         return {
-            value: _constant(ir.tensor(array, name=value.name))
-            for value, array in zip(wanted, computed, strict=True)
-            if value not in self._failed
+            value: _constant(ir.tensor(array, name=value.name)) for value, array in zip(wanted, computed, strict=True)
         }
 
-    def _later(
-        self, wanted: Sequence[ir.Value], found: Mapping[ir.Value, ir.TensorType], halves: Collection[str | None]
-    ) -> dict[ir.Value, ir.Value]:
+    def _later(self, wanted: Sequence[ir.Value], found: Mapping[ir.Value, ir.TensorType]) -> dict[ir.Value, ir.Value]:
         """The values, each computed whenever it is read."""
         constants = {}
         for value in wanted:
             made = expression(self._model, [value])
-            if _names(made) & set(halves) and not _is_finite(made.values()[0]):
-                self._failed.add(value)
-                continue
+            if made.has_half:  # else it is not computed before it is read
+                try:
+                    made.values()
+                except BeyondHalfError:
+                    self._failed.add(value)
+                    continue
             shape = _inferred(made.graph)[str(value.name)].shape
             assert shape is not None
             dims = ir.Shape(shape.numpy())
@@ -189,14 +180,6 @@ class _Fold:
 
 def _computed(made: Expression) -> ir.TensorProtocol:
     return ir.tensor(made.values()[0])
-
-
-def _names(made: Expression) -> set[str | None]:
-    return {value.name for node in made.graph.graph for value in node.outputs}
-
-
-def _is_finite(array: NDArray[Any]) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def _constant(tensor: ir.TensorProtocol) -> ir.Value:

@@ -139,6 +139,42 @@ def test_an_output_that_is_constant_is_left_to_be_one(tmp_path: Path) -> None:
     assert set(found.outputs) == {"y", "z"}
 
 
+THIRD, FINE, BIG = np.float16(1 / 3), np.float16(2e-4), np.float16(60000)
+IN_HALF = {  # chains of constants in half, and what they come to where each result is rounded
+    "a sum whose addend is below a step": ("a = Add(t, f) c = Sub(a, t)", (THIRD + FINE) - THIRD),
+    "a product of roots": ("a = Sqrt(t) b = Sqrt(f) c = Mul(a, b)", np.sqrt(THIRD) * np.sqrt(FINE)),
+    "a quotient": ("a = Div(f, t) c = Div(a, k)", FINE / THIRD / BIG),
+    "float32 between": ("g = Cast<to = 1>(t) d = Mul(g, g) a = Cast<to = 10>(d) c = Add(a, f)", THIRD * THIRD + FINE),
+}
+
+
+@pytest.mark.parametrize("name", IN_HALF)
+def test_constants_in_half_are_rounded_at_each_step_on_every_processor(name: str, tmp_path: Path) -> None:
+    nodes, right = IN_HALF[name]
+    text = f"(float[4] x) => (float[4] y) {{ {nodes} w = Cast<to = 1>(c) y = Mul(x, w) }}"
+    model = load(proto(text, {"t": THIRD, "f": FINE, "k": BIG}), tmp_path)
+    assert layers(model) == ["Mul"]
+    assert weight_of(model, "w") == np.float32(right)
+
+
+def test_weights_that_are_computed_in_half_stay_half_and_are_those_of_numpy(tmp_path: Path) -> None:
+    """Large ones, which are fed, and of a model that is in half throughout."""
+    half, step = (R.standard_normal((256, 512)) * 3).astype(np.float16), np.float16(0.123)
+    text = "(float16[2,256] x) => (float16[2,512] y) { s = Mul(W, g) w = Sub(s, W) y = MatMul(x, w) }"
+    model = load(proto(text, {"W": half, "g": step}), tmp_path)
+    assert layers(model) == ["MatMul"]
+    np.testing.assert_array_equal(weight_of(model, "w"), (half * step - half).astype(np.float32))
+
+
+@pytest.mark.parametrize("nodes", ["a = Add(b, b) c = Sub(a, b)", "a = Add(b, b) c = Div(o, a)"])
+def test_an_overflow_in_half_on_the_way_to_a_constant_is_left_to_be_seen(nodes: str, tmp_path: Path) -> None:
+    """What comes of it is finite: 60000 + 60000 − 60000 where kernels compute in float32, and 1 / Inf where in half."""
+    text = f"(float[4] x) => (float[4] y) {{ {nodes} w = Cast<to = 1>(c) y = Mul(x, w) }}"
+    model, fits = (load(proto(text, {"b": np.float16(b), "o": np.float16(1)}), tmp_path) for b in (BIG, 1))
+    assert layers(model)[0] == "Add"
+    assert layers(fits) == ["Mul"]
+
+
 def test_constants_inside_a_branch_are_folded_too(tmp_path: Path) -> None:
     text = """(float[4,32] x, bool c) => (float[4,16] y) { y = If(c) <
         then_branch = t () => (float[4,16] u) { a = Transpose(w) u = MatMul(x, a) },
