@@ -46,9 +46,10 @@ from precisionlab.rewrite.observe import (
     row_formats,
     segments,
 )
-from precisionlab.rewrite.real import RealCopier, unsupported
+from precisionlab.rewrite.real import IntegerCopier, RealCopier, unsupported
 
 CPU = "cpu"
+NOT_REAL = "ONNX Runtime's CPU provider computes half in float32 or in half, as the processor goes"
 _SEGMENT = 256 * 1024**2
 """Bytes of one sample's values that a graph shows; what it holds besides is the GPU's."""
 
@@ -86,13 +87,13 @@ def check_real(precision: Precision, device: RealDevice) -> None:
         return
     if device.number is None:
         raise OptionError(
-            f"{precision} is not real on the cpu, where ONNX Runtime computes it in float32; use --device cuda:0 on a "
-            "machine with an NVIDIA GPU, or --precisions int8"
+            f"{precision} is not real on the cpu, where ONNX Runtime computes most of it in float32; use --device "
+            "cuda:0 on a machine with an NVIDIA GPU, or --precisions int8"
         )
     if PROVIDER not in ort.get_available_providers():
         raise OptionError(
-            f"{precision} needs a GPU, and this ONNX Runtime has no CUDA provider (its CPU provider computes half in "
-            "float32, which is not real); install onnxruntime-gpu on a machine with an NVIDIA GPU, or use "
+            f"{precision} needs a GPU, and this ONNX Runtime has no CUDA provider (its CPU provider computes half "
+            "mostly in float32, which is not real); install onnxruntime-gpu on a machine with an NVIDIA GPU, or use "
             "--precisions int8"
         )
 
@@ -162,7 +163,9 @@ class RealBackend(Backend):
         found = unsupported(self.model, plan)
         for layer in self.model.layers:
             precision = precision_of(layer, plan)
-            if precision.is_low_float and layer.name not in found and self.device.number is not None:
+            if precision.is_low_float and self.device.number is None and layer.fixed is None:
+                found[layer.name] = NOT_REAL  # such as an island of the model's own
+            elif precision.is_low_float and layer.name not in found and self.device.number is not None:
                 reason = self._lacking(layer, precision)
                 if reason is not None:
                     found[layer.name] = reason
@@ -182,7 +185,8 @@ class RealBackend(Backend):
         flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
         parts = cut(self.model, len(flows), _SEGMENT)
         judging, model = evaluation.judging, evaluation.judging.watched(self.model)
-        copier = partial(RealCopier, arithmetic=evaluation.arithmetic)
+        copies = IntegerCopier if self.device.number is None else RealCopier
+        copier = partial(copies, arithmetic=evaluation.arithmetic)
         found = segments(model, evaluation.plan, evaluation.table, parts, flows, flows, copier)
         ready = [(part, RealSession(_bytes(part.graph), self.device, optimised=False)) for part in found]
         rows = observed_rows(self.model, evaluation.plan, evaluation.flows)

@@ -29,6 +29,9 @@ _LAZY = 1 << 20
 
 _COMPUTED = NUMPY | {ir.DataType.BFLOAT16}
 
+_FAILS: tuple[type[Exception], ...] = (*RAISED, BeyondHalfError)
+"""There is no kernel for some types, or a value is too large for its own."""
+
 # Quantize and Dequantize: what a model says of its own scales stays. Dropout, as it may draw.
 _STAY = frozenset(
     {
@@ -150,7 +153,7 @@ class _Fold:
             return {}
         try:
             computed = expression(self._model, wanted).values()
-        except (*RAISED, BeyondHalfError):  # it has no kernel for some types, or one value is too large for its own
+        except _FAILS:
             if len(wanted) > 1:
                 return {value: found for one in wanted for value, found in self._now([one]).items()}
             self._failed.update(wanted)

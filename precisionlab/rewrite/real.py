@@ -1,7 +1,7 @@
 """Copies layers into a graph in real low precision: half tensors and integer products, in the place of rounding gates.
 
 What the emulation claims to be like. It has to be run by a provider that computes in half; ONNX Runtime's CPU provider
-does not, but its integer products are real.
+does so here and there, as the processor goes, but its integer products are real.
 """
 
 from __future__ import annotations
@@ -285,6 +285,21 @@ class RealCopier(LayerCopier):
         return value
 
 
+class IntegerCopier(RealCopier):
+    """Has integer products in truth, and rounds what is in half as the emulation does: for a CPU."""
+
+    def copy(
+        self,
+        layer: Layer,
+        source: Mapping[ir.Value, ir.Value],
+        precision: Precision,
+        around: Precision,
+        prefix: str,
+    ) -> dict[ir.Value, ir.Value]:
+        """Copy a layer as the emulation has it, but for products of int8."""
+        return LayerCopier.copy(self, layer, source, precision, around, prefix)
+
+
 def unsupported(model: Model, plan: PrecisionPlan) -> dict[str, str]:
     """Layer → why it cannot be had in truth in the precision that the plan gives it, for those that cannot."""
     found = {}
@@ -339,6 +354,8 @@ def _attributes(node: ir.Node, dtype: ir.DataType, constants: Constants, folded:
     attributes = dict(node.attributes)
     if folded:
         attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
+    if node.op_type == "Cast":  # the model's own to half, which stands here as one to float32
+        attributes["to"] = ir.AttrInt64("to", int(dtype))
     if node.op_type == "ConstantOfShape":
         value = node.attributes["value"].as_tensor().numpy() if "value" in node.attributes else np.zeros(1, np.float32)
         attributes["value"] = ir.AttrTensor("value", ir.tensor(held(value, dtype, constants), dtype=dtype))

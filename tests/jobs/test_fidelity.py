@@ -226,7 +226,8 @@ def test_every_node_of_a_half_layer_is_one_in_half() -> None:
                 assert all(v.dtype == ir.DataType.FLOAT16 for v in node.outputs), node
 
 
-def test_half_layers_are_close_to_the_emulation_where_nothing_overflows() -> None:
+def test_half_layers_are_close_to_the_emulation_where_nothing_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("precisionlab.backends.real.IntegerCopier", RealCopier)  # half as the CPU's provider has it
     model, dataset = digits()
     emulation = OnnxRuntimeBackend(model, next(iter(dataset)), threads=1)
     plan = plan_for(emulation.model, Precision.FP16)
@@ -240,6 +241,55 @@ def test_half_layers_are_close_to_the_emulation_where_nothing_overflows() -> Non
     # ONNX Runtime's CPU provider rounds where it likes, so that it may be better, and not much worse.
     assert all(real[n].sqnr > emulated[n].sqnr - 6 for n in finite)
     assert sum(abs(real[n].sqnr - emulated[n].sqnr) < 6 for n in finite) > len(finite) / 2
+
+
+ISLAND = """(float[4,16] x) => (float[4,16] y) { [first] a = MatMul(x, V) [low] h = Cast<to = 10>(a)
+    [square] s = Mul(h, h) [root] r = Sqrt(s) [high] f = Cast<to = 1>(r) [last] y = MatMul(f, W) }"""
+
+
+def _with_island(folder: Path) -> Model:
+    """A square in half between products of float32."""
+    return load(proto(ISLAND, {"V": _drawn(16, 16), "W": _drawn(16, 16, seed=1)}), folder)
+
+
+def test_the_models_own_half_is_half_in_real_layers_too(tmp_path: Path) -> None:
+    model = _with_island(tmp_path)
+    graph = _Real(model, Precision.FP16).proto
+    onnx.checker.check_model(graph)
+    onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True)
+    casts = [node.attribute[0].i for node in graph.graph.node if node.name == "variant/low"]
+    assert casts == [onnx.TensorProto.FLOAT16]
+
+
+def test_on_a_cpu_the_models_own_half_is_rounded_as_emulated_and_told_as_not_real(tmp_path: Path) -> None:
+    """What its kernels make of it goes by the processor: they square 300 in float32, or to Inf."""
+    model = _with_island(tmp_path)
+    given = sample(x=_drawn(4, 16) * 100)
+    emulation = OnnxRuntimeBackend(model, given, threads=1)
+    backend, table = RealBackend(emulation, RealDevice(None)), _table(x=400, f=2000)
+    assert set(backend.unsupported(plan_for(model, Precision.INT8))) == {"low", "square", "root"}
+    for pinned, overflows in (([], True), (["low", "square", "root"], False)):
+        plan = plan_for(model, Precision.INT8, pinned)
+        emulated, real = (
+            which.compare(plan, table, [given], lambda done: None, metric=None, introduced=True)
+            for which in (emulation, backend)
+        )
+        assert set(emulated.nonfinite) == set(real.nonfinite)
+        assert ("s" in emulated.nonfinite) == overflows
+
+
+def test_int8_is_held_against_integers_in_a_model_with_half_inside(tmp_path: Path) -> None:
+    _with_island(tmp_path)
+    (tmp_path / "data").mkdir()
+    for index in range(4):
+        np.save(tmp_path / "data" / f"{index}.npy", _drawn(4, 16, seed=index))
+    arguments = ["fidelity", str(tmp_path / "model.onnx"), "--data", str(tmp_path / "data"), "--precisions", "int8"]
+    done = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "out")])
+    assert done.exit_code in (0, 1), done.output
+    (found,) = json.loads((tmp_path / "out" / "fidelity.json").read_text())["precisions"]
+    assert set(found["unsupported"]) == {"low", "square", "root"}
+    assert all("as the processor goes" in why for why in found["unsupported"].values())
+    assert found["final_sqnr_db"]["emulated"] == pytest.approx(found["final_sqnr_db"]["real"], abs=0.01)
 
 
 def test_parameters_that_half_cannot_hold_are_folded(tmp_path: Path) -> None:
