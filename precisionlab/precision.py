@@ -154,12 +154,12 @@ class Precision(str, Enum):
     def __str__(self) -> str:
         return self.value
 
-    @property
+    @cached_property
     def number_format(self) -> Format:
         """Its number format."""
         return _FORMATS[self.value]
 
-    @property
+    @cached_property
     def is_quantized(self) -> bool:
         """Whether it needs ranges; float layers then stand around its own."""
         return self.number_format.is_quantized
@@ -169,7 +169,7 @@ class Precision(str, Enum):
         """Whether it is any but float32."""
         return self is not Precision.FP32
 
-    @property
+    @cached_property
     def is_low_float(self) -> bool:
         """Whether it is a float format below float32."""
         return self.is_low and not self.is_quantized
@@ -184,7 +184,7 @@ class Precision(str, Enum):
         """What computes it on a GPU that has no arithmetic of its own for it; itself where nothing does."""
         return Precision(self.number_format.computed_as or self.value)
 
-    @property
+    @cached_property
     def stored_as(self) -> Precision:
         """The precision that its values and constants are in; itself but for those that are for pins alone."""
         return Precision(self.number_format.stored_as or self.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class ErrorSums:
         """The statistics of both sets of samples together."""
         total: dict[str, Any] = {
             name: _max(a, getattr(other, name)) if name.startswith("max_") else a + getattr(other, name)
-            for name, a in asdict(self).items()
+            for name, a in vars(self).items()
         }
         return ErrorSums(**total)
 
@@ -122,7 +122,7 @@ class ErrorSums:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for the journal; read back by `of_plain`."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def _max(a: float, b: float) -> float:

@@ -18,9 +18,11 @@ def subgraphs(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
 
 def outer_values(node: ir.Node) -> set[ir.Value]:
     """The values of the graphs around the node's own subgraphs that these refer to."""
+    waiting = [graph for _, graph in subgraphs(node)]
+    if not waiting:
+        return set()
     own: set[ir.Graph] = set()
     taken: set[ir.Value] = set()
-    waiting = [graph for _, graph in subgraphs(node)]
     while waiting:
         graph = waiting.pop()
         own.add(graph)

@@ -137,10 +137,9 @@ class LayerCopier:
                 else self._input(node, i, value, source, inside, precision if first and i < 2 else border, foldable)
                 for i, value in enumerate(node.inputs)
             ]
-            captured = {v: source[v] for v in outer_values(node) if v in source}
-            captured.update(
-                (v, self._builder.weight(v, self._weights)) for v in outer_values(node) if v.is_initializer()
-            )
+            around_node = outer_values(node)
+            captured = {v: source[v] for v in around_node if v in source}
+            captured.update((v, self._builder.weight(v, self._weights)) for v in around_node if v.is_initializer())
             attributes = rounded_attributes(node, precision, self._arithmetic.constants)
             if folded:
                 attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
