@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import hypothesis
 import pytest
-from models import digits
+from models import DIGITS, digits, examples, only_few_examples
 
 from precisionlab.data import Dataset
+from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model
 
 SLOW = frozenset(
@@ -43,8 +46,16 @@ THOROUGH = frozenset(
 )
 """Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""
 
-hypothesis.settings.register_profile("precisionlab", deadline=None, derandomize=True, print_blob=True)
-hypothesis.settings.load_profile("precisionlab")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have hypothesis be patient, repeat itself, and where slow tests are not wanted, try few examples."""
+    if "not slow" in config.getoption("markexpr"):
+        only_few_examples()
+    name, usual = "precisionlab", hypothesis.settings.get_profile("default").max_examples
+    hypothesis.settings.register_profile(
+        name, deadline=None, derandomize=True, print_blob=True, max_examples=examples(usual)
+    )
+    hypothesis.settings.load_profile(name)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -52,6 +63,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     name, wanted = collection_path.stem.removeprefix("test_"), config.getoption("markexpr")
     is_left_out = (name in SLOW and "not slow" in wanted) or (name in THOROUGH and "not thorough" in wanted)
     return True if is_left_out else None
+
+
+def pytest_collection_finish() -> None:
+    """Leave what has been imported out of every later search for garbage: that took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -66,3 +83,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def bundled() -> tuple[Model, Dataset]:
     """digits.onnx and 8 of its samples."""
     return digits()
+
+
+@pytest.fixture(scope="session")
+def swept_digits(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    """The README's first command: both precisions, all samples, on two threads. Its folder is shared: change a copy."""
+    return sweep(DIGITS / "digits.onnx", DIGITS, threads=2, out=tmp_path_factory.mktemp("runs") / "digits")

@@ -174,10 +174,12 @@ def _run(kind: str, text: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_what_is_marked_to_run_runs(folder: Path) -> None:
     assert (folder / "reports/digits/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_every_file_and_key_of_a_run_is_explained(folder: Path) -> None:
     text = (ROOT / "docs/reference/files.md").read_text(encoding="utf-8")
     run, plan = (json.loads((folder / "reports/digits" / name).read_text()) for name in ("run.json", "plan.json"))

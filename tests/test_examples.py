@@ -29,6 +29,7 @@ def spearman(cosines: list[float], scores: list[float]) -> float:
     return metric.compute()
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(-20, 20), st.integers(0, 10)), min_size=3, max_size=30))
 def test_spearman_is_scipys_also_with_equal_values(values: list[tuple[int, int]]) -> None:
     stats = pytest.importorskip("scipy.stats", reason="scipy is in the extra `models`")

@@ -104,6 +104,7 @@ def test_a_healthy_model_answers_with_its_own_digits() -> None:
     assert steady(model, list(dataset)[:4]) > 110
 
 
+@pytest.mark.slow
 def test_the_steadiness_of_a_healthy_model_is_a_detail(tmp_path: Path) -> None:
     """The report and `run.json` have it; the summary begins with what is asked."""
     model, _ = digits()

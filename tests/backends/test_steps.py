@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Array, proto
+from models import Array, examples, proto
 from onnx import TensorProto, helper
 
 from precisionlab.backends.session import Session
@@ -160,14 +160,14 @@ def chosen(name: str, a: str, b: str, by: str) -> list[onnx.NodeProto]:
     ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(graphs(), st.integers(0, 80))
 def test_any_graph_in_steps_gives_what_it_gives_as_a_whole(model: onnx.ModelProto, number: int) -> None:
     digits = np.array([number // 3**place % 3 - 1 for place in range(4)], np.float32)
     assert_the_same(model, x=digits.reshape(2, 2))
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(graphs())
 def test_every_node_is_in_one_step_behind_all_that_it_needs_and_no_step_could_be_left_out(
     model: onnx.ModelProto,

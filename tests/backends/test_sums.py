@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import examples
 from onnx import TensorProto, helper
 
 from precisionlab.backends.sums.operands import Product, product_of
@@ -157,7 +158,7 @@ def test_a_convolution_is_onnx_runtimes_but_for_the_rounding(
     assert np.array_equal(by_us(op_type, sums, **attributes)(*exact), by_onnx_runtime(op_type, *exact, **attributes))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     channels=st.integers(1, 20),
     rows=st.integers(1, 5),

@@ -98,6 +98,7 @@ def test_of_a_real_network_what_a_branch_computes_is_left_out_and_the_rest_seen(
     assert set(answer["marked"]) == {"a", "i", "s"}
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_all_that_can_be_marked_builds_and_what_the_model_has_of_it_is_given_by_its_name() -> None:
     (answer,) = drive("layers", DIGITS / "digits.onnx")

@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
-from models import Array, digits
+from models import Array, digits, examples
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.calibration.histogram import BINS, Histogram, Histograms, exponent_of, histogram_of
@@ -53,7 +53,7 @@ def brute(values: Array, exponent: int) -> Array:
 
 
 @given(VALUES, st.randoms(use_true_random=False), st.integers(1, 7))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_order_split_and_merge_order_leave_no_trace(values: list[float], rng: random.Random, size: int) -> None:
     whole = histogram_of(f32(values))
     shuffled = rng.sample(values, len(values))
@@ -75,7 +75,7 @@ def test_order_split_and_merge_order_leave_no_trace(values: list[float], rng: ra
 
 
 @given(st.lists(VALUES, min_size=3, max_size=3))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_merging_is_associative_and_commutative(groups: list[list[float]]) -> None:
     a, b, c = (histogram_of(f32(group)) for group in groups)
     assert same(a.merge(b).merge(c), a.merge(b.merge(c)))
@@ -98,7 +98,7 @@ def test_shape_layout_and_batch_size_leave_no_trace(shape: tuple[int, ...]) -> N
 
 
 @given(st.lists(st.integers(-140, 128), min_size=2, max_size=8), st.integers(0, 2**32 - 1))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_growth_by_doubling_is_direct_binning_at_the_final_exponent(exponents: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     grown = Histograms(["x"])
@@ -114,7 +114,7 @@ def test_growth_by_doubling_is_direct_binning_at_the_final_exponent(exponents: l
 
 
 @given(st.lists(st.lists(FLOATS, max_size=20), max_size=20))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_threads_with_their_own_histograms_leave_no_trace(samples: list[list[float]]) -> None:
     first, second = Histograms(["x"]), Histograms(["x"])
     for index, values in enumerate(samples):
@@ -129,7 +129,7 @@ def test_threads_with_their_own_histograms_leave_no_trace(samples: list[list[flo
 @given(VALUES)
 @example([0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan])
 @example([3.4028234663852886e38, 2.0**-149, -(2.0**-126)])
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_counts_are_numpys_and_the_rest_is_exact(values: list[float]) -> None:
     array = f32(values)
     finite = array[np.isfinite(array)]
@@ -283,7 +283,7 @@ def test_memory_does_not_depend_on_the_number_of_samples() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=8), VALUES, max_size=4))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_a_state_comes_back_bit_for_bit(tensors: dict[str, list[float]]) -> None:
     state = CalibrationState(
         {"model": "m", "shard": [1, 2]}, ("a", "b"), {n: histogram_of(f32(v)) for n, v in tensors.items()}

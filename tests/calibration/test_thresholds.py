@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from models import DIGITS, Array
+from models import DIGITS, Array, examples
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.calibration import kernel
@@ -93,7 +93,7 @@ def entropy_counts(histogram: Histogram) -> tuple[Array, float]:
 
 
 @given(SEEDS, st.integers(128, 600), st.sampled_from([0.0, 0.5, 0.97]), st.sampled_from([3, 1000, 10**9]))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_divergences_are_those_of_a_brute_force(seed: int, size: int, empty: float, largest: int) -> None:
     rng = np.random.default_rng(seed)
     counts = np.floor(rng.integers(1, largest, size) * np.exp(-np.arange(size) / rng.uniform(20, size)))
@@ -142,7 +142,7 @@ def test_capped_is_the_best_among_those_that_clip_little(kind: str) -> None:
 
 
 @given(SEEDS, st.sampled_from(KINDS), st.integers(1, 30000))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_capped_never_clips_more_than_one_in_10_000(seed: int, kind: str, size: int) -> None:
     values = data(kind, seed, size)
     histogram = histogram_of(values)
@@ -229,7 +229,7 @@ def test_mse_differs_little_from_pytorch_quantizations_own_search(kind: str) -> 
 
 
 @given(SEEDS, st.sampled_from(KINDS), st.integers(1, 5000), st.integers(-60, 60))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_thresholds_are_positive_within_the_values_and_scale_with_them(
     seed: int, kind: str, size: int, exponent: int
 ) -> None:
@@ -348,7 +348,7 @@ def test_weight_scales_of_a_whole_tensor_and_of_zeros() -> None:
 
 
 @given(SEEDS, st.integers(0, 3))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_int8_weights_use_all_levels_and_never_saturate(seed: int, axis: int) -> None:
     weight = np.random.default_rng(seed).standard_normal((3, 4, 2, 5)).astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(4)]

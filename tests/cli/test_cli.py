@@ -90,6 +90,7 @@ def test_not_met_is_1_and_says_how_near_it_came() -> None:
     assert "NOT met" in result.stdout
 
 
+@pytest.mark.slow
 def test_one_precision_that_fails_makes_the_run_fail() -> None:
     result = run("sweep", MODEL, *DATA, "--samples", "4", "--tolerance", "cosine>=0.99", "--max-pins", "1")
     assert "int8: right as it is" in result.stdout
@@ -97,6 +98,7 @@ def test_one_precision_that_fails_makes_the_run_fail() -> None:
     assert result.exit_code == 1
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_sweep_is_measured_with_the_same_exit_code() -> None:
     first = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "4")
     again = run("sweep", MODEL, *DATA, "--samples", "4", "--plan", "reports/digits/plan.json", "--out", "again")
@@ -108,6 +110,7 @@ def test_the_plan_of_a_sweep_is_measured_with_the_same_exit_code() -> None:
     assert run("sweep", MODEL, *DATA, "--samples", "4", "--plan", "bare.json").exit_code == 1
 
 
+@pytest.mark.slow
 def test_only_this_runs_plans_are_named() -> None:
     run("sweep", MODEL, *DATA, "--samples", "2", "--precisions", "int8")
     Path("reports/digits/plan.mine.json").write_text("{}")
@@ -161,6 +164,7 @@ def test_a_tolerance_that_only_float32_meets_is_not_met() -> None:
     assert "❌ **FP16: met only as float32.**" in Path("reports/model/summary.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_share_of_more_than_all_needs_its_percent_sign() -> None:
     for option in ("--spend", "--max-cost", "--holdout"):
         result = run("sweep", MODEL, *DATA, option, "5")
@@ -172,6 +176,7 @@ def test_a_share_of_more_than_all_needs_its_percent_sign() -> None:
     assert run("sweep", MODEL, *DATA, *options, "--spend", "0.99").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_plan_that_costs_more_than_allowed_is_not_met() -> None:
     options = ("--samples", "4", "--precisions", "int8", "--tolerance", "sqnr>=5")
     assert run("sweep", MODEL, *DATA, *options, "--max-cost", "100%").exit_code == 0
@@ -269,6 +274,7 @@ def test_a_folder_whose_name_is_not_utf8_is_no_obstacle() -> None:
     assert json.loads((Path(out) / "run.json").read_text(encoding="utf-8"))["data"]["folder"] == data
 
 
+@pytest.mark.slow
 def test_in_a_terminal_a_bar_shows_the_work_and_notes_stay_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as rich takes it: a terminal
     result = run("sweep", MODEL, *DATA, "--samples", "4", "--precisions", "fp16")

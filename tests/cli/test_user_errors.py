@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from precisionlab.export.modelopt import modelopt_json
 from precisionlab.export.onnxruntime import onnxruntime_model
 from precisionlab.export.polygraphy import polygraphy_words
 from precisionlab.jobs.fidelity import fidelity
+from precisionlab.jobs.result import SweepResult
 from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -116,10 +118,9 @@ def test_a_listing_without_end_is_told(data: Path, monkeypatch: pytest.MonkeyPat
 # Runs and plans
 
 
-def test_a_run_that_lacks_a_file_is_told_which(tmp_path: Path) -> None:
-    command = ["sweep", str(DIGITS / "digits.onnx"), "--data", str(DIGITS), "--samples", "2", "--precisions", "int8"]
-    assert CliRunner().invoke(cli, [*command, "--out", str(tmp_path)], catch_exceptions=False).exit_code == 0
-    for name in ("layers.csv", "plan.json"):
+def test_a_run_that_lacks_a_file_is_told_which(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+    for name in ("layers.csv", "plan.int8.json"):
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).unlink()
         assert f"{tmp_path / name}: missing; put it back, or run the sweep again" in refused("report", tmp_path)
@@ -179,13 +180,11 @@ def test_the_tool_reads_the_data_of_coverage(tmp_path: Path) -> None:
 # Options of a sweep that only the model or the target can show to be wrong
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run(swept_digits: SweepResult) -> Path:
     """A finished run's folder."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    given = ["sweep", DIGITS / "digits.onnx", "--data", DIGITS, "--samples", "4", "--out", out]
-    CliRunner().invoke(cli, [str(word) for word in given], catch_exceptions=False)
-    return out
+    assert swept_digits.folder is not None
+    return swept_digits.folder
 
 
 def test_what_a_sweep_cannot_be_asked_is_told_with_what_can(tmp_path: Path) -> None:

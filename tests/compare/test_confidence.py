@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Array
+from models import Array, examples
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import FEWEST, Interval, inconclusive_bounds, interval
@@ -120,7 +120,7 @@ def test_a_mean_has_the_interval_of_the_normal_law() -> None:
 
 
 @given(st.integers(0, 1000), st.integers(FEWEST, 60), st.integers(1, 3), st.floats(0, 2))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_the_figure_of_all_samples_lies_inside(seed: int, samples: int, outputs: int, spread: float) -> None:
     each = {str(i): noisy(seed + i, samples, 10.0**-i, spread) for i in range(outputs)}
     found = comparison(each)
@@ -361,7 +361,7 @@ def test_the_journal_changes_neither_a_comparison_nor_its_intervals() -> None:
 
 
 @given(st.integers(0, 100), st.integers(1, 12))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_a_comparison_without_nan_is_equal_after_the_journal(seed: int, samples: int) -> None:
     found = comparison({"y": noisy(seed, samples, 0.1)}, broken=("a",))
     assert Comparison.from_dict(json.loads(json.dumps(found.to_dict()))) == found

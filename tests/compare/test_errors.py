@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from models import Array
+from models import Array, examples
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, agreement, error_sums
@@ -117,7 +117,7 @@ def assert_same(found: ErrorSums, expected: ErrorSums, magnitudes: dict[str, flo
 
 
 @given(pairs(), st.sampled_from([*FORMATS]))
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 def test_statistics_agree_with_float64_numpy_for_any_float32(pair: tuple[Array, Array], held_in: Precision) -> None:
     assert_same(error_sums(*pair, held_in.number_format), *plainly(*pair, held_in))
 
@@ -131,7 +131,7 @@ def test_formats_are_those_of_numpy_and_ml_dtypes(precision: Precision) -> None:
 
 
 @given(pairs(), st.lists(st.integers(0, 8193), max_size=5), st.randoms(use_true_random=False))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_any_split_merged_in_any_order_gives_the_same(
     pair: tuple[Array, Array], cuts: list[int], random: object
 ) -> None:
@@ -151,7 +151,7 @@ def test_any_split_merged_in_any_order_gives_the_same(
 
 
 @given(pairs(finite=True))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_metrics_agree_with_their_definitions_in_float64(pair: tuple[Array, Array]) -> None:
     r, o = (array.astype(np.float64) for array in pair)
     found, e = error_sums(*pair), o - r
@@ -175,7 +175,7 @@ def test_metrics_agree_with_their_definitions_in_float64(pair: tuple[Array, Arra
 
 
 @given(pairs(finite=True), st.integers(-20, 20))
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_sqnr_and_cosine_do_not_depend_on_scale(pair: tuple[Array, Array], exponent: int) -> None:
     scale = np.float32(2.0**exponent)
     with np.errstate(over="ignore"):
@@ -297,7 +297,7 @@ def test_memory_layout_does_not_matter(layout: str) -> None:
 
 
 @given(pairs())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_largest_magnitude_leaves_out_and_counts_what_is_not_finite(pair: tuple[Array, Array]) -> None:
     array = pair[0]
     finite = np.isfinite(array)
@@ -429,6 +429,6 @@ def test_a_label_that_is_no_class_index_is_a_data_error(label: str) -> None:
 
 @given(pairs())
 @example((np.float32([1, 2]), np.float32([1, np.nan])))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_sums_are_plain_numbers_for_the_journal(pair: tuple[Array, Array]) -> None:
     assert all(type(v) in (int, float) for v in asdict(error_sums(*pair)).values())

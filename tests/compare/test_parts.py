@@ -60,6 +60,7 @@ def hidden_scores() -> onnx.ModelProto:
     )
 
 
+@pytest.mark.slow
 def test_a_bad_part_is_not_hidden_by_a_loud_one(tmp_path: Path) -> None:
     onnx.save(hidden_scores(), tmp_path / "m.onnx")
     data = save_samples(tmp_path / "data", 40, (1, 3, 8, 8))

@@ -117,6 +117,7 @@ def nms_data(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_another_number_of_rows_is_told_by_sample_and_operator(tmp_path: Path) -> None:
     onnx.save(nms_model(), tmp_path / "m.onnx")
     result = sweep(tmp_path / "m.onnx", nms_data(tmp_path / "d"), precisions="fp16", out=tmp_path / "out", threads=1)
@@ -141,6 +142,7 @@ def test_another_number_of_rows_is_told_by_sample_and_operator(tmp_path: Path) -
     assert said in " ".join(terminal.getvalue().split())
 
 
+@pytest.mark.slow
 def test_int8_that_loses_detections_is_not_right(tmp_path: Path) -> None:
     onnx.save(nms_model(), tmp_path / "m.onnx")
     result = sweep(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Array, load, proto
+from models import Array, examples, load, proto
 
 from precisionlab.data import MANIFEST, RANDOM_SAMPLES, Dataset, InputSpec, inside, open_dataset, random_dataset
 from precisionlab.errors import DataError
@@ -214,7 +214,7 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @given(file=damaged_files())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_damaged_file_is_read_or_told_but_never_crashes(
     file: tuple[str, bytes], image_model: Model, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -710,7 +710,7 @@ def test_a_stack_is_split_where_the_model_has_a_fixed_batch_of_one(
 
 
 @given(shape=st.lists(st.integers(1, 4), min_size=2, max_size=4), kind=st.sampled_from(["npy", "npz", "compressed"]))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_a_stack_is_the_same_as_its_rows_in_files(
     shape: list[int], kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -748,7 +748,7 @@ def test_a_header_cannot_promise_samples_that_are_not_there(folder: Path, fixed:
 
 
 @given(data=st.data())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_a_damaged_stack_is_read_or_told_but_never_crashes(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

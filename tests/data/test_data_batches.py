@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Array, load, proto
+from models import Array, examples, load, proto
 from PIL import Image
 
 import precisionlab
@@ -86,7 +86,7 @@ def test_a_file_with_just_a_batch_is_one_sample_as_ever(folder: Path, four: Mode
 @given(
     heights=st.lists(st.integers(1, 9), min_size=1, max_size=6), batch=st.integers(2, 5), kinds=st.lists(st.booleans())
 )
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_batches_cover_each_row_once_and_in_order(
     heights: list[int], batch: int, kinds: list[bool], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from models import Array, load, proto
+from models import Array, examples, load, proto
 from PIL import Image, ImageCms
 
 from precisionlab.data import MANIFEST, Sample, open_dataset
@@ -298,7 +298,7 @@ def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 @given(file=damaged())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @example(file=("a.png", b""))
 def test_a_damaged_image_is_read_or_told_but_never_crashes(
     file: tuple[str, bytes], of: Model, tmp_path_factory: pytest.TempPathFactory

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import load, proto
+from models import examples, load, proto
 
 from precisionlab.cli.sweep import _shapes
 from precisionlab.data import random_dataset
@@ -104,7 +104,7 @@ def test_a_length_of_0_is_a_shape_like_others(tmp_path: Path) -> None:
         max_size=4,
     )
 )
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_examples_have_the_rank_and_the_fixed_sizes_of_their_input(shapes: list[list[int | str | None]]) -> None:
     inputs = [TensorInfo(f"i{n}", None, tuple(shape)) for n, shape in enumerate(shapes)]
     sizes: dict[str, int] = {}

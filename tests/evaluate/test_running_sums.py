@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import DIGITS, Array, load, plan_for, proto
+from models import DIGITS, Array, examples, load, plan_for, proto
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.compare.judging import judging_of
@@ -245,7 +245,7 @@ def layers(draw: st.DrawFn) -> tuple[onnx.ModelProto, dict[str, Array]]:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), arrays
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(layers())
 def test_the_largest_sum_is_at_most_that_without_signs_and_that_at_most_the_bound(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[onnx.ModelProto, dict[str, Array]]

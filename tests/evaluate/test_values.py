@@ -124,9 +124,9 @@ def test_the_sqnr_of_rows_is_that_of_the_sums(pairs: list[tuple[float, float]]) 
 # A run
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    return sweep(DIGITS / "digits.onnx", DIGITS, samples=40, holdout=0.25, out=tmp_path_factory.mktemp("runs") / "run")
+@pytest.fixture(name="run")
+def _run(swept_digits: SweepResult) -> SweepResult:
+    return swept_digits
 
 
 def kept(run: SweepResult) -> RunHistograms:
@@ -136,7 +136,7 @@ def kept(run: SweepResult) -> RunHistograms:
 
 def test_a_run_keeps_the_histogram_of_every_float_tensor_with_its_range(run: SweepResult) -> None:
     found = kept(run)
-    assert found.samples == 30
+    assert found.samples == 48
     given = [name for layer in run.model.layers for name in layer.outputs]
     assert {name for layer in found.layers for name in layer.outputs} == set(given)
     (int8,) = (result for result in run.precisions if result.precision.value == "int8")
@@ -157,6 +157,7 @@ def test_what_was_observed_comes_back_from_the_journal_as_it_was(run: SweepResul
     assert set(again.methods) == set(METHODS)
 
 
+@pytest.mark.slow
 def test_a_run_without_int8_keeps_histograms_and_no_ranges(tmp_path: Path) -> None:
     found = kept(sweep(DIGITS / "digits.onnx", DIGITS, precisions="fp16", samples=8, out=tmp_path / "run"))
     assert found.tensors

@@ -26,7 +26,7 @@ from bindings.versions import TensorRT, parameters
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import DIGITS, Flows, calibrate, load, proto, sample
+from models import DIGITS, Flows, calibrate, examples, load, proto, sample
 from onnx import TensorProto, helper, numpy_helper
 from rtx import drive, needs_rtx
 
@@ -206,7 +206,7 @@ named = st.text(
 
 
 class TestTrtexec:
-    @settings(max_examples=40)
+    @settings(max_examples=examples(40))
     @given(names=st.lists(named, min_size=2, max_size=5, unique=True), pinned=st.integers(1, 31))
     def test_names_of_all_kinds_come_back_out_of_the_command(
         self, names: list[str], pinned: int, tmp_path_factory: pytest.TempPathFactory
@@ -548,7 +548,7 @@ class TestPolygraphy:
         state = both_ways(model, plan_of(model, FP32, {"d": FP16}), layers, tmp_path)
         assert ("d_3", DataType.HALF, {}) in state
 
-    @settings(max_examples=25)
+    @settings(max_examples=examples(25))
     @given(
         names=st.lists(
             st.text(st.characters(codec="utf-8"), min_size=1, max_size=12), min_size=1, max_size=4, unique=True

@@ -171,6 +171,7 @@ def test_the_exit_code_stays_0_and_the_summary_says_it(tmp_path: Path) -> None:
     assert "met with sums in float32" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sums", ["half", "half-single"])
 def test_pins_that_are_searched_for_under_sums_in_half_hold_and_are_verified_under_them(
     tmp_path: Path, sums: str
@@ -195,6 +196,7 @@ def test_pins_that_are_searched_for_under_sums_in_half_hold_and_are_verified_und
     assert not verify(result.folder / "plan.json", threads=1).holds, "with sums in float32 no pin is needed"
 
 
+@pytest.mark.slow
 def test_a_sum_that_passes_half_on_the_way_is_pinned_for_that_reason(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     plain, _ = swept("cancels", tmp_path / "plain")

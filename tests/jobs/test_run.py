@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import DIGITS, proto
+from models import DIGITS, examples, proto
 
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.evaluate.run_folder import RunFolder
@@ -98,7 +98,7 @@ def test_another_context_starts_afresh(tmp_path: Path) -> None:
     assert found(opened(tmp_path, CONTEXT)) == [None] * 3, "what another context has written over is gone"
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.data())
 def test_a_journal_cut_anywhere_keeps_its_whole_lines_and_goes_on(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -118,6 +118,7 @@ def test_the_ladder_has_it_of_itself_only_where_sums_are_in_half_and_engines_tak
     assert not Options(typed=True).chooses_sums
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_sweep_for_typed_engines_offers_it_and_the_engine_is_compiled(toy: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = toy
@@ -132,6 +133,7 @@ def test_a_sweep_for_typed_engines_offers_it_and_the_engine_is_compiled(toy: tup
     assert SUMS32 not in float32.precisions[0].mixed.plan.precisions
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize(
     ("pinned", "verdict", "advice"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,19 @@ class Heard:
         self.notes.append(text)
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """The README's first command: both precisions, all samples, no option."""
-    return sweep(MODEL, DIGITS, out=tmp_path_factory.mktemp("runs") / "digits")
+@pytest.fixture(name="digits")
+def _digits(swept_digits: SweepResult) -> SweepResult:
+    return swept_digits
 
 
 def folder(result: SweepResult) -> Path:
     assert result.folder is not None
     return result.folder
+
+
+def copied(result: SweepResult, path: Path) -> Path:
+    """Its folder once more, to be changed."""
+    return Path(shutil.copytree(folder(result), path))
 
 
 def row(result: SweepResult, variant: str) -> Mapping[str, Any]:
@@ -133,6 +138,7 @@ def test_every_accepted_plan_was_evaluated_and_measured_again(tmp_path: Path) ->
     assert "sqnr>=30 does not hold" in announced
 
 
+@pytest.mark.slow
 def test_a_sum_that_loses_next_to_nothing_is_pinned_for_what_the_logarithm_behind_it_makes_of_that(
     tmp_path: Path,
 ) -> None:
@@ -175,6 +181,7 @@ def test_int8_with_fp16_around_breaks_as_fp16_does_and_is_fixed_alike(tmp_path: 
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["around"] == "fp16"
 
 
+@pytest.mark.slow
 def test_all_bounds_of_a_tolerance_must_hold(tmp_path: Path) -> None:
     run = {"precisions": "int8", "samples": 16}
     both = ["top1>=0.5,metric_drop<=0.01", "cosine>=0.9"]
@@ -187,6 +194,7 @@ def test_all_bounds_of_a_tolerance_must_hold(tmp_path: Path) -> None:
     assert not strict.met
 
 
+@pytest.mark.slow
 def test_a_tolerance_that_cannot_be_met_gives_the_nearest_plan_and_says_so(tmp_path: Path) -> None:
     result = sweep(MODEL, DIGITS, precisions="fp16", tolerance="sqnr>=100", max_pins=4, samples=8, out=tmp_path / "run")
     assert not result.met
@@ -200,6 +208,7 @@ def test_a_tolerance_that_cannot_be_met_gives_the_nearest_plan_and_says_so(tmp_p
     )
 
 
+@pytest.mark.slow
 def test_no_pin_allowed_leaves_the_bare_variant(tmp_path: Path) -> None:
     result = sweep(MODEL, DIGITS, precisions="fp16", max_pins=0, samples=8, out=tmp_path / "run")
     assert not result.met
@@ -268,8 +277,7 @@ def test_the_tables_read_back_are_the_tables(digits: SweepResult) -> None:
 
 def test_one_precision_gives_plan_json_and_several_one_each(digits: SweepResult, tmp_path: Path) -> None:
     assert plans_in(folder(digits)) == ["plan.fp16.json", "plan.int8.json"]
-    sweep(MODEL, DIGITS, samples=2, out=tmp_path / "run")
-    mine = tmp_path / "run" / "plan.mine.json"
+    mine = copied(digits, tmp_path / "run") / "plan.mine.json"
     mine.write_text("the user's own")
     sweep(MODEL, DIGITS, precisions="int8", samples=2, out=tmp_path / "run")
     assert plans_in(tmp_path / "run") == ["plan.json", "plan.mine.json"], "plans of another sweep would contradict it"
@@ -311,6 +319,7 @@ def test_the_report_needs_nothing_from_outside(digits: SweepResult) -> None:
 # The same again
 
 
+@pytest.mark.slow
 def test_a_plan_read_back_measures_the_same_figures(digits: SweepResult, tmp_path: Path) -> None:
     again = sweep(MODEL, DIGITS, plan=folder(digits) / "plan.fp16.json", out=tmp_path / "run")
     assert list(again.variants["variant"]) == ["fp32", "fp16", "fp16 mixed"]
@@ -322,18 +331,19 @@ def test_a_plan_read_back_measures_the_same_figures(digits: SweepResult, tmp_pat
     assert again.plans["fp16"].pins == digits.plans["fp16"].pins
 
 
-def test_measuring_a_plan_in_its_own_folder_leaves_the_plans_that_are_there(tmp_path: Path) -> None:
-    sweep(MODEL, DIGITS, samples=4, out=tmp_path / "run")
+def test_measuring_a_plan_in_its_own_folder_leaves_the_plans_that_are_there(
+    digits: SweepResult, tmp_path: Path
+) -> None:
+    copied(digits, tmp_path / "run")
     before = {name: (tmp_path / "run" / name).read_bytes() for name in plans_in(tmp_path / "run")}
-    result = sweep(MODEL, DIGITS, samples=4, plan=tmp_path / "run" / "plan.fp16.json", out=tmp_path / "run")
+    result = sweep(MODEL, DIGITS, plan=tmp_path / "run" / "plan.fp16.json", out=tmp_path / "run")
     assert result.met
     assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
 
 
-def test_a_plan_by_hand_with_the_name_of_any_node_pins_its_layer(tmp_path: Path) -> None:
-    result = sweep(MODEL, DIGITS, precisions="int8", samples=4, out=tmp_path / "run")
-    fused = next(layer for layer in result.model.layers if len(layer.nodes) > 1)
-    plan = {**result.plans["int8"].to_dict(), "pins": [{"nodes": [fused.nodes[-1]]}]}
+def test_a_plan_by_hand_with_the_name_of_any_node_pins_its_layer(digits: SweepResult, tmp_path: Path) -> None:
+    fused = next(layer for layer in digits.model.layers if len(layer.nodes) > 1)
+    plan = {**digits.plans["int8"].to_dict(), "pins": [{"nodes": [fused.nodes[-1]]}]}
     (tmp_path / "mine.json").write_text(json.dumps(plan))
     mine = sweep(MODEL, DIGITS, samples=4, plan=tmp_path / "mine.json", out=tmp_path / "mine")
     assert pinned(mine, "int8") == [fused.name]
@@ -359,6 +369,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_samples_and_seed_choose_and_nothing_else_does(tmp_path: Path) -> None:
     def chosen(seed: int) -> tuple[str, float]:
         result = sweep(MODEL, DIGITS, precisions="int8", samples=5, seed=seed, out=tmp_path / str(seed))
@@ -371,6 +382,7 @@ def test_samples_and_seed_choose_and_nothing_else_does(tmp_path: Path) -> None:
     assert chosen(1)[0] != chosen(2)[0]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_taken_from_its_journal(tmp_path: Path) -> None:
     first = sweep(MODEL, DIGITS, samples=6, out=tmp_path / "run")
     heard = Heard()
@@ -550,9 +562,8 @@ def test_a_model_with_an_integer_output_beside_is_judged_by_the_float_one(tmp_pa
     assert result.met
 
 
-def test_a_plan_with_ranges_by_an_unknown_method_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    sweep(MODEL, DIGITS, precisions="int8", samples=4, out=tmp_path / "run")
-    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+def test_a_plan_with_ranges_by_an_unknown_method_is_refused_in_a_sentence(digits: SweepResult, tmp_path: Path) -> None:
+    plan = json.loads((folder(digits) / "plan.int8.json").read_text())
     (tmp_path / "odd.json").write_text(json.dumps({**plan, "calibration": "guess"}))
     with pytest.raises(OptionError, match="unknown calibration method 'guess'"):
         sweep(MODEL, DIGITS, plan=tmp_path / "odd.json", samples=4, out=tmp_path / "other")

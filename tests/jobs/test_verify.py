@@ -12,25 +12,26 @@ from models import DIGITS
 
 from precisionlab.cli import cli
 from precisionlab.errors import PlanError
+from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.jobs.verify import verify
 
 MODEL = DIGITS / "digits.onnx"
+PLAN = "plan.fp16.json"
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def found(swept_digits: SweepResult) -> Path:
     """A swept run: FP16 breaks the bundled model, and pins fix it."""
-    folder = tmp_path_factory.mktemp("run")
-    result = sweep(MODEL, DIGITS, precisions="fp16", out=folder, threads=2)
-    assert result.met
-    assert result.plans["fp16"].pins
-    return folder
+    assert swept_digits.met
+    assert swept_digits.plans["fp16"].pins
+    assert swept_digits.folder is not None
+    return swept_digits.folder
 
 
 def edited(found: Path, folder: Path, change: Any) -> Path:
     """A copy of the run whose plan somebody has changed."""
-    content = json.loads((found / "plan.json").read_text())
+    content = json.loads((found / PLAN).read_text())
     change(content)
     (folder / "plan.json").write_text(json.dumps(content))
     (folder / "run.json").write_text((found / "run.json").read_text())
@@ -42,10 +43,10 @@ def command(*args: str | Path) -> Result:
 
 
 def test_a_plan_that_a_sweep_proved_is_verified_to_the_last_digit(found: Path) -> None:
-    again = verify(found / "plan.json", threads=1)
+    again = verify(found / PLAN, threads=1)
     assert again.holds
     assert again.certificate.proven
-    claimed = json.loads((found / "plan.json").read_text())["certificate"]
+    claimed = json.loads((found / PLAN).read_text())["certificate"]
     assert again.certificate.to_dict() == claimed
     assert again.claimed[""]["sqnr"] == again.certificate.figures.values["sqnr"]
     assert again.samples == (48, 16)
@@ -53,13 +54,13 @@ def test_a_plan_that_a_sweep_proved_is_verified_to_the_last_digit(found: Path) -
 
 def test_verifying_writes_nothing(found: Path) -> None:
     before = {path: path.read_bytes() for path in found.iterdir()}
-    verify(found / "plan.json", threads=2)
+    verify(found / PLAN, threads=2)
     assert {path: path.read_bytes() for path in found.iterdir()} == before
 
 
 @pytest.mark.slow
 def test_a_pin_too_many_is_found_to_be_needless(found: Path, tmp_path: Path) -> None:
-    run = json.loads((found / "plan.json").read_text())
+    run = json.loads((found / PLAN).read_text())
     pinned = {pin["layer"] for pin in run["pins"]}
     from precisionlab.model import load_model
 
@@ -93,9 +94,10 @@ def test_a_claim_that_was_made_up_stands_beside_the_measured_figure(found: Path,
     assert "99.0000" in command(plan).output
 
 
+@pytest.mark.slow
 def test_a_plan_that_stands_alone_wants_model_and_data(found: Path, tmp_path: Path) -> None:
     alone = tmp_path / "plan.json"
-    alone.write_text((found / "plan.json").read_text())
+    alone.write_text((found / PLAN).read_text())
     with pytest.raises(PlanError, match="give --model and --data"):
         verify(alone)
     assert verify(alone, model=MODEL, data=DIGITS, threads=2).holds
@@ -130,6 +132,7 @@ def test_files_of_another_kind_are_refused_in_a_sentence(found: Path, tmp_path: 
     assert command(plan).exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -161,7 +164,7 @@ def test_code_that_only_the_runs_folder_names_is_not_run(
     run = json.loads((found / "run.json").read_text())
     run["data"][key] = named
     (tmp_path / "run.json").write_text(json.dumps(run))
-    (tmp_path / "plan.json").write_text((found / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text((found / PLAN).read_text())
     for words in (["verify", "plan.json"], ["export", "plan.json", "--format", "onnxruntime", "--out", "out.onnx"]):
         if words[0] == "export" and key == "metric":
             continue  # an export measures nothing

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import DIGITS, Array, bits, compared, load, parts_of, proto, sample
+from models import DIGITS, Array, bits, compared, examples, load, parts_of, proto, sample
 from onnx import TensorProto, helper
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
@@ -180,7 +180,7 @@ def random_graphs(draw: st.DrawFn) -> onnx.ModelProto:
 
 
 @given(random_graphs())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_layers_stand_in_topological_order_and_hold_every_node_once(
     tmp_path_factory: pytest.TempPathFactory, graph: onnx.ModelProto
 ) -> None:
@@ -189,7 +189,7 @@ def test_layers_stand_in_topological_order_and_hold_every_node_once(
 
 @pytest.mark.slow
 @given(random_graphs(), st.sampled_from([Precision.FP16, Precision.BF16, Precision.INT8]))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_a_random_graph_pinned_throughout_is_its_reference_and_segments_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, graph: onnx.ModelProto, precision: Precision
 ) -> None:
@@ -496,7 +496,7 @@ def test_a_model_cut_short_is_told(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_damaged_model_is_loaded_or_told_but_never_crashes(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from models import DIGITS
+from models import proto
 from test_report import HOSTILE, INF, NAN, Page, Report, errors, report, said, variant
 
 from precisionlab.cli import cli
@@ -204,10 +206,17 @@ def test_a_precision_that_was_met_and_is_not_swept_any_more_fails() -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The bundled model with its pins, and with none allowed."""
+    """A model whose square overflows with its pins, and with none allowed."""
     folder = tmp_path_factory.mktemp("runs")
+    body = '["/norm/square"] a = Mul(x, x) ["/norm/root"] b = Sqrt(a) '
+    body += '["/scale"] c = Mul(b, third) ["/shift"] y = Add(c, third)'
+    model = proto(f"(float[1,4] x) => (float[1,4] y) {{ {body} }}", {"third": np.float32([1 / 3])})
+    onnx.save_model(model, folder / "model.onnx")
+    data = folder / "data"
+    data.mkdir()
+    np.savez(data / "sample.npz", x=np.float32([[300, 500, 700, 900]]))
     for name, pins in (("a", None), ("b", 0)):
-        sweep(DIGITS / "digits.onnx", DIGITS, samples=4, precisions="fp16", max_pins=pins, out=folder / name)
+        sweep(folder / "model.onnx", data, precisions="fp16", max_pins=pins, out=folder / name)
     return folder / "a", folder / "b"
 
 

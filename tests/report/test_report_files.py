@@ -62,9 +62,9 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    return sweep(DIGITS / "digits.onnx", DIGITS, samples=24, out=tmp_path_factory.mktemp("runs") / "digits")
+@pytest.fixture(name="digits")
+def _digits(swept_digits: SweepResult) -> SweepResult:
+    return swept_digits
 
 
 @pytest.fixture
@@ -470,6 +470,7 @@ def test_a_large_model_is_not_copied_and_an_older_copy_goes(tmp_path: Path, monk
     assert not (tmp_path / "run" / "annotated.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_itself_the_copy_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "annotated.onnx"
     shutil.copy(DIGITS / "digits.onnx", path)

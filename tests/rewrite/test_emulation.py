@@ -16,7 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from models import ROUNDED, Array, Flows, bits, calibrate, compared, load, packaged, parts_of, plan_for, proto, sample
+from models import (
+    ROUNDED,
+    Array,
+    Flows,
+    bits,
+    calibrate,
+    compared,
+    examples,
+    load,
+    packaged,
+    parts_of,
+    plan_for,
+    proto,
+    sample,
+)
 from onnx.reference import ReferenceEvaluator
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
@@ -100,7 +114,7 @@ def test_every_number_of_the_format_every_tie_and_their_neighbours_round_as_in_n
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
 @given(hnp.arrays(np.uint32, st.integers(1, 100)))
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_any_bits_round_as_in_numpy(
     gate: Callable[[Array, Precision], Array], precision: Precision, pattern: Array
 ) -> None:
@@ -133,7 +147,7 @@ def quantised(folder: Path) -> Callable[[Array, float], Array]:
 
 
 @given(st.integers(-60, 60), hnp.arrays(np.int32, st.integers(1, 200), elements=st.integers(-2000, 2000)))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_int8_rounds_half_to_even_and_saturates_as_in_float64(
     quantised: Callable[[Array, float], Array], exponent: int, eighths: Array
 ) -> None:
@@ -144,7 +158,7 @@ def test_int8_rounds_half_to_even_and_saturates_as_in_float64(
 
 
 @given(st.floats(2.0**-100, 2.0**100), hnp.arrays(np.float32, st.integers(1, 100), elements=st.floats(-2, 2, width=32)))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_int8_with_any_range_is_within_half_a_step_of_float64(
     quantised: Callable[[Array, float], Array], amax: float, shares: Array
 ) -> None:
@@ -673,6 +687,7 @@ def test_minilm_is_nan_in_half_where_a_cast_makes_its_mask_infinite() -> None:
     assert meets(compared(model, [data], threads=2, arithmetic=ROUNDED, pinned=[mask]), parse_tolerance(["sqnr>=50"]))
 
 
+@pytest.mark.slow
 def test_segments_of_a_real_model_change_nothing() -> None:
     # Whether ONNX Runtime makes a Gemm of MatMul and Add depends on ranks that it knows; one unit in the last place.
     model, data = packaged("magika")
