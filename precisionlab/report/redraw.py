@@ -16,7 +16,7 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import records_of
 from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS
 from precisionlab.report.csvfile import from_csv
-from precisionlab.report.earlier import check_schema, under_current_names
+from precisionlab.report.earlier import check_schema, facts_under_current_names, under_current_names
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, read_histograms
 from precisionlab.report.markdown import render_markdown
 from precisionlab.report.schema import Schema
@@ -44,7 +44,7 @@ _RUN: Mapping[str, Any] = {
 }
 _PRECISION: Mapping[str, Any] = dict.fromkeys(
     (
-        *("met", "pins", "touched", "evaluations", "proven", "remark", "engine", "compiled", "hangs", "table"),
+        *("met", "pins", "touched", "evaluations", "proven", "remark", "engine", "compiled", "inconclusive", "table"),
         *("first_nonfinite", "first_nonfinite_layer"),
     )
 )
@@ -145,11 +145,13 @@ def _run(path: Path) -> Mapping[str, Any]:
         check_schema(run)
     except ValueError as error:
         raise OptionError(f"{path}: {error}; read it with the version that wrote it, or run the sweep again") from None
+    precisions = {}
     for name, found in run["precisions"].items():
-        _check(found, _PRECISION, path, f"precisions.{name}.")
+        precisions[name] = facts_under_current_names(found) if isinstance(found, dict) else found
+        _check(precisions[name], _PRECISION, path, f"precisions.{name}.")
         if name not in run["tolerance"]:
             raise _old(path, [f"tolerance.{name}"])
-    return dict(run)
+    return {**run, "precisions": precisions}
 
 
 def _check(found: Any, wanted: Mapping[str, Any], path: Path, where: str) -> None:

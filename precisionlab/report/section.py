@@ -156,7 +156,7 @@ def section_of(
         compiled=found["compiled"],
         inside=_inside(found),
         latency=_latency(tables.variants, name),
-        doubts=tuple(_doubt(entry) for entry in found["hangs"]),
+        doubts=tuple(_doubt(entry) for entry in found["inconclusive"]),
         absorbed=int(last.nonfinite_tensors or 0) if last and verdict.met else 0,
         pins=pin_views(pins, views),
         fused=any(pin.nodes != (pin.layer,) for pin in pins),

@@ -80,7 +80,7 @@ def facts(**changes: Any) -> dict[str, Any]:
     found = {
         "met": True, "verdict": said("met", "1 of 4 layers pinned to fp32 make it right"), "pins": 1, "touched": 4,
         "evaluations": 9, "proven": True, "remark": "",
-        "engine": None, "compiled": [], "hangs": [],
+        "engine": None, "compiled": [], "inconclusive": [],
         "first_nonfinite": "sum_out", "first_nonfinite_layer": "LayerNorm_1/Sum_1", "table": None,
     }  # fmt: skip
     return {

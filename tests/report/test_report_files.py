@@ -205,6 +205,24 @@ def test_a_run_of_the_first_schema_is_read_under_todays_names(folder: Path) -> N
     assert (page_of(same), summary_of(same)) == (page_of(now), summary_of(now))
 
 
+def test_a_run_of_the_second_schema_is_read_under_todays_names(folder: Path) -> None:
+    """Such runs call `hangs` what is inconclusive."""
+    doubts = [{"bound": "sqnr>=30", "low": 28.04, "high": "inf"}]
+    _run_json(lambda r: (r.pop("written"), r["precisions"]["fp16"].update(inconclusive=doubts)))(folder)
+    now = read_run(folder)
+    assert now.run["precisions"]["fp16"]["inconclusive"] == doubts
+
+    def older(run: dict[str, Any]) -> None:
+        run["schema"] = 2
+        for facts in run["precisions"].values():
+            facts["hangs"] = facts.pop("inconclusive")
+
+    _run_json(older)(folder)
+    old = read_run(folder)
+    assert old.run["precisions"] == now.run["precisions"]
+    assert page_of(old) == page_of(now)
+
+
 def test_the_page_goes_where_it_is_wanted(folder: Path, tmp_path: Path) -> None:
     page = (folder / "report.html").read_bytes()
     assert run("report", folder, "--out", tmp_path / "page.html").exit_code == 0
@@ -272,11 +290,11 @@ def _run_json(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
         (_with_lines("variants.csv", lambda lines: lines[:1]), "variants.csv: broken: holds no variant"),
         (_without_column("layers.csv", "alone_sqnr_db"), "another version of precisionlab: it lacks alone_sqnr_db"),
         (_without_column("variants.csv", "cost_of_fp32"), "it lacks cost_of_fp32"),
-        (_run_json(lambda r: r.update(schema=3)), "run.json: schema is 3, this version reads 1 to 2; read it with"),
-        (_run_json(lambda r: r.update(schema=True)), "run.json: schema is True, this version reads 1 to 2"),
+        (_run_json(lambda r: r.update(schema=4)), "run.json: schema is 4, this version reads 1 to 3; read it with"),
+        (_run_json(lambda r: r.update(schema=True)), "run.json: schema is True, this version reads 1 to 3"),
         (_run_json(lambda r: r.pop("target")), "run.json: made by another version of precisionlab: it lacks target"),
         (_run_json(lambda r: r["data"].pop("held_out")), "it lacks data.held_out"),
-        (_run_json(lambda r: r["precisions"]["fp16"].pop("hangs")), "it lacks precisions.fp16.hangs"),
+        (_run_json(lambda r: r["precisions"]["fp16"].pop("inconclusive")), "it lacks precisions.fp16.inconclusive"),
         (_run_json(lambda r: r.update(model=3)), "model must be a JSON object"),
         (_run_json(lambda r: r.update(seconds="?")), "is not what a sweep writes"),
     ],

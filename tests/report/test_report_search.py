@@ -187,7 +187,7 @@ def test_a_bound_on_another_figure_has_its_own_rows() -> None:
 def test_an_inconclusive_verdict_is_warned_of(draw: Any) -> None:
     run, *rest = report()
     assert "inconclusive" not in Page(draw(run, *rest)).text
-    run["precisions"]["fp16"]["hangs"] = [{"bound": "sqnr>=30", "low": 28.04, "high": "inf"}]
+    run["precisions"]["fp16"]["inconclusive"] = [{"bound": "sqnr>=30", "low": 28.04, "high": "inf"}]
     text = Page(draw(run, *rest)).text
     assert "The verdict is inconclusive." in text
     assert re.search(r"SQNR in dB would lie between 28.0 and ∞ \(95 %\).*: SQNR ≥ 30 dB . Give more samples", text)
@@ -372,7 +372,7 @@ def test_strangers_names_in_the_new_parts_are_text(name: str) -> None:
     run["target"] = {"name": name, "title": name, "source": name}
     bound = f"sqnr[{name}]>=30"
     run["tolerance"]["fp16"] = bound
-    run["precisions"]["fp16"]["hangs"] = [{"bound": bound, "low": 1.0, "high": 2.0}]
+    run["precisions"]["fp16"]["inconclusive"] = [{"bound": bound, "low": 1.0, "high": 2.0}]
     variants["cost_figures"] = layers["cost_figures"] = name
     rows = [{**row, "figure": bound, "cost_figures": name, "layers": json.dumps([name])} for row in PLANS]
     html = render(run, variants, layers, plans, pd.DataFrame(rows))
