@@ -33,16 +33,16 @@ def flips_of(chosen: Chosen, reference: Arrays, output: Arrays) -> Flips | None:
 
     Of several choices for one place, as a residual quantiser makes, the first that differs decides: the others follow.
     """
-    found: Flips | None = None
+    flips: Flips | None = None
     for choice in chosen.choices:
         if choice.scores not in reference or choice.scores not in output:
             return None
         true, low = (_by_place(choice, side[choice.scores]) for side in (reference, output))
-        if true.shape != low.shape or (found is not None and len(true) != len(found.near)):
+        if true.shape != low.shape or (flips is not None and len(true) != len(flips.near)):
             return None
         own = _flips(true, low)
-        found = own if found is None else Flips(found.flipped | own.flipped, found.near | (own.near & ~found.flipped))
-    return found
+        flips = own if flips is None else Flips(flips.flipped | own.flipped, flips.near | (own.near & ~flips.flipped))
+    return flips
 
 
 def without(array: NDArray[Any], axes: tuple[int, ...], places: NDArray[np.bool_]) -> NDArray[Any] | None:
@@ -50,30 +50,30 @@ def without(array: NDArray[Any], axes: tuple[int, ...], places: NDArray[np.bool_
     sizes = [array.shape[axis] for axis in axes if axis < array.ndim]
     if len(sizes) < len(axes) or int(np.prod(sizes)) != len(places):
         return None
-    found: NDArray[Any] = array.copy()
-    np.moveaxis(found, axes, range(len(axes)))[places.reshape(sizes)] = 0
-    return found
+    copy: NDArray[Any] = array.copy()
+    np.moveaxis(copy, axes, range(len(axes)))[places.reshape(sizes)] = 0
+    return copy
 
 
 def _by_place(choice: Choice, scores: NDArray[Any]) -> NDArray[np.float64]:
     """(places, entries), the best being the largest."""
-    found = np.moveaxis(scores.astype(np.float64), choice.axis, -1)
-    found = found.reshape(-1, found.shape[-1])
-    return found if choice.is_largest else -found
+    entries = np.moveaxis(scores.astype(np.float64), choice.axis, -1)
+    entries = entries.reshape(-1, entries.shape[-1])
+    return entries if choice.is_largest else -entries
 
 
 def _flips(true: NDArray[np.float64], low: NDArray[np.float64]) -> Flips:
     """How far the two best entries of the other places move against each other is the noise."""
     line = np.arange(len(true))
-    best, taken = true.argmax(1), low.argmax(1)
-    flipped = best != taken
+    best, best_low = true.argmax(1), low.argmax(1)
+    flipped = best != best_low
     others = true.copy()
     others[line, best] = -np.inf
     second = others.argmax(1)
     with np.errstate(invalid="ignore"):
-        moved = np.abs((low[line, best] - low[line, second]) - (true[line, best] - true[line, second]))[~flipped]
-        moved = moved[np.isfinite(moved)]
+        shifts = np.abs((low[line, best] - low[line, second]) - (true[line, best] - true[line, second]))[~flipped]
+        shifts = shifts[np.isfinite(shifts)]
         least = _HALF * float(np.abs(true[line, best]).max(initial=0.0))
-        noise = _NOISE * (float(np.quantile(moved, _ONE_SIGMA)) if moved.size >= _FEWEST else least)
-        apart = np.maximum(true[line, best] - true[line, taken], low[line, taken] - low[line, best])
-    return Flips(flipped, flipped & (apart <= noise))
+        noise = _NOISE * (float(np.quantile(shifts, _ONE_SIGMA)) if shifts.size >= _FEWEST else least)
+        distance = np.maximum(true[line, best] - true[line, best_low], low[line, best_low] - low[line, best])
+    return Flips(flipped, flipped & (distance <= noise))

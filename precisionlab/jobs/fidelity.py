@@ -87,7 +87,7 @@ def fidelity(
     precision.
     """
     observer = observer or Silent()
-    wanted = parse_precisions(precisions)
+    formats = parse_precisions(precisions)
     if against not in AGAINST:
         raise OptionError(f"unknown opponent {against!r}; hold the emulation against one of {', '.join(AGAINST)}")
     if layers is None:
@@ -102,10 +102,10 @@ def fidelity(
     check_at_least(0, seed=seed)
     where = real_device(device)
     if against == CUDA:
-        for precision in wanted:
+        for precision in formats:
             check_real(precision, where)
     loaded = load_model(Path(model))
-    for precision in wanted:
+    for precision in formats:
         check_opset(loaded.onnx, PrecisionPlan(loaded.sha256, precision))
     folder = Path(out) if out is not None else Path("reports") / f"{loaded.name}-fidelity"
     with held_folder(folder, observer.note):
@@ -113,16 +113,16 @@ def fidelity(
         model_at = loaded if layers == PATTERNS else one_node_layers(loaded)
         local = OnnxRuntimeBackend(model_at, next(iter(dataset)), threads, memory=default_memory())
         job = _Job(local, arithmetic, dataset, folder, observer)
-        found = tuple(
+        results = tuple(
             job.engines(p, against, engine or EngineOptions()) if against != CUDA else job.real(p, where)
-            for p in wanted
+            for p in formats
         )
         facts = {
             **_facts(local.model, dataset, against, where, seed),
             "layers": layers,
             **arithmetic.to_plain(),
         }
-        result = FidelityResult(loaded.path.name, found, facts, folder)
+        result = FidelityResult(loaded.path.name, results, facts, folder)
         _write(result, page)
     return result
 
@@ -149,9 +149,9 @@ class _Job:
         pins = [Pin(name, self._model.layer[name].nodes, Precision.FP32, why) for name, why in unsupported.items()]
         plan = plan.with_pins((*plan.pins, *pins))
         emulated = self._compared(f"{precision}, emulated", self._local, plan, table, introduced=True)
-        found = self._compared(f"{precision}, real on {where.name}", backend, plan, table, introduced=True)
+        comparison = self._compared(f"{precision}, real on {where.name}", backend, plan, table, introduced=True)
         optimised, note = self._optimised(plan, table, where)
-        return self._result(precision, emulated, found, unsupported, where.name, optimised, note)
+        return self._result(precision, emulated, comparison, unsupported, where.name, optimised, note)
 
     def engines(self, precision: Precision, against: str, options: EngineOptions) -> PrecisionFidelity:
         """Against engines of TensorRT: what a layer's output has inherited, and the final outputs."""
@@ -160,11 +160,11 @@ class _Job:
         with open_engines(
             against, self._local, self._dataset, self._dataset, options, self._folder, self._observer
         ) as engine:
-            found = self._compared(f"{precision}, measured", engine, plan, table, introduced=False)
+            comparison = self._compared(f"{precision}, measured", engine, plan, table, introduced=False)
             device = ", ".join(f"{name} {value}" for name, value in engine.identity.items())
             notes = tuple(engine.notes)
         note = "an engine is optimised as it is: see the final SQNR"
-        return self._result(precision, emulated, found, {}, device, None, note, notes)
+        return self._result(precision, emulated, comparison, {}, device, None, note, notes)
 
     def _plan(self, precision: Precision) -> tuple[PrecisionPlan, CalibrationTable | None]:
         if not precision.is_quantized:
@@ -256,8 +256,8 @@ class _Job:
         )
 
 
-def _sqnr(found: Mapping[str, Any], tensor: str) -> float | None:
-    return found[tensor].sqnr if tensor in found else None
+def _sqnr(errors: Mapping[str, Any], tensor: str) -> float | None:
+    return errors[tensor].sqnr if tensor in errors else None
 
 
 def agreements_of(rows: Iterable[Row], pick: Callable[[Row], tuple[float | None, float | None]]) -> Agreements:
@@ -293,10 +293,10 @@ def _gpu(device: RealDevice) -> str | None:
     """What the driver calls the GPU; None where it does not say."""
     command = ["nvidia-smi", f"--id={device.number}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
 def _write(result: FidelityResult, page: bool) -> None:

@@ -85,7 +85,7 @@ class _Joins:
         if not _leads_to_concat(value) or _size(self._shape(value)) > _LARGEST:
             return Joined()
         labels = self._labels(value, (), False)
-        sources = tuple(tuple(dict.fromkeys(str(v.name) for v, _ in found)) for found in self._paths.values())
+        sources = tuple(tuple(dict.fromkeys(str(v.name) for v, _ in paths)) for paths in self._paths.values())
         if len(sources) < 2:
             return Joined()
         kinds = () if labels is None else self._kinds(labels, sources)
@@ -97,7 +97,7 @@ class _Joins:
         if axis is None:
             return ()
         line = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
-        shares = [all(_is_share(v) and not scaled for v, scaled in found) for found in self._paths.values()]
+        shares = [all(_is_share(v) and not scaled for v, scaled in paths) for paths in self._paths.values()]
         return tuple(
             Kind(axis, line.size, runs_of(line == label), sources[label], shares[label])
             for label in dict.fromkeys(line.tolist())
@@ -126,26 +126,26 @@ class _Joins:
     def _structure(self, value: ir.Value, depth: int) -> int:
         """The same number for values that are made alike: by the same operators, with as many channels."""
         node = value.producer()
-        found: object
+        structure: object
         if node is None:
-            found = "constant" if value.is_initializer() else "input"
+            structure = "constant" if value.is_initializer() else "input"
         elif node.op_type in _ANCHORS:
             shape = self._tensors[str(value.name)].shape
-            found = (node.op_type, None if shape is None else shape[_ANCHORS[node.op_type]])
+            structure = (node.op_type, None if shape is None else shape[_ANCHORS[node.op_type]])
         elif not depth:
-            found = node.op_type
+            structure = node.op_type
         else:
             floats = [v for v in node.inputs if v is not None and self._is_float(v)]
-            found = (node.op_type, node.outputs.index(value), *(self._structure(v, depth - 1) for v in floats))
-        return self._structures.setdefault(found, len(self._structures))
+            structure = (node.op_type, node.outputs.index(value), *(self._structure(v, depth - 1) for v in floats))
+        return self._structures.setdefault(structure, len(self._structures))
 
     def _is_float(self, value: ir.Value) -> bool:
         dtype = value.dtype if value.is_initializer() else self._tensors[str(value.name)].dtype
         return dtype is not None and dtype.is_floating_point()
 
     def _shape(self, value: ir.Value) -> tuple[int, ...] | None:
-        found = self._tensors.get(str(value.name))
-        shape = None if found is None else found.shape
+        info = self._tensors.get(str(value.name))
+        shape = None if info is None else info.shape
         dims = [dim for dim in shape or () if isinstance(dim, int)]
         return None if shape is None or len(dims) < len(shape) else tuple(dims)
 
@@ -199,9 +199,9 @@ def _tells(labels: NDArray[np.int16], axis: int) -> bool:
     return bool(rows.size and (rows == rows[:, :1]).all())
 
 
-def runs_of(chosen: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
+def runs_of(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
     """The runs [start, stop) of True in a vector."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return tuple((int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True))
 
 

@@ -118,10 +118,10 @@ class _Selections:
         if len(by) > 1 or node.op_type != "TopK" or node.inputs[0] is None:
             return ""
         largest = node.attributes.get("largest")
-        taken = str(node.inputs[0].name)
-        rank, rows = self._rank(taken), self._rows[str(node.outputs[1].name)]
+        operand = str(node.inputs[0].name)
+        rank, rows = self._rank(operand), self._rows[str(node.outputs[1].name)]
         is_last = rank is not None and rank <= 2 and list(rows) == [rank - 1]
-        return taken if is_last and (largest is None or largest.as_int() == 1) else ""
+        return operand if is_last and (largest is None or largest.as_int() == 1) else ""
 
     def _known(self, by: list[str]) -> tuple[Suppression | None, Threshold | None]:
         """How an operator picks that does so alone, where that is known."""
@@ -135,14 +135,14 @@ class _Selections:
 
     def _with_ahead(self, output: str) -> list[str]:
         """An output, and what is ahead of its rows: that may be rows itself, of an operator before."""
-        found = {output: None}
+        tensors = {output: None}
         todo = [output]
         while todo:
             for by in self._rows.get(todo.pop(), {}).values():
-                new = [name for one in by for name in self._ahead.get(one, {}) if name not in found]
-                found.update(dict.fromkeys(new))
+                new = [name for one in by for name in self._ahead.get(one, {}) if name not in tensors]
+                tensors.update(dict.fromkeys(new))
                 todo += new
-        return list(found)
+        return list(tensors)
 
     # One node
 
@@ -209,41 +209,41 @@ class _Selections:
 
     def _note_ahead(self, node: ir.Node, inputs: list[str]) -> None:
         """The float tensors that a node goes by; behind a comparison or an integer those that it is made from."""
-        found = self._ahead.setdefault(str(node.name), {})
-        seen: set[str] = set()
+        ahead = self._ahead.setdefault(str(node.name), {})
+        visited: set[str] = set()
         todo = list(reversed(inputs))
         while todo:
             name = todo.pop()
             producer = self._producers.get(name)
-            if name in seen or name not in self._varies or producer is None:
+            if name in visited or name not in self._varies or producer is None:
                 continue  # a graph's own input is exact
-            seen.add(name)
+            visited.add(name)
             if name in self._floats:
-                found[name] = None
+                ahead[name] = None
             else:
                 todo += [str(v.name) for v in reversed(producer.inputs) if v is not None]
 
     def _gathered(self, node: ir.Node, kind: str, data: str, indices: str, output: str) -> Rows:
-        picked = self._of(indices)
+        of_indices = self._of(indices)
         attribute = node.attributes.get("axis")
         axis = (attribute.as_int() if attribute is not None else 0) % (self._rank(data) or 1)
-        for by in picked.values():
+        for by in of_indices.values():
             if data in self._varies and data in self._floats and data in self._producers and not self._of(data):
                 for one in by:
                     self._ahead.setdefault(one, {})[data] = None
         if kind == "Gather":
             rank = self._rank(indices) or 0
-            rows = {axis + at: by for at, by in picked.items()}
+            rows = {axis + at: by for at, by in of_indices.items()}
             for at, by in self._of(data).items():
                 if at != axis:
                     rows.setdefault(at if at < axis else at - 1 + rank, by)
-                elif not picked and rank:
+                elif not of_indices and rank:
                     rows.setdefault(at, by)  # fixed places in the order are rows still
             return rows
         if kind == "GatherElements":
-            return {**{at: by for at, by in self._of(data).items() if at != axis}, **picked}
+            return {**{at: by for at, by in self._of(data).items() if at != axis}, **of_indices}
         last = (self._rank(indices) or 1) - 1
-        return {at: by for at, by in picked.items() if at != last}
+        return {at: by for at, by in of_indices.items() if at != last}
 
     def _transposed(self, node: ir.Node, inputs: list[str | None], output: str) -> Rows:
         rows = self._of(inputs[0])
@@ -255,7 +255,7 @@ class _Selections:
     def _multiplied(self, node: ir.Node, inputs: list[str | None], output: str) -> Rows:
         """What a product sums over ends here: it does not hang on the order."""
         rank = self._rank(output) or 0
-        found: Rows = {}
+        rows: Rows = {}
         for side, name in enumerate(inputs[:2]):
             own = self._rank(name) or 0
             is_turned = node.op_type == "Gemm" and f"trans{'AB'[side]}" in node.attributes
@@ -265,17 +265,17 @@ class _Selections:
                 if at == summed:
                     continue
                 place = (rank - 2 + side) if at >= own - 2 else at + rank - own
-                found[place] = found.get(place, frozenset()) | by
-        return found
+                rows[place] = rows.get(place, frozenset()) | by
+        return rows
 
     def _joined(self, node: ir.Node, inputs: list[str | None], output: str) -> Rows:
         axis = node.attributes["axis"].as_int() % (self._rank(output) or 1)
-        found: Rows = {}
+        rows: Rows = {}
         for name in inputs:
             for at, by in self._of(name).items():
-                found[at] = found.get(at, frozenset()) | by
+                rows[at] = rows.get(at, frozenset()) | by
         whole = all(axis in self._of(name) for name in inputs)
-        return {at: by for at, by in found.items() if at != axis or whole}
+        return {at: by for at, by in rows.items() if at != axis or whole}
 
     def _regions(self, node: ir.Node, inputs: list[str | None], output: str) -> Rows:
         regions = self._of(inputs[1])
@@ -285,23 +285,23 @@ class _Selections:
         return {at + 1 if at else 0: by for at, by in self._of(inputs[1]).items() if at < (self._rank(output) or 0) - 1}
 
     def _reduced(self, node: ir.Node, inputs: list[str | None], output: str) -> Rows:
-        rank, left = self._rank(inputs[0]) or 0, self._rank(output)
+        rank, rank_after = self._rank(inputs[0]) or 0, self._rank(output)
         axes = self._axes(node)
         if axes is None:  # all, or not known
             return {}
-        gone = {axis % rank for axis in axes} if rank else set()
-        rows = {at: by for at, by in self._of(inputs[0]).items() if at not in gone}
-        if left == rank:
+        summed = {axis % rank for axis in axes} if rank else set()
+        rows = {at: by for at, by in self._of(inputs[0]).items() if at not in summed}
+        if rank_after == rank:
             return rows
-        return {at - sum(axis < at for axis in gone): by for at, by in rows.items()}
+        return {at - sum(axis < at for axis in summed): by for at, by in rows.items()}
 
     def _unsqueezed(self, node: ir.Node, inputs: list[str | None], output: str) -> Rows:
         rank, axes = self._rank(output) or 0, self._axes(node)
         if axes is None:
             return {}
         new = {axis % rank for axis in axes}
-        kept = [at for at in range(rank) if at not in new]
-        return {kept[at]: by for at, by in self._of(inputs[0]).items() if at < len(kept)}
+        places = [at for at in range(rank) if at not in new]
+        return {places[at]: by for at, by in self._of(inputs[0]).items() if at < len(places)}
 
     def _axes(self, node: ir.Node) -> list[int] | None:
         if node.op_type.startswith("Arg"):
@@ -318,7 +318,7 @@ class _Selections:
         before, after = self._shape(data), self._shape(output)
         if before is None or after is None:
             return {}
-        found: Rows = {}
+        rows: Rows = {}
         for at, by in self._of(data).items():
             places = [
                 k
@@ -327,23 +327,23 @@ class _Selections:
             ]
             if places:
                 # Of axes of length 1 around it any would do; rows of one element are told from those by none.
-                found[places[0] if before[at] != 1 else min(places, key=lambda k: abs(k - at))] = by
-        return found
+                rows[places[0] if before[at] != 1 else min(places, key=lambda k: abs(k - at))] = by
+        return rows
 
     def _aligned(self, inputs: list[str | None], output: str, is_piece: bool) -> Rows:
         """As of elementwise operators, and of all others that keep the axis: aligned at the end, and as long."""
         rank, shape = self._rank(output), self._shape(output)
         if rank is None:
             return {}
-        found: Rows = {}
+        rows: Rows = {}
         for name in inputs:
             own = self._shape(name)
             for at, by in self._of(name).items():
                 place = at + rank - (self._rank(name) or 0)
                 is_kept = own is None or shape is None or (place < len(shape) and own[at] == shape[place])
                 if 0 <= place < rank and (is_kept or is_piece):
-                    found[place] = found.get(place, frozenset()) | by
-        return found
+                    rows[place] = rows.get(place, frozenset()) | by
+        return rows
 
     # What is known of tensors
 

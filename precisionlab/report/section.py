@@ -130,8 +130,8 @@ def section_of(
     name: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str, PrecisionPlan], charted: bool
 ) -> PrecisionSection:
     """The section of one precision; its drawings only where `charted`."""
-    found, title = run["precisions"][name], name.upper()
-    touched = int(found["touched"])
+    facts, title = run["precisions"][name], name.upper()
+    touched = int(facts["touched"])
     rows = [row for row in tables.layers if row["precision"] == name]
     views = tuple(map(layer_view, rows))
     pins = plans[name].pins if name in plans else ()
@@ -148,15 +148,15 @@ def section_of(
         headline=verdict.sentence[:1].upper() + verdict.sentence[1:],
         tolerance=tolerance_text(str(run["tolerance"][name])),
         rows=_figure_rows(reference, low, mixed, bounds, metric_name(tables.variants)),
-        proven=found["proven"],
-        strict=bool(found["proven"]) and any(_admitted(view, bounds) for view in views),
-        remark=str(found["remark"]),
-        picked=tuple(map(str, found.get("rows", ()))),  # runs of older versions do not say
-        engine=found["engine"],
-        compiled=found["compiled"],
-        inside=_inside(found),
+        proven=facts["proven"],
+        strict=bool(facts["proven"]) and any(_admitted(view, bounds) for view in views),
+        remark=str(facts["remark"]),
+        picked=tuple(map(str, facts.get("rows", ()))),  # runs of older versions do not say
+        engine=facts["engine"],
+        compiled=facts["compiled"],
+        inside=_inside(facts),
         latency=_latency(tables.variants, name),
-        doubts=tuple(_doubt(entry) for entry in found["inconclusive"]),
+        doubts=tuple(_doubt(entry) for entry in facts["inconclusive"]),
         absorbed=int(last.nonfinite_tensors or 0) if last and verdict.met else 0,
         pins=pin_views(pins, views),
         fused=any(pin.nodes != (pin.layer,) for pin in pins),
@@ -166,11 +166,11 @@ def section_of(
         touched=touched,
         given_up=_given_up(rows),
         cost=_cost(low, mixed),
-        evaluations=int(found["evaluations"]),
-        first_nonfinite=found["first_nonfinite"],
-        first_nonfinite_layer=found["first_nonfinite_layer"],
+        evaluations=int(facts["evaluations"]),
+        first_nonfinite=facts["first_nonfinite"],
+        first_nonfinite_layer=facts["first_nonfinite_layer"],
         # The run may hold the table for every precision; only int8 uses it.
-        table=found["table"] if is_quantized(name) else None,
+        table=facts["table"] if is_quantized(name) else None,
         around=plans[name].around.value.upper() if name in plans and is_quantized(name) else None,
         plan_file=plan_files(run["precisions"])[name],
         low=low,
@@ -189,23 +189,23 @@ def metric_name(rows: Iterable[Row]) -> str:
 
 
 def _variant(rows: Iterable[Row], name: str) -> VariantView | None:
-    found = [row for row in rows if row["variant"] == name]
-    return variant_view(found) if found else None
+    own = [row for row in rows if row["variant"] == name]
+    return variant_view(own) if own else None
 
 
-def _inside(found: Mapping[str, Any]) -> tuple[str, ...]:
+def _inside(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What is said of the inside of the engine of the plan found, run or only compiled."""
-    if found["engine"] is not None:
-        return inside_lines(found["engine"])
-    return inside_lines(found["compiled"][-1]) if found["compiled"] else ()
+    if facts["engine"] is not None:
+        return inside_lines(facts["engine"])
+    return inside_lines(facts["compiled"][-1]) if facts["compiled"] else ()
 
 
 def _latency(rows: Iterable[Row], name: str) -> str:
     """The measured times of FP32, of the precision without pins and of the engine taken; nothing without engines."""
     engines = {"FP32": "fp32 engine", "without pins": f"{name} engine", "with pins": f"{name} mixed engine"}
     times = {v: as_number(row, "latency_ms") for row in rows if (v := str(row["variant"])) in engines.values()}
-    found = [(label, times.get(variant)) for label, variant in engines.items()]
-    parts = [f"{show(time, '.3g')} ms {label}" for label, time in found if time is not None]
+    latencies = [(label, times.get(variant)) for label, variant in engines.items()]
+    parts = [f"{show(time, '.3g')} ms {label}" for label, time in latencies if time is not None]
     return ", ".join(parts) + " for a sample" if parts else ""
 
 
@@ -221,13 +221,13 @@ _HELD_OUT = "on the samples held out"
 
 def verdict_in(run: Mapping[str, Any], name: str) -> Verdict:
     """The verdict on a precision in `run.json`; runs of older versions hold but whether the tolerance was met."""
-    found = run["precisions"][name]
-    if "verdict" in found:
-        return Verdict.from_dict(found["verdict"])
-    kept = f"with {counted(int(found['pins']), 'pin')}" if found["pins"] else "as it is"
-    if found["met"]:
-        return Verdict(State.MET, f"right {kept}")
-    return Verdict(State.NOT_MET, f"NOT right {kept}")
+    facts = run["precisions"][name]
+    if "verdict" in facts:
+        return Verdict.from_dict(facts["verdict"])
+    how = f"with {counted(int(facts['pins']), 'pin')}" if facts["pins"] else "as it is"
+    if facts["met"]:
+        return Verdict(State.MET, f"right {how}")
+    return Verdict(State.NOT_MET, f"NOT right {how}")
 
 
 def _figure_rows(
