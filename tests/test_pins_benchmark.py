@@ -136,6 +136,7 @@ def test_the_worst_output_counts():
     assert compare([(nan_in_both, nan_in_both)]).nonfinite == 0
 
 
+@pytest.mark.slow
 def test_tools_do_not_see_what_the_judge_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "prepared" / "orient"
     (folder / "data").mkdir(parents=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +25,7 @@ from precisionlab.compare.judging import judging_of
 from precisionlab.compare.sensitivity import to_plain
 from precisionlab.data import open_dataset
 from precisionlab.errors import EngineError, ModelError, OptionError
+from precisionlab.jobs.result import SweepResult
 from precisionlab.model import load_model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Format, Precision
@@ -43,15 +43,14 @@ def test_another_device_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("command", [["sweep"], ["calibrate"], ["verify"]])
-def test_a_gpu_that_is_not_there_is_told_in_one_sentence(command: list[str], tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_told_in_one_sentence(command: list[str], swept_digits: SweepResult) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has a CUDA provider")
     given = [str(DIGITS / "digits.onnx"), "--data", str(DIGITS)]
     if command == ["verify"]:
-        CliRunner().invoke(cli, ["sweep", *given, "--precisions", "int8", "--samples", "4", "--out", str(tmp_path)])
-        given = [str(tmp_path / "plan.json")]
+        given = [f"{swept_digits.folder}/plan.int8.json"]
     found = CliRunner().invoke(cli, [*command, *given, "--device", "cuda"])
     assert found.exit_code == 2
     assert "this ONNX Runtime has no CUDA provider; put onnxruntime-gpu in its place" in found.stderr

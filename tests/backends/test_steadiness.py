@@ -82,6 +82,7 @@ def test_chaos_cannot_be_judged_and_nothing_is_searched(tmp_path: Path) -> None:
     assert "fp16: not known: the float32 model itself answers" in " ".join(run.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_of_the_values_can_still_judge_it(tmp_path: Path) -> None:
     """Where the class does not hang on the noisy values, top-1 is as good a judge as ever."""
     body = logistic(22).replace("=> (float[1,256] x22)", "=> (float[1,2] y)").removesuffix("}")

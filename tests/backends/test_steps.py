@@ -258,6 +258,7 @@ def test_constants_that_several_steps_take_are_made_where_they_are_taken() -> No
     assert copies.count("Transpose") == 3
 
 
+@pytest.mark.slow
 def test_a_chain_of_thousands_of_constants_is_no_obstacle() -> None:
     chain = " ".join(f"w{i + 1} = Neg(w{i})" for i in range(3000))
     model = proto("(float[2,2] x) => (float[2,2] y) { " + chain + " y = MatMul(x, w3000) }", {"w0": WEIGHTS["w"]})

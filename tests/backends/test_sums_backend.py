@@ -123,6 +123,7 @@ def test_sensitivities_in_parts_are_those_of_the_whole(model: Model, samples: Da
         assert worst_sqnr(parts[name]) == pytest.approx(worst_sqnr(found), abs=0.05), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [None, 1], ids=["few stages", "every layer its own"])
 @pytest.mark.parametrize("way", ["alone", "restored"])
 def test_the_sensitivity_to_a_layer_is_what_the_plan_with_that_pin_finds(

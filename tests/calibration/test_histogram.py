@@ -243,6 +243,7 @@ def collected(model: Model, samples: Sequence[Sample] | Dataset, threads: int, b
     return CalibrationState({}, (), collector.histograms()).to_bytes()
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_and_any_order_collect_the_same_bits_in_one_segment_and_in_many() -> None:
     model, dataset = digits()
     for budget in (None, 20_000):

@@ -137,6 +137,7 @@ def test_random_inputs_are_warned_of_loudly() -> None:
     assert "WARNING" not in run("sweep", MODEL, *DATA, "--samples", "2", "--precisions", "int8").stdout
 
 
+@pytest.mark.slow
 def test_random_inputs_that_were_asked_for_are_judged_and_never_green() -> None:
     result = run("sweep", good_model(), "--random")
     assert result.exit_code == 0
@@ -246,6 +247,7 @@ def test_json_is_strict_and_alone_on_standard_output() -> None:
     assert untouched["inherited_sqnr_db"] == "inf"
 
 
+@pytest.mark.slow
 def test_json_keeps_the_exit_code_and_errors_stay_off_standard_output() -> None:
     result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "4", "--max-pins", "0", "--json")
     assert result.exit_code == 1

@@ -105,6 +105,7 @@ def data(folder: Path, count: int = 8) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_table_looked_up_is_right_in_fp16_and_wrong_in_int8(tmp_path: Path) -> None:
     onnx.save(proto(VQ, WEIGHTS), tmp_path / "m.onnx")
     out = tmp_path / "out"

@@ -291,6 +291,7 @@ def test_the_standard_error_is_that_of_a_plain_jackknife(values: list[float]) ->
     assert error == pytest.approx(jackknife(values), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_standard_error_of_a_mean_is_the_classical_one() -> None:
     """Ten groups leave 9 degrees of freedom: single ones scatter by a quarter, their squares' mean does not."""
     rng = np.random.default_rng(0)

@@ -207,6 +207,7 @@ def test_labels_that_are_no_numbers_stay_text(folder: Path, four: Model) -> None
 SORTED = "(float[B,3] x) => (float[B,3] y) { y = Identity(x) }"
 
 
+@pytest.mark.slow
 def test_accuracy_and_the_split_are_the_same_as_those_of_single_rows(folder: Path, tmp_path: Path) -> None:
     """160 rows in batches of 4, and the same with a batch of 1: the same rows are right."""
     generator = np.random.default_rng(0)

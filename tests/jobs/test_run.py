@@ -210,6 +210,7 @@ def test_discarding_removes_what_the_run_has_made_and_no_more(tmp_path: Path) ->
 # Runs
 
 
+@pytest.mark.slow
 def test_a_metric_that_was_edited_is_computed_again(tmp_path: Path) -> None:
     def measured(value: float) -> float:
         (tmp_path / "own.py").write_text(f"def figure(outputs, label):\n    return {value}\n")

@@ -125,6 +125,7 @@ def test_int8_pins_until_a_stricter_tolerance_holds_and_no_more(tmp_path: Path) 
         assert not less.met
 
 
+@pytest.mark.slow
 def test_every_accepted_plan_was_evaluated_and_measured_again(tmp_path: Path) -> None:
     heard = Heard()
     result = sweep(MODEL, DIGITS, precisions="fp16", samples=8, out=tmp_path / "run", observer=heard)
@@ -292,7 +293,7 @@ def test_run_json_holds_what_a_reader_needs_to_trust_and_repeat_it(digits: Sweep
     run = json.loads((folder(digits) / "run.json").read_text(encoding="utf-8"))
     assert set(run.pop("written")) == {"files", "sha256"}
     assert run == json.loads(json.dumps(digits.run))
-    assert run["model"] == {"path": str(MODEL), "sha256": digits.model.sha256, "layers": 17}
+    assert run["model"] == {"path": str(MODEL), "sha256": digits.model.sha256, "layers": 17, "tensorrt": []}
     assert run["data"]["samples"] == 64
     assert run["data"]["random"] is False
     assert run["data"]["name"] == "digits"
@@ -427,6 +428,7 @@ def test_the_python_api_is_the_packages_own(digits: SweepResult) -> None:
         _ = precisionlab.nonsense
 
 
+@pytest.mark.slow
 def test_paths_may_be_text_and_the_default_folder_is_named_after_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -486,6 +488,7 @@ def test_a_metric_file_that_fails_to_load_is_one_sentence(tmp_path: Path) -> Non
         sweep(MODEL, DIGITS, samples=2, metric=f"{tmp_path / 'own.py'}:value", out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_metric_may_be_a_bare_class(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     result = sweep(

@@ -98,6 +98,7 @@ def test_a_finite_reference_needs_no_word(tmp_path: Path) -> None:
     assert (str(verdict.mark), verdict.mark.tone) == ("met", Tone.GOOD)
 
 
+@pytest.mark.slow
 def test_where_no_number_is_left_nothing_is_known(tmp_path: Path) -> None:
     samples = attention(set(range(12)), rows=4)
     body = f"{TAKES} => (float[1,4,8] y) {ATTENTION % ''}"
@@ -163,6 +164,7 @@ def test_infinite_logits_are_told_of_as_inf(tmp_path: Path) -> None:
     assert "are Inf in the float32 reference itself" in result.precisions[0].verdict.sentence
 
 
+@pytest.mark.slow
 def test_nan_that_is_masked_away_leaves_the_verdict_whole(tmp_path: Path) -> None:
     """Nobody reads the rows of padding: behind the Where that drops them all is finite."""
     ending = (
@@ -181,6 +183,7 @@ def test_nan_that_is_masked_away_leaves_the_verdict_whole(tmp_path: Path) -> Non
     assert "no layer needs a pin" not in int8.verdict.sentence
 
 
+@pytest.mark.slow
 def test_nan_in_the_reference_that_int8_makes_a_number_breaks_nothing(tmp_path: Path) -> None:
     """Only a held-out sample has NaN there, so that ranges are finite and the layer is int8: NaN becomes a number."""
     samples = attention({3}, rows=1, count=40)

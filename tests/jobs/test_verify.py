@@ -52,6 +52,7 @@ def test_a_plan_that_a_sweep_proved_is_verified_to_the_last_digit(found: Path) -
     assert again.samples == (48, 16)
 
 
+@pytest.mark.slow
 def test_verifying_writes_nothing(found: Path) -> None:
     before = {path: path.read_bytes() for path in found.iterdir()}
     verify(found / PLAN, threads=2)

@@ -250,6 +250,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_exports_fit_the_original_file(swept: Path, tmp_path: Path) -> None:
     command = export_plan(swept / "run" / "plan.json", "trtexec", out=tmp_path / "e.sh")
     assert "model.onnx" in (tmp_path / "e.sh").read_text()

@@ -70,6 +70,7 @@ def test_nothing_is_said_of_what_it_takes(kind: str, tmp_path: Path) -> None:
     assert tensorrt_notes(load(proto(body, weights, opset=21, ir_version=10), tmp_path)) == ()
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_the_real_parser_refuses_what_is_told_and_takes_the_rest(tmp_path: Path) -> None:
     """uint8 it takes, with another meaning; that is the worse of the two."""

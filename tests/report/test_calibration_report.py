@@ -380,6 +380,7 @@ def test_the_same_page_from_a_file() -> None:
     assert render_calibration(run, again, histograms) == render_calibration(run, ranges, histograms)
 
 
+@pytest.mark.slow
 def test_seven_hundred_tensors_stay_small() -> None:
     rng = np.random.default_rng(0)
     names = [f"/encoder/layer.{i}/attention/output/dense/MatMul_output_0" for i in range(700)]

@@ -342,6 +342,7 @@ def test_where_no_browser_opens_the_address_is_said(
     assert (folder / "report.html").as_uri() in result.stderr
 
 
+@pytest.mark.slow
 def test_sweep_and_calibrate_open_their_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
@@ -474,6 +475,7 @@ def test_unnamed_nodes_keep_their_names_and_outer_weights_come_along(tmp_path: P
     np.testing.assert_array_equal(outputs[0][0], outputs[1][0])
 
 
+@pytest.mark.slow
 def test_a_large_model_is_not_copied_and_an_older_copy_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = unnamed(tmp_path)
     sweep(path, precisions="fp16", samples=1, out=tmp_path / "run")

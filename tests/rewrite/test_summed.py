@@ -163,6 +163,7 @@ def test_a_gemm_that_must_have_a_bias_at_the_models_opset_is_had_at_a_newer_one(
 # The compiler
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_tensorrt_rtx_compiles_it_to_a_half_kernel_that_adds_up_in_float32(tmp_path: Path) -> None:
     """Its log has Half in and out; the engine says of the GEMM's sums what it does not say of a plain one's."""

@@ -397,6 +397,7 @@ def test_every_layer_is_in_the_precision_of_the_rewrite_and_no_conversion_is_idl
     assert all(len(found) == 1 for found in stored), "a tensor is stored once"
 
 
+@pytest.mark.slow
 def test_a_thousand_layers_take_milliseconds(tmp_path: Path) -> None:
     body = "".join(f" [n{i}] t{i + 1} = Exp(t{i})" for i in range(1000))
     model = model_of(tmp_path, f"(float[10] t0) => (float[10] t1000) {{ {body} }}")
