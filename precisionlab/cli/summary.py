@@ -189,11 +189,11 @@ def _print_engine(console: Console, outcome: PrecisionResult, engine: EngineResu
         console.print(f"on the GPU: no {outcome.precision} engine could be built", style="bold red")
     else:
         pins, count = best.variant.plan.pins, counted(engine.builds, "engine")
-        verdict = "right" if best.variant.met else "NOT right"
+        verdict = "NOT right" if not best.variant.met else "NOT as planned," if best.inside.overridden else "right"
         console.print(
             f"on the GPU: {verdict} with {counted(len(pins), 'pin')}, "
             f"{decibel(best.variant.comparison.worst('sqnr'))} dB, measured; {count} tried",
-            style="bold" if best.variant.met else "bold red",
+            style="bold" if engine.met else "bold red",
         )
         for line in inside_lines(inside_facts(best.inside)):
             console.print(f"  {line}")
@@ -216,9 +216,10 @@ def _print_compiled(console: Console, compiled: CompiledVariant) -> None:
     taken = (
         f", {sum(pin.verdict == 'honoured' for pin in pins)} of {counted(len(pins), 'pin')} honoured" if pins else ""
     )
+    inside = f"{counted(len(built.layers), 'kernel')}, {counted(reformats_of(built.layers), 'reformat')}{taken}"
     console.print(
-        f"{compiled.name} compiled for {compiled.target}: {counted(len(built.layers), 'kernel')}, "
-        f"{counted(reformats_of(built.layers), 'reformat')}{taken}, {built.size / 1e6:.1f} MB"
+        f"{compiled.name} compiled for {compiled.target}: {inside if built.is_read else 'its kernels are not known'}, "
+        f"{built.size / 1e6:.1f} MB"
     )
     for line in inside_lines(inside_facts(compiled.inside)):
         console.print(f"  {line}")

@@ -102,6 +102,8 @@ def _print(found: Verification, stream: TextIO) -> None:
         )
         return
     needless = [release.layer for release in proof.releases if release.figures.met]
+    for said in found.overridden:
+        console.print(f"NOT verified: the engine overrides a pin: {said}", style="bold red")
     if not proof.figures.met or (found.held_out is not None and not found.held_out.met):
         console.print("NOT verified: the plan does not hold its tolerance", style="bold red")
     for layer in needless:

@@ -31,6 +31,7 @@ from precisionlab.rewrite.plans import completed
 from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
 from precisionlab.search.ladder import Assignment
 from precisionlab.search.options import check_calibration
+from precisionlab.search.outcome import overridden_text
 from precisionlab.system.executors import open_executor
 from precisionlab.system.lock import held_folder
 from precisionlab.system.observer import Observer, Silent
@@ -44,7 +45,8 @@ class Verification:
     `certificate` holds the plan's figures and those with each pin released, `held_out` the plan's on the samples
     that chose nothing (None where there are none), `samples` how many each of the two rests on. `claimed` are the
     figures that the plan's file has for the same: under "" the whole plan's, under a layer's name those without its
-    pin; a plan without a certificate claims nothing. `figures` says "emulated" or "measured".
+    pin; a plan without a certificate claims nothing. `figures` says "emulated" or "measured". `overridden` are the pins
+    that the plan's engine does not keep to, in words.
     """
 
     plan: PrecisionPlan
@@ -53,10 +55,13 @@ class Verification:
     samples: tuple[int, int]
     claimed: Mapping[str, Mapping[str, float]]
     figures: str
+    overridden: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
-        """Whether the plan meets its tolerance on all samples, and each of its pins is needed."""
+        """Whether the plan meets its tolerance on all samples, needs each of its pins, and its engine keeps to them."""
+        if self.overridden:
+            return False
         return self.certificate.proven and (self.held_out is None or self.held_out.met)
 
 
@@ -127,6 +132,7 @@ def verify(
             (found.samples, 0 if held_out is None else held_out.samples),
             _claims(content),
             measuring.figures,
+            () if by == EMULATION else overridden_text(engines.inside(asked, table)),
         )
 
 

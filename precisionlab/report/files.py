@@ -167,8 +167,8 @@ def _compiled_facts(compiled: CompiledVariant) -> dict[str, Any]:
         **facts,
         "bytes": built.size,
         "seconds": round(built.seconds, 3),
-        "kernels": len(built.layers),
-        "reformats": reformats_of(built.layers),
+        "kernels": len(built.layers) if built.is_read else None,
+        "reformats": reformats_of(built.layers) if built.is_read else None,
         **inside_facts(compiled.inside),
     }
 

@@ -243,6 +243,8 @@ def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[H
             "The pins are not simply the fewest that meet the tolerance on the samples that chose them.",
             "Give more samples, and verify the plan on other data.",
         )
+    if section.verdict.overridden:
+        return  # the engine's own hazard says which pins, and what they need
     if not section.met:
         title, action = _OF_STATES[section.verdict.state]
         yield Hazard(
@@ -266,6 +268,10 @@ _OF_STATES = {
     State.NOT_MET: (
         "No plan meets the tolerance",
         "Do not ship it. Allow more pins or precisions, fix the samples, or ask for less if the task allows it.",
+    ),
+    State.NOT_COMPILED: (
+        "There is no engine of the plan",
+        "Change what the compiler names, or take another backend or target; for others the plan stands as it is.",
     ),
     State.ONLY_FP32: (
         "The tolerance is met only as float32",

@@ -92,7 +92,7 @@ class EngineStage:
 
     def verify(self, found: PrecisionResult, low: EngineVariant | None, table: CalibrationTable | None) -> EngineResult:
         """The plan that the emulation found, on the GPU; with more pins where it is not right there."""
-        if low is not None and (low.variant.met or found.unknown):
+        if low is not None and (found.unknown or (low.variant.met and not low.inside.overridden)):
             return self._result(low, low, 1)
         builds, nearest, best = 1, None, None
         for plan in candidates(self._backend.model, found):
@@ -102,7 +102,8 @@ class EngineStage:
             outputs = self._judged(f"{found.precision}, {counted(len(plan.pins), 'pin')}", plan, table)
             if outputs is None:
                 continue
-            near = (meets(outputs, found.mixed.tolerance), closeness(outputs, found.mixed.tolerance))
+            holds = meets(outputs, found.mixed.tolerance) and not self._backend.inside(plan, table).overridden
+            near = (holds, closeness(outputs, found.mixed.tolerance))
             if nearest is None or near > nearest:
                 nearest, best = near, plan
             if near[0]:
@@ -145,9 +146,10 @@ class EngineStage:
 
     def _result(self, low: EngineVariant | None, mixed: EngineVariant | None, builds: int) -> EngineResult:
         notes = (*self._backend.notes, *(f"{name}: no engine: {why}" for name, why in self._refused.items()))
+        refused = "" if mixed is not None else next(reversed(self._refused.values()), "")
         self._backend.notes.clear()
         self._refused.clear()
-        return EngineResult(low, mixed, builds, notes)
+        return EngineResult(low, mixed, builds, notes, refused)
 
 
 def candidates(model: Model, found: PrecisionResult) -> Iterator[PrecisionPlan]:
@@ -187,9 +189,9 @@ class Compiler:
         for variant in variants:
             try:
                 inside = self._backend.inside(variant.plan, found.table)
-            except BuildError as error:
+            except EngineError as error:  # refused, or the compiler's process has died
                 compiled.append(CompiledVariant(variant.name, self._backend.device, None, str(error)))
-                self._observer.note(f"  {variant.name}: not compiled: {error}")
+                self._observer.note(f"  {variant.name}: NOT compiled: {error}")
             else:
                 compiled.append(CompiledVariant(variant.name, self._backend.device, inside, ""))
                 for note in self._backend.notes:

@@ -84,18 +84,20 @@ class EngineResult:
     """One low precision on the GPU.
 
     `low` is the engine without pins, `mixed` the one that was taken: `low` itself where that is right. None for what
-    TensorRT would not build. `builds` counts the engines tried, `notes` say what was seen on the way.
+    TensorRT would not build, last for the reason in `refused`. `builds` counts the engines tried, `notes` say what was
+    seen on the way.
     """
 
     low: EngineVariant | None
     mixed: EngineVariant | None
     builds: int
     notes: tuple[str, ...]
+    refused: str = ""
 
     @property
     def met(self) -> bool:
-        """Whether the engine that was taken meets the tolerance."""
-        return self.mixed is not None and self.mixed.variant.met
+        """Whether the engine that was taken meets the tolerance, and keeps to its pins."""
+        return self.mixed is not None and self.mixed.variant.met and not self.mixed.inside.overridden
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,10 @@ class PrecisionResult:
     def verdict(self) -> Verdict:
         """What is said of this precision."""
         bare, found = self.before, self.after
-        holds = self.mixed.met if self.engine is None else self.engine.met
         return verdict_of(
             Evidence(
                 precision=self.precision.value,
-                met=holds,
+                met=found.met,
                 pins=len(self.plan.pins),
                 touched=len({*self.ranked, *self.plan.pinned()}),  # what int8 cannot hold is pinned, and not ranked
                 left=self._left(found),
@@ -176,6 +177,8 @@ class PrecisionResult:
                 unknown=self.unknown,
                 caveat=self.caveat,
                 conditions=tuple(_condition(found, other) for other in found.refuted),
+                refused=self.refused,
+                overridden=() if self.inside is None else overridden_text(self.inside),
             )
         )
 
@@ -210,6 +213,15 @@ class PrecisionResult:
         return self.compiled[-1].inside if self.compiled else None
 
     @property
+    def refused(self) -> str:
+        """That no engine of the plan found could be built, and why; empty where one was, or none was asked for."""
+        if self.engine is not None:
+            why = self.engine.refused or "the reason is not known"
+            return "" if self.engine.mixed is not None else f"NOT built: {why}"
+        last = self.compiled[-1] if self.compiled else None
+        return "" if last is None or last.inside is not None else f"NOT compiled for {last.target}: {last.refused}"
+
+    @property
     def before(self) -> Variant:
         """The variant without pins: as measured on the GPU, where it was, else as emulated."""
         engine = None if self.engine is None else self.engine.low
@@ -226,6 +238,11 @@ class PrecisionResult:
         """The first tensor with a NaN or Inf that the reference does not have, without pins."""
         found = self.low.comparison.nonfinite
         return found[0] if found else None
+
+
+def overridden_text(inside: Inside) -> tuple[str, ...]:
+    """Of each pin that an engine does not keep to, what its layer runs in."""
+    return tuple(f"{pin.layer} runs in {' and '.join(pin.got)}, not {pin.asked}" for pin in inside.overridden)
 
 
 def _condition(variant: Variant, other: Alternative) -> Condition:

@@ -8,7 +8,7 @@ the report, `summary.md`, JSON and `diff` show the verdict, and judge nothing th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -18,6 +18,8 @@ _ON_RANDOM = " on random inputs"
 _IN_PART = " in part"
 _FLOAT32_SUMS = " with sums in float32"
 _AS_ONNX = " as ONNX reads it"
+
+_NAMED = 3
 
 NOTHING_GAINED = 0.995
 """From this share of float32's cost on, a plan gains nothing over float32."""
@@ -29,6 +31,7 @@ class State(str, Enum):
     MET = "met"
     ONLY_FP32 = "met only as float32"
     NOT_MET = "not met"
+    NOT_COMPILED = "not compiled"
     NOT_KNOWN = "not known"
     NOT_FINISHED = "not finished"
 
@@ -41,7 +44,13 @@ class Tone(str, Enum):
     OPEN = "open"
 
 
-_TONES = {State.MET: Tone.GOOD, State.ONLY_FP32: Tone.BAD, State.NOT_MET: Tone.BAD}
+_TONES = {
+    State.MET: Tone.GOOD,
+    State.ONLY_FP32: Tone.BAD,
+    State.NOT_MET: Tone.BAD,
+    State.NOT_COMPILED: Tone.BAD,
+}
+_LOUD = {State.NOT_MET: "NOT met", State.NOT_COMPILED: "NOT compiled"}
 _SIGNS = {Tone.GOOD: "✓", Tone.BAD: "✗", Tone.OPEN: "?"}
 
 
@@ -61,7 +70,7 @@ class Mark:
     as_onnx: bool = False
 
     def __str__(self) -> str:
-        words = "NOT met" if self.state is State.NOT_MET else self.state.value
+        words = _LOUD.get(self.state, self.state.value)
         if self.state is State.MET:
             flags = ((self.in_part, _IN_PART), (self.needs_float32_sums, _FLOAT32_SUMS), (self.as_onnx, _AS_ONNX))
             words += "".join(text for flag, text in flags if flag)
@@ -93,7 +102,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of one precision. `sentence` begins small and has no full stop, `figure` is what it rests on."""
+    """What is said of one precision. `sentence` begins small and has no full stop, `figure` is what it rests on.
+
+    `overridden`: it is not met because an engine does not keep to pins.
+    """
 
     state: State
     sentence: str
@@ -102,6 +114,7 @@ class Verdict:
     in_part: bool = False
     needs_float32_sums: bool = False
     as_onnx: bool = False
+    overridden: bool = False
 
     @property
     def met(self) -> bool:
@@ -123,14 +136,16 @@ class Verdict:
             "in_part": self.in_part,
             "needs_float32_sums": self.needs_float32_sums,
             "as_onnx": self.as_onnx,
+            "overridden": self.overridden,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
         """What `to_dict` wrote. Raises KeyError or ValueError for anything else."""
         state = State(data["state"])
-        flags = (bool(data.get(name)) for name in ("in_part", "needs_float32_sums", "as_onnx"))
-        return cls(state, str(data["sentence"]), str(data["figure"]), bool(data["on_random"]), *flags)
+        later = ("in_part", "needs_float32_sums", "as_onnx", "overridden")  # which older runs do not have
+        flags = (bool(data["on_random"]), *(bool(data.get(name)) for name in later))
+        return cls(state, str(data["sentence"]), str(data["figure"]), *flags)
 
 
 @dataclass(frozen=True)
@@ -182,7 +197,8 @@ class Evidence:
     float32's; None where not known. `limit` says what the user allowed that the search ran into ("at most 3 pins"),
     `stopped` what ended it before it was through ("the budget of 30 s is spent"); both empty where nothing did.
     `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none; empty where all of it is.
-    `conditions` are what it is not right under.
+    `conditions` are what it is not right under. `refused` says that its engine could not be built and why,
+    `overridden` which pins its engine does not keep to; empty where there is no engine.
     """
 
     precision: str
@@ -200,6 +216,8 @@ class Evidence:
     unknown: str = ""
     caveat: str = ""
     conditions: tuple[Condition, ...] = ()
+    refused: str = ""
+    overridden: tuple[str, ...] = ()
 
     @property
     def kept(self) -> str:
@@ -251,6 +269,23 @@ def _wrong(e: Evidence) -> Verdict | None:
     return _said(e, State.NOT_MET, f"the tolerance could NOT be met{within}; {nearest}")
 
 
+def _not_compiled(e: Evidence) -> Verdict | None:
+    """What no engine can be built of is of no use there, whatever the emulation says of its errors."""
+    if not e.refused:
+        return None
+    emulated = f"right with {e.kept}" if e.pins else "right as it is"
+    return _said(e, State.NOT_COMPILED, f"{e.refused}; {emulated} in the emulation alone")
+
+
+def _overridden(e: Evidence) -> Verdict | None:
+    """An engine that runs a pinned layer in less than was asked for is not the plan's."""
+    if not e.overridden:
+        return None
+    named = ", ".join(e.overridden[:_NAMED]) + (", …" if len(e.overridden) > _NAMED else "")
+    sentence = f"NOT as planned: the engine overrides {len(e.overridden)} of {counted(e.pins, 'pin')}: {named}"
+    return replace(_said(e, State.NOT_MET, sentence), overridden=True)
+
+
 def _as_float32(e: Evidence) -> Verdict | None:
     """Pinned back as a whole, or so far that nothing is left of what the precision saves."""
     if not e.pins:
@@ -289,4 +324,7 @@ def _said(e: Evidence, state: State, sentence: str) -> Verdict:
     return Verdict(state, said, e.figure, e.terms.random, bool(e.caveat), sums, bool(otherwise))
 
 
-_RULES: tuple[Rule, ...] = (_random, _groundless, _not_finished, _wrong, _untouched, _as_float32, _too_dear, _right)
+_RULES: tuple[Rule, ...] = (
+    *(_random, _groundless, _not_finished, _wrong, _not_compiled, _overridden),
+    *(_untouched, _as_float32, _too_dear, _right),
+)

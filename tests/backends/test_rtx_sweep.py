@@ -16,6 +16,7 @@ from precisionlab.errors import OptionError
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.jobs.verify import verify
+from precisionlab.search.verdict import State
 
 pytestmark = needs_rtx
 MODEL = DIGITS / "digits.onnx"
@@ -78,7 +79,11 @@ def test_a_gpu_that_it_does_not_compile_for_is_told_and_the_sweep_goes_on(tmp_pa
         assert compiled.inside is None
         assert "does not compile for" in compiled.refused
         assert "sm89" in compiled.refused
-    assert result.met
+    verdict = result.precisions[0].verdict
+    assert (verdict.state, result.met) == (State.NOT_COMPILED, False), "no engine, no plan for that GPU"
+    assert verdict.sentence.startswith("NOT compiled for SM")
+    assert "in the emulation alone" in verdict.sentence
+    assert "❌ **FP16: NOT compiled.**" in (tmp_path / "summary.md").read_text()
 
 
 def test_verify_does_not_measure_without_a_gpu(found: SweepResult) -> None:

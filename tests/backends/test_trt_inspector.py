@@ -214,6 +214,9 @@ _LINE = (
                     "{ Name: z",
                     "q }, { Name: r",
                     "x, LayerType: y",
+                    "Name: n, LayerType: k, Inputs: [",
+                    "n, Location: Device, Dimensions: 2",
+                    "\"q\" 's' {b}",
                     "[ONNX Layer: p]",
                     "o: [2], Datatype: Float }, { Name: q",
                     " sp ",
@@ -249,6 +252,60 @@ def test_names_of_any_kind_come_through_the_log(names: list[str]) -> None:
 def test_a_log_in_another_form_is_refused_and_shown(text: str) -> None:
     with pytest.raises(EngineError, match="TensorRT's log of an engine's layers"):
         buildlog.layers_of(text)
+
+
+def test_layers_that_are_none_of_the_compilers_own_are_read_too() -> None:
+    """As TensorRT-RTX logs them of a Loop whose length is a shape's."""
+    tensor = (
+        "{ Name: (Unnamed Layer* 4) [Cast]_output, Location: Device, Dimensions: [], Datatype: Int32, Format: Format"
+    )
+    line = (
+        f"Name: [ShapeHostToDeviceCopy 0], LayerType: ShapeHostToDevice, Inputs: [], Outputs: [ {tensor} not available "
+        "due to dynamic shapes }], ParameterType: ShapeH2D, shapeValues0: [-4], TacticValue: 0x0000000000000000, "
+        "StreamId: 0, Metadata: "
+    )
+    kernel = _LINE.format("m", _TENSOR.format("x [profile 1]", "Half"), _TENSOR.format("c", "Float"))
+    copy, found = buildlog.layers_of(f"Layers:\n{line}\n{kernel}\n\nI/O Tensors:\n Name: x")
+    assert (copy.name, copy.kind) == ("[ShapeHostToDeviceCopy 0]", "ShapeHostToDevice")
+    assert copy.outputs == (EngineTensor("(Unnamed Layer* 4) [Cast]_output", "int32", ()),)
+    assert (copy.nodes, copy.tactic, found.nodes, found.tactic) == ((), None, ("m",), "t")
+
+
+DYNAMIC = {
+    "a recurrence": (
+        "(float[S,N,8] x) => (float[S,1,N,8] y) { y, h = LSTM <hidden_size = 8> (x, w, r) }",
+        {"w": np.ones((1, 32, 8), np.float32), "r": np.ones((1, 32, 8), np.float32)},
+    ),
+    "a loop": (
+        "(float[N,8] x) => (float[N,8] y) { sh = Shape(x) m = Gather(sh, zero) y = Loop(m, true, x) <body = b(int64 i, "
+        "bool c, float[N,8] s) => (bool d, float[N,8] t) { d = Identity(c) q = MatMul(s, w) t = Tanh(q) }> }",
+        {"zero": np.int64(0), "true": np.bool_(True), "w": np.ones((8, 8), np.float32)},
+    ),
+    "a scan": (
+        "(float[N,8] x) => (float[N,8] y) { a = Identity(z) b, y = Scan <num_scan_inputs = 1, body = g(float[8] h, "
+        "float[8] e) => (float[8] k, float[8] o) { q = Add(h, e) k = Tanh(q) o = Identity(k) }> (a, x) }",
+        {"z": np.zeros(8, np.float32)},
+    ),
+    "shapes": (
+        "(float[N,8] x) => (float[M] y, int64[2] s) { s = Shape(x) p = ReduceProd(s) y = Reshape(x, p) }",
+        {},
+    ),
+}
+
+
+@needs_rtx
+def test_engines_of_dynamic_shapes_are_read_whole(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.onnx" for index in range(len(DYNAMIC))]
+    for path, (body, weights) in zip(paths, DYNAMIC.values(), strict=True):
+        onnx.save_model(proto(body, weights), path)
+    for name, built in zip(DYNAMIC, drive("typed", "build", *paths), strict=True):
+        lines = [
+            line for line in built["layers"].partition("I/O Tensors:")[0].splitlines() if line.startswith("Name: ")
+        ]
+        assert [layer.name for layer in buildlog.layers_of(built["layers"])] == [
+            line[len("Name: ") :].partition(", LayerType: ")[0] for line in lines
+        ], name
+        assert lines
 
 
 def test_a_log_of_no_layers_is_none() -> None:

@@ -101,6 +101,11 @@ class Inside:
     strays: tuple[str, ...] = ()
     held: bool = False
 
+    @property
+    def overridden(self) -> tuple[PinReport, ...]:
+        """The pins that the engine does not keep to."""
+        return tuple(pin for pin in self.pins if pin.verdict == "overridden")
+
 
 class TensorRTBackend(EngineBackend):
     """Builds each plan as an engine of a weakly typed TensorRT, and runs it beside the float32 reference."""

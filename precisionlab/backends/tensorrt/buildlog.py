@@ -7,9 +7,11 @@ Built with `ProfilingVerbosity.DETAILED`, TensorRT-RTX logs one VERBOSE message 
     Datatype: Half, Format: (Linear) Row major linear format }], Constants: [], Outputs: [ … ], TacticName: …,
     StreamId: 0, Metadata: [ONNX Layer: a][ONNX Layer: b]
 
-(here broken into several), an empty line, and then the engine's inputs and outputs. Nothing in it is quoted, and names
-may hold any of its commas, colons, brackets and words. So a line is read from left to right, and a name ends only where
-all that has to follow it does follow.
+(here broken into several), an empty line, and then the engine's inputs and outputs. Layers that are none of the
+compiler's own (shapes that are copied to the GPU, plugins) have no constants, other fields behind their outputs
+(`ParameterType: ShapeH2D, shapeValues0: [-4], TacticValue: 0x…`), and a tensor's location before its dimensions.
+Nothing in it is quoted, and names may hold any of its commas, colons, brackets and words. So a line is read from left
+to right, and a name ends only where all that has to follow it does follow.
 """
 
 from __future__ import annotations
@@ -28,18 +30,17 @@ START = "Layers:"
 _DIMENSIONS = r"\[ ?(?:-?\d{1,18}(?:, ?-?\d{1,18}){0,63})? ?\]"
 _LINE = re.compile(r"\n(?=Name: )")
 _END = re.compile(r"\n[^\S\n]*\n(?=I/O Tensors:|Engine Metadata:)")
-_HEAD = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,:\[\]{}]*), Inputs: \[", re.DOTALL)
+_HEAD = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,:\[\]{}]*), Inputs: \[(?= *\]| \{ Name: )", re.DOTALL)
 _TENSOR = re.compile(
-    rf",? *\{{ Name: (?P<name>.*?), Dimensions: (?P<dimensions>{_DIMENSIONS})(?:, \w+: {_DIMENSIONS}){{0,8}}"
+    rf",? *\{{ Name: (?P<name>.*?)(?:, Location: \w+)?, Dimensions: (?P<dimensions>{_DIMENSIONS})"
+    rf"(?:, \w+: {_DIMENSIONS}){{0,8}}"
     r"(?:, Location: \w+)?, Datatype: (?P<dtype>\w+)(?:, Format: [^{}]{0,400})? \}",
     re.DOTALL,
 )
 _CONSTANTS = re.compile(r" *\], Constants: \[")
 _OUTPUTS = re.compile(r" *\], Outputs: \[")
-_TAIL = re.compile(
-    r" *\], TacticName: (?P<tactic>.*?)(?:, StreamId: -?\d+)?(?:, JumpTarget\w*: .*?)?, Metadata: (?P<metadata>.*)",
-    re.DOTALL,
-)
+_TAIL = re.compile(r" *\](?P<fields>(?:, .*?)?), Metadata: (?P<metadata>.*)", re.DOTALL)
+_TACTIC = re.compile(r", TacticName: (?P<tactic>.*?)(?=, \w+: |$)", re.DOTALL)
 
 
 def layers_of(message: str, names: NodeNames = NO_NAMES) -> tuple[EngineLayer, ...]:
@@ -70,8 +71,10 @@ def _layer(line: str, names: NodeNames) -> EngineLayer:
     tail = _TAIL.fullmatch(line, end) if ", Metadata: " in line[end:] else None
     if tail is None:
         raise _unreadable(line, end)
+    tactic = _TACTIC.search(tail["fields"])
+    name = None if tactic is None else tactic["tactic"].strip() or None
     nodes = engine_nodes(tail["metadata"], names)
-    return EngineLayer(head["name"], head["kind"], nodes, inputs, outputs, tail["tactic"].strip() or None)
+    return EngineLayer(head["name"], head["kind"], nodes, inputs, outputs, name)
 
 
 def _tensors(line: str, start: int) -> tuple[tuple[EngineTensor, ...], int]:

@@ -152,6 +152,11 @@ class Built:
     layers: tuple[EngineLayer, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def is_read(self) -> bool:
+        """Whether what is inside is known: no engine is without layers. Else `warnings` say why it is not."""
+        return bool(self.layers)
+
 
 @dataclass(frozen=True)
 class Latency:

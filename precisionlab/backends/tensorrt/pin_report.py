@@ -13,7 +13,7 @@ in fp32. Those are "unknown"; the measured error decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,15 +53,20 @@ class PinReport:
 
 
 def reports_of(
-    pins: Sequence[LayerPin], outcomes: Iterable[PinOutcome], layers: Sequence[EngineLayer]
+    pins: Sequence[LayerPin],
+    outcomes: Iterable[PinOutcome],
+    layers: Sequence[EngineLayer],
+    original: Container[str] | None = None,
 ) -> tuple[PinReport, ...]:
     """What became of each pin, in the order of `pins`.
 
     `outcomes` is what became of them in the network (none where types stand in the ONNX graph), `layers` the engine's.
+    `original` are the model's own nodes, where the engine runs others too (Casts of a typed model): those are nobody's
+    to pin, and not named.
     """
     engine = _Engine(layers)
     known = {outcome.layer: outcome for outcome in outcomes}
-    return tuple(_report(pin, known.get(pin.layer), engine) for pin in pins)
+    return tuple(_report(pin, known.get(pin.layer), engine, original) for pin in pins)
 
 
 def ran_in(model_layers: Iterable[Layer], layers: Sequence[EngineLayer]) -> dict[str, tuple[str, ...]]:
@@ -188,17 +193,17 @@ def _types(layers: Iterable[EngineLayer]) -> tuple[str, ...]:
     return tuple(name for name in ARITHMETIC if name in found)
 
 
-def _report(pin: LayerPin, outcome: PinOutcome | None, engine: _Engine) -> PinReport:
+def _report(pin: LayerPin, outcome: PinOutcome | None, engine: _Engine, original: Container[str] | None) -> PinReport:
     # An engine's layer is called after layers of the network, and these are not always called after their own nodes.
     names = pin.nodes if outcome is None else (*outcome.network_layers, *outcome.skipped) or pin.nodes
     running = engine.running(pin.nodes, pin.tensors, names)
     own = _Own(frozenset(pin.nodes), frozenset(names))
-    others = (name for layer in running for name in own.others(layer))
+    others = (name for layer in running for name in own.others(layer) if original is None or name in original)
     report = PinReport(
         layer=pin.layer,
         asked=pin.precision,
         got=_types(running),
-        verdict=_verdict(pin, running, outcome, own),
+        verdict=_verdict(pin, running, outcome, own, engine),
         fused_with=tuple(dict.fromkeys(others)),
         reformats=engine.copies_at(running),
         advice="",
@@ -206,9 +211,13 @@ def _report(pin: LayerPin, outcome: PinOutcome | None, engine: _Engine) -> PinRe
     return replace(report, advice=_advice(report, outcome, running, engine))
 
 
-def _verdict(pin: LayerPin, running: Sequence[EngineLayer], outcome: PinOutcome | None, own: _Own) -> Verdict:
-    if not running or (outcome is not None and outcome.unmatched is not None):
+def _verdict(
+    pin: LayerPin, running: Sequence[EngineLayer], outcome: PinOutcome | None, own: _Own, engine: _Engine
+) -> Verdict:
+    if outcome is not None and outcome.unmatched is not None:
         return "not found"
+    if not running:
+        return "not found" if engine.layers else "unknown"
     verdicts = {_verdict_of(pin, layer, own) for layer in running}
     if "overridden" in verdicts:
         return "overridden"
@@ -247,7 +256,7 @@ def _advice(report: PinReport, outcome: PinOutcome | None, running: Sequence[Eng
         if report.asked.stored_as.value in report.got:
             return ""
         return f"it runs in {' and '.join(report.got)}, which loses no more than was asked for, and may take longer"
-    if report.verdict == "not found":
+    if report.verdict == "not found" or not engine.layers:
         return _advice_not_found(engine)
     if outcome is not None and outcome.skipped and not outcome.network_layers:
         return f"it was left alone: {next(iter(outcome.skipped.values()))}; pin the layers that take its result instead"
@@ -279,7 +288,7 @@ def _advice_unknown(report: PinReport, running: Sequence[EngineLayer]) -> str:
 
 def _advice_not_found(engine: _Engine) -> str:
     if not engine.layers:
-        return "the engine does not tell its layers: build it with detailed profiling verbosity"
+        return "the engine does not tell its layers, see its warnings: go by the measured error"
     hiding = [layer.name for layer in engine.layers if not layer.nodes and _FOREIGN.fullmatch(layer.name)]
     where = f"it may be within {_named(hiding)}" if hiding else "it may have been folded into a constant, or removed"
     return f"no layer of the engine names its nodes: {where}; go by the measured error"

@@ -85,7 +85,7 @@ class TypedBackend(TensorRTBackend):
         built = self.built(plan, table)
         pins = self.own_pins(plan)
         network = self._engines.describe(self.job(plan, table).model)
-        reports = reports_of(pins, (), built.layers)
+        reports = tuple(map(_typed_advice, reports_of(pins, (), built.layers, self.model.node)))
         settled = (_settled(report, pin, network) for report, pin in zip(reports, pins, strict=True))
         return self._inside(built, tuple(map(self._as_summed, settled)))
 
@@ -100,6 +100,17 @@ class TypedBackend(TensorRTBackend):
             return report
         advice = "its kernel runs other products too, and does not tell what it adds up in: go by the measured error"
         return replace(report, verdict="unknown", advice=advice)
+
+
+def _typed_advice(report: PinReport) -> PinReport:
+    """The report of an overridden pin with what helps where types stand in the network: no border is left to widen."""
+    if report.verdict != "overridden":
+        return report
+    lower = " and ".join(name for name in report.got if name != report.asked.value)
+    other = "pin the layer before or behind it as well, so that something else computes in float32 beside it"
+    bf16 = report.asked is Precision.FP32 and Precision.FP16.value in report.got
+    advice = f"it was compiled in {lower}, as half stands on both of its sides: "
+    return replace(report, advice=advice + ("pin it to bf16 (--ladder bf16,fp32), or " if bf16 else "") + other)
 
 
 def _settled(report: PinReport, pin: LayerPin, network: Sequence[NetworkLayer]) -> PinReport:

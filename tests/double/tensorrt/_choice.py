@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from precisionlab.model import Layer, Model, load_model
 from precisionlab.model.layers import int8_operands
 from precisionlab.precision import Precision
+from precisionlab.rewrite.sums import adds_up
 
 from ._interfaces import BuilderFlag, DataType, LayerType, _Log
 from ._network import ILayer, INetworkDefinition
@@ -71,7 +72,26 @@ def choose(
     if inner := [name for name in marked if name not in borders]:
         raise NotImplementedError(f"the double cannot break a fusion to show {inner[0]}")
     _check_pins(network._parts.layers)
-    return tuple(_kernel(network, model, layer, flags, scales, bool(marked), wide, log) for layer in model.layers)
+    kernels = tuple(_kernel(network, model, layer, flags, scales, bool(marked), wide, log) for layer in model.layers)
+    return _taken_back(model, kernels) if settings().get("takes_back") else kernels
+
+
+def _taken_back(model: Model, kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+    """The kernels with each float32 product in half that stands alone between such in half."""
+    runs_in = {kernel.layer: kernel.precision for kernel in kernels}
+    gives = {name: layer.name for layer in model.layers for name in layer.outputs}
+    takers = {
+        layer.name: [other for other in model.layers if set(layer.outputs) & set(other.inputs)]
+        for layer in model.layers
+    }
+
+    def is_alone(layer: Layer) -> bool:
+        around = [gives[name] for name in layer.inputs if name in gives] + [t.name for t in takers[layer.name]]
+        product = len(layer.nodes) == 1 and adds_up(model.node[layer.nodes[0]])
+        return product and bool(takers[layer.name]) and {runs_in[name] for name in around} == {Precision.FP16}
+
+    alone = {layer.name for layer in model.layers if is_alone(layer) and runs_in[layer.name] is Precision.FP32}
+    return tuple(replace(k, precision=Precision.FP16) if k.layer in alone else k for k in kernels)
 
 
 def check_explicit(network: INetworkDefinition, flags: Collection[BuilderFlag]) -> bool:
