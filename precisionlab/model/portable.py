@@ -70,6 +70,10 @@ def tensorrt_notes(model: Model) -> tuple[Note, ...]:
             "TensorRT refuses constants quantised to int32; leave biases in float (ONNX Runtime: QuantizeBias=False)",
         ),
         (
+            [node for node in nodes if node.op_type == "Attention" and "softmax_precision" in node.attributes],
+            "TensorRT refuses softmax_precision; typed models leave it out",
+        ),
+        (
             [node for node in nodes if _has_no_form(node)],
             "TensorRT has no form of these operators, and refuses the model; what is said of accuracy holds for what "
             "replaces them only if that computes the same",

@@ -5,6 +5,10 @@ and compiles a half kernel, on every target that it has, without a warning: weig
 stored as Inf. So it does with Conv, ConvTranspose, Einsum, MatMul, and a Gemm without bias, whatever only moves values
 between (Reshape, Transpose, …), and for a Conv without bias whatever is added behind it, which becomes its bias. A
 product is kept in float32 where anything else computes in float32 before or behind it.
+
+And what reads step by step: where the sequence of an LSTM, GRU or RNN in float32 comes out of such a Cast, its builder
+fails ("Mismatched number of elements in reshape op"), but for reversed and bidirectional ones. A subtraction between
+keeps it from that too.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 from precisionlab.model.flow import ONNX_DOMAINS, subgraphs
 from precisionlab.model.names import all_names, new_name
 from precisionlab.model.opset import opset_of
+from precisionlab.model.recurrent import is_recurrent
 from precisionlab.precision import Precision
 from precisionlab.rewrite.sums import CONVOLUTIONS, GEMM, MATMUL
 from precisionlab.rewrite.typed.signature import FLOAT
@@ -42,7 +47,8 @@ class HoldAlone(InPlacePass):
 
     x − 0 is x, of every x, a negative zero and NaN too. The subtraction is one more step of the kernel that casts, and
     holds the product in float32. It stands before the product because behind it a zero is folded into a Conv as its
-    bias, and the compiler fails on one behind a convolution over one axis.
+    bias, and the compiler fails on one behind a convolution over one axis. The same before a recurrent node that reads
+    forward out of a Cast.
 
     `summed` are the products in half that add up in float32: these are to be such kernels.
     """
@@ -58,7 +64,7 @@ class HoldAlone(InPlacePass):
         for graph in _graphs(model.graph):
             made: dict[ir.Value, ir.Value] = {}
             zero: ir.Value | None = None
-            for node in [n for n in graph if self._is_alone(n)]:
+            for node in [n for n in graph if self._is_alone(n) or _reads_a_cast(n)]:
                 index, value = next(_activations(node))
                 if value not in made:
                     zero = zero or _zero(graph, names)
@@ -69,8 +75,8 @@ class HoldAlone(InPlacePass):
 
     def ensures(self, model: ir.Model) -> None:
         """No product stands alone."""
-        if any(self._is_alone(node) for graph in _graphs(model.graph) for node in graph):
-            raise PostconditionError("a product in float32 stands alone between Casts of half")
+        if any(self._is_alone(node) or _reads_a_cast(node) for graph in _graphs(model.graph) for node in graph):
+            raise PostconditionError("a product or recurrent node in float32 stands alone behind a Cast from half")
 
     def _is_alone(self, node: ir.Node) -> bool:
         if node.op_type not in _PRODUCTS or node.domain not in ONNX_DOMAINS or str(node.name) in self._summed:
@@ -79,6 +85,14 @@ class HoldAlone(InPlacePass):
             return False
         taken = {_half_before(value) for _, value in _activations(node)}
         return len(taken) == 1 and None not in taken and _ends_in(node, taken.pop())
+
+
+def _reads_a_cast(node: ir.Node) -> bool:
+    """Whether it is a recurrent node that reads what was half forward."""
+    if not is_recurrent(node) or node.attributes.get_string("direction", "forward") != "forward":
+        return False
+    sequence = node.inputs[0]
+    return sequence is not None and sequence.const_value is None and _half_before(sequence) is not None
 
 
 def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:

@@ -21,8 +21,10 @@ from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.constants import Written, clamping_notes
 from precisionlab.rewrite.typed.expand import ExpandHardSwish
+from precisionlab.rewrite.typed.half_scales import with_half_scales
 from precisionlab.rewrite.typed.opset import at_opset
 from precisionlab.rewrite.typed.signed_model import with_signed
+from precisionlab.rewrite.typed.softmax_precision import without_softmax_precision
 from precisionlab.rewrite.typed.summed import PlainGemm
 from precisionlab.rewrite.typed.types import TypesPass
 
@@ -67,7 +69,7 @@ def typed_model(
     assignment = planned(model, plan, table)
     graph, notes = at_opset(model, assignment, beside)
     graph, signed = with_signed(graph, model.path, beside)
-    notes = (*notes, *signed)
+    notes = (*notes, *signed, *without_softmax_precision(graph))
     changed = bool(signed) or opset_of(graph) != opset_of(model.onnx)
     tensors = infer_tensors(graph) if changed else model.tensors
     assignment = allowed(assignment, graph.graph, opset_of(graph), model, tensors)
@@ -81,6 +83,7 @@ def typed_model(
     }
     tensors = {**tensors, **{name: TensorInfo(name, ir.DataType.FLOAT, None) for name in (*added, *plain.tensors)}}
     assignment = replace(assignment, dtypes={**assignment.dtypes, **added})
+    assignment = with_half_scales(assignment, graph, tensors, constants, beside)
     bodies, inner_notes = body_types(model, graph.graph, assignment, opset_of(graph))
     typing = TypesPass(assignment, tensors, table, model.node, model.halves, bodies, constants)
     typing(graph)

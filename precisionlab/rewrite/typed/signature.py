@@ -12,8 +12,8 @@ from precisionlab.model.flow import ONNX_DOMAINS, is_control, is_shape_input
 from precisionlab.model.graph import TensorInfo
 
 FLOAT = ir.DataType.FLOAT
-# Its output's type is that of an attribute, which the rewrite sets.
-_TYPED_BY_VALUE = "ConstantOfShape"
+# Their output's type is that of an attribute, which the rewrite sets; or of the scale, where it takes that away.
+_TYPED_BY_VALUE = frozenset({"ConstantOfShape", "DequantizeLinear"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def places(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, 
         formal = _formal(schema.outputs, index)
         if formal is None or not is_float(value, tensors) or _type(dtype) not in formal.types:
             continue
-        if formal.type_str in bound or node.op_type == _TYPED_BY_VALUE:
+        if formal.type_str in bound or node.op_type in _TYPED_BY_VALUE:
             outputs.append(index)
     return Places(tuple(inputs), tuple(outputs))
 
