@@ -36,7 +36,8 @@ class Comparison:
     error of `metric` over the samples, None where they are too few. `broken` are the tensors that hold what no rounding
     gives (see `precisionlab.backends.base.broken_tensors`). `each` has the final outputs' errors sample
     by sample, in the samples' order; `spreads` says in short how those of the layers' tensors lie, and is empty where
-    these were not compared.
+    these were not compared. `seen` says of each tensor of an engine how it was looked at, or that it was not observed;
+    it is empty where all is computed.
     """
 
     samples: Count
@@ -52,6 +53,7 @@ class Comparison:
     higher_is_better: bool = True
     seconds: Amount = field(default=0.0, compare=False)
     spreads: Spreads = NO_SPREADS
+    seen: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nonfinite(self) -> tuple[str, ...]:
@@ -133,6 +135,7 @@ class Comparison:
                 {k: v.to_list() for k, v in found.items()}
                 for found in (self.spreads.inherited, self.spreads.introduced)
             ],
+            "seen": dict(self.seen),
         }
 
     @classmethod

@@ -101,6 +101,7 @@ def _others(row: Row) -> Iterable[tuple[str, str]]:
     yield "Adds up there", _sum(row)
     yield from _half_sums(row)
     yield "SQNR there, measured", _figure(row, "engine_sqnr_db", ".1f", " dB")
+    yield "Looked at there", _cell(row, "engine_seen")
     yield "Time there, measured", _figure(row, "engine_ms", ".3g", " ms")
     if (overflow := as_number(row, "overflow")) is not None and overflow:
         held_in = as_format(row)

@@ -178,6 +178,13 @@ def _engine() -> Iterator[Column]:
         required=False,
     )
     yield text_column(
+        "engine_seen",
+        "Looked at there",
+        "How its outputs were looked at: `unfused` in an engine that this does not change, as an `output`, as a `debug "
+        "tensor`; or `not observed`.",
+        required=False,
+    )
+    yield text_column(
         "engine_types",
         "Types in the engine",
         "What the layer's kernels give there, such as `fp16`; empty where the engine does not tell.",

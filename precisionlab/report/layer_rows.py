@@ -148,11 +148,17 @@ def _engine_columns(layer: Layer, outcome: PrecisionResult) -> Row:
     pins = inside.pins if inside else ()
     return {
         "engine_sqnr_db": errors.sqnr if errors else None,
+        "engine_seen": _seen(layer, engine.variant.comparison.seen) if engine else "",
         "engine_types": " ".join(inside.got.get(layer.name, ())) if inside else "",
         "engine_pin": next((pin.verdict for pin in pins if pin.layer == layer.name), ""),
         "engine_ms": engine.times.get(layer.name) if engine else None,
         **_sum_columns(inside.sums.get(layer.name) if inside else None),
     }
+
+
+def _seen(layer: Layer, seen: Mapping[str, str]) -> str:
+    """How the layer's outputs were looked at in the engine; empty where they are its final outputs alone."""
+    return ", ".join(dict.fromkeys(seen[name] for name in layer.outputs if name in seen))
 
 
 def _sum_columns(layer_sum: LayerSum | None) -> Row:

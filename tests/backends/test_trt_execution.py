@@ -43,7 +43,7 @@ from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, as_dtyp
 from precisionlab.backends.tensorrt.buildlog import layers_of
 from precisionlab.backends.tensorrt.cuda import Cuda, Event, Stream, address_of
 from precisionlab.backends.tensorrt.execution import Engine
-from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor
+from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor, Watch
 from precisionlab.backends.tensorrt.latency import Group, measure, measure_layers, times_of_layers
 from precisionlab.backends.tensorrt.listener import make_listener
 from precisionlab.backends.tensorrt.logger import LogKeeper
@@ -663,7 +663,7 @@ class TestListener:
         shown: dict[str, NDArray[Any]] = {}
         listener = make_listener(engine.trt, take_into(cuda, shown))
         for value in (1, 2):
-            engine.run({"x": np.full((2, 3), value, np.float32)}, listener)
+            engine.run({"x": np.full((2, 3), value, np.float32)}, listener, Watch(marked=True))
             assert shown["inner"].dtype == np.float16
             assert shown["inner"].tolist() == [[value + 1.0] * 3] * 2
         shown.clear()
@@ -676,7 +676,7 @@ class TestListener:
 
         engine = load(self.spec())
         with pytest.raises(DataError, match="the disk is full"):
-            engine.run({"x": np.ones((2, 3), np.float32)}, make_listener(engine.trt, take))
+            engine.run({"x": np.ones((2, 3), np.float32)}, make_listener(engine.trt, take), Watch(marked=True))
 
     def test_values_are_taken_after_the_stream_that_computes_them(self, cuda: Cuda, cudart: FakeCudart) -> None:
         value = np.ones(3, np.float32)

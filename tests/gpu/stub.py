@@ -92,7 +92,7 @@ class Spec:
     """An engine.
 
     `compute` gives outputs for inputs, `shapes` the outputs' shapes as far as inputs' shapes tell (and the values of
-    inputs in host memory); `debug` tensors are shown to a listener, `layers` to a profiler, in ms.
+    inputs in host memory); `debug` and `unfused` tensors are shown to a listener, `layers` to a profiler, in ms.
     """
 
     inputs: Sequence[Tensor]
@@ -100,6 +100,7 @@ class Spec:
     compute: Callable[[Values], Values]
     shapes: Callable[[Mapping[str, Shape], Values], Mapping[str, Shape]] | None = None
     debug: Callable[[Values], Values] | None = None
+    unfused: Callable[[Values], Values] | None = None
     layers: Mapping[str, float] = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -232,6 +233,9 @@ class IExecutionContext(_Counted):
         return True
 
     def set_all_tensors_debug_state(self, flag: bool) -> bool:
+        if self._spec.debug is None:
+            self._logger.log("ERROR", "Error Code 3: API Usage Error (no debug tensor was marked)")
+            return False
         self._debug = flag
         return True
 
@@ -274,6 +278,8 @@ class IExecutionContext(_Counted):
                 return False
             if self._listener is not None and self._debug and self._spec.debug is not None:
                 self._show(self._spec.debug(inputs), stream_handle)
+            if self._listener is not None and self.unfused_tensors_debug_state and self._spec.unfused is not None:
+                self._show(self._spec.unfused(inputs), stream_handle)
         self._unreported = self.profiler is not None
         if self._unreported and self.enqueue_emits_profile:
             self.report_to_profiler()

@@ -24,7 +24,16 @@ from precisionlab.backends.session import Session
 from precisionlab.backends.tensorrt import opening
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.backend import EngineSettings, TensorRTBackend
-from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, EngineLayer, EngineTensor, Latency
+from precisionlab.backends.tensorrt.jobs import (
+    NOTHING,
+    Arrays,
+    BuildJob,
+    Built,
+    EngineLayer,
+    EngineTensor,
+    Latency,
+    Watch,
+)
 from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor
 from precisionlab.calibration.cache import read_cache
 from precisionlab.calibration.table import CalibrationTable, Range
@@ -108,7 +117,7 @@ class Emulated:
         scales = read_cache(job.cache, "cache").scales
         return CalibrationTable({name: Range(scale * 127) for name, scale in scales.items()}, 1)
 
-    def run(self, engine: Path, inputs: Arrays, debug: bool = False) -> Arrays:
+    def run(self, engine: Path, inputs: Arrays, watch: Watch = NOTHING) -> Arrays:
         session, segment, names = self._ready[engine]
         values = session.run({feed: inputs[key[1]] for feed, key in segment.feeds.items()})
         state = {segment.fetches[shown]: value for shown, value in values.items()}
@@ -117,7 +126,7 @@ class Emulated:
         job = self.jobs[int(engine.name.removeprefix("engine")) - 1]
         if self.marking_changes and job.marked:
             found.update((info.name, found[info.name] * np.float32(1.01)) for info in self.model.outputs)
-        assert debug or not job.debug
+        assert watch.marked or not job.debug
         return found
 
     def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
@@ -256,7 +265,7 @@ def test_where_marking_changes_the_engine_debug_tensors_are_tried_and_it_is_said
     result = swept(tmp_path)
     assert {"marked", "debug"} == set(layer_jobs(gpu))
     assert result.precisions[0].engine is not None
-    assert all("looked at as debug tensors" in note for note in result.precisions[0].engine.notes)
+    assert all("as debug tensors" in note for note in result.precisions[0].engine.notes)
     assert result.layers["engine_sqnr_db"].notna().sum() > 10
 
 

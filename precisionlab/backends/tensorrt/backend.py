@@ -15,10 +15,11 @@ from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.buffers import widened
-from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, LayerPin
+from precisionlab.backends.tensorrt.jobs import NOTHING, Arrays, BuildJob, Built, Latency, LayerPin, Watch
 from precisionlab.backends.tensorrt.latency import times_of_layers
+from precisionlab.backends.tensorrt.looking import DEBUG, UNFUSED, UNSEEN, Looking, Seen, View
 from precisionlab.backends.tensorrt.network import NetworkLayer
-from precisionlab.backends.tensorrt.observation import differs, eligible, groups
+from precisionlab.backends.tensorrt.observation import eligible
 from precisionlab.backends.tensorrt.pin_report import PinReport, ran_in, reports_of
 from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
 from precisionlab.backends.tensorrt.settings import EngineSettings
@@ -27,14 +28,14 @@ from precisionlab.backends.tensorrt.tactics import LayerSum, sums_of
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.errors import ErrorSums, ErrorTable
+from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judged import errors_within, judged_errors
 from precisionlab.compare.judging import Judging, judging_of
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
-from precisionlab.errors import BuildError, EngineError
+from precisionlab.errors import BuildError
 from precisionlab.model.prepared import content_of, file_for
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.assign import stored_in
@@ -42,7 +43,6 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import check_weak
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import row_formats
-from precisionlab.system.wording import counted
 
 _LOOKED_AT = 4
 """On so many samples an engine with marked tensors is held against the one without."""
@@ -63,8 +63,8 @@ class Engines(Protocol):
         """Build an engine, or take it from the store. Raises BuildError where TensorRT refuses."""
         ...
 
-    def run(self, engine: Path, inputs: Arrays, debug: bool = False) -> Arrays:
-        """All outputs of an engine, marked tensors among them, for one sample; with `debug` its debug tensors too.
+    def run(self, engine: Path, inputs: Arrays, watch: Watch = NOTHING) -> Arrays:
+        """All outputs of an engine, marked tensors among them, for one sample, and what is watched.
 
         Raises EngineError.
         """
@@ -73,14 +73,6 @@ class Engines(Protocol):
     def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
         """The time of one run, and of each of the engine's layers in it, in milliseconds."""
         ...
-
-
-@dataclass(frozen=True)
-class View:
-    """Tensors that one engine lets see: as outputs, or as debug tensors, whose memory need not be held to the end."""
-
-    tensors: tuple[str, ...] = ()
-    debug: bool = False
 
 
 _NOTHING = View()
@@ -190,12 +182,13 @@ class TensorRTBackend(EngineBackend):
         """
         started = time.perf_counter()
         found = self.judge(plan, table, samples, progress, metric=metric, known=None, judging=judging)
-        inherited = self._inherited(plan, table, samples)
+        seen = self._inherited(plan, table, samples)
+        inherited = dict(seen.errors)
         broken = broken_tensors(self.model, plan, inherited, inherited)
         within = errors_within(judging or judging_of(self.model), inherited)
         outputs = {**found.outputs, **within}
         seconds = time.perf_counter() - started
-        return replace(found, outputs=outputs, inherited=inherited, broken=broken, seconds=seconds)
+        return replace(found, outputs=outputs, inherited=inherited, broken=broken, seen=seen.each, seconds=seconds)
 
     def judge(
         self,
@@ -219,7 +212,7 @@ class TensorRTBackend(EngineBackend):
         if not judged.named:
             return found
         # Bounds on tensors within are kept by marking these alone, in an engine beside.
-        within = errors_within(judged, self._inherited(plan, table, samples, judged.named))
+        within = errors_within(judged, self._inherited(plan, table, samples, judged.named).errors)
         return replace(found, outputs={**found.outputs, **within}, seconds=time.perf_counter() - started)
 
     def built(self, plan: PrecisionPlan, table: CalibrationTable | None, view: View = _NOTHING) -> Built:
@@ -227,7 +220,9 @@ class TensorRTBackend(EngineBackend):
         key = (plan, "" if table is None else table.digest, view)
         if key not in self._built:
             job = self.job(plan, table)
-            if view.debug:
+            if view.how == UNFUSED:
+                job = replace(job, unfused=True)
+            elif view.how == DEBUG:
                 job = replace(job, debug=view.tensors)
             elif view.tensors:
                 job = replace(job, marked=view.tensors, marked_as=self._marked_as(plan, view.tensors))
@@ -304,72 +299,29 @@ class TensorRTBackend(EngineBackend):
         table: CalibrationTable | None,
         samples: Iterable[Sample],
         only: Collection[str] | None = None,
-    ) -> dict[str, ErrorSums]:
-        """The errors of what the layers give, or `only` of these tensors, as far as it can be marked as an output."""
+    ) -> Seen:
+        """The errors of what the layers give, or `only` of these tensors, as far as they can be looked at."""
         if not self._settings.observe:
-            return {}
+            return UNSEEN
         if not self._network:
             self._network = self._engines.describe(self._file)
         # Fusion boundaries alone: inside of a layer there is nothing to compare with, as nothing is rounded there.
         borders = {name for layer in self.model.layers for name in layer.outputs if only is None or name in only}
         wanted = borders.intersection(eligible(self._network))
         plain = self.built(plan, table).engine
-        looked_at = [(sample, self._outputs(plain, sample)) for sample in islice(samples, _LOOKED_AT)]
-        found: dict[str, ErrorSums] = {}
-        for group in groups(self.model, wanted, self._settings.observe):
-            errors, told = self._looked_at(plan, table, View(group), samples, looked_at)
-            if told and self._engines.features.debug_tensors:
-                # Debug tensors need not be kept, and may leave alone what marked outputs do not.
-                again, also = self._looked_at(plan, table, View(group, debug=True), samples, looked_at)
-                if again and (not also or not errors):
-                    errors, told = (
-                        again,
-                        also or "looked at as debug tensors: marked as outputs, they changed the engine",
-                    )
-            if told:
-                count = counted(len(group), "tensor")
-                self.notes.append(f"{plan.default}, {count} from {group[0]} on: {told}")
-            found.update(errors)
-        return found
+        looking = Looking(
+            self.model,
+            self._engines,
+            build=lambda view: self.built(plan, table, view),
+            reference=self._reference.reference,
+            formats=lambda names: row_formats(self.model, plan, names),
+            plain=[(sample, self._outputs(plain, sample)) for sample in islice(samples, _LOOKED_AT)],
+            budget=self._settings.observe,
+        )
+        seen = looking.look(wanted, samples)
+        self.notes += [f"{plan.default}, {note}" for note in (*seen.notes, *seen.told)]
+        return seen
 
-    def _looked_at(
-        self,
-        plan: PrecisionPlan,
-        table: CalibrationTable | None,
-        view: View,
-        samples: Iterable[Sample],
-        plain: Sequence[tuple[Sample, Arrays]],
-    ) -> tuple[dict[str, ErrorSums], str]:
-        """The errors of the tensors in view, none where they cannot be seen; and what is to be said of them."""
-        try:
-            engine = self.built(plan, table, view).engine
-            changed = self._changed(engine, view, plain)
-            return self._errors(engine, plan, view, samples), changed
-        except EngineError as error:  # refused, or its process has died: other tensors are still to be had
-            return {}, f"could not be looked at: {error}"
-
-    def _errors(self, engine: Path, plan: PrecisionPlan, view: View, samples: Iterable[Sample]) -> dict[str, ErrorSums]:
-        table = ErrorTable(len(view.tensors), row_formats(self.model, plan, view.tensors))
-        reference_of = self._reference.reference(view.tensors)
-        for sample in samples:
-            reference, variant = reference_of(sample), self._outputs(engine, sample, view.debug)
-            for row, name in enumerate(view.tensors):
-                if name not in variant:
-                    raise EngineError(f"the engine did not let see the tensor {name!r}")
-                table.add(row, reference[name], variant[name])
-        return {name: table.row(row) for row, name in enumerate(view.tensors)}
-
-    def _changed(self, engine: Path, view: View, plain: Sequence[tuple[Sample, Arrays]]) -> str:
-        """What looking has changed in the final outputs, so that the layers are another engine's; empty: nothing."""
-        names = [info.name for info in self.model.outputs]
-        for sample, before in plain:
-            seen = self._outputs(engine, sample, view.debug)
-            check = differs({n: before[n] for n in names}, {n: seen[n] for n in names})
-            if check.warning is not None:
-                return check.warning
-        return ""
-
-    def _outputs(self, engine: Path, sample: Sample, debug: bool = False) -> Arrays:
+    def _outputs(self, engine: Path, sample: Sample) -> Arrays:
         """What the engine gives; half and bfloat16 as float32, which holds all their values."""
-        found = self._engines.run(engine, sample.inputs, debug)
-        return {name: widened(value) for name, value in found.items()}
+        return {name: widened(value) for name, value in self._engines.run(engine, sample.inputs).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -182,13 +182,15 @@ class HostBuffers:
         return array
 
 
-def take_into(cuda: Cuda, values: dict[str, NDArray[Any]]) -> Take:
-    """What a debug listener hands its tensors to: it copies each into `values`.
+def take_into(cuda: Cuda, values: dict[str, NDArray[Any]], only: Collection[str] = ()) -> Take:
+    """What a debug listener hands its tensors to: it copies each into `values`, or `only` these where there are some.
 
     Raises EngineError for a type that NumPy has nothing for.
     """
 
     def take(name: str, address: int, dtype: str, shape: Shape, stream: Any) -> None:
+        if only and name not in only:
+            return
         array = np.empty(shape, numpy_dtype(dtype, name))
         cuda.fetch(address, array, stream)
         values[name] = array

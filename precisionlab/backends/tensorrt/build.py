@@ -21,17 +21,19 @@ from precisionlab.backends.tensorrt.configuration import check_job, configure, s
 from precisionlab.backends.tensorrt.explicit import quantization_flags
 from precisionlab.backends.tensorrt.inspector import layers_of as layers_in_engine
 from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, Profile
-from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
+from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.backends.tensorrt.matching import match_pins
 from precisionlab.backends.tensorrt.metadata import NodeNames
 from precisionlab.backends.tensorrt.monitor import make_monitor
 from precisionlab.backends.tensorrt.network import NetworkLayer, describe, parse
+from precisionlab.backends.tensorrt.outputlog import logger_for
 from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.refusal import why_refused
 from precisionlab.errors import BuildError, EngineError
 from precisionlab.precision import Precision
 from precisionlab.system.disk import write_whole_bytes
 
+_NAMED = 4
 Progress = Callable[[str, int, int], None]
 """Called with what the build is at, how many parts of it are done, and how many there are."""
 
@@ -56,14 +58,16 @@ def build(
     features = features_of(trt)
     check_job(job, features)
     calibrator = make_calibrator(trt, job.cache, feed) if any(p.is_quantized for p in job.enabled) else None
-    logger = make_logger(trt, keeper)
+    logger = logger_for(trt, keeper)
     builder = make_builder(trt, logger, keeper)
     with parse(trt, logger, builder, job.model, features, keeper) as parsed:
         network = parsed.network
         described = describe(network, parsed.names)
         outcomes = apply_pins(trt, network, match_pins(job.pins, described)) if job.pins else ()
         mark(trt, network, job.marked, job.marked_as)
-        mark_debug(network, job.debug, features)
+        unmarked = mark_debug(network, job.debug, features)
+        if job.unfused:
+            mark_unfused(network, features)
         own = quantization_flags(described) if features.pins else ()
         configured = configure(trt, builder, network, job, features, calibrator, own)
         config = configured.config
@@ -85,13 +89,13 @@ def build(
         seconds = time.perf_counter() - started
         said = (*parsed.warnings, *configured.warnings, *keeper.warnings, *keeper.errors, *timings)
         layers, unread = read_layers(trt, logger, keeper, serialized, job.profiles, parsed.names)
-    return Built(job.engine, seconds, size, outcomes, layers, (*said, *unread))
+    return Built(job.engine, seconds, size, outcomes, layers, (*said, *unread), unmarked)
 
 
 def network_layers(trt: Any, model: Path, keeper: LogKeeper) -> tuple[NetworkLayer, ...]:
     """The network that the parser makes of an ONNX file. Raises BuildError where it refuses it."""
     keeper.forget()
-    logger = make_logger(trt, keeper)
+    logger = logger_for(trt, keeper)
     builder = make_builder(trt, logger, keeper)
     with parse(trt, logger, builder, model, features_of(trt), keeper) as parsed:
         return describe(parsed.network, parsed.names)
@@ -129,15 +133,29 @@ def _store_in(trt: Any, tensor: Any, precision: Precision) -> None:
         tensor.dtype = getattr(trt.DataType, precision.number_format.tensorrt)
 
 
-def mark_debug(network: Any, names: Sequence[str], features: Features) -> None:
+def mark_debug(network: Any, names: Sequence[str], features: Features) -> tuple[str, ...]:
     """Let these tensors be looked at by a debug listener; they become no outputs, and are not held in memory.
 
-    Raises BuildError for unknown ones, and where TensorRT has no debug tensors (before 10.0).
+    The answer has those that TensorRT does not mark. Raises BuildError for unknown ones, where TensorRT has no debug
+    tensors (before 10.0), and where it marks none of them.
     """
     if names and not features.debug_tensors:
         raise BuildError(f"TensorRT {features.version} has no debug tensors; 10.0 and later do")
-    for tensor in _tensors(network, names):
-        network.mark_debug(tensor)
+    unmarked = tuple(tensor.name for tensor in _tensors(network, names) if not network.mark_debug(tensor))
+    if names and len(unmarked) == len(set(names)):
+        raise BuildError(f"TensorRT marks no debug tensor of {', '.join(map(repr, unmarked[:_NAMED]))}")
+    return unmarked
+
+
+def mark_unfused(network: Any, features: Features) -> None:
+    """Let all tensors be looked at that no fusion takes, without keeping one from being fused.
+
+    Raises BuildError where TensorRT has no such thing (before 10.12), or says no.
+    """
+    if not features.unfused_tensors:
+        raise BuildError(f"TensorRT {features.version} cannot show its unfused tensors; 10.12 and later can")
+    if not network.mark_unfused_tensors_as_debug_tensors():
+        raise BuildError("TensorRT does not mark its unfused tensors")
 
 
 def _tensors(network: Any, names: Iterable[str]) -> list[Any]:

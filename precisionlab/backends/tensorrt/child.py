@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from precisionlab.backends.tensorrt.api import Features
-from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency
+from precisionlab.backends.tensorrt.jobs import NOTHING, Arrays, BuildJob, Built, Latency, Watch
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.plugins import Plugins
 from precisionlab.backends.tensorrt.process import EngineProcess
@@ -94,13 +94,13 @@ class ChildEngines:
         )
         return self._store.put(key, built)
 
-    def run(self, engine: Path, inputs: Arrays, debug: bool = False) -> Arrays:
-        """All outputs of an engine, marked tensors among them, for one sample; with `debug` its debug tensors too.
+    def run(self, engine: Path, inputs: Arrays, watch: Watch = NOTHING) -> Arrays:
+        """All outputs of an engine, marked tensors among them, for one sample, and what is watched.
 
         Raises EngineError.
         """
         self._load(engine)
-        outputs: Arrays = self._process.call("run", dict(inputs), debug, what=f"running {engine.name}")
+        outputs: Arrays = self._process.call("run", dict(inputs), watch, what=f"running {engine.name}")
         return outputs
 
     def latency(self, engine: Path, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, Memory
 from precisionlab.backends.tensorrt.cuda import Cuda, Stream
-from precisionlab.backends.tensorrt.jobs import Arrays, Shape
+from precisionlab.backends.tensorrt.jobs import NOTHING, Arrays, Shape, Watch
 from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.backends.tensorrt.ports import Port, _described, _dims, _nbytes, check_inputs, read_ports
 from precisionlab.errors import DataError, EngineError
@@ -66,14 +66,14 @@ class Engine:
             self._new_context()
             self._closing = stack.pop_all()
 
-    def run(self, inputs: Arrays, listener: Any | None = None) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Arrays, listener: Any | None = None, watch: Watch = NOTHING) -> dict[str, NDArray[Any]]:
         """All outputs for one sample, in the engine's own types: half and bfloat16 stay what they are.
 
-        `listener` is what `make_listener` gives; it is called for each debug tensor of the engine.
+        `listener` is what `make_listener` gives; it is called for each debug tensor of the engine that is watched.
         Raises DataError where an input is missing, unknown, or not of a type and shape that the engine takes,
         EngineError where the run fails, and what the listener has raised.
         """
-        self._listen(listener)
+        self._listen(listener, watch)
         self.bind(inputs)
         try:
             self.enqueue()
@@ -179,8 +179,8 @@ class Engine:
         self._engine = None
         self._runtime = None
 
-    def _listen(self, listener: Any | None) -> None:
-        """Let this one see the debug tensors; None: nobody."""
+    def _listen(self, listener: Any | None, watch: Watch) -> None:
+        """Let this one see the debug tensors that are watched; None: nobody."""
         if listener is self._listener:
             return
         if listener is None:
@@ -190,9 +190,10 @@ class Engine:
         if not context.set_debug_listener(listener):
             raise EngineError(f"{self.name}: TensorRT takes no debug listener{self._why()}")
         self._listener = listener
-        # What these answer is left alone: an engine need not have tensors of both kinds.
-        context.set_all_tensors_debug_state(True)
-        if hasattr(context, "unfused_tensors_debug_state"):
+        # Nothing is asked of the state of what was not marked: an engine need not have tensors of both kinds.
+        if watch.marked and not context.set_all_tensors_debug_state(True):
+            raise EngineError(f"{self.name}: TensorRT does not show the debug tensors that it marked{self._why()}")
+        if watch.unfused:
             context.unfused_tensors_debug_state = True
 
     # Tensors

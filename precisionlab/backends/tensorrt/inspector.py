@@ -12,6 +12,7 @@ What the text does not say stays None. Types are read word by word, never guesse
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,6 +51,7 @@ _DTYPES = {
     "bool": "bool",
 }
 _WORD = re.compile(r"[a-z0-9]+")
+_LINEAR = re.compile(r"row[ -]major linear|\(linear\)")
 
 
 def layers_of(text: str, names: NodeNames = NO_NAMES) -> tuple[EngineLayer, ...]:
@@ -103,7 +105,10 @@ def _tensors(raw: Any, layer: str) -> tuple[EngineTensor, ...]:
         return ()
     if not isinstance(raw, list) or not all(isinstance(t, Mapping) and isinstance(t.get("Name"), str) for t in raw):
         raise EngineError(f"what TensorRT's engine inspector says of the tensors of {layer!r} is not a list of tensors")
-    return tuple(EngineTensor(tensor["Name"], _dtype(tensor), _shape(tensor.get("Dimensions"))) for tensor in raw)
+    return tuple(
+        EngineTensor(tensor["Name"], _dtype(tensor), _shape(tensor.get("Dimensions")), _is_linear(tensor))
+        for tensor in raw
+    )
 
 
 def _dtype(tensor: Mapping[str, Any]) -> str | None:
@@ -112,6 +117,22 @@ def _dtype(tensor: Mapping[str, Any]) -> str | None:
         if description is not None:
             return dtype_of(description)
     return None
+
+
+def _is_linear(tensor: Mapping[str, Any]) -> bool | None:
+    """Whether it is stored row by row, with nothing between; None where the text does not say."""
+    text = next(
+        filter(None, (_text(tensor.get(key)) for key in ("Format/Datatype", "Format/DataType", "Format"))), None
+    )
+    if text is None or (not dtype_of(text) and "linear" not in text.lower()):
+        return None
+    if _LINEAR.search(text.lower()) is None:
+        return False
+    dimensions, strides = tensor.get("Dimensions"), tensor.get("Strides")
+    if not isinstance(strides, list) or not isinstance(dimensions, list):
+        return True
+    packed = [math.prod(dimensions[axis + 1 :]) for axis in range(len(dimensions))]
+    return all(dim == 1 or have == want for dim, have, want in zip(dimensions, strides, packed, strict=False))
 
 
 def _shape(raw: Any) -> Shape | None:

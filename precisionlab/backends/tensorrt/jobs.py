@@ -40,6 +40,22 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Which debug tensors a run lets see: those `marked` in the network, or the engine's own `unfused` ones.
+
+    Only `tensors` are copied; all where it is empty.
+    """
+
+    marked: bool = False
+    unfused: bool = False
+    tensors: frozenset[str] = frozenset()
+
+
+NOTHING = Watch()
+"""No debug tensors."""
+
+
+@dataclass(frozen=True)
 class BuildJob:
     """One engine to be built.
 
@@ -54,7 +70,7 @@ class BuildJob:
     plan the job does not tell. `strict_nans` keeps TensorRT from folding what would hide a NaN. `marked_as` are the
     half precisions that marked tensors are to be stored in; others stay as the network has them, float32 by default,
     which would let a kernel write what it has not rounded. `plugins` are the SHA-256 of the libraries of plugins that
-    its process has loaded.
+    its process has loaded. `unfused` lets the engine show its own tensors that no fusion took (from 10.12 on).
     """
 
     model: Path
@@ -74,6 +90,7 @@ class BuildJob:
     strict_nans: bool = False
     marked_as: Mapping[str, Precision] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
+    unfused: bool = False
 
     @property
     def calibrates(self) -> bool:
@@ -89,6 +106,7 @@ class BuildJob:
         parts += [counted(len(self.pins), "pin")] * bool(self.pins)
         shown = len(self.marked) + len(self.debug)
         parts += [f"{counted(shown, 'tensor')} shown"] * bool(shown)
+        parts += ["unfused tensors shown"] * self.unfused
         return f"{self.model.stem} ({', '.join(parts)})"
 
     def into(self, engine: Path) -> BuildJob:
@@ -114,12 +132,14 @@ class PinOutcome:
 class EngineTensor:
     """What one layer of an engine takes or gives.
 
-    `dtype` is `fp32`, `fp16`, `bf16`, `int8`, `int32`, …; it and `shape` are None where the engine does not tell.
+    `dtype` is `fp32`, `fp16`, `bf16`, `int8`, `int32`, …; it and `shape` are None where the engine does not tell,
+    and so is whether it `is_linear`: stored row by row, with nothing between.
     """
 
     name: str
     dtype: str | None
     shape: Shape | None
+    is_linear: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +163,7 @@ class Built:
 
     `layers` is empty where TensorRT does not tell them. `seconds` is the build's wall time, `size` the engine's bytes.
     `outcomes` is what became of each pin in the network. `warnings` are TensorRT's own warnings and errors.
+    `unmarked` are the tensors that TensorRT did not mark as debug tensors, though the job asks for them.
     """
 
     engine: Path
@@ -151,6 +172,7 @@ class Built:
     outcomes: tuple[PinOutcome, ...]
     layers: tuple[EngineLayer, ...]
     warnings: tuple[str, ...]
+    unmarked: tuple[str, ...] = ()
 
     @property
     def is_read(self) -> bool:

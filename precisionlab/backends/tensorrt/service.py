@@ -15,11 +15,11 @@ from precisionlab.backends.tensorrt.buffers import Buffers, as_dtype, take_into
 from precisionlab.backends.tensorrt.build import build, network_layers
 from precisionlab.backends.tensorrt.cuda import Cuda
 from precisionlab.backends.tensorrt.execution import Engine
-from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency
+from precisionlab.backends.tensorrt.jobs import Arrays, BuildJob, Built, Latency, Watch
 from precisionlab.backends.tensorrt.latency import measure, measure_layers
 from precisionlab.backends.tensorrt.listener import make_listener
-from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
 from precisionlab.backends.tensorrt.network import NetworkLayer
+from precisionlab.backends.tensorrt.outputlog import keeper_for, logger_for
 from precisionlab.backends.tensorrt.plugins import Plugins, register_plugins
 from precisionlab.backends.tensorrt.worker import Link
 from precisionlab.errors import EngineError
@@ -54,8 +54,8 @@ class _Service:
         self._link = link
         self._trt = load_tensorrt(module)
         self._cuda, self._no_gpu = _cuda()
-        self._keeper = LogKeeper(log)
-        self._logger = make_logger(self._trt, self._keeper)
+        self._keeper = keeper_for(self._trt, log)
+        self._logger = logger_for(self._trt, self._keeper)
         self._notes = register_plugins(self._trt, self._logger, plugins, self._keeper)
         self._engine: Engine | None = None
 
@@ -87,15 +87,16 @@ class _Service:
         self._unload()
         self._engine = Engine(self._trt, self._gpu(), self._logger, engine, self._keeper)
 
-    def run(self, inputs: Arrays, debug: bool) -> Arrays:
-        """All outputs; with `debug` the debug tensors too, which a listener copies as they come."""
-        if not debug:
+    def run(self, inputs: Arrays, watch: Watch) -> Arrays:
+        """All outputs, and the debug tensors that are watched, which a listener copies as they come."""
+        if not (watch.marked or watch.unfused):
             return self._loaded().run(inputs)
         seen: dict[str, NDArray[Any]] = {}
-        listener = make_listener(self._trt, take_into(self._gpu(), seen))
+        listener = make_listener(self._trt, take_into(self._gpu(), seen, watch.tensors))
         if listener is None:
             raise EngineError("this TensorRT has no debug tensors; 10.0 and later do")
-        return {**self._loaded().run(inputs, listener), **seen}
+        outputs = self._loaded().run(inputs, listener, watch)
+        return {**seen, **outputs}
 
     def latency(self, inputs: Arrays) -> tuple[Latency, Mapping[str, float]]:
         """The whole engine's time first: a profiler slows it down."""

@@ -42,7 +42,8 @@ class EngineKey:
     ranges come from: the digest of a calibration cache, or of the samples that TensorRT calibrates on; None without
     INT8. `module` and `version` are TensorRT's, `device` is the GPU: its name, compute capability and driver.
     `profiles` are (input, min, opt, max), `marked_as` (tensor, precision),
-    `plugins` the SHA-256 of each library of plugins.
+    `plugins` the SHA-256 of each library of plugins. `unfused` engines show their own unfused
+    tensors.
     """
 
     model: str
@@ -54,6 +55,7 @@ class EngineKey:
     marked: tuple[str, ...]
     marked_as: tuple[tuple[str, str], ...]
     debug: tuple[str, ...]
+    unfused: bool
     workspace: int | None
     compute: str | None
     strict_nans: bool
@@ -84,6 +86,7 @@ def key_of(
         marked=tuple(sorted(job.marked)),
         marked_as=tuple(sorted((name, precision.value) for name, precision in job.marked_as.items())),
         debug=tuple(sorted(job.debug)),
+        unfused=job.unfused,
         workspace=job.workspace,
         compute=job.compute,
         strict_nans=job.strict_nans,
@@ -232,6 +235,7 @@ def _built(data: Mapping[str, Any], engine: Path) -> Built:
         outcomes=tuple(_outcome(found) for found in data["outcomes"]),
         layers=tuple(_layer(found) for found in data["layers"]),
         warnings=tuple(data["warnings"]),
+        unmarked=tuple(data["unmarked"]),
     )
 
 
@@ -252,4 +256,4 @@ def _layer(data: Mapping[str, Any]) -> EngineLayer:
 
 def _tensor(data: Mapping[str, Any]) -> EngineTensor:
     shape = data["shape"]
-    return EngineTensor(data["name"], data["dtype"], None if shape is None else tuple(shape))
+    return EngineTensor(data["name"], data["dtype"], None if shape is None else tuple(shape), data["is_linear"])

@@ -106,6 +106,8 @@ class Builder:
                 "scales": scales,
                 "flags": flags,
                 "profile": profile,
+                "debug": network._parts.debug,
+                "unfused": network._parts.unfused,
                 "outputs": [tensor.name for tensor in network._parts.outputs],
                 "stored": {t.name: t.dtype.name for t in network._parts.outputs},
                 "detailed": config.profiling_verbosity is ProfilingVerbosity.DETAILED,

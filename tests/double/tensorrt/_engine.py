@@ -70,7 +70,11 @@ class _Plan:
             least, usual, most = (tuple(dims) for dims in self.profile.get(info.name, [shape] * 3))
             inputs.append(Tensor(info.name, shape, profile=(least, usual, most)))
         outputs = [Tensor(name, self._shape(name, {}), DataType[dtype]) for name, dtype in self._told["stored"].items()]
-        return Spec(inputs, outputs, self._compute, self._shapes, layers=self.times(), on_run=self._on_run)
+        return Spec(
+            inputs, outputs, self._compute, self._shapes, layers=self.times(), on_run=self._on_run,
+            debug=self._debug if self._told["debug"] else None,
+            unfused=self._unfused if self._told["unfused"] else None,
+        )  # fmt: skip
 
     def times(self) -> dict[str, float]:
         """Milliseconds of each layer."""
@@ -110,6 +114,25 @@ class _Plan:
         return Session(segment.graph, 1), segment
 
     def _compute(self, inputs: Values) -> Values:
+        return self._values(inputs, self._told["stored"])
+
+    def _debug(self, inputs: Values) -> Values:
+        return self._values(inputs, dict.fromkeys(self._told["debug"], "FLOAT"))
+
+    def _unfused(self, inputs: Values) -> Values:
+        """What goes from kernel to kernel, as it is stored, by the names that the inspector has."""
+        names = [n for _, layer, *_ in self.kernels for n in self.model.layer[layer].outputs]
+        inner = [name for name in names if name not in self._told["outputs"]]
+        found = self._values(inputs, dict.fromkeys(inner, "FLOAT"))
+        if settings().get("unfused") is None:
+            return {}  # there is no guarantee that all, or any, are shown
+        by_channels = told_of_unfused().get("channel_major", ())
+        return {
+            internal(name): np.ascontiguousarray(np.moveaxis(v, 1, -1)).reshape(v.shape) if name in by_channels else v
+            for name, v in found.items()
+        }
+
+    def _values(self, inputs: Values, wanted: Mapping[str, str]) -> Values:
         session, segment = self._emulation
         values = session.run({feed: inputs[key[1]] for feed, key in segment.feeds.items()})
         found = {segment.fetches[shown]: value for shown, value in values.items()}
@@ -118,8 +141,19 @@ class _Plan:
             name: np.array(found.get((Flow.VARIANT, name), found.get((Flow.REFERENCE, name)))).astype(
                 stub.NUMPY[DataType[dtype]]
             )
-            for name, dtype in self._told["stored"].items()
+            for name, dtype in wanted.items()
         }
+
+
+def internal(tensor: str) -> str:
+    """What the engine calls a tensor."""
+    return f"__mye{tensor}" if tensor in told_of_unfused().get("renames", ()) else tensor
+
+
+def told_of_unfused() -> Mapping[str, Any]:
+    """How the double is to show its unfused tensors."""
+    told = settings().get("unfused")
+    return told if isinstance(told, dict) else {}
 
 
 class _Engines(Mapping[bytes, Spec]):
@@ -241,15 +275,18 @@ class EngineInspector:
 
     def _tensor(self, name: str, precision: Precision, of: str | None = None) -> dict[str, Any]:
         known = self._plan.model.tensors.get(of or name)
+        finals = {*self._plan._told["outputs"], *(info.name for info in self._plan.model.inputs)}
         dims = () if known is None else known.shape or ()
         tells = not self._plan.profile or self._knows_the_shapes()
         is_int8 = known is not None and known.dtype is not None and known.dtype.name == "INT8"
         stored = _FORMATS[Precision.INT8 if is_int8 else precision]
+        by_channels = (of or name) in told_of_unfused().get("channel_major", ())
+        layout = "Channel major FP16 format where channel % 8 == 0" if by_channels else stored
         return {
-            "Name": name,
+            "Name": name if of is not None or name in finals else internal(name),
             "Location": "Device",
             "Dimensions": [dim if isinstance(dim, int) else -1 for dim in dims],
-            "Format/Datatype": stored if tells else "N/A due to dynamic shapes",
+            "Format/Datatype": layout if tells else "N/A due to dynamic shapes",
         }
 
     def _knows_the_shapes(self) -> bool:

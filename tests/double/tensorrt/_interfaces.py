@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +94,19 @@ class ILogger(_Interface):
 
     def log(self, severity: ILogger.Severity, msg: str) -> None:
         raise NotImplementedError
+
+
+class Logger(ILogger):
+    """TensorRT's own: it prints from its severity on, in C++ for the real one, which calls no Python."""
+
+    def __init__(self, min_severity: ILogger.Severity = ILogger.Severity.WARNING) -> None:
+        super().__init__()
+        self.min_severity = min_severity
+
+    def log(self, severity: ILogger.Severity, msg: str) -> None:
+        if severity.value <= self.min_severity.value:
+            letter = "F" if severity is ILogger.Severity.INTERNAL_ERROR else severity.name[0]
+            os.write(1, f"[{time.strftime('%m/%d/%Y-%H:%M:%S')}] [TRT] [{letter}] {msg}\n".encode())
 
 
 class IProgressMonitor(_Interface):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ._interfaces import DataType, LayerType, TensorLocation
+from ._settings import settings
 
 Shape = tuple[int, ...]
 
@@ -98,6 +99,8 @@ class _Parts:
     layers: list[ILayer] = field(default_factory=list)
     inputs: list[ITensor] = field(default_factory=list)
     outputs: list[ITensor] = field(default_factory=list)
+    debug: list[str] = field(default_factory=list)
+    unfused: bool = False
     content: bytes = b""
     """The ONNX model that it was parsed from, with all its data: the double computes by it."""
 
@@ -134,4 +137,13 @@ class INetworkDefinition:
         self._parts.outputs.append(tensor)
 
     def mark_debug(self, tensor: ITensor) -> bool:
-        raise NotImplementedError("the double has no debug tensors")
+        if tensor.name in settings().get("no_debug", ()):
+            return False
+        self._parts.debug.append(tensor.name)
+        return True
+
+    def mark_unfused_tensors_as_debug_tensors(self) -> bool:
+        if settings().get("unfused") == "refused":
+            return False
+        self._parts.unfused = True
+        return True

@@ -8,6 +8,10 @@ layers in half runs in half, pinned or not, as TensorRT-RTX compiles it. `tactic
 runs it. `metadata`: how layers tell their node, as the parser of "8.6", "10.1" or (by default) 10.16 does.
 `header`: the first line of the calibration caches that are taken. `crash`: {"at": "build" | "run",
 "signal": "SIGSEGV" | "SIGKILL" | …} ends the process. `full_disk`: from a build on, nothing can be written any more.
+`no_debug`: tensors that are marked as no debug tensors.
+`unfused`: an
+engine's own tensors are shown by the names of the network, but for those that it "renames"; those that it has
+"channel_major" are stored so. Without it none is shown; "refused": they cannot be marked.
 `gives_nothing`: a build fails without a word. The last three may have `flags`: the builder's flags with which they
 happen.
 """
