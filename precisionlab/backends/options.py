@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from precisionlab.backends.tuning import UNTUNED, Tuning
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -15,7 +17,7 @@ class EngineOptions:
     of a precision are built at most. `store` is where engines are kept between runs; None: in the run's folder.
     `compute` is the compute capability that is compiled for where no GPU is here, such as `SM80`. `hold_float` holds in
     float what the plan has so beside int8: TensorRT may else run any layer in it that has scales on both sides.
-    `plugins` are libraries of plugins that TensorRT is to load.
+    `plugins` are libraries of plugins that TensorRT is to load, `tuning` what else is asked of a build.
     """
 
     shapes: tuple[str, ...] = ()
@@ -28,3 +30,4 @@ class EngineOptions:
     compute: str | None = None
     hold_float: bool = False
     plugins: tuple[str, ...] = ()
+    tuning: Tuning = UNTUNED

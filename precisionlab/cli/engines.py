@@ -9,9 +9,25 @@ import click
 
 if TYPE_CHECKING:
     from precisionlab.backends.options import EngineOptions
+    from precisionlab.backends.tuning import Tuning
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_TUNING = (
+    click.option(
+        "--optimization-level", type=int, metavar="0…5", help="Engines: 0 is built soonest, 5 searches longest."
+    ),
+    click.option("--avg-timing", type=int, metavar="RUNS", help="Engines: average a kernel's time over so many runs."),
+    click.option("--dla", type=int, metavar="CORE", help="Engines: run on this DLA core; what it cannot, on the GPU."),
+    click.option(
+        "--weight-streaming",
+        metavar="SIZE",
+        help="Engines: so much of the weights on the GPU, such as 2G or auto, the rest in host memory.",
+    ),
+    click.option("--version-compatible", is_flag=True, help="Engines: load with later versions of TensorRT too."),
+    click.option("--refit", is_flag=True, help="Engines: can be given other weights later."),
+)
+"""What is left to TensorRT where it is not asked for."""
 _BUILDING = (
     click.option(
         "--shapes",
@@ -35,6 +51,7 @@ _BUILDING = (
         metavar="LIBRARY",
         help="Engines: load this library of TensorRT plugins first; may be given again.",
     ),
+    *_TUNING,
 )
 """How each engine is built and looked at."""
 _SEARCHING = (
@@ -65,6 +82,31 @@ def engine_options(command: Command) -> Command:
     return build_options(command)
 
 
+def tuning_options(command: Command) -> Command:
+    """Give a command the options that are left to TensorRT otherwise."""
+    for option in reversed(_TUNING):
+        command = option(command)
+    return command
+
+
+def tuning_of(given: Mapping[str, Any]) -> Tuning:
+    """What was given for these. Raises OptionError."""
+    from precisionlab.backends.tuning import AUTOMATIC, Tuning
+    from precisionlab.system.parsing import check_at_least, parse_size
+
+    level, budget = given["optimization_level"], given["weight_streaming"]
+    check_at_least(0, optimization_level=level, dla=given["dla"])
+    check_at_least(1, avg_timing=given["avg_timing"])
+    return Tuning(
+        optimization_level=level,
+        avg_timing=given["avg_timing"],
+        dla=given["dla"],
+        weight_streaming=AUTOMATIC if budget == "auto" else parse_size(budget, "weight_streaming"),
+        version_compatible=given["version_compatible"],
+        refit=given["refit"],
+    )
+
+
 def build_options_of(given: Mapping[str, Any]) -> EngineOptions:
     """What was given for the options of one engine. Raises OptionError."""
     from precisionlab.backends.options import EngineOptions
@@ -75,6 +117,7 @@ def build_options_of(given: Mapping[str, Any]) -> EngineOptions:
         workspace=parse_size(given["workspace"], "workspace"),
         observe=parse_size(given["observe"], "observe") or 0,
         plugins=tuple(given["plugins"]),
+        tuning=tuning_of(given),
     )
 
 

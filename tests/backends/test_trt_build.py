@@ -20,7 +20,7 @@ from rtx import drive, needs_rtx
 
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.build import build
-from precisionlab.backends.tensorrt.configuration import check_job, configure, load_timings, save_timings
+from precisionlab.backends.tensorrt.configuration import check_job, configure
 from precisionlab.backends.tensorrt.jobs import (
     BuildJob,
     Built,
@@ -43,6 +43,7 @@ from precisionlab.backends.tensorrt.profiles import (
 )
 from precisionlab.backends.tensorrt.refusal import layers_named, why_refused
 from precisionlab.backends.tensorrt.store import EngineKey, EngineStore, key_of
+from precisionlab.backends.tensorrt.timings import load_timings, save_timings
 from precisionlab.errors import BuildError, DataError, EngineError, OptionError
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision

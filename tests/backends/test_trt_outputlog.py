@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from bindings.setup import PACKAGES, STRONGLY_TYPED, bindings, unsupported
+from bindings.setup import bindings
+from bindings.versions import TensorRT, parameters
 
 from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.backends.tensorrt.outputlog import OutputKeeper, keeper_for, logger_for, messages
@@ -34,11 +35,11 @@ print(keeper.errors, keeper.warnings, file=sys.stderr)
 """
 
 
-@pytest.mark.skipif(unsupported() is not None, reason=str(unsupported()))
-@pytest.mark.parametrize("version", [*PACKAGES, *STRONGLY_TYPED])
-def test_the_real_logger_prints_what_is_read_back_and_nothing_that_is_verbose(version: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tested", parameters(lambda tested: not tested.is_rtx))
+def test_the_real_logger_prints_what_is_read_back_and_nothing_that_is_verbose(tested: TensorRT, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(bindings(version)), str(ROOT)])}
+    assert tested.binding is not None
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(bindings(tested.binding)), str(ROOT)])}
     with log.open("wb") as stream:
         done = subprocess.run(
             [sys.executable, "-c", SAYS, str(log)], env=env, stdout=stream, stderr=subprocess.PIPE, text=True,

@@ -174,7 +174,7 @@ def test_a_library_without_plugins_is_told(double: None, tmp_path: Path, library
 @needs_compiler
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(TAKEN, "TensorRT 10.16.1.11 does not take its plugins"), (None, "cannot be loaded (")],
+    [(TAKEN, "TensorRT 10.14.1.48.post1 does not take its plugins"), (None, "cannot be loaded (")],
     ids=["names that are taken", "no library"],
 )
 def test_a_library_that_cannot_be_loaded_is_refused_in_one_sentence(

@@ -28,6 +28,8 @@ class Features:
     `debug_tensors`: tensors can be looked at without becoming outputs. `implicit_batch`: networks must be told that
     their batch is explicit (8.6). `strict_nans`: it can be kept from folding 0·x, x − x and x / x, which would hide a
     NaN (10.6 on). `unfused_tensors`: it can show those that no fusion took, and keeps none from being fused (10.12 on).
+    `editable_timings`: kernels are chosen by what a timing cache has (10.10 on). `compiles_ahead`: for GPUs that are
+    not here; it then times no kernels (RTX).
     """
 
     version: str
@@ -38,6 +40,8 @@ class Features:
     implicit_batch: bool
     strict_nans: bool = False
     unfused_tensors: bool = False
+    editable_timings: bool = False
+    compiles_ahead: bool = False
 
 
 def check_installed(name: str) -> None:
@@ -68,6 +72,8 @@ def features_of(trt: Any) -> Features:
         # In 8.6 a network is of implicit batch unless it is told otherwise; 10.x has kept the flag, and ignores it.
         implicit_batch=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),
         strict_nans=hasattr(flags, "STRICT_NANS"),
+        editable_timings=hasattr(flags, "EDITABLE_TIMING_CACHE"),
+        compiles_ahead=hasattr(trt, "ComputeCapability"),
         unfused_tensors=hasattr(trt.INetworkDefinition, "mark_unfused_tensors_as_debug_tensors"),
     )
 

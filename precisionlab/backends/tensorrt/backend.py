@@ -76,6 +76,8 @@ class Engines(Protocol):
 
 
 _NOTHING = View()
+_TACTICS = {True: "held by an editable timing cache", False: "may be chosen anew"}
+"""How kernels are chosen in one engine after the other."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class TensorRTBackend(EngineBackend):
             "backend": self.name,
             "tensorrt": self._engines.features.version,
             "device": self.device,
+            "tactics": _TACTICS[self._engines.features.editable_timings],
             "nans": "kept" if self._engines.features.strict_nans else "may be folded",
             **self._settings.facts,
         }
@@ -254,10 +257,22 @@ class TensorRTBackend(EngineBackend):
             cache=cache,
             profiles=settings.profiles,
             workspace=settings.workspace,
-            timing_cache=settings.folder / "timing.cache",
+            timing_cache=self._timings,
             strict_nans=self._engines.features.strict_nans,
             plugins=settings.digests,
+            tuning=settings.tuning,
         )
+
+    @property
+    def _timings(self) -> Path | None:
+        """Where the timings of kernels are kept, so that later engines choose as the first one did; None: nowhere.
+
+        By an editable timing cache they do (its own file: its content may be another), by another nearly always.
+        """
+        features = self._engines.features
+        if features.compiles_ahead:
+            return None
+        return self._settings.folder / ("tactics.cache" if features.editable_timings else "timing.cache")
 
     @cached_property
     def _file(self) -> Path:

@@ -17,7 +17,7 @@ from precisionlab.backends.tensorrt.api import Features, features_of
 from precisionlab.backends.tensorrt.buffers import numpy_dtype
 from precisionlab.backends.tensorrt.buildlog import layers_of as layers_in_log
 from precisionlab.backends.tensorrt.calibrator import Feed, make_calibrator
-from precisionlab.backends.tensorrt.configuration import check_job, configure, save_timings
+from precisionlab.backends.tensorrt.configuration import Configuration, check_job, configure
 from precisionlab.backends.tensorrt.explicit import quantization_flags
 from precisionlab.backends.tensorrt.inspector import layers_of as layers_in_engine
 from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, Profile
@@ -29,6 +29,9 @@ from precisionlab.backends.tensorrt.network import NetworkLayer, describe, parse
 from precisionlab.backends.tensorrt.outputlog import logger_for
 from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.refusal import why_refused
+from precisionlab.backends.tensorrt.timings import choices, compared, save_timings
+from precisionlab.backends.tensorrt.tuning import make_runtime
+from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.errors import BuildError, EngineError
 from precisionlab.precision import Precision
 from precisionlab.system.disk import write_whole_bytes
@@ -71,6 +74,7 @@ def build(
         own = quantization_flags(described) if features.pins else ()
         configured = configure(trt, builder, network, job, features, calibrator, own)
         config = configured.config
+        chosen = _chosen(configured, features)
         # After an error in the data the rest of the build is of no use to anybody.
         monitor = make_monitor(trt, progress, lambda: _has_failed(calibrator))
         if monitor is not None:
@@ -84,12 +88,19 @@ def build(
             raise BuildError(f"{job.model}: TensorRT gives no engine: {why}")
         size = write_engine(serialized, job.engine)
         timings: tuple[str, ...] = ()
+        tactics = None if chosen is None else compared(chosen, _chosen(configured, features) or {})
         if job.timing_cache is not None:
             timings = save_timings(config, configured.timing_cache, job.timing_cache)
         seconds = time.perf_counter() - started
         said = (*parsed.warnings, *configured.warnings, *keeper.warnings, *keeper.errors, *timings)
-        layers, unread = read_layers(trt, logger, keeper, serialized, job.profiles, parsed.names)
-    return Built(job.engine, seconds, size, outcomes, layers, (*said, *unread), unmarked)
+        layers, unread = read_layers(trt, logger, keeper, serialized, job.profiles, parsed.names, job.tuning)
+    return Built(job.engine, seconds, size, outcomes, layers, (*said, *unread), unmarked, tactics)
+
+
+def _chosen(configured: Configuration, features: Features) -> dict[str, int] | None:
+    """What the build's timing cache chooses, where it can be asked."""
+    held = configured.timing_cache
+    return None if held is None or not features.editable_timings else choices(held)
 
 
 def network_layers(trt: Any, model: Path, keeper: LogKeeper) -> tuple[NetworkLayer, ...]:
@@ -190,7 +201,13 @@ def write_engine(serialized: Any, path: Path) -> int:
 
 
 def read_layers(
-    trt: Any, logger: Any, keeper: LogKeeper, serialized: Any, profiles: Mapping[str, Profile], names: NodeNames
+    trt: Any,
+    logger: Any,
+    keeper: LogKeeper,
+    serialized: Any,
+    profiles: Mapping[str, Profile],
+    names: NodeNames,
+    tuning: Tuning = UNTUNED,
 ) -> tuple[tuple[EngineLayer, ...], tuple[str, ...]]:
     """The layers of an engine just built, and warnings where they cannot be had.
 
@@ -205,7 +222,7 @@ def read_layers(
         except EngineError as error:
             told = (str(error),)
     try:
-        runtime = trt.Runtime(logger)
+        runtime = make_runtime(trt, logger, tuning)
         engine = runtime.deserialize_cuda_engine(serialized)
     except (TypeError, RuntimeError) as error:
         return (), (*told, f"the engine's layers are not known: it cannot be loaded ({error})")

@@ -14,6 +14,7 @@ from precisionlab.backends.tensorrt.plugins import Plugins
 from precisionlab.backends.tensorrt.process import EngineProcess
 from precisionlab.backends.tensorrt.service import Facts, service
 from precisionlab.backends.tensorrt.store import EngineStore, key_of
+from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.data import Dataset
 from precisionlab.model import Model
 from precisionlab.system.observer import Observer
@@ -34,18 +35,20 @@ class ChildEngines:
         log: Path,
         observer: Observer,
         plugins: tuple[Plugins, ...] = (),
+        tuning: Tuning = UNTUNED,
     ) -> None:
         """`module` is TensorRT's; `samples` are those that it calibrates on, where it does that by itself.
 
-        `plugins` are loaded before anything else. Raises EngineError where TensorRT cannot be used, OptionError where a
-        library of plugins cannot be loaded.
+        `plugins` are loaded before anything else, `tuning` is what the user asks of engines. Raises EngineError where
+        TensorRT cannot be used, OptionError where a library of plugins cannot be loaded, or this TensorRT has not what
+        is asked for.
         """
         self._module = module
         self._model = model
         self._samples = samples
         self._store = store
         self._observer = observer
-        self._process = EngineProcess(service, module, log, plugins, log=log)
+        self._process = EngineProcess(service, module, log, plugins, tuning, log=log)
         self._loaded: tuple[Path, int] | None = None
         facts: Facts = self._process.call("facts", what="looking for the GPU")
         self.features: Features = facts.features

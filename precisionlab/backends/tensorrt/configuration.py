@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.jobs import BuildJob
 from precisionlab.backends.tensorrt.profiles import add_profile
+from precisionlab.backends.tensorrt.timings import load_timings
+from precisionlab.backends.tensorrt.tuning import tune
 from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
-from precisionlab.system.disk import write_whole_bytes
-from precisionlab.system.reading import UnreadableError, read_inside
 
-_LARGEST_TIMINGS = 1 << 30  # bytes
 _STRONGLY_TYPED = (
     "this TensorRT takes the types from the ONNX graph alone (strongly typed); flags and pins are of 8.6 to 10.16"
 )
@@ -75,8 +73,13 @@ def configure(
     if job.compute is not None:
         _compile_for(trt, config, job.compute)
     add_profile(trt, builder, network, config, job.profiles, int8)
-    timing_cache, warnings = (None, ()) if job.timing_cache is None else load_timings(config, job.timing_cache)
-    return Configuration(config, timing_cache, warnings)
+    told = tune(trt, config, job.tuning)
+    if job.timing_cache is None:
+        return Configuration(config, None, told)
+    if features.editable_timings:
+        config.set_flag(trt.BuilderFlag.EDITABLE_TIMING_CACHE)
+    timing_cache, warnings = load_timings(config, job.timing_cache)
+    return Configuration(config, timing_cache, (*told, *warnings))
 
 
 def _compile_for(trt: Any, config: Any, capability: str) -> None:
@@ -116,76 +119,3 @@ def check_explicit(job: BuildJob, own_flags: Collection[str]) -> None:
             f"{job.model}: the network has Q/DQ layers of its own, and TensorRT takes no other int8 ranges beside "
             "them; leave int8 to these, or quantise the whole model by such nodes (export --format typed-onnx)"
         )
-
-
-def load_timings(config: Any, path: Path) -> tuple[Any, tuple[str, ...]]:
-    """Give the build the kernel timings of earlier ones, from this file; an empty timing cache where there is none.
-
-    A file that TensorRT refuses (another version's, another GPU's, a broken one) is set aside under
-    `<name>.refused`: the answer has a warning that says so.
-    """
-    content = _read(path)
-    if content:
-        timing_cache = _accepted(config, content)
-        if timing_cache is not None:
-            return timing_cache, ()
-        aside = path.with_name(f"{path.name}.refused")
-        path.replace(aside)
-        warnings: tuple[str, ...] = (
-            f"{path}: TensorRT does not take these kernel timings (of another version or GPU, or broken); they are "
-            f"now in {aside.name}, and kernels are timed anew",
-        )
-    else:
-        warnings = ()
-    timing_cache = config.create_timing_cache(b"")
-    config.set_timing_cache(timing_cache, False)
-    return timing_cache, warnings
-
-
-def save_timings(config: Any, timing_cache: Any, path: Path) -> tuple[str, ...]:
-    """Write the timings for later builds, with those that another process has written meanwhile.
-
-    A file that cannot be written is a warning in the answer: the engine is there all the same.
-    """
-    content = _read(path)
-    if content:
-        other = _loaded(config, content)
-        if other is not None and hasattr(timing_cache, "combine"):
-            # False where the other is of another GPU: then ours alone is written.
-            timing_cache.combine(other, False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole_bytes(path, bytes(timing_cache.serialize()))
-    except OSError as error:
-        return (f"{path}: the kernel timings cannot be kept: {error.strerror}",)
-    return ()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_inside(path.parent, path.name, _LARGEST_TIMINGS)
-    except UnreadableError:
-        return b""
-
-
-def _accepted(config: Any, content: bytes) -> Any | None:
-    """The timing cache with this content, in use by the build; None where TensorRT refuses it."""
-    timing_cache = _loaded(config, content)
-    if timing_cache is None or not config.set_timing_cache(timing_cache, False):
-        return None
-    return timing_cache
-
-
-def _loaded(config: Any, content: bytes) -> Any | None:
-    """The timing cache with this content; None where TensorRT refuses it.
-
-    Some versions answer a content that they cannot read with an empty cache and a mere warning.
-    """
-    try:
-        timing_cache = config.create_timing_cache(content)
-    except (RuntimeError, TypeError, ValueError):
-        return None
-    if timing_cache is None:
-        return None
-    nothing = bytes(config.create_timing_cache(b"").serialize())
-    return None if bytes(timing_cache.serialize()) == nothing != content else timing_cache

@@ -21,6 +21,8 @@ from precisionlab.backends.tensorrt.cuda import Cuda, Stream
 from precisionlab.backends.tensorrt.jobs import NOTHING, Arrays, Shape, Watch
 from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.backends.tensorrt.ports import Port, _described, _dims, _nbytes, check_inputs, read_ports
+from precisionlab.backends.tensorrt.tuning import make_runtime, stream_weights
+from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.errors import DataError, EngineError
 
 
@@ -34,10 +36,19 @@ class Engine:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
-    def __init__(self, trt: Any, cuda: Cuda, logger: Any, path: Path, keeper: LogKeeper | None = None) -> None:
-        """Load an engine's file. `keeper` is what `logger` writes to: with it, errors say what TensorRT has said.
+    def __init__(
+        self,
+        trt: Any,
+        cuda: Cuda,
+        logger: Any,
+        path: Path,
+        keeper: LogKeeper | None = None,
+        tuning: Tuning = UNTUNED,
+    ) -> None:
+        """Load an engine's file, which was built with `tuning`.
 
-        Raises EngineError where the file cannot be read, TensorRT refuses it, or the GPU has no room.
+        `keeper` is what `logger` writes to: with it, errors say what TensorRT has said. Raises EngineError where the
+        file cannot be read, TensorRT refuses it, or the GPU has no room.
         """
         self.trt = trt
         self.cuda = cuda
@@ -55,12 +66,14 @@ class Engine:
             self._device = stack.enter_context(Buffers(cuda))
             self.stream = stack.enter_context(Stream(cuda))
             self._allocator = make_allocator(trt, self._reserve)
-            self._runtime = trt.Runtime(logger)
+            runtime = make_runtime(trt, logger, tuning)
+            self._runtime = runtime
             stack.callback(self._release)
             self._forget()
             self._engine = self._runtime.deserialize_cuda_engine(serialized)
             if self._engine is None:
                 raise EngineError(self._refusal(path))
+            stream_weights(self._engine, tuning, self.name)
             self.inputs, self.outputs = read_ports(trt, self._engine)
             self._ports = {port.name: port for port in (*self.inputs, *self.outputs)}
             self._new_context()

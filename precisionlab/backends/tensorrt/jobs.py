@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.precision import Precision
 from precisionlab.system.wording import counted
 
@@ -71,6 +72,7 @@ class BuildJob:
     half precisions that marked tensors are to be stored in; others stay as the network has them, float32 by default,
     which would let a kernel write what it has not rounded. `plugins` are the SHA-256 of the libraries of plugins that
     its process has loaded. `unfused` lets the engine show its own tensors that no fusion took (from 10.12 on).
+    `tuning` is what the user asks of the build beside.
     """
 
     model: Path
@@ -91,6 +93,7 @@ class BuildJob:
     marked_as: Mapping[str, Precision] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     unfused: bool = False
+    tuning: Tuning = UNTUNED
 
     @property
     def calibrates(self) -> bool:
@@ -158,12 +161,22 @@ class EngineLayer:
 
 
 @dataclass(frozen=True)
+class Tactics:
+    """How many choices of kernels the editable timing cache held in a build, changed all the same, and got anew."""
+
+    held: int
+    changed: int
+    new: int
+
+
+@dataclass(frozen=True)
 class Built:
     """A built engine: where it lies, and what is known of it.
 
     `layers` is empty where TensorRT does not tell them. `seconds` is the build's wall time, `size` the engine's bytes.
     `outcomes` is what became of each pin in the network. `warnings` are TensorRT's own warnings and errors.
     `unmarked` are the tensors that TensorRT did not mark as debug tensors, though the job asks for them.
+    `tactics` is None without an editable timing cache.
     """
 
     engine: Path
@@ -173,6 +186,7 @@ class Built:
     layers: tuple[EngineLayer, ...]
     warnings: tuple[str, ...]
     unmarked: tuple[str, ...] = ()
+    tactics: Tactics | None = None
 
     @property
     def is_read(self) -> bool:

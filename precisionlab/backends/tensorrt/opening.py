@@ -56,7 +56,8 @@ def open_engines(
     profiles = profiles_for(model, options.shapes, lambda name: every)
     named = None if options.store is None else Path(options.store)
     store = EngineStore(_own_store(folder)) if named is None else EngineStore(named, is_trusted=True)
-    with ChildEngines(module, model, chosen, store, folder / "tensorrt.log", observer, plugins) as engines:
+    log, tuning = folder / "tensorrt.log", options.tuning
+    with ChildEngines(module, model, chosen, store, log, observer, plugins, tuning) as engines:
         if engines.device is None and module != RTX_MODULE:
             raise EngineError(
                 f"TensorRT {engines.features.version} finds no NVIDIA GPU here; use --backend onnxruntime to emulate, "
@@ -72,6 +73,7 @@ def open_engines(
             hold_float=options.hold_float,
             compute=options.compute if engines.device is None else None,
             plugins=plugins,
+            tuning=tuning,
         )
         opened: TensorRTBackend
         if engines.features.pins:

@@ -21,7 +21,9 @@ from precisionlab.backends.tensorrt.listener import make_listener
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.outputlog import keeper_for, logger_for
 from precisionlab.backends.tensorrt.plugins import Plugins, register_plugins
+from precisionlab.backends.tensorrt.tuning import check_tuning
 from precisionlab.backends.tensorrt.worker import Link
+from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.errors import EngineError
 
 
@@ -39,24 +41,29 @@ class Facts:
     notes: tuple[str, ...] = ()
 
 
-def service(link: Link, module: str, log: Path, plugins: tuple[Plugins, ...] = ()) -> Mapping[str, Callable[..., Any]]:
-    """The handlers of one process, in which these libraries of plugins are loaded.
+def service(
+    link: Link, module: str, log: Path, plugins: tuple[Plugins, ...] = (), tuning: Tuning = UNTUNED
+) -> Mapping[str, Callable[..., Any]]:
+    """The handlers of one process, in which these plugins are loaded; its engines are built with `tuning`.
 
-    Raises EngineError where TensorRT cannot be used, OptionError where a library cannot be loaded.
+    Raises EngineError where TensorRT cannot be used, OptionError where a library cannot be loaded, or this TensorRT has
+    not what is asked for.
 
     Without a GPU, all but `load`, `run` and `latency` are there: TensorRT-RTX compiles without one.
     """
-    return _Service(link, module, log, plugins).handlers()
+    return _Service(link, module, log, plugins, tuning).handlers()
 
 
 class _Service:
-    def __init__(self, link: Link, module: str, log: Path, plugins: tuple[Plugins, ...]) -> None:
+    def __init__(self, link: Link, module: str, log: Path, plugins: tuple[Plugins, ...], tuning: Tuning) -> None:
         self._link = link
         self._trt = load_tensorrt(module)
         self._cuda, self._no_gpu = _cuda()
         self._keeper = keeper_for(self._trt, log)
         self._logger = logger_for(self._trt, self._keeper)
         self._notes = register_plugins(self._trt, self._logger, plugins, self._keeper)
+        check_tuning(self._trt, tuning, features_of(self._trt), self._logger)
+        self._tuning = tuning
         self._engine: Engine | None = None
 
     def handlers(self) -> Mapping[str, Callable[..., Any]]:
@@ -85,7 +92,7 @@ class _Service:
 
     def load(self, engine: Path) -> None:
         self._unload()
-        self._engine = Engine(self._trt, self._gpu(), self._logger, engine, self._keeper)
+        self._engine = Engine(self._trt, self._gpu(), self._logger, engine, self._keeper, self._tuning)
 
     def run(self, inputs: Arrays, watch: Watch) -> Arrays:
         """All outputs, and the debug tensors that are watched, which a listener copies as they come."""

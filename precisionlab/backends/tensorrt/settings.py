@@ -8,6 +8,7 @@ from pathlib import Path
 
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.plugins import Plugins
+from precisionlab.backends.tuning import UNTUNED, Tuning
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class EngineSettings:
 
     `obey` is false where pins are only preferred. `calibrate` lets TensorRT calibrate INT8 by itself. `compute`
     is the compute capability to compile for, where the GPU is not here. `hold_float` holds what the plan has in float
-    beside int8, whatever has scales. `plugins` are the libraries that were loaded for them.
+    beside int8, whatever has scales. `plugins` are the libraries that were loaded for them, `tuning`
+    what is asked beside.
     """
 
     folder: Path
@@ -28,6 +30,7 @@ class EngineSettings:
     compute: str | None = None
     hold_float: bool = False
     plugins: tuple[Plugins, ...] = ()
+    tuning: Tuning = UNTUNED
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -45,5 +48,6 @@ class EngineSettings:
             "workspace": "TensorRT's own limit" if self.workspace is None else f"{self.workspace} bytes",
             "observed_in_one_engine": f"{self.observe} bytes",
             **({"plugins": ", ".join(map(str, self.plugins))} if self.plugins else {}),
+            **self.tuning.facts,
             **{f"shapes of {name}": text for name, text in profiles.items()},
         }

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, EngineTensor, PinOutcome
+from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, EngineTensor, PinOutcome, Tactics
 from precisionlab.errors import EngineError
 from precisionlab.system.disk import write_whole_bytes
 from precisionlab.system.plainfiles import is_there, open_to_read
@@ -43,7 +43,7 @@ class EngineKey:
     INT8. `module` and `version` are TensorRT's, `device` is the GPU: its name, compute capability and driver.
     `profiles` are (input, min, opt, max), `marked_as` (tensor, precision),
     `plugins` the SHA-256 of each library of plugins. `unfused` engines show their own unfused
-    tensors.
+    tensors. `tuning` has the options that are not TensorRT's own (see `Tuning`).
     """
 
     model: str
@@ -60,6 +60,7 @@ class EngineKey:
     compute: str | None
     strict_nans: bool
     plugins: tuple[str, ...]
+    tuning: tuple[tuple[str, int | bool], ...]
     module: str
     version: str
     device: str
@@ -91,6 +92,7 @@ def key_of(
         compute=job.compute,
         strict_nans=job.strict_nans,
         plugins=tuple(sorted(job.plugins)),
+        tuning=tuple(sorted(job.tuning.key.items())),
         module=module,
         version=version,
         device=device,
@@ -236,6 +238,7 @@ def _built(data: Mapping[str, Any], engine: Path) -> Built:
         layers=tuple(_layer(found) for found in data["layers"]),
         warnings=tuple(data["warnings"]),
         unmarked=tuple(data["unmarked"]),
+        tactics=None if data["tactics"] is None else Tactics(**data["tactics"]),
     )
 
 

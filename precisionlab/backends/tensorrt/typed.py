@@ -71,7 +71,9 @@ class TypedBackend(TensorRTBackend):
             workspace=settings.workspace,
             compute=settings.compute,
             strict_nans=self._engines.features.strict_nans,
+            timing_cache=self._timings,
             plugins=settings.digests,
+            tuning=settings.tuning,
             label=f"{self.model.name} ({plan.default}, {counted(len(plan.pins), 'pin')})",
         )
 

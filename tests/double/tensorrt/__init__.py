@@ -15,6 +15,7 @@ from ._engine import EngineInspector, ICudaEngine, IExecutionContext, Runtime
 from ._interfaces import (
     BuilderFlag,
     DataType,
+    DeviceType,
     IDebugListener,
     IInt8EntropyCalibrator2,
     ILogger,
@@ -41,6 +42,7 @@ __all__ = [
     "Builder",
     "BuilderFlag",
     "DataType",
+    "DeviceType",
     "EngineInspector",
     "IBuilderConfig",
     "ICudaEngine",

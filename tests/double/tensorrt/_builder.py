@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ._choice import RefusedError, check_explicit, choose, float_precision
 from ._interfaces import (
     BuilderFlag,
+    DeviceType,
     IInt8EntropyCalibrator2,
     ILogger,
     NetworkDefinitionCreationFlag,
@@ -45,10 +46,24 @@ class IHostMemory(bytes):
 class IBuilderConfig(Config):
     """TF32 is on, as in TensorRT."""
 
+    avg_timing_iterations = 1
+
     def __init__(self) -> None:
         super().__init__(flags=[BuilderFlag.TF32])
         self.progress_monitor: Any = None
+        self.default_device_type = DeviceType.GPU
+        self.DLA_core = -1
+        self._level = 3
         self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
+
+    @property
+    def builder_optimization_level(self) -> int:
+        return self._level
+
+    @builder_optimization_level.setter
+    def builder_optimization_level(self, level: int) -> None:
+        """More than the most is the most."""
+        self._level = min(level, 5)
 
     def get_flag(self, flag: BuilderFlag) -> bool:
         return flag in self.flags
@@ -85,7 +100,8 @@ class Builder:
             implicit = config.get_flag(BuilderFlag.INT8) and not explicit
             scales = self._ranges(network, config, profile) if implicit else {}
             self._step(monitor, 1)
-            kernels = choose(network, config.flags, scales, self._log)
+            held = _held(config)
+            kernels = choose(network, config.flags, scales, self._log, held)
             self._step(monitor, 2)
             if monitor is not None:
                 monitor.phase_finish("Building Engine")
@@ -96,7 +112,7 @@ class Builder:
             return None
         maybe_fill_the_disk(flags)
         if config.timing_cache is not None:
-            config.timing_cache.timings |= {f"{kernel.name} {kernel.precision}" for kernel in kernels}
+            config.timing_cache.timings |= {f"{kernel.layer}" for kernel in kernels}
         return serialized(
             {
                 "model": b64encode(network._parts.content).decode(),
@@ -105,6 +121,7 @@ class Builder:
                 "around": float_precision(config.flags).value,
                 "scales": scales,
                 "flags": flags,
+                "tuning": [config.builder_optimization_level, config.avg_timing_iterations, config.DLA_core],
                 "profile": profile,
                 "debug": network._parts.debug,
                 "unfused": network._parts.unfused,
@@ -140,6 +157,12 @@ class Builder:
         calibrator.write_calibration_cache(memoryview(content))
         content[:] = bytes(len(content))  # the memory is gone after the call
         return found
+
+
+def _held(config: IBuilderConfig) -> frozenset[str]:
+    """The layers whose kernels an editable timing cache holds to what they were."""
+    is_editable = config.get_flag(BuilderFlag.EDITABLE_TIMING_CACHE) and config.timing_cache is not None
+    return frozenset(config.timing_cache.timings) if is_editable else frozenset()
 
 
 class _Calibration:

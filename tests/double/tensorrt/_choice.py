@@ -62,9 +62,16 @@ def float_precision(flags: Collection[BuilderFlag]) -> Precision:
 
 
 def choose(
-    network: INetworkDefinition, flags: Collection[BuilderFlag], scales: Mapping[str, float], log: _Log
+    network: INetworkDefinition,
+    flags: Collection[BuilderFlag],
+    scales: Mapping[str, float],
+    log: _Log | None,
+    held: Collection[str] = (),
 ) -> tuple[Kernel, ...]:
-    """The engine's layers, in order. Raises RefusedError where the constraints cannot be kept."""
+    """The engine's layers, in order; those `held` keep the kernels that they had.
+
+    Raises RefusedError where the constraints cannot be kept.
+    """
     model = model_of(network._parts.content)
     borders = {info.name for info in model.outputs} | {name for layer in model.layers for name in layer.outputs}
     marked = [t.name for t in network._parts.outputs if t.name not in {info.name for info in model.outputs}]
@@ -72,7 +79,8 @@ def choose(
     if inner := [name for name in marked if name not in borders]:
         raise NotImplementedError(f"the double cannot break a fusion to show {inner[0]}")
     _check_pins(network._parts.layers)
-    kernels = tuple(_kernel(network, model, layer, flags, scales, bool(marked), wide, log) for layer in model.layers)
+    about = (flags, scales, bool(marked), wide, log, held)
+    kernels = tuple(_kernel(network, model, layer, *about) for layer in model.layers)
     return _taken_back(model, kernels) if settings().get("takes_back") else kernels
 
 
@@ -125,6 +133,7 @@ def _kernel(
     marked: bool,
     wide: Collection[str],
     log: _Log,
+    held: Collection[str],
 ) -> Kernel:
     manners = settings()
     parts = [part for part in network._parts.layers if part._node in layer.nodes]
@@ -141,7 +150,8 @@ def _kernel(
         elif not set(layer.nodes) & set(manners.get("swallow", ())):
             precision = pin if _is_kept(parts[-1], pin) else free
     widens = manners.get("widens", False) and not wide.isdisjoint(layer.outputs)
-    if widens or (marked and set(layer.nodes) & set(manners.get("marking_changes", ()))):
+    drifts = layer.name not in held and set(layer.nodes) & set(manners.get("drifts", ()))
+    if widens or (marked and (drifts or set(layer.nodes) & set(manners.get("marking_changes", ())))):
         precision = Precision.FP32
     told = [part.metadata for part in parts if part.metadata] or [f"[ONNX Layer: {node}]" for node in layer.nodes]
     return Kernel(name, layer.name, layer.nodes, precision, "\x1e".join(dict.fromkeys(told)))

@@ -54,6 +54,7 @@ class _Plan:
         self.flags: list[str] = self._told["flags"]
         self.kernels = [(name, layer, nodes, Precision(p)) for name, layer, nodes, p in self._told["kernels"]]
         self.profile: dict[str, Any] = self._told["profile"]
+        self.dla: int = self._told["tuning"][2]
         self.detailed: bool = self._told["detailed"]
 
     @property
@@ -178,12 +179,24 @@ _MODULE = StubTensorRT(cuda_runtime._gpu, _Engines())
 class Runtime(stub.Runtime):
     def __init__(self, logger: ILogger) -> None:
         super().__init__(_MODULE, _Log(logger))
+        self.engine_host_code_allowed = False
+        self.DLA_core = -1
+
+    @property
+    def num_DLA_cores(self) -> int:  # noqa: N802
+        return int(settings().get("dla_cores", 0))
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
         content = bytes(serialized_engine)
         if super().deserialize_cuda_engine(content) is None:
             return None
         plan = _Plan(content)
+        if "VERSION_COMPATIBLE" in plan.flags and not self.engine_host_code_allowed:
+            self.logger.log("ERROR", "Error Code 3: API Usage Error (the engine has host code, which is not allowed)")
+            return None
+        if plan.dla >= 0 and self.DLA_core != plan.dla:
+            self.logger.log("ERROR", f"Error Code 3: API Usage Error (the engine is for DLA core {plan.dla})")
+            return None
         if missing := [name for name in sorted(plan.plugins) if not REGISTRY._has(name)]:
             self.logger.log(
                 "ERROR",
@@ -194,6 +207,8 @@ class Runtime(stub.Runtime):
 
 
 class ICudaEngine(stub.ICudaEngine):
+    weight_streaming_budget_v2 = 0
+
     def __init__(self, logger: _Log, plan: _Plan) -> None:
         super().__init__(_MODULE, logger, plan.spec())
         self._plan = plan

@@ -20,8 +20,18 @@ class BuilderFlag(enum.Enum):
     BF16 = enum.auto()
     TF32 = enum.auto()
     STRICT_NANS = enum.auto()
+    EDITABLE_TIMING_CACHE = enum.auto()
+    GPU_FALLBACK = enum.auto()
+    VERSION_COMPATIBLE = enum.auto()
+    WEIGHT_STREAMING = enum.auto()
+    REFIT = enum.auto()
     OBEY_PRECISION_CONSTRAINTS = enum.auto()
     PREFER_PRECISION_CONSTRAINTS = enum.auto()
+
+
+class DeviceType(enum.Enum):
+    GPU = enum.auto()
+    DLA = enum.auto()
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
