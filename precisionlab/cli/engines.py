@@ -26,6 +26,13 @@ _TUNING = (
     ),
     click.option("--version-compatible", is_flag=True, help="Engines: load with later versions of TensorRT too."),
     click.option("--refit", is_flag=True, help="Engines: can be given other weights later."),
+    click.option(
+        "--plugins",
+        multiple=True,
+        type=click.Path(),
+        metavar="LIBRARY",
+        help="Engines: load this library of TensorRT plugins first; may be given again.",
+    ),
 )
 """What is left to TensorRT where it is not asked for."""
 _BUILDING = (
@@ -43,13 +50,6 @@ _BUILDING = (
         show_default=True,
         metavar="SIZE",
         help="Engines: bytes of layer outputs to look at in one engine; 0 looks at none.",
-    ),
-    click.option(
-        "--plugins",
-        multiple=True,
-        type=click.Path(),
-        metavar="LIBRARY",
-        help="Engines: load this library of TensorRT plugins first; may be given again.",
     ),
     *_TUNING,
 )
@@ -82,7 +82,7 @@ def engine_options(command: Command) -> Command:
     return build_options(command)
 
 
-def tuning_options(command: Command) -> Command:
+def build_tuning_options(command: Command) -> Command:
     """Give a command the options that are left to TensorRT otherwise."""
     for option in reversed(_TUNING):
         command = option(command)

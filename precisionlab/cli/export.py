@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+
+from precisionlab.cli.engines import build_tuning_options, tuning_of
 
 FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-onnx")
 
@@ -29,6 +33,7 @@ FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-on
     is_flag=True,
     help="Hold what the plan has in float beside int8; else TensorRT may run any layer in int8.",
 )
+@build_tuning_options
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 def export_command(
     plan: str,
@@ -40,6 +45,7 @@ def export_command(
     tensorrt: str | None,
     hold_float: bool,
     threads: int | None,
+    **build: Any,
 ) -> None:
     """Write PLAN (a plan.json) as another tool wants it.
 
@@ -59,7 +65,7 @@ def export_command(
     with progress() as observer:
         found = export_plan(
             plan, target, out=out, model=model, data=data, shapes=shapes, tensorrt=tensorrt, hold_float=hold_float,
-            threads=threads, observer=observer,
+            tuning=tuning_of(build), plugins=build["plugins"], threads=threads, observer=observer,
         )  # fmt: skip
     if found.text is not None:
         click.echo(found.text, nl=False)

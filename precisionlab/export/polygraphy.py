@@ -15,6 +15,7 @@ from precisionlab.backends.tensorrt.jobs import LayerPin, Profile
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.export import network_script
 from precisionlab.export.subject import Export, Subject, command_line, int8_note, own_notes
+from precisionlab.export.tuned import polygraphy_tuning
 from precisionlab.precision import Precision, any_quantized
 
 CACHE = "calibration.cache"
@@ -77,7 +78,7 @@ def polygraphy_words(subject: Subject, file: str) -> list[str]:
     for option, which in (("--trt-min-shapes", "min"), ("--trt-opt-shapes", "opt"), ("--trt-max-shapes", "max")):
         if subject.profiles:
             words += [option, *(_shape(name, profile, which) for name, profile in subject.profiles.items())]
-    return words
+    return [*words, *polygraphy_tuning(subject.tuning, subject.plugins)]
 
 
 def _shape(name: str, profile: Profile, which: str) -> str:

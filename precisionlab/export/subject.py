@@ -9,6 +9,7 @@ from pathlib import Path
 
 from precisionlab.backends.tensorrt.jobs import LayerPin, Profile
 from precisionlab.backends.tensorrt.pins import enabled_in, pins_of
+from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.calibration.cache import write_cache
 from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.errors import PlanError
@@ -26,7 +27,8 @@ class Subject:
     `table` is None where the plan has no int8 layer, `profiles` has each dynamic input. `names` counts how often the
     file to be handed on gives a name to a node, in bodies too: the loaded model has a name for every node, and each
     name once in a graph. `tensorrt` is the version that calibration caches are written for. `file` is what is handed on
-    in place of the model's own file, None for that one. `hold_float`: see `pins_of`.
+    in place of the model's own file, None for that one. `hold_float`: see `pins_of`. `tuning` is what is asked of
+    the build beside, `plugins` are libraries of plugins, absolute.
     """
 
     model: Model
@@ -37,6 +39,8 @@ class Subject:
     tensorrt: str
     file: Path | None = None
     hold_float: bool = False
+    tuning: Tuning = UNTUNED
+    plugins: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path:

@@ -23,6 +23,7 @@ from precisionlab.calibration.cache import ALGORITHM
 from precisionlab.errors import PlanError
 from precisionlab.export.constraints import NodeConstraint, constraints_of
 from precisionlab.export.subject import Export, Subject, command_line, int8_note, own_notes, quoted
+from precisionlab.export.tuned import trtexec_tuning
 from precisionlab.model import Model
 from precisionlab.precision import Precision, any_quantized
 from precisionlab.system.wording import counted
@@ -93,6 +94,7 @@ def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
         if storing := [constraint for constraint in held.nodes if constraint.stores]:
             words.append(f"--layerOutputTypes={_listed(subject.model, storing)}")
     words += _shapes(subject.profiles)
+    words += trtexec_tuning(subject.tuning, subject.plugins)
     for word in words:
         if len(word.encode("utf-8", "surrogateescape")) > _LONGEST_WORD:
             raise PlanError(

@@ -13,7 +13,9 @@ import onnx_ir as ir
 
 from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.tensorrt.jobs import Profile
+from precisionlab.backends.tensorrt.plugins import libraries_of
 from precisionlab.backends.tensorrt.profiles import profiles_for
+from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.release_here import default_release
 from precisionlab.calibration.table import CalibrationTable
@@ -65,6 +67,8 @@ def export_plan(
     shapes: Sequence[str] = (),
     tensorrt: str | None = None,
     hold_float: bool = False,
+    tuning: Tuning = UNTUNED,
+    plugins: Sequence[str] = (),
     threads: int | None = None,
     observer: Observer | None = None,
 ) -> Exported:
@@ -74,9 +78,9 @@ def export_plan(
     of the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where int8 ranges
     are needed, or the shapes of dynamic inputs that `shapes` (NAME:MIN,OPT,MAX) does not give. `tensorrt` is the
     version that a calibration cache is written for, by default the installed one. `hold_float` holds what the plan has
-    in float beside int8, where TensorRT may else run any layer in it that has scales on both sides. Raises a
-    PrecisionLabError where the plan cannot be read or is another model's, the target cannot be told it, or a file
-    cannot be written.
+    in float beside int8, where TensorRT may else run any layer in it that has scales on both sides. `tuning` and
+    `plugins` (libraries) are for builds by trtexec and Polygraphy. Raises a PrecisionLabError where the plan cannot be
+    read or is another model's, the target cannot be told it, or a file cannot be written.
     """
     if target not in (*TARGETS, TYPED):
         raise OptionError(f"unknown format {target!r}; use one of {', '.join((*TARGETS, TYPED))}")
@@ -84,6 +88,9 @@ def export_plan(
         raise OptionError(
             f"--hold-float is for {either(sorted(_HOLDING))}: in {target} the model itself says its types"
         )
+    if (tuning != UNTUNED or plugins) and target not in _SHAPED:
+        raise OptionError(f"plugins and options of builds are for {either(sorted(_SHAPED))}: {target} builds no engine")
+    libraries = tuple(library.path for library in libraries_of(plugins))
     check_workers(threads)
     if tensorrt is not None:
         _check_release(target, tensorrt)
@@ -106,8 +113,9 @@ def export_plan(
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles = found.profiles(shapes) if target in _SHAPED else {}
         subject = Subject(
-            loaded, asked, table, profiles, _names(loaded), tensorrt or default_release(), prepared, hold_float
-        )
+            loaded, asked, table, profiles, _names(loaded), tensorrt or default_release(), prepared, hold_float,
+            tuning, libraries,
+        )  # fmt: skip
         if target == TYPED:
             return _typed(subject, found, _required(file, "the model is a file"))
         return _written(TARGETS[target](subject, file), file, observer, subject)

@@ -1,0 +1,75 @@
+"""What a user asks of a build beside precisions, in the words of trtexec and Polygraphy.
+
+trtexec (`samples/common/sampleOptions.cpp`, `samples/trtexec/trtexec.cpp`): `--staticPlugins` opens a library, which
+then registers its plugins; `--dynamicPlugins` has TensorRT's registry ask it for them, and only such a one can be
+carried in an engine (`--setPluginsToSerialize`). Polygraphy's `--plugins` opens libraries, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from precisionlab.backends.tuning import Tuning
+from precisionlab.errors import OptionError
+
+_REGISTERS = b"getPluginRegistry"
+"""What a library calls that registers its plugins by itself; so its name stands in the file."""
+
+
+def trtexec_tuning(tuning: Tuning, plugins: Sequence[Path]) -> list[str]:
+    """The words for trtexec. Raises OptionError for what a weakly typed build cannot be asked."""
+    _check_weakly(tuning)
+    words = []
+    if tuning.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={tuning.optimization_level}")
+    if tuning.avg_timing is not None:
+        words.append(f"--avgTiming={tuning.avg_timing}")
+    if tuning.dla is not None:
+        words += [f"--useDLACore={tuning.dla}", "--allowGPUFallback"]
+    words += ["--versionCompatible"] * tuning.version_compatible + ["--refit"] * tuning.refit
+    for library in plugins:
+        if registers_itself(library):
+            words.append(f"--staticPlugins={library}")
+        else:
+            words.append(f"--dynamicPlugins={library}")
+            words += [f"--setPluginsToSerialize={library}"] * tuning.version_compatible
+    return words
+
+
+def polygraphy_tuning(tuning: Tuning, plugins: Sequence[Path]) -> list[str]:
+    """The words for Polygraphy. Raises OptionError for what it cannot be asked."""
+    _check_weakly(tuning)
+    if tuning.avg_timing is not None:
+        raise OptionError("--avg-timing: Polygraphy has no such option; leave it out, or use --format trtexec")
+    if tuning.dla:
+        raise OptionError(f"--dla {tuning.dla}: Polygraphy takes core 0 alone; use --format trtexec")
+    if waiting := [library for library in plugins if not registers_itself(library)]:
+        raise OptionError(
+            f"--plugins {waiting[0]}: waits to be asked for its plugins, and Polygraphy asks nobody; "
+            "use --format trtexec"
+        )
+    words = []
+    if tuning.optimization_level is not None:
+        words += ["--builder-optimization-level", str(tuning.optimization_level)]
+    words += ["--use-dla", "--allow-gpu-fallback"] if tuning.dla is not None else []
+    words += ["--version-compatible"] * tuning.version_compatible + ["--refittable"] * tuning.refit
+    return [*words, "--plugins", *map(str, plugins)] if plugins else words
+
+
+def registers_itself(library: Path) -> bool:
+    """Whether a library registers its plugins when it is opened; else TensorRT's registry has to ask it."""
+    try:
+        return _REGISTERS in library.read_bytes()
+    except OSError as error:
+        raise OptionError(
+            f"--plugins {library}: cannot be read ({error.strerror}); name a library of plugins"
+        ) from None
+
+
+def _check_weakly(tuning: Tuning) -> None:
+    if tuning.weight_streaming is not None:
+        raise OptionError(
+            "--weight-streaming: weakly typed builds stream no weights; leave it out, or use --format typed-onnx and "
+            "build that"
+        )
