@@ -4,15 +4,15 @@
 nodes that run in float32 in an engine in which tensors are marked. `drifts`: the same, but for those that an editable
 timing cache holds to their kernels. `dla_cores`: how many there are. `widens`: what gives a marked tensor that was
 left FLOAT runs in float32. `spreads`: with INT8, a layer that has scales on both sides is told to take and give it,
-though it is computed as a float. `takes_back`: a float32 product that stands alone between
-layers in half runs in half, pinned or not, as TensorRT-RTX compiles it. `tactics`: node → the name of the kernel that runs it. `metadata`: how layers tell
-their node, as the parser of "8.6", "10.1" or (by default) 10.16 does. `header`: the first line of the calibration
-caches that are taken. `crash`: {"at": "build" | "run", "signal": "SIGSEGV" | "SIGKILL" | …} ends the process.
-`full_disk`: from a build on, nothing can be written any more. `no_debug`: tensors that are marked as no debug
-tensors. `unfused`: an engine's own tensors are shown by the names of the network, but for those that it "renames";
-those that it has "channel_major" are stored so. Without it none is shown; "refused": they cannot be marked.
-`gives_nothing`: a build fails without a word. The last three may have `flags`: the builder's flags with which they
-happen.
+though it is computed as a float. `takes_back`: a float32 product that stands alone between layers in half runs in
+half, pinned or not, as TensorRT-RTX compiles it. `tactics`: node → the name of the kernel that runs it. `metadata`:
+how layers tell their node, as the parser of "8.6", "10.1" or (by default) 10.16 does. `header`: the first line of the
+calibration caches that are taken. `crash`: {"at": "build" | "run", "signal": "SIGSEGV" | "SIGKILL" | …} ends the
+process. `full_disk`: from a build on, nothing can be written any more. `no_debug`: tensors that are marked as no
+debug tensors. `unfused`: an engine's own tensors are shown by the names of the network, but for those that it
+"renames"; those that it has "channel_major" are stored so. Without it none is shown; "refused": they cannot be
+marked. `gives_nothing`: a build fails without a word. The last three may have `flags`: the builder's flags with which
+they happen.
 """
 
 from __future__ import annotations
