@@ -148,8 +148,15 @@ def test_a_typed_model_of_an_int8_plan_needs_ranges(tmp_path: Path) -> None:
 # The tool
 
 
+@pytest.fixture(scope="module")
+def raises() -> list[Raise]:
+    return every_raise()
+
+
 @pytest.mark.slow
-def test_the_tool_finds_the_raises_of_our_errors_and_which_were_executed_or_are_read(tmp_path: Path) -> None:
+def test_the_tool_finds_the_raises_of_our_errors_and_which_were_executed_or_are_read(
+    tmp_path: Path, raises: list[Raise]
+) -> None:
     names = error_names()
     assert {"PrecisionLabError", "DataError", "CacheError", "BuildError"} <= names
     source = tmp_path / "some.py"
@@ -161,15 +168,14 @@ def test_the_tool_finds_the_raises_of_our_errors_and_which_were_executed_or_are_
     first, second = raises_of(source, names)
     assert (first.first, first.last, second.first) == (3, 5, 14)
     assert not_read([first, second]) == [second]
-    assert len(every_raise()) > 300
+    assert len(raises) > 300
 
 
 @pytest.mark.slow
-def test_the_tool_reads_the_data_of_coverage(tmp_path: Path) -> None:
+def test_the_tool_reads_the_data_of_coverage(tmp_path: Path, raises: list[Raise]) -> None:
     import coverage
 
-    every = every_raise()
-    lock = next(one for one in every if one.file.name == "lock.py")
+    lock = next(one for one in raises if one.file.name == "lock.py")
     other = Raise(lock.file, 1, 1, ())
     measured = coverage.CoverageData(str(tmp_path / "data"))
     measured.add_lines({"/elsewhere/precisionlab/system/lock.py": [lock.last]})

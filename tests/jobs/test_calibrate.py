@@ -405,6 +405,7 @@ print("done", flush=True)
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     data = tmp_path / "many"

@@ -15,6 +15,7 @@ from test_diff import files
 from test_report import HOSTILE, Report, errors, report
 from test_report_graph import page_of, scattered, status, title, transformer
 
+from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Precision
@@ -60,11 +61,10 @@ def browser() -> Iterator[Any]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "digits"
-    sweep(DIGITS / "digits.onnx", DIGITS, out=out)
-    return out / "report.html"
+@pytest.fixture
+def digits(swept_digits: SweepResult) -> Path:
+    assert swept_digits.folder is not None
+    return swept_digits.folder / "report.html"
 
 
 @pytest.fixture(scope="module", params=REAL)

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from models import DIGITS
 from test_report import HOSTILE, INF, NAN, NOT_MET, Page, report, variant
 
 from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.histogram import histogram_of
 from precisionlab.calibration.table import Range
-from precisionlab.jobs.sweep import sweep
+from precisionlab.jobs.result import SweepResult
 from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
 from precisionlab.report.commands import commands_of, run_commands
@@ -224,17 +223,17 @@ def test_details_tell_what_was_measured_from_what_was_not() -> None:
 # Samples
 
 
-@pytest.mark.slow
-def test_samples_add_up_to_the_runs(tmp_path: Any) -> None:
-    result = sweep(DIGITS / "digits.onnx", DIGITS, precisions="fp16", samples=40, out=tmp_path)
-    table = samples_table(result)
-    assert list(table.groupby(["variant", "held_out"]).size()) == [30, 10, 30, 10]
-    assert (tmp_path / "samples.csv").exists()
+def test_samples_add_up_to_the_runs(swept_digits: SweepResult) -> None:
+    table = samples_table(swept_digits)
+    assert list(table.groupby(["variant", "held_out"]).size()) == [48, 16] * 3
+    assert swept_digits.folder is not None
+    assert (swept_digits.folder / "samples.csv").exists()
     spreads = spreads_of(records_of(table))
     assert spreads is not None
     assert [(row.variant, row.output, row.samples) for row in spreads.rows] == [
-        ("fp16", "logits", 40),
-        ("fp16 mixed", "logits", 40),
+        ("fp16", "logits", 64),
+        ("fp16 mixed", "logits", 64),
+        ("int8", "logits", 64),
     ]
 
 

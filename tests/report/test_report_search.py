@@ -27,10 +27,9 @@ from precisionlab.search.pareto import front
 from precisionlab.search.rank import relative_gain
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    out = tmp_path_factory.mktemp("runs") / "digits"
-    return sweep(DIGITS / "digits.onnx", DIGITS, samples=40, out=out)
+@pytest.fixture(name="digits")
+def _digits(swept_digits: SweepResult) -> SweepResult:
+    return swept_digits
 
 
 def rows_of(table: pd.DataFrame, **wanted: Any) -> list[dict[str, Any]]:
@@ -46,7 +45,7 @@ def test_variants_say_what_chose_and_what_was_held_out(digits: SweepResult) -> N
     found = digits.precisions[0].mixed
     (row,) = rows_of(digits.variants, variant="fp16 mixed")
     assert found.held_out is not None
-    assert (row["samples"], row["held_out_samples"]) == (30, 10)
+    assert (row["samples"], row["held_out_samples"]) == (48, 16)
     assert (row["samples"], row["held_out_samples"]) == (digits.run["data"]["choosing"], digits.run["data"]["held_out"])
     held = found.held_out.outputs["logits"]
     assert held.errors is not None
