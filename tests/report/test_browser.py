@@ -435,6 +435,19 @@ def test_layers_compared_are_sorted_and_filtered(browser: Any, compared: Path) -
         opened.check_quiet()
 
 
+@pytest.mark.parametrize("letters", [100, 220, 450, 800])
+def test_a_command_that_scrolls_can_be_scrolled_by_keyboard(browser: Any, tmp_path: Path, letters: int) -> None:
+    """How many lines it takes on a narrow screen hangs on the paths in it."""
+    found = report()
+    found[0]["model"]["path"] = "m" * letters + ".onnx"
+    with Opened(browser, written(tmp_path / "report.html", found), 320) as opened:
+        opened.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        scrolls = "[...document.querySelectorAll('.command pre')].filter(p => p.scrollHeight > p.clientHeight)"
+        assert opened.page.evaluate("document.querySelectorAll('.command pre').length") > 3
+        assert opened.page.evaluate(f"{scrolls}.length") or letters < 400
+        assert opened.page.evaluate(f"{scrolls}.filter(p => p.tabIndex < 0).map(p => p.innerText.length)") == []
+
+
 def test_commands_are_copied_without_a_network(browser: Any, digits: Path) -> None:
     with Opened(browser, digits) as opened:
         page = opened.page
