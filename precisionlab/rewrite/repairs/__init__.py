@@ -1,0 +1,47 @@
+"""Equivalent graphs in which a layer does not break: one file a kind of repair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from precisionlab.errors import PlanError
+from precisionlab.plan.repair import Repair
+from precisionlab.rewrite.repairs.base import RepairPass, Sight
+from precisionlab.rewrite.repairs.clamp_constant import ClampConstant
+from precisionlab.rewrite.repairs.log_hypot import LogHypot
+from precisionlab.rewrite.repairs.reduce_mean import ReduceMean
+from precisionlab.rewrite.repairs.scale_pair import ScalePair
+from precisionlab.rewrite.repairs.sum_of_squares import SumOfSquares
+
+__all__ = ["PASSES", "RepairPass", "Sight", "found_repairs", "repaired_graph"]
+
+PASSES: Mapping[str, RepairPass] = {
+    one.name: one for one in (ClampConstant(), LogHypot(), SumOfSquares(), ReduceMean(), ScalePair())
+}
+"""The kinds, in the order in which they are tried: those that change least come first."""
+
+
+def found_repairs(sight: Sight) -> tuple[Repair, ...]:
+    """All that could help; of one place the first kind alone."""
+    found: list[Repair] = []
+    seen: set[str] = set()
+    for one in PASSES.values():
+        for repair in one.find(sight):
+            if seen.isdisjoint(repair.nodes):
+                seen.update(repair.nodes)
+                found.append(repair)
+    return tuple(found)
+
+
+def repaired_graph(model: ir.Model, repairs: Iterable[Repair]) -> ir.Model:
+    """A copy of the model with these repairs. Raises PlanError where one cannot be carried out."""
+    copy = model.clone()
+    for repair in repairs:
+        if repair.kind not in PASSES:
+            raise PlanError(f"repair {repair}: of no kind that this version knows")
+        PASSES[repair.kind].apply(copy.graph, repair)
+    passes.RemoveUnusedNodesPass()(copy)  # what nothing takes any more
+    return copy
