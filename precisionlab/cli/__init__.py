@@ -18,6 +18,7 @@ from precisionlab.cli.doctor import doctor_command
 from precisionlab.cli.export import export_command
 from precisionlab.cli.fidelity import fidelity_command
 from precisionlab.cli.interrupts import Interrupts
+from precisionlab.cli.repair import repair_command
 from precisionlab.cli.report import report_command
 from precisionlab.cli.selftest import selftest_command
 from precisionlab.cli.streams import OutputError, prepare_streams
@@ -110,6 +111,7 @@ def cli() -> None:
 
 
 cli.add_command(sweep_command)
+cli.add_command(repair_command)
 cli.add_command(verify_command)
 cli.add_command(export_command)
 cli.add_command(report_command)

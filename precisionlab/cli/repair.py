@@ -1,0 +1,110 @@
+"""`precisionlab repair`: a model rewritten so that it does not break in half precision."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from precisionlab.jobs.repair import RepairResult
+
+
+@click.command("repair")
+@click.argument("model", type=click.Path())
+@click.option("--data", required=True, type=click.Path(), help="The samples: a folder, or a Python function.")
+@click.option("--out", type=click.Path(), help="The repaired model.  [default: MODEL.repaired.onnx in this folder]")
+@click.option("--precision", help="What it is to be right in: a half precision.  [default: fp16]")
+@click.option("--tolerance", multiple=True, help="What right is, such as sqnr>=30; may be given again.")
+@click.option("--samples", type=int, help="Use so many of the samples.")
+@click.option("--seed", default=0, show_default=True, help="Which samples are taken.")
+@click.option("--holdout", default="25%", show_default=True, help="The share of samples that choose nothing.")
+@click.option("--metric", metavar="SPEC", help="A task metric of your own, package.module:name.")
+@click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used.")
+@click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+@click.option(
+    "--memory", metavar="SIZE", help="Memory that may be taken, such as 4G.  [default: half of the machine's]"
+)
+@click.pass_context
+def repair_command(
+    ctx: click.Context,
+    /,
+    model: str,
+    data: str,
+    out: str | None,
+    precision: str | None,
+    tolerance: tuple[str, ...],
+    samples: int | None,
+    seed: int,
+    holdout: str,
+    metric: str | None,
+    skip_bad: bool,
+    threads: int | None,
+    memory: str | None,
+) -> None:
+    """Rewrite what breaks in MODEL in half precision into an equivalent that does not, in place of pinning it to FP32.
+
+    Exits with 0 where the model is right then (or was), with 1 where it is not, with 2 for input that cannot be used.
+    """
+    from precisionlab.cli.progress import progress
+    from precisionlab.jobs.repair import repair
+
+    with progress() as observer:
+        found = repair(
+            model, data, precision=precision, tolerance=tolerance, out=out, samples=samples, seed=seed, holdout=holdout,
+            metric=metric, skip_bad=skip_bad, threads=threads, memory=memory, observer=observer,
+        )  # fmt: skip
+    _print(found, sys.stdout)
+    ctx.exit(0 if found.met else 1)
+
+
+def _print(found: RepairResult, stream: TextIO) -> None:
+    """What was repaired and what that did, and the verdict."""
+    from rich.table import Table
+
+    from precisionlab.cli.summary import console_for, shortened
+    from precisionlab.rewrite.repairs import PASSES
+    from precisionlab.system.wording import counted, number
+
+    console = console_for(stream)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("figures are emulated", "as it is", "repaired"):
+        table.add_column(title, justify="left" if title.startswith("figures") else "right")
+    for name, value in found.before.values.items():
+        table.add_row(name, number(value, 4), number(found.after.values[name], 4))
+        if found.held_out is not None:
+            held = found.held_out
+            table.add_row(f"{name}, held out", number(held[0].values[name], 4), number(held[1].values[name], 4))
+    table.add_row("tensors with new NaN or Inf", str(found.before.nonfinite), str(found.after.nonfinite))
+    console.print(table)
+    for one in found.found.repairs:
+        console.print(
+            f"  {one.kind}: {PASSES[one.kind].title}, at {shortened(one.nodes[0], 60)} ({one.exactness.value})"
+        )
+        for condition in one.conditions:
+            console.print(f"      {condition}", style="dim")
+    if found.same is not None:
+        how = "bit for bit" if found.same.is_bitwise else f"to {found.same.largest:.2g} of an output's largest number"
+        console.print(f"in float32 it gives what the original gives, {how}, on {counted(found.same.samples, 'sample')}")
+    bounds = ", ".join(map(str, found.tolerance))
+    if not found.found.repairs and found.met:
+        console.print(f"{found.precision}: right as it is ({bounds}): nothing to repair", style="bold green")
+        return
+    if found.met:
+        console.print(
+            f"{found.precision}: right with {counted(len(found.found.repairs), 'repair')}, without a pin ({bounds})",
+            style="bold green",
+        )
+    elif found.found.repairs:
+        console.print(
+            f"{found.precision}: better, and NOT right yet ({bounds}); sweep the repaired model", style="bold red"
+        )
+    else:
+        console.print(f"{found.precision}: NOT right ({bounds}), and no repair helps; pin with sweep", style="bold red")
+        for layer, why in list(found.causes.items())[:8]:
+            console.print(f"  {shortened(layer, 60)}: {why}")
+    if found.file is not None:
+        console.print(f"Repaired: {found.file}")

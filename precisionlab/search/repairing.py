@@ -1,0 +1,136 @@
+"""Which repairs a model needs: found where it breaks, kept by whole evaluations, released where they are not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from precisionlab.calibration.coarse import CoarseHistogram
+from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.tolerance import Tolerance, closeness, meets
+from precisionlab.errors import PlanError
+from precisionlab.model import Model
+from precisionlab.plan.repair import Repair
+from precisionlab.precision import Precision
+from precisionlab.rewrite.repairs import Sight, found_repairs
+
+_ROUNDS = 4
+"""Behind what is repaired something else may break; nothing that was seen took more than two."""
+
+Repairs = tuple[Repair, ...]
+
+
+class Trials(Protocol):
+    """The model with repairs, in the low precision and without pins."""
+
+    def model(self, repairs: Repairs) -> Model:
+        """The repaired model. Raises PlanError where one of them cannot be carried out."""
+        ...
+
+    def judged(self, repairs: Repairs) -> Comparison:
+        """Its final outputs in the low precision, beside its float32."""
+        ...
+
+    def broken(self, repairs: Repairs) -> Mapping[str, str]:
+        """Layer → why it breaks."""
+        ...
+
+    def histograms(self, repairs: Repairs) -> Mapping[str, CoarseHistogram]:
+        """Tensor → what it holds in float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """The repairs that are kept, in the order in which they are made, and the layers that are left broken, with why.
+
+    `released` were found, and are not needed or do not help. `evaluations` counts the sets of repairs that were judged.
+    """
+
+    repairs: Repairs
+    released: Repairs
+    broken: Mapping[str, str]
+    evaluations: int
+
+
+def find_repairs(trials: Trials, precision: Precision, tolerance: Tolerance, note: Callable[[str], None]) -> Found:
+    """The repairs that bring the low precision nearest to its tolerance, and none of them needless.
+
+    Each round looks at what is broken now, and takes all that applies there if that comes nearer; then each is
+    released in turn, the last first.
+    """
+    search = _Search(trials, precision, tolerance, note)
+    search.collect()
+    search.release()
+    return Found(search.kept, tuple(search.released), trials.broken(search.kept), len(search.known))
+
+
+class _Search:
+    def __init__(self, trials: Trials, precision: Precision, tolerance: Tolerance, note: Callable[[str], None]) -> None:
+        self._trials, self._precision, self._tolerance, self._note = trials, precision, tolerance, note
+        self.kept: Repairs = ()
+        self.released: list[Repair] = []
+        self.known: dict[Repairs, Comparison] = {}
+
+    def collect(self) -> None:
+        for _ in range(_ROUNDS):
+            if self._holds(self.kept):
+                return
+            more = self._applicable()
+            if not more:
+                return
+            together = (*self.kept, *more)
+            if self._closeness(together) > self._closeness(self.kept):
+                self.kept = together
+                continue
+            one_by_one = self.kept
+            for repair in more:
+                if self._closeness((*self.kept, repair)) > self._closeness(self.kept):
+                    self.kept = (*self.kept, repair)
+                else:
+                    self.released.append(repair)
+            if self.kept == one_by_one:
+                return
+
+    def release(self) -> None:
+        for repair in reversed(self.kept):
+            rest = tuple(other for other in self.kept if other is not repair)
+            try:
+                needless = self._holds(rest) if self._holds(self.kept) else self._is_no_worse(rest)
+            except PlanError:  # another one is made of what this one has made
+                continue
+            if needless:
+                self.kept = rest
+                self.released.append(repair)
+
+    def _applicable(self) -> Repairs:
+        """What is found in the model as it is repaired so far, and can be carried out in turn."""
+        model, broken = self._trials.model(self.kept), self._trials.broken(self.kept)
+        sight = Sight(model, self._trials.histograms(self.kept), frozenset(broken), self._precision.number_format)
+        found: list[Repair] = []
+        for repair in found_repairs(sight):
+            if repair in self.released or repair in self.kept:
+                continue
+            try:
+                self._trials.model((*self.kept, *found, repair))
+            except PlanError:
+                continue
+            found.append(repair)
+        return tuple(found)
+
+    def _judged(self, repairs: Repairs) -> Comparison:
+        if repairs not in self.known:
+            self.known[repairs] = found = self._trials.judged(repairs)
+            names = ", ".join(map(str, repairs)) or "no repair"
+            self._note(f"  {names}: {'holds' if meets(found, self._tolerance) else 'does not hold'}")
+        return self.known[repairs]
+
+    def _holds(self, repairs: Repairs) -> bool:
+        return meets(self._judged(repairs), self._tolerance)
+
+    def _closeness(self, repairs: Repairs) -> tuple[int, float]:
+        return closeness(self._judged(repairs), self._tolerance)
+
+    def _is_no_worse(self, repairs: Repairs) -> bool:
+        return self._closeness(repairs) >= self._closeness(self.kept)

@@ -1,0 +1,141 @@
+"""`repair` makes a model right in half without a pin, and gives what the original gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner, Result
+from models import Array, proto
+
+from precisionlab.cli import cli
+from precisionlab.errors import ModelError, OptionError
+from precisionlab.jobs.repair import repair
+from precisionlab.jobs.sweep import sweep
+
+RMS = """(float[4, 32] x) => (float[4, 8] y) {
+    h = MatMul(x, w)
+    sq = Mul(h, h)
+    ms = ReduceMean <axes = [-1]> (sq)
+    me = Add(ms, eps)
+    rt = Sqrt(me)
+    hn = Div(h, rt)
+    y = MatMul(hn, w2)
+}"""
+
+
+def weights(scale: float) -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    return {
+        "w": (rng.standard_normal((32, 32)) * scale).astype(np.float32),
+        "w2": (rng.standard_normal((32, 8)) * 0.2).astype(np.float32),
+        "eps": np.float32(1e-5),
+    }
+
+
+def made(folder: Path, body: str, weights: dict[str, Array], count: int = 8) -> tuple[Path, Path]:
+    """A model and its samples."""
+    path, data = folder / "model.onnx", folder / "data"
+    onnx.save_model(proto(body, weights), path)
+    data.mkdir()
+    for number in range(count):
+        sample = np.random.default_rng(number).standard_normal((4, 32)).astype(np.float32)
+        np.save(data / f"{number}.npy", sample)
+    return path, data
+
+
+@pytest.fixture
+def breaking(tmp_path: Path) -> tuple[Path, Path]:
+    """An RMSNorm whose squares leave half."""
+    return made(tmp_path, RMS, weights(400))
+
+
+def command(*args: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["repair", *map(str, args)], catch_exceptions=False)
+
+
+def test_a_model_that_breaks_is_right_without_a_pin_and_gives_the_same_bits(
+    breaking: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, data = breaking
+    found = repair(model, data, out=tmp_path / "fixed.onnx", threads=1)
+
+    assert found.met
+    assert not found.before.met
+    assert found.same is not None
+    assert found.same.is_bitwise
+    assert [one.kind for one in found.found.repairs] == ["scale_sum_of_squares"]
+    was, now = (onnxruntime.InferenceSession(str(path)) for path in (model, found.file))
+    for file in data.iterdir():
+        feed = {"x": np.load(file)}
+        assert np.array_equal(was.run(None, feed)[0], now.run(None, feed)[0])
+
+
+def test_a_sweep_of_the_repaired_model_needs_no_pin_and_has_the_figure_that_repair_told(
+    breaking: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, data = breaking
+    found = repair(model, data, out=tmp_path / "fixed.onnx", threads=1)
+    assert found.file is not None
+
+    swept = sweep(found.file, data, precisions="fp16", backend="onnxruntime", out=tmp_path / "run", threads=1)
+
+    assert swept.met
+    assert swept.plans["fp16"].pins == ()
+    (result,) = swept.precisions
+    assert result.mixed.tolerance[0].of(result.mixed.comparison) == found.after.values["sqnr"]
+
+
+def test_the_command_says_what_it_did_and_exits_with_0(breaking: tuple[Path, Path], tmp_path: Path) -> None:
+    model, data = breaking
+    done = command(model, "--data", data, "--out", tmp_path / "fixed.onnx", "--threads", "1")
+
+    assert done.exit_code == 0
+    assert "right with 1 repair, without a pin (sqnr>=30)" in " ".join(done.stdout.split())
+    assert "bit for bit" in done.stdout
+
+
+def test_what_is_right_as_it_is_is_not_rewritten(tmp_path: Path) -> None:
+    model, data = made(tmp_path, RMS, weights(1))
+    done = command(model, "--data", data, "--out", tmp_path / "fixed.onnx", "--threads", "1")
+
+    assert done.exit_code == 0
+    assert "right as it is" in done.stdout
+    assert not (tmp_path / "fixed.onnx").exists()
+
+
+def test_where_no_repair_helps_nothing_is_written_and_the_command_exits_with_1(tmp_path: Path) -> None:
+    body = "(float[4, 32] x) => (float[4, 32] y) { h = Mul(x, k)  e = Exp(h)  y = Log(e) }"
+    model, data = made(tmp_path, body, {"k": np.float32(12)})
+    done = command(model, "--data", data, "--out", tmp_path / "fixed.onnx", "--threads", "1")
+
+    assert done.exit_code == 1
+    assert "no repair helps" in done.stdout
+    assert "overflow" in done.stdout
+    assert not (tmp_path / "fixed.onnx").exists()
+
+
+def test_the_model_itself_is_not_overwritten(breaking: tuple[Path, Path]) -> None:
+    model, data = breaking
+    with pytest.raises(OptionError, match="is the model itself"):
+        repair(model, data, out=model)
+
+
+def test_a_model_that_computes_in_half_itself_is_refused(tmp_path: Path) -> None:
+    body = """(float[4, 32] x) => (float[4, 32] y) {
+        h = Cast <to = 10> (x)
+        s = Mul(h, h)
+        y = Cast <to = 1> (s)
+    }"""
+    model, data = made(tmp_path, body, {})
+    with pytest.raises(ModelError, match="computes in half itself"):
+        repair(model, data, out=tmp_path / "fixed.onnx")
+
+
+def test_int8_is_refused_as_its_repairs_are_others(breaking: tuple[Path, Path]) -> None:
+    model, data = breaking
+    with pytest.raises(OptionError, match="repairs are for fp16 or bf16"):
+        repair(model, data, precision="int8")
