@@ -60,7 +60,7 @@ def _steps(
 
 
 def _half(place: Path, models: Path) -> Iterator[Step]:
-    yield Step(str(place / "half" / "sum"), ("benchmarks.aarch64.half",))
+    yield Step(str(place / "half" / "runtime"), ("benchmarks.aarch64.half",))
     for name in half.write_models(models):
         folder = models / name
         yield _swept(folder / "model.onnx", folder / "data", place / "half" / name, half.SAMPLES, ("fp16",))

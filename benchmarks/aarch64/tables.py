@@ -47,7 +47,7 @@ def _hashes(log: str) -> dict[str, str]:
 
 
 def _half(results: Path) -> Iterator[str]:
-    sums = [results / name / _HALF / "sum.log" for name in NAMES]
+    sums = [results / name / _HALF / "runtime.log" for name in NAMES]
     if all(log.exists() for log in sums):
         said = ", ".join(f"{n}: {log.read_text().split()[-1]}" for n, log in zip(NAMES, sums, strict=True))
         yield f"60000 + 60000 − 60000 in float16 by ONNX Runtime itself: {said}"
