@@ -2,6 +2,7 @@
 
 python build.py engine MODEL FOLDER [SHAPES …]
 python build.py refused MODEL FOLDER
+python build.py reason MODEL FOLDER TARGET
 python build.py marked MODEL FOLDER TENSOR SHAPES
 """
 
@@ -90,6 +91,11 @@ def refused() -> dict[str, list[str]]:
     return {name: attempt(action) for name, action in tries.items()}
 
 
+def reason(target: str) -> list[str]:
+    """What is said of a model that is refused for this target."""
+    return attempt(lambda: build(trt, BuildJob(MODEL, FOLDER / "model.engine", compute=target), KEEPER))
+
+
 def attempt(action: Callable[[], Any]) -> list[str]:
     """The kind and the text of the error that this ends in."""
     try:
@@ -110,4 +116,4 @@ def marked(tensor: str, shapes: str) -> dict[str, Any]:
     return found
 
 
-print(json.dumps({"engine": engine, "refused": refused, "marked": marked}[COMMAND](*sys.argv[4:])))
+print(json.dumps({"engine": engine, "refused": refused, "reason": reason, "marked": marked}[COMMAND](*sys.argv[4:])))

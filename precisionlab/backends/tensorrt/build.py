@@ -18,14 +18,15 @@ from precisionlab.backends.tensorrt.buffers import numpy_dtype
 from precisionlab.backends.tensorrt.buildlog import layers_of as layers_in_log
 from precisionlab.backends.tensorrt.calibrator import Feed, make_calibrator
 from precisionlab.backends.tensorrt.configuration import Configuration, check_job, configure
+from precisionlab.backends.tensorrt.culprit import at_nodes, first_refused, named_nodes
 from precisionlab.backends.tensorrt.explicit import quantization_flags
 from precisionlab.backends.tensorrt.inspector import layers_of as layers_in_engine
-from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, Profile
+from precisionlab.backends.tensorrt.jobs import BuildJob, Built, EngineLayer, PinOutcome, Profile
 from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.backends.tensorrt.matching import match_pins
 from precisionlab.backends.tensorrt.metadata import NodeNames
 from precisionlab.backends.tensorrt.monitor import make_monitor
-from precisionlab.backends.tensorrt.network import NetworkLayer, describe, parse
+from precisionlab.backends.tensorrt.network import NetworkLayer, ParsedNetwork, describe, parse
 from precisionlab.backends.tensorrt.outputlog import logger_for
 from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.refusal import why_refused
@@ -84,8 +85,8 @@ def build(
             if callbacks is not None:
                 callbacks.raise_kept()
         if serialized is None:
-            why = why_refused(keeper.errors, keeper.warnings, outcomes, job.obey)
-            raise BuildError(f"{job.model}: TensorRT gives no engine: {why}")
+            taken = time.perf_counter() - started
+            raise _refused(builder, parsed, config, job, keeper, described, outcomes, None if features.pins else taken)
         size = write_engine(serialized, job.engine)
         timings: tuple[str, ...] = ()
         tactics = None if chosen is None else compared(chosen, _chosen(configured, features) or {})
@@ -101,6 +102,31 @@ def _chosen(configured: Configuration, features: Features) -> dict[str, int] | N
     """What the build's timing cache chooses, where it can be asked."""
     held = configured.timing_cache
     return None if held is None or not features.editable_timings else choices(held)
+
+
+def _refused(
+    builder: Any,
+    parsed: ParsedNetwork,
+    config: Any,
+    job: BuildJob,
+    keeper: LogKeeper,
+    layers: Sequence[NetworkLayer],
+    outcomes: Sequence[PinOutcome],
+    taken: float | None,
+) -> BuildError:
+    """Why there is no engine, and at which node; where none is named, and builds are quick (`taken`), it is found."""
+    errors, network, operators = keeper.errors, parsed.network, parsed.names.operators
+    why = why_refused(errors, keeper.warnings, outcomes, job.obey)
+
+    def refusal() -> Sequence[str] | None:
+        keeper.forget()
+        return keeper.errors if builder.build_serialized_network(network, config) is None else None
+
+    nodes = named_nodes(errors, layers, operators)
+    if not nodes and taken is not None:
+        found = first_refused(network, layers, refusal, errors, taken)
+        nodes = () if found is None or found not in operators else (found,)
+    return BuildError(f"{job.label or job.model}: TensorRT gives no engine{at_nodes(nodes, operators)}: {why}")
 
 
 def network_layers(trt: Any, model: Path, keeper: LogKeeper) -> tuple[NetworkLayer, ...]:
