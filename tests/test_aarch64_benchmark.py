@@ -54,6 +54,28 @@ def test_loops_that_give_other_bytes_on_one_machine_are_named(tmp_path: Path) ->
     assert "| histogram | yes |" in said
 
 
+def sweep(place: Path, sqnr: float, own: float, pins: tuple[str, ...]) -> None:
+    (place / "sweep").mkdir(parents=True)
+    (place / "swept").touch()
+    variants = f"variant,precision,sqnr_db,verdict,part_of\nfp16,fp16,-inf,NOT met,\nfp16 mixed,fp16,{sqnr},met,\n"
+    (place / "sweep" / "variants.csv").write_text(variants)
+    layers = f"precision,layer,introduced_sqnr_db,inherited_sqnr_db\nfp16,a,{own},{own}\nfp16,b,-inf,-inf\nint8,a,1,1\n"
+    (place / "sweep" / "layers.csv").write_text(layers)
+    plan = {"pins": [{"layer": name, "precision": "fp32"} for name in pins]}
+    (place / "sweep" / "plan.json").write_text(json.dumps(plan))
+
+
+def test_sweeps_are_told_by_figures_verdicts_and_pins(tmp_path: Path) -> None:
+    (tmp_path / tables.NAMES[0] / "m").mkdir(parents=True)
+    (tmp_path / tables.NAMES[0] / "m" / "calibrated").touch()
+    sweep(tmp_path / tables.NAMES[0] / "m", 60.5, 70, ("a",))
+    sweep(tmp_path / tables.NAMES[1] / "m", 60.75, 70.25, ("b",))
+    assert list(tables.tables(tmp_path))[2:4] == [
+        "| m | fp16 | −∞ / −∞ | NOT met | 0, the same | own 0.250 dB; so far 0.250 dB |",
+        "| m | fp16 mixed | 60.500 / 60.750 | met | **1 / 1** |  |",
+    ]
+
+
 def test_loops_are_hashed_alike_twice_and_every_size_counts() -> None:
     first = kernels._hash(*(kernels._errors(*kernels._odd(size)) for size in kernels.SIZES))
     assert first == kernels._hash(*(kernels._errors(*kernels._odd(size)) for size in kernels.SIZES))

@@ -92,28 +92,28 @@ def _rows(name: str, first: Path, second: Path) -> Iterator[str]:
         a, b = ours.loc[variant], theirs.loc[variant]
         precision = str(a.precision)
         verdict = a.verdict if a.verdict == b.verdict else f"**{a.verdict} / {b.verdict}**"
-        pins = [_pins(place / f"plan.{precision}.json") if "mixed" in variant else {} for place in (first, second)]
+        pins = [_pins(place, precision) if "mixed" in variant else {} for place in (first, second)]
         told = f"{len(pins[0])}, the same" if pins[0] == pins[1] else f"**{len(pins[0])} / {len(pins[1])}**"
         apart = "" if "mixed" in variant else _layers_apart(first, second, precision)
         yield f"| {name} | {variant} | {_db(a.sqnr_db)} / {_db(b.sqnr_db)} | {verdict} | {told} | {apart} |"
 
 
-def _pins(path: Path) -> dict[str, str]:
+def _pins(sweep: Path, precision: str) -> dict[str, str]:
+    path = sweep / f"plan.{precision}.json"
+    path = path if path.exists() else sweep / "plan.json"  # of a sweep of one precision
     return {pin["layer"]: pin["precision"] for pin in json.loads(path.read_text())["pins"]}
 
 
 def _layers_apart(first: Path, second: Path, precision: str) -> str:
     """The largest difference of a layer's own error and of what it inherits, in dB; layers with NaN or Inf on one."""
-    a, b = (
-        pd.read_csv(place / "layers.csv").query("precision == @precision").set_index("layer")
-        for place in (first, second)
-    )
+    tables = [pd.read_csv(place / "layers.csv") for place in (first, second)]
+    a, b = (table[table.precision == precision].set_index("layer") for table in tables)
     found = []
     for column, word in (("introduced_sqnr_db", "own"), ("inherited_sqnr_db", "so far")):
         x, y = a[column].to_numpy(float), b[column].reindex(a.index).to_numpy(float)
         both = np.isfinite(x) & np.isfinite(y)
         odd = int(np.sum(~both & ~((x == y) | (np.isnan(x) & np.isnan(y)))))
-        apart = float(np.abs(x - y)[both].max(initial=0))
+        apart = float(np.abs(x[both] - y[both]).max(initial=0))
         found.append(f"{word} {apart:.3f} dB" + (f", {odd} finite on one alone" if odd else ""))
     return "; ".join(found)
 

@@ -28,7 +28,7 @@ from precisionlab.data import Dataset, Sample, open_dataset, random_dataset
 from precisionlab.data.sample import Entry, digest
 from precisionlab.errors import DataError, ModelError, OptionError, PrecisionLabError
 from precisionlab.model import load_model
-from precisionlab.system.versions import versions
+from precisionlab.system.versions import PROCESSOR, versions
 
 T = TypeVar("T")
 
@@ -207,6 +207,11 @@ class _Reader:
 def _check_versions(source: Source) -> None:
     here = versions()
     for package, version in source.versions:
+        if here[package] != version and package == PROCESSOR:
+            raise OptionError(
+                f"runs on {here[package]}, the run began on {version}; take workers of one kind, as kernels for "
+                "another give other bits"
+            )
         if here[package] != version:
             raise OptionError(
                 f"has {package} {here[package]}, the run began with {version}; "

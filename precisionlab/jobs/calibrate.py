@@ -372,7 +372,9 @@ def _check_shards(model: Model, states: Sequence[tuple[Path, CalibrationState]])
             raise DataError(f"{path}: not a shard; it has the histograms of all samples already")
         this = {key: value for key, value in state.context.items() if key != "shard"} | {"of": shard[1]}
         if kind is not None and this != kind:
-            raise DataError(f"{path}: not of the same calibration as {states[0][0]} (other data, options or versions)")
+            raise DataError(
+                f"{path}: not of the same calibration as {states[0][0]} (other data, options, versions or processor)"
+            )
         kind = this
         if shard[0] in seen:
             raise DataError(f"{path}: shard {shard[0]}/{shard[1]} comes twice, in {seen[shard[0]]} too")

@@ -342,6 +342,16 @@ def test_shards_that_do_not_make_a_whole_are_refused(shards: list[Path], tmp_pat
         merge(None, [*shards, other], DIGITS)
 
 
+def test_a_shard_counted_by_another_kind_of_processor_is_refused(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime's kernels there have other last bits."""
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    other = calibrate(data=DIGITS, shard=(2, 3), out=tmp_path / "other").folder
+    with pytest.raises(DataError, match=r"not of the same calibration .*processor"):
+        merge(None, [shards[0], other, shards[2]], DIGITS)
+
+
 def test_a_shard_of_another_model_or_a_whole_run_is_refused(
     shards: list[Path], whole: CalibrationResult, tmp_path: Path
 ) -> None:

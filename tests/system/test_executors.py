@@ -229,6 +229,11 @@ def test_workers_refuse_another_model_other_data_and_other_versions(
         ),
         (replace(work.source, first=replace(work.source.first, name="x.png")), DataError, "has no sample x.png"),
         (replace(work.source, versions=(("numpy", "1.0"),)), OptionError, r"has numpy .*, the run began with 1\.0"),
+        (
+            replace(work.source, versions=(("processor", "riscv64"),)),
+            OptionError,
+            "runs on .*, the run began on riscv64",
+        ),
     ]
     for source, kind, message in wrong:
         with pytest.raises(kind, match=f"^worker on {socket.gethostname()}: .*{message}"):
