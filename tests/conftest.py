@@ -30,7 +30,7 @@ SLOW = frozenset(
         ),
         *("rtx_sweep", "sensitivity", "strange_runs", "streams", "typed", "trt_build", "trt_callbacks"),
         *("trt_conformance", "trt_execution", "trt_explicit", "trt_inspector", "trt_network", "trt_process"),
-        *("trt_sweep", "trt_told", "two_users"),
+        *("trt_strong", "trt_sweep", "trt_told", "two_users"),
     }
 )
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
@@ -50,8 +50,8 @@ THOROUGH = frozenset(
             "planted",
             "real_models",
         ),
-        *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_looking", "trt_plugins", "trt_sweep"),
-        *("trt_told", "trt_tuning", "two_users", "typed"),
+        *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_looking", "trt_plugins", "trt_strong"),
+        *("trt_sweep", "trt_told", "trt_tuning", "two_users", "typed"),
     }
 )
 """Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""

@@ -17,7 +17,8 @@ class EngineOptions:
     of a precision are built at most. `store` is where engines are kept between runs; None: in the run's folder.
     `compute` is the compute capability that is compiled for where no GPU is here, such as `SM80`. `hold_float` holds in
     float what the plan has so beside int8: TensorRT may else run any layer in it that has scales on both sides.
-    `plugins` are libraries of plugins that TensorRT is to load, `tuning` what else is asked of a build.
+    `plugins` are libraries of plugins that TensorRT is to load, `tuning` what else is asked of a build. `typed` asks
+    for strongly typed networks where TensorRT has both kinds: each layer has the type that the plan gives it.
     """
 
     shapes: tuple[str, ...] = ()
@@ -31,3 +32,4 @@ class EngineOptions:
     hold_float: bool = False
     plugins: tuple[str, ...] = ()
     tuning: Tuning = UNTUNED
+    typed: bool = False

@@ -55,6 +55,11 @@ _BUILDING = (
 )
 """How each engine is built and looked at."""
 _SEARCHING = (
+    click.option(
+        "--typed",
+        is_flag=True,
+        help="Engines: strongly typed, so that the plan is the types of the model (TensorRT 10 on).",
+    ),
     click.option("--prefer", is_flag=True, help="Engines: pins are wishes (PREFER, not OBEY)."),
     click.option(
         "--hold-float",
@@ -130,6 +135,7 @@ def engine_options_of(given: Mapping[str, Any]) -> EngineOptions:
     check_at_least(1, builds=given["builds"])
     return replace(
         build_options_of(given),
+        typed=given["typed"],
         prefer=given["prefer"],
         calibrate=given["engine_calibration"],
         hold_float=given["hold_float"],

@@ -34,6 +34,7 @@ FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-on
     help="Hold what the plan has in float beside int8; else TensorRT may run any layer in int8.",
 )
 @build_tuning_options
+@click.option("--typed", is_flag=True, help="For a strongly typed network: the plan is the types of a model beside.")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 def export_command(
     plan: str,
@@ -44,6 +45,7 @@ def export_command(
     shapes: tuple[str, ...],
     tensorrt: str | None,
     hold_float: bool,
+    typed: bool,
     threads: int | None,
     **build: Any,
 ) -> None:
@@ -65,7 +67,7 @@ def export_command(
     with progress() as observer:
         found = export_plan(
             plan, target, out=out, model=model, data=data, shapes=shapes, tensorrt=tensorrt, hold_float=hold_float,
-            tuning=tuning_of(build), plugins=build["plugins"], threads=threads, observer=observer,
+            typed=typed, tuning=tuning_of(build), plugins=build["plugins"], threads=threads, observer=observer,
         )  # fmt: skip
     if found.text is not None:
         click.echo(found.text, nl=False)

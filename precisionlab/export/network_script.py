@@ -62,11 +62,14 @@ def postprocess(network: Any) -> None:
 def configure(builder: Any, network: Any, config: Any) -> None:
     """What Polygraphy calls with its configuration: TensorRT is kept from folding 0·x, x − x and x / x (10.6 on).
 
-    And the network's own Quantize and Dequantize layers get the flag of their type, without which no engine is built.
+    And the network's own Quantize and Dequantize layers get the flag of their type, without which no engine is built
+    unless the network is strongly typed, where flags are refused.
     """
     trt = importlib.import_module("tensorrt")
+    kinds = trt.NetworkDefinitionCreationFlag
+    is_typed = hasattr(kinds, "STRONGLY_TYPED") and network.get_flag(kinds.STRONGLY_TYPED)
     for flag in quantization_flags([describe(network.get_layer(i), i) for i in range(network.num_layers)]):
-        if hasattr(trt.BuilderFlag, flag):
+        if hasattr(trt.BuilderFlag, flag) and not is_typed:
             config.set_flag(getattr(trt.BuilderFlag, flag))
     if hasattr(trt.BuilderFlag, "STRICT_NANS"):
         config.set_flag(trt.BuilderFlag.STRICT_NANS)

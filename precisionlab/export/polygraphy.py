@@ -69,6 +69,7 @@ def polygraphy_words(subject: Subject, file: str) -> list[str]:
     enabled = subject.enabled
     words = ["polygraphy", "convert", str(subject.path), "--model-type", "onnx", "--convert-to", "trt"]
     words += ["-o", f"{subject.model.name}.engine", "--trt-config-postprocess-script", f"{file}:configure"]
+    words += ["--strongly-typed"] * subject.typed
     words += [f"--{precision}" for precision in Precision if precision in enabled]
     words += [f"--{flag.lower()}" for flag in subject.own_flags if flag in ("INT8", "FP8")]  # others: the script
     if any_quantized(enabled):

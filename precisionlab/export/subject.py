@@ -28,7 +28,8 @@ class Subject:
     file to be handed on gives a name to a node, in bodies too: the loaded model has a name for every node, and each
     name once in a graph. `tensorrt` is the version that calibration caches are written for. `file` is what is handed on
     in place of the model's own file, None for that one. `hold_float`: see `pins_of`. `tuning` is what is asked of
-    the build beside, `plugins` are libraries of plugins, absolute.
+    the build beside, `plugins` are libraries of plugins, absolute. `typed` says that the file has the
+    plan in its types, for a strongly typed network: this is told nothing more.
     """
 
     model: Model
@@ -41,6 +42,7 @@ class Subject:
     hold_float: bool = False
     tuning: Tuning = UNTUNED
     plugins: tuple[Path, ...] = ()
+    typed: bool = False
 
     @property
     def path(self) -> Path:
@@ -50,18 +52,20 @@ class Subject:
     @property
     def enabled(self) -> frozenset[Precision]:
         """The low precisions that kernels of a weakly typed TensorRT may have. Raises PlanError for what it has not."""
+        if self.typed:
+            return frozenset()
         check_weak(self.model, self.plan)
         return enabled_in(self.model, self.plan)
 
     @property
     def own_flags(self) -> dict[str, str]:
         """Builder flag → the first of the model's own Q/DQ nodes that needs it, where weakly typed."""
-        return own_flags(self.model)
+        return {} if self.typed else own_flags(self.model)
 
     @property
     def pins(self) -> tuple[LayerPin, ...]:
         """What a weakly typed TensorRT must be held to."""
-        return pins_of(self.model, self.plan, self.hold_float)
+        return () if self.typed else pins_of(self.model, self.plan, self.hold_float)
 
     @property
     def scales(self) -> dict[str, float]:

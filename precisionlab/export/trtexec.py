@@ -84,6 +84,7 @@ def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
     words = ["trtexec", f"--onnx={subject.path}", f"--saveEngine={subject.model.name}.engine", "--skipInference"]
     # On by default, TF32 cuts float32's mantissa to 10 bits: a layer in "fp32" would be nearly in fp16.
     words.append("--noTF32")
+    words += ["--stronglyTyped"] * subject.typed
     words += [f"--{precision}" for precision in Precision if precision in enabled]
     words += [_OWN_OPTIONS[flag] for flag in subject.own_flags if flag in _OWN_OPTIONS]
     if any_quantized(enabled):
@@ -168,7 +169,8 @@ def _beside(subject: Subject) -> dict[str, bytes]:
 
 def _title(subject: Subject) -> str:
     pins = counted(len(subject.plan.pins), "pin")
-    return _commented(f"{subject.model.name}: {subject.plan.default} with {pins}, for trtexec of TensorRT 8.6 to 10.16")
+    what = "strongly typed, for trtexec of TensorRT 10" if subject.typed else "for trtexec of TensorRT 8.6 to 10.16"
+    return _commented(f"{subject.model.name}: {subject.plan.default} with {pins}, {what}")
 
 
 def _commented(text: str) -> str:

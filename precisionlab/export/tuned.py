@@ -18,9 +18,8 @@ _REGISTERS = b"getPluginRegistry"
 
 
 def trtexec_tuning(tuning: Tuning, plugins: Sequence[Path]) -> list[str]:
-    """The words for trtexec. Raises OptionError for what a weakly typed build cannot be asked."""
-    _check_weakly(tuning)
-    words = []
+    """The words for trtexec."""
+    words = ["--allowWeightStreaming"] * (tuning.weight_streaming is not None)
     if tuning.optimization_level is not None:
         words.append(f"--builderOptimizationLevel={tuning.optimization_level}")
     if tuning.avg_timing is not None:
@@ -39,7 +38,6 @@ def trtexec_tuning(tuning: Tuning, plugins: Sequence[Path]) -> list[str]:
 
 def polygraphy_tuning(tuning: Tuning, plugins: Sequence[Path]) -> list[str]:
     """The words for Polygraphy. Raises OptionError for what it cannot be asked."""
-    _check_weakly(tuning)
     if tuning.avg_timing is not None:
         raise OptionError("--avg-timing: Polygraphy has no such option; leave it out, or use --format trtexec")
     if tuning.dla:
@@ -49,7 +47,7 @@ def polygraphy_tuning(tuning: Tuning, plugins: Sequence[Path]) -> list[str]:
             f"--plugins {waiting[0]}: waits to be asked for its plugins, and Polygraphy asks nobody; "
             "use --format trtexec"
         )
-    words = []
+    words = ["--weight-streaming"] * (tuning.weight_streaming is not None)
     if tuning.optimization_level is not None:
         words += ["--builder-optimization-level", str(tuning.optimization_level)]
     words += ["--use-dla", "--allow-gpu-fallback"] if tuning.dla is not None else []
@@ -67,9 +65,7 @@ def registers_itself(library: Path) -> bool:
         ) from None
 
 
-def _check_weakly(tuning: Tuning) -> None:
+def check_weakly(tuning: Tuning) -> None:
+    """Raises OptionError for what a weakly typed build cannot be asked."""
     if tuning.weight_streaming is not None:
-        raise OptionError(
-            "--weight-streaming: weakly typed builds stream no weights; leave it out, or use --format typed-onnx and "
-            "build that"
-        )
+        raise OptionError("--weight-streaming: weakly typed builds stream no weights; leave it out, or add --typed")

@@ -25,6 +25,7 @@ from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, Source, prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.export import Export, Subject
+from precisionlab.export.tuned import check_weakly
 from precisionlab.jobs.plan_source import model_of, run_beside, source_of, with_layers_of
 from precisionlab.model import Model, load_model
 from precisionlab.model.opset import opset_of
@@ -69,6 +70,7 @@ def export_plan(
     hold_float: bool = False,
     tuning: Tuning = UNTUNED,
     plugins: Sequence[str] = (),
+    typed: bool = False,
     threads: int | None = None,
     observer: Observer | None = None,
 ) -> Exported:
@@ -79,7 +81,8 @@ def export_plan(
     are needed, or the shapes of dynamic inputs that `shapes` (NAME:MIN,OPT,MAX) does not give. `tensorrt` is the
     version that a calibration cache is written for, by default the installed one. `hold_float` holds what the plan has
     in float beside int8, where TensorRT may else run any layer in it that has scales on both sides. `tuning` and
-    `plugins` (libraries) are for builds by trtexec and Polygraphy. Raises a PrecisionLabError where the plan cannot be
+    `plugins` (libraries) are for builds by trtexec and Polygraphy. With `typed` the plan stands in the types of a model
+    beside, for a strongly typed network. Raises a PrecisionLabError where the plan cannot be
     read or is another model's, the target cannot be told it, or a file cannot be written.
     """
     if target not in (*TARGETS, TYPED):
@@ -92,6 +95,10 @@ def export_plan(
         raise OptionError(f"plugins and options of builds are for {either(sorted(_SHAPED))}: {target} builds no engine")
     libraries = tuple(library.path for library in libraries_of(plugins))
     check_workers(threads)
+    if typed:
+        _check_typed(target, hold_float, tensorrt)
+    else:
+        check_weakly(tuning)
     if tensorrt is not None:
         _check_release(target, tensorrt)
     path = Path(plan)
@@ -103,8 +110,8 @@ def export_plan(
     observer = observer or Silent()
     found = _Needs(loaded, asked, source, threads, observer)
     file = None if out is None else _checked(Path(out), (path, loaded.path, *loaded.data_files))
-    prepared = _prepared(loaded, file) if target in _NAMING else None
-    if target in _HOLDING:
+    prepared = _prepared(loaded, file) if target in _NAMING and not typed else None
+    if target in _HOLDING and not typed:
         check_weak(loaded, asked)  # before samples are read in vain
     for note in () if target == _ONNXRUNTIME else tensorrt_notes(loaded):
         if not (note.is_silent and target == TYPED):  # that is put right there, with a note
@@ -118,6 +125,8 @@ def export_plan(
         )  # fmt: skip
         if target == TYPED:
             return _typed(subject, found, _required(file, "the model is a file"))
+        if typed:
+            return _strongly_typed(subject, target, found, _required(file, "the typed model stands beside"), observer)
         return _written(TARGETS[target](subject, file), file, observer, subject)
 
 
@@ -250,8 +259,21 @@ def _typed(subject: Subject, beside: Beside, out: Path) -> Exported:
     return Exported(None, (out,), (*typed.notes, *typed.clamped))
 
 
+def _strongly_typed(subject: Subject, target: str, beside: Beside, out: Path, observer: Observer) -> Exported:
+    """The typed model, and what builds it as a strongly typed network; the model first, which the other names."""
+    path = out.parent / f"{subject.model.name}.typed.onnx"
+    if path.resolve() in {subject.model.path.resolve(), out.resolve()}:
+        raise OptionError(f"--out {out}: the typed model beside it would be {path}; choose another folder or name")
+    with held_file(path, observer.note, _ADVICE):
+        written = _typed(subject, beside, path)
+        export = TARGETS[target](replace(subject, file=path, typed=True), out)
+        done = _written(export, out, observer, subject)
+    return Exported(None, (*done.files, *written.files), (*written.notes, *done.notes))
+
+
 TYPED = "typed-onnx"
 _ONNXRUNTIME = "onnxruntime"
+_LAST_WITHOUT_TYPES = 8
 _LAST_WEAK = 10
 """The last major version of TensorRT with precision flags, pins and calibration caches."""
 _SHAPED = frozenset({"trtexec", "polygraphy"})
@@ -266,6 +288,17 @@ TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {
     _ONNXRUNTIME: _onnxruntime,
     "json": _json,
 }
+
+
+def _check_typed(target: str, hold_float: bool, tensorrt: str | None) -> None:
+    """Raises OptionError where nothing can be told of a strongly typed network."""
+    if target not in _SHAPED:
+        kind = "is so by itself" if target == TYPED else "says layers' precisions"
+        raise OptionError(f"--typed is for {either(sorted(_SHAPED))}: {target} {kind}")
+    if hold_float:
+        raise OptionError("--hold-float: with --typed the model itself says each layer's type; leave it")
+    if tensorrt is not None and release_of(tensorrt).major <= _LAST_WITHOUT_TYPES:
+        raise OptionError(f"--typed: TensorRT {tensorrt} has no strongly typed networks, 10.0 and later have; leave it")
 
 
 def _check_release(target: str, tensorrt: str) -> None:

@@ -170,7 +170,8 @@ class SweepJob:
 
     def _under_others(self, variant: Variant, found: PrecisionResult) -> Variant:
         evaluator, others = self._evaluator, []
-        for kind, arithmetic in alternatives(self._model, variant.plan, evaluator.arithmetic).items():
+        others_of = alternatives(self._model, variant.plan, evaluator.arithmetic, typed=self._options.typed)
+        for kind, arithmetic in others_of.items():
             under = replace(evaluator, arithmetic=arithmetic)
             title = f"{variant.name}, {kind.words.removeprefix('with ')}"
             comparison = under.judge(title, variant.plan, found.table, found.low.comparison)

@@ -29,5 +29,5 @@ def check_weak(model: Model, plan: PrecisionPlan) -> None:
         raise PlanError(
             f"the plan has layer {low.name!r} in int8, and {model.path.name} is quantised by nodes of its own "
             f"({next(iter(own.values()))!r}): beside these, weakly typed TensorRT (8.6 to 10.16) takes no other "
-            "ranges; leave int8 to those nodes, or export the plan as typed-onnx, for strongly typed TensorRT"
+            "ranges; leave int8 to those nodes, or have it strongly typed (--typed, or the export typed-onnx)"
         )

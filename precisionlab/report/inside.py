@@ -42,6 +42,13 @@ def emulated_words(run: Mapping[str, Any]) -> str:
     return str(arithmetic.get("words", "")) if isinstance(arithmetic, Mapping) else ""
 
 
+def engines_line(engines: Mapping[str, Any]) -> str:
+    """What all engines of a run, `run["engines"]`, have in common: their network's kind, and whether NaN is seen."""
+    typed = engines.get("network") == "strongly typed"
+    kind = "Engines are strongly typed: each layer has the type that its model gives it" if typed else ""
+    return ". ".join(filter(None, [kind, nans_line(engines)]))
+
+
 def nans_line(engines: Mapping[str, Any]) -> str:
     """Whether a NaN is seen in a run's engines, `run["engines"]`; empty of runs by older versions, which do not tell.
 

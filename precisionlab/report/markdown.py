@@ -16,7 +16,7 @@ from typing import Any
 from precisionlab.compare.metrics import SQNR, Metric, brief_metrics
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import Row, figure_cell, percent, show, value_text, visible
-from precisionlab.report.inside import emulated_words, nans_line
+from precisionlab.report.inside import emulated_words, engines_line
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.views import OutputFigures, PinView, VariantView, variant_view
 from precisionlab.search.alternatives import AlternativeKind
@@ -90,7 +90,7 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
         found.append(f"> Figures **{how} by {text(run['backend'])}, not measured on a GPU.")
     else:
         found.append(f"> Rows with “engine” were **measured** on {text(engines['device'])}; others were emulated.")
-    if engines is not None and (said := nans_line(engines)):
+    if engines is not None and (said := engines_line(engines)):
         found.append(f"> {text(said)}.")
     if note := run["layers"].get("note"):
         found.append(f"> {text(note)}.")

@@ -63,17 +63,20 @@ class Alternative:
         return self.kind is AlternativeKind.HALF_SUMS
 
 
-def alternatives(model: Model, plan: PrecisionPlan, arithmetic: Arithmetic) -> dict[AlternativeKind, Arithmetic]:
+def alternatives(
+    model: Model, plan: PrecisionPlan, arithmetic: Arithmetic, *, typed: bool
+) -> dict[AlternativeKind, Arithmetic]:
     """What else kernels may do with a plan that is judged by this arithmetic, where that can change a figure.
 
-    Sums in half, where a layer adds products up in half; constants that are not clamped, where one is.
+    Sums in half, where a layer adds products up in half; constants that are not clamped, where one is, but for
+    engines that are strongly `typed`: these compute with what our file holds, which is clamped.
     """
     if arithmetic.kernels is not Kernels.TENSORRT:
         return {}
     others = {}
     if arithmetic.sums is Sums.FLOAT32 and _adds_in_half(model, plan):
         others[AlternativeKind.HALF_SUMS] = replace(arithmetic, sums=Sums.HALF)
-    if arithmetic.constants is Constants.CLAMPED and _clamps(model, plan):
+    if not typed and arithmetic.constants is Constants.CLAMPED and _clamps(model, plan):
         others[AlternativeKind.ROUNDED_CONSTANTS] = replace(arithmetic, constants=Constants.ROUNDED)
     return others
 

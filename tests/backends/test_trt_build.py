@@ -460,9 +460,18 @@ def test_another_job_is_another_engine() -> None:
         key_of(replace(job, marked=("t",)), "abc", None, **where),
         key_of(replace(job, marked=("t",), marked_as={"t": Precision.FP16}), "abc", None, **where),
         key_of(replace(job, strict_nans=True), "abc", None, **where),
+        key_of(replace(job, typed=True), "abc", None, **where),
         key_of(replace(job, workspace=1), "abc", None, **where),
     ]
     assert len({found.digest for found in keys}) == len(keys)
+
+
+def test_a_strongly_typed_job_is_for_a_tensorrt_that_has_both_kinds_and_holds_no_flags() -> None:
+    check_job(replace(JOB, typed=True), replace(WEAK, strongly_typed=True))
+    with pytest.raises(BuildError, match=r"8\.6\.1 has no strongly typed networks"):
+        check_job(replace(JOB, typed=True), OLD)
+    with pytest.raises(ValueError, match="takes no precision flags"):
+        check_job(replace(JOB, typed=True, enabled=frozenset({Precision.FP16})), replace(WEAK, strongly_typed=True))
 
 
 def test_where_files_lie_and_in_which_order_pins_stand_makes_no_other_engine() -> None:

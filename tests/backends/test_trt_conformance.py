@@ -105,6 +105,7 @@ ABSENT = {
     "INetworkDefinition.mark_debug": old("mark_debug asks Features.debug_tensors first"),
     "IProgressMonitor": old("make_monitor asks the module for it"),
     "NetworkDefinitionCreationFlag.EXPLICIT_BATCH": strong("Features.implicit_batch"),
+    "NetworkDefinitionCreationFlag.STRONGLY_TYPED": old("opening.py asks Features.strongly_typed first"),
     "ParserError.local_function_stack": old(_ONE_ERROR),
     "ParserError.local_function_stack_size": old(_ONE_ERROR),
     "ParserError.node_name": old(_ONE_ERROR),

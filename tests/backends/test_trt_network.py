@@ -633,6 +633,20 @@ class TestOlderTensorRT:
             parse(self.module(Silent), None, OldBuilder(), path, replace(self.FEATURES, implicit_batch=False))
 
 
+def test_a_strongly_typed_network_is_asked_for_by_the_flag_that_the_version_has(tmp_path: Path) -> None:
+    # Bit 1 in 10.x, bit 0 in 11: it must be looked up.
+    path = saved(tmp_path, "small", small_model())
+    old = TestOlderTensorRT()
+    module = old.module(OldParser)
+    module.NetworkDefinitionCreationFlag.STRONGLY_TYPED = 3
+    features = replace(old.FEATURES, implicit_batch=False, strongly_typed=True)
+    for typed, flags in ((True, 1 << 3), (False, 0)):
+        builder = OldBuilder()
+        with pytest.raises(BuildError, match="parser refuses the model"):
+            parse(module, None, builder, path, features, typed=typed)
+        assert builder.flags == flags
+
+
 @pytest.mark.parametrize("version", parameters(lambda tested: not tested.is_rtx))
 def test_the_real_parsers_errors_have_what_we_ask_them_for(version: TensorRT) -> None:
     script = (

@@ -22,7 +22,7 @@ from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.jobs import BuildJob, Tactics
 from precisionlab.backends.tensorrt.store import key_of
 from precisionlab.backends.tensorrt.timings import choices, compared
-from precisionlab.backends.tensorrt.tuning import check_tuning, make_runtime, stream_weights, tune
+from precisionlab.backends.tensorrt.tuning import check_tuning, check_weakly_typed, make_runtime, stream_weights, tune
 from precisionlab.backends.tuning import AUTOMATIC, UNTUNED, Tuning
 from precisionlab.cli import cli
 from precisionlab.errors import EngineError, OptionError
@@ -84,7 +84,8 @@ def test_what_a_version_has_not_is_refused_by_option_and_version_and_taken_where
 
 def test_weights_are_streamed_by_strongly_typed_networks_alone() -> None:
     with pytest.raises(OptionError, match=r"--weight-streaming: TensorRT 10\.16 streams the weights of strongly typed"):
-        check_tuning(module(), Tuning(weight_streaming=AUTOMATIC), WEAK, None)
+        check_weakly_typed(Tuning(weight_streaming=AUTOMATIC), WEAK)
+    check_weakly_typed(Tuning(optimization_level=1), WEAK)
     check_tuning(module(), Tuning(weight_streaming=AUTOMATIC), STRONG, None)
 
 

@@ -663,7 +663,10 @@ class TestPolygraphy:
         cache = read_cache_file(tmp_path / config.calibration_cache)
         assert cache.scales.keys() == table.ranges.keys()
         flags: list[str] = []
-        trt = SimpleNamespace(BuilderFlag=SimpleNamespace(STRICT_NANS="STRICT_NANS"))
+        kinds = SimpleNamespace(EXPLICIT_BATCH=0)
+        trt = SimpleNamespace(
+            BuilderFlag=SimpleNamespace(STRICT_NANS="STRICT_NANS"), NetworkDefinitionCreationFlag=kinds
+        )
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
         configure = mod.import_from_script(
             config.trt_config_postprocess_script, config.trt_config_postprocess_func_name

@@ -80,7 +80,9 @@ def test_the_network_script_sets_the_flags_that_this_tensorrt_has(
     layers = [layer("QUANTIZE", "FLOAT", "INT8"), layer("DEQUANTIZE", "INT4", "FLOAT"), layer("UNARY", "FP8", "FP8")]
     network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
     flags: list[str] = []
-    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(BuilderFlag=SimpleNamespace(INT8="i8", FP8="f8")))
+    kinds = SimpleNamespace(EXPLICIT_BATCH=0)
+    trt = SimpleNamespace(BuilderFlag=SimpleNamespace(INT8="i8", FP8="f8"), NetworkDefinitionCreationFlag=kinds)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
     module.configure(None, network, SimpleNamespace(set_flag=flags.append))
     assert flags == ["i8"], "it has no INT4, and nothing is quantised to FP8"
 

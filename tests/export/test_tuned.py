@@ -14,7 +14,7 @@ from models import DIGITS, plan_for
 from precisionlab.backends.tuning import AUTOMATIC, UNTUNED, Tuning
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
-from precisionlab.export.tuned import polygraphy_tuning, registers_itself, trtexec_tuning
+from precisionlab.export.tuned import check_weakly, polygraphy_tuning, registers_itself, trtexec_tuning
 from precisionlab.model import load_model
 from precisionlab.precision import Precision
 
@@ -93,9 +93,15 @@ def test_a_library_that_waits_is_none_for_polygraphy(dynamic: Path, static: Path
 
 
 def test_weakly_typed_builds_stream_no_weights() -> None:
-    for words in (trtexec_tuning, polygraphy_tuning):
-        with pytest.raises(OptionError, match="--weight-streaming: weakly typed builds stream no weights"):
-            words(Tuning(weight_streaming=AUTOMATIC), [])
+    with pytest.raises(OptionError, match="--weight-streaming: weakly typed builds stream no weights"):
+        check_weakly(Tuning(weight_streaming=AUTOMATIC))
+    check_weakly(Tuning(refit=True))
+
+
+def test_strongly_typed_builds_stream_them() -> None:
+    tuning = Tuning(weight_streaming=AUTOMATIC)
+    assert trtexec_tuning(tuning, []) == ["--allowWeightStreaming"]
+    assert polygraphy_tuning(tuning, []) == ["--weight-streaming"]
 
 
 def test_the_command_line_hands_them_on_and_refuses_them_where_no_engine_is_built(tmp_path: Path, static: Path) -> None:

@@ -25,6 +25,7 @@ class Features:
     `pins`: precisions are builder flags, and layers are pinned (8.6 to 10.x); without, types stand in the ONNX graph.
     `calibrators`: it calibrates INT8 by itself and takes a calibration cache. `precisions`: the low ones that kernels
     may have.
+    `strongly_typed`: a network can be told that its types are those of the model (10.x; later ones are so anyhow).
     `debug_tensors`: tensors can be looked at without becoming outputs. `implicit_batch`: networks must be told that
     their batch is explicit (8.6). `strict_nans`: it can be kept from folding 0·x, x − x and x / x, which would hide a
     NaN (10.6 on). `unfused_tensors`: it can show those that no fusion took, and keeps none from being fused (10.12 on).
@@ -42,6 +43,7 @@ class Features:
     unfused_tensors: bool = False
     editable_timings: bool = False
     compiles_ahead: bool = False
+    strongly_typed: bool = False
 
 
 def check_installed(name: str) -> None:
@@ -75,6 +77,7 @@ def features_of(trt: Any) -> Features:
         editable_timings=hasattr(flags, "EDITABLE_TIMING_CACHE"),
         compiles_ahead=hasattr(trt, "ComputeCapability"),
         unfused_tensors=hasattr(trt.INetworkDefinition, "mark_unfused_tensors_as_debug_tensors"),
+        strongly_typed=hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"),
     )
 
 

@@ -55,8 +55,11 @@ class Engines(Protocol):
     device: str | None
     """The GPU's name; None where there is none, and engines are only compiled."""
 
-    def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
-        """The network that the parser makes of an ONNX file. Raises BuildError where it refuses it."""
+    def describe(self, model: Path, typed: bool = False) -> tuple[NetworkLayer, ...]:
+        """The network that the parser makes of an ONNX file; strongly `typed`, where that is a choice.
+
+        Raises BuildError where it refuses it.
+        """
         ...
 
     def build(self, job: BuildJob) -> Built:
@@ -132,6 +135,7 @@ class TensorRTBackend(EngineBackend):
             "tensorrt": self._engines.features.version,
             "device": self.device,
             "tactics": _TACTICS[self._engines.features.editable_timings],
+            "network": "strongly typed" if self.is_typed else "weakly typed",
             "nans": "kept" if self._engines.features.strict_nans else "may be folded",
             **self._settings.facts,
         }

@@ -64,7 +64,7 @@ def build(
     calibrator = make_calibrator(trt, job.cache, feed) if any(p.is_quantized for p in job.enabled) else None
     logger = logger_for(trt, keeper)
     builder = make_builder(trt, logger, keeper)
-    with parse(trt, logger, builder, job.model, features, keeper) as parsed:
+    with parse(trt, logger, builder, job.model, features, keeper, typed=job.typed) as parsed:
         network = parsed.network
         described = describe(network, parsed.names)
         outcomes = apply_pins(trt, network, match_pins(job.pins, described)) if job.pins else ()
@@ -72,7 +72,7 @@ def build(
         unmarked = mark_debug(network, job.debug, features)
         if job.unfused:
             mark_unfused(network, features)
-        own = quantization_flags(described) if features.pins else ()
+        own = quantization_flags(described) if features.pins and not job.typed else ()
         configured = configure(trt, builder, network, job, features, calibrator, own)
         config = configured.config
         chosen = _chosen(configured, features)
@@ -129,12 +129,12 @@ def _refused(
     return BuildError(f"{job.label or job.model}: TensorRT gives no engine{at_nodes(nodes, operators)}: {why}")
 
 
-def network_layers(trt: Any, model: Path, keeper: LogKeeper) -> tuple[NetworkLayer, ...]:
-    """The network that the parser makes of an ONNX file. Raises BuildError where it refuses it."""
+def network_layers(trt: Any, model: Path, keeper: LogKeeper, typed: bool) -> tuple[NetworkLayer, ...]:
+    """The network, strongly `typed` or not, that the parser makes of an ONNX file. Raises BuildError."""
     keeper.forget()
     logger = logger_for(trt, keeper)
     builder = make_builder(trt, logger, keeper)
-    with parse(trt, logger, builder, model, features_of(trt), keeper) as parsed:
+    with parse(trt, logger, builder, model, features_of(trt), keeper, typed=typed) as parsed:
         return describe(parsed.network, parsed.names)
 
 

@@ -63,9 +63,9 @@ class ChildEngines:
     ) -> None:
         self._process.close()
 
-    def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
+    def describe(self, model: Path, typed: bool = False) -> tuple[NetworkLayer, ...]:
         """The network that the parser makes of an ONNX file. Raises BuildError where it refuses it."""
-        found: tuple[NetworkLayer, ...] = self._process.call("describe", model, what=f"parsing {model.name}")
+        found: tuple[NetworkLayer, ...] = self._process.call("describe", model, typed, what=f"parsing {model.name}")
         return found
 
     def build(self, job: BuildJob) -> Built:

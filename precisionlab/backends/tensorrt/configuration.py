@@ -14,6 +14,7 @@ from precisionlab.backends.tensorrt.tuning import tune
 from precisionlab.errors import BuildError
 from precisionlab.precision import Precision
 
+NO_TYPED = "has no strongly typed networks, which TensorRT 10.0 and later have: leave --typed"
 _STRONGLY_TYPED = (
     "this TensorRT takes the types from the ONNX graph alone (strongly typed); flags and pins are of 8.6 to 10.16"
 )
@@ -100,6 +101,10 @@ def check_job(job: BuildJob, features: Features) -> None:
     if (job.enabled or job.pins) and not features.pins:
         asked = ", ".join(sorted(p.value for p in job.enabled)) or "pinned layers"
         raise BuildError(f"TensorRT {features.version} cannot be asked for {asked}: {_STRONGLY_TYPED}")
+    if job.typed and not features.strongly_typed:
+        raise BuildError(f"TensorRT {features.version} {NO_TYPED}")
+    if job.typed and (job.enabled or job.pins or job.marked_as):
+        raise ValueError("a strongly typed network takes no precision flags, and its layers and outputs no types")
     if job.strict_nans and not features.strict_nans:
         raise BuildError(f"TensorRT {features.version} cannot be asked to keep every NaN; 10.6 and later can")
     if Precision.FP32 in job.enabled:

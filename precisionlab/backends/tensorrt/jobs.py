@@ -72,7 +72,8 @@ class BuildJob:
     half precisions that marked tensors are to be stored in; others stay as the network has them, float32 by default,
     which would let a kernel write what it has not rounded. `plugins` are the SHA-256 of the libraries of plugins that
     its process has loaded. `unfused` lets the engine show its own tensors that no fusion took (from 10.12 on).
-    `tuning` is what the user asks of the build beside.
+    `tuning` is what the user asks of the build beside. `typed` asks a TensorRT that has both for a strongly typed
+    network: types are the model's.
     """
 
     model: Path
@@ -91,6 +92,7 @@ class BuildJob:
     label: str = ""
     strict_nans: bool = False
     marked_as: Mapping[str, Precision] = field(default_factory=dict)
+    typed: bool = False
     plugins: tuple[str, ...] = ()
     unfused: bool = False
     tuning: Tuning = UNTUNED

@@ -110,18 +110,30 @@ class _ParserError:
     inside: str = ""
 
 
-def parse(trt: Any, logger: Any, builder: Any, path: Path, features: Features, log: Log | None = None) -> ParsedNetwork:
+def parse(
+    trt: Any,
+    logger: Any,
+    builder: Any,
+    path: Path,
+    features: Features,
+    log: Log | None = None,
+    *,
+    typed: bool = False,
+) -> ParsedNetwork:
     """Read an ONNX file, with external data beside it, into a network.
 
-    `log` is what `logger` hands its messages on to: where the parser is vague, it may tell more. Raises BuildError
-    that says what TensorRT does not take, naming the node and its operator.
+    With `typed` its types are those of the file, where TensorRT has networks of both kinds. `log` is what `logger`
+    hands its messages on to: where the parser is vague, it may tell more. Raises BuildError that says what TensorRT
+    does not take, naming the node and its operator.
     """
     # Polygraphy's `network_from_onnx_path` does nearly this, but imports `tensorrt` by itself (this serves TensorRT-RTX
     # as well) and has for all errors one text without the node's name.
     model = _read(path)
     known = () if log is None else log.errors
-    flag = 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH) if features.implicit_batch else 0
-    network = builder.create_network(flag)
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH) if features.implicit_batch else 0
+    if typed:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     done = ParsedNetwork(parser, network, builder, logger, _warnings(trt, model, path), names_of(model))
     # From the file, not from its bytes: only so is external data found beside it.

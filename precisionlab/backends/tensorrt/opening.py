@@ -12,15 +12,17 @@ from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.registry import RTX, TENSORRT
 from precisionlab.backends.tensorrt.api import RTX as RTX_MODULE
 from precisionlab.backends.tensorrt.api import TENSORRT as TENSORRT_MODULE
-from precisionlab.backends.tensorrt.api import check_installed
+from precisionlab.backends.tensorrt.api import Features, check_installed
 from precisionlab.backends.tensorrt.backend import TensorRTBackend
+from precisionlab.backends.tensorrt.configuration import NO_TYPED
 from precisionlab.backends.tensorrt.plugins import libraries_of
 from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.backends.tensorrt.settings import EngineSettings
 from precisionlab.backends.tensorrt.store import EngineStore
+from precisionlab.backends.tensorrt.tuning import check_weakly_typed
 from precisionlab.backends.tensorrt.typed import TypedBackend
 from precisionlab.data import Dataset
-from precisionlab.errors import EngineError
+from precisionlab.errors import EngineError, OptionError
 from precisionlab.system.disk import why_not_written
 from precisionlab.system.observer import Observer
 from precisionlab.system.plainfiles import make_plain_folder
@@ -58,6 +60,8 @@ def open_engines(
     store = EngineStore(_own_store(folder)) if named is None else EngineStore(named, is_trusted=True)
     log, tuning = folder / "tensorrt.log", options.tuning
     with ChildEngines(module, model, chosen, store, log, observer, plugins, tuning) as engines:
+        if options.typed:
+            _check_typed(engines.features, module, options)
         if engines.device is None and module != RTX_MODULE:
             raise EngineError(
                 f"TensorRT {engines.features.version} finds no NVIDIA GPU here; use --backend onnxruntime to emulate, "
@@ -76,13 +80,26 @@ def open_engines(
             tuning=tuning,
         )
         opened: TensorRTBackend
-        if engines.features.pins:
+        if engines.features.pins and not options.typed:
+            check_weakly_typed(tuning, engines.features)
             opened = TensorRTBackend(reference, engines, settings)
         else:
             beside = SourceRun(model, every, reference.threads)
             opened = TypedBackend(reference, engines, settings, backend, beside)
         opened.notes.extend(engines.notes)
         yield opened
+
+
+def _check_typed(features: Features, module: str, options: EngineOptions) -> None:
+    """Raises EngineError where there are no such networks here, OptionError for options that they have no use for."""
+    if not features.strongly_typed and module != RTX_MODULE:
+        raise EngineError(f"TensorRT {features.version} {NO_TYPED}")
+    given = {"prefer": options.prefer, "hold-float": options.hold_float, "engine-calibration": options.calibrate}
+    if asked := [f"--{name}" for name, is_given in given.items() if is_given]:
+        raise OptionError(
+            f"{', '.join(asked)}: of no use with --typed, where each layer has the type that the model gives it; leave "
+            f"{'it' if len(asked) == 1 else 'them'}"
+        )
 
 
 def _own_store(folder: Path) -> Path:

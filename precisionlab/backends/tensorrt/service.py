@@ -80,8 +80,8 @@ class _Service:
         device = None if self._cuda is None else str(self._cuda.device())
         return Facts(features_of(self._trt), device, self._no_gpu, self._notes)
 
-    def describe(self, model: Path) -> tuple[NetworkLayer, ...]:
-        return network_layers(self._trt, model, self._keeper)
+    def describe(self, model: Path, typed: bool = False) -> tuple[NetworkLayer, ...]:
+        return network_layers(self._trt, model, self._keeper, typed)
 
     def build(self, job: BuildJob) -> Built:
         self._unload()

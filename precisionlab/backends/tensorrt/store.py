@@ -43,7 +43,8 @@ class EngineKey:
     INT8. `module` and `version` are TensorRT's, `device` is the GPU: its name, compute capability and driver.
     `profiles` are (input, min, opt, max), `marked_as` (tensor, precision),
     `plugins` the SHA-256 of each library of plugins. `unfused` engines show their own unfused
-    tensors. `tuning` has the options that are not TensorRT's own (see `Tuning`).
+    tensors. `tuning` has the options that are not TensorRT's own (see `Tuning`). `typed` says that the network is
+    strongly typed by choice.
     """
 
     model: str
@@ -61,6 +62,7 @@ class EngineKey:
     strict_nans: bool
     plugins: tuple[str, ...]
     tuning: tuple[tuple[str, int | bool], ...]
+    typed: bool
     module: str
     version: str
     device: str
@@ -93,6 +95,7 @@ def key_of(
         strict_nans=job.strict_nans,
         plugins=tuple(sorted(job.plugins)),
         tuning=tuple(sorted(job.tuning.key.items())),
+        typed=job.typed,
         module=module,
         version=version,
         device=device,

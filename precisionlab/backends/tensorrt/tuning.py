@@ -28,14 +28,18 @@ def check_tuning(trt: Any, tuning: Tuning, features: Features, logger: Any) -> N
         asked = getattr(tuning, option.removeprefix("--").replace("-", "_"))
         if asked is not None and asked is not False and not is_there:
             raise OptionError(f"{option}: TensorRT {features.version} has no such thing; leave it out")
-    if tuning.weight_streaming is not None and features.pins:
+    if tuning.dla is not None:
+        _check_dla(trt, tuning.dla, features, logger)
+
+
+def check_weakly_typed(tuning: Tuning, features: Features) -> None:
+    """Whether weakly typed networks can be built so. Raises OptionError that names the option."""
+    if tuning.weight_streaming is not None:
         # trtexec of 10.x: "--allowWeightStreaming … Must be specified with --stronglyTyped."
         raise OptionError(
             f"--weight-streaming: TensorRT {features.version} streams the weights of strongly typed networks alone; "
-            "leave it out"
+            "leave it out, or add --typed"
         )
-    if tuning.dla is not None:
-        _check_dla(trt, tuning.dla, features, logger)
 
 
 def _check_dla(trt: Any, core: int, features: Features, logger: Any) -> None:

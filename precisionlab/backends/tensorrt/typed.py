@@ -1,4 +1,4 @@
-"""Variants as engines of a strongly typed TensorRT (11, and TensorRT-RTX): the plan stands in the model's types."""
+"""Variants as strongly typed engines (by choice in TensorRT 10; 11, TensorRT-RTX): plans stand in a model's types."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.system.plainfiles import make_plain_folder
 from precisionlab.system.wording import counted
 
+_WEAK = frozenset({"constraints", "float_layers", "int8_ranges"})
+
 
 class TypedBackend(TensorRTBackend):
     """Builds each plan as a typed ONNX model of its own, which TensorRT takes as it is."""
@@ -42,6 +44,11 @@ class TypedBackend(TensorRTBackend):
         self.name = name
         self._beside = beside
         self._typed: set[Path] = set()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """As of every backend, without the settings that a network with types of its own has no use for."""
+        return {name: value for name, value in super().identity.items() if name not in _WEAK}
 
     def job(self, plan: PrecisionPlan, table: CalibrationTable | None) -> BuildJob:
         """What is asked of TensorRT for a plan; writes the typed model. Raises BuildError where there can be none."""
@@ -74,6 +81,7 @@ class TypedBackend(TensorRTBackend):
             timing_cache=self._timings,
             plugins=settings.digests,
             tuning=settings.tuning,
+            typed=self._engines.features.pins,  # elsewhere there is no choice
             label=f"{self.model.name} ({plan.default}, {counted(len(plan.pins), 'pin')})",
         )
 
@@ -86,7 +94,8 @@ class TypedBackend(TensorRTBackend):
         """
         built = self.built(plan, table)
         pins = self.own_pins(plan)
-        network = self._engines.describe(self.job(plan, table).model)
+        job = self.job(plan, table)
+        network = self._engines.describe(job.model, job.typed)
         reports = tuple(map(_typed_advice, reports_of(pins, (), built.layers, self.model.node)))
         settled = (_settled(report, pin, network) for report, pin in zip(reports, pins, strict=True))
         return self._inside(built, tuple(map(self._as_summed, settled)))

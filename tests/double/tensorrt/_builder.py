@@ -15,7 +15,7 @@ from cuda.bindings import runtime
 from gpu.configuring import Config, OptimizationProfile, TimingCache
 from numpy.typing import NDArray
 
-from ._choice import RefusedError, check_explicit, choose, float_precision
+from ._choice import RefusedError, check_explicit, check_typed, choose, float_precision
 from ._interfaces import (
     BuilderFlag,
     DeviceType,
@@ -75,8 +75,7 @@ class Builder:
         self._log = _Log(logger)
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
-        assert not flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED, "the double is weakly typed"
-        return INetworkDefinition()
+        return INetworkDefinition(bool(flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
     def create_builder_config(self) -> IBuilderConfig:
         return IBuilderConfig()
@@ -94,6 +93,7 @@ class Builder:
             self._step(monitor, 0)
             maybe_crash("build", flags)
             profile = _check_profiles(network, config)
+            check_typed(network, config.flags)
             explicit = check_explicit(network, config.flags)
             if explicit and config.int8_calibrator is not None:
                 self._log.log("WARNING", "Calibrator won't be used in explicit quantization mode.")

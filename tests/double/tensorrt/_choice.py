@@ -102,12 +102,37 @@ def _taken_back(model: Model, kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]
     return tuple(replace(k, precision=Precision.FP16) if k.layer in alone else k for k in kernels)
 
 
+_OF_WEAK = frozenset(
+    {
+        *(BuilderFlag.FP16, BuilderFlag.BF16, BuilderFlag.INT8, BuilderFlag.FP8),
+        *(BuilderFlag.OBEY_PRECISION_CONSTRAINTS, BuilderFlag.PREFER_PRECISION_CONSTRAINTS),
+    }
+)
+
+
+def check_typed(network: INetworkDefinition, flags: Collection[BuilderFlag]) -> None:
+    """Raises RefusedError where a strongly typed network is told of precisions otherwise than by its types."""
+    if not network._is_typed:
+        return
+    if told := sorted(flag.name for flag in _OF_WEAK.intersection(flags)):
+        raise RefusedError(
+            f"Error Code 3: API Usage Error (flag k{told[0]} cannot be set for a network created with the "
+            "kSTRONGLY_TYPED flag)"
+        )
+    for layer in network._parts.layers:
+        if layer.precision_is_set or layer._output_types:
+            raise RefusedError(
+                f"Error Code 3: API Usage Error ({layer.name}: setting layer precisions and output types is not "
+                "allowed in a strongly typed network)"
+            )
+
+
 def check_explicit(network: INetworkDefinition, flags: Collection[BuilderFlag]) -> bool:
     """Whether the network has Q/DQ layers of its own. Raises RefusedError where it has no flag for these."""
     layers = network._parts.layers
     types = [layer._outputs[0].dtype for layer in layers if layer.type is LayerType.QUANTIZE]
     types += [layer._inputs[0].dtype for layer in layers if layer.type is LayerType.DEQUANTIZE]
-    for dtype in types:
+    for dtype in () if network._is_typed else types:
         if _QUANTIZED[dtype] not in flags:
             name = _QUANTIZED[dtype].name.capitalize()
             raise RefusedError(
@@ -138,7 +163,7 @@ def _kernel(
     manners = settings()
     parts = [part for part in network._parts.layers if part._node in layer.nodes]
     name = " + ".join(part.name for part in parts) or layer.name
-    free = _free(layer, model, flags, scales, log)
+    free = (layer.own or Precision.FP32) if network._is_typed else _free(layer, model, flags, scales, log)
     precision = free
     pin = _pin(parts)
     if pin is not None:

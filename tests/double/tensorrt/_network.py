@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ._interfaces import DataType, LayerType, TensorLocation
+from ._interfaces import DataType, LayerType, NetworkDefinitionCreationFlag, TensorLocation
 from ._settings import settings
 
 Shape = tuple[int, ...]
@@ -108,8 +108,12 @@ class _Parts:
 class INetworkDefinition:
     """A network; only a parser fills it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_typed: bool = False) -> None:
         self._parts = _Parts()
+        self._is_typed = is_typed
+
+    def get_flag(self, flag: NetworkDefinitionCreationFlag) -> bool:
+        return self._is_typed if flag is NetworkDefinitionCreationFlag.STRONGLY_TYPED else True
 
     @property
     def num_layers(self) -> int:

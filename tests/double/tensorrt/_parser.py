@@ -29,12 +29,14 @@ _KINDS = {
     "MatMul": LayerType.MATRIX_MULTIPLY,
     "Concat": LayerType.CONCATENATION,
     "Identity": LayerType.IDENTITY,
+    "Cast": LayerType.CAST,
 }
 _OWN_WEIGHTS = frozenset({"Conv", "BatchNormalization", "Clip", "ReduceMean", "ReduceSum", "ReduceMax"})
 """Operators whose layer holds its weights or settings itself: these are no tensors of the network."""
 _TYPES = {
     onnx.TensorProto.FLOAT: DataType.FLOAT,
     onnx.TensorProto.FLOAT16: DataType.HALF,
+    onnx.TensorProto.BFLOAT16: DataType.BF16,
     onnx.TensorProto.INT32: DataType.INT32,
     onnx.TensorProto.INT64: DataType.INT64,
     onnx.TensorProto.BOOL: DataType.BOOL,
