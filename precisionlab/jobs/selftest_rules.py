@@ -1,8 +1,9 @@
 """What the emulation takes for granted of TensorRT's FP16, each with a small graph on which an engine tells.
 
 Whether a finite constant beyond half is clamped and one that would be 0 kept from it; in which type a product adds up;
-whether NaN survives where a compiler could fold it away. Every layer is pinned to FP16, so that no faster kernel in
-FP32 answers in its place; one that does all the same is told by what it gives.
+whether nothing is rounded inside of a layer (a BatchNormalization behind a Conv, a bias behind a product, a mean, a
+normalisation); whether NaN survives where a compiler could fold it away. Every layer is pinned to FP16, so that no
+faster kernel in FP32 answers in its place; one that does all the same is told by what it gives.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ _LARGEST, _LEAST = Precision.FP16.number_format.largest, Precision.FP16.number_f
 
 _MODEL = """
 <ir_version: 8, opset_import: ["" : 17]>
-rules (float[1,4] share, float[1,4] wild, float[64,1024] rows, float[1,1024,8,8] image)
+rules (float[1,4] share, float[1,4] wild, float[64,1024] rows, float[1,1024,8,8] image, float[1,16,8,8] plane,
+       float[8,16] few, float[1,4,16,16] tall, float[4,64] wide)
     => (float[1,4] large, float[1,4] mask, float[1,4] tiny, float[64,64] product, float[1,64,8,8] convolution,
+        float[1,8,8,8] scaled, float[8,8] shifted, float[1,4,1,1] mean, float[4,64] normal,
         float[1,4] times, float[1,4] minus, float[1,4] over) {
     [large] large = Mul (share, million)
     [mask] mask = Mul (share, lowest)
@@ -44,11 +47,19 @@ rules (float[1,4] share, float[1,4] wild, float[64,1024] rows, float[1,1024,8,8]
     [tiny] tiny = Log (above)
     [product] product = MatMul (rows, weight)
     [convolution] convolution = Conv (image, kernel)
+    [conv] tower = Conv (plane, towers)
+    [norm] scaled = BatchNormalization (tower, thousandth, zeros, zeros, ones)
+    [sum] total = MatMul (few, addends)
+    [bias] shifted = Add (total, back)
+    [mean] mean = GlobalAveragePool (tall)
+    [normal] normal = LayerNormalization (wide, gain, shift)
     [times] times = Mul (wild, nothing)
     [minus] minus = Sub (wild, wild)
     [over] over = Div (wild, wild)
 }
 """
+_TALL, _WIDE = 2048.0, 1000.0
+"""What is averaged, 256 times: its sum is beyond half; and what is normalised, whose square is."""
 _SHARES = np.array([[0, 0.25, 0.5, 1]], np.float32)
 _WILD = np.array([[np.inf, -np.inf, np.nan, 1]], np.float32)
 
@@ -81,7 +92,13 @@ def measured(backend: EngineBackend) -> Iterator[tuple[str, bool, str]]:
 def inputs() -> dict[str, Array]:
     """What the rules are tried on; float32. A 1 for each product, so that the weights are what is added up."""
     ones = {"rows": np.ones((ROWS, K), np.float32), "image": np.ones((1, K, 8, 8), np.float32)}
-    return {"share": _SHARES, "wild": _WILD, **ones}
+    inside = {
+        "plane": np.ones((1, 16, 8, 8), np.float32),
+        "few": np.ones((8, 16), np.float32),
+        "tall": np.full((1, 4, 16, 16), _TALL, np.float32),
+        "wide": np.tile(np.array([-_WIDE, _WIDE], np.float32), (4, 32)),
+    }
+    return {"share": _SHARES, "wild": _WILD, **ones, **inside}
 
 
 def made_rules(folder: Path) -> tuple[Model, Dataset]:
@@ -98,6 +115,14 @@ def made_rules(folder: Path) -> tuple[Model, Dataset]:
         "nothing": np.float32(0),
         "weight": weight,
         "kernel": np.ascontiguousarray(weight.T).reshape(COLUMNS, K, 1, 1),
+        "towers": np.full((8, 16, 1, 1), 8192, np.float32),  # 16 of them: 131072, which is 128 behind the normalisation
+        "thousandth": np.full(8, 2.0**-10, np.float32),
+        "zeros": np.zeros(8, np.float32),
+        "ones": np.ones(8, np.float32),
+        "addends": np.full((16, 8), 4376, np.float32),  # 70016, and 60000 with the bias
+        "back": np.full(8, -10016, np.float32),
+        "gain": np.ones(64, np.float32),
+        "shift": np.zeros(64, np.float32),
     }
     proto = onnx.parser.parse_model(_MODEL)
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items())
@@ -155,6 +180,19 @@ def _sums(found: Array) -> tuple[bool, str]:
     return kinds.get(pair, (False, f"neither half nor float32: {pair[0]:g} and {pair[1]:g}"))
 
 
+def _inside(wanted: float, between: str) -> Callable[[Array], tuple[bool, str]]:
+    """Whether nothing was rounded within a layer, by the size of its values; `between` is what leaves half's range."""
+
+    def judge(found: Array) -> tuple[bool, str]:
+        sizes = np.abs(found)
+        if (np.abs(sizes - wanted) < wanted / 100).all():
+            return True, f"nothing is rounded between: {wanted:g}, as it has to be"
+        given = ", ".join(f"{value:g}" for value in np.unique(found)[:3])
+        return False, f"{between} in half: it gives {given} in the place of {wanted:g}"
+
+    return judge
+
+
 def _undefined(what: str, count: int) -> Callable[[Array], tuple[bool, str]]:
     def judge(found: Array) -> tuple[bool, str]:
         given = ", ".join(f"{value:g}" for value in found.ravel())
@@ -171,6 +209,10 @@ RULES = (
     Assumption("a constant below half", "tiny", _tiny),
     Assumption("sums of a MatMul", "product", _sums),
     Assumption("sums of a convolution", "convolution", _sums),
+    Assumption("a BatchNormalization behind a Conv", "scaled", _inside(128, "the Conv's result is stored")),
+    Assumption("a bias behind a MatMul", "shifted", _inside(60000, "the product is stored")),
+    Assumption("a mean", "mean", _inside(_TALL, "the sum is kept")),
+    Assumption("a LayerNormalization", "normal", _inside(1, "squares are kept")),
     Assumption("0·x", "times", _undefined("0·x", 3)),
     Assumption("x - x", "minus", _undefined("x - x", 3)),
     Assumption("x / x", "over", _undefined("x / x", 3)),
