@@ -163,7 +163,7 @@ def opened(name: str, reference: OnnxRuntimeBackend, *_: Any) -> Iterator[Engine
 
 @pytest.fixture
 def toy() -> Iterator[None]:
-    registry.register(Kind("toy", "nothing is built", "onnxruntime", "pip install it", False, lambda: False, opened))
+    registry.register(Kind("toy", "nothing is built", "onnxruntime", "pip install it", False, lambda: "", opened))
     yield
     del registry._KINDS["toy"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from precisionlab.errors import OptionError
 
@@ -47,8 +47,8 @@ class Kind:
     """One backend. `title` says in a few words what it does.
 
     `package` is the Python package that it works by, `remedy` the command that installs it. `needs_gpu`: it is of no
-    use without one. `is_preferred` tells whether `auto` takes it on this machine. `open` is None where there are no
-    engines: all is emulated.
+    use without one. `why_not` says why `auto` passes over it on this machine: None where it takes it, "" where there
+    is nothing to say. `open` is None where there are no engines: all is emulated.
     """
 
     name: str
@@ -56,14 +56,21 @@ class Kind:
     package: str
     remedy: str
     needs_gpu: bool
-    is_preferred: Callable[[], bool]
+    why_not: Callable[[], str | None]
     open: Opener | None
 
 
-def _tensorrt_is_usable() -> bool:
-    from precisionlab.backends.tensorrt.presence import is_usable
+class Choice(NamedTuple):
+    """A backend, and in `notes` why `auto` has passed over others that are installed here."""
 
-    return is_usable()
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def _why_not_tensorrt() -> str | None:
+    from precisionlab.backends.tensorrt.obstacle import why_not_used
+
+    return why_not_used()
 
 
 def _open_tensorrt(*given: Any, **named: Any) -> AbstractContextManager[EngineBackend]:
@@ -79,18 +86,18 @@ _KINDS = {
             TENSORRT,
             "real engines are built and measured",
             package="tensorrt",
-            remedy="pip install 'precisionlab[tensorrt]'",
+            remedy='pip install "precisionlab[tensorrt-cu13]"',
             needs_gpu=True,
-            is_preferred=_tensorrt_is_usable,
+            why_not=_why_not_tensorrt,
             open=_open_tensorrt,
         ),
         Kind(
             RTX,
             "real engines of typed models; without a GPU they are only compiled",
             package="tensorrt_rtx",
-            remedy="pip install wheel setuptools && pip install --no-build-isolation 'precisionlab[rtx]'",
+            remedy='pip install wheel setuptools && pip install --no-build-isolation "precisionlab[rtx]"',
             needs_gpu=False,
-            is_preferred=lambda: False,
+            why_not=lambda: "",
             open=_open_tensorrt,
         ),
         Kind(
@@ -99,13 +106,13 @@ _KINDS = {
             package="onnxruntime",
             remedy="pip install precisionlab",
             needs_gpu=False,
-            is_preferred=lambda: True,
+            why_not=lambda: None,
             open=None,
         ),
     )
 }
 KINDS: Mapping[str, Kind] = MappingProxyType(_KINDS)
-"""Name → backend; `auto` takes the first that is preferred here."""
+"""Name → backend; `auto` takes the first that it need not pass over here."""
 
 
 def register(kind: Kind) -> None:
@@ -121,16 +128,28 @@ def backend_names() -> tuple[str, ...]:
 
 
 def which_backend(name: str) -> str:
-    """The backend of this name; for `auto`, TensorRT where it is installed and there is a GPU, else the emulation.
+    """The name of the backend that `choose_backend` gives."""
+    return choose_backend(name).name
+
+
+def choose_backend(name: str) -> Choice:
+    """The backend of this name; for `auto`, TensorRT where it is installed and can be used, else the emulation.
 
     Raises OptionError for an unknown name.
     """
     if name == AUTO:
-        return next(kind.name for kind in _preferred())
+        return _preferred()
     if name not in _KINDS:
         raise OptionError(f"unknown backend {name!r}; use one of {', '.join(backend_names())}")
-    return name
+    return Choice(name)
 
 
-def _preferred() -> Iterator[Kind]:
-    return (kind for kind in _KINDS.values() if kind.is_preferred())
+def _preferred() -> Choice:
+    notes: list[str] = []
+    for kind in _KINDS.values():
+        why = kind.why_not()
+        if why is None:
+            return Choice(kind.name, tuple(notes))
+        if why:
+            notes.append(f"--backend {AUTO} passes over {kind.name}, which is installed: {why}")
+    raise AssertionError("the emulation is always there")

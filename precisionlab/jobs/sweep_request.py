@@ -8,7 +8,7 @@ from pathlib import Path
 
 from precisionlab.backends import device_of
 from precisionlab.backends.options import EngineOptions
-from precisionlab.backends.registry import EMULATION, RTX, which_backend
+from precisionlab.backends.registry import EMULATION, RTX, choose_backend
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.prepare import Source, parse_holdout
@@ -34,9 +34,11 @@ class RunOptions:
 
     `out` None: `reports/<model>`. `device` is what the emulation runs on, `target` the GPU that costs are estimated
     for. `grouping` says where layers come from; None: as the backend has it by default.
+    `notes` are of the backend's choice.
     """
 
     backend: str
+    notes: tuple[str, ...]
     out: Path | None
     threads: int | None
     memory: int | None
@@ -145,8 +147,10 @@ def run_options(
     grouping = None if layers is None else parse_grouping(layers)
     if grouping is Grouping.COMPILED and (processes or dask):
         raise OptionError("layers from a compiled engine are known to this process alone; leave --processes and --dask")
+    choice = choose_backend(backend)
     return RunOptions(
-        backend=which_backend(backend),
+        backend=choice.name,
+        notes=choice.notes,
         out=Path(out) if out else None,
         threads=threads,
         memory=parse_memory(memory),

@@ -67,6 +67,8 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
     Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
     """
     run = request.run
+    for note in run.notes:
+        observer.note(note)
     grouped = as_the_plan(_loaded(request.model, observer), request.plan, run)
     plan = _plan_of(request, grouped.model)
     options = _as_planned(request.options, plan)

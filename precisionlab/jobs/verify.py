@@ -10,7 +10,7 @@ from typing import Any
 
 from precisionlab.backends.base import Backend
 from precisionlab.backends.options import EngineOptions
-from precisionlab.backends.registry import EMULATION, which_backend
+from precisionlab.backends.registry import EMULATION, choose_backend
 from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
@@ -100,7 +100,9 @@ def verify(
     source = source_of(run, data)
     bounds = _held_to(content, asked)
     metric = metric_of(run, metric)
-    by = which_backend(backend)
+    by, notes = choose_backend(backend)
+    for note in notes:
+        observer.note(note)
     with open_executor(processes, dask) or nullcontext() as executor, ExitStack() as opened:
         ready = prepare(loaded, source, metric, threads, executor, observer, parse_memory(memory), device)
         measuring: Backend = ready.backend

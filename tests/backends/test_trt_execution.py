@@ -198,7 +198,7 @@ class TestCuda:
             (
                 {"error": CudaError.cudaErrorInsufficientDriver, "driver": 12020, "runtime": 13010},
                 "driver can do CUDA 12.2, the installed cuda-python needs 13.1: update the driver, "
-                "or `pip install 'cuda-python<13'`",
+                'or `pip install "cuda-python<13"`',
             ),
             ({"error": CudaError.cudaErrorIllegalAddress}, "cudaErrorIllegalAddress (something went wrong)"),
         ],
@@ -242,7 +242,7 @@ class TestCuda:
     @pytest.mark.parametrize(
         ("failures", "text"),
         [
-            ({}, "cuda-python is not installed; install it with `pip install precisionlab[tensorrt]`"),
+            ({}, "cuda-python is not installed; install the one that `precisionlab doctor` names here, such as `pip"),
             ({"cuda.bindings.runtime": ImportError("libfoo.so: no such file")}, "cannot be loaded: libfoo.so"),
             ({"cuda.cudart": ImportError("libold.so: no such file")}, "cannot be loaded: libold.so"),
         ],

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 
-from precisionlab.backends.tensorrt.cuda import Cuda, _installed
+from precisionlab.backends.tensorrt.cuda import Cuda, runtime_module
 from precisionlab.errors import EngineError
 
-cudart = _installed()
+cudart = runtime_module()
 functions, enums = {}, {}
 for name in dir(cudart):
     thing = getattr(cudart, name)

@@ -30,7 +30,7 @@ class Gpu:
         if PROVIDER not in ort.get_available_providers():
             raise EngineError(
                 "this ONNX Runtime has no CUDA provider; put onnxruntime-gpu in its place "
-                "(`pip uninstall onnxruntime && pip install precisionlab[cuda]`), or leave --device"
+                '(`pip uninstall onnxruntime && pip install "precisionlab[cuda]"`), or leave --device'
             )
         load_libraries()
         self._number = number

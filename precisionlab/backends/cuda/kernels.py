@@ -15,7 +15,7 @@ from precisionlab.errors import EngineError
 THREADS = 256
 _SOURCES = ("kernels.cu", "sums.cu")
 _current = threading.local()  # which GPU this thread works on
-_INSTALL = "install it with `pip install precisionlab[cuda]`"
+_INSTALL = 'install it with `pip install "precisionlab[cuda]"`'
 
 
 class Kernels:

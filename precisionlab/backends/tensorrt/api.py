@@ -13,8 +13,9 @@ from precisionlab.precision import Precision
 TENSORRT = "tensorrt"
 RTX = "tensorrt_rtx"
 _INSTALL = {
-    TENSORRT: "install it with `pip install precisionlab[tensorrt]`, or on a Jetson take JetPack's own",
-    RTX: "install it with `pip install precisionlab[rtx]`",
+    TENSORRT: 'install it with `pip install "precisionlab[tensorrt-cu13]"` (`precisionlab doctor` says which CUDA the '
+    "driver can do; [tensorrt-cu12] is the other), or on a Jetson take JetPack's own",
+    RTX: 'install it with `pip install --no-build-isolation "precisionlab[rtx]"`',
 }
 
 
@@ -56,10 +57,13 @@ def load_tensorrt(name: str = TENSORRT) -> Any:
     """The module `tensorrt` or `tensorrt_rtx`. Raises EngineError where it cannot be loaded."""
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        missing = error.name == name
-        what = "is not installed" if missing else f"is installed, but cannot be loaded ({_first_line(error)})"
-        raise EngineError(f"the Python package {name} {what}; {_INSTALL[name]}") from None
+    except (ImportError, OSError) as error:  # the libraries' own package opens them, and lets an OSError out
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise EngineError(f"the Python package {name} is not installed; {_INSTALL[name]}") from None
+        raise EngineError(
+            f"the Python package {name} is installed, but cannot be loaded ({_first_line(error)}); "
+            "`precisionlab doctor` names the command that mends it"
+        ) from None
 
 
 def features_of(trt: Any) -> Features:

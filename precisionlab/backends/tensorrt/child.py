@@ -53,6 +53,7 @@ class ChildEngines:
         facts: Facts = self._process.call("facts", what="looking for the GPU")
         self.features: Features = facts.features
         self.device: str | None = facts.device
+        self.no_gpu = facts.no_gpu
         self.notes: tuple[str, ...] = facts.notes
 
     def __enter__(self) -> ChildEngines:

@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 
 from precisionlab.errors import EngineError
 
-_INSTALL = "install it with `pip install precisionlab[tensorrt]`"
+_INSTALL = 'install the one that `precisionlab doctor` names here, such as `pip install "cuda-python>=13,<14"`'
 _OTHERWISE = "or take `--backend onnxruntime`, which needs no GPU"
+
+
+class NotInstalledError(EngineError):
+    """cuda-python is not installed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Cuda:
     @classmethod
     def load(cls) -> Cuda:
         """The installed CUDA runtime. Raises EngineError where it or a GPU is missing."""
-        cuda = cls(_installed())
+        cuda = cls(runtime_module())
         cuda.need_gpu()
         return cuda
 
@@ -79,7 +83,7 @@ class Cuda:
             (runtime,) = self.check(self.cudart.cudaRuntimeGetVersion(), "its version was asked for")
             raise EngineError(
                 f"the NVIDIA driver can do CUDA {_version(driver)}, the installed cuda-python needs "
-                f"{_version(runtime)}: update the driver, or `pip install 'cuda-python<{runtime // 1000}'`"
+                f'{_version(runtime)}: update the driver, or `pip install "cuda-python<{runtime // 1000}"`'
             )
         if code == errors.cudaErrorInsufficientDriver:
             raise EngineError(f"no NVIDIA driver is here; install it, check it with `nvidia-smi`, {_OTHERWISE}")
@@ -241,8 +245,11 @@ def address_of(array: NDArray[Any]) -> int:
     return address
 
 
-def _installed() -> Any:
-    """The module of cuda-python that has the CUDA runtime's functions. Raises EngineError."""
+def runtime_module() -> Any:
+    """The module of cuda-python that has the CUDA runtime's functions.
+
+    Raises NotInstalledError where there is none, EngineError where it cannot be loaded.
+    """
     failed: ImportError | None = None
     for name in ("cuda.bindings.runtime", "cuda.cudart"):
         try:
@@ -253,7 +260,7 @@ def _installed() -> Any:
             failed = failed if missing else failed or error
     if failed is not None:
         raise EngineError(f"the Python package cuda-python is installed, but cannot be loaded: {failed}")
-    raise EngineError(f"the Python package cuda-python is not installed; {_INSTALL}")
+    raise NotInstalledError(f"the Python package cuda-python is not installed; {_INSTALL}")
 
 
 def _version(number: int) -> str:

@@ -64,8 +64,8 @@ def open_engines(
             _check_typed(engines.features, module, options)
         if engines.device is None and module != RTX_MODULE:
             raise EngineError(
-                f"TensorRT {engines.features.version} finds no NVIDIA GPU here; use --backend onnxruntime to emulate, "
-                "or --backend tensorrt-rtx, which compiles without one"
+                f"TensorRT {engines.features.version} can run no engines here: {engines.no_gpu}, "
+                "or --backend tensorrt-rtx, which compiles without a GPU; `precisionlab doctor` says more"
             )
         settings = EngineSettings(
             folder=store.folder,
