@@ -194,3 +194,17 @@ def test_every_file_and_key_of_a_run_is_explained(folder: Path) -> None:
 
 def _keys(facts: dict[str, Any], within: tuple[str, ...]) -> set[str]:
     return set(facts) | {key for name in within for key in facts.get(name) or ()}
+
+
+def test_install_lines_name_extras_that_are_there_in_quotes_which_every_shell_takes() -> None:
+    table = (ROOT / "pyproject.toml").read_text("utf-8").split("[project.optional-dependencies]")[1].split("\n[")[0]
+    extras = set(re.findall(r"^([\w-]+) = ", table, re.MULTILINE))
+    named = {
+        (source.name, *found)
+        for source in (*PAGES, *(ROOT / "precisionlab").rglob("*.py"), ROOT / "Makefile")
+        for line in re.findall(r"pip install ([^`\n]*)", source.read_text("utf-8"))
+        for found in re.findall(r"(.?)(?:precisionlab|\.)\[([\w,-]+)\](.?)", line)
+    }
+    assert {row for row in named if (row[1], row[3]) != ('"', '"')} == set()
+    assert {extra for row in named for extra in row[2].split(",")} - extras == set()
+    assert {"tensorrt-cu12", "tensorrt-cu13", "jetson", "dask"} <= {row[2] for row in named}
