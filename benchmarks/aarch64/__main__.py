@@ -17,6 +17,7 @@ MODELS = ("digits", "orient", "magika", "minilm_l3")
 PRECISIONS = ("fp16", "int8")
 # What depends on the processor: numerics, compiled loops, calibration, graphs and their rewriting, comparison.
 TESTS = ("calibration", "compare", "rewrite", "model", "evaluate", "plan", "data", "backends")
+MODULES = ("jobs/test_fidelity.py",)  # integer products in truth
 PARTS = ("all", "setup", "kernels", "half", "models", "tests", "table")
 
 
@@ -87,13 +88,12 @@ def _model(name: str, place: Path, first: Path, samples: int) -> Iterator[Step]:
 
 def _tests(place: Path, names: Sequence[str]) -> Iterator[Step]:
     """Each module by itself, those that `make quick` has."""
-    for room in TESTS:
-        for module in sorted((ROOT / "tests" / room).glob("test_*.py")):
-            title = f"{room}.{module.stem.removeprefix('test_')}"
-            if not names or any(name in title for name in names):
-                options = ("-q", "-p", "no:cacheprovider", "--tb=short", "-m", "not slow and not thorough")
-                report = f"--junitxml={place / title}.xml"
-                yield Step(str(place / title), ("pytest", str(module), *options, report))
+    rooms = (path for room in TESTS for path in sorted((ROOT / "tests" / room).glob("test_*.py")))
+    for module in (*rooms, *(ROOT / "tests" / name for name in MODULES)):
+        title = f"{module.parent.name}.{module.stem.removeprefix('test_')}"
+        if not names or any(name in title for name in names):
+            options = ("-q", "-p", "no:cacheprovider", "--tb=short", "-m", "not slow and not thorough")
+            yield Step(str(place / title), ("pytest", str(module), *options, f"--junitxml={place / title}.xml"))
 
 
 if __name__ == "__main__":

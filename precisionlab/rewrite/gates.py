@@ -1,8 +1,8 @@
 """Rounding gates: float32 → a precision → float32, as nodes in a graph.
 
 Never a real half-precision graph: ONNX Runtime's CPU provider computes that in float32 and removes the
-casts between, so that nothing overflows. An explicit pair of casts does round, at every optimisation
-level.
+casts between, so that nothing overflows, or in half, as the processor goes. An explicit pair of casts does
+round, at every optimisation level.
 """
 
 from __future__ import annotations
