@@ -292,7 +292,7 @@ def _compiled(scene: Scene, variant: Variant, compute: str, notes: Sequence[str]
     exceptions = []
     for report in inside.pins:
         layer = scene.model.layer[report.layer]
-        if report.verdict == "taken" and report.asked.value in report.got:
+        if report.verdict == "honoured" and report.asked.value in report.got:
             continue
         exceptions.append(
             {
