@@ -89,14 +89,16 @@ class TypedBackend(TensorRTBackend):
         """What the engine of a plan really is.
 
         A kernel may convert inside itself, so that what it takes and gives does not settle a pin. But a strongly typed
-        network is compiled as it is typed: where the kernel is known to run the pinned nodes, the network's own types
-        do.
+        network is compiled as it is typed, but for what `rewrite.typed.alone` keeps from it: where the kernel is known
+        to run the pinned nodes, the network's own types do.
         """
         built = self.built(plan, table)
         pins = self.own_pins(plan)
         job = self.job(plan, table)
-        network = self._engines.describe(job.model, job.typed)
         reports = tuple(map(_typed_advice, reports_of(pins, (), built.layers, self.model.node)))
+        if not built.is_read:
+            return self._inside(built, reports)
+        network = self._engines.describe(job.model, job.typed)
         settled = (_settled(report, pin, network) for report, pin in zip(reports, pins, strict=True))
         return self._inside(built, tuple(map(self._as_summed, settled)))
 
