@@ -32,7 +32,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 OTHERS = {
     # trtexec's and Polygraphy's
     *("--layerPrecisions", "--layerOutputTypes", "--precisionConstraints=obey", "--calib", "--layer-precisions"),
-    *("--int8", "--fp8"),
+    *("--int8", "--fp8", "--stronglyTyped", "--strongly-typed", "--staticPlugins", "--dynamicPlugins", "--plugins"),
 }
 
 

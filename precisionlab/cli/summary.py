@@ -16,7 +16,7 @@ from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.plan.file import plan_files
-from precisionlab.report.commands import longer_command
+from precisionlab.report.commands import longer_command, repair_command_line
 from precisionlab.report.inside import emulated_words, inside_facts, inside_lines, nans_line
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
@@ -176,6 +176,9 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         console.print(Padding(pin.reason, (0, 0, 0, 6)))
     if len(pins) > _WORST:
         console.print(f"  … and {len(pins) - _WORST} more, in the plan")
+    if outcome.repairs:
+        console.print("a repair may do without pins; none was tried:")
+        console.print(f"  {repair_command_line(result.run, name)}", soft_wrap=True)
     if outcome.ranked:
         console.print()
         console.print(_worst_layers(result, outcome, console.width - _OTHER_COLUMNS))

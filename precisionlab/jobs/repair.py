@@ -23,7 +23,7 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.repair import Exactness
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
-from precisionlab.rewrite.repairs import repaired_graph
+from precisionlab.rewrite.repairs import is_repairable, repaired_graph
 from precisionlab.search.causes import causes
 from precisionlab.search.certificate import Figures, figures_of
 from precisionlab.search.repairing import Found, Repairs, find_repairs
@@ -92,7 +92,7 @@ def repair(
     check_workers(threads, None)
     low = Precision.FP16 if precision is None else _low(precision)
     loaded = load_model(Path(model))
-    if loaded.halves or any(layer.own or layer.has_own_inside for layer in loaded.layers):
+    if not is_repairable(loaded, low):
         raise ModelError(f"{loaded.path}: computes in half itself; repair the float32 model that it was made from")
     file = Path(out) if out is not None else Path(f"{loaded.name}.repaired.onnx")
     if file.resolve() == loaded.path.resolve():

@@ -14,9 +14,11 @@ from precisionlab.evaluate.ranges import chosen_ranges, compared_with
 from precisionlab.evaluate.running_sums import RunningSum, running_sums
 from precisionlab.evaluate.values import Look, ObservedValues
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.plan.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.plans import completed, plan_for
+from precisionlab.rewrite.repairs import Sight, found_repairs, is_repairable
 from precisionlab.search.alternatives import Alternative, AlternativeKind, alternatives, engine_arithmetic
 from precisionlab.search.causes import causes, with_sums
 from precisionlab.search.cost import CostModel
@@ -135,7 +137,15 @@ class SweepJob:
         tolerance = self._options.tolerance_of(found.precision)
         unknown, caveat = self.grounds.unknown(tolerance), self.grounds.caveat(tolerance)
         found = replace(found, unknown=unknown, caveat=caveat, arithmetic=self._evaluator.arithmetic)
+        found = replace(found, repairs=self._applicable(found))
         return found if found.unknown else self._with_alternatives(found)
+
+    def _applicable(self, found: PrecisionResult) -> tuple[Repair, ...]:
+        """The repairs that apply where the precision breaks without pins."""
+        if found.low.met or self.values is None or not is_repairable(self._model, found.precision):
+            return ()
+        sight = Sight(self._model, self.values.histograms, frozenset(found.causes), found.precision.number_format)
+        return found_repairs(sight)
 
     def _with_own_sums(self, outcome: PrecisionResult, engine: EngineResult) -> EngineResult:
         """The engines, each with what the emulation makes of its plan with the sums that its kernels' names tell."""

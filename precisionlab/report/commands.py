@@ -87,6 +87,13 @@ def _doubled(before: Sequence[str], word: str) -> str:
     return word
 
 
+def repair_command_line(run: Mapping[str, Any], precision: str) -> str:
+    """The command that looks for an equivalent model that is right in the precision without pins."""
+    data = run["data"]["folder"]
+    given = ["--data", _path(str(data))] if data is not None else []
+    return _line("repair", _path(str(run["model"]["path"])), *given, "--precision", precision)
+
+
 def run_commands(run: Mapping[str, Any]) -> tuple[Command, ...]:
     """What can be done with the run as a whole."""
     folder = _path(str(folder_of(run)))

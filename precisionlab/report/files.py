@@ -135,6 +135,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "evaluations": result.evaluations,
         "proven": None if result.certificate is None else result.certificate.proven,
         "remark": result.remark,
+        "repairs": list(map(str, result.repairs)),
         "rows": rows_text(model, result.low, names),
         "engine": None if result.engine is None else _engine_facts(result.engine),
         "compiled": [_compiled_facts(compiled) for compiled in result.compiled],

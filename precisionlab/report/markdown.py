@@ -112,6 +112,8 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
         said += " " + text(f"{section.released}: " + " → ".join(dict.fromkeys(figures)) + under) + "."
     if section.cost:
         said += f" Cost: {text(section.cost)}, for {text(run['target']['title'])}."
+    if section.repairs:
+        said += f" A repair may do without pins, and was not tried: {', '.join(map(text, section.repairs))}."
     if section.remark:
         said += f" {text(section.remark)}."
     said += "".join(f" {text(line)}." for line in (*section.picked, *section.inside))

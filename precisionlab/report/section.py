@@ -96,6 +96,7 @@ class PrecisionSection:
     given_up: str
     cost: str
     evaluations: int
+    repairs: tuple[str, ...]
     first_nonfinite: str | None
     first_nonfinite_layer: str | None
     table: str | None
@@ -151,6 +152,7 @@ def section_of(
         proven=facts["proven"],
         strict=bool(facts["proven"]) and any(_admitted(view, bounds) for view in views),
         remark=str(facts["remark"]),
+        repairs=tuple(map(str, facts.get("repairs", ()))),  # nor do they of these
         picked=tuple(map(str, facts.get("rows", ()))),  # runs of older versions do not say
         engine=facts["engine"],
         compiled=facts["compiled"],

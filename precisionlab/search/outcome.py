@@ -16,6 +16,7 @@ from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.evaluate.running_sums import RunningSum
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.plan.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.search.alternatives import Alternative, AlternativeKind
 from precisionlab.search.causes import Cause
@@ -127,7 +128,7 @@ class PrecisionResult:
     `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
     compiled for a GPU that is not here. `terms` are what the verdict hangs on besides the figures.
     `arithmetic` is how its variants were emulated. `running_sums` are those of layers whose kernels may keep sums in
-    the precision, without pins.
+    the precision, without pins. `repairs` are those that apply where it breaks without pins; none of them was tried.
     """
 
     precision: Precision
@@ -150,6 +151,7 @@ class PrecisionResult:
     terms: Terms = NO_TERMS
     arithmetic: Arithmetic = TENSORRT
     running_sums: Mapping[str, RunningSum] = field(default_factory=dict)
+    repairs: tuple[Repair, ...] = ()
 
     @property
     def met(self) -> bool:

@@ -139,3 +139,17 @@ def test_int8_is_refused_as_its_repairs_are_others(breaking: tuple[Path, Path]) 
     model, data = breaking
     with pytest.raises(OptionError, match="repairs are for fp16 or bf16"):
         repair(model, data, precision="int8")
+
+
+def test_a_sweep_that_pins_says_which_repairs_apply_and_that_none_was_tried(
+    breaking: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, data = breaking
+    options = ["sweep", model, "--data", data, "--precisions", "fp16", "--backend", "onnxruntime"]
+    done = CliRunner().invoke(cli, [*map(str, options), "--out", str(tmp_path / "run")], catch_exceptions=False)
+
+    assert done.exit_code == 0
+    assert "a repair may do without pins; none was tried" in done.stdout
+    assert f"precisionlab repair {model} --data {data} --precision fp16" in done.stdout
+    for name in ("summary.md", "report.html"):
+        assert "scale_sum_of_squares at node_of_sq" in (tmp_path / "run" / name).read_text().replace("\\_", "_")

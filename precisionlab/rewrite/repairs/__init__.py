@@ -8,7 +8,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from precisionlab.errors import PlanError
+from precisionlab.model import Model
 from precisionlab.plan.repair import Repair
+from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs.base import RepairPass, Sight
 from precisionlab.rewrite.repairs.clamp_constant import ClampConstant
 from precisionlab.rewrite.repairs.log_hypot import LogHypot
@@ -16,12 +18,18 @@ from precisionlab.rewrite.repairs.reduce_mean import ReduceMean
 from precisionlab.rewrite.repairs.scale_pair import ScalePair
 from precisionlab.rewrite.repairs.sum_of_squares import SumOfSquares
 
-__all__ = ["PASSES", "RepairPass", "Sight", "found_repairs", "repaired_graph"]
+__all__ = ["PASSES", "RepairPass", "Sight", "found_repairs", "is_repairable", "repaired_graph"]
 
 PASSES: Mapping[str, RepairPass] = {
     one.name: one for one in (ClampConstant(), LogHypot(), SumOfSquares(), ReduceMean(), ScalePair())
 }
 """The kinds, in the order in which they are tried: those that change least come first."""
+
+
+def is_repairable(model: Model, precision: Precision) -> bool:
+    """Whether there are repairs for the precision at all, and for a model that has no half of its own."""
+    is_half = precision.is_low_float and not precision.is_for_pins
+    return is_half and not model.halves and not any(layer.own or layer.has_own_inside for layer in model.layers)
 
 
 def found_repairs(sight: Sight) -> tuple[Repair, ...]:
