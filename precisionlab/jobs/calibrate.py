@@ -32,6 +32,7 @@ from precisionlab.evaluate.ranges import best_table
 from precisionlab.evaluate.samples import checked
 from precisionlab.jobs.result import CalibrationResult
 from precisionlab.model import Model, load_model
+from precisionlab.model.quantized import own_flags
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.search.options import check_calibration
@@ -86,7 +87,7 @@ def calibrate(
     check_at_least(1, samples=samples)
     check_workers(threads, processes)
     check_at_least(0, seed=seed)
-    loaded = load_model(_model_path(model, data))
+    loaded = _loaded(model, data, observer)
     folder = _folder(out, loaded)
     with open_executor(processes, dask) or nullcontext() as executor, _held(folder, cache, observer):
         dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, observer)
@@ -142,7 +143,7 @@ def merge(
     tensorrt = cache_release(tensorrt)
     _check(method, percentile, None)
     check_workers(threads)
-    loaded = load_model(_model_path(model, data))
+    loaded = _loaded(model, data, observer)
     states = [(Path(shard), read_state(_state_file(Path(shard)))) for shard in shards]
     _check_shards(loaded, states)
     counted = frozenset(name for _, state in states for name in state.samples)
@@ -303,6 +304,17 @@ def _check(method: str, percentile: float, shard: tuple[int, int] | None) -> Non
     PERCENTILE.check(percentile)
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise OptionError(f"shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")
+
+
+def _loaded(model: str | Path | None, data: str | Path, observer: Observer) -> Model:
+    """The model, and what TensorRT would make of its cache where that is nothing."""
+    loaded = load_model(_model_path(model, data))
+    if own := own_flags(loaded):
+        observer.note(
+            f"{loaded.path.name} has Q/DQ nodes of its own ({next(iter(own.values()))!r}): TensorRT takes the scales "
+            "from these, and ignores a calibration cache beside them"
+        )
+    return loaded
 
 
 def _model_path(model: str | Path | None, data: str | Path) -> Path:
