@@ -27,7 +27,7 @@ test: $(VENV)/installed-dev ## install, check and test everything
 	$(MAKE) --jobs=2 check models
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not thorough"
 
-thorough: $(VENV)/installed-dev $(VENV)/installed-models ## the tests that take longest: real models, browsers, TensorRT's double, kills, little memory
+thorough: $(VENV)/installed-dev $(VENV)/installed-models ## the tests that take longest: real models, browsers, every TensorRT's bindings and its double, kills, little memory
 	$(BIN)/python -m examples.prepare all
 	$(BIN)/python -m pytest -n auto --dist worksteal -m thorough
 

@@ -85,15 +85,15 @@ ABSENT = {
     "IExecutionContext.set_debug_listener": old("make_listener gives None"),
     "IExecutionContext.unfused_tensors_debug_state": Absent("Engine._listen asks the context for it", until="10.12"),
     "IInt8EntropyCalibrator2": strong(_CALIBRATORS),
-    "BuilderFlag.EDITABLE_TIMING_CACHE": Absent("Features.editable_timings", until="10.10"),
-    "ITimingCache.query": Absent("Features.editable_timings", until="10.10"),
-    "ITimingCache.queryKeys": Absent("Features.editable_timings", until="10.10"),
-    "TimingCacheValue": Absent("Features.editable_timings", until="10.10"),
+    "BuilderFlag.EDITABLE_TIMING_CACHE": Absent("Features.editable_timings", until="10.8"),
+    "ITimingCache.query": Absent("Features.editable_timings", until="10.8"),
+    "ITimingCache.queryKeys": Absent("Features.editable_timings", until="10.8"),
+    "TimingCacheValue": Absent("Features.editable_timings", until="10.8"),
     "BuilderFlag.WEIGHT_STREAMING": old("check_tuning asks the flags for it"),
     "ICudaEngine.streamable_weights_size": old("check_tuning asks the engine for weight_streaming_budget_v2"),
-    "ICudaEngine.weight_streaming_budget_v2": Absent("check_tuning asks the engine for it", until="10.2"),
+    "ICudaEngine.weight_streaming_budget_v2": Absent("check_tuning asks the engine for it", until="10.1"),
     "ICudaEngine.get_weight_streaming_automatic_budget": Absent(
-        "check_tuning asks the engine for weight_streaming_budget_v2", until="10.2"
+        "check_tuning asks the engine for weight_streaming_budget_v2", until="10.1"
     ),
     "INetworkDefinition.mark_unfused_tensors_as_debug_tensors": Absent("Features.unfused_tensors", until="10.12"),
     "ILayer.precision": strong(_PINS),

@@ -30,7 +30,7 @@ class Features:
     `debug_tensors`: tensors can be looked at without becoming outputs. `implicit_batch`: networks must be told that
     their batch is explicit (8.6). `strict_nans`: it can be kept from folding 0·x, x − x and x / x, which would hide a
     NaN (10.6 on). `unfused_tensors`: it can show those that no fusion took, and keeps none from being fused (10.12 on).
-    `editable_timings`: kernels are chosen by what a timing cache has (10.10 on). `compiles_ahead`: for GPUs that are
+    `editable_timings`: kernels are chosen by what a timing cache has (10.8 on). `compiles_ahead`: for GPUs that are
     not here; it then times no kernels (RTX).
     """
 

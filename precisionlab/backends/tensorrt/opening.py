@@ -65,7 +65,7 @@ def open_engines(
         if engines.device is None and module != RTX_MODULE:
             raise EngineError(
                 f"TensorRT {engines.features.version} can run no engines here: {engines.no_gpu}, "
-                "or --backend tensorrt-rtx, which compiles without a GPU; `precisionlab doctor` says more"
+                "or --backend tensorrt-rtx, which compiles without a GPU"
             )
         settings = EngineSettings(
             folder=store.folder,

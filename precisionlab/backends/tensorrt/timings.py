@@ -1,7 +1,7 @@
 """The timings of kernels, kept between builds: what kernel is taken goes by them, so they hold later engines to it.
 
 An ordinary timing cache spares time, and "the selected tactics and formats may vary" (NvInfer.h, `ITimingCache`). With
-`EDITABLE_TIMING_CACHE` (10.10 on) an entry is a choice, which the next build keeps to: an engine that is looked at then
+`EDITABLE_TIMING_CACHE` (10.8 on) an entry is a choice, which the next build keeps to: an engine that is looked at then
 has the kernels of the one that nobody looks at, wherever it has the same layers.
 """
 
