@@ -76,9 +76,10 @@ def polygraphy_words(subject: Subject, file: str) -> list[str]:
         words += ["--calibration-cache", CACHE]
     if subject.pins:
         words += ["--precision-constraints", "obey", "--trt-network-postprocess-script", f"{file}:postprocess"]
-    for option, which in (("--trt-min-shapes", "min"), ("--trt-opt-shapes", "opt"), ("--trt-max-shapes", "max")):
-        if subject.profiles:
-            words += [option, *(_shape(name, profile, which) for name, profile in subject.profiles.items())]
+    for profiles in (subject.profiles, *subject.more_profiles):
+        for option, which in (("--trt-min-shapes", "min"), ("--trt-opt-shapes", "opt"), ("--trt-max-shapes", "max")):
+            if profiles:
+                words += [option, *(_shape(name, profile, which) for name, profile in profiles.items())]
     return [*words, *polygraphy_tuning(subject.tuning, subject.plugins)]
 
 

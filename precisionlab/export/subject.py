@@ -24,7 +24,8 @@ from precisionlab.precision import Precision, any_quantized
 class Subject:
     """A plan with all that an export may need of it.
 
-    `table` is None where the plan has no int8 layer, `profiles` has each dynamic input. `names` counts how often the
+    `table` is None where the plan has no int8 layer, `profiles` has each dynamic input,
+    `more_profiles` the same once more for each further profile. `names` counts how often the
     file to be handed on gives a name to a node, in bodies too: the loaded model has a name for every node, and each
     name once in a graph. `tensorrt` is the version that calibration caches are written for. `file` is what is handed on
     in place of the model's own file, None for that one. `hold_float`: see `pins_of`. `tuning` is what is asked of
@@ -43,6 +44,7 @@ class Subject:
     tuning: Tuning = UNTUNED
     plugins: tuple[Path, ...] = ()
     typed: bool = False
+    more_profiles: tuple[Mapping[str, Profile], ...] = ()
 
     @property
     def path(self) -> Path:

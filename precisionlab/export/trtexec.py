@@ -94,7 +94,8 @@ def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
         words.append(f"--layerPrecisions={_listed(subject.model, held.nodes)}")
         if storing := [constraint for constraint in held.nodes if constraint.stores]:
             words.append(f"--layerOutputTypes={_listed(subject.model, storing)}")
-    words += _shapes(subject.profiles)
+    for number, profiles in enumerate((subject.profiles, *subject.more_profiles)):
+        words += [f"--profile={number}"] * bool(subject.more_profiles) + _shapes(profiles)
     words += trtexec_tuning(subject.tuning, subject.plugins)
     for word in words:
         if len(word.encode("utf-8", "surrogateescape")) > _LONGEST_WORD:

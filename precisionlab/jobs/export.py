@@ -118,10 +118,10 @@ def export_plan(
             observer.note(f"{loaded.path.name}: {note}")
     with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
-        profiles = found.profiles(shapes) if target in _SHAPED else {}
+        profiles, *more = found.profiles(shapes) if target in _SHAPED else ({},)
         subject = Subject(
             loaded, asked, table, profiles, _names(loaded), tensorrt or default_release(), prepared, hold_float,
-            tuning, libraries,
+            tuning, libraries, tuple(more),
         )  # fmt: skip
         if target == TYPED:
             return _typed(subject, found, _required(file, "the model is a file"))
@@ -148,8 +148,8 @@ class _Needs:
         table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
         return completed(evaluator.model, replace(self._plan, calibration=method), table), table
 
-    def profiles(self, shapes: Sequence[str]) -> dict[str, Profile]:
-        """The shapes of each dynamic input: as given, and else as the samples have them."""
+    def profiles(self, shapes: Sequence[str]) -> tuple[dict[str, Profile], ...]:
+        """The shapes of each dynamic input in each profile: as given, and else as the samples have them."""
 
         def samples(name: str) -> Dataset:
             return self._prepared(f"input {name!r} is of no fixed size; give --shapes or --data").dataset

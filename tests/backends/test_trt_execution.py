@@ -594,8 +594,7 @@ class TestLoad:
             ("n", INT64, (), True, False),
         ]
         assert [(p.name, p.dtype, p.shape) for p in engine.outputs] == [("y", FLOAT16, (2,))]
-        limits = engine.inputs[0].limits
-        assert limits is not None
+        (limits,) = engine.inputs[0].limits
         assert (limits.min, limits.opt, limits.max) == ((1, 3), (2, 3), (8, 3))
 
     @pytest.mark.parametrize(

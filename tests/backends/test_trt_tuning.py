@@ -11,21 +11,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from doubled import arrange
-from models import DIGITS
+from models import DIGITS, load, proto
 from rtx import needs_rtx
 
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.tensorrt.api import Features
-from precisionlab.backends.tensorrt.jobs import BuildJob, Tactics
+from precisionlab.backends.tensorrt.jobs import BuildJob, Profile, Tactics
+from precisionlab.backends.tensorrt.ports import Port, check_inputs, profile_for
+from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.backends.tensorrt.store import key_of
 from precisionlab.backends.tensorrt.timings import choices, compared
 from precisionlab.backends.tensorrt.tuning import check_tuning, check_weakly_typed, make_runtime, stream_weights, tune
 from precisionlab.backends.tuning import AUTOMATIC, UNTUNED, Tuning
 from precisionlab.cli import cli
-from precisionlab.errors import EngineError, OptionError
+from precisionlab.errors import DataError, EngineError, OptionError
 from precisionlab.jobs.sweep import sweep
 
 WEAK = Features("10.16", True, True, frozenset(), True, True)
@@ -235,3 +238,66 @@ def test_choices_are_told_apart_by_key() -> None:
     cache = SimpleNamespace(queryKeys=lambda: ["a", "b"], query=lambda key: SimpleNamespace(tacticHash=ord(key)))
     assert choices(cache) == {"a": 97, "b": 98}
     assert compared({"a": 97, "b": 1, "gone": 2}, {"a": 97, "b": 98, "c": 99}) == Tactics(1, 2, 1)
+
+
+# Several profiles
+
+
+def test_an_input_that_is_given_twice_has_two_profiles_and_what_is_given_once_is_in_both(tmp_path: Path) -> None:
+    model = load(proto("(float[N,T] x, float[N,3] y) => (float[N,T] o) {o = Relu(x) a = Relu(y)}"), tmp_path)
+    texts = ["x:1x4,1x4,1x8", "y:1x3,1x3,8x3", "x:2x4,4x4,8x4"]
+    first, second = profiles_for(
+        load(proto("(float[N,T] x, float[M,3] y) => (float[N,T] o) {o = Relu(x) a = Relu(y)}"), tmp_path), texts, none
+    )
+    assert (first["x"], second["x"]) == (Profile((1, 4), (1, 4), (1, 8)), Profile((2, 4), (4, 4), (8, 4)))
+    assert first["y"] == second["y"] == Profile((1, 3), (1, 3), (8, 3))
+    with pytest.raises(OptionError, match=r"--shapes y: given 2 times, and another input 3 times"):
+        profiles_for(model, [*texts, "x:1x4", "y:1x3,1x3,8x3"], none)
+    with pytest.raises(OptionError, match="dimensions of one name are equal"):  # each profile is checked
+        profiles_for(model, texts, none)
+
+
+def none(name: str) -> Any:
+    raise AssertionError(f"no sample is needed for {name}")
+
+
+TWO = (Profile((1, 3), (1, 3), (2, 3)), Profile((8, 3), (8, 3), (8, 3)))
+PORT = Port("x", np.dtype(np.float32), (-1, 3), False, TWO)
+
+
+def test_a_run_takes_the_first_profile_that_fits_all_inputs_together() -> None:
+    other = replace(PORT, name="y", limits=(Profile((1, 3), (1, 3), (8, 3)), Profile((4, 3), (8, 3), (8, 3))))
+
+    def number(x: int, y: int) -> int:
+        return profile_for({"x": np.zeros((x, 3)), "y": np.zeros((y, 3))}, (PORT, other))
+
+    assert [number(1, 8), number(2, 1), number(8, 8)] == [0, 0, 1]
+    with pytest.raises(DataError, match=r"no profile of the engine takes these shapes together: 'x' 8x3, 'y' 1x3"):
+        number(8, 1)
+    assert profile_for({"z": np.zeros(3)}, (replace(PORT, name="z", shape=(3,), limits=()),)) == 0
+
+
+def test_shapes_between_the_profiles_are_told_with_both() -> None:
+    with pytest.raises(DataError, match=r"the engine takes 1x3 to 2x3 or 8x3 to 8x3: give it other shapes"):
+        check_inputs({"x": np.zeros((4, 3), np.float32)}, (PORT,))
+
+
+def test_samples_of_two_sizes_run_each_in_a_profile_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The double takes no shape that the active profile has not."""
+    arrange(monkeypatch, tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    for number, file in enumerate(sorted(DIGITS.glob("*.npz"))[:6]):
+        image = np.load(file)["image"]
+        np.savez(data / f"{number}.npz", image=np.concatenate([image] * (4 if number % 2 else 1)))
+    shapes = ("image:1x1x8x8,1x1x8x8,2x1x8x8", "image:4x1x8x8,4x1x8x8,4x1x8x8")
+    result = sweep(
+        DIGITS / "digits.onnx", data, precisions="fp16", backend="tensorrt", out=tmp_path / "run", threads=1,
+        engine=EngineOptions(observe=1 << 20, builds=2, shapes=shapes),
+    )  # fmt: skip
+    engine = result.precisions[0].engine
+    assert engine is not None
+    assert engine.mixed is not None, engine.notes
+    assert engine.mixed.variant.met
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["engines"]
+    assert facts["shapes of image"].count(";") == 1

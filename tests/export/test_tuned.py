@@ -123,3 +123,27 @@ def test_the_command_line_hands_them_on_and_refuses_them_where_no_engine_is_buil
     printed = CliRunner().invoke(cli, [*command, "--format", "trtexec", "--plugins", str(tmp_path / "no.so")])
     assert printed.exit_code == 2
     assert "no.so: cannot be read (No such file or directory)" in printed.output
+
+
+def test_several_profiles_are_told_one_after_the_other(tmp_path: Path) -> None:
+    model = load_model(DIGITS / "digits.onnx")
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(plan_for(model, Precision.FP16).to_dict()))
+    shapes = ["--shapes", "image:1x1x8x8", "--shapes", "image:2x1x8x8,4x1x8x8,8x1x8x8"]
+    for target, words in (
+        (
+            "trtexec",
+            "--profile=0 --minShapes=image:1x1x8x8 --optShapes=image:1x1x8x8 --maxShapes=image:1x1x8x8 "
+            "--profile=1 --minShapes=image:2x1x8x8 --optShapes=image:4x1x8x8 --maxShapes=image:8x1x8x8",
+        ),
+        (
+            "polygraphy",
+            "--trt-min-shapes 'image:[1,1,8,8]' --trt-opt-shapes 'image:[1,1,8,8]' --trt-max-shapes 'image:[1,1,8,8]' "
+            "--trt-min-shapes 'image:[2,1,8,8]' --trt-opt-shapes 'image:[4,1,8,8]' --trt-max-shapes 'image:[8,1,8,8]'",
+        ),
+    ):
+        printed = CliRunner().invoke(
+            cli, ["export", str(plan), "--model", str(model.path), "--format", target, *shapes]
+        )
+        assert printed.exit_code == 0, printed.output
+        assert words in printed.output

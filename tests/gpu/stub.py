@@ -77,7 +77,7 @@ class IProfiler:
 
 @dataclass
 class Tensor:
-    """An input or output; `profile` is (min, opt, max) of a dynamic input."""
+    """An input or output; `profile` is (min, opt, max) of a dynamic input, `more` the same for further profiles."""
 
     name: str
     shape: Shape
@@ -85,6 +85,11 @@ class Tensor:
     location: TensorLocation = TensorLocation.DEVICE
     profile: tuple[Shape, Shape, Shape] | None = None
     format: TensorFormat = TensorFormat.LINEAR
+    more: tuple[tuple[Shape, Shape, Shape], ...] = ()
+
+    @property
+    def profiles(self) -> tuple[tuple[Shape, Shape, Shape], ...]:
+        return () if self.profile is None else (self.profile, *self.more)
 
 
 @dataclass
@@ -182,8 +187,12 @@ class ICudaEngine(_Counted):
         return self._tensors[name].format
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Shape]:
-        assert profile_index == 0
-        return list(self._tensors[name].profile or [self._tensors[name].shape] * 3)
+        tensor = self._tensors[name]
+        return list(tensor.profiles[profile_index] if tensor.profiles else [tensor.shape] * 3)
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return max((len(tensor.profiles) for tensor in self._spec.inputs), default=0) or 1
 
     def get_aliased_input_tensor(self, name: str) -> str | None:
         return self._spec.aliases.get(name)
@@ -208,11 +217,19 @@ class IExecutionContext(_Counted):
         self.profiler: Any = None
         self.enqueue_emits_profile = True
         self._unreported = False
+        self.active_optimization_profile = 0
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        """All shapes are unknown again."""
+        if not 0 <= profile_index < max(len(t.profiles) for t in self._spec.inputs):
+            return False
+        self.active_optimization_profile = profile_index
+        self._shapes = {t.name: t.shape for t in self._spec.inputs if min(t.shape, default=0) >= 0}
+        return True
 
     def set_input_shape(self, name: str, shape: Shape) -> bool:
         (tensor,) = (t for t in self._spec.inputs if t.name == name)
-        assert tensor.profile is not None
-        least, _, most = tensor.profile
+        least, _, most = tensor.profiles[self.active_optimization_profile]
         if not all(low <= dim <= high for low, dim, high in zip(least, shape, most, strict=True)):
             return False
         self._shapes[name] = shape

@@ -22,7 +22,7 @@ from precisionlab.backends.tensorrt.build import build, make_builder, network_la
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin, Profile
 from precisionlab.backends.tensorrt.logger import LogKeeper, make_logger
 from precisionlab.backends.tensorrt.network import parse
-from precisionlab.backends.tensorrt.profiles import add_profile, check_profiles, parse_shapes
+from precisionlab.backends.tensorrt.profiles import add_profiles, check_profiles, parse_shapes
 from precisionlab.errors import PrecisionLabError
 from precisionlab.model import load_model
 from precisionlab.precision import Precision
@@ -74,7 +74,7 @@ def refused() -> dict[str, list[str]]:
         with parse(trt, logger, builder, MODEL, features_of(trt), KEEPER) as parsed:
             config = builder.create_builder_config()
             shapes = {"image": Profile((4, 1, 8, 8), (2, 1, 8, 8), (8, 1, 8, 8))}
-            add_profile(trt, builder, parsed.network, config, shapes)
+            add_profiles(trt, builder, parsed.network, config, [shapes])
 
     tries: dict[str, Callable[[], Any]] = {
         "no shapes": lambda: build(trt, replace(fixed, profiles={}), KEEPER),

@@ -260,6 +260,7 @@ class TensorRTBackend(EngineBackend):
             obey=settings.obey,
             cache=cache,
             profiles=settings.profiles,
+            more_profiles=settings.more_profiles,
             workspace=settings.workspace,
             timing_cache=self._timings,
             strict_nans=self._engines.features.strict_nans,

@@ -8,7 +8,7 @@ from typing import Any
 
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.jobs import BuildJob
-from precisionlab.backends.tensorrt.profiles import add_profile
+from precisionlab.backends.tensorrt.profiles import add_profiles
 from precisionlab.backends.tensorrt.timings import load_timings
 from precisionlab.backends.tensorrt.tuning import tune
 from precisionlab.errors import BuildError
@@ -73,7 +73,7 @@ def configure(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
     if job.compute is not None:
         _compile_for(trt, config, job.compute)
-    add_profile(trt, builder, network, config, job.profiles, int8)
+    add_profiles(trt, builder, network, config, (job.profiles, *job.more_profiles), int8)
     told = tune(trt, config, job.tuning)
     if job.timing_cache is None:
         return Configuration(config, None, told)

@@ -20,7 +20,7 @@ from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, Memory
 from precisionlab.backends.tensorrt.cuda import Cuda, Stream
 from precisionlab.backends.tensorrt.jobs import NOTHING, Arrays, Shape, Watch
 from precisionlab.backends.tensorrt.logger import LogKeeper
-from precisionlab.backends.tensorrt.ports import Port, _described, _dims, _nbytes, check_inputs, read_ports
+from precisionlab.backends.tensorrt.ports import Port, _described, _dims, _nbytes, check_inputs, profile_for, read_ports
 from precisionlab.backends.tensorrt.tuning import make_runtime, stream_weights
 from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.errors import DataError, EngineError
@@ -104,6 +104,7 @@ class Engine:
         context = self._context
         self._forget()
         arrays = check_inputs(inputs, self.inputs)
+        self._take_profile(profile_for(arrays, self.inputs))
         for port in self.inputs:
             array = arrays[port.name]
             if port.is_dynamic and not context.set_input_shape(port.name, array.shape):
@@ -210,6 +211,15 @@ class Engine:
             context.unfused_tensors_debug_state = True
 
     # Tensors
+
+    def _take_profile(self, number: int) -> None:
+        """Let the context run in this one of the engine's profiles; a new one is in the first."""
+        context = self._context
+        if context.active_optimization_profile == number:
+            return
+        if not context.set_optimization_profile_async(number, self.stream.address):
+            raise EngineError(f"{self.name}: TensorRT does not change to profile {number}{self._why()}")
+        self.stream.wait()
 
     def _memory(self, port: Port) -> Memory:
         return self._host if port.on_host else self._device

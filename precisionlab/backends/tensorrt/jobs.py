@@ -39,6 +39,9 @@ class Profile:
     opt: Shape
     max: Shape
 
+    def __str__(self) -> str:
+        return f"{self.min},{self.opt},{self.max}"
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -63,7 +66,8 @@ class BuildJob:
     `model` is the ONNX file, `content` a digest of all that it holds. `enabled` are the low precisions that kernels may
     have (empty: FP32 alone, and no TF32); with a strongly typed TensorRT it is empty, and the file itself says the
     types. `pins` are held to by `obey` (else only preferred). `cache` is a calibration cache for INT8; with None and
-    INT8 enabled, TensorRT calibrates itself, on samples that it asks for. `profiles` has each dynamic input. `marked`
+    INT8 enabled, TensorRT calibrates itself, on samples that it asks for. `profiles` has each dynamic input,
+    `more_profiles` the same once more for each further profile. `marked`
     are tensors to become outputs, so that they can be looked at, `debug` those to be looked at as debug tensors (from
     10.0 on). `workspace` is in bytes, None for TensorRT's own limit. `timing_cache` is the file that kernel timings are
     kept in between builds. `engine` is where the engine is written. `compute` is the compute capability to compile for,
@@ -84,6 +88,7 @@ class BuildJob:
     obey: bool = True
     cache: bytes | None = None
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    more_profiles: tuple[Mapping[str, Profile], ...] = ()
     marked: tuple[str, ...] = ()
     debug: tuple[str, ...] = ()
     workspace: int | None = None

@@ -55,7 +55,7 @@ def open_engines(
     check_installed(module)  # here, before anything is written
     plugins = libraries_of(options.plugins)
     model = reference.model
-    profiles = profiles_for(model, options.shapes, lambda name: every)
+    profiles, *more = profiles_for(model, options.shapes, lambda name: every)
     named = None if options.store is None else Path(options.store)
     store = EngineStore(_own_store(folder)) if named is None else EngineStore(named, is_trusted=True)
     log, tuning = folder / "tensorrt.log", options.tuning
@@ -70,6 +70,7 @@ def open_engines(
         settings = EngineSettings(
             folder=store.folder,
             profiles=profiles,
+            more_profiles=tuple(more),
             obey=not options.prefer,
             calibrate=options.calibrate,
             workspace=options.workspace,

@@ -13,15 +13,13 @@ from precisionlab.backends.tensorrt.buffers import as_dtype, numpy_dtype
 from precisionlab.backends.tensorrt.jobs import Arrays, Profile, Shape
 from precisionlab.errors import DataError, EngineError
 
-PROFILE = 0
-"""Our engines have one optimization profile, which a new context has by itself."""
-
 
 @dataclass(frozen=True)
 class Port:
     """One input or output of an engine, in the type that it has there, which need not be the ONNX model's.
 
-    `shape` has -1 for what is not fixed; `limits` are the shapes that such an input may have. `on_host` is true where
+    `shape` has -1 for what is not fixed; `limits` are the shapes that such an input may have, in
+    each of the engine's profiles. `on_host` is true where
     TensorRT wants the values in the host's memory (they are a shape). `alias` is the input whose memory an output
     shares.
     """
@@ -30,7 +28,7 @@ class Port:
     dtype: np.dtype[Any]
     shape: Shape
     on_host: bool
-    limits: Profile | None = None
+    limits: tuple[Profile, ...] = ()
     alias: str | None = None
 
     @property
@@ -53,10 +51,9 @@ def read_ports(trt: Any, engine: Any) -> tuple[tuple[Port, ...], tuple[Port, ...
         if layout != trt.TensorFormat.LINEAR:
             raise EngineError(f"tensor {name!r} of the engine is stored as {layout.name}; build it with LINEAR ones")
         shape = tuple(engine.get_tensor_shape(name))
-        limits = None
+        limits: tuple[Profile, ...] = ()
         if is_input and min(shape, default=0) < 0:
-            least, usual, most = (tuple(dims) for dims in engine.get_tensor_profile_shape(name, PROFILE))
-            limits = Profile(least, usual, most)
+            limits = tuple(_limits(engine, name, number) for number in range(engine.num_optimization_profiles))
         alias = None
         if not is_input and hasattr(engine, "get_aliased_input_tensor"):
             alias = engine.get_aliased_input_tensor(name) or None
@@ -90,24 +87,43 @@ def check_inputs(inputs: Arrays, ports: tuple[Port, ...]) -> dict[str, NDArray[A
         if not _takes(port, array.shape):
             raise DataError(
                 f"input {port.name!r} has the shape {_dims(array.shape)}; the engine takes {_wanted(port)}"
-                + ("" if port.limits is None else ": give it other shapes with --shapes, or other samples")
+                + (": give it other shapes with --shapes, or other samples" if port.limits else "")
             )
         found[port.name] = array
     return found
 
 
+def profile_for(arrays: Arrays, ports: tuple[Port, ...]) -> int:
+    """The first of the engine's profiles that takes all of these inputs together. Raises DataError where none does."""
+    dynamic = [port for port in ports if port.limits]
+    if not dynamic:
+        return 0
+    for number in range(len(dynamic[0].limits)):
+        if all(_within(port.limits[number], arrays[port.name].shape) for port in dynamic):
+            return number
+    shapes = ", ".join(f"{port.name!r} {_dims(arrays[port.name].shape)}" for port in dynamic)
+    raise DataError(f"no profile of the engine takes these shapes together: {shapes}; give them one with --shapes")
+
+
+def _limits(engine: Any, name: str, number: int) -> Profile:
+    least, usual, most = (tuple(dims) for dims in engine.get_tensor_profile_shape(name, number))
+    return Profile(least, usual, most)
+
+
 def _takes(port: Port, shape: Shape) -> bool:
     if len(shape) != len(port.shape):
         return False
-    if port.limits is None:
-        return shape == port.shape
-    return all(low <= dim <= high for low, dim, high in zip(port.limits.min, shape, port.limits.max, strict=True))
+    return any(_within(limits, shape) for limits in port.limits) if port.limits else shape == port.shape
+
+
+def _within(limits: Profile, shape: Shape) -> bool:
+    return all(low <= dim <= high for low, dim, high in zip(limits.min, shape, limits.max, strict=True))
 
 
 def _wanted(port: Port) -> str:
-    if port.limits is None:
+    if not port.limits:
         return _dims(port.shape)
-    return f"{_dims(port.limits.min)} to {_dims(port.limits.max)}"
+    return " or ".join(f"{_dims(limits.min)} to {_dims(limits.max)}" for limits in port.limits)
 
 
 def _nbytes(port: Port, shape: Shape) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -95,18 +95,37 @@ def parse_shapes(text: str) -> tuple[str, Profile]:
     return name, Profile(low, opt, high)
 
 
-def profiles_for(model: Model, texts: Iterable[str], samples: Callable[[str], Iterable[Sample]]) -> dict[str, Profile]:
-    """The profile of each dynamic input: as the texts of `--shapes` give it, and else as the samples have it.
+def profiles_for(
+    model: Model, texts: Iterable[str], samples: Callable[[str], Iterable[Sample]]
+) -> tuple[dict[str, Profile], ...]:
+    """The profiles of each dynamic input: as the texts of `--shapes` give them, and else as the samples have them.
 
+    An input that is given several times has so many profiles; what is given once, or not at all, is the same in all.
     `samples` is called with the name of the first input that is not given, and only where there is one.
     Raises OptionError for shapes that do not fit the model, DataError for such samples.
     """
-    given = dict(map(parse_shapes, texts))
+    given: dict[str, list[Profile]] = {}
+    for name, shapes in map(parse_shapes, texts):
+        given.setdefault(name, []).append(shapes)
     missing = [info.name for info in dynamic_inputs(model) if info.name not in given]
     found = profiles_of(model, (sizes_of(model, s.inputs) for s in samples(missing[0]))) if missing else {}
-    profiles = {**{name: found[name] for name in missing}, **given}
-    check_profiles(model, profiles)
-    return profiles
+    count = max(map(len, given.values()), default=1)
+    for name, several in given.items():
+        if len(several) not in (1, count):
+            raise OptionError(
+                f"--shapes {name}: given {len(several)} times, and another input {count} times; each profile has "
+                "shapes for all: give an input once, or once for each profile"
+            )
+    sets = tuple(
+        {
+            **{name: found[name] for name in missing},
+            **{name: several[index % len(several)] for name, several in given.items()},
+        }
+        for index in range(count)
+    )
+    for profiles in sets:
+        check_profiles(model, profiles)
+    return sets
 
 
 def check_profiles(model: Model, profiles: Mapping[str, Profile]) -> None:
@@ -123,15 +142,33 @@ def check_profiles(model: Model, profiles: Mapping[str, Profile]) -> None:
     _check_shared(model, profiles)
 
 
-def add_profile(
-    trt: Any, builder: Any, network: Any, config: Any, profiles: Mapping[str, Profile], calibrates: bool = False
+def add_profiles(
+    trt: Any,
+    builder: Any,
+    network: Any,
+    config: Any,
+    sets: Sequence[Mapping[str, Profile]],
+    calibrates: bool = False,
 ) -> None:
-    """Give the build one optimization profile with these shapes; nothing where no input needs one.
+    """Give the build one optimization profile for each of these sets of shapes; none where no input needs one.
 
-    `calibrates` sets it as the profile of INT8 calibration too, which goes by its OPT shapes alone.
+    `calibrates` sets the first as the profile of INT8 calibration too, which goes by its OPT shapes alone.
     Raises BuildError where an input of the network needs shapes that are not there, or TensorRT refuses them.
     """
-    profile = builder.create_optimization_profile()
+    for index, profiles in enumerate(sets):
+        profile = _filled(builder.create_optimization_profile(), network, profiles)
+        if profile is None:
+            return
+        if config.add_optimization_profile(profile) < 0:
+            given = "; ".join(f"{name}: {_text(shapes)}" for name, shapes in profiles.items())
+            raise BuildError(f"TensorRT refuses the optimization profile ({given})")
+        has_own = calibrates and index == 0 and hasattr(config, "set_calibration_profile")
+        if has_own and not config.set_calibration_profile(profile):
+            raise BuildError("TensorRT refuses the optimization profile for INT8 calibration")
+
+
+def _filled(profile: Any, network: Any, profiles: Mapping[str, Profile]) -> Any | None:
+    """A profile with these shapes; None where no input of the network needs any. Raises BuildError."""
     needed = False
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -149,13 +186,7 @@ def add_profile(
             raise BuildError(
                 f"TensorRT refuses the shapes of input {tensor.name!r}, {_text(shapes)}: {error}"
             ) from None
-    if not needed:
-        return
-    if config.add_optimization_profile(profile) < 0:
-        given = "; ".join(f"{name}: {_text(shapes)}" for name, shapes in profiles.items())
-        raise BuildError(f"TensorRT refuses the optimization profile ({given})")
-    if calibrates and hasattr(config, "set_calibration_profile") and not config.set_calibration_profile(profile):
-        raise BuildError("TensorRT refuses the optimization profile for INT8 calibration")
+    return profile if needed else None
 
 
 def _fixed(info: TensorInfo) -> bool:

@@ -23,6 +23,7 @@ class EngineSettings:
 
     folder: Path
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    more_profiles: tuple[Mapping[str, Profile], ...] = ()
     obey: bool = True
     calibrate: bool = False
     workspace: int | None = None
@@ -40,7 +41,8 @@ class EngineSettings:
     @property
     def facts(self) -> dict[str, str]:
         """These settings as text, for run.json."""
-        profiles = {name: f"{shapes.min},{shapes.opt},{shapes.max}" for name, shapes in self.profiles.items()}
+        sets = (self.profiles, *self.more_profiles)
+        profiles = {name: "; ".join(map(str, (found[name] for found in sets))) for name in self.profiles}
         return {
             "constraints": "obey" if self.obey else "prefer",
             "float_layers": "held beside int8" if self.hold_float else "free beside int8",

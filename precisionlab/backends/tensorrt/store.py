@@ -41,7 +41,7 @@ class EngineKey:
     kernels may have, `pins` each pinned layer with its nodes, tensors and precision. `calibration` says where INT8
     ranges come from: the digest of a calibration cache, or of the samples that TensorRT calibrates on; None without
     INT8. `module` and `version` are TensorRT's, `device` is the GPU: its name, compute capability and driver.
-    `profiles` are (input, min, opt, max), `marked_as` (tensor, precision),
+    `profiles` are (input, min, opt, max) for each profile, `marked_as` (tensor, precision),
     `plugins` the SHA-256 of each library of plugins. `unfused` engines show their own unfused
     tensors. `tuning` has the options that are not TensorRT's own (see `Tuning`). `typed` says that the network is
     strongly typed by choice.
@@ -52,7 +52,7 @@ class EngineKey:
     pins: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str], ...]
     obey: bool
     calibration: str | None
-    profiles: tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...]
+    profiles: tuple[tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...], ...]
     marked: tuple[str, ...]
     marked_as: tuple[tuple[str, str], ...]
     debug: tuple[str, ...]
@@ -85,7 +85,10 @@ def key_of(
         pins=tuple(sorted((p.layer, p.nodes, p.tensors, p.precision.value) for p in job.pins)),
         obey=job.obey,
         calibration=samples if job.cache is None else hashlib.sha256(job.cache).hexdigest(),
-        profiles=tuple(sorted((name, s.min, s.opt, s.max) for name, s in job.profiles.items())),
+        profiles=tuple(
+            tuple(sorted((name, s.min, s.opt, s.max) for name, s in profiles.items()))
+            for profiles in (job.profiles, *job.more_profiles)
+        ),
         marked=tuple(sorted(job.marked)),
         marked_as=tuple(sorted((name, precision.value) for name, precision in job.marked_as.items())),
         debug=tuple(sorted(job.debug)),

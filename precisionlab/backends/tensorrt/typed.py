@@ -75,6 +75,7 @@ class TypedBackend(TensorRTBackend):
             engine=settings.folder,
             content=content,
             profiles=settings.profiles,
+            more_profiles=settings.more_profiles,
             workspace=settings.workspace,
             compute=settings.compute,
             strict_nans=self._engines.features.strict_nans,

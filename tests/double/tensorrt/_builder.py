@@ -123,6 +123,7 @@ class Builder:
                 "flags": flags,
                 "tuning": [config.builder_optimization_level, config.avg_timing_iterations, config.DLA_core],
                 "profile": profile,
+                "more": [more.shapes for more in config.profiles[1:]],
                 "debug": network._parts.debug,
                 "unfused": network._parts.unfused,
                 "outputs": [tensor.name for tensor in network._parts.outputs],
@@ -219,10 +220,11 @@ def _check_profiles(network: INetworkDefinition, config: IBuilderConfig) -> dict
     needed = [tensor for tensor in network._parts.inputs if min(tensor.shape, default=0) < 0]
     if needed and not config.profiles:
         raise RefusedError("Network has dynamic or shape inputs, but no optimization profile has been defined.")
-    shapes: dict[str, tuple[Shape, Shape, Shape]] = config.profiles[0].shapes if config.profiles else {}
     for tensor in needed:
-        if any(len(shape) != len(tensor.shape) for shape in shapes.get(tensor.name, [()])):
-            raise RefusedError(
-                f"Error Code 4: Shape Error ({tensor.name}: the profile's dimensions are not the network's)"
-            )
+        for profile in config.profiles:
+            if any(len(shape) != len(tensor.shape) for shape in profile.shapes.get(tensor.name, [()])):
+                raise RefusedError(
+                    f"Error Code 4: Shape Error ({tensor.name}: the profile's dimensions are not the network's)"
+                )
+    shapes: dict[str, tuple[Shape, Shape, Shape]] = config.profiles[0].shapes if config.profiles else {}
     return {tensor.name: shapes[tensor.name] for tensor in needed}

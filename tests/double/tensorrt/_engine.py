@@ -69,7 +69,9 @@ class _Plan:
         for info in self.model.inputs:
             shape = tuple(dim if isinstance(dim, int) else -1 for dim in info.shape or ())
             least, usual, most = (tuple(dims) for dims in self.profile.get(info.name, [shape] * 3))
-            inputs.append(Tensor(info.name, shape, profile=(least, usual, most)))
+            more = [profile[info.name] for profile in self._told["more"] if info.name in profile]
+            further = tuple((tuple(low), tuple(opt), tuple(high)) for low, opt, high in more)
+            inputs.append(Tensor(info.name, shape, profile=(least, usual, most), more=further))
         outputs = [Tensor(name, self._shape(name, {}), DataType[dtype]) for name, dtype in self._told["stored"].items()]
         return Spec(
             inputs, outputs, self._compute, self._shapes, layers=self.times(), on_run=self._on_run,
