@@ -50,8 +50,8 @@ THOROUGH = frozenset(
             "planted",
             "real_models",
         ),
-        *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_looking", "trt_plugins", "trt_strong"),
-        *("trt_sweep", "trt_told", "trt_tuning", "two_users", "typed"),
+        *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_layouts", "trt_looking", "trt_plugins"),
+        *("trt_strong", "trt_sweep", "trt_told", "trt_tuning", "two_users", "typed"),
     }
 )
 """Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""

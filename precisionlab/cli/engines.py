@@ -25,6 +25,13 @@ _TUNING = (
         help="Engines: so much of the weights on the GPU, such as 2G or auto, the rest in host memory.",
     ),
     click.option("--version-compatible", is_flag=True, help="Engines: load with later versions of TensorRT too."),
+    click.option(
+        "--io-format",
+        "formats",
+        multiple=True,
+        metavar="NAME:FORMAT",
+        help="Engines: store this input or output so, as image:hwc or image:chw32.  [default: chw]",
+    ),
     click.option("--refit", is_flag=True, help="Engines: can be given other weights later."),
     click.option(
         "--plugins",
@@ -96,7 +103,7 @@ def build_tuning_options(command: Command) -> Command:
 
 def tuning_of(given: Mapping[str, Any]) -> Tuning:
     """What was given for these. Raises OptionError."""
-    from precisionlab.backends.tuning import AUTOMATIC, Tuning
+    from precisionlab.backends.tuning import AUTOMATIC, Tuning, parse_formats
     from precisionlab.system.parsing import check_at_least, parse_size
 
     level, budget = given["optimization_level"], given["weight_streaming"]
@@ -109,6 +116,7 @@ def tuning_of(given: Mapping[str, Any]) -> Tuning:
         weight_streaming=AUTOMATIC if budget == "auto" else parse_size(budget, "weight_streaming"),
         version_compatible=given["version_compatible"],
         refit=given["refit"],
+        formats=parse_formats(given["formats"]),
     )
 
 

@@ -96,7 +96,7 @@ def _words(subject: Subject) -> tuple[list[str], tuple[str, ...]]:
             words.append(f"--layerOutputTypes={_listed(subject.model, storing)}")
     for number, profiles in enumerate((subject.profiles, *subject.more_profiles)):
         words += [f"--profile={number}"] * bool(subject.more_profiles) + _shapes(profiles)
-    words += trtexec_tuning(subject.tuning, subject.plugins)
+    words += trtexec_tuning(subject.tuning, subject.plugins, subject.model)
     for word in words:
         if len(word.encode("utf-8", "surrogateescape")) > _LONGEST_WORD:
             raise PlanError(

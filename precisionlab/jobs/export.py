@@ -121,7 +121,7 @@ def export_plan(
         profiles, *more = found.profiles(shapes) if target in _SHAPED else ({},)
         subject = Subject(
             loaded, asked, table, profiles, _names(loaded), tensorrt or default_release(), prepared, hold_float,
-            tuning, libraries, tuple(more),
+            tuning, libraries, more_profiles=tuple(more),
         )  # fmt: skip
         if target == TYPED:
             return _typed(subject, found, _required(file, "the model is a file"))

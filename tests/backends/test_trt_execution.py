@@ -29,7 +29,7 @@ from bindings.cudapython import cuda_python, unsupported
 from bindings.versions import ROOT, TensorRT, parameters
 from gpu import stub
 from gpu.hostcuda import CudaError, FakeCudart
-from gpu.stub import DataType, Spec, StubTensorRT, Tensor, TensorFormat, TensorLocation
+from gpu.stub import DataType, Spec, StubTensorRT, Tensor, TensorLocation
 from hypothesis import given
 from hypothesis import strategies as st
 from models import DIGITS
@@ -602,7 +602,6 @@ class TestLoad:
         [
             (b"other", doubled(), r"cannot load the engine \(Serialization .*8\.9.* Delete the file"),
             (b"engine", doubled(dtype=DataType.FP8), "'y' of the engine is FP8"),
-            (b"engine", Spec([Tensor("x", (1,), format=TensorFormat.CHW4)], [], dict), "'x' of the engine is .*CHW4"),
             (b"engine", Spec([], [], dict, has_room=False), r"no room to run the engine \(Requested amount"),
         ],
     )

@@ -18,6 +18,7 @@ from precisionlab.export.tuned import check_weakly, polygraphy_tuning, registers
 from precisionlab.model import load_model
 from precisionlab.precision import Precision
 
+MODEL = load_model(DIGITS / "digits.onnx")
 FULL = Tuning(optimization_level=5, avg_timing=4, dla=1, version_compatible=True, refit=True)
 
 
@@ -38,12 +39,12 @@ def dynamic(tmp_path: Path) -> Path:
 
 
 def test_trtexec_is_told_each_option_and_how_each_library_is_opened(static: Path, dynamic: Path) -> None:
-    assert trtexec_tuning(FULL, [static, dynamic]) == [
+    assert trtexec_tuning(FULL, [static, dynamic], MODEL) == [
         "--builderOptimizationLevel=5", "--avgTiming=4", "--useDLACore=1", "--allowGPUFallback", "--versionCompatible",
         "--refit", f"--staticPlugins={static}", f"--dynamicPlugins={dynamic}", f"--setPluginsToSerialize={dynamic}",
     ]  # fmt: skip
-    assert trtexec_tuning(UNTUNED, [dynamic]) == [f"--dynamicPlugins={dynamic}"]
-    assert trtexec_tuning(UNTUNED, []) == []
+    assert trtexec_tuning(UNTUNED, [dynamic], MODEL) == [f"--dynamicPlugins={dynamic}"]
+    assert trtexec_tuning(UNTUNED, [], MODEL) == []
 
 
 def test_polygraphy_is_told_what_it_has_options_for(static: Path) -> None:
@@ -82,7 +83,7 @@ def test_polygraphys_own_parser_reads_its_words(static: Path, tmp_path: Path) ->
 def test_what_polygraphy_cannot_be_asked_is_refused_and_trtexec_takes_it(tuning: Tuning, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         polygraphy_tuning(tuning, [])
-    assert trtexec_tuning(tuning, [])
+    assert trtexec_tuning(tuning, [], MODEL)
 
 
 def test_a_library_that_waits_is_none_for_polygraphy(dynamic: Path, static: Path) -> None:
@@ -100,7 +101,7 @@ def test_weakly_typed_builds_stream_no_weights() -> None:
 
 def test_strongly_typed_builds_stream_them() -> None:
     tuning = Tuning(weight_streaming=AUTOMATIC)
-    assert trtexec_tuning(tuning, []) == ["--allowWeightStreaming"]
+    assert trtexec_tuning(tuning, [], MODEL) == ["--allowWeightStreaming"]
     assert polygraphy_tuning(tuning, []) == ["--weight-streaming"]
 
 

@@ -23,6 +23,7 @@ from gpu.stub import DataType, Spec, StubTensorRT, Tensor, TensorLocation
 from precisionlab.backends.tensorrt.buffers import Buffers, take_into
 from precisionlab.backends.tensorrt.cuda import Cuda, Event, Stream
 from precisionlab.backends.tensorrt.execution import Engine
+from precisionlab.backends.tensorrt.jobs import Watch
 from precisionlab.backends.tensorrt.latency import measure, measure_layers
 from precisionlab.backends.tensorrt.listener import make_listener
 from precisionlab.errors import EngineError
@@ -171,7 +172,8 @@ def an_engine_runs(cuda: Cuda) -> str:
             x = RANDOM.standard_normal((rows, 4)).astype(np.float32)
             shown: dict[str, Any] = {}
             listener = make_listener(loaded.trt, take_into(cuda, shown))
-            outputs = loaded.run({"x": x.astype(np.float64), "size": np.array([size], np.int32)}, listener)
+            given = {"x": x.astype(np.float64), "size": np.array([size], np.int32)}
+            outputs = loaded.run(given, listener, Watch(marked=True))
             assert outputs["y"].dtype == ml_dtypes.bfloat16
             assert (outputs["y"] == (x * 2).astype(ml_dtypes.bfloat16)).all()
             assert (outputs["found"] == np.nonzero(x[:, 0] > 0)[0]).all()

@@ -58,9 +58,42 @@ class TensorLocation(enum.Enum):
     HOST = enum.auto()
 
 
-class TensorFormat(enum.Enum):
-    LINEAR = enum.auto()
-    CHW4 = enum.auto()
+class TensorFormat(enum.IntEnum):
+    LINEAR = 0
+    CHW4 = 3
+    HWC = 8
+    HWC8 = 2
+
+
+LANES = {TensorFormat.LINEAR: 1, TensorFormat.CHW4: 4, TensorFormat.HWC: 1, TensorFormat.HWC8: 8}
+"""How many channels are one element."""
+
+
+def stored(array: Array, form: TensorFormat) -> Array:
+    """An array of batch, channels, rows and columns as TensorRT's documentation says that it is stored."""
+    if form is TensorFormat.LINEAR:
+        return array
+    lanes = LANES[form]
+    batch, channels, rows, columns = array.shape
+    groups = -(-channels // lanes)
+    padded = np.zeros((batch, groups * lanes, rows, columns), array.dtype)
+    padded[:, :channels] = array
+    if form is TensorFormat.CHW4:  # [N][(C+3)/4][H][W][4]
+        return padded.reshape(batch, groups, lanes, rows, columns).transpose(0, 1, 3, 4, 2)
+    return padded.transpose(0, 2, 3, 1)  # [N][H][W][C], HWC8: C padded to a multiple of 8
+
+
+def read_back(memory: Array, shape: Shape, form: TensorFormat) -> Array:
+    """The array that is stored so."""
+    if form is TensorFormat.LINEAR:
+        return memory.reshape(shape)
+    lanes = LANES[form]
+    batch, channels, rows, columns = shape
+    groups = -(-channels // lanes)
+    if form is TensorFormat.CHW4:
+        whole = memory.reshape(batch, groups, rows, columns, lanes).transpose(0, 1, 4, 2, 3)
+        return whole.reshape(batch, groups * lanes, rows, columns)[:, :channels]
+    return memory.reshape(batch, rows, columns, groups * lanes).transpose(0, 3, 1, 2)[:, :channels]
 
 
 class IOutputAllocator:
@@ -194,6 +227,12 @@ class ICudaEngine(_Counted):
     def num_optimization_profiles(self) -> int:
         return max((len(tensor.profiles) for tensor in self._spec.inputs), default=0) or 1
 
+    def get_tensor_vectorized_dim(self, name: str) -> int:
+        return 1 if LANES[self._tensors[name].format] > 1 else -1
+
+    def get_tensor_components_per_element(self, name: str) -> int:
+        return LANES[self._tensors[name].format] if LANES[self._tensors[name].format] > 1 else -1
+
     def get_aliased_input_tensor(self, name: str) -> str | None:
         return self._spec.aliases.get(name)
 
@@ -271,6 +310,18 @@ class IExecutionContext(_Counted):
     def get_tensor_shape(self, name: str) -> Shape:
         return self._shapes[name] if name in self._shapes else self._output_shapes()[name]
 
+    def get_tensor_strides(self, name: str) -> Shape:
+        """In elements: of HWC8 one is 8 values."""
+        (tensor,) = (t for t in (*self._spec.inputs, *self._spec.outputs) if t.name == name)
+        shape = self.get_tensor_shape(name)
+        if tensor.format is TensorFormat.LINEAR:
+            return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        _, channels, rows, columns = shape
+        groups = -(-channels // LANES[tensor.format])
+        if tensor.format is TensorFormat.CHW4:
+            return (groups * rows * columns, rows * columns, columns, 1)
+        return (groups * rows * columns, 1, columns * groups, groups)
+
     def _output_shapes(self) -> Mapping[str, Shape]:
         if self._spec.shapes is None:
             return {t.name: t.shape for t in self._spec.outputs}
@@ -314,7 +365,8 @@ class IExecutionContext(_Counted):
         return math.prod(self.get_tensor_shape(tensor.name)) * NUMPY[tensor.dtype].itemsize
 
     def _read(self, tensor: Tensor) -> Array:
-        array = np.empty(self._shapes[tensor.name], NUMPY[tensor.dtype])
+        shape = self._shapes[tensor.name]
+        array = np.empty(stored(np.empty(shape, np.uint8), tensor.format).shape, NUMPY[tensor.dtype])
         address = self._addresses[tensor.name]
         if tensor.location is TensorLocation.HOST:
             ctypes.memmove(array.__array_interface__["data"][0], address, array.nbytes)
@@ -322,11 +374,11 @@ class IExecutionContext(_Counted):
             kind = self._stub._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
             target = array.__array_interface__["data"][0]
             self._ok(self._stub._cudart.cudaMemcpy(target, address, array.nbytes, kind))
-        return array
+        return np.ascontiguousarray(read_back(array, shape, tensor.format))
 
     def _write(self, tensor: Tensor, value: Array) -> bool:
         assert value.dtype == NUMPY[tensor.dtype], tensor.name
-        content = np.asarray(value, order="C")
+        content = np.asarray(stored(value, tensor.format), order="C")
         address = self._addresses.get(tensor.name, 0)
         allocator = self._allocators.get(tensor.name)
         if allocator is not None:

@@ -31,7 +31,7 @@ from precisionlab.backends.tensorrt.outputlog import logger_for
 from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.refusal import why_refused
 from precisionlab.backends.tensorrt.timings import choices, compared, save_timings
-from precisionlab.backends.tensorrt.tuning import make_runtime
+from precisionlab.backends.tensorrt.tuning import make_runtime, set_formats
 from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.errors import BuildError, EngineError
 from precisionlab.precision import Precision
@@ -68,6 +68,7 @@ def build(
         network = parsed.network
         described = describe(network, parsed.names)
         outcomes = apply_pins(trt, network, match_pins(job.pins, described)) if job.pins else ()
+        set_formats(trt, network, job.tuning)  # before others become outputs
         mark(trt, network, job.marked, job.marked_as)
         unmarked = mark_debug(network, job.debug, features)
         if job.unfused:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from precisionlab.backends.tensorrt.buffers import Buffers, HostBuffers, Memory
 from precisionlab.backends.tensorrt.cuda import Cuda, Stream
 from precisionlab.backends.tensorrt.jobs import NOTHING, Arrays, Shape, Watch
+from precisionlab.backends.tensorrt.layouts import packed, unpacked, values_in
 from precisionlab.backends.tensorrt.logger import LogKeeper
 from precisionlab.backends.tensorrt.ports import Port, _described, _dims, _nbytes, check_inputs, profile_for, read_ports
 from precisionlab.backends.tensorrt.tuning import make_runtime, stream_weights
@@ -109,7 +110,7 @@ class Engine:
             array = arrays[port.name]
             if port.is_dynamic and not context.set_input_shape(port.name, array.shape):
                 raise DataError(f"input {port.name!r}: TensorRT refuses the shape {_dims(array.shape)}{self._why()}")
-            self._set_address(port, self._memory(port).upload(port.name, array))
+            self._set_address(port, self._memory(port).upload(port.name, self._as_stored(port, array)))
         self._infer_shapes(arrays)
         for port in self.outputs:
             if port.alias is not None:
@@ -118,7 +119,9 @@ class Engine:
                 continue
             shape = tuple(context.get_tensor_shape(port.name))
             if min(shape, default=0) >= 0:
-                self._set_address(port, self._memory(port).reserve(port.name, _nbytes(port, shape)))
+                self._set_address(port, self._memory(port).reserve(port.name, self._nbytes(port, shape)))
+            elif port.layout is not None:
+                raise EngineError(f"{self.name}: only the run itself tells how large {port.name!r} is; leave it LINEAR")
             elif not context.set_output_allocator(port.name, self._allocator):
                 raise EngineError(f"{self.name}: TensorRT takes no allocator for output {port.name!r}{self._why()}")
 
@@ -252,7 +255,26 @@ class Engine:
             if port.name not in self._allocator.shapes:
                 raise EngineError(f"{self.name}: TensorRT has not told the shape of output {port.name!r}{self._why()}")
             shape = self._allocator.shapes[port.name]
-        return self._memory(port).download(port.name, port.dtype, shape)
+        if port.layout is None:
+            return self._memory(port).download(port.name, port.dtype, shape)
+        strides = self._strides(port)
+        memory = self._memory(port).download(port.name, port.dtype, (values_in(shape, strides, port.layout),))
+        return unpacked(memory, shape, strides, port.layout)
+
+    def _strides(self, port: Port) -> tuple[int, ...]:
+        """Those of a tensor whose shape is known, in its elements. Raises EngineError."""
+        strides = tuple(self._context.get_tensor_strides(port.name))
+        if len(strides) != len(port.shape) or min(strides, default=0) < 0:
+            raise EngineError(f"{self.name}: TensorRT does not tell how {port.name!r} is stored{self._why()}")
+        return strides
+
+    def _as_stored(self, port: Port, array: NDArray[Any]) -> NDArray[Any]:
+        return array if port.layout is None else packed(array, self._strides(port), port.layout)
+
+    def _nbytes(self, port: Port, shape: Shape) -> int:
+        if port.layout is None:
+            return _nbytes(port, shape)
+        return values_in(shape, self._strides(port), port.layout) * port.dtype.itemsize
 
     # Words
 

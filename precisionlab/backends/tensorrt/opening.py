@@ -21,6 +21,7 @@ from precisionlab.backends.tensorrt.settings import EngineSettings
 from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.backends.tensorrt.tuning import check_weakly_typed
 from precisionlab.backends.tensorrt.typed import TypedBackend
+from precisionlab.backends.tuning import check_formats
 from precisionlab.data import Dataset
 from precisionlab.errors import EngineError, OptionError
 from precisionlab.system.disk import why_not_written
@@ -55,6 +56,7 @@ def open_engines(
     check_installed(module)  # here, before anything is written
     plugins = libraries_of(options.plugins)
     model = reference.model
+    check_formats(options.tuning.formats, [info.name for info in (*model.inputs, *model.outputs)])
     profiles, *more = profiles_for(model, options.shapes, lambda name: every)
     named = None if options.store is None else Path(options.store)
     store = EngineStore(_own_store(folder)) if named is None else EngineStore(named, is_trusted=True)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.tensorrt.buffers import as_dtype, numpy_dtype
 from precisionlab.backends.tensorrt.jobs import Arrays, Profile, Shape
-from precisionlab.errors import DataError, EngineError
+from precisionlab.backends.tensorrt.layouts import Layout
+from precisionlab.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Port:
     `shape` has -1 for what is not fixed; `limits` are the shapes that such an input may have, in
     each of the engine's profiles. `on_host` is true where
     TensorRT wants the values in the host's memory (they are a shape). `alias` is the input whose memory an output
-    shares.
+    shares. `layout` is None where it is stored row by row.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Port:
     on_host: bool
     limits: tuple[Profile, ...] = ()
     alias: str | None = None
+    layout: Layout | None = None
 
     @property
     def is_dynamic(self) -> bool:
@@ -40,16 +42,13 @@ class Port:
 def read_ports(trt: Any, engine: Any) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     """What an engine takes and gives, each in the engine's order.
 
-    Raises EngineError for a type that NumPy lacks, and for a tensor that is not stored row by row.
+    Raises EngineError for a type that NumPy lacks.
     """
     inputs: list[Port] = []
     outputs: list[Port] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-        layout = engine.get_tensor_format(name)
-        if layout != trt.TensorFormat.LINEAR:
-            raise EngineError(f"tensor {name!r} of the engine is stored as {layout.name}; build it with LINEAR ones")
         shape = tuple(engine.get_tensor_shape(name))
         limits: tuple[Profile, ...] = ()
         if is_input and min(shape, default=0) < 0:
@@ -64,9 +63,18 @@ def read_ports(trt: Any, engine: Any) -> tuple[tuple[Port, ...], tuple[Port, ...
             on_host=engine.get_tensor_location(name) == trt.TensorLocation.HOST,
             limits=limits,
             alias=alias,
+            layout=_layout(trt, engine, name),
         )
         (inputs if is_input else outputs).append(port)
     return tuple(inputs), tuple(outputs)
+
+
+def _layout(trt: Any, engine: Any, name: str) -> Layout | None:
+    form = engine.get_tensor_format(name)
+    if form == trt.TensorFormat.LINEAR:
+        return None
+    axis = int(engine.get_tensor_vectorized_dim(name))
+    return Layout(form.name, axis, 1 if axis < 0 else int(engine.get_tensor_components_per_element(name)))
 
 
 def check_inputs(inputs: Arrays, ports: tuple[Port, ...]) -> dict[str, NDArray[Any]]:

@@ -61,7 +61,7 @@ class EngineKey:
     compute: str | None
     strict_nans: bool
     plugins: tuple[str, ...]
-    tuning: tuple[tuple[str, int | bool], ...]
+    tuning: tuple[tuple[str, int | bool | str], ...]
     typed: bool
     module: str
     version: str

@@ -9,7 +9,7 @@ from typing import Any
 
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tuning import AUTOMATIC, Tuning
-from precisionlab.errors import EngineError, OptionError
+from precisionlab.errors import BuildError, EngineError, OptionError
 
 
 def check_tuning(trt: Any, tuning: Tuning, features: Features, logger: Any) -> None:
@@ -28,6 +28,13 @@ def check_tuning(trt: Any, tuning: Tuning, features: Features, logger: Any) -> N
         asked = getattr(tuning, option.removeprefix("--").replace("-", "_"))
         if asked is not None and asked is not False and not is_there:
             raise OptionError(f"{option}: TensorRT {features.version} has no such thing; leave it out")
+    for name, form in tuning.formats:
+        known = trt.TensorFormat.__members__
+        if form not in known:
+            raise OptionError(
+                f"--io-format {name}:{form.lower()}: TensorRT {features.version} has no such format; it has "
+                f"{', '.join(known).lower()}"
+            )
     if tuning.dla is not None:
         _check_dla(trt, tuning.dla, features, logger)
 
@@ -74,6 +81,18 @@ def tune(trt: Any, config: Any, tuning: Tuning) -> tuple[str, ...]:
     if tuning.refit:
         config.set_flag(trt.BuilderFlag.REFIT)
     return tuple(told)
+
+
+def set_formats(trt: Any, network: Any, tuning: Tuning) -> None:
+    """Have inputs and outputs stored as asked. Raises BuildError for what the network has not."""
+    ends = [network.get_input(index) for index in range(network.num_inputs)]
+    ends += [network.get_output(index) for index in range(network.num_outputs)]
+    for name, form in tuning.formats:
+        found = [tensor for tensor in ends if tensor.name == name]
+        if not found:
+            raise BuildError(f"--io-format {name}: the network has no such input or output")
+        for tensor in found:
+            tensor.allowed_formats = 1 << int(trt.TensorFormat.__members__[form])
 
 
 def make_runtime(trt: Any, logger: Any, tuning: Tuning) -> Any:

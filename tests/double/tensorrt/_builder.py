@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from ._choice import RefusedError, check_explicit, check_typed, choose, float_precision
 from ._interfaces import (
     BuilderFlag,
+    DataType,
     DeviceType,
     IInt8EntropyCalibrator2,
     ILogger,
     NetworkDefinitionCreationFlag,
     ProfilingVerbosity,
+    TensorFormat,
     _Log,
 )
 from ._network import INetworkDefinition, Shape
@@ -94,6 +96,7 @@ class Builder:
             maybe_crash("build", flags)
             profile = _check_profiles(network, config)
             check_typed(network, config.flags)
+            _formats(network)
             explicit = check_explicit(network, config.flags)
             if explicit and config.int8_calibrator is not None:
                 self._log.log("WARNING", "Calibrator won't be used in explicit quantization mode.")
@@ -123,6 +126,7 @@ class Builder:
                 "flags": flags,
                 "tuning": [config.builder_optimization_level, config.avg_timing_iterations, config.DLA_core],
                 "profile": profile,
+                "formats": _formats(network),
                 "more": [more.shapes for more in config.profiles[1:]],
                 "debug": network._parts.debug,
                 "unfused": network._parts.unfused,
@@ -213,6 +217,17 @@ class _Calibration:
 
 def serialized(description: Mapping[str, Any]) -> IHostMemory:
     return IHostMemory(MAGIC + zlib.compress(json.dumps(description).encode(), 1))
+
+
+def _formats(network: INetworkDefinition) -> dict[str, str]:
+    """How inputs and outputs are stored. Raises RefusedError for what float32 cannot be."""
+    found = {}
+    for tensor in (*network._parts.inputs, *network._parts.outputs):
+        (form,) = (form for form in TensorFormat if tensor.allowed_formats == 1 << int(form))
+        if form is TensorFormat.HWC8 and tensor.dtype is DataType.FLOAT:
+            raise RefusedError(f"Error Code 3: API Usage Error ({tensor.name}: has dataType Float unsupported)")
+        found[tensor.name] = form.name
+    return found
 
 
 def _check_profiles(network: INetworkDefinition, config: IBuilderConfig) -> dict[str, tuple[Shape, Shape, Shape]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime as cuda_runtime
 from gpu import stub
-from gpu.stub import DataType, Shape, Spec, StubTensorRT, Tensor, Values
+from gpu.stub import DataType, Shape, Spec, StubTensorRT, Tensor, TensorFormat, Values
 
 from precisionlab.backends.session import Session
 from precisionlab.calibration.table import CalibrationTable, Range
@@ -71,13 +71,20 @@ class _Plan:
             least, usual, most = (tuple(dims) for dims in self.profile.get(info.name, [shape] * 3))
             more = [profile[info.name] for profile in self._told["more"] if info.name in profile]
             further = tuple((tuple(low), tuple(opt), tuple(high)) for low, opt, high in more)
-            inputs.append(Tensor(info.name, shape, profile=(least, usual, most), more=further))
-        outputs = [Tensor(name, self._shape(name, {}), DataType[dtype]) for name, dtype in self._told["stored"].items()]
+            form = self._format(info.name)
+            inputs.append(Tensor(info.name, shape, profile=(least, usual, most), more=further, format=form))
+        outputs = [
+            Tensor(name, self._shape(name, {}), DataType[dtype], format=self._format(name))
+            for name, dtype in self._told["stored"].items()
+        ]
         return Spec(
             inputs, outputs, self._compute, self._shapes, layers=self.times(), on_run=self._on_run,
             debug=self._debug if self._told["debug"] else None,
             unfused=self._unfused if self._told["unfused"] else None,
         )  # fmt: skip
+
+    def _format(self, name: str) -> TensorFormat:
+        return TensorFormat[self._told["formats"][name]]
 
     def times(self) -> dict[str, float]:
         """Milliseconds of each layer."""

@@ -19,6 +19,7 @@ class ITensor:
         self.location = TensorLocation.HOST if on_host else TensorLocation.DEVICE
         self.is_execution_tensor = not on_host
         self.is_shape_tensor = on_host
+        self.allowed_formats = 1
         self.is_network_input = False
         self.is_network_output = False
 
