@@ -85,6 +85,8 @@ def tune(trt: Any, config: Any, tuning: Tuning) -> tuple[str, ...]:
 
 def set_formats(trt: Any, network: Any, tuning: Tuning) -> None:
     """Have inputs and outputs stored as asked. Raises BuildError for what the network has not."""
+    if not tuning.formats:
+        return
     ends = [network.get_input(index) for index in range(network.num_inputs)]
     ends += [network.get_output(index) for index in range(network.num_outputs)]
     for name, form in tuning.formats:
