@@ -29,8 +29,15 @@ Row = Mapping[str, Any]
 
 
 def records_of(table: pd.DataFrame) -> list[Row]:
-    """A table's rows."""
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    """A table's rows, of Python's own values: None for what is missing of whole numbers.
+
+    As pandas' `to_dict("records")`, which looks at each cell by itself and takes six times as long.
+    """
+    import pandas as pd
+
+    names = [str(name) for name in table]
+    columns = [[None if value is pd.NA else value for value in column.tolist()] for _, column in table.items()]
+    return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
 def is_absent(value: Any) -> bool:

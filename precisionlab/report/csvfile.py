@@ -13,6 +13,7 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from precisionlab.report.schema import Column, Kind
@@ -37,9 +38,9 @@ def unguarded(text: str) -> str:
 def to_csv(table: pd.DataFrame) -> str:
     """The table as the text of a CSV file."""
     safe = table.copy()
-    for name in safe.columns:
-        if not pd.api.types.is_numeric_dtype(safe[name]):
-            safe[name] = safe[name].map(lambda value: guarded(value) if isinstance(value, str) else value)
+    for name, column in table.items():
+        if not pd.api.types.is_numeric_dtype(column) and any(isinstance(v, str) and v != guarded(v) for v in column):
+            safe[name] = column.map(lambda value: guarded(value) if isinstance(value, str) else value)
     # Older Pythons quote a cell for "\n" but not for "\r", which a reader then takes for the end of the row.
     text: str = safe.to_csv(index=False)
     if "\r" in text:
@@ -85,14 +86,14 @@ def _column(name: str, cells: list[str], kind: Kind | None) -> Any:
         return pd.Series([unguarded(cell) for cell in cells], dtype=object)
     try:
         if kind is Kind.COUNT:
-            return pd.Series([None if cell == "" else int(float(cell)) for cell in cells], dtype="Int64")
+            return pd.array([None if cell == "" else int(float(cell)) for cell in cells], dtype="Int64")
         if kind is Kind.FLAG or (kind is None and cells and _FLAGS.issuperset(cells)):
-            return pd.Series([_flag(cell) for cell in cells], dtype=bool)
+            return np.array([_flag(cell) for cell in cells], dtype=bool)
         is_whole = kind is None and cells and all(cell.removeprefix("-").isdecimal() for cell in cells)
         if kind is Kind.WHOLE or is_whole:
-            return pd.Series([int(cell) for cell in cells], dtype="int64")
+            return np.array([int(cell) for cell in cells], dtype="int64")
         # Python reads a float exactly as it was written; pandas does by some of its parsers only.
-        return pd.Series([float(cell) if cell else float("nan") for cell in cells], dtype="float64")
+        return np.array([float(cell) if cell else float("nan") for cell in cells], dtype="float64")
     except (ValueError, OverflowError) as error:
         raise ValueError(f"column {name}: {error}") from None
 

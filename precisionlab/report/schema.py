@@ -21,8 +21,11 @@ class Kind(str, Enum):
     FLAG = "True or False"
 
 
-_TYPES = {Kind.NUMBER: "float64", Kind.WHOLE: "int64", Kind.COUNT: "Int64", Kind.FLAG: "bool"}
-"""As what pandas holds them; text is left to it."""
+_TYPES = {Kind.NUMBER: "float64", Kind.WHOLE: "int64", Kind.FLAG: "bool"}
+"""As what numpy holds them; text is left to pandas."""
+
+_COUNTS = "Int64"
+"""As what pandas holds whole numbers of which some are missing."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Schema:
 
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         """The table with these rows. Raises ValueError for a row that has other columns."""
+        import numpy as np
         import pandas as pd
 
         columns = self.columns
@@ -78,8 +82,13 @@ class Schema:
                 raise ValueError(
                     f"{self.file}: a row lacks, or has beside the others, {sorted(row.keys() ^ set(names))}"
                 )
-        types = {column.name: _TYPES[column.kind] for column in columns if column.kind in _TYPES}
-        table: pd.DataFrame = pd.DataFrame(list(rows), columns=names).astype(types)
+        cells: dict[str, Any] = {column.name: [row[column.name] for row in rows] for column in columns}
+        for column in columns:
+            if column.kind is Kind.COUNT:
+                cells[column.name] = pd.array(cells[column.name], dtype=_COUNTS)
+            elif column.kind in _TYPES:
+                cells[column.name] = np.array(cells[column.name], dtype=_TYPES[column.kind])
+        table: pd.DataFrame = pd.DataFrame(cells, columns=names)
         return table
 
     def markdown(self) -> str:

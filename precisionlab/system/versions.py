@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from functools import cache
 
 from precisionlab import __version__
 
@@ -31,6 +32,7 @@ def versions() -> dict[str, str]:
     return {"precisionlab": __version__, **others, PROCESSOR: platform.machine()}
 
 
+@cache
 def _version(names: tuple[str, ...]) -> str | None:
     for name in names:
         try:

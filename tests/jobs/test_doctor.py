@@ -141,6 +141,7 @@ def test_a_source_tree_that_was_never_installed_tells_its_version(monkeypatch: p
         return "1.0"
 
     monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(versions, "_version", lambda names: "1.0")  # else it is kept for the tests behind this one
     assert findings()["precisionlab"].seen == precisionlab.__version__
     assert versions.versions()["precisionlab"] == precisionlab.__version__
     assert precisionlab.__version__ in CliRunner().invoke(cli, ["--version"]).output
