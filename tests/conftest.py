@@ -14,47 +14,22 @@ from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model
 
-SLOW = frozenset(
-    {
-        *("added", "browser", "calibrate", "compiled_layers", "data_hook", "detector", "determinism", "disk", "doctor"),
-        *("engines", "executors", "fuzz", "internal", "kill", "lift", "links", "memory", "node_models"),
-        *(
-            "odd_models",
-            "one_file",
-            "overridden",
-            "planted",
-            "real_models",
-            "recurrent",
-            "report_graph",
-            "report_search",
-        ),
-        *("rtx_sweep", "sensitivity", "strange_runs", "streams", "typed", "trt_build", "trt_callbacks"),
-        *("trt_conformance", "trt_execution", "trt_explicit", "trt_inspector", "trt_network", "trt_process"),
-        *("trt_strong", "trt_sweep", "trt_told", "two_users"),
-    }
-)
-"""Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
-
 THOROUGH = frozenset(
     {
-        *(
-            "browser",
-            "determinism",
-            "engines",
-            "executors",
-            "fuzz",
-            "kill",
-            "memory",
-            "node_models",
-            "overridden",
-            "planted",
-            "real_models",
-        ),
-        *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_layouts", "trt_looking", "trt_plugins"),
-        *("trt_strong", "trt_sweep", "trt_told", "trt_tuning", "two_users", "typed"),
+        *("browser", "determinism", "engines", "executors", "fuzz", "kill", "memory", "node_models", "overridden"),
+        *("real_models", "rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_looking", "trt_plugins"),
+        *("trt_layouts", "trt_strong", "trt_told", "trt_tuning", "two_users"),
     }
 )
 """Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""
+
+SLOW = THOROUGH | {
+    *("added", "calibrate", "compiled_layers", "data_hook", "detector", "disk", "doctor", "internal", "lift", "links"),
+    *("odd_models", "one_file", "planted", "recurrent", "report_graph", "report_search", "rtx_sweep", "sensitivity"),
+    *("trt_build", "trt_callbacks", "trt_conformance", "trt_execution", "trt_inspector", "trt_network"),
+    *("trt_process", "trt_sweep", "typed"),
+}
+"""Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,11 +57,13 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark all that a slow or thorough module holds."""
+    """Mark all that a slow or thorough module holds; a thorough test is a slow one too, wherever it stands."""
     name = item.path.stem.removeprefix("test_")
-    for modules, mark in ((SLOW, pytest.mark.slow), (THOROUGH, pytest.mark.thorough)):
-        if name in modules:
-            item.add_marker(mark)
+    is_thorough = name in THOROUGH or item.get_closest_marker("thorough") is not None
+    if is_thorough:
+        item.add_marker(pytest.mark.thorough)
+    if is_thorough or name in SLOW:
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

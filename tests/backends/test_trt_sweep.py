@@ -255,6 +255,7 @@ def test_int8_engines_run_by_our_ranges_and_tensorrt_asks_for_no_sample(int8: Pl
     assert "Missing scale" not in (int8.out / "tensorrt.log").read_text()
 
 
+@pytest.mark.thorough
 def test_where_tensorrt_calibrates_it_is_fed_each_chosen_sample_through_gpu_memory(
     double: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -271,6 +272,7 @@ def test_where_tensorrt_calibrates_it_is_fed_each_chosen_sample_through_gpu_memo
     assert facts["int8_ranges"] == "TensorRT's own calibration"
 
 
+@pytest.mark.thorough
 def test_a_cache_that_tensorrt_takes_for_another_versions_is_told_and_the_sweep_goes_on(
     double: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -308,6 +310,7 @@ def test_every_pin_is_found_in_the_engine(double: Callable[..., None], tmp_path:
     assert any(pin.reformats for pin in mixed.inside.pins)
 
 
+@pytest.mark.thorough
 def test_pins_are_found_where_shapes_are_dynamic_too(half: Plain) -> None:
     """With dynamic shapes 10.x tells "N/A due to dynamic shapes", unless the inspector has a context with them."""
     mixed = engine_of(half.result).mixed
@@ -337,6 +340,7 @@ def test_a_refused_pin_names_the_layer_and_is_no_bad_result(double: Callable[...
     assert any("layer '/norm/variance' (pinned as '/norm/variance') has no kernel" in note for note in found.notes)
 
 
+@pytest.mark.thorough
 def test_what_obey_refuses_prefer_builds_with_a_warning(double: Callable[..., None], tmp_path: Path) -> None:
     double(refuse=["/norm/variance"])
     found = engine_of(swept(tmp_path, "fp16", engine={"builds": 2, "prefer": True}))
@@ -348,6 +352,7 @@ def test_what_obey_refuses_prefer_builds_with_a_warning(double: Callable[..., No
 # Looking at layers
 
 
+@pytest.mark.thorough
 def test_layers_are_looked_at_and_an_engine_that_this_does_not_change_is_not_noted(
     double: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -360,6 +365,7 @@ def test_layers_are_looked_at_and_an_engine_that_this_does_not_change_is_not_not
     assert found.notes == ()
 
 
+@pytest.mark.thorough
 def test_looking_at_a_half_layer_does_not_widen_it_and_its_rounding_is_seen(
     double: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -373,6 +379,7 @@ def test_looking_at_a_half_layer_does_not_widen_it_and_its_rounding_is_seen(
     assert {name for name, errors in inherited.items() if errors.err2 == 0} == set()
 
 
+@pytest.mark.thorough
 def test_looking_that_changes_the_final_outputs_is_noted(double: Callable[..., None], tmp_path: Path) -> None:
     double(marking_changes=["/stem/conv"])
     found = engine_of(swept(tmp_path, "fp16", engine={"observe": 1 << 20}))
@@ -385,6 +392,7 @@ def test_looking_that_changes_the_final_outputs_is_noted(double: Callable[..., N
 # What is inside
 
 
+@pytest.mark.thorough
 def test_the_emulation_beside_an_engine_keeps_sums_in_half_in_exactly_the_layers_whose_kernels_do(
     double: Callable[..., None], tmp_path: Path, fixed: Path
 ) -> None:
@@ -484,6 +492,7 @@ def test_engines_keep_every_nan_and_the_report_says_so(run: tuple[Path, str]) ->
 # Faults
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("crash", "words"),
     [
@@ -513,6 +522,7 @@ def test_a_process_that_dies_costs_its_engines_and_the_sweep_goes_on(
     assert "fp16 mixed engine" in sqnr(again), "another time it may live"
 
 
+@pytest.mark.thorough
 def test_a_disk_that_is_full_when_an_engine_is_written_is_told_and_leaves_nothing_behind(
     double: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -537,6 +547,7 @@ def test_a_build_that_gives_nothing_and_says_nothing_is_told(double: Callable[..
     assert "fp32 engine" in sqnr(result)
 
 
+@pytest.mark.thorough
 def test_engines_are_built_once_and_taken_from_the_store_after(
     half: Plain, double: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -680,7 +680,7 @@ def accepted(files: Mapping[Path, Model], answers: list[dict[str, Any]]) -> None
 
 
 @needs_rtx
-@pytest.mark.parametrize("name", ["digits", "magika", "minilm"])
+@pytest.mark.parametrize("name", ["digits", "magika", pytest.param("minilm", marks=pytest.mark.thorough)])
 def test_rtx_builds_real_models_in_every_precision(name: str, tmp_path: Path, bundled: tuple[Model, Dataset]) -> None:
     files = saved(bundled[0] if name == "digits" else packaged(name)[0], tmp_path)
     answers = drive("typed", "build", *files)
@@ -692,6 +692,7 @@ def test_rtx_builds_real_models_in_every_precision(name: str, tmp_path: Path, bu
     assert "Int8" in layers["int8"]
 
 
+@pytest.mark.thorough
 @needs_rtx
 @pytest.mark.skipif(not PREPARED, reason="the example models are not prepared")
 def test_rtx_parses_the_example_models_in_every_precision(tmp_path: Path) -> None:
