@@ -18,7 +18,7 @@ THOROUGH = frozenset(
     {
         *("browser", "determinism", "engines", "executors", "fuzz", "kill", "memory", "node_models", "overridden"),
         *("real_models", "rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_looking", "trt_plugins"),
-        *("trt_layouts", "trt_strong", "trt_told", "trt_tuning", "two_users"),
+        *("trt_layouts", "trt_strong", "trt_told", "trt_tuning", "two_users", "typed_double"),
     }
 )
 """Modules of `make thorough`: whole sweeps over and over, browsers and processes, which CI has no time for."""

@@ -24,6 +24,7 @@ from precisionlab.report.variant_rows import engines_of
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.search.undefined import Undefined
+from precisionlab.search.unscaled import REMEDY
 from precisionlab.search.verdict import Mark, State, Tone
 from precisionlab.system.wording import counted, decibel, formed, number
 
@@ -165,6 +166,8 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         _print_engine(console, outcome, outcome.engine)
     for compiled in outcome.compiled:
         _print_compiled(console, compiled)
+    if (unscaled := outcome.unscaled) is not None:
+        console.print(f"WARNING: {unscaled.title}: {unscaled.why}; {REMEDY}.", style="yellow")
     if outcome.table is not None:
         console.print(f"ranges: {outcome.low.plan.calibration} over {outcome.table.samples} samples")
     if low.nonfinite:

@@ -22,7 +22,7 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.model import Layer, Model
 from precisionlab.model.contraction import products_of
 from precisionlab.model.mapped import let_go
-from precisionlab.plan.arithmetic import Constants, Kernels, Sums
+from precisionlab.plan.arithmetic import Arithmetic, Constants, Fusing, Kernels, Sums
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -61,11 +61,11 @@ def running_sums(
     not known, as an operand's range is not, are left out; so are all where ONNX Runtime's kernels are emulated, which
     add up in float32.
     """
-    model, constants = evaluator.model, evaluator.arithmetic.constants
+    model = evaluator.model
     if evaluator.arithmetic.kernels is not Kernels.TENSORRT:
         return {}
     terms = {
-        layer.name: _terms(model, layer, precision_of(layer, plan), constants)
+        layer.name: _terms(model, layer, precision_of(layer, plan), evaluator.arithmetic)
         for layer in model.layers
         if _adds_in_itself(model, layer, plan)
     }
@@ -86,7 +86,7 @@ def running_sums(
     key = {
         "running_sums": sorted(beyond),
         "default": plan.default.value,
-        "constants": constants.value,
+        **evaluator.arithmetic.to_plain(),
         "on": list(evaluator.chosen.names),
     }
     return {**known, **evaluator.journalled("sums on their way", key, work, _read)}
@@ -135,7 +135,7 @@ def _adds_in_itself(model: Model, layer: Layer, plan: PrecisionPlan) -> bool:
     return is_half and bool(layer.nodes) and adds_up(model.node[layer.nodes[0]])
 
 
-def _terms(model: Model, layer: Layer, precision: Precision, constants: Constants) -> _Terms | None:
+def _terms(model: Model, layer: Layer, precision: Precision, arithmetic: Arithmetic) -> _Terms | None:
     nodes = [model.node[name] for name in layer.nodes]
     node = nodes[0]
     values = node.inputs[:2]
@@ -148,7 +148,8 @@ def _terms(model: Model, layer: Layer, precision: Precision, constants: Constant
             continue
         if constant is not None or value.dtype != ir.DataType.FLOAT:
             return None
-        constant = partial(_handed, nodes, value, precision, constants)
+        folded = nodes if arithmetic.fusing is Fusing.FOLDED else nodes[:1]
+        constant = partial(_handed, folded, value, precision, arithmetic.constants)
         names.append(None)
     if node.op_type in CONVOLUTIONS and names[1] is not None:
         return None

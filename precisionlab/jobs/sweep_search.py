@@ -28,6 +28,7 @@ from precisionlab.search.options import Options
 from precisionlab.search.outcome import EngineResult, EngineVariant, PrecisionResult, Variant
 from precisionlab.search.pinning import PinSearch, Task, figures_text
 from precisionlab.search.rank import rank
+from precisionlab.search.unscaled import unscaled_sums
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.wording import counted
 
@@ -138,7 +139,15 @@ class SweepJob:
         unknown, caveat = self.grounds.unknown(tolerance), self.grounds.caveat(tolerance)
         found = replace(found, unknown=unknown, caveat=caveat, arithmetic=self._evaluator.arithmetic)
         found = replace(found, repairs=self._applicable(found))
-        return found if found.unknown else self._with_alternatives(found)
+        return found if found.unknown else self._with_unscaled(self._with_alternatives(found))
+
+    def _with_unscaled(self, found: PrecisionResult) -> PrecisionResult:
+        """The result with what other tools' models of it come to; weakly typed engines have no such models."""
+        if not found.precision.is_quantized or (self._engines is not None and not self._options.typed):
+            return found
+        plan, tolerance, known = found.mixed.plan, found.mixed.tolerance, found.low.comparison
+        unscaled = unscaled_sums(self._evaluator, plan, found.table, tolerance, known, self._look)
+        return replace(found, unscaled=unscaled)
 
     def _applicable(self, found: PrecisionResult) -> tuple[Repair, ...]:
         """The repairs that apply where the precision breaks without pins."""

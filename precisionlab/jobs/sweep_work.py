@@ -22,6 +22,7 @@ from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
 from precisionlab.model import Model, load_model
 from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
 from precisionlab.model.portable import tensorrt_notes
+from precisionlab.plan.arithmetic import Fusing, Kernels
 from precisionlab.plan.assign import read_plan_for
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -93,6 +94,7 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
         if run.backend != EMULATION:
             engines = opened.enter_context(ready.engines(run.backend, how, folder, observer))
             options = replace(options, no_new_precision=not engines.is_typed, typed=engines.is_typed)
+            options = _as_fused(options, grouped)
             check_choosable(grouped.model, engines, options, plan)
         yield _work(run, options, plan, ready, engines, grouped, folder, observer)
 
@@ -147,6 +149,14 @@ def _as_planned(options: Options, plan: PrecisionPlan | None) -> Options:
         return options
     check_calibration(plan.calibration)
     return replace(options, precisions=(plan.default,), around=plan.around)
+
+
+def _as_fused(options: Options, grouped: Grouped) -> Options:
+    """The options with the arithmetic of typed engines, which keep apart what others fold."""
+    if not options.typed or options.arithmetic.kernels is not Kernels.TENSORRT:
+        return options
+    fusing = Fusing.TYPED if grouped.fusions is None else Fusing.COMPILED
+    return replace(options, arithmetic=replace(options.arithmetic, fusing=fusing))
 
 
 def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:

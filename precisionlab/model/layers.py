@@ -29,7 +29,7 @@ from precisionlab.model.lift import own_of
 
 QUANTIZABLE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALES = frozenset({"Add", "Sub", "Mul", "Div"})
-_ACTIVATIONS = frozenset(
+ACTIVATIONS = frozenset(
     [
         "Relu",
         "LeakyRelu",
@@ -150,7 +150,7 @@ def _fused_after(
     while (node := _only_consumer(value)) is not None and fixed.get(node) is None and node not in taken:
         if node.graph is not anchor.graph or node.domain not in ONNX_DOMAINS or own_of(node) is not own_of(anchor):
             break
-        if node.op_type in _ACTIVATIONS and node.inputs[0] is value and _others_constant(node, value):
+        if node.op_type in ACTIVATIONS and node.inputs[0] is value and _others_constant(node, value):
             fused.append(node)
             break
         is_shift = node.op_type in ("Add", "Sub")

@@ -37,19 +37,31 @@ class Sums(str, Enum):
     HALF_SINGLE = "half-single"  # without tensor cores: rounded at every product
 
 
+class Fusing(str, Enum):
+    """What is computed in one kernel with a Conv, ConvTranspose, Gemm or MatMul, and not rounded between."""
+
+    FOLDED = "folded"  # weakly typed TensorRT: all of the layer, BatchNormalization in the weights
+    TYPED = "typed"  # strongly typed TensorRT: see `rewrite/parted.py`
+    COMPILED = "compiled"  # the same where layers are a typed engine's own kernels
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """How an emulated variant computes.
 
     Sums matter to layers in half alone; in every other precision they are kept in float32 (or int32). `layers` has the
     sums of each layer by its name, as an engine was seen to keep them, and all others in float32; None: `sums` is what
-    all layers have.
+    all layers have. `integers` is what the integer sums of an int8 MatMul or Gemm are kept in before they are scaled,
+    where its weight has a scale for each channel and floats around are half (see `rewrite/integer_sums.py`). `fusing`
+    says what of a layer is one kernel.
     """
 
     kernels: Kernels = Kernels.TENSORRT
     sums: Sums = Sums.FLOAT32
     constants: Constants = Constants.CLAMPED
     layers: tuple[tuple[str, Sums], ...] | None = None
+    integers: Sums = Sums.FLOAT32
+    fusing: Fusing = Fusing.FOLDED
 
     def sums_of(self, layer: str) -> Sums:
         """What a layer in half keeps its sums in."""
@@ -65,6 +77,10 @@ class Arithmetic:
             found.append("sums in half" if self.sums is not Sums.HALF_SINGLE else "sums in half, product by product")
         if self.constants is Constants.ROUNDED:
             found.append("constants not clamped")
+        if self.integers is not Sums.FLOAT32:
+            found.append("integer sums in half")
+        if self.fusing is Fusing.TYPED:
+            found.append("what TensorRT-RTX may keep apart rounded between")
         return f"with {' and '.join(found)}" if found else ""
 
     @property
@@ -74,7 +90,13 @@ class Arithmetic:
 
     def to_plain(self) -> dict[str, Any]:
         """What a journal's key and `run.json` hold of it."""
-        own = {} if self.layers is None else {"layers": {name: sums.value for name, sums in self.layers}}
+        own: dict[str, Any] = (
+            {} if self.layers is None else {"layers": {name: sums.value for name, sums in self.layers}}
+        )
+        if self.integers is not Sums.FLOAT32:
+            own["integers"] = self.integers.value
+        if self.fusing is not Fusing.FOLDED:
+            own["fusing"] = self.fusing.value
         return {"kernels": self.kernels.value, "sums": self.sums.value, "constants": self.constants.value, **own}
 
     @classmethod
@@ -85,7 +107,13 @@ class Arithmetic:
         if not isinstance(data, Mapping):
             raise ValueError("`arithmetic` must be an object")
         try:
-            return cls(Kernels(data["kernels"]), Sums(data["sums"]), Constants(data["constants"]))
+            return cls(
+                Kernels(data["kernels"]),
+                Sums(data["sums"]),
+                Constants(data["constants"]),
+                integers=Sums(data.get("integers", Sums.FLOAT32)),
+                fusing=Fusing(data.get("fusing", Fusing.FOLDED)),
+            )
         except KeyError as error:
             raise ValueError(f"`arithmetic` lacks {error}") from None
 

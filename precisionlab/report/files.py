@@ -139,6 +139,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "rows": rows_text(model, result.low, names),
         "engine": None if result.engine is None else _engine_facts(result.engine),
         "compiled": [_compiled_facts(compiled) for compiled in result.compiled],
+        "unscaled": None if result.unscaled is None else result.unscaled.to_dict(),
         "inconclusive": [
             {"bound": str(bound), "low": json_number(ends.low), "high": json_number(ends.high)}
             for bound, ends in inconclusive_bounds(result.mixed.comparison, result.mixed.tolerance)

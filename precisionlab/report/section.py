@@ -83,6 +83,7 @@ class PrecisionSection:
     picked: tuple[str, ...]
     engine: Mapping[str, Any] | None
     compiled: Sequence[Mapping[str, Any]]
+    unscaled: Mapping[str, Any] | None
     inside: tuple[str, ...]
     latency: str
     doubts: tuple[Doubt, ...]
@@ -156,6 +157,7 @@ def section_of(
         picked=tuple(map(str, facts.get("rows", ()))),  # runs of older versions do not say
         engine=facts["engine"],
         compiled=facts["compiled"],
+        unscaled=facts.get("unscaled"),  # runs of older versions do not say
         inside=_inside(facts),
         latency=_latency(tables.variants, name),
         doubts=tuple(_doubt(entry) for entry in facts["inconclusive"]),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from precisionlab.report.cells import show
-from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard, linked
+from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard, capital, linked
 from precisionlab.report.section import PrecisionSection
 from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.causes import CauseKind
+from precisionlab.search.unscaled import REMEDY
 
 _REMEDY = (
     "Pin to BF16 or FP32, whose kernels add up in float32; for a strongly typed network --ladder fp16-sums32,bf16,fp32 "
@@ -20,6 +22,8 @@ def of_sums(section: PrecisionSection, place: int) -> Iterable[Hazard]:
     """The hazards of one precision; `place` is that of its table on the page, counted from 1."""
     if section.verdict.needs_float32_sums:
         yield _needs_float32(section)
+    if section.unscaled is not None:
+        yield _unscaled(section, section.unscaled, place)
     passing = [view for view in section.layers if CauseKind.SUM_OVERFLOWS.value in view.cause_kinds]
     if not passing:
         return
@@ -36,6 +40,18 @@ def of_sums(section: PrecisionSection, place: int) -> Iterable[Hazard]:
         "typed TensorRT do; others add up in float32, and nothing happens.",
         f"{_REMEDY} Or scale the layer's values down.{dealt}",
         **linked(passing, place),
+    )
+
+
+def _unscaled(section: PrecisionSection, facts: Mapping[str, Any], place: int) -> Hazard:
+    """Integer sums that other tools' models have in half."""
+    return Hazard(
+        WARNING,
+        section.title,
+        capital(str(facts["title"])),
+        f"{capital(str(facts['why']))}.",
+        f"{capital(REMEDY)}. With other tools give the weights one scale each, or leave float32 around INT8.",
+        **linked([view for view in section.layers if view.layer in facts["layers"]], place),
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
@@ -21,7 +23,7 @@ from precisionlab.model.flow import (
 from precisionlab.model.graph import Body, Scope
 from precisionlab.model.lift import OWN
 from precisionlab.model.recurrent import is_recurrent
-from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
+from precisionlab.plan.arithmetic import TENSORRT, Arithmetic, Sums
 from precisionlab.plan.assign import around_of, is_reference, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -30,6 +32,8 @@ from precisionlab.rewrite.bodies import BodyCopy, finished, node_with_bodies, pe
 from precisionlab.rewrite.builder import Environment, GraphBuilder
 from precisionlab.rewrite.constants import UNCLAMPED, constant_array
 from precisionlab.rewrite.gates import Gates, rounded_attributes, weight_axis
+from precisionlab.rewrite.integer_sums import product_scales, rounded_sums
+from precisionlab.rewrite.parted import rounded_behind
 from precisionlab.rewrite.recurrent import plain, stepped
 
 
@@ -63,6 +67,7 @@ class LayerCopier:
         self._builder = builder
         self._model: Scope = model
         self._arithmetic = arithmetic or self.usual
+        self._table = table
         self._gates = Gates(builder, table, self._arithmetic.constants)
         self._weights: Environment = {}
         self._batchnorms: dict[tuple[ir.Node, Precision], dict[int, ir.Value]] = {}
@@ -127,9 +132,10 @@ class LayerCopier:
         nodes = [self._model.node[name] for name in layer.nodes]
         border = around if precision.is_quantized else precision
         fuses = self._fuses(layer, precision)
-        for node in nodes:
-            first = node is nodes[0]
-            foldable = fuses and not first
+        parted = rounded_behind(nodes, precision, self._arithmetic.fusing) if fuses else frozenset(nodes)
+        for before, node in zip([None, *nodes], nodes, strict=False):
+            first = before is None
+            foldable = before is not None and before not in parted
             folded = {} if foldable else self._folded(node, border)
             inputs = [
                 folded[i]
@@ -143,13 +149,17 @@ class LayerCopier:
             attributes = rounded_attributes(node, precision, self._arithmetic.constants)
             if folded:
                 attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
-            outputs = self._node(node, inputs, captured, prefix, attributes, precision)
+            scales = self._unscaled(node, precision, border) if first else None
+            if scales is None:
+                outputs = self._node(node, inputs, captured, prefix, attributes, precision)
+            else:
+                outputs = [rounded_sums(self._builder, node, inputs, scales, prefix, attributes)]
             for old, new in zip(node.outputs, outputs, strict=True):
                 inside[old] = new
                 known = self._model.tensors.get(str(old.name))
                 if known is not None and known.dtype is not None:
                     new.type = ir.TensorType(known.dtype)
-                if len(nodes) > 1 and not fuses and old.name:
+                if len(nodes) > 1 and node in parted and old.name:
                     inside[old] = self._output(old, new, [node], border)
         return {
             v: self._output(v, inside[v], nodes, border) for v in nodes_outputs(nodes) if str(v.name) in layer.outputs
@@ -158,6 +168,12 @@ class LayerCopier:
     def _fuses(self, layer: Layer, precision: Precision) -> bool:
         """Whether what stands behind the layer's first node is computed in its accumulator."""
         return layer.quantizable
+
+    def _unscaled(self, node: ir.Node, precision: Precision, border: Precision) -> NDArray[np.float32] | None:
+        """The scales by which a product's integer sums are multiplied behind it, in their shape; None: within it."""
+        if self._arithmetic.integers is Sums.FLOAT32 or not precision.is_quantized or border is not Precision.FP16:
+            return None
+        return product_scales(node, self._table, self._model.tensors)
 
     def _folded(self, node: ir.Node, precision: Precision) -> Mapping[int, ir.Value]:
         """A BatchNormalization's parameters by input index, as a kernel in half is handed them.

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from precisionlab.model import Layer
-from precisionlab.plan.arithmetic import Sums
+from precisionlab.plan.arithmetic import Fusing, Sums
 from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import GraphBuilder
@@ -47,7 +47,8 @@ class HalfSumsCopier(LayerCopier):
         keeps = precision.number_format.sums_in_itself
         self._sums = self._arithmetic.sums_of(layer.name) if keeps else Sums.FLOAT32
         in_half = self._fuses(layer, precision) and keeps
-        scale = folded_scale(nodes) if in_half else None
+        folds = in_half and self._arithmetic.fusing is Fusing.FOLDED
+        scale = folded_scale(nodes) if folds else None
         self._folds = {} if scale is None else {nodes[0]: scale}
         return super().copy(layer, source, precision, around, prefix)
 

@@ -23,6 +23,7 @@ from precisionlab.search.causes import Cause
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
 from precisionlab.search.pareto import Point
+from precisionlab.search.unscaled import UnscaledSums
 from precisionlab.search.verdict import NO_TERMS, Condition, Evidence, Mark, State, Terms, Verdict, verdict_of
 from precisionlab.system.wording import decibel, number, rungs
 
@@ -129,6 +130,7 @@ class PrecisionResult:
     compiled for a GPU that is not here. `terms` are what the verdict hangs on besides the figures.
     `arithmetic` is how its variants were emulated. `running_sums` are those of layers whose kernels may keep sums in
     the precision, without pins. `repairs` are those that apply where it breaks without pins; none of them was tried.
+    `unscaled` is what would become of the plan were the integer sums of int8 kept in half; None where nothing would.
     """
 
     precision: Precision
@@ -152,6 +154,7 @@ class PrecisionResult:
     arithmetic: Arithmetic = TENSORRT
     running_sums: Mapping[str, RunningSum] = field(default_factory=dict)
     repairs: tuple[Repair, ...] = ()
+    unscaled: UnscaledSums | None = None
 
     @property
     def met(self) -> bool:

@@ -5,13 +5,15 @@ eight of them as half.
 
 Prints for each model the interface of its network (name and type of inputs and of outputs), the errors, and what the
 builder logs of the engine's layers (parsing alone: nothing). `accumulation` is what the engine's GEMMs say of their
-sums, each as a number: 0 where it is left to the kernel, 2 where a product in half adds up in float32.
+sums, each as a number: 0 where it is left to the kernel, 2 where a product in half adds up in float32. `factors` are
+the float32 numbers that they multiply what they give by.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import struct
 import sys
 from typing import Any
 
@@ -54,12 +56,15 @@ def given(path: str, build: bool) -> dict[str, Any]:
     errors = [] if built is not None else [str(error) for error in keep.errors] or ["no engine"]
     engine = b"" if built is None else bytes(built)
     accumulation = [int(kind) for kind in re.findall(rb"accumulation_type=(\d+)", engine)]
+    gemms = re.findall(rb"fully_connected=\{[^\n]*? alpha=([0-9A-F]{8})", engine)
+    factors = [struct.unpack(">f", bytes.fromhex(digits.decode()))[0] for digits in gemms]
     rows = np.full(4, WEIGHT, np.float32), np.full(8, WEIGHT, np.float16)
     return {
         "interface": interface,
         "errors": errors,
         "layers": str(keep.layers),
         "accumulation": accumulation,
+        "factors": factors,
         "weights": [row.tobytes() in engine for row in rows],
     }
 

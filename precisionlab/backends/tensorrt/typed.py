@@ -25,6 +25,8 @@ from precisionlab.system.plainfiles import make_plain_folder
 from precisionlab.system.wording import counted
 
 _WEAK = frozenset({"constraints", "float_layers", "int8_ranges"})
+_WRITTEN = 2
+"""How typed models are written; with another number no engine of an earlier version is taken. 1: without `split`."""
 
 
 class TypedBackend(TensorRTBackend):
@@ -58,7 +60,7 @@ class TypedBackend(TensorRTBackend):
         # How nodes are grouped decides where Casts and Q/DQ stand: the same plan on other layers is another model.
         layers = [layer.nodes for layer in self.model.layers]
         ranges = None if table is None else table.digest
-        text = json.dumps([plan.to_dict(), ranges, self.model.sha256, layers], sort_keys=True)
+        text = json.dumps([plan.to_dict(), ranges, self.model.sha256, layers, _WRITTEN], sort_keys=True)
         content = hashlib.sha256(text.encode()).hexdigest()
         path = make_plain_folder(settings.folder, "typed").resolve() / f"{content[:16]}.onnx"
         # One that an earlier run has left may be a stranger's, and another model than its name says.

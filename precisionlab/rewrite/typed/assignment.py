@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,8 +18,10 @@ from precisionlab.plan.assign import around_of, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
+from precisionlab.rewrite.channel_scales import factors_shape, weight_by_channel
 from precisionlab.rewrite.gates import weight_axis
 from precisionlab.rewrite.plans import unquantizable
+from precisionlab.rewrite.typed.channels import HALF, channel_factors, step_of
 from precisionlab.rewrite.typed.constants import converted
 from precisionlab.rewrite.typed.signature import FLOAT, places
 
@@ -40,13 +42,15 @@ class Assignment:
     """Node name → the float type that it computes in; the nodes whose two operands are int8; what is not as planned.
 
     A node that is not here has no type of its own: it takes that of what it is given, or float32. `summed` are the
-    matrix products in half that add up in float32.
+    matrix products in half that add up in float32, `split` the int8 ones whose weight has one scale, with the
+    channels' factors behind the product (see `channels.py`).
     """
 
     dtypes: Mapping[str, ir.DataType]
     int8: frozenset[str]
     notes: tuple[str, ...] = ()
     summed: frozenset[str] = frozenset()
+    split: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
     dtypes: dict[str, ir.DataType] = {}
     int8: set[str] = set()
     summed: set[str] = set()
+    split: set[str] = set()
     notes: list[str] = []
     for layer in model.layers:
         if layer.fixed is not None:
@@ -96,7 +101,9 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
             _check_quantizable(model, layer, table)
             int8.add(layer.name)
             dtype = around_of(layer, plan).number_format.element
-            reason = _too_wide(model, layer, table, dtype)
+            is_split = dtype == HALF and weight_by_channel(model.node[layer.nodes[0]]) is not None
+            reason = _too_wide(model, layer, table, dtype) or (_unsplit(model, layer, table) if is_split else None)
+            split.update(layer.nodes[:1] if is_split else ())
         else:
             dtype = precision.number_format.element
         reason = reason or _lost_constant(model, layer, dtype)
@@ -106,7 +113,16 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
         if precision.is_for_pins and dtype != FLOAT:
             summed.add(layer.nodes[0])
         dtypes.update(dict.fromkeys(layer.nodes, dtype))
-    return Assignment(dtypes, frozenset(int8), tuple(notes), frozenset(summed))
+    return _without_float32(Assignment(dtypes, frozenset(int8), tuple(notes), frozenset(summed), frozenset(split)))
+
+
+def _without_float32(assignment: Assignment) -> Assignment:
+    """The assignment without what is said of products in half that are in float32 after all."""
+    dtypes = assignment.dtypes
+    summed, split = (
+        frozenset(n for n in names if dtypes[n] != FLOAT) for names in (assignment.summed, assignment.split)
+    )
+    return replace(assignment, summed=summed, split=split)
 
 
 def allowed(
@@ -137,8 +153,7 @@ def allowed(
     dtypes = dict(assignment.dtypes)
     for layer in refused:
         dtypes.update(dict.fromkeys(model.layer[layer].nodes, FLOAT))
-    summed = frozenset(name for name in assignment.summed if dtypes[name] != FLOAT)
-    return Assignment(dtypes, assignment.int8, (*assignment.notes, *notes), summed)
+    return _without_float32(replace(assignment, dtypes=dtypes, notes=(*assignment.notes, *notes)))
 
 
 def _refusal(node: ir.Node, dtype: ir.DataType, opset: int, tensors: Mapping[str, TensorInfo]) -> str | None:
@@ -237,6 +252,26 @@ def _too_wide(model: Model, layer: Layer, table: CalibrationTable | None, dtype:
         if not np.isfinite(converted(np.asarray(scale * INT8_LEVELS, np.float32), dtype).astype(np.float32)):
             return f"{value.name} reaches {scale * INT8_LEVELS:.3g}, which {short(dtype)} does not hold"
     return None
+
+
+def _unsplit(model: Model, layer: Layer, table: CalibrationTable | None) -> str | None:
+    """Why the scales of the layer's channels cannot stand behind its product in half."""
+    node = model.node[layer.nodes[0]]
+    found = weight_by_channel(node)
+    assert found is not None
+    assert table is not None
+    index, axis = found
+    weight, other = node.inputs[index], node.inputs[1 - index]
+    assert weight is not None
+    assert other is not None
+    assert weight.const_value is not None
+    if other.is_initializer():
+        return "both operands are constants"
+    if factors_shape(node, index, model.tensors) is None:
+        return f"the rank of {other.name} is not known"
+    if channel_factors(weight.const_value.numpy(), axis, step_of(table, str(other.name))) is not None:
+        return None
+    return f"fp16 does not hold the scales of {weight.name} beside that of {other.name}"
 
 
 def _lost_constant(model: Scope, layer: Layer, dtype: ir.DataType) -> str | None:

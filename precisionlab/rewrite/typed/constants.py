@@ -109,10 +109,10 @@ def quantised_tensor(
 ) -> tuple[ir.LazyTensor, NDArray[np.generic]]:
     """The weight in int8, computed when it is asked for, and its scales in the type: (channels,), or ()."""
     scales = scale_in(weight_scales(tensor.numpy(), axis), dtype)
-    used = scales.astype(np.float32)
-    levels = ir.LazyTensor(
-        lambda: ir.tensor(quantised(tensor.numpy(), used, axis)),
-        ir.DataType.INT8,
-        ir.Shape(tuple(tensor.shape.numpy())),
-    )
-    return levels, scales
+    return quantised_by(tensor, scales.astype(np.float32), axis), scales
+
+
+def quantised_by(tensor: ir.TensorProtocol, scales: NDArray[np.float32], axis: int | None) -> ir.LazyTensor:
+    """The weight in int8 with these scales, computed when it is asked for."""
+    shape = ir.Shape(tuple(tensor.shape.numpy()))
+    return ir.LazyTensor(lambda: ir.tensor(quantised(tensor.numpy(), scales, axis)), ir.DataType.INT8, shape)

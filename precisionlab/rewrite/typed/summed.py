@@ -24,7 +24,9 @@ _FACTORS = ("alpha", "beta")
 
 
 class PlainGemm(InPlacePass):
-    """A Gemm that is to add up in float32 becomes its product alone; alpha, beta and the bias are nodes behind it.
+    """A Gemm with something right behind its product becomes that alone; alpha, beta and the bias are nodes behind it.
+
+    That is one that is to add up in float32, or whose channels have factors behind it.
 
     The Gemm keeps its name, and the last node the output's. `added` are the new nodes, each of which has one name with
     its output but for the last one, `tensors` the other new tensors.
@@ -46,10 +48,10 @@ class PlainGemm(InPlacePass):
     def ensures(self, model: ir.Model) -> None:
         """No such Gemm is left."""
         if any(self._is_wanted(node) for node in model.graph):
-            raise PostconditionError("a Gemm with sums in float32 has a bias or a factor of its own")
+            raise PostconditionError("a Gemm whose product is to stand alone has a bias or a factor of its own")
 
     def _is_wanted(self, node: ir.Node) -> bool:
-        if str(node.name) not in self._assignment.summed or node.op_type != GEMM:
+        if str(node.name) not in self._assignment.summed | self._assignment.split or node.op_type != GEMM:
             return False
         return _bias(node) is not None or _factor(node, "alpha") != 1.0
 

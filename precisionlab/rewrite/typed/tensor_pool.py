@@ -15,11 +15,13 @@ from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
 from precisionlab.rewrite.constants import is_clamped
 from precisionlab.rewrite.typed.assignment import short
+from precisionlab.rewrite.typed.channels import HALF, ChannelFactors
 from precisionlab.rewrite.typed.constants import (
     Written,
     constants_of,
     converted_tensor,
     held,
+    quantised_by,
     quantised_tensor,
     scale_in,
 )
@@ -124,17 +126,24 @@ class Stock:
 
     def narrowed(self, node: ir.Node, dtype: ir.DataType) -> None:
         """Have the node's output cast to the type at once: the Cast's takes over its name, and all that take it."""
-        given = node.outputs[0]
+        given, name = node.outputs[0], node.outputs[0].name
         cast = ir.Node("", "Cast", [given], [ir.AttrInt64("to", int(dtype))], num_outputs=1)
-        cast.name, narrow = new_name(f"{given.name}_{short(dtype)}", self._names), cast.outputs[0]
-        narrow.shape, narrow.type = given.shape, ir.TensorType(dtype)
-        ir.convenience.replace_all_uses_with(given, narrow, replace_graph_outputs=True)
-        cast.replace_input_with(0, given)
-        self._graph.insert_after(node, cast)
-        narrow.name, given.name = given.name, new_name(f"{given.name}_{short(FLOAT)}", self._names)
-        self._types[given], self._types[narrow] = FLOAT, dtype
+        cast.name = new_name(f"{name}_{short(dtype)}", self._names)
+        self._take_over(node, cast, dtype)
+        given.name = new_name(f"{name}_{short(FLOAT)}", self._names)
+        self._types[given] = FLOAT
         given.type = ir.TensorType(FLOAT)
         self.widened.append(cast)
+
+    def _take_over(self, node: ir.Node, behind: ir.Node, dtype: ir.DataType) -> None:
+        """Put a new node behind another: what it gives, in the type, has the name and the takers of the other's."""
+        given, taken = node.outputs[0], behind.outputs[0]
+        taken.shape, taken.type = given.shape, ir.TensorType(dtype)
+        ir.convenience.replace_all_uses_with(given, taken, replace_graph_outputs=True)
+        behind.replace_input_with(0, given)
+        self._graph.insert_after(node, behind)
+        taken.name, given.name = given.name, None
+        self._types[taken] = dtype
         self.changed = True
 
     def constant(self, array: NDArray[np.generic], dtype: ir.DataType, name: str) -> ir.Value:
@@ -163,6 +172,27 @@ class Stock:
             made.shape = low.shape
             self._made[key] = made
         return self._made[key]
+
+    def split_weight(self, weight: ir.Value, axis: int, split: ChannelFactors, consumer: ir.Node) -> ir.Value:
+        """A constant, int8 ahead by the scales of its channels, dequantised to half with their one scale alone."""
+        key = ("split weight", weight, axis, split.scale.tobytes())
+        if key not in self._made:
+            assert weight.const_value is not None
+            low = self._initializer(quantised_by(weight.const_value, split.scales, axis), f"{weight.name}_int8")
+            scale = self.constant(split.scale, HALF, f"{weight.name}_scale")
+            inputs = [low, scale, self._zero()]
+            self._made[key] = self._node("DequantizeLinear", inputs, f"{weight.name}_from_int8", HALF, consumer, [])
+            self._made[key].shape = low.shape
+        return self._made[key]
+
+    def multiplied(self, node: ir.Node, factors: NDArray[np.generic], name: str) -> None:
+        """Have the node's half output multiplied by half constants; the Mul's takes over its name, and its takers."""
+        given, constant = node.outputs[0], self.constant(factors, HALF, f"{name}_channels")
+        mul = ir.Node("", "Mul", [given, constant], num_outputs=1, name=new_name(f"{node.name}_channels", self._names))
+        self._take_over(node, mul, HALF)
+        given.name = new_name(f"{node.name}_product", self._names)
+        self._types[given] = HALF
+        given.type = ir.TensorType(HALF)
 
     def quantised_activation(
         self, value: ir.Value, scale: NDArray[np.float32], dtype: ir.DataType, consumer: ir.Node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -17,8 +17,10 @@ from precisionlab.model.graph import TensorInfo
 from precisionlab.model.opset import opset_of
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.rewrite.batchnorm import folded_batchnorm
+from precisionlab.rewrite.channel_scales import factors_shape, weight_by_channel
 from precisionlab.rewrite.gates import weight_axis
 from precisionlab.rewrite.typed.assignment import Assignment, BodyTypes
+from precisionlab.rewrite.typed.channels import ChannelFactors, channel_factors, step_of
 from precisionlab.rewrite.typed.constants import Written, held, is_exact
 from precisionlab.rewrite.typed.signature import FLOAT, Places, is_float, places
 from precisionlab.rewrite.typed.tensor_pool import Stock
@@ -30,6 +32,16 @@ _TIED = frozenset({"CastLike", "DequantizeLinear", "DynamicQuantizeLinear", "Qua
 _NOWHERE = Places((), ())
 
 
+@dataclass(frozen=True)
+class _Split:
+    """A weight's one scale and its channels' factors, with their axis, their shape behind the product, and its name."""
+
+    factors: ChannelFactors
+    axis: int
+    shape: tuple[int, ...]
+    name: str
+
+
 class TypesPass(InPlacePass):
     """Types a float32 graph as assigned.
 
@@ -39,7 +51,8 @@ class TypesPass(InPlacePass):
        seen through: what is narrowed again is taken from before them. So are the model's own Casts from integers
        and truth values, where half is the same by one Cast; they go where nothing takes their float32.
     3. An int8 node takes its two operands by way of QuantizeLinear and DequantizeLinear (weights: quantised ahead,
-       DequantizeLinear alone), in the type that the node computes in.
+       DequantizeLinear alone), in the type that the node computes in. A matrix product in half takes its weight with
+       one scale; what its channels have of that multiplies what the product gives.
     4. BatchNormalization in half takes its parameters folded. A matrix product that adds up in float32 takes what is
        half by way of a Cast to float32, and what it gives is cast back at once.
     5. An If, Loop or Scan takes and gives its floats in its type, its bodies too, which are typed alike inside. Other
@@ -73,6 +86,7 @@ class TypesPass(InPlacePass):
         self._bodies = bodies
         self._constants = constants
         self._captured: dict[str, TensorInfo] = {}
+        self._factors: dict[ir.Node, _Split] = {}
         self._typed: dict[ir.Node, tuple[ir.DataType, Places]] = {}
         self.casts: tuple[ir.Node, ...] = ()
         self.widened: tuple[ir.Node, ...] = ()
@@ -101,6 +115,8 @@ class TypesPass(InPlacePass):
         constants = [v for v in graph.initializers.values() if is_float(v, self._tensors) and v.uses()]
         for node in list(graph):
             dtype, where = self._typing(node, opset, functions, stock)
+            if str(node.name) in self._assignment.split:
+                self._factors[node] = self._split(node)
             self._take(node, dtype, where, stock)
             for _, inner in subgraphs(node):
                 if inner in self._bodies:
@@ -108,6 +124,9 @@ class TypesPass(InPlacePass):
             if str(node.name) in self._assignment.summed:
                 stock.narrowed(node, dtype)
                 dtype = FLOAT
+            elif node in self._factors:
+                split = self._factors[node]
+                stock.multiplied(node, split.factors.factors.reshape(split.shape), split.name)
             for index in where.outputs:
                 stock.set_type(node.outputs[index], dtype)
             if node.op_type == "ConstantOfShape" and dtype != FLOAT:
@@ -196,6 +215,22 @@ class TypesPass(InPlacePass):
             return FLOAT, _NOWHERE
         return dtype, where
 
+    def _split(self, node: ir.Node) -> _Split:
+        """How the scale of an int8 product's weight is parted."""
+        found = weight_by_channel(node)
+        assert found is not None
+        assert self._table is not None
+        index, axis = found
+        weight, other = node.inputs[index], node.inputs[1 - index]
+        assert weight is not None
+        assert weight.const_value is not None
+        assert other is not None
+        factors = channel_factors(weight.const_value.numpy(), axis, step_of(self._table, str(other.name)))
+        shape = factors_shape(node, index, self._tensors)
+        assert factors is not None
+        assert shape is not None
+        return _Split(factors, axis, shape, str(weight.name))
+
     def _take(self, node: ir.Node, dtype: ir.DataType, where: Places, stock: Stock) -> None:
         """Give the node each float input in the type that it takes it in, and float32 to its subgraphs."""
         captured = dtype if any(graph in self._bodies for _, graph in subgraphs(node)) else FLOAT
@@ -224,6 +259,9 @@ class TypesPass(InPlacePass):
             node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
 
     def _quantised(self, node: ir.Node, index: int, value: ir.Value, dtype: ir.DataType, stock: Stock) -> ir.Value:
+        split = self._factors.get(node)
+        if split is not None and value.const_value is not None:
+            return stock.split_weight(value, split.axis, split.factors, node)
         if value.const_value is not None:
             return stock.quantised_weight(value, weight_axis(node, index), dtype, node)
         assert self._table is not None
