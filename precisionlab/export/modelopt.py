@@ -14,14 +14,16 @@ import re
 from collections.abc import Iterable, Mapping
 
 from precisionlab.errors import PlanError
+from precisionlab.export.modelopt_rules import left_alone
 from precisionlab.export.subject import Export, Subject, command_line
 from precisionlab.model import Layer, Model
 from precisionlab.plan.assign import around_of, precision_of
 from precisionlab.precision import Precision
-from precisionlab.system.wording import counted
 
 CACHE = "calibration.cache"
 _COPY = "import onnx, sys; onnx.save_model(onnx.load_model(sys.argv[1]), sys.argv[2])"
+QUANTIZED = ".int8.onnx"
+"""How the name of the file ends that ModelOpt's quantisation writes."""
 _CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -30,6 +32,7 @@ def modelopt_json(subject: Subject) -> Export:
 
     `autocast.nodes_to_exclude` are patterns of the nodes that stay in float32, `quantization.nodes_to_quantize` those
     that become int8, `quantization.nodes_to_exclude` their like that do not. A part that is not needed is null.
+    `claimed` has each int8 layer's node, and why ModelOpt leaves it alone all the same, or nothing.
     Raises PlanError where ModelOpt cannot be told the plan: two low float precisions, or nodes without a name.
     """
     model, name = subject.model, subject.model.name
@@ -59,8 +62,8 @@ def modelopt_json(subject: Subject) -> Export:
             "nodes_to_exclude": _patterns(subject, (layer.nodes[0] for layer in others)),
             "calibration_cache_path": CACHE,
         }
-        commands.append(_quantize(last, f"{name}.int8.onnx", quantization))
-        last = f"{name}.int8.onnx"
+        commands.append(_quantize(last, f"{name}{QUANTIZED}", quantization))
+        last = f"{name}{QUANTIZED}"
     if halves:
         still = [layer for layer in model.layers if layer.held or floats.get(layer.name) is Precision.FP32]
         kept = [node for layer in still for node in layer.nodes]
@@ -76,9 +79,15 @@ def modelopt_json(subject: Subject) -> Export:
         "commands": [command_line(words) for words in commands],
         "autocast": autocast,
         "quantization": quantization,
+        "claimed": _claimed(model, quantized),
     }
     beside = {CACHE: _cache(subject)} if quantized else {}
     return Export(json.dumps(content, indent=1, ensure_ascii=False) + "\n", beside, notes=_notes(model, quantized))
+
+
+def _claimed(model: Model, quantized: Iterable[Layer]) -> dict[str, str]:
+    nodes = [layer.nodes[0] for layer in quantized]
+    return {**dict.fromkeys(nodes, ""), **left_alone(model, nodes)}
 
 
 def _quantize(source: str, target: str, how: Mapping[str, object]) -> list[str]:
@@ -133,8 +142,5 @@ def _notes(model: Model, quantized: list[Layer]) -> tuple[str, ...]:
             "what ModelOpt makes of the nodes inside If, Loop and Scan is its own; typed-onnx says what becomes of them"
         )
     if quantized:
-        notes.append(
-            f"ModelOpt quantises {counted(len(quantized), 'layer')} by our scales of activations; the scales of "
-            "weights are its own"
-        )
+        notes.append("ModelOpt quantises activations by our scales; those of weights are its own")
     return tuple(notes)

@@ -229,11 +229,12 @@ def _polygraphy(subject: Subject, out: Path | None) -> Export:
 
 def _modelopt(subject: Subject, out: Path | None) -> Export:
     from precisionlab.export.modelopt import modelopt_json
+    from precisionlab.jobs.modelopt_trial import tried
 
     export = modelopt_json(subject)
     if export.beside:
         _required(out, "a calibration cache stands beside it")
-    return export
+    return tried(export)
 
 
 def _onnxruntime(subject: Subject, out: Path | None) -> Export:
