@@ -45,6 +45,18 @@ def in_body() -> onnx.ModelProto:
     return proto(body, {"nothing": np.float32(0), "s": np.float32(0.05), "z": np.int8(0)})
 
 
+def in_float8() -> onnx.ModelProto:
+    """A product of an FP8 activation."""
+    body = """(float[1,4] x) => (float[1,4] y) {
+        [x_Q] q = QuantizeLinear(x, s, z) [x_DQ] d = DequantizeLinear(q, s, z)
+        [mm] m = MatMul(d, w) [out] y = Sigmoid(m)
+    }"""
+    weights = {"s": np.float32(0.02), "w": np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)}
+    model = proto(body, weights, opset=19, ir_version=9)
+    model.graph.initializer.append(helper.make_tensor("z", onnx.TensorProto.FLOAT8E4M3FN, [], [0]))
+    return model
+
+
 def in_function(*, inlined: bool = True) -> onnx.ModelProto:
     """A call of a function that quantises; one that takes a graph, which it does not use, cannot be inlined."""
     nodes = [

@@ -255,6 +255,15 @@ class Probe:
     shapes: dict[str, str]
 
 
+_UNSHAPED = frozenset(
+    {
+        *(ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E4M3FNUZ, ir.DataType.FLOAT8E5M2, ir.DataType.FLOAT8E5M2FNUZ),
+        *(ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT4E2M1),
+    }
+)
+"""What a model quantises to by itself and ONNX Runtime has no kernel for that tells its shape: it is the input's."""
+
+
 def shape_probes(model: Model, parts: Sequence[Sequence[Layer]]) -> Iterator[Probe]:
     """A probe for each of the cut `parts` of the model, made when it is its turn."""
     inputs = {info.name for info in model.inputs}
@@ -286,7 +295,7 @@ def _probe(model: Model, part: Sequence[Layer], wanted: set[str], inputs: set[st
         for value, copied in outputs.items():
             known = model.tensors[str(value.name)]
             # ONNX Runtime 1.32 loses a scalar that only a subgraph takes besides, when it folds its shape.
-            if known.dtype is not None and known.shape != ():
+            if known.dtype is not None and known.dtype not in _UNSHAPED and known.shape != ():
                 shape = builder.op("Shape", [copied], f"shape/{value.name}")
                 shape.type = ir.TensorType(ir.DataType.INT64)
                 shapes[str(shape.name)] = str(value.name)

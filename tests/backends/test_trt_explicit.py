@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from doubled import arrange
-from quantized import explicit, in_body, in_function
+from quantized import explicit, in_body, in_float8, in_function
 
 from precisionlab.backends.options import EngineOptions
 from precisionlab.errors import PlanError
@@ -43,7 +43,11 @@ def engine_of(result: SweepResult) -> EngineResult:
     return found.engine
 
 
-@pytest.mark.parametrize("model", [explicit(whole=False), in_body(), in_function()], ids=["graph", "body", "function"])
+@pytest.mark.parametrize(
+    "model",
+    [explicit(whole=False), in_body(), in_function(), in_float8()],
+    ids=["graph", "body", "function", "float8"],
+)
 def test_float_plans_build_with_the_flag_for_the_models_own_nodes(model: onnx.ModelProto, tmp_path: Path) -> None:
     result = swept(model, tmp_path, "fp16")
     assert engine_of(result).mixed is not None, engine_of(result).notes
