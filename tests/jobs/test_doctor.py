@@ -69,7 +69,8 @@ def beside(folder: Path, patch: pytest.MonkeyPatch, *packages: str, **modules: s
     patch.setattr(sys, "path", [str(folder), str(DOUBLE), str(DOUBLE.parent), *sys.path])
 
 
-ALONE = {"tensorrt": "__version__ = '10.14.1.48.post1'", "cuda": "raise ModuleNotFoundError('no', name='cuda')"}
+CHATTY = "import atexit; atexit.register(print, '[TRT] bye'); print('[TRT] hello'); __version__ = '10.14.1.48.post1'"
+ALONE = {"tensorrt": CHATTY, "cuda": "raise ModuleNotFoundError('no', name='cuda')"}
 
 
 def test_the_double_of_tensorrt_is_ready_and_auto_takes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from precisionlab.errors import EngineError
 from precisionlab.system.wording import one_line
 
 _PATIENCE = 60.0  # seconds
+_MARK = "precisionlab saw "
 _LONGEST = 300  # letters of what went wrong
 
 
@@ -61,10 +62,11 @@ def look(module: str) -> Presence:
             [sys.executable, "-c", script], capture_output=True, text=True, errors="replace", check=False,
             timeout=_PATIENCE,
         )  # fmt: skip
-        seen = json.loads(done.stdout.splitlines()[-1])
+        # Libraries may print as well, before it and as the process ends.
+        seen = json.loads(next(line for line in done.stdout.splitlines() if line.startswith(_MARK))[len(_MARK) :])
     except subprocess.TimeoutExpired:
         return _hung(module, builds, f"the process that looked gave no answer within {_PATIENCE:.0f} s")
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, StopIteration) as error:
         why = str(error) if isinstance(error, OSError) else f"the process that looked {how_it_died(done.returncode)}"
         return _hung(module, builds, why)
     return Presence(module, **seen, builds=builds)
@@ -88,7 +90,7 @@ def tell(module: str) -> None:
     seen["driver"] = _driver(cudart)
     if cudart is not None:
         seen.update(_seen_by(cudart))
-    print("\n" + json.dumps(seen), flush=True)
+    print(f"\n{_MARK}{json.dumps(seen)}", flush=True)
 
 
 def _hung(module: str, builds: tuple[Build, ...], why: str) -> Presence:
