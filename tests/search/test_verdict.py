@@ -87,3 +87,28 @@ def test_a_verdict_is_read_back_from_json_and_from_that_of_earlier_versions() ->
         assert Verdict.from_dict(plain) == verdict
         del plain["needs_float32_sums"]
         assert Verdict.from_dict(plain) == replace(verdict, needs_float32_sums=False)
+
+
+def test_an_engine_that_overrides_pins_is_not_met_and_names_a_few() -> None:
+    pins = tuple(f"layer{i} runs in fp16, not fp32" for i in range(5))
+    found = verdict_of(replace(RIGHT, pins=7, overridden=pins, conditions=(SUMS,)))
+    assert found.sentence == f"NOT as planned: the engine overrides 5 of 7 pins: {', '.join(pins[:3])}, …"
+    assert (found.state, found.overridden, found.met, found.mark.tone) == (State.NOT_MET, True, False, Tone.BAD)
+    assert Verdict.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    wrong = verdict_of(replace(RIGHT, met=False, pins=7, overridden=pins))
+    assert (wrong.state, wrong.overridden) == (State.NOT_MET, False), "wrong figures speak first"
+
+
+def test_what_no_engine_can_be_built_of_is_not_right_whatever_the_emulation_says() -> None:
+    refused = "NOT compiled for SM75: no float32 products"
+    bare, pinned, untouched = (
+        verdict_of(replace(RIGHT, refused=refused, **changes))  # type: ignore[arg-type]
+        for changes in ({}, {"pins": 2}, {"touched": 0, "left": 0})
+    )
+    assert bare.sentence == f"{refused}; right as it is in the emulation alone"
+    assert pinned.sentence == f"{refused}; right with 2 of 9 layers pinned to fp32 in the emulation alone"
+    for found in (bare, pinned, untouched):
+        assert (found.state, found.met, str(found.mark)) == (State.NOT_COMPILED, False, "NOT compiled")
+        assert (found.mark.tone, found.mark.sign) == (Tone.BAD, "✗")
+        assert Mark.parse(str(found.mark)) == found.mark
+        assert Verdict.from_dict(found.to_dict()) == found
