@@ -100,6 +100,7 @@ def test_sums_in_half_are_worse_than_in_float32_and_without_tensor_cores_worse_y
     assert worst[0] > worst[1] + 3 > worst[2] + 6
 
 
+@pytest.mark.slow
 def test_parts_in_turn_give_the_figures_of_the_whole(model: Model, samples: Dataset) -> None:
     plan = plan_for(model, FP16)
     whole = compared(backend_for(model, samples), plan, samples)

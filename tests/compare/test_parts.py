@@ -98,6 +98,7 @@ def test_a_bad_part_is_not_hidden_by_a_loud_one(tmp_path: Path) -> None:
     assert "y[:, 4:7]" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_bounds_name_parts_ranges_and_tensors_within(tmp_path: Path) -> None:
     onnx.save(hidden_scores(), tmp_path / "m.onnx")
     data = save_samples(tmp_path / "data", 8, (1, 3, 8, 8))

@@ -57,6 +57,7 @@ def save_samples(folder: Path, count: int, make: Callable[[np.random.Generator],
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_rows_in_another_order_are_right(tmp_path: Path) -> None:
     onnx.save(topk_model(), tmp_path / "m.onnx")
     data = save_samples(tmp_path / "data", 16, lambda rng: rng.standard_normal((1, 300, 32)))

@@ -1013,6 +1013,7 @@ def test_what_hands_on_an_int8_result_is_left_alone(tmp_path: Path) -> None:
     assert "same" not in said
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_the_parser_has_a_layer_for_what_hands_on_and_it_belongs_to_the_pin(tmp_path: Path) -> None:
     model = handed_on(tmp_path)

@@ -60,6 +60,7 @@ def plan_file(found: SweepResult) -> Path:
     return Path(str(found.folder)) / "plan.json"
 
 
+@pytest.mark.slow
 def test_the_product_that_overflows_is_pinned_to_it_and_the_plan_is_proven(found: SweepResult) -> None:
     (result,) = found.precisions
     assert result.met

@@ -405,6 +405,7 @@ def test_a_finished_run_is_taken_from_its_journal(tmp_path: Path) -> None:
 # Without data, and from Python
 
 
+@pytest.mark.slow
 def test_random_inputs_are_warned_of_in_the_report_and_marked_in_the_run(tmp_path: Path) -> None:
     result = sweep(MODEL, precisions="int8", shapes={"image": (1, 1, 8, 8)}, seed=3, out=tmp_path / "run")
     assert result.run["data"]["random"] is True

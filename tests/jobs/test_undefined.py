@@ -120,6 +120,7 @@ def test_where_no_number_is_left_nothing_is_known(tmp_path: Path) -> None:
     assert "fp16: not known: the float32 reference itself has NaN in output y" in " ".join(run.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_sample_without_a_number_judges_nothing(tmp_path: Path) -> None:
     """It is nobody's worst sample, and has no row of its own."""
     result = swept(

@@ -103,6 +103,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_exports_refer_to_the_whole_file(swept: Path, tmp_path: Path) -> None:
     exported = export_plan(swept / "run" / "plan.json", "trtexec", out=tmp_path / "e.sh")
     assert str((swept / "model.onnx").resolve()) in (tmp_path / "e.sh").read_text()

@@ -413,6 +413,7 @@ def many(count: int) -> Report:
     return report(names)
 
 
+@pytest.mark.slow
 def test_three_hundred_layers_stay_small() -> None:
     assert len(render(*many(300)).encode()) < 350_000
 

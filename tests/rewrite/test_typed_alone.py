@@ -157,6 +157,7 @@ def held_as(paths: list[Path], target: str) -> list[list[bool]]:
     return [found["weights"] for found in built]
 
 
+@pytest.mark.slow
 @needs_rtx
 @pytest.mark.parametrize("target", ["SM80", "SM89", "SM120"])
 def test_tensorrt_rtx_holds_the_weights_in_float32_then(target: str, tmp_path: Path) -> None:

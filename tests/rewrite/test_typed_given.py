@@ -93,6 +93,7 @@ def test_scales_that_half_cannot_hold_stay_in_float32_with_a_note(tmp_path: Path
     assert found.notes[0].startswith("1 DequantizeLinear of int4 weights: scales stay in fp32, as in fp16 the outputs")
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_tensorrt_fuses_int4_weights_with_half_scales_into_their_product(tmp_path: Path) -> None:
     for name, found in {"half": typed(int4(tmp_path)), "float": typed(int4(tmp_path), FP32)}.items():

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 import onnx
@@ -51,6 +52,11 @@ class NodeNames:
 
     def __contains__(self, name: str) -> bool:
         return name in self.operators or name in self.holders
+
+    @cached_property
+    def longest(self) -> int:
+        """The letters of the longest name; −1 where there is none."""
+        return max(map(len, (*self.operators, *self.holders)), default=-1)
 
     def chain_of(self, name: str) -> tuple[str, ...]:
         """The node, and where it is none of the main graph's the one there that holds it."""
@@ -114,7 +120,8 @@ def _chain(text: str, names: NodeNames) -> tuple[str, ...]:
 
 def _known_start(text: str, names: NodeNames) -> str | None:
     """The longest name of a node that the text begins with, with nothing or a bar behind it."""
-    end = len(text)
+    # Of a text without end only what can be a name is looked at: each try reads all letters in front of a bar.
+    end = len(text) if len(text) <= names.longest else text.rfind(_BAR, 0, names.longest + len(_BAR))
     while end >= 0:
         if text[:end] in names:
             return text[:end]
@@ -147,11 +154,12 @@ def _by_form(text: str) -> tuple[str, ...]:
 
 def _texts(metadata: str, names: NodeNames) -> Iterator[str]:
     """The texts of all nodes, without marks and brackets."""
+    most = _ENDS if names.longest >= 0 else 1  # without names to tell by, a text ends where it can
     for part in _SEPARATORS.split(metadata):
         place = part.find(_MARK)
         while place >= 0:
             start = place + len(_MARK)
-            ends = [match.start() for match, _ in zip(_CLOSING.finditer(part, start), range(_ENDS), strict=False)]
+            ends = [match.start() for match, _ in zip(_CLOSING.finditer(part, start), range(most), strict=False)]
             if not ends:  # something stands behind the last
                 if "]" in part[start:]:
                     yield part[start : part.rindex("]")]
