@@ -17,7 +17,7 @@ from precisionlab.model import Model
 THOROUGH = frozenset(
     {
         *("browser", "determinism", "engines", "executors", "fuzz", "kill", "memory", "node_models", "overridden"),
-        *("real_models", "rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_looking", "trt_plugins"),
+        *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_looking", "trt_plugins"),
         *("trt_layouts", "trt_strong", "trt_told", "trt_tuning", "two_users", "typed_double"),
     }
 )
@@ -25,8 +25,8 @@ THOROUGH = frozenset(
 
 SLOW = THOROUGH | {
     *("added", "calibrate", "compiled_layers", "data_hook", "detector", "disk", "doctor", "internal", "lift", "links"),
-    *("odd_models", "one_file", "planted", "recurrent", "report_graph", "report_search", "rtx_sweep", "sensitivity"),
-    *("trt_build", "trt_callbacks", "trt_conformance", "trt_execution", "trt_inspector", "trt_network"),
+    *("odd_models", "one_file", "planted", "real_models", "recurrent", "report_graph", "report_search", "rtx_sweep"),
+    *("sensitivity", "trt_build", "trt_callbacks", "trt_conformance", "trt_execution", "trt_inspector", "trt_network"),
     *("trt_process", "trt_sweep", "typed"),
 }
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""

@@ -113,6 +113,7 @@ def minilm(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Swep
     return Swept(prepared("minilm_l3"), out, *options)
 
 
+@pytest.mark.thorough
 def test_magika_is_right_on_every_file_and_in_fp16_on_almost_none(magika: Swept) -> None:
     assert magika.variants["fp32"]["metric"] == 1.0
     assert magika.variants["fp16"]["metric"] < 0.2
@@ -120,6 +121,7 @@ def test_magika_is_right_on_every_file_and_in_fp16_on_almost_none(magika: Swept)
     assert magika.worst("fp16", "sqnr_db") < 1
 
 
+@pytest.mark.thorough
 def test_magika_is_repaired_by_pinning_what_overflows(magika: Swept) -> None:
     assert_repaired(magika)
     assert all("overflow" in reason for reason in magika.reasons.values()), magika.reasons
@@ -191,7 +193,9 @@ def last_output(model: bytes, samples: list[Path]) -> Array:
     return np.concatenate(outputs).astype(np.float64)
 
 
-@pytest.mark.parametrize(("name", "is_right"), [("magika", False), ("minilm_l3", True)])
+@pytest.mark.parametrize(
+    ("name", "is_right"), [pytest.param("magika", False, marks=pytest.mark.thorough), ("minilm_l3", True)]
+)
 def test_a_half_precision_copy_on_the_cpu_calls_right_what_the_sweep_calls_broken_too(
     name: str, is_right: bool, prepared: Prepared, request: pytest.FixtureRequest
 ) -> None:
@@ -209,6 +213,7 @@ def test_a_half_precision_copy_on_the_cpu_calls_right_what_the_sweep_calls_broke
 # INT8
 
 
+@pytest.mark.thorough
 def test_orient_in_int8_is_won_back_to_the_tolerance_by_a_few_pins(prepared: Prepared, tmp_path: Path) -> None:
     by_max = ("--calibration", "max")  # better ranges would do without a pin
     found = Swept(prepared("orient"), tmp_path / "run", "--precisions", "int8", "--samples", "8", *by_max)
@@ -227,6 +232,7 @@ def test_orient_in_int8_is_won_back_to_the_tolerance_by_a_few_pins(prepared: Pre
     assert all(row["runs_in"] == ("fp32" if row["rank"] is None else "int8") for row in found.layers)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "precision", "metric"),
     [("ppocr4_rec", "int8", "CtcCharacterErrorRate"), ("ppocr4_det", "fp16", "TextBoxF1")],
