@@ -43,6 +43,12 @@ class Tuning:
         return {**found, "weight_streaming": True} if self.weight_streaming is not None else found
 
     @property
+    def options(self) -> str:
+        """The options of the command line that were given; empty where all is TensorRT's own."""
+        names = [f"--{name.replace('_', '-')}" for name in self.key if not name.startswith("format of ")]
+        return ", ".join([*names, *["--io-format"] * bool(self.formats)])
+
+    @property
     def facts(self) -> dict[str, str]:
         """What is not TensorRT's own as text, for run.json."""
         found = {name: "yes" if value is True else str(value) for name, value in self.key.items()}

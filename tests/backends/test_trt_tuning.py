@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trtchild
 from click.testing import CliRunner, Result
 from doubled import arrange
 from models import DIGITS, load, proto
@@ -22,13 +23,14 @@ from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.jobs import BuildJob, Profile, Tactics
 from precisionlab.backends.tensorrt.ports import Port, check_inputs, profile_for
+from precisionlab.backends.tensorrt.process import EngineProcess
 from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.backends.tensorrt.store import key_of
 from precisionlab.backends.tensorrt.timings import choices, compared
 from precisionlab.backends.tensorrt.tuning import check_tuning, check_weakly_typed, make_runtime, stream_weights, tune
 from precisionlab.backends.tuning import AUTOMATIC, UNTUNED, Tuning
 from precisionlab.cli import cli
-from precisionlab.errors import DataError, EngineError, OptionError
+from precisionlab.errors import BuildError, DataError, EngineError, OptionError
 from precisionlab.jobs.sweep import sweep
 
 WEAK = Features("10.16", True, True, frozenset(), True, True)
@@ -142,6 +144,22 @@ def test_rtx_says_that_it_has_no_dla_and_builds_with_what_it_has(tmp_path: Path)
     printed = asked(*rtx, "--optimization-level", "2", "--avg-timing", "2")
     assert printed.exit_code == 0, printed.output
     assert json.loads((tmp_path / "run.json").read_text())["engines"]["optimization_level"] == "2"
+
+
+@needs_rtx
+def test_a_build_that_an_option_makes_impossible_names_it(tmp_path: Path) -> None:
+    """TensorRT-RTX 1.7.1 has the flag, and not the library that it needs for it."""
+    job = BuildJob(
+        load(proto("(float[1,4] x) => (float[1,4] y) {y = Relu(x)}"), tmp_path).path, tmp_path / "e", compute="SM89",
+        tuning=Tuning(version_compatible=True),
+    )  # fmt: skip
+    with (
+        EngineProcess(trtchild.rtx_handlers, tmp_path / "log", log=tmp_path / "log") as process,
+        pytest.raises(BuildError, match=r"no engine \(asked for with --version-compatible\).*libnvinfer_lean"),
+    ):
+        process.call("build", job)
+    assert Tuning(refit=True, formats=(("x", "HWC"),)).options == "--refit, --io-format"
+    assert UNTUNED.options == ""
 
 
 # What is built

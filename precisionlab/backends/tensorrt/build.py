@@ -127,7 +127,8 @@ def _refused(
     if not nodes and taken is not None:
         found = first_refused(network, layers, refusal, errors, taken)
         nodes = () if found is None or found not in operators else (found,)
-    return BuildError(f"{job.label or job.model}: TensorRT gives no engine{at_nodes(nodes, operators)}: {why}")
+    asked = f" (asked for with {job.tuning.options})" if job.tuning.options else ""
+    return BuildError(f"{job.label or job.model}: TensorRT gives no engine{asked}{at_nodes(nodes, operators)}: {why}")
 
 
 def network_layers(trt: Any, model: Path, keeper: LogKeeper, typed: bool) -> tuple[NetworkLayer, ...]:
