@@ -123,8 +123,10 @@ def tuning_of(given: Mapping[str, Any]) -> Tuning:
 def build_options_of(given: Mapping[str, Any]) -> EngineOptions:
     """What was given for the options of one engine. Raises OptionError."""
     from precisionlab.backends.options import EngineOptions
+    from precisionlab.backends.tensorrt.plugins import libraries_of
     from precisionlab.system.parsing import parse_size
 
+    libraries_of(given["plugins"])  # one that cannot be read is refused before any work, whatever backend is taken
     return EngineOptions(
         shapes=tuple(given["engine_shapes"]),
         workspace=parse_size(given["workspace"], "workspace"),
