@@ -124,7 +124,8 @@ def _refused(
         return keeper.errors if builder.build_serialized_network(network, config) is None else None
 
     nodes = named_nodes(errors, layers, operators)
-    if not nodes and taken is not None:
+    # An option that cannot be had is refused with any node, so that the first would be blamed.
+    if not nodes and taken is not None and not job.tuning.options:
         found = first_refused(network, layers, refusal, errors, taken)
         nodes = () if found is None or found not in operators else (found,)
     asked = f" (asked for with {job.tuning.options})" if job.tuning.options else ""

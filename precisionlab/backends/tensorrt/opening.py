@@ -89,6 +89,8 @@ def open_engines(
         else:
             beside = SourceRun(model, every, reference.threads)
             opened = TypedBackend(reference, engines, settings, backend, beside)
+        for note in engines.notes:
+            observer.note(note)
         opened.notes.extend(engines.notes)
         yield opened
 
