@@ -32,16 +32,16 @@ _ALIKE = 0.2
 def judged_errors(judging: Judging, reference: Arrays, variant: Arrays) -> dict[str, OutputErrors]:
     """The errors of everything judged of one sample; what either side lacks is left out."""
     pairs = _pairs(judging, reference, variant)
-    return {judged.name: _errors(judged, pairs[judged.name]) for judged in judging.tensors if judged.name in pairs}
+    return {tensor.name: _errors(tensor, pairs[tensor.name]) for tensor in judging.tensors if tensor.name in pairs}
 
 
 def errors_within(judging: Judging, measured: Mapping[str, ErrorSums]) -> dict[str, OutputErrors]:
     """What is judged within the model, of tensors that were measured by themselves: as a whole, and none with rows."""
     rows = {name for group in judging.rows for name, _ in group.axes}
     return {
-        judged.name: OutputErrors(measured[judged.name], Agreement(), role=judged.role, counts=judged.counts)
-        for judged in judging.tensors
-        if judged.role and judged.name in measured and judged.name not in rows
+        tensor.name: OutputErrors(measured[tensor.name], Agreement(), role=tensor.role, counts=tensor.counts)
+        for tensor in judging.tensors
+        if tensor.role and tensor.name in measured and tensor.name not in rows
     }
 
 
@@ -57,20 +57,20 @@ def judged_differences(judging: Judging, reference: Arrays, output: Arrays) -> d
 def judged_sensitivities(judging: Judging, reference: Arrays, output: Arrays, error: Arrays) -> dict[str, Sensitivity]:
     """What an output tells of the layer that was toggled; `error` are the whole variant's `judged_differences`."""
     pairs = _pairs(judging, reference, output)
-    found = {}
-    for judged in judging.tensors:
-        if judged.name not in pairs or not _has_errors(pairs[judged.name].reference):
+    sensitivities = {}
+    for tensor in judging.tensors:
+        if tensor.name not in pairs or not _has_errors(pairs[tensor.name].reference):
             continue
-        pair, whole = pairs[judged.name], error[judged.name]
-        errors, difference = _errors(judged, pair), _difference(pair)
+        pair, whole = pairs[tensor.name], error[tensor.name]
+        errors, difference = _errors(tensor, pair), _difference(pair)
         assert errors.errors is not None
         parts = {
             part.name: PartSensitivity(errors.parts[part.name], _product(part.of(difference), part.of(whole)))
-            for part in judged.parts
+            for part in tensor.parts
             if part.name in errors.parts
         }
-        found[judged.name] = Sensitivity(errors.errors, _product(difference, whole), parts)
-    return found
+        sensitivities[tensor.name] = Sensitivity(errors.errors, _product(difference, whole), parts)
+    return sensitivities
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class _Pair:
 
 def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pair]:
     """All that is judged and that both sides have."""
-    here = {judged.name: judged for judged in judging.tensors if judged.name in reference and judged.name in output}
-    found = {name: _Pair(reference[name], output[name]) for name in here}
+    here = {tensor.name: tensor for tensor in judging.tensors if tensor.name in reference and tensor.name in output}
+    pairs = {name: _Pair(reference[name], output[name]) for name in here}
     moving = {name for group in judging.rows for name, _ in group.axes}
     for group in judging.rows:
         axes = {name: axis for name, axis in group.axes if name in here}
@@ -106,11 +106,11 @@ def _pairs(judging: Judging, reference: Arrays, output: Arrays) -> dict[str, _Pa
             _choose(group, moving, reference, output),
         )
         if matching is not None:
-            found.update((name, _row_pair(matching, name, axis)) for name, axis in axes.items())
-    for chosen in judging.chosen:
-        if chosen.tensor in here and found[chosen.tensor].counts is None:
-            found[chosen.tensor] = _chosen_pair(chosen, found[chosen.tensor], reference, output)
-    return found
+            pairs.update((name, _row_pair(matching, name, axis)) for name, axis in axes.items())
+    for choice in judging.chosen:
+        if choice.tensor in here and pairs[choice.tensor].counts is None:
+            pairs[choice.tensor] = _chosen_pair(choice, pairs[choice.tensor], reference, output)
+    return pairs
 
 
 def _chosen_pair(chosen: Chosen, pair: _Pair, reference: Arrays, output: Arrays) -> _Pair:
@@ -138,12 +138,12 @@ def _choose(
 ) -> Callable[[tuple[int, int]], Rows | None] | None:
     """What tells rows by what they are, where all that it takes is at hand on either side, in one order and shape."""
     how, line = group.suppression, group.threshold
-    taken = [how.boxes, how.scores] if how else [line.values] if line else []
-    if not taken or not moving.isdisjoint(taken):
+    sources = [how.boxes, how.scores] if how else [line.values] if line else []
+    if not sources or not moving.isdisjoint(sources):
         return None
-    if any(name not in side for name in taken for side in (reference, output)):
+    if any(name not in side for name in sources for side in (reference, output)):
         return None
-    if any(reference[name].shape != output[name].shape for name in taken):
+    if any(reference[name].shape != output[name].shape for name in sources):
         return None
     if how is not None:
         first, second = (Detections(how, side[how.boxes], side[how.scores]) for side in (reference, output))
@@ -188,8 +188,8 @@ def _scales(axes: Mapping[str, int], judged: Mapping[str, Judged], reference: Ar
         line = features[0, 0] if features.size else np.zeros(features.shape[2], np.int64)
         scale = np.ones(line.size)
         for label in np.unique(line):
-            chosen = values[:, :, line == label]
-            scale[line == label] = np.sqrt(_variance(chosen) * chosen.shape[2])
+            range_of_kind = values[:, :, line == label]
+            scale[line == label] = np.sqrt(_variance(range_of_kind) * range_of_kind.shape[2])
             parts += 1
         scales[name] = scale
     return {name: scale * np.sqrt(parts) for name, scale in scales.items()}
@@ -244,11 +244,11 @@ def _row_agreement(pair: _Pair, matched: Matched) -> Agreement:
     true, low = (np.take(array, twins, pair.axis) for array in (pair.reference, pair.output))
     if true.dtype.kind == "f" and true.ndim != 3:  # the rows themselves are no classes
         return Agreement()
-    found = agreement(true, low)
+    agreeing = agreement(true, low)
     counts = pair.counts or RowCounts()
     alone = counts.lost + counts.new
-    each = found.total // twins.size if twins.size else 1
-    return Agreement(found.agree, found.total + alone * each)
+    each = agreeing.total // twins.size if twins.size else 1
+    return Agreement(agreeing.agree, agreeing.total + alone * each)
 
 
 def _difference(pair: _Pair) -> NDArray[Any]:
@@ -256,9 +256,9 @@ def _difference(pair: _Pair) -> NDArray[Any]:
     if true.shape != value.shape:
         return np.full(true.shape, np.nan, true.dtype)
     with np.errstate(invalid="ignore"):
-        found = np.asarray(value - true)
+        difference = np.asarray(value - true)
     is_number = np.isfinite(true)  # where the reference is none there is nothing to differ from
-    return found if is_number.all() else np.where(is_number, found, found.dtype.type(0))
+    return difference if is_number.all() else np.where(is_number, difference, difference.dtype.type(0))
 
 
 def _has_errors(array: Any) -> bool:

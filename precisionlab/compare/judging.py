@@ -63,8 +63,8 @@ class Part:
     def of(self, tensor: NDArray[Any]) -> NDArray[Any]:
         """The part of a tensor that it fits."""
         front = np.moveaxis(tensor, self.axis, 0)
-        found = np.concatenate([front[start:stop] for start, stop in self.runs])
-        return np.ascontiguousarray(np.moveaxis(found, 0, self.axis))
+        part = np.concatenate([front[start:stop] for start, stop in self.runs])
+        return np.ascontiguousarray(np.moveaxis(part, 0, self.axis))
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,17 @@ class Judging:
     @property
     def names(self) -> tuple[str, ...]:
         """The tensors that a backend comes with."""
-        return tuple(judged.name for judged in self.tensors)
+        return tuple(tensor.name for tensor in self.tensors)
 
     @property
     def within(self) -> tuple[str, ...]:
         """Those that are no final outputs."""
-        return tuple(judged.name for judged in self.tensors if judged.role)
+        return tuple(tensor.name for tensor in self.tensors if tensor.role)
 
     @property
     def named(self) -> tuple[str, ...]:
         """Those within that are judged for a bound that names them, and for nothing else."""
-        return tuple(judged.name for judged in self.tensors if judged.role and not judged.counts)
+        return tuple(tensor.name for tensor in self.tensors if tensor.role and not tensor.counts)
 
     @cached_property
     def digest(self) -> str:
@@ -149,16 +149,16 @@ def judging_of(model: Model, named: Iterable[str] = ()) -> Judging:
     too: that is what a precision really harms. `named` are what bounds are about: outputs, their parts, ranges of them
     (`output:4-84`), and tensors within. Raises OptionError for what the model has not.
     """
-    tensors = [judged for info in model.outputs for judged in _with_parts(model, info.name)]
-    picked, within = picked_rows(model), _within(model)
-    for found in picked:
-        role = f"ahead of {found.by[-1]}"
-        tensors += [judged for name in found.ahead if name in within for judged in _with_parts(model, name, role)]
-    chosen = chosen_outputs(model)
-    for choice in dict.fromkeys(choice for one in chosen for choice in one.choices):
+    tensors = [tensor for info in model.outputs for tensor in _with_parts(model, info.name)]
+    row_groups, within = picked_rows(model), _within(model)
+    for rows in row_groups:
+        role = f"ahead of {rows.by[-1]}"
+        tensors += [tensor for name in rows.ahead if name in within for tensor in _with_parts(model, name, role)]
+    outputs = chosen_outputs(model)
+    for choice in dict.fromkeys(choice for one in outputs for choice in one.choices):
         tensors += _with_parts(model, choice.scores, f"ahead of {choice.by}")
     unique = _unique(tensors)
-    judging = Judging(unique, tuple(_row_group(model, found, within) for found in picked), chosen)
+    judging = Judging(unique, tuple(_row_group(model, rows, within) for rows in row_groups), outputs)
     for name in dict.fromkeys(named):
         judging = with_named(judging, model, name)
     return judging
@@ -179,17 +179,17 @@ def _row_group(model: Model, picked: Picked, within: frozenset[str]) -> RowGroup
 
 def with_named(judging: Judging, model: Model, name: str) -> Judging:
     """With what a bound names judged as well. Raises OptionError where there is no such thing."""
-    known = {judged.name: judged for judged in judging.tensors}
-    if name in known or any(part.name == name for judged in known.values() for part in judged.parts):
+    by_name = {tensor.name: tensor for tensor in judging.tensors}
+    if name in by_name or any(part.name == name for tensor in by_name.values() for part in tensor.parts):
         return judging
-    found = _RANGE.fullmatch(name) or _SLICE.fullmatch(name)
-    if found and (owner := _named_tensor(judging, model, found[1])) is not None:
-        axis = found[2].count(":") if found.re is _SLICE else None
-        part = _asked_part(owner, model, name, axis, *map(int, found.groups()[-2:]))
-        known[owner.name] = replace(owner, parts=(*owner.parts, part))
-        return replace(judging, tensors=tuple(known.values()))
+    match = _RANGE.fullmatch(name) or _SLICE.fullmatch(name)
+    if match and (owner := _named_tensor(judging, model, match[1])) is not None:
+        axis = match[2].count(":") if match.re is _SLICE else None
+        part = _asked_part(owner, model, name, axis, *map(int, match.groups()[-2:]))
+        by_name[owner.name] = replace(owner, parts=(*owner.parts, part))
+        return replace(judging, tensors=tuple(by_name.values()))
     if (inner := _named_tensor(judging, model, name)) is not None:
-        return replace(judging, tensors=(*known.values(), inner))
+        return replace(judging, tensors=(*by_name.values(), inner))
     raise OptionError(
         f"tolerance of {name!r}: the model has no such output, part of one, or float32 tensor between layers; "
         f"{_offers(judging, model, name)}"
@@ -198,9 +198,9 @@ def with_named(judging: Judging, model: Model, name: str) -> Judging:
 
 def _named_tensor(judging: Judging, model: Model, name: str) -> Judged | None:
     """What is judged under this name, or the tensor within; None where no layer gives a float tensor of the name."""
-    for judged in judging.tensors:
-        if judged.name == name:
-            return judged
+    for tensor in judging.tensors:
+        if tensor.name == name:
+            return tensor
     return Judged(name, role="named by a bound", counts=False) if name in _within(model) else None
 
 
@@ -225,8 +225,8 @@ def channel_axis(shape: tuple[int | str | None, ...]) -> int | None:
 
 def _offers(judging: Judging, model: Model, name: str) -> str:
     """What a bound may name, and of the tensors within those whose names are like this one."""
-    outputs = [judged.name for judged in judging.tensors if not judged.role]
-    parts = [part.name for judged in judging.tensors for part in judged.parts if part.counts]
+    outputs = [tensor.name for tensor in judging.tensors if not tensor.role]
+    parts = [part.name for tensor in judging.tensors for part in tensor.parts if part.counts]
     said = f"its outputs are {', '.join(outputs)}"
     if parts:
         said += f", with the parts {', '.join(parts)}"
@@ -248,7 +248,7 @@ def _with_parts(model: Model, name: str, role: str = "") -> list[Judged]:
         for kind in joined.kinds
     )
     within = _within(model) if joined.sources else frozenset()
-    sources = [source for found in joined.sources for source in found if source in within]
+    sources = [source for names in joined.sources for source in names if source in within]
     return [Judged(name, parts, role), *(Judged(source, role=f"joined in {name}") for source in sources)]
 
 
@@ -260,10 +260,10 @@ def _within(model: Model) -> frozenset[str]:
 
 def _unique(tensors: list[Judged]) -> tuple[Judged, ...]:
     """Each name once: as what it is judged for first."""
-    found: dict[str, Judged] = {}
-    for judged in tensors:
-        found.setdefault(judged.name, judged)
-    return tuple(found.values())
+    by_name: dict[str, Judged] = {}
+    for tensor in tensors:
+        by_name.setdefault(tensor.name, tensor)
+    return tuple(by_name.values())
 
 
 def part_name(tensor: str, axis: int, runs: tuple[tuple[int, int], ...]) -> str:

@@ -37,19 +37,19 @@ def convert(array: NDArray[Any], dtype: DTypeLike) -> Converted:
     if (source := kind(array.dtype)) == "c":
         _refuse(array, array.imag == 0, "has an imaginary part")
         array, source = array.real, "f"
-    wanted = kind(target)
-    if source not in _KINDS or wanted not in _KINDS:
+    target_kind = kind(target)
+    if source not in _KINDS or target_kind not in _KINDS:
         raise LostValueError(f"which is not converted to {target}")
     with np.errstate(all="ignore"):  # what overflows is looked for, and told
-        if source == wanted == "f":
+        if source == target_kind == "f":
             return _rounded(array, target)
         if source == "f":
-            found, held, why = *_whole(array, target), _NOT_WHOLE
+            values, is_exact, why = *_whole(array, target), _NOT_WHOLE
         else:
-            found, held = _from_integers(array, target)
+            values, is_exact = _from_integers(array, target)
             why = f"is not a value of {target}"
-    _refuse(array, held, _NOT_BOOL if wanted == "b" else why)
-    return Converted(found, rounded=False)
+    _refuse(array, is_exact, _NOT_BOOL if target_kind == "b" else why)
+    return Converted(values, rounded=False)
 
 
 def kind(dtype: DTypeLike) -> str:
@@ -67,10 +67,10 @@ _NOT_WHOLE = "is no whole number in its range"
 
 
 def _rounded(array: NDArray[Any], target: np.dtype[Any]) -> Converted:
-    found = array.astype(target)
-    _refuse(array, np.isfinite(found) | ~np.isfinite(array), f"is beyond {target}")
-    same = (found.astype(array.dtype) == array) | np.isnan(array)
-    return Converted(found, rounded=not np.all(same))
+    values = array.astype(target)
+    _refuse(array, np.isfinite(values) | ~np.isfinite(array), f"is beyond {target}")
+    same = (values.astype(array.dtype) == array) | np.isnan(array)
+    return Converted(values, rounded=not np.all(same))
 
 
 def _whole(array: NDArray[Any], target: np.dtype[Any]) -> tuple[NDArray[Any], Held]:
@@ -79,26 +79,26 @@ def _whole(array: NDArray[Any], target: np.dtype[Any]) -> tuple[NDArray[Any], He
     between = target if target.kind in "iu" else np.dtype(np.int64)
     # Both ends are powers of two, or 0: exact as floats, where the largest int64 itself is not.
     least, beyond = float(np.iinfo(between).min), float(np.iinfo(between).max) + 1
-    held = (wide >= least) & (wide < beyond) & (np.trunc(wide) == wide)
-    whole = np.where(held, wide, 0).astype(between)
+    is_exact = (wide >= least) & (wide < beyond) & (np.trunc(wide) == wide)
+    whole = np.where(is_exact, wide, 0).astype(between)
     if between == target:
-        return whole, held
-    found, inside = _from_integers(whole, target)
-    return found, held & inside
+        return whole, is_exact
+    values, inside = _from_integers(whole, target)
+    return values, is_exact & inside
 
 
 def _from_integers(array: NDArray[Any], target: np.dtype[Any]) -> tuple[NDArray[Any], Held]:
     """Integers and truth values as another type, and which of them are the same."""
     if array.dtype.kind not in "iu":
         array = array.astype(np.int16)  # bool, int4, uint4 and smaller
-    found = array.astype(target)
+    values = array.astype(target)
     if kind(target) == "f":
-        wide = found.astype(np.float64)
+        wide = values.astype(np.float64)
         info = np.iinfo(array.dtype)
         inside = (wide >= float(info.min)) & (wide < float(info.max) + 1)
-        return found, inside & (np.where(inside, wide, 0).astype(array.dtype) == array)
-    narrow = found if target.kind in "iu" else found.astype(np.int16)
-    return found, (narrow.astype(array.dtype) == array) & ((narrow < 0) == (array < 0))
+        return values, inside & (np.where(inside, wide, 0).astype(array.dtype) == array)
+    narrow = values if target.kind in "iu" else values.astype(np.int16)
+    return values, (narrow.astype(array.dtype) == array) & ((narrow < 0) == (array < 0))
 
 
 def _refuse(array: NDArray[Any], held: Held | np.bool_, why: str) -> None:

@@ -69,14 +69,14 @@ class Hook:
     def _items(self) -> Generator[tuple[int, Any], None, None]:
         """What the function gives, one after the other, counted."""
         with _told(self.spec):
-            given = self.function()
-        if isinstance(given, Mapping | str) or not isinstance(given, Iterable):
+            result = self.function()
+        if isinstance(result, Mapping | str) or not isinstance(result, Iterable):
             raise DataError(
-                f"{self.spec}: gives a {type(given).__name__}; it must yield, or return a list of, "
+                f"{self.spec}: gives a {type(result).__name__}; it must yield, or return a list of, "
                 "dicts from input name to array, one for each sample"
             )
         with _told(f"{self.spec}: sample 0"):
-            items = iter(given)
+            items = iter(result)
         for index in range(MOST_SAMPLES):
             with _told(f"{self.spec}: sample {index}"):
                 try:
@@ -88,17 +88,17 @@ class Hook:
 
     def sha256(self, names: Sequence[str], digests: Mapping[str, str], labels: Mapping[str, str]) -> str:
         """Covers names, arrays and labels, in order."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for name in names:
-            found.update(f"{name}\0{digests[name]}\0{labels.get(name, '')}\n".encode())
-        return found.hexdigest()
+            digest.update(f"{name}\0{digests[name]}\0{labels.get(name, '')}\n".encode())
+        return digest.hexdigest()
 
     def all_names(self) -> tuple[str, ...]:
         """The names of all samples: by a pass, unless they are what the function returns, and that has a length."""
         with _told(self.spec):
-            given = self.function() if self._batch is None else None
-            if isinstance(given, Sized) and not isinstance(given, Mapping):
-                return tuple(map(self.name_of, range(len(given))))
+            result = self.function() if self._batch is None else None
+            if isinstance(result, Sized) and not isinstance(result, Mapping):
+                return tuple(map(self.name_of, range(len(result))))
         return tuple(entry.name for entry in self.entries())
 
     @cached_property
@@ -190,8 +190,8 @@ def _entry(rows: Sequence[_Row], remarks: Sequence[Remark] = ()) -> Entry:
     name = batch_name(rows[0].name, rows[-1].name)
 
     def read() -> Sample:
-        found = [row.read() for row in rows]
-        whole = found[0] if len(found) == 1 else joined(name, found, joined_label([row.label for row in found]))
+        samples = [row.read() for row in rows]
+        whole = samples[0] if len(samples) == 1 else joined(name, samples, joined_label([row.label for row in samples]))
         return replace(whole, remarks=(*whole.remarks, *remarks))
 
     return Entry(name, read)
@@ -213,10 +213,10 @@ def open_hook(spec: str, model: Model) -> Hook:
     Raises DataError where it cannot be imported or called.
     """
     with _told(spec):
-        found = import_named(spec)
-    if not callable(found):
-        raise DataError(f"{spec}: is no function, but a {type(found).__name__}")
-    return Hook(spec, found, model.inputs)
+        function = import_named(spec)
+    if not callable(function):
+        raise DataError(f"{spec}: is no function, but a {type(function).__name__}")
+    return Hook(spec, function, model.inputs)
 
 
 @contextmanager
