@@ -79,6 +79,7 @@ class PrecisionSection:
     rows: tuple[FigureRow, ...]
     proven: bool | None
     strict: bool
+    only_chosen: bool
     remark: str
     picked: tuple[str, ...]
     engine: Mapping[str, Any] | None
@@ -152,6 +153,7 @@ def section_of(
         rows=_figure_rows(reference, low, mixed, bounds, metric_name(tables.variants)),
         proven=facts["proven"],
         strict=bool(facts["proven"]) and any(_admitted(view, bounds) for view in views),
+        only_chosen=bool(facts["proven"]) and last is not None and _misses_held_out(last, bounds),
         remark=str(facts["remark"]),
         repairs=tuple(map(str, facts.get("repairs", ()))),  # nor do they of these
         picked=tuple(map(str, facts.get("rows", ()))),  # runs of older versions do not say
@@ -313,6 +315,12 @@ def _doubt(entry: Mapping[str, Any]) -> Doubt:
     bound = bounds[0]
     ends = (value_text(bound, end) for end in (low, high))
     return Doubt(bound_text(bound), figure_text(bound) + in_unit(bound), *ends)
+
+
+def _misses_held_out(variant: VariantView, bounds: Sequence[Bound]) -> bool:
+    """Whether a bound does not hold on the samples that chose nothing; where there are none it is not so."""
+    held_out = (variant.of(bound)[1] for bound in bounds)
+    return any(found is not None and not bound.admits(found) for bound, found in zip(bounds, held_out, strict=True))
 
 
 def _admitted(view: LayerView, bounds: Tolerance) -> bool:

@@ -237,11 +237,13 @@ def test_a_proof_of_more_than_was_asked_says_so() -> None:
 
 
 def test_a_plan_that_only_the_held_out_samples_refute_is_told_from_one_that_never_held() -> None:
-    run, *rest = report()
+    run, variants, *rest = report()
     run["precisions"]["fp16"] |= NOT_MET
-    assert "holds on the samples that chose, but not on those held out" in Page(render(run, *rest)).text
+    assert "but not on those held out" not in Page(render(run, variants, *rest)).text  # of too much cost, it may be
+    variants.loc[variants["variant"] == "fp16 mixed", "held_out_sqnr_db"] = 12.0
+    assert "holds on the samples that chose, but not on those held out" in Page(render(run, variants, *rest)).text
     run["precisions"]["fp16"]["proven"] = False
-    assert "but not on those held out" not in Page(render(run, *rest)).text
+    assert "but not on those held out" not in Page(render(run, variants, *rest)).text
 
 
 def test_pins_on_several_rungs_are_counted_by_rung() -> None:
