@@ -208,11 +208,14 @@ class _Watching:
         """The samples, one after the other."""
         for done, sample in enumerate(samples):
             self._advance(done)
-            self._waiting.clear()
             yield sample
 
     def see(self, name: str, value: NDArray[Any]) -> None:
-        """Take note of an operand; where it is a layer's last one, of its sums."""
+        """Take note of an operand; where it is a layer's last one, of its sums.
+
+        Every sample shows each operand once, one sample behind the other. The next one is fetched meanwhile, by another
+        thread: what `each` does says nothing of where this is.
+        """
         for layer in self._takers.get(name, ()):
             terms, held = self._terms[layer], self._waiting.setdefault(layer, {})
             held[name] = np.array(value, np.float32)

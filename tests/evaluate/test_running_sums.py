@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -273,3 +274,23 @@ def test_on_a_real_model_it_is_the_largest_layer_by_layer(tmp_path: Path) -> Non
     assert found.keys() == {layer.name for layer in one.model.layers if layer.quantizable}
     for running in found.values():
         assert running.largest is None or running.largest <= running.bound * (1 + 2.0**-10)
+
+
+def test_a_sample_that_is_fetched_ahead_takes_no_operand_away(tmp_path: Path) -> None:
+    """Another thread fetches it, while this one has been shown one of two operands."""
+    body = '(float[1,64] x, float[64,2] z) => (float[1,2] y) { ["sum"] y = MatMul(x, z) }'
+    sizes = ((1, 100), (100, 1))
+    given = [{"x": np.full((1, 64), x, np.float32), "z": np.full((64, 2), z, np.float32)} for x, z in sizes]
+    found = work(body, {}, tmp_path, *given)
+
+    def look(samples: Any, see: Any) -> None:
+        waiting = iter(samples)
+        sample = next(waiting)
+        while sample is not None:
+            see("x", sample.inputs["x"])
+            ahead = next(waiting, None)
+            see("z", sample.inputs["z"])
+            sample = ahead
+
+    plan = plan_for(found.model, FP16)
+    assert running_sums(found.evaluator, plan, {"x": 1e3, "z": 1e3}, look)["sum"].largest == 6400.0
