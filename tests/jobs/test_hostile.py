@@ -738,7 +738,7 @@ NODES = f"{BUILT}t, Metadata: "
     ids=range(11),
 )
 def test_a_builders_log_with_names_made_to_hold_it_up_is_read_at_once(text: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with contextlib.suppress(EngineError):
         layers_of("Layers:" + text)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
