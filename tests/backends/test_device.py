@@ -152,6 +152,7 @@ def both(request: pytest.FixtureRequest) -> tuple[OnnxRuntimeBackend, OnnxRuntim
     return here, there, samples
 
 
+@pytest.mark.slow
 def test_comparisons_elsewhere_are_those_of_the_cpu(both: tuple[OnnxRuntimeBackend, OnnxRuntimeBackend, Any]) -> None:
     here, there, samples = both
     plan = PrecisionPlan(here.model.sha256, Precision.FP16)

@@ -288,6 +288,7 @@ def test_a_zero_tensor_gets_the_scale_of_one() -> None:
 # ONNX Runtime
 
 
+@pytest.mark.slow
 def test_max_is_onnx_runtimes_minmax_for_every_tensor_of_the_bundled_model(tmp_path: Path) -> None:
     calibrate = pytest.importorskip("onnxruntime.quantization.calibrate")
     model = load_model(DIGITS / "digits.onnx")

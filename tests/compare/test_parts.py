@@ -139,6 +139,7 @@ def test_a_named_output_without_the_figure_is_told_with_those_that_have_it(tmp_p
     assert state("sqnr[y]>=30") is State.MET
 
 
+@pytest.mark.slow
 def test_a_verdict_shows_the_bound_that_it_hangs_on(tmp_path: Path) -> None:
     """y overflows in fp16 and z does not: the figure told is y's, whichever bound comes first."""
     model = proto(

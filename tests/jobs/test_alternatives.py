@@ -210,6 +210,7 @@ def test_a_sum_that_passes_half_on_the_way_is_pinned_for_that_reason(tmp_path: P
     assert "infinite where the kernel keeps its sums in fp16" in pin.reason
 
 
+@pytest.mark.slow
 def test_a_plan_of_ones_own_is_measured_under_the_alternatives_too(
     long: tuple[SweepResult, list[str]], tmp_path: Path
 ) -> None:
@@ -251,6 +252,7 @@ def test_under_sums_in_half_what_hangs_on_constants_is_not_laid_to_the_sums(tmp_
     assert "fp16, constants not clamped" in stages
 
 
+@pytest.mark.slow
 def test_both_are_said_where_both_matter(tmp_path: Path) -> None:
     result, stages = swept("both", tmp_path)
     assert [other.kind.value for other in result.precisions[0].mixed.alternatives] == ["half_sums", "rounded_constants"]
@@ -261,6 +263,7 @@ def test_both_are_said_where_both_matter(tmp_path: Path) -> None:
 # Nothing is measured for nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_where_nothing_can_change_nothing_is_measured_again(tmp_path: Path, precision: str) -> None:
     result, stages = swept("both", tmp_path, precisions=precision, tolerance="sqnr>=1")

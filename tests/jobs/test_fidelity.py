@@ -328,6 +328,7 @@ def test_unfused_layers_hold_every_node_once_and_keep_what_is_fixed() -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_holds_int8_against_integers_and_writes_what_it_found(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["fidelity", str(DIGITS / "digits.onnx"), "--data", str(DIGITS), "--precisions", "int8"]

@@ -332,6 +332,7 @@ def test_a_plan_read_back_measures_the_same_figures(digits: SweepResult, tmp_pat
     assert again.plans["fp16"].pins == digits.plans["fp16"].pins
 
 
+@pytest.mark.slow
 def test_measuring_a_plan_in_its_own_folder_leaves_the_plans_that_are_there(
     digits: SweepResult, tmp_path: Path
 ) -> None:

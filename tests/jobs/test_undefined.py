@@ -89,6 +89,7 @@ def test_masked_rows_are_told_of_with_their_samples_and_the_first_layer(tmp_path
     assert "✅" not in (folder / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_finite_reference_needs_no_word(tmp_path: Path) -> None:
     result = swept(
         tmp_path, f"{TAKES} => (float[1,4,8] y) {ATTENTION % ''}", HIDDEN, attention(set()), precisions="fp16"
@@ -153,6 +154,7 @@ def test_a_second_output_alone_is_named_and_another_bound_does_not_mind(tmp_path
     assert (verdict.state, verdict.in_part) == (State.MET, False)
 
 
+@pytest.mark.slow
 def test_infinite_logits_are_told_of_as_inf(tmp_path: Path) -> None:
     body = (
         '(float[1,8] x, bool[1,8] keep) => (float[1,8] y) { ["m"] h = Mul(x, w) ["mask"] y = Where(keep, h, hidden) }'

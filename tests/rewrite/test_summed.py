@@ -185,6 +185,7 @@ def test_tensorrt_rtx_compiles_it_to_a_half_kernel_that_adds_up_in_float32(tmp_p
         assert all("Datatype: Half" in text and "Datatype: Float" not in text for text in taken), taken
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_with_a_bias_in_float32_behind_the_product_the_kernel_would_take_float32_weights(tmp_path: Path) -> None:
     """Why nothing but the product is float32 there, and no zeros are added to keep it so."""

@@ -169,6 +169,7 @@ def test_tensorrt_rtx_holds_the_weights_in_float32_then(target: str, tmp_path: P
     assert dict(zip(cases, held_as(paths, target), strict=True)) == {name: [True, False] for name in cases}
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_without_it_tensorrt_rtx_takes_the_pin_back(tmp_path: Path) -> None:
     """Why it is added: should a later version keep such a product, nothing of this is needed any more."""

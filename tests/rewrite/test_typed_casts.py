@@ -60,6 +60,7 @@ def test_what_comes_of_every_integer_is_the_same_as_by_way_of_float32(tmp_path: 
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_tensorrt_takes_half_from_every_such_type(tmp_path: Path) -> None:
     kinds = {"bool": "bool", "int8": "int8", "uint8": "uint8", "int32": "int32", "int64": "int64"}

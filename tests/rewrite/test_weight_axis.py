@@ -82,6 +82,7 @@ def decibel(true: Array, low: Array) -> float:
     return float(10 * np.log10((true**2).sum() / ((low - true) ** 2).sum()))
 
 
+@pytest.mark.slow
 def test_rows_of_very_different_size_need_no_pin_and_the_export_has_a_scale_for_each(tmp_path: Path) -> None:
     """One scale for all of them gives 4 dB: the smallest rows, divided by their size afterwards, are lost."""
     weights = {"w": W, "s": ROWS.astype(np.float32)[:, None]}
