@@ -77,10 +77,10 @@ def test_8_6_and_10_name_type_and_layout_in_one_sentence() -> None:
         kind="CaskConvolution",
         nodes=("stem/conv", "stem/relu"),
         inputs=(
-            EngineTensor("Reformatted Input Tensor 0 to stem/conv + stem/relu", "int8", (1, 8, 4, 4)),
+            EngineTensor("Reformatted Input Tensor 0 to stem/conv + stem/relu", "int8", (1, 8, 4, 4), is_linear=False),
             EngineTensor("weights of stem/conv + stem/relu", "int8", None),
         ),
-        outputs=(EngineTensor("stem/out", "fp16", (1, 64, 2, 2)),),
+        outputs=(EngineTensor("stem/out", "fp16", (1, 64, 2, 2), is_linear=False),),
         tactic="sm80_xmma_fprop_implicit_gemm_interleaved_i8i8",
     )
 

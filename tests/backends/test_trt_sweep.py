@@ -383,8 +383,9 @@ def test_looking_at_a_half_layer_does_not_widen_it_and_its_rounding_is_seen(
 def test_looking_that_changes_the_final_outputs_is_noted(double: Callable[..., None], tmp_path: Path) -> None:
     double(marking_changes=["/stem/conv"])
     found = engine_of(swept(tmp_path, "fp16", engine={"observe": 1 << 20}))
-    assert found.notes
-    assert all("tensors from" in note for note in found.notes), found.notes
+    changed, seen = found.notes
+    assert changed.startswith("fp16, 16 tensors from /norm/mean_out on: looked at as debug tensors"), changed
+    assert seen == "fp16, 16 tensors seen (16 as debug tensors)"
     assert found.mixed is not None
     assert found.mixed.variant.met, "the figures are those of the engine as it will be used"
 
@@ -534,7 +535,7 @@ def test_a_disk_that_is_full_when_an_engine_is_written_is_told_and_leaves_nothin
     assert any("cannot be written (No space left on device); make room" in note for note in fp16.engine.notes)
     assert int8.engine is not None
     assert int8.engine.mixed is not None
-    kept = sorted(path.name for path in (tmp_path / "engines").iterdir() if path.name != "timing.cache")
+    kept = sorted(path.name for path in (tmp_path / "engines").iterdir() if path.suffix != ".cache")
     assert [Path(name).suffix for name in kept] == [".engine", ".json"] * 2, "fp32 and int8, and no halves"
 
 
