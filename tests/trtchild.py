@@ -154,7 +154,7 @@ def rtx_handlers(link: Link, log: Path) -> Mapping[str, Callable[..., Any]]:
     return {
         "build": lambda job: build(trt, job, keeper, progress=progress),
         "build and abort": build_and_abort,
-        "describe": lambda path: network_layers(trt, path, keeper),
+        "describe": lambda path, typed=False: network_layers(trt, path, keeper, typed),
     }
 
 

@@ -275,10 +275,12 @@ def test_alternatives_are_those_that_can_change_a_figure(tmp_path: Path) -> None
     weights = {"low": np.float32(-3e38), "v": normal(8, 8)}
     model = load(proto(BOTH, weights), tmp_path)
 
-    def kinds(arithmetic: Arithmetic, precision: Precision, *pinned: str) -> list[str]:
-        return [kind.value for kind in alternatives(model, plan_for(model, precision, pinned), arithmetic)]
+    def kinds(arithmetic: Arithmetic, precision: Precision, *pinned: str, typed: bool = False) -> list[str]:
+        found = alternatives(model, plan_for(model, precision, pinned), arithmetic, typed=typed)
+        return [kind.value for kind in found]
 
     assert kinds(TENSORRT, FP16) == ["half_sums", "rounded_constants"]
+    assert kinds(TENSORRT, FP16, typed=True) == ["half_sums"], "an engine computes with the file's, clamped already"
     assert kinds(TENSORRT, FP16, "product") == ["rounded_constants"]
     assert kinds(TENSORRT, FP16, "mask") == ["half_sums"]
     assert kinds(HALF, FP16) == ["rounded_constants"]

@@ -50,7 +50,7 @@ def engine(*shapes: str) -> dict[str, Any]:
         "layers": len(built.layers),
         "nodes": sorted({node for layer in built.layers for node in layer.nodes}),
         "dtypes": sorted({str(tensor.dtype) for layer in built.layers for tensor in layer.outputs}),
-        "network": len(network_layers(trt, MODEL, KEEPER)),
+        "network": len(network_layers(trt, MODEL, KEEPER, typed=False)),
         "progress": progress[-1],
         "rising": progress == sorted(progress),
         "timings": (FOLDER / "timing.cache").exists(),
