@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from precisionlab.backends.converted import SourceRun
+from precisionlab.backends.registry import RTX
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.plugins import libraries_of
 from precisionlab.backends.tensorrt.profiles import profiles_for
@@ -26,16 +27,19 @@ from precisionlab.evaluate.prepare import Prepared, Source, prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.export import Export, Subject
 from precisionlab.export.tuned import check_weakly
-from precisionlab.jobs.plan_source import model_of, run_beside, source_of, with_layers_of
+from precisionlab.jobs.plan_source import arithmetic_of, model_of, run_beside, source_of, with_layers_of
 from precisionlab.model import Model, load_model
 from precisionlab.model.opset import opset_of
 from precisionlab.model.portable import tensorrt_notes
 from precisionlab.model.prepared import exported_file, prepared_name
 from precisionlab.model.tail import graft
+from precisionlab.plan.arithmetic import Fusing
 from precisionlab.plan.assign import precision_of, read_plan_for
+from precisionlab.plan.file import read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import check_weak
 from precisionlab.precision import any_quantized
+from precisionlab.rewrite.parted import layers_apart
 from precisionlab.rewrite.plans import completed
 from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.search.options import check_calibration
@@ -44,7 +48,7 @@ from precisionlab.system.lock import held_file
 from precisionlab.system.observer import Observer, Silent
 from precisionlab.system.parsing import check_workers
 from precisionlab.system.release import release_of
-from precisionlab.system.wording import either
+from precisionlab.system.wording import counted, either
 
 _ADVICE = "choose another --out"
 
@@ -116,6 +120,8 @@ def export_plan(
     for note in () if target == _ONNXRUNTIME else tensorrt_notes(loaded):
         if not (note.is_silent and target == TYPED):  # that is put right there, with a note
             observer.note(f"{loaded.path.name}: {note}")
+    if typed or target == TYPED:
+        _tell_apart(loaded, asked, path, observer)
     with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles, *more = found.profiles(shapes) if target in _SHAPED else ({},)
@@ -128,6 +134,18 @@ def export_plan(
         if typed:
             return _strongly_typed(subject, target, found, _required(file, "the typed model stands beside"), observer)
         return _written(TARGETS[target](subject, file), file, observer, subject)
+
+
+def _tell_apart(model: Model, plan: PrecisionPlan, path: Path, observer: Observer) -> None:
+    """Tell of layers that the plan's figures were emulated as one kernel of, and typed TensorRT makes several of."""
+    if arithmetic_of(read_plan_content(path), path).fusing is not Fusing.FOLDED:
+        return
+    if apart := layers_apart(model, plan):
+        observer.note(
+            f"{model.path.name}: strongly typed TensorRT rounds inside of {counted(len(apart), 'layer')}, such as "
+            f"{apart[0].name!r} ({apart[0].kind}), which this plan was found without, so that an overflow there went "
+            f"unseen; sweep with --backend {RTX}, which needs no GPU, or measure the engine"
+        )
 
 
 class _Needs:

@@ -11,6 +11,7 @@ from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluate.prepare import Source
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions, with_compiled_layers
+from precisionlab.plan.arithmetic import Arithmetic
 from precisionlab.plan.file import read_plan_content
 from precisionlab.system.plainfiles import is_there
 
@@ -84,6 +85,14 @@ def model_of(run: Mapping[str, Any], plan: Path) -> str:
             f"{plan}: no {RUN_FILE} beside it says which model and data it belongs to; give --model and --data"
         )
     return str(run["model"]["path"])
+
+
+def arithmetic_of(content: Any, plan: Path) -> Arithmetic:
+    """How the figures of a plan were emulated, by its file's content. Raises PlanError."""
+    try:
+        return Arithmetic.from_plain(content.get("arithmetic"))
+    except ValueError as error:
+        raise PlanError(f"{plan}: {error}") from None
 
 
 def with_layers_of(run: Mapping[str, Any], model: Model) -> Model:

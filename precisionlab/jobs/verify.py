@@ -20,9 +20,8 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
-from precisionlab.jobs.plan_source import metric_of, model_of, run_beside, source_of, with_layers_of
+from precisionlab.jobs.plan_source import arithmetic_of, metric_of, model_of, run_beside, source_of, with_layers_of
 from precisionlab.model import load_model
-from precisionlab.plan.arithmetic import Arithmetic
 from precisionlab.plan.assign import lowest_of, read_plan_for
 from precisionlab.plan.file import read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
@@ -96,7 +95,7 @@ def verify(
     loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
     asked = read_plan_for(loaded, path)
     check_calibration(asked.calibration)
-    arithmetic = _arithmetic(content, path)
+    arithmetic = arithmetic_of(content, path)
     source = source_of(run, data)
     bounds = _held_to(content, asked)
     metric = metric_of(run, metric)
@@ -158,14 +157,6 @@ def _proof(
         return evaluator.judge(f"without the pin of {released}", plan.with_pins(pins), table, found)
 
     return certificate_of(releasable, without, found, judged, bounds)
-
-
-def _arithmetic(content: Any, path: Path) -> Arithmetic:
-    """How the plan's figures were emulated, by its file. Raises PlanError."""
-    try:
-        return Arithmetic.from_plain(content.get("arithmetic"))
-    except ValueError as error:
-        raise PlanError(f"{path}: {error}") from None
 
 
 def _asked_for(content: Any, plan: PrecisionPlan) -> Tolerance:

@@ -18,8 +18,11 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
+from precisionlab.model import Layer, Model
 from precisionlab.model.layers import ACTIVATIONS
 from precisionlab.plan.arithmetic import Fusing
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.sums import CONV, CONVOLUTIONS
 
@@ -44,6 +47,16 @@ def rounded_behind(nodes: Sequence[ir.Node], precision: Precision, fusing: Fusin
     if fusing is Fusing.COMPILED or not precision.is_low_float or _is_one_kernel(nodes):
         return frozenset()
     return frozenset(node for node, _ in pairs)
+
+
+def layers_apart(model: Model, plan: PrecisionPlan) -> tuple[Layer, ...]:
+    """The layers that one kernel runs where types are weak, and several where they are strong, in less than float32."""
+    found = []
+    for layer in model.layers:
+        nodes = [model.node[name] for name in layer.nodes]
+        if layer.fixed is None and rounded_behind(nodes, precision_of(layer, plan), Fusing.TYPED):
+            found.append(layer)
+    return tuple(found)
 
 
 def _is_one_kernel(nodes: Sequence[ir.Node]) -> bool:

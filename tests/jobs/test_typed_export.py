@@ -14,7 +14,9 @@ from models import load, plan_for, proto
 
 from precisionlab.errors import ModelError, OptionError
 from precisionlab.jobs.export import TYPED, export_plan
+from precisionlab.plan.arithmetic import Arithmetic, Fusing
 from precisionlab.precision import Precision
+from precisionlab.system.observer import Silent
 
 RNG = np.random.default_rng(0)
 UPSAMPLED = """(float[1,2,8,8] x) => (float[1,3,16,16] y) {
@@ -64,3 +66,35 @@ def test_without_samples_nothing_can_be_compared(tmp_path: Path) -> None:
         export_plan(plan, TYPED, out=tmp_path / "typed.onnx", model=model)
     done = export_plan(plan, TYPED, out=tmp_path / "typed.onnx", model=model, data=data)
     assert done.notes == ("converted from opset 14 to 22",)
+
+
+CONV_BN = """(float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
+    c = Conv <pads = [1, 1, 1, 1]> (x, w)
+    y = BatchNormalization (c, scale, shift, mean, variance)
+}"""
+
+
+@pytest.mark.parametrize(("fusing", "is_told"), [("folded", True), ("compiled", False)])
+def test_a_plan_that_was_found_with_folded_layers_is_exported_typed_with_a_word_on_what_is_rounded_between(
+    tmp_path: Path, fusing: str, is_told: bool
+) -> None:
+    weights = {
+        "w": np.random.default_rng(0).standard_normal((4, 4, 3, 3)).astype(np.float32),
+        **{name: np.ones(4, np.float32) for name in ("scale", "variance")},
+        **{name: np.zeros(4, np.float32) for name in ("shift", "mean")},
+    }
+    model = load(proto(CONV_BN, weights), tmp_path)
+    plan = plan_for(model, Precision.FP16)
+    arithmetic = Arithmetic(fusing=Fusing(fusing))
+    (tmp_path / "plan.json").write_text(json.dumps({**plan.to_dict(), "arithmetic": arithmetic.to_plain()}))
+    notes: list[str] = []
+
+    class Noting(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    out = tmp_path / "typed.onnx"
+    export_plan(tmp_path / "plan.json", "typed-onnx", out=out, model=model.path, observer=Noting())
+
+    said = "strongly typed TensorRT rounds inside of 1 layer, such as 'node_of_c' (Conv+BatchNormalization)"
+    assert any(said in note for note in notes) is is_told
