@@ -20,6 +20,7 @@ _MAY_DIFFER = [
     r'"threads": \d+',
     r"\d+ s on \d+ threads?",
     r"--(threads|processes|memory) \S+",
+    r' tabindex="0"',  # of a command that scrolls, as its folder has a long name
 ]
 
 
