@@ -72,7 +72,7 @@ def test_an_engine_is_compiled_once(found: SweepResult) -> None:
     pd.testing.assert_frame_equal(again.layers, found.layers)
 
 
-@pytest.mark.parametrize("target", ["h100", "orin"])
+@pytest.mark.parametrize("target", ["h100", pytest.param("orin", marks=pytest.mark.thorough)])
 def test_a_gpu_that_it_does_not_compile_for_is_told_and_the_sweep_goes_on(tmp_path: Path, target: str) -> None:
     result = sweep(MODEL, DIGITS, precisions="fp16", backend="tensorrt-rtx", target=target, out=tmp_path, threads=2)
     for compiled in result.precisions[0].compiled:

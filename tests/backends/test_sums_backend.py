@@ -150,6 +150,7 @@ def test_the_sensitivity_to_a_layer_is_what_the_plan_with_that_pin_finds(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_threads_and_processes_change_no_bit(model: Model, samples: Dataset) -> None:
     plan, one = plan_for(model, FP16), backend_for(model, samples)
     wanted = figures(compared(one, plan, samples))

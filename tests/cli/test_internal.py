@@ -134,6 +134,7 @@ def test_no_help_needs_more_than_the_command_line() -> None:
     assert "--debug" not in found.stdout
 
 
+@pytest.mark.thorough
 def test_where_compiled_loops_cannot_be_kept_they_are_compiled_anew(tmp_path: Path) -> None:
     """As in a read-only installation, for a user without a home."""
     source, package = Path(precisionlab.__file__).parent, tmp_path / "package" / "precisionlab"

@@ -154,6 +154,7 @@ def raises() -> list[Raise]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_tool_finds_the_raises_of_our_errors_and_which_were_executed_or_are_read(
     tmp_path: Path, raises: list[Raise]
 ) -> None:

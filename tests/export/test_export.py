@@ -503,6 +503,7 @@ def row(name: str, kind: str, nodes: Sequence[str], inputs: Sequence[str], *outp
 class TestPolygraphy:
     @pytest.mark.slow
     @needs_rtx
+    @pytest.mark.thorough
     def test_on_real_networks_the_script_does_what_the_backend_does(self, tmp_path: Path) -> None:
         prepared = Path(__file__).parents[2] / "examples" / "prepared"
         names = ("magika", "minilm_l3", "ppocr4_rec")

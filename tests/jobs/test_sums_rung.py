@@ -121,6 +121,7 @@ def test_the_ladder_has_it_of_itself_only_where_sums_are_in_half_and_engines_tak
 
 @pytest.mark.slow
 @needs_rtx
+@pytest.mark.thorough
 def test_a_sweep_for_typed_engines_offers_it_and_the_engine_is_compiled(toy: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = toy
     options = {"precisions": "fp16", "minimize": "cost", "backend": "tensorrt-rtx", "target": "l4", "threads": 2}

@@ -364,6 +364,7 @@ def test_any_precision_can_be_pinned_and_any_be_the_default(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
     for threads in (1, 2):
         sweep(MODEL, DIGITS, samples=9, threads=threads, out=tmp_path / str(threads))

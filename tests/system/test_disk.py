@@ -231,6 +231,7 @@ def test_the_shards_of_one_calibration_are_merged_by_one_process(tmp_path: Path)
     assert run(*merge, "--out", tmp_path / "merged").exit_code == 0
 
 
+@pytest.mark.thorough
 def test_of_two_sweeps_of_one_folder_one_works_undisturbed_and_the_other_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "precisionlab", "sweep", MODEL, *DATA, "--precisions", "int8", "--out"]
     swept = tmp_path / "run"
