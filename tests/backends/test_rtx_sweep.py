@@ -28,6 +28,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     return sweep(MODEL, DIGITS, precisions="fp16,int8", backend="tensorrt-rtx", target="l4", out=out, threads=2)
 
 
+@pytest.mark.thorough
 def test_both_engines_of_a_precision_are_compiled_and_every_pin_is_taken(found: SweepResult) -> None:
     fp16, int8 = found.precisions
     assert [compiled.name for compiled in fp16.compiled] == ["fp16", "fp16 mixed"]

@@ -448,6 +448,7 @@ def test_it_is_told_in_which_type_each_layer_adds_up(double: Callable[..., None]
     assert "in half, " in pages[0]
 
 
+@pytest.mark.thorough
 def test_layers_that_run_in_int8_against_the_plan_are_told_and_held_where_that_is_asked(
     double: Callable[..., None], tmp_path: Path, fixed: Path
 ) -> None:

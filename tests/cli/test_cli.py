@@ -257,6 +257,7 @@ def test_json_keeps_the_exit_code_and_errors_stay_off_standard_output() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_terminal_without_the_signs_does_not_end_the_run() -> None:
     result = command(
         "sweep", MODEL, *DATA, "--samples", "2", "--precisions", "int8", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
@@ -268,6 +269,7 @@ def test_a_terminal_without_the_signs_does_not_end_the_run() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")
+@pytest.mark.thorough
 def test_a_folder_whose_name_is_not_utf8_is_no_obstacle() -> None:
     data, out = os.fsdecode(b"data \xff"), os.fsdecode(b"run \xff")
     folder(x=np.ones((1, 4), np.float32)).rename(data)

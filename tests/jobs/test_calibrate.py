@@ -596,6 +596,7 @@ def test_merging_nothing_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_sweep_calibrates_with_each_method_and_the_journal_never_mixes_them_up(tmp_path: Path) -> None:
     def figures(calibration: str, out: str) -> tuple[float, ...]:
         result = sweep(

@@ -343,7 +343,15 @@ def real() -> dict[str, tuple[Model, list[Sample], list[tuple[str, ...]]]]:
 
 
 @needs_rtx
-@pytest.mark.parametrize("name", ["digits", "orient", "magika", pytest.param("minilm", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("digits", marks=pytest.mark.thorough),
+        "orient",
+        "magika",
+        pytest.param("minilm", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_real_engine_s_kernels_are_emulated(
     name: str, real: dict[str, tuple[Model, list[Sample], list[tuple[str, ...]]]]
 ) -> None:

@@ -753,6 +753,7 @@ OPERANDS = {
 
 
 @needs_rtx
+@pytest.mark.thorough
 def test_rtx_builds_every_kind_of_int8_operand(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     files: dict[Path, Model] = {}
