@@ -23,7 +23,7 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.repair import Exactness
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
-from precisionlab.rewrite.repairs import is_repairable, repaired_graph
+from precisionlab.rewrite.repairs import is_repairable, repaired_graph, repaired_precisions
 from precisionlab.search.causes import causes
 from precisionlab.search.certificate import Figures, figures_of
 from precisionlab.search.repairing import Found, Repairs, find_repairs
@@ -130,9 +130,8 @@ def repair(
 
 def _low(name: str) -> Precision:
     precision = Precision.parse(name)
-    floats = [one for one in Precision.low() if one.is_low_float and not one.is_for_pins]
-    if precision not in floats:
-        raise OptionError(f"precision {name}: repairs are for {either(floats)}")
+    if precision not in repaired_precisions():
+        raise OptionError(f"precision {name}: repairs are for {either(repaired_precisions())}")
     return precision
 
 

@@ -18,7 +18,7 @@ from precisionlab.rewrite.repairs.reduce_mean import ReduceMean
 from precisionlab.rewrite.repairs.scale_pair import ScalePair
 from precisionlab.rewrite.repairs.sum_of_squares import SumOfSquares
 
-__all__ = ["PASSES", "RepairPass", "Sight", "found_repairs", "is_repairable", "repaired_graph"]
+__all__ = ["PASSES", "RepairPass", "Sight", "found_repairs", "is_repairable", "repaired_graph", "repaired_precisions"]
 
 PASSES: Mapping[str, RepairPass] = {
     one.name: one for one in (ClampConstant(), LogHypot(), SumOfSquares(), ReduceMean(), ScalePair())
@@ -26,10 +26,18 @@ PASSES: Mapping[str, RepairPass] = {
 """The kinds, in the order in which they are tried: those that change least come first."""
 
 
+def repaired_precisions() -> tuple[Precision, ...]:
+    """The precisions that there are repairs for."""
+    return tuple(one for one in Precision.low() if one.is_low_float and not one.is_for_pins)
+
+
 def is_repairable(model: Model, precision: Precision) -> bool:
     """Whether there are repairs for the precision at all, and for a model that has no half of its own."""
-    is_half = precision.is_low_float and not precision.is_for_pins
-    return is_half and not model.halves and not any(layer.own or layer.has_own_inside for layer in model.layers)
+    return (
+        precision in repaired_precisions()
+        and not model.halves
+        and not any(layer.own or layer.has_own_inside for layer in model.layers)
+    )
 
 
 def found_repairs(sight: Sight) -> tuple[Repair, ...]:

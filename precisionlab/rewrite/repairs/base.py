@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import onnx_ir as ir
@@ -36,7 +37,12 @@ class Sight:
 
     def layer_of(self, node: ir.Node) -> str:
         """The layer that the node belongs to."""
-        return next(layer.name for layer in self.model.layers if node.name in layer.nodes)
+        return self._layers[str(node.name)]
+
+    @cached_property
+    def _layers(self) -> Mapping[str, str]:
+        """Node name → the name of its layer."""
+        return {name: layer.name for layer in self.model.layers for name in layer.nodes}
 
     def bulk(self, value: ir.Value) -> float | None:
         """From where on the values of a tensor count: those below make up a ten thousandth of its squares' sum.

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from precisionlab.model.subgraphs import outer_values
+
 Use = tuple[ir.Node, int]
 """An input of a node, by its index."""
 
@@ -252,8 +254,6 @@ def _half(scale: int) -> int:
 
 
 def _captured(node: ir.Node) -> set[ir.Value]:
-    from precisionlab.model.flow import outer_values
-
     return set(outer_values(node))
 
 
