@@ -179,9 +179,9 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         console.print(Padding(pin.reason, (0, 0, 0, 6)))
     if len(pins) > _WORST:
         console.print(f"  … and {len(pins) - _WORST} more, in the plan")
-    if outcome.repairs:
+    if outcome.repairs and (repair := repair_command_line(result.run, name)):
         console.print("a repair may do without pins; none was tried:")
-        console.print(f"  {repair_command_line(result.run, name)}", soft_wrap=True)
+        console.print(f"  {repair}", soft_wrap=True)
     if outcome.ranked:
         console.print()
         console.print(_worst_layers(result, outcome, console.width - _OTHER_COLUMNS))

@@ -11,7 +11,7 @@ from typing import Any
 
 from precisionlab.data.hook import is_hook
 from precisionlab.errors import OptionError
-from precisionlab.report.cells import is_quantized
+from precisionlab.report.cells import bounds_of, is_quantized
 from precisionlab.report.section import PrecisionSection
 from precisionlab.system.parsing import parse_duration
 
@@ -88,10 +88,17 @@ def _doubled(before: Sequence[str], word: str) -> str:
 
 
 def repair_command_line(run: Mapping[str, Any], precision: str) -> str:
-    """The command that looks for an equivalent model that is right in the precision without pins."""
-    data = run["data"]["folder"]
-    given = ["--data", _path(str(data))] if data is not None else []
-    return _line("repair", _path(str(run["model"]["path"])), *given, "--precision", precision)
+    """The command that looks for an equivalent model that is right in the precision without pins, as the run holds it.
+
+    "" for a run on random inputs: a repair is held to samples.
+    """
+    data, metric = run["data"]["folder"], run["data"].get("metric")
+    if data is None:
+        return ""
+    held_to = [word for bound in bounds_of(str(run["tolerance"][precision])) for word in ("--tolerance", str(bound))]
+    measured = [] if metric is None else ["--metric", str(metric)]
+    given = ["--data", _path(str(data)), "--precision", precision]
+    return _line("repair", _path(str(run["model"]["path"])), *given, *held_to, *measured)
 
 
 def run_commands(run: Mapping[str, Any]) -> tuple[Command, ...]:
