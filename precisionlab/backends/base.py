@@ -110,7 +110,8 @@ class Backend(ABC):
     sees_every_layer: bool = True
     """Whether `compare` and `judge` tell of every layer's output."""
     model: Model
-    """The model at the shapes of the data."""
+    """The model at the shapes of the data. With repairs that round elsewhere its final outputs are held to those of the
+    model without; layers are held to its own float32, which is nearly the same."""
 
     @abstractmethod
     def collector(self, tensors: Sequence[str]) -> Collector:

@@ -75,6 +75,9 @@ class OnnxRuntimeBackend(Backend):
         self.share = UNLIMITED if memory is None or device is not CPU else share_of(memory, model)
         self.budget = self.share.segment if budget is None else budget
         self.model = at_shapes(model, self._shapes(model, first))
+        self._original: OnnxRuntimeBackend | None = None
+        if model.original is not None and model.is_rounded_by_repairs:
+            self._original = OnnxRuntimeBackend(model.original, first, threads, budget, memory, device)
 
     @property
     def cuts(self) -> dict[str, list[int]]:
@@ -108,7 +111,18 @@ class OnnxRuntimeBackend(Backend):
     def reference(self, names: Collection[str]) -> Callable[[Sample], dict[str, NDArray[Any]]]:
         """The function that gives the reference's values of these final or layer outputs, for one sample."""
         values = self._values(names, LayerCopier)
-        return lambda sample: next(values([sample]))
+        original = self.original_outputs(names)
+        return lambda sample: next(values([sample])) | original(sample)
+
+    def original_outputs(self, names: Collection[str]) -> Callable[[Sample], dict[str, NDArray[Any]]]:
+        """The function that gives those of these final outputs that are another model's: see `Backend.model`.
+
+        A repaired model is held to the original's float32. Where its own is that to the bit, there are none.
+        """
+        final = {info.name for info in self.model.outputs}
+        if self._original is None or not final.intersection(names):
+            return lambda sample: {}
+        return self._original.reference(final.intersection(names))
 
     def references(
         self, names: Collection[str], samples: Iterable[Sample], copier: CopierOf = LayerCopier
@@ -152,7 +166,10 @@ class OnnxRuntimeBackend(Backend):
         copier = copier_of(evaluation.arithmetic)
         runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.runs_on, copier)
         what = _Watching(self.model, evaluation, self.runs_on)
-        return lambda samples: runner.each(samples, lambda sample: _Watch(what, sample.label), self.threads)
+        original = self.original_outputs(what.judged)
+        return lambda samples: runner.each(
+            samples, lambda sample: _Watch(what, sample.label, original(sample)), self.threads
+        )
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
@@ -277,8 +294,10 @@ class _Watching:
 class _Watch:
     """Looks at the values of an evaluation while a sample goes through, and keeps their statistics alone."""
 
-    def __init__(self, what: _Watching, label: str | None) -> None:
+    def __init__(self, what: _Watching, label: str | None, original: Mapping[str, NDArray[Any]]) -> None:
+        """`original` has the reference's values of outputs that are not the model's own; see `original_outputs`."""
         self._what = what
+        self._original = original
         self._label = label
         self._layers = what.device.errors(what.formats)
         self._look = self._count if what.evaluation.detail is Detail.NONFINITE else self._compare
@@ -298,6 +317,7 @@ class _Watch:
 
     def result(self) -> SampleResult:
         """The statistics of the sample."""
+        self._reference.update(self._original)
         errors = judged_errors(self._what.evaluation.judging, self._reference, self._variant)
         values = None
         if self._what.evaluation.values:

@@ -36,6 +36,7 @@ def source_of(backend: OnnxRuntimeBackend, dataset: Dataset) -> Source:
     return Source(
         model=str(model.path.resolve()),
         model_sha256=model.sha256,
+        repairs=model.repairs,
         data=None if dataset.is_random else str(data.resolve()) if data else _anywhere(dataset.origin),
         shapes=tuple(dataset.random_shapes.items()),
         seed=dataset.seed,

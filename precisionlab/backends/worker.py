@@ -28,6 +28,8 @@ from precisionlab.data import Dataset, Sample, open_dataset, random_dataset
 from precisionlab.data.sample import Entry, digest
 from precisionlab.errors import DataError, ModelError, OptionError, PrecisionLabError
 from precisionlab.model import load_model
+from precisionlab.model.repair import Repair
+from precisionlab.rewrite.repairs import repaired_model
 from precisionlab.system.versions import PROCESSOR, versions
 
 T = TypeVar("T")
@@ -60,11 +62,12 @@ class Source:
     """What a worker opens: the model, the data and the versions of the packages that figures depend on.
 
     `data` is a folder or a hook; None for random inputs, which `shapes` and `seed` tell. `first` is the sample that
-    says the model's shapes, `budget`, `memory` and `device` those of the backend.
+    says the model's shapes, `budget`, `memory` and `device` those of the backend. `repairs` are made to the model.
     """
 
     model: str
     model_sha256: str
+    repairs: tuple[Repair, ...]
     data: str | None
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     seed: int
@@ -133,6 +136,7 @@ class _Opened:
             model = load_model(Path(source.model))
             if model.sha256 != source.model_sha256:
                 raise ModelError(f"{source.model}: not the model that the run began with; give every worker the same")
+            model = repaired_model(model, source.repairs)
             if source.data is None:
                 dataset = random_dataset(model, dict(source.shapes), source.seed)
             else:

@@ -19,6 +19,7 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset
 from precisionlab.evaluate.journal import Journal
 from precisionlab.model import Model
+from precisionlab.model.digest import repaired_content
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.observe import Flow, observed_rows
@@ -189,8 +190,10 @@ class Evaluator:
         """What is known already under this key; else do the work, and note it in the journal.
 
         `work` gives plain values, and `read` makes of these what is asked for. What an earlier run has noted and `read`
-        cannot take, or does not fit, is done anew.
+        cannot take, or does not fit, is done anew. What is known of a repaired model is another thing.
         """
+        if self.model.repairs:
+            key = {**key, "repaired": repaired_content(self.model)}
         name = json.dumps(key, sort_keys=True)
         if name not in self._done:
             if (known := self.journal.known(key)) is not None:

@@ -13,8 +13,8 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.ranges import chosen_ranges, compared_with
 from precisionlab.evaluate.running_sums import RunningSum, running_sums
 from precisionlab.evaluate.values import Look, ObservedValues
+from precisionlab.model.repair import Repair
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.plan.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.plans import completed, plan_for

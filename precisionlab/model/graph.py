@@ -13,6 +13,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from precisionlab.model.opset import opset_of
+from precisionlab.model.repair import Exactness, Repair
 from precisionlab.model.subgraphs import outer_values
 from precisionlab.model.tail import Tail
 from precisionlab.precision import Precision
@@ -216,6 +217,8 @@ class Model:
     idle: tuple[IdleNode, ...] = ()
     bodies: Mapping[ir.Graph, Body] = field(default_factory=dict)
     inner: Mapping[str, InnerTensor] = field(default_factory=dict)
+    repairs: tuple[Repair, ...] = ()
+    original: Model | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:
@@ -270,6 +273,11 @@ class Model:
         halves = {precision.number_format.element for precision in Precision.low() if not precision.is_quantized}
         infos = (*self.inputs, *self.outputs)
         return {info.name: info.dtype for info in infos if info.dtype is not None and info.dtype in halves}
+
+    @property
+    def is_rounded_by_repairs(self) -> bool:
+        """Whether a repair rounds elsewhere, so that its float32 is not the original's to the bit."""
+        return any(repair.exactness is Exactness.ROUNDING for repair in self.repairs)
 
     @property
     def opset(self) -> int:

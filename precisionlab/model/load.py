@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx.shape_inference
@@ -30,6 +31,7 @@ from precisionlab.model.lift import OWN, lift
 from precisionlab.model.light import big_as_inputs
 from precisionlab.model.measurable import check_measurable
 from precisionlab.model.names import new_name
+from precisionlab.model.repair import Repair
 from precisionlab.model.strangers import cut_strangers, has_strangers
 from precisionlab.model.tail import Tail, graft
 from precisionlab.model.validate import check_sound
@@ -63,17 +65,8 @@ def load_model(path: Path) -> Model:
         typed = inferred(model)
         idle = drop_idle(model, typed)
         declared = tensors_of(typed)
-        known = {
-            graph: {name: _lifted(info) for name, info in tensors_of(typed, copied).items()}
-            for graph, copied in zip(model.graphs(), typed.graphs(), strict=True)
-        }
+        known = _known(model, typed)
         prepared, exported = _handed_on(model, typed, declared, simple)
-    tensors = known[model.graph]
-    _note_ranks(model.graph, tensors)
-    functions = frozenset((f.domain, f.name) for f in model.functions.values())
-    bodies = bodies_of(model, known, functions)
-    layers = with_islands(layers_of(model.graph, tensors, functions, bodies), bodies)
-    layers, inner = with_inside(layers, model.graph, tensors, bodies)
     tail = simple.tail
     return Model(
         path=path,
@@ -81,8 +74,6 @@ def load_model(path: Path) -> Model:
         onnx=model,
         inputs=tuple(declared[str(v.name)] for v in model.graph.inputs),
         outputs=tuple(declared[str(v.name)] for v in model.graph.outputs),
-        tensors=tensors,
-        layers=layers,
         data_files=frozenset(data_files),
         prepared=prepared,
         exported=exported,
@@ -93,9 +84,55 @@ def load_model(path: Path) -> Model:
         | {node.tensor: node.source for node in idle}
         | dict.fromkeys(tail.tensors if tail else ()),
         idle=idle,
-        bodies=bodies,
-        inner=inner,
+        **_layered(model, known),
     )
+
+
+def with_graph(original: Model, graph: ir.Model, repairs: tuple[Repair, ...]) -> Model:
+    """The model with these repairs, which have made `graph` of its own; engines and tools are given that graph.
+
+    Raises ModelError where types and shapes cannot be inferred of it.
+    """
+    with _as_graph(original.path):
+        name_nodes(graph.graph)
+        typed = inferred(graph)
+        known = _known(graph, typed)
+    exported = graph
+    if original.tail is not None:
+        exported = graph.clone()
+        graft(exported, original.tail)
+    there = {name for tensors in known.values() for name in tensors}
+    gone = {name: source if source in there else None for name, source in original.gone.items()}
+    return replace(
+        original,
+        onnx=graph,
+        prepared=graph,
+        exported=exported,
+        gone=gone | dict.fromkeys(original.tensors.keys() - there),
+        idle=(),
+        repairs=repairs,
+        original=original,
+        **_layered(graph, known),
+    )
+
+
+def _known(model: ir.Model, typed: ir.Model) -> dict[ir.Graph, dict[str, TensorInfo]]:
+    """The tensors of each graph, with what is half there in float32."""
+    return {
+        graph: {name: _lifted(info) for name, info in tensors_of(typed, copied).items()}
+        for graph, copied in zip(model.graphs(), typed.graphs(), strict=True)
+    }
+
+
+def _layered(model: ir.Model, known: Mapping[ir.Graph, dict[str, TensorInfo]]) -> dict[str, Any]:
+    """A graph's tensors and layers, and those of the bodies inside: the fields of a Model."""
+    tensors = known[model.graph]
+    _note_ranks(model.graph, tensors)
+    functions = frozenset((f.domain, f.name) for f in model.functions.values())
+    bodies = bodies_of(model, known, functions)
+    layers = with_islands(layers_of(model.graph, tensors, functions, bodies), bodies)
+    layers, inner = with_inside(layers, model.graph, tensors, bodies)
+    return {"tensors": tensors, "layers": layers, "bodies": bodies, "inner": inner}
 
 
 def _checked(path: Path) -> tuple[tuple[Path, ...], bool]:

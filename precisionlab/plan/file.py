@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.errors import OptionError, PlanError
-from precisionlab.plan.plan import PLAN_SCHEMA, Pin, PrecisionPlan
+from precisionlab.model.repair import Repair
+from precisionlab.plan.plan import READ_SCHEMAS, Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.system.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
 from precisionlab.system.wording import either
@@ -25,8 +26,9 @@ def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
     """
     if not isinstance(data, Mapping):
         raise PlanError(f"{where}: a plan is a JSON object, this is a {type(data).__name__}")
-    if data.get("schema") != PLAN_SCHEMA:
-        raise PlanError(f"{where}: schema is {data.get('schema')!r}, this version reads {PLAN_SCHEMA}")
+    if data.get("schema") not in READ_SCHEMAS:
+        read = " and ".join(map(str, READ_SCHEMAS))
+        raise PlanError(f"{where}: schema is {data.get('schema')!r}, this version reads {read}")
     try:
         sha256 = data["model"]["sha256"]
         default = Precision.parse(str(data["default"]))
@@ -47,7 +49,21 @@ def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
         raise PlanError(f"{where}: `calibration` must be the name of a method")
     pins = tuple(_pin(p, i, where) for i, p in enumerate(raw_pins))
     _check_one_precision(((node, pin.precision) for pin in pins for node in pin.nodes), "node", where)
-    return PrecisionPlan(sha256, default, pins, around, calibration)
+    return PrecisionPlan(sha256, default, pins, around, calibration, repairs_from_dict(data, where))
+
+
+def repairs_from_dict(data: Mapping[str, Any], where: str = "plan") -> tuple[Repair, ...]:
+    """The repairs of a plan's JSON object. Raises PlanError for what is none, naming it."""
+    raw = data.get("repairs", [])
+    if not isinstance(raw, list):
+        raise PlanError(f"{where}: `repairs` must be a list")
+    found = []
+    for index, entry in enumerate(raw):
+        try:
+            found.append(Repair.from_dict(entry))
+        except ValueError as error:
+            raise PlanError(f"{where}: repairs[{index}]: {error}") from None
+    return tuple(found)
 
 
 def _check_one_precision(pinned: Iterable[tuple[str, Precision]], what: str, where: str) -> None:

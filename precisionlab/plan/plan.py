@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
+READ_SCHEMAS = (1, PLAN_SCHEMA)
+"""Those that are read: the first has no repairs."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class PrecisionPlan:
     A pin to fp32 means that the nodes named take and give float32 values. `around` is the precision
     of the layers that int8 does not touch (every layer that is not a Conv, ConvTranspose, Gemm or
     MatMul); it only matters where the default is int8. `calibration` is the method that found the int8
-    ranges; None where none were needed.
+    ranges; None where none were needed. `repairs` are made to the model first, in this order: nodes and layers are
+    those of the repaired model then.
     """
 
     model_sha256: str
@@ -37,6 +41,7 @@ class PrecisionPlan:
     pins: tuple[Pin, ...] = ()
     around: Precision = Precision.FP32
     calibration: str | None = None
+    repairs: tuple[Repair, ...] = ()
 
     def pinned(self) -> dict[str, Precision]:
         """Layer name → the precision that it is pinned to."""
@@ -67,6 +72,7 @@ class PrecisionPlan:
             "default": self.default.value,
             "around": self.around.value,
             **({} if self.calibration is None else {"calibration": self.calibration}),
+            "repairs": [repair.to_dict() for repair in self.repairs],
             "pins": [
                 {
                     "layer": pin.layer,

@@ -26,7 +26,8 @@ def plan_for(
 
     `around` is what the float layers around quantized ones run in, `calibration` the method that found the ranges.
     """
-    return completed(model, PrecisionPlan(model.sha256, precision, around=around, calibration=calibration), table)
+    plan = PrecisionPlan(model.sha256, precision, around=around, calibration=calibration, repairs=model.repairs)
+    return completed(model, plan, table)
 
 
 def completed(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionPlan:

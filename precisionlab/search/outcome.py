@@ -14,9 +14,9 @@ from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.evaluate.running_sums import RunningSum
+from precisionlab.model.repair import Repair
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.plan.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.search.alternatives import Alternative, AlternativeKind
 from precisionlab.search.causes import Cause

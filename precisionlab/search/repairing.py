@@ -11,7 +11,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
-from precisionlab.plan.repair import Repair
+from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import Sight, found_repairs
 

@@ -19,7 +19,7 @@ from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.histogram import histogram_of
 from precisionlab.errors import PlanError
 from precisionlab.model import Model, load_model
-from precisionlab.plan.repair import Exactness, Repair
+from precisionlab.model.repair import Exactness, Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import Sight, found_repairs, repaired_graph
 

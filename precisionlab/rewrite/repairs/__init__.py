@@ -9,7 +9,8 @@ from onnx_ir.passes import common as passes
 
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
-from precisionlab.plan.repair import Repair
+from precisionlab.model.load import with_graph
+from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs.base import RepairPass, Sight
 from precisionlab.rewrite.repairs.clamp_constant import ClampConstant
@@ -18,7 +19,16 @@ from precisionlab.rewrite.repairs.reduce_mean import ReduceMean
 from precisionlab.rewrite.repairs.scale_pair import ScalePair
 from precisionlab.rewrite.repairs.sum_of_squares import SumOfSquares
 
-__all__ = ["PASSES", "RepairPass", "Sight", "found_repairs", "is_repairable", "repaired_graph", "repaired_precisions"]
+__all__ = [
+    "PASSES",
+    "RepairPass",
+    "Sight",
+    "found_repairs",
+    "is_repairable",
+    "repaired_graph",
+    "repaired_model",
+    "repaired_precisions",
+]
 
 PASSES: Mapping[str, RepairPass] = {
     one.name: one for one in (ClampConstant(), LogHypot(), SumOfSquares(), ReduceMean(), ScalePair())
@@ -50,6 +60,15 @@ def found_repairs(sight: Sight) -> tuple[Repair, ...]:
                 seen.update(repair.nodes)
                 found.append(repair)
     return tuple(found)
+
+
+def repaired_model(model: Model, repairs: tuple[Repair, ...]) -> Model:
+    """The model with these repairs in the place of those that it has, its layers as our patterns fuse them.
+
+    Raises PlanError where one of them cannot be carried out.
+    """
+    original = model.original or model
+    return with_graph(original, repaired_graph(original.onnx, repairs), repairs) if repairs else original
 
 
 def repaired_graph(model: ir.Model, repairs: Iterable[Repair]) -> ir.Model:

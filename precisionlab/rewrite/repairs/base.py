@@ -13,7 +13,7 @@ import onnx_ir as ir
 from precisionlab.calibration.coarse import PARTS, CoarseHistogram
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
-from precisionlab.plan.repair import Repair
+from precisionlab.model.repair import Repair
 from precisionlab.precision import Format
 from precisionlab.rewrite.repairs.region import Fits
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from precisionlab.plan.repair import Exactness, Repair
+from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Sight, node_of, refused, scale_of
 from precisionlab.rewrite.repairs.region import constant
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from precisionlab.model.names import all_names, new_name
-from precisionlab.plan.repair import Exactness, Repair
+from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Sight, node_of, refused
 from precisionlab.rewrite.repairs.reductions import reduction, squeezed
 from precisionlab.rewrite.repairs.region import constant, is_constant, scalar_of

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from precisionlab.plan.repair import Exactness, Repair
+from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Sight, ends_at, node_of, refused, scale_of
 from precisionlab.rewrite.repairs.region import Fits, Region, UnscalableError, apply, ends_of, is_constant, region_of
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from precisionlab.model.names import all_names, new_name
-from precisionlab.plan.repair import Exactness, Repair
+from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Sight, ends_at, node_of, refused, scale_of
 from precisionlab.rewrite.repairs.region import Region, UnscalableError, Use, apply, ends_of, region_of, scalar_of
 

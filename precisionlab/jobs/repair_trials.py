@@ -1,0 +1,136 @@
+"""Sets of repairs of one model, tried in a low precision: what the search for repairs asks, on real evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from precisionlab.backends.equivalence import Equivalence, equivalence
+from precisionlab.calibration.coarse import CoarseHistogram
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.data import Dataset
+from precisionlab.errors import ModelError
+from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.values import Look, observed_values
+from precisionlab.model import Model
+from precisionlab.model.repair import Exactness
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.rewrite.plans import plan_for
+from precisionlab.rewrite.repairs import repaired_model
+from precisionlab.search.causes import causes
+from precisionlab.search.repairing import Repairs
+from precisionlab.system.wording import counted
+
+NEARLY = 1e-5
+"""What a repair that rounds elsewhere may differ by in float32, as a share of an output's largest number."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The int8 ranges of one model, and the method that found them; neither where the precision needs none."""
+
+    method: str | None = None
+    table: CalibrationTable | None = None
+
+
+NO_RANGES = Ranges()
+
+
+@dataclass(frozen=True)
+class Means:
+    """What evaluates one model: its evaluator, and what shows its float32 tensors in this process."""
+
+    evaluator: Evaluator
+    look: Look
+
+
+class RepairTrials:
+    """One model with repairs, each set of them built once and evaluated without pins; see `Trials`."""
+
+    def __init__(
+        self,
+        original: Means,
+        precision: Precision,
+        around: Precision,
+        opened: Callable[[Model], Means],
+        ranges_of: Callable[[Means], Ranges] = lambda means: NO_RANGES,
+    ) -> None:
+        """`opened` makes the means of a repaired model, `ranges_of` finds the int8 ranges of one."""
+        self._precision, self._around, self._opened, self._ranges_of = precision, around, opened, ranges_of
+        self._means: dict[Repairs, Means] = {(): original}
+        self._ranges: dict[Repairs, Ranges] = {}
+
+    def model(self, repairs: Repairs) -> Model:
+        """The model at the shapes of the data. Raises PlanError where a repair cannot be carried out."""
+        return self._evaluator(repairs).model
+
+    def judged(self, repairs: Repairs) -> Comparison:
+        """The final outputs in the precision."""
+        evaluator, (plan, table) = self._evaluator(repairs), self.plan(repairs)
+        reference = evaluator.compare("float32", PrecisionPlan(evaluator.model.sha256, Precision.FP32), None)
+        return evaluator.judge(self._title(repairs), plan, table, reference)
+
+    def whole(self, repairs: Repairs) -> tuple[Comparison, Comparison | None]:
+        """All tensors in the precision, on the samples that choose, and on those held out."""
+        plan, table = self.plan(repairs)
+        return self._compared(repairs), self._evaluator(repairs).hold_to(self._title(repairs), plan, table)
+
+    def broken(self, repairs: Repairs) -> Mapping[str, str]:
+        """Layer → why it breaks in the precision."""
+        evaluator, (plan, _), low = self._evaluator(repairs), self.plan(repairs), self._compared(repairs)
+        found = causes(evaluator.model, plan, low.inherited, low.introduced, evaluator.arithmetic.constants)
+        return {name: str(cause) for name, cause in found.items()}
+
+    def histograms(self, repairs: Repairs) -> Mapping[str, CoarseHistogram]:
+        """What the tensors hold in float32, on the samples that choose."""
+        means = self.means(repairs)
+        return observed_values(means.evaluator, self._precision.is_quantized, means.look).histograms
+
+    def same(self, repairs: Repairs, samples: Dataset, threads: int) -> Equivalence:
+        """How the repaired model lies beside the original in float32, on these samples.
+
+        Raises ModelError where it is not what its repairs promise.
+        """
+        original, repaired = self._evaluator(()).model, self._evaluator(repairs).model
+        observer = self._evaluator(()).observer
+        observer.stage("the repaired model beside the original, in float32", len(samples))
+        same = equivalence(original.onnx, repaired.onnx, samples, threads, observer.advance)
+        promised = all(one.exactness is Exactness.BITWISE for one in repairs)
+        if (promised and not same.is_bitwise) or same.largest > NEARLY:
+            kinds = ", ".join(map(str, repairs))
+            raise ModelError(
+                f"{original.path}: with {kinds} its float32 outputs differ by {same.largest:.2g} of their largest "
+                "number, which such repairs must not do; nothing was written; please report this"
+            )
+        return same
+
+    def means(self, repairs: Repairs) -> Means:
+        """What evaluates the model with these repairs."""
+        if repairs not in self._means:
+            self._means[repairs] = self._opened(repaired_model(self._evaluator(()).model, repairs))
+        return self._means[repairs]
+
+    def ranges(self, repairs: Repairs) -> Ranges:
+        """The int8 ranges of the model with these repairs."""
+        if repairs not in self._ranges:
+            self._ranges[repairs] = self._ranges_of(self.means(repairs))
+        return self._ranges[repairs]
+
+    def plan(self, repairs: Repairs) -> tuple[PrecisionPlan, CalibrationTable | None]:
+        """The precision without pins, but for those that it cannot do without, and its ranges."""
+        found = self.ranges(repairs)
+        model = self.model(repairs)
+        plan = plan_for(model, self._precision, found.table, around=self._around, calibration=found.method)
+        return plan, found.table
+
+    def _compared(self, repairs: Repairs) -> Comparison:
+        plan, table = self.plan(repairs)
+        return self._evaluator(repairs).compare(self._title(repairs), plan, table, introduced=True)
+
+    def _evaluator(self, repairs: Repairs) -> Evaluator:
+        return self.means(repairs).evaluator
+
+    def _title(self, repairs: Repairs) -> str:
+        return f"{self._precision} with {counted(len(repairs), 'repair')}" if repairs else f"{self._precision}"
