@@ -47,13 +47,24 @@ _MANY = 1000
 """Nodes of a graph whose session is hundreds of thousands of small blocks."""
 
 
+AS_WRITTEN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+"""The level at which each node is a kernel of its own: nothing is fused or folded."""
+
+
 class Session:
     """One graph, ready to run on the CPU. Raises ModelError where ONNX Runtime cannot load it."""
 
-    def __init__(self, graph: ir.Model, threads: int, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> None:
+    def __init__(
+        self,
+        graph: ir.Model,
+        threads: int,
+        providers: Sequence[Any] = ("CPUExecutionProvider",),
+        level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    ) -> None:
         _share_arena()
         _give_back_what_is_freed()
         options = ort.SessionOptions()
+        options.graph_optimization_level = level
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
         # ONNX Runtime would turn Quantize/Dequantize pairs into integer kernels, and move them.

@@ -38,6 +38,28 @@ def test_the_same_by_another_way_is_bitwise(tmp_path: Path, samples: Dataset) ->
     assert found == Equivalence(3, True, 0.0)
 
 
+def test_what_onnx_runtime_would_make_one_kernel_of_in_one_of_them_alone_is_still_bitwise(
+    tmp_path: Path, samples: Dataset
+) -> None:
+    norm = """
+        two = Constant <value_float = 2.0> ()
+        k = Constant <value_float = {scale}> ()
+        one = Constant <value_float = {scale}> ()
+        e = Constant <value_float = {epsilon}> ()
+        t = Tanh(x)
+        s = Mul(t, k)
+        p = Pow(s, two)
+        m = ReduceMean <axes = [-1]> (p)
+        a = Add(m, e)
+        r = Sqrt(a)
+        i = Div(one, r)
+        y = Mul(t, i)
+    """
+    one, other = (graph(tmp_path, norm.format(scale=scale, epsilon=1e-3 * scale**2)) for scale in (1.0, 2.0**-40))
+
+    assert beside(one, other, samples).is_bitwise
+
+
 def test_nan_in_the_same_places_is_the_same(tmp_path: Path, samples: Dataset) -> None:
     found = beside(graph(tmp_path, "y = Log(x)"), graph(tmp_path, "z = Identity(x)  y = Log(z)"), samples)
 
