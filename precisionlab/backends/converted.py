@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from precisionlab.backends.beside import OtherFailsError, side_by_side
 from precisionlab.backends.session import Session, as_float32
 from precisionlab.data import Dataset, Sample
 from precisionlab.errors import ModelError
@@ -46,14 +47,10 @@ class SourceRun:
 
     def agreement(self, changed: ir.Model) -> float:
         """SQNR in dB of the worst output over all samples, −inf where shapes differ. Raises ModelError."""
-        original, session = Session(self._model.onnx.clone(), self._threads), Session(changed.clone(), self._threads)
-        powers = {name: np.zeros(2) for name in original.outputs}
-        for sample in self._samples:
-            wanted, given = original.run(sample.inputs), session.run(sample.inputs)
-            for name, sums in powers.items():
-                sums += _powers(wanted[name], given[name])
-        original.close()
-        session.close()
+        powers: dict[str, np.ndarray] = {}
+        for both in side_by_side(self._model.onnx, changed, self._samples, self._threads):
+            for name, wanted in both.wanted.items():
+                powers[name] = powers.get(name, np.zeros(2)) + _powers(wanted, both.given[name])
         return min((_decibels(*sums) for sums in powers.values()), default=math.inf)
 
 
@@ -80,26 +77,17 @@ def _decibels(signal: float, noise: float) -> float:
 def _fault(model: Model, converted: ir.Model, samples: Dataset, threads: int) -> str | None:
     """In which way the converted model gives something else, with what to do; None where it does not."""
     advice = f"export the model anew at opset {opset_of(converted)}"
-    original = Session(model.onnx.clone(), threads)
     try:
-        session = Session(converted.clone(), threads)
-    except ModelError as error:
-        original.close()
-        return f"it cannot be run, to see that it gives the same; {advice}; {error}"
-    try:
-        for sample in samples:
-            wanted = original.run(sample.inputs)
-            try:
-                given = session.run(sample.inputs)
-            except ModelError as error:
-                return f"on sample {sample.name} it fails; {advice}; {error}"
-            for name in original.outputs:
-                if (told := difference(wanted[name], given[name])) is not None:
-                    where = _first(model, converted, sample, threads)
-                    return f"in float32, output {name} of sample {sample.name} {told}{where}; {advice}"
-    finally:
-        original.close()
-        session.close()
+        for both in side_by_side(model.onnx, converted, samples, threads):
+            for name, wanted in both.wanted.items():
+                if (told := difference(wanted, both.given[name])) is not None:
+                    where = _first(model, converted, both.sample, threads)
+                    return f"in float32, output {name} of sample {both.sample.name} {told}{where}; {advice}"
+    except OtherFailsError as error:
+        what = "it cannot be run, to see that it gives the same"
+        if error.sample is not None:
+            what = f"on sample {error.sample.name} it fails"
+        return f"{what}; {advice}; {error}"
     return None
 
 

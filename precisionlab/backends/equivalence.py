@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from precisionlab.backends.session import AS_WRITTEN, Session
+from precisionlab.backends.beside import side_by_side
+from precisionlab.backends.session import AS_WRITTEN
 from precisionlab.data import Dataset
 
 
@@ -36,18 +37,11 @@ def equivalence(
 ) -> Equivalence:
     """Run both on all samples. Raises ModelError where one cannot be run."""
     is_bitwise, largest = True, 0.0
-    one = Session(original.clone(), threads, level=AS_WRITTEN)
-    two = Session(other.clone(), threads, level=AS_WRITTEN)
-    try:
-        for done, sample in enumerate(samples, 1):
-            wanted, given = one.run(sample.inputs), two.run(sample.inputs)
-            for name in one.outputs:
-                same, off = _beside(wanted[name], given[name])
-                is_bitwise, largest = is_bitwise and same, max(largest, off)
-            advance(done)
-    finally:
-        one.close()
-        two.close()
+    for done, both in enumerate(side_by_side(original, other, samples, threads, AS_WRITTEN), 1):
+        for name, wanted in both.wanted.items():
+            same, off = _beside(wanted, both.given[name])
+            is_bitwise, largest = is_bitwise and same, max(largest, off)
+        advance(done)
     return Equivalence(len(samples), is_bitwise, largest)
 
 

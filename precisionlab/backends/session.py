@@ -47,6 +47,8 @@ _MANY = 1000
 """Nodes of a graph whose session is hundreds of thousands of small blocks."""
 
 
+AS_OPTIMIZED = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+"""The level at which ONNX Runtime fuses and folds what it can."""
 AS_WRITTEN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 """The level at which each node is a kernel of its own: nothing is fused or folded."""
 
@@ -59,7 +61,7 @@ class Session:
         graph: ir.Model,
         threads: int,
         providers: Sequence[Any] = ("CPUExecutionProvider",),
-        level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        level: ort.GraphOptimizationLevel = AS_OPTIMIZED,
     ) -> None:
         _share_arena()
         _give_back_what_is_freed()

@@ -15,7 +15,7 @@ from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.precision import Format
-from precisionlab.rewrite.repairs.region import Fits
+from precisionlab.rewrite.repairs.region import Fits, Order, Region
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,19 @@ class Sight:
     broken: frozenset[str]
     number_format: Format
 
-    def fits(self, value: ir.Value, exponent: int) -> bool:
-        """Whether the value times 2^`exponent` stays below half of the precision's end; of what is unknown: it does."""
+    def fits(self, value: ir.Value) -> bool:
+        """Whether the value stays below half of the precision's end; of what is unknown: it does."""
         seen = self.histograms.get(str(value.name))
-        return seen is None or math.ldexp(seen.amax, exponent) <= self.number_format.largest / 2
+        return seen is None or seen.amax <= self.number_format.largest / 2
+
+    def breaking(self, nodes: Iterable[ir.Node]) -> list[str]:
+        """The layers of these nodes that break, in the nodes' order."""
+        return [layer for layer in map(self.layer_of, nodes) if layer in self.broken]
+
+    @cached_property
+    def order(self) -> Order:
+        """Where the nodes of the graph stand."""
+        return Order(self.model.onnx.graph)
 
     def layer_of(self, node: ir.Node) -> str:
         """The layer that the node belongs to."""
@@ -108,16 +117,22 @@ def ends_at(repair: Repair) -> Fits:
     """Has a region end where it did when the repair was found: at the nodes behind its first."""
     ends = frozenset(repair.nodes[1:])
 
-    def fits(value: ir.Value, exponent: int) -> bool:
+    def fits(value: ir.Value) -> bool:
         made = value.producer()
         return made is not None and made.name in ends
 
     return fits
 
 
-def scale_of(repair: Repair, name: str) -> int:
-    """One of the repair's scales, a power of two. Raises PlanError where it has none of that name."""
+def scaled_names(first: ir.Node, region: Region) -> tuple[str, ...]:
+    """The nodes of a repair that scales a region: its first, the others where it starts, and where it ends."""
+    return tuple(dict.fromkeys(str(node.name) for node in (first, *region.seeding, *region.ends)))
+
+
+def scale_of(repair: Repair, name: str, step: int = 1) -> int:
+    """One of the repair's scales, a power of two and multiple of `step`. Raises PlanError where it has none of it."""
     scale = dict(repair.scales).get(name)
-    if not isinstance(scale, int) or abs(scale) > 126:
-        raise refused(repair, f"it needs `{name}`, a power of two from −126 to 126")
+    if not isinstance(scale, int) or abs(scale) > 126 or scale % step:
+        what = "power of two" if step == 1 else f"power of 2^{step}"
+        raise refused(repair, f"it needs `{name}`, a {what} from −126 to 126")
     return scale

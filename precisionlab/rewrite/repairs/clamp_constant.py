@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Sight, node_of, refused, scale_of
-from precisionlab.rewrite.repairs.region import constant
+from precisionlab.rewrite.repairs.scaling import constant
 
 _CARRIES = frozenset(
     [*("Add", "Sub", "Mul", "Where", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Expand", "Identity", "Slice")]

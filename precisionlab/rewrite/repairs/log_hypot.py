@@ -18,9 +18,10 @@ import onnx_ir as ir
 from precisionlab.model.names import all_names, new_name
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Sight, node_of, refused
+from precisionlab.rewrite.repairs.passing import is_constant, scalar_of
 from precisionlab.rewrite.repairs.reductions import reduction, squeezed
-from precisionlab.rewrite.repairs.region import constant, is_constant, scalar_of
-from precisionlab.rewrite.repairs.sum_of_squares import squared
+from precisionlab.rewrite.repairs.region import squared
+from precisionlab.rewrite.repairs.scaling import constant
 
 _LEAST = 2.0**-24
 """float16's smallest number: of a sum without an epsilon, M is at least this, so that zeros are not divided by."""

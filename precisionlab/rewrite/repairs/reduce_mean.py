@@ -9,8 +9,8 @@ import onnx_ir as ir
 from precisionlab.model.names import all_names, new_name
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Sight, node_of, refused
+from precisionlab.rewrite.repairs.passing import is_constant, scalar_of
 from precisionlab.rewrite.repairs.reductions import axes_of, reduction
-from precisionlab.rewrite.repairs.region import is_constant, scalar_of
 
 
 class ReduceMean:

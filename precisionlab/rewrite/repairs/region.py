@@ -1,323 +1,257 @@
 """A part of a graph that is computed at other powers of two, and gives what it gave.
 
-Scaling by a power of two is exact, and commutes with every operator that is homogeneous: f(2^e · x) = 2^(p·e) · f(x).
-So an operand can be scaled, and the scale carried on, through such operators, until a constant takes it up (the factor
-behind a sum, the weights of a product), or it cancels (x / √mean x²). In float32 no bit changes then, but where a value
-leaves the range of normal numbers.
+Scaling by a power of two is exact, and commutes with every operator that is homogeneous. So an operand can be scaled,
+and the scale carried on through such operators, until a constant takes it up (the factor behind a sum, the weights of a
+product), or it cancels (x / √mean x²).
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
-import numpy as np
 import onnx_ir as ir
 
 from precisionlab.model.subgraphs import outer_values
+from precisionlab.rewrite.repairs.passing import (
+    NONE,
+    Inputs,
+    LoneScaleError,
+    UnscalableError,
+    is_constant,
+    passed,
+    passes_on,
+    scalar_of,
+)
 
 Use = tuple[ir.Node, int]
 """An input of a node, by its index."""
+Fits = Callable[[ir.Value], bool]
+"""Whether a value may be left unscaled: the precision holds it."""
 
-
-class UnscalableError(Exception):
-    """The scale cannot be carried on, or would not come to an end."""
+_WEIGHTED = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Mul"})
+_SUMS = frozenset({"Add", "Sub", "Sum", "Concat"})
 
 
 @dataclass(frozen=True)
 class Region:
-    """What a scale of 2^`exponent` on `start` entails.
+    """What it entails that the inputs `seeds` take 2^e of what they took; of e all is told by degrees.
 
-    `uses` are the inputs that take the scaled `start`, `exponents` what each value computed of it is scaled by,
-    `constants` by how much the constant at an input is scaled, `epsilons` by how much a normalisation's epsilon, and
-    `restored` the values whose scale is taken back by a Mul where they are not taken by `carried`: inputs that let the
-    scale pass.
+    `degrees` is what each value computed of it is scaled by, `constants` by how much the constant at an input is
+    scaled, `epsilons` by how much a normalisation's epsilon, and `restored` the values whose scale is taken back by a
+    Mul where they are not taken by `carried`: inputs that let the scale pass. `is_exact`: in float32 not a bit changes.
     """
 
-    start: ir.Value
-    exponent: int
-    uses: frozenset[Use]
-    exponents: Mapping[ir.Value, int]
-    constants: Mapping[Use, int]
-    epsilons: Mapping[ir.Node, int]
+    seeds: frozenset[Use]
+    degrees: Mapping[ir.Value, Fraction]
+    constants: Mapping[Use, Fraction]
+    epsilons: Mapping[ir.Node, Fraction]
     restored: frozenset[ir.Value]
     carried: frozenset[Use]
+    is_exact: bool
+
+    @property
+    def step(self) -> int:
+        """What e must be a multiple of, so that all scales are whole powers of two."""
+        found = (*self.degrees.values(), *self.constants.values(), *self.epsilons.values())
+        return math.lcm(*(degree.denominator for degree in found))
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
-        """The nodes that compute at another scale, or whose constants change."""
-        made = (value.producer() for value in self.exponents)
-        taking = (node for node, _ in self.constants)
-        return tuple(dict.fromkeys(node for node in (*made, *taking, *self.epsilons) if node is not None))
+        """The nodes that compute at another scale."""
+        return _once(value.producer() for value in self.degrees)
+
+    @property
+    def seeding(self) -> tuple[ir.Node, ...]:
+        """The nodes that take what is scaled where it all starts, in no order that matters."""
+        return _once(node for node, _ in sorted(self.seeds, key=lambda use: (str(use[0].name), use[1])))
+
+    @property
+    def ends(self) -> tuple[ir.Node, ...]:
+        """The nodes behind which nothing is scaled: whose constant takes the scale up, or whose result is restored."""
+        taking = (node for node, _ in self.constants if node.outputs[0] not in self.degrees)
+        return _once([*taking, *(value.producer() for value in _by_name(self.restored))])
 
 
-def ends_of(region: Region) -> tuple[ir.Node, ...]:
-    """The nodes behind which nothing is scaled: whose constant takes the scale up, or whose result is scaled back."""
-    scaled = {region.start, *region.exponents}
-    taking = (node for node, _ in region.constants if node.outputs[0] not in scaled)
-    restored = (value.producer() for value in region.restored)
-    return tuple(dict.fromkeys(node for node in (*taking, *restored) if node is not None))
+def _once(nodes: Iterable[ir.Node | None]) -> tuple[ir.Node, ...]:
+    return tuple(dict.fromkeys(node for node in nodes if node is not None))
 
 
-Fits = Callable[[ir.Value, int], bool]
-"""Whether a value, scaled by a power of two, is held by the precision."""
-
-# f(2^e · x) = 2^e · f(x), of the first input; the others are shapes, indices and axes.
-_PASSES_ON = frozenset(
-    [
-        *("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Tile", "Flatten"),
-        *("Split", "Relu", "LeakyRelu", "Abs", "Neg", "DepthToSpace", "SpaceToDepth"),
-        *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"),
-        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"),
-    ]
-)
-# The same of all inputs at one scale.
-_JOINS = frozenset({"Add", "Sub", "Sum", "Mean", "Max", "Min", "Concat"})
-_PRODUCTS = frozenset({"Mul", "MatMul", "Gemm", "Conv", "ConvTranspose"})
-_NORMALISATIONS = frozenset({"LayerNormalization", "InstanceNormalization", "RMSNormalization"})
-_BIAS = 2  # of Gemm, Conv and ConvTranspose
+def _by_name(values: Iterable[ir.Value]) -> list[ir.Value]:
+    return sorted(values, key=lambda value: str(value.name))
 
 
-def region_of(
-    graph: ir.Graph, start: ir.Value, exponent: int, uses: Iterable[Use], fits: Fits, *, may_restore: bool = True
-) -> Region:
-    """What follows where these uses take `start` · 2^`exponent`.
+class Order:
+    """Where each node of a graph stands, and what subgraphs take of its values."""
 
-    A constant takes a scale up as soon as the value behind it `fits` without. Raises UnscalableError where the scale
-    does not end (or without `may_restore`, does not end by itself).
+    def __init__(self, graph: ir.Graph) -> None:
+        self._places: dict[ir.Node, int] = {}
+        self._capturing: dict[ir.Value, list[ir.Node]] = {}
+        self._captured: dict[ir.Node, frozenset[ir.Value]] = {}
+        for place, node in enumerate(graph):
+            self._places[node] = place
+            if held := outer_values(node):
+                self._captured[node] = frozenset(held)
+                for value in held:
+                    self._capturing.setdefault(value, []).append(node)
+
+    def takers(self, value: ir.Value) -> set[tuple[int, ir.Node]]:
+        """The nodes of the graph that take the value, with their places: themselves, or in a subgraph."""
+        nodes = [use.node for use in value.uses() if use.node in self._places] + self._capturing.get(value, [])
+        return {(self._places[node], node) for node in nodes}
+
+    def captured(self, node: ir.Node) -> frozenset[ir.Value]:
+        """The values that the node's subgraphs take from around them."""
+        return self._captured.get(node, frozenset())
+
+    def seeded(self, seeds: Iterable[Use]) -> set[tuple[int, ir.Node]]:
+        """The nodes of these uses, with their places. Raises UnscalableError where one is in no such place."""
+        if any(node not in self._places for node, _ in seeds):
+            raise UnscalableError
+        return {(self._places[node], node) for node, _ in seeds}
+
+
+def region_of(order: Order, seeds: Iterable[Use], fits: Fits, *, may_restore: bool = True) -> Region:
+    """What follows where these inputs take 2^e of what they took.
+
+    A constant takes a scale up as soon as the value behind it `fits` without. What is added to something scaled is
+    scaled where it is squared or multiplied by constant weights itself. Raises UnscalableError where the scale does
+    not end (or without `may_restore`, does not end by itself).
     """
-    walk = _Walk(graph, start, exponent, set(uses), fits, may_restore)
-    walk.run()
+    known = frozenset(seeds)
+    while True:
+        walk = _Walk(order, set(known), fits, may_restore)
+        more = walk.run()
+        if more is None:
+            break
+        known |= more
     return Region(
-        start,
-        exponent,
-        frozenset(walk.uses),
-        walk.exponents,
+        frozenset(walk.seeds),
+        walk.degrees,
         walk.constants,
         walk.epsilons,
         frozenset(walk.restored),
         frozenset(walk.carried),
+        walk.is_exact,
     )
 
 
 @dataclass
 class _Walk:
-    graph: ir.Graph
-    start: ir.Value
-    exponent: int
-    uses: set[Use]
+    order: Order
+    seeds: set[Use]
     fits: Fits
     may_restore: bool
-    exponents: dict[ir.Value, int] = field(default_factory=dict)
-    constants: dict[Use, int] = field(default_factory=dict)
-    epsilons: dict[ir.Node, int] = field(default_factory=dict)
+    degrees: dict[ir.Value, Fraction] = field(default_factory=dict)
+    constants: dict[Use, Fraction] = field(default_factory=dict)
+    epsilons: dict[ir.Node, Fraction] = field(default_factory=dict)
     restored: set[ir.Value] = field(default_factory=set)
     carried: set[Use] = field(default_factory=set)
+    is_exact: bool = True
 
-    def run(self) -> None:
-        for node in self.graph:
-            scales = [self._scale(node, index) for index in range(len(node.inputs))]
-            if not any(scales):
-                if self._captures_scaled(node):
-                    self._restore(value for value in _captured(node) if value in self.exponents)
+    def run(self) -> frozenset[Use] | None:
+        """Walk from the seeds to all ends; or give the further seeds that are needed for it."""
+        self._starts = {node.inputs[index] for node, index in self.seeds if not is_constant(node.inputs[index])}
+        waiting = [(place, id(node), node) for place, node in self.order.seeded(self.seeds)]
+        heapq.heapify(waiting)
+        seen: set[ir.Node] = set()
+        while waiting:
+            node = heapq.heappop(waiting)[-1]
+            if node in seen:
                 continue
-            try:
-                given = self._given(node, scales)
-            except UnscalableError:
-                self.constants = {use: scale for use, scale in self.constants.items() if use[0] is not node}
-                self._restore(value for value in node.inputs if value in self.exponents)
-                if any(self._scale(node, index) for index in range(len(node.inputs))):
-                    raise
-                continue
-            self.carried.update((node, index) for index, scale in enumerate(scales) if scale)
-            if given:
-                self.exponents.update(dict.fromkeys(node.outputs, given))
-        if any(value in self.exponents for value in self.graph.outputs):
-            raise UnscalableError  # what leaves the model keeps its name
-
-    def _scale(self, node: ir.Node, index: int) -> int:
-        value = node.inputs[index]
-        if value is None or value in self.restored:
-            return 0
-        if value is self.start:
-            return self.exponent if (node, index) in self.uses else 0
-        return self.exponents.get(value, 0)
-
-    def _captures_scaled(self, node: ir.Node) -> bool:
-        return any(value in self.exponents and value not in self.restored for value in _captured(node))
-
-    def _restore(self, values: Iterable[ir.Value]) -> None:
-        for value in set(values):
-            if not self.may_restore or not self.fits(value, 0):
-                raise UnscalableError
-            self.restored.add(value)
-
-    def _given(self, node: ir.Node, scales: list[int]) -> int:
-        """What the node's outputs are scaled by. Raises UnscalableError where it lets no scale pass."""
-        kind = node.op_type if node.domain in ("", "ai.onnx") else ""
-        if len(node.outputs) > 1 and kind != "Split":
-            raise UnscalableError  # indices, means, masks
-        if kind in _PASSES_ON and not any(scales[1:]):
-            return scales[0]
-        if kind in _NORMALISATIONS and not any(scales[1:]):
-            self.epsilons[node] = 2 * scales[0]
-            return 0
-        if kind in _JOINS:
-            return self._joined(node, scales)
-        if kind in _PRODUCTS:
-            return self._product(node, scales)
-        if kind == "Clip":
-            return self._clipped(node, scales)
-        if kind == "Div":
-            return self._quotient(node, scales)
-        if kind == "Sqrt":
-            return _half(scales[0])
-        if kind == "Reciprocal":
-            return -scales[0]
-        if kind == "ReduceSumSquare" and not any(scales[1:]):
-            return 2 * scales[0]
-        if kind == "Pow" and not scales[1]:
-            return self._power(node, scales[0])
-        raise UnscalableError
-
-    def _joined(self, node: ir.Node, scales: list[int]) -> int:
-        """All at one scale: constants are brought to it."""
-        (scale, *others) = {scale for scale in scales if scale}
-        if others:
-            raise UnscalableError
-        for index, value in enumerate(node.inputs):
-            if scales[index]:
-                continue
-            if value is None or not is_constant(value):
-                raise UnscalableError
-            self.constants[node, index] = scale
-        return scale
-
-    def _clipped(self, node: ir.Node, scales: list[int]) -> int:
-        """Its limits are brought to the scale."""
-        for index in range(1, len(node.inputs)):
-            if node.inputs[index] is not None:
-                if scales[index] or not is_constant(node.inputs[index]):
-                    raise UnscalableError
-                self.constants[node, index] = scales[0]
-        return scales[0]
-
-    def _product(self, node: ir.Node, scales: list[int]) -> int:
-        given = sum(scales[:_BIAS])
-        if given and not self._cancels(node, scales, given):
-            index = next((i for i in range(_BIAS) if node.inputs[i] is not None and is_constant(node.inputs[i])), None)
-            if index is not None and self.fits(node.outputs[0], 0):
-                self.constants[node, index] = -given
-                given = 0
-        elif given:
-            given = 0
-        self._bias(node, given)
-        return given
-
-    def _cancels(self, node: ir.Node, scales: list[int], given: int) -> bool:
-        """Whether the other factor is `start` as it was, and scaled takes the scale away."""
-        for index in range(_BIAS):
-            if node.inputs[index] is self.start and not scales[index] and given == -self.exponent:
-                self.uses.add((node, index))
-                return True
-        return False
-
-    def _bias(self, node: ir.Node, given: int) -> None:
-        if given and len(node.inputs) > _BIAS and node.inputs[_BIAS] is not None:
-            if not is_constant(node.inputs[_BIAS]):
-                raise UnscalableError
-            self.constants[node, _BIAS] = given
-
-    def _quotient(self, node: ir.Node, scales: list[int]) -> int:
-        given = scales[0] - scales[1]
-        if given and node.inputs[0] is self.start and not scales[0] and scales[1] == self.exponent:
-            self.uses.add((node, 0))
-            return 0
-        for index, sign in ((1, 1), (0, -1)):
-            value = node.inputs[index]
-            if given and value is not None and is_constant(value) and self.fits(node.outputs[0], 0):
-                self.constants[node, index] = sign * given
-                return 0
-        return given
-
-    def _power(self, node: ir.Node, scale: int) -> int:
-        power = scalar_of(node.inputs[1])
-        if power is None or not (power * scale).is_integer():
-            raise UnscalableError
-        return int(power * scale)
-
-
-def _half(scale: int) -> int:
-    if scale % 2:
-        raise UnscalableError
-    return scale // 2
-
-
-def _captured(node: ir.Node) -> set[ir.Value]:
-    return set(outer_values(node))
-
-
-def is_constant(value: ir.Value | None) -> bool:
-    """Whether it is a float32 constant."""
-    return value is not None and value.const_value is not None and value.dtype == ir.DataType.FLOAT
-
-
-def scalar_of(value: ir.Value | None) -> float | None:
-    """A constant's only number; None for all else."""
-    if value is None or value.const_value is None or value.const_value.size != 1:
+            seen.add(node)
+            more = self._visit(node)
+            if more is not None:
+                return more
+            for value in node.outputs:
+                if value in self.degrees:
+                    if value.is_graph_output():
+                        raise UnscalableError  # what leaves the model keeps its name
+                    for place, taker in self.order.takers(value):
+                        heapq.heappush(waiting, (place, id(taker), taker))
         return None
-    return float(value.const_value.numpy().reshape(-1)[0])
 
+    def _visit(self, node: ir.Node) -> frozenset[Use] | None:
+        degrees = tuple(self._degree(node, index) for index in range(len(node.inputs)))
+        captured = [value for value in self.order.captured(node) if self._is_scaled(value)]
+        try:
+            if captured:
+                raise UnscalableError  # no scale goes into a subgraph
+            if not any(degrees):
+                return None
+            found = passed(Inputs(node, degrees, self._starts.__contains__, self.fits))
+        except UnscalableError as error:
+            taken = {value for value in (*node.inputs, *captured) if value is not None and self._is_scaled(value)}
+            if self._can_restore(node, taken):
+                self.restored |= taken
+                return None
+            more = _roots(error.value, error.degree) if isinstance(error, LoneScaleError) else frozenset[Use]()
+            if not more or more <= self.seeds:
+                raise UnscalableError from None
+            return more
+        self.is_exact = self.is_exact and found.is_exact
+        self.constants.update({(node, index): degree for index, degree in found.constants.items()})
+        self.seeds.update((node, index) for index in found.seeds)
+        self.carried.update((node, index) for index, degree in enumerate(degrees) if degree)
+        if found.epsilon:
+            self.epsilons[node] = found.epsilon
+        if found.degree:
+            self.degrees.update(dict.fromkeys(node.outputs, found.degree))
+        return None
 
-def apply(graph: ir.Graph, region: Region, name: str) -> None:
-    """Change the graph so. The scaled `start` is called `name`, what is restored `name~1` and so on."""
-    if region.uses:
-        scaled = _scaled(graph, region.start, region.exponent, name, after=region.start.producer())
-        for node, index in region.uses:
-            node.replace_input_with(index, scaled)
-    for (node, index), exponent in region.constants.items():
+    def _degree(self, node: ir.Node, index: int) -> Fraction:
+        if (node, index) in self.seeds:
+            return Fraction(1)
         value = node.inputs[index]
-        assert value is not None
-        assert value.const_value is not None
-        numbers = np.ldexp(value.const_value.numpy(), exponent)
-        node.replace_input_with(index, constant(graph, numbers, f"{value.name}·2^{exponent}"))
-    for node, exponent in region.epsilons.items():
-        attribute = node.attributes.get("epsilon")
-        epsilon = 1e-5 if attribute is None else attribute.as_float()
-        node.attributes["epsilon"] = ir.AttrFloat32("epsilon", float(np.ldexp(np.float32(epsilon), exponent)))
-    for number, value in enumerate(sorted(region.restored, key=lambda value: str(value.name)), 1):
-        _restore(graph, value, region, f"{name}~{number}")
+        return self.degrees[value] if value is not None and self._is_scaled(value) else NONE
+
+    def _is_scaled(self, value: ir.Value) -> bool:
+        return value in self.degrees and value not in self.restored
+
+    def _can_restore(self, node: ir.Node, values: Iterable[ir.Value]) -> bool:
+        return (
+            self.may_restore
+            and all(self.fits(value) for value in values)
+            and not any((node, index) in self.seeds for index in range(len(node.inputs)))
+        )
 
 
-def _restore(graph: ir.Graph, value: ir.Value, region: Region, name: str) -> None:
-    """What takes the value and lets no scale pass takes it as it was."""
-    uses = [(use.node, use.idx) for use in value.uses() if (use.node, use.idx) not in region.carried]
-    restored = _scaled(graph, value, -region.exponents[value], name, after=value.producer())
-    for node, index in uses:
-        node.replace_input_with(index, restored)
+def _roots(value: ir.Value, degree: Fraction) -> frozenset[Use]:
+    """The inputs that make a value 2^(degree·e) as large where they take 2^e as much; none where there are no such."""
+    made = value.producer()
+    if made is None or made.domain not in ("", "ai.onnx"):
+        return frozenset()
+    if degree == (1 if made.op_type == "ReduceL2" else 2) and (squares := squared(made)):
+        return frozenset(squares)
+    if degree == 1 and (weights := weights_of(made)) is not None:
+        return frozenset({(made, weights)})
+    if passes_on(made) and made.inputs[0] is not None:
+        is_table = degree == 1 and is_constant(made.inputs[0])
+        return frozenset({(made, 0)}) if is_table else _roots(made.inputs[0], degree)
+    if made.op_type in _SUMS:
+        parts = [_roots(part, degree) for part in made.inputs if part is not None and not is_constant(part)]
+        return frozenset[Use]().union(*parts) if all(parts) else frozenset()
+    return frozenset()
 
 
-def _scaled(graph: ir.Graph, value: ir.Value, exponent: int, name: str, after: ir.Node | None) -> ir.Value:
-    factor = constant(graph, np.float32(np.ldexp(1.0, exponent)), f"2^{exponent}")
-    node = ir.Node("", "Mul", [value, factor], name=name)
-    output = node.outputs[0]
-    output.name, output.type, output.shape = name, value.type, value.shape
-    if after is None:
-        graph.insert_before(graph[0], node)
-    else:
-        graph.insert_after(after, node)
-    return output
+def squared(node: ir.Node) -> tuple[Use, ...]:
+    """The inputs by which a node takes what it squares; none for a node that does not."""
+    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+        return ()
+    if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:
+        return ((node, 0), (node, 1))
+    if node.op_type in ("ReduceSumSquare", "ReduceL2"):
+        return ((node, 0),)
+    if node.op_type == "Pow" and scalar_of(node.inputs[1]) == 2:
+        return ((node, 0),)
+    return ()
 
 
-def constant(graph: ir.Graph, numbers: np.ndarray, name: str) -> ir.Value:
-    """A float32 initialiser of the graph; one of this name and content is used again."""
-    array = np.asarray(numbers, np.float32)
-    tensor = ir.tensor(array, name=name)
-    while (known := graph.initializers.get(name)) is not None:
-        if known.const_value is not None and np.array_equal(known.const_value.numpy(), array):
-            return known
-        name += "'"
-    tensor.name = name
-    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(array.shape), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+def weights_of(node: ir.Node) -> int | None:
+    """The input that holds the constant weights of a product; None where there is none."""
+    if node.domain not in ("", "ai.onnx") or node.op_type not in _WEIGHTED:
+        return None
+    return next((index for index in (1, 0) if is_constant(node.inputs[index])), None)

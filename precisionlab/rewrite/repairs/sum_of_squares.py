@@ -1,23 +1,25 @@
-"""A sum of squares, of values scaled down by a power of two before they are squared.
+"""A sum of squares, of values scaled by a power of two before they are squared.
 
 x² leaves float16 beyond |x| = 256, and a sum of squares much earlier, though the mean, the root, or the quotient behind
 it is an ordinary number again: LayerNorm, RMSNorm, L2 normalisation. With x · 2^-k squared in the place of x, all is
-4^-k as large, until a constant behind (1/N) takes the factor back, a root halves it, or a quotient cancels it.
+4^-k as large, until a constant behind (1/N) takes the factor back, a root halves it, or a quotient cancels it. Squares
+that are added up (re² + im², E[x²] − E[x]²) are scaled together. Small values are scaled up, so that their squares do
+not vanish.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from precisionlab.model.names import all_names, new_name
 from precisionlab.model.repair import Exactness, Repair
-from precisionlab.rewrite.repairs.base import Sight, ends_at, node_of, refused, scale_of
-from precisionlab.rewrite.repairs.region import Region, UnscalableError, Use, apply, ends_of, region_of, scalar_of
+from precisionlab.rewrite.repairs.base import Sight, ends_at, node_of, refused, scale_of, scaled_names
+from precisionlab.rewrite.repairs.passing import UnscalableError
+from precisionlab.rewrite.repairs.region import Order, region_of, squared
+from precisionlab.rewrite.repairs.scaling import apply
+from precisionlab.rewrite.repairs.window import window_of
 
-_FURTHEST = 24  # 2^48 below float32's largest square of a float16 number, there is nothing left to repair
 _SCALE = "x"
 
 
@@ -25,26 +27,26 @@ class SumOfSquares:
     """Squares x · 2^-k in the place of x."""
 
     name = "scale_sum_of_squares"
-    title = "squares scaled down before they are summed up"
+    title = "squares scaled before they are summed up"
 
     def find(self, sight: Sight) -> Iterator[Repair]:
         """One for each square of which something breaks behind."""
-        graph = sight.model.onnx.graph
-        for node in graph:
-            if uses := squared(node):
-                found = _window(graph, node, uses, sight)
-                if found is not None:
-                    low, high, region = found
-                    breaking = [n for n in region.nodes if sight.layer_of(n) in sight.broken]
-                    if breaking:
-                        yield Repair(
-                            self.name,
-                            Exactness.BITWISE,
-                            sight.layer_of(breaking[0]),
-                            (str(node.name), *(str(n.name) for n in ends_of(region))),
-                            ((_SCALE, -((low + high) // 2)),),
-                            (f"nothing over- or underflows from 2^-{low} to 2^-{high}; the middle is taken",),
-                        )
+        known: set[ir.Node] = set()
+        for node in sight.model.onnx.graph:
+            uses = squared(node)
+            if not uses or node in known:
+                continue
+            try:
+                region = region_of(sight.order, uses, sight.fits)
+            except UnscalableError:
+                continue
+            breaking = sight.breaking(region.nodes)
+            window = window_of(region, sight) if breaking else None
+            if window is not None:
+                known.update(region.seeding)
+                exactness = Exactness.BITWISE if region.is_exact else Exactness.ROUNDING
+                scales = ((_SCALE, window.taken),)
+                yield Repair(self.name, exactness, breaking[0], scaled_names(node, region), scales, (str(window),))
 
     def apply(self, graph: ir.Graph, repair: Repair) -> None:
         """Scale what is squared. Raises PlanError where the node squares nothing, or the scale cannot be taken back."""
@@ -52,44 +54,10 @@ class SumOfSquares:
         uses = squared(node)
         if not uses:
             raise refused(repair, f"node {node.name!r} ({node.op_type}) squares nothing")
-        value = node.inputs[0]
-        assert value is not None
         try:
-            region = region_of(graph, value, scale_of(repair, _SCALE), uses, ends_at(repair))
+            region = region_of(Order(graph), uses, ends_at(repair))
         except UnscalableError:
+            value = node.inputs[0]
+            assert value is not None
             raise refused(repair, f"the scale of {value.name!r} cannot be taken back behind {node.name!r}") from None
-        apply(graph, region, new_name(f"{value.name}~scaled", set(all_names(graph))))
-
-
-def squared(node: ir.Node) -> tuple[Use, ...]:
-    """The inputs by which a node takes what it squares; none for a node that does not."""
-    if node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
-        return ()
-    if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:
-        return ((node, 0), (node, 1))
-    if node.op_type in ("ReduceSumSquare", "ReduceL2"):
-        return ((node, 0),)
-    if node.op_type == "Pow" and scalar_of(node.inputs[1]) == 2:
-        return ((node, 0),)
-    return ()
-
-
-def _window(graph: ir.Graph, node: ir.Node, uses: Iterable[Use], sight: Sight) -> tuple[int, int, Region] | None:
-    """The least and the most that x may be scaled down by, and what the middle entails; None where there is no window.
-
-    From the least on nothing overflows; up to the most all that counts of the squares is a normal number.
-    """
-    value = node.inputs[0]
-    assert value is not None
-    bulk = sight.bulk(value)
-    if bulk is None:
-        return None
-    most = math.floor(math.log2(bulk) - math.log2(sight.number_format.normal) / 2)
-    for low in range(1, min(most, _FURTHEST) + 1):
-        try:
-            region = region_of(graph, value, -low, uses, sight.fits)
-        except UnscalableError:
-            return None
-        if all(sight.fits(inner, exponent) for inner, exponent in region.exponents.items()):
-            return low, most, region_of(graph, value, -((low + most) // 2), uses, sight.fits)
-    return None
+        apply(graph, region, scale_of(repair, _SCALE, region.step))

@@ -1,0 +1,70 @@
+"""Two graphs side by side: both run in float32, on every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime as ort
+
+from precisionlab.backends.session import AS_OPTIMIZED, Session
+from precisionlab.data import Dataset, Sample
+from precisionlab.errors import ModelError
+
+
+class OtherFailsError(ModelError):
+    """The other graph cannot be loaded (`sample` is None), or not be run on this sample."""
+
+    def __init__(self, error: ModelError, sample: Sample | None) -> None:
+        super().__init__(str(error))
+        self.sample = sample
+
+
+@dataclass(frozen=True)
+class Both:
+    """What the original gives for a sample, and what the other graph does, by the original's outputs."""
+
+    sample: Sample
+    wanted: Mapping[str, Any]
+    given: Mapping[str, Any]
+
+
+def side_by_side(
+    original: ir.Model,
+    other: ir.Model,
+    samples: Dataset,
+    threads: int,
+    level: ort.GraphOptimizationLevel = AS_OPTIMIZED,
+) -> Iterator[Both]:
+    """Run both on each sample, at the session's `level`.
+
+    Raises ModelError where the original cannot be run, OtherFailsError (a ModelError too) where the other cannot.
+    """
+    one = Session(original.clone(), threads, level=level)
+    two: Session | None = None
+    sample: Sample | None = None
+    try:
+        two = _loaded(other, threads, level)
+        for sample in samples:
+            wanted = one.run(sample.inputs)
+            yield Both(sample, wanted, _given(two, sample))
+    finally:
+        one.close()
+        if two is not None:
+            two.close()
+
+
+def _loaded(graph: ir.Model, threads: int, level: ort.GraphOptimizationLevel) -> Session:
+    try:
+        return Session(graph.clone(), threads, level=level)
+    except ModelError as error:
+        raise OtherFailsError(error, None) from None
+
+
+def _given(session: Session, sample: Sample) -> Mapping[str, Any]:
+    try:
+        return session.run(sample.inputs)
+    except ModelError as error:
+        raise OtherFailsError(error, sample) from None
