@@ -74,5 +74,6 @@ def bundled() -> tuple[Model, Dataset]:
 
 @pytest.fixture(scope="session")
 def swept_digits(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """The README's first command: both precisions, all samples, on two threads. Its folder is shared: change a copy."""
-    return sweep(DIGITS / "digits.onnx", DIGITS, threads=2, out=tmp_path_factory.mktemp("runs") / "digits")
+    """Both precisions with pins alone, all samples, on two threads. Its folder is shared: change a copy."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    return sweep(DIGITS / "digits.onnx", DIGITS, threads=2, repair=False, out=out)

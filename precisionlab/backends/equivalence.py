@@ -16,6 +16,7 @@ import onnx_ir as ir
 from precisionlab.backends.beside import side_by_side
 from precisionlab.backends.session import AS_WRITTEN
 from precisionlab.data import Dataset
+from precisionlab.system.wording import counted
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Equivalence:
     samples: int
     is_bitwise: bool
     largest: float
+
+    @property
+    def words(self) -> str:
+        """`bit for bit, on 48 samples`."""
+        how = "bit for bit" if self.is_bitwise else f"to {self.largest:.2g} of an output's largest number"
+        return f"{how}, on {counted(self.samples, 'sample')}"
 
 
 def equivalence(

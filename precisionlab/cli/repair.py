@@ -87,8 +87,7 @@ def _print(found: RepairResult, stream: TextIO) -> None:
         for condition in one.conditions:
             console.print(f"      {condition}", style="dim")
     if found.same is not None:
-        how = "bit for bit" if found.same.is_bitwise else f"to {found.same.largest:.2g} of an output's largest number"
-        console.print(f"in float32 it gives what the original gives, {how}, on {counted(found.same.samples, 'sample')}")
+        console.print(f"in float32 it gives what the original gives, {found.same.words}")
     bounds = ", ".join(map(str, found.tolerance))
     if not found.found.repairs and found.met:
         console.print(f"{found.precision}: right as it is ({bounds}): nothing to repair", style="bold green")

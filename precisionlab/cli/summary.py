@@ -21,6 +21,7 @@ from precisionlab.report.inside import emulated_words, inside_facts, inside_line
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
+from precisionlab.rewrite.repairs import PASSES
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.search.undefined import Undefined
@@ -174,6 +175,7 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.watched)
         count = counted(len(low.nonfinite), "tensor")
         console.print(f"NaN or Inf in {count} without pins; the first at {first.name}")
+    _print_repairs(console, outcome)
     for pin in pins[:_WORST]:
         console.print(f"  {pin.precision} {pin.layer}")
         console.print(Padding(pin.reason, (0, 0, 0, 6)))
@@ -186,6 +188,19 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         console.print()
         console.print(_worst_layers(result, outcome, console.width - _OTHER_COLUMNS))
         console.print("own: introduced by the layer itself; so far: with what it inherited; * pinned", style="dim")
+
+
+def _print_repairs(console: Console, outcome: PrecisionResult) -> None:
+    """What was made to the model, why, and what of it float32 sees."""
+    if outcome.repaired is None:
+        return
+    for repair in outcome.repaired.repairs[:_WORST]:
+        console.print(f"  {repair}: {PASSES[repair.kind].title} ({repair.exactness.value})", soft_wrap=True)
+        for line in (repair.reason, *repair.conditions):
+            console.print(Padding(line, (0, 0, 0, 6)))
+    if len(outcome.repaired.repairs) > _WORST:
+        console.print(f"  … and {len(outcome.repaired.repairs) - _WORST} more, in the plan")
+    console.print(f"in float32 the repaired model gives what the original gives, {outcome.repaired.same.words}")
 
 
 def _print_engine(console: Console, outcome: PrecisionResult, engine: EngineResult) -> None:
@@ -246,7 +261,7 @@ def _print_proof(console: Console, result: SweepResult, outcome: PrecisionResult
     if proof is not None and proof.proven:
         how = "" if outcome.engine is None else ", emulated"
         said = f"{', '.join(proof.bounds)} does not hold{_or_nonfinite(proof)}"
-        console.print(f"proven{how}: with any one of the pins released, {said} (certificate in the plan)")
+        console.print(f"proven{how}: with {without_any(outcome)}, {said} (certificate in the plan)")
     elif proof is not None and proof.figures.met:
         console.print("not proven that every pin is needed: the search was cut short, or a pin proved needless")
     if outcome.remark:
@@ -262,10 +277,19 @@ def _print_proof(console: Console, result: SweepResult, outcome: PrecisionResult
         )
 
 
+def without_any(outcome: PrecisionResult) -> str:
+    """What was taken from the plan found, one after the other, to prove that it needs all of it."""
+    said = ["any one of the pins released"] if outcome.certificate and outcome.certificate.releases else []
+    said += ["any one repair left out"] if outcome.plan.repairs else []
+    return ", or ".join(said)
+
+
 def _or_nonfinite(proof: Certificate) -> str:
     """What else may be wrong with a pin released: nothing where the bounds alone say so of each."""
     bounds = parse_tolerance(proof.bounds)
-    is_within = [all(bound.admits(one.figures.values[bound.figure]) for bound in bounds) for one in proof.releases]
+    released = [one.figures for one in proof.releases]
+    released += [one.figures for one in proof.repairs if one.figures is not None]
+    is_within = [all(bound.admits(figures.values[bound.figure]) for bound in bounds) for figures in released]
     return ", or a NaN or Inf appears that the reference does not have" if any(is_within) else ""
 
 
@@ -279,7 +303,8 @@ def _worst_part(outcome: PrecisionResult) -> str:
         name, value = variant.comparison.worst_of("sqnr")
         source = variant.comparison.made_from(name)
         said.append(f"{name}{f' ({source})' if source else ''}, {decibel(value)} dB")
-    return f"worst of {len(figures)} judged: {'; with the pins '.join(dict.fromkeys(said))}"
+    changed = "; repaired " if outcome.plan.repairs else "; with the pins "
+    return f"worst of {len(figures)} judged: {changed.join(dict.fromkeys(said))}"
 
 
 def _held_out(count: int) -> str:

@@ -47,6 +47,7 @@ from precisionlab.errors import OptionError
 @click.option("--metric", metavar="SPEC", help="Your own task metric: package.module:name or file.py:name.")
 @click.option("--plan", type=click.Path(), help="Measure this plan.json instead of searching for one.")
 @click.option("--max-pins", type=int, help="Pin no more layers than this.")
+@click.option("--no-repair", is_flag=True, help="Leave the graph as it is: search for pins alone.")
 @click.option(
     "--minimize", default="pins", show_default=True, help="Meet the tolerance with as few pins, or as cheaply: cost."
 )
@@ -146,6 +147,7 @@ def sweep_command(
     metric: str | None,
     plan: str | None,
     max_pins: int | None,
+    no_repair: bool,
     minimize: str,
     spend: str | None,
     ladder: str | None,
@@ -197,6 +199,7 @@ def sweep_command(
             plan=plan,
             holdout=holdout,
             max_pins=max_pins,
+            repair=not no_repair,
             minimize=minimize,
             spend=spend,
             ladder=ladder,

@@ -70,13 +70,15 @@ def _print(found: Verification, stream: TextIO) -> None:
     from rich.table import Table
 
     from precisionlab.cli.summary import console_for, shortened
+    from precisionlab.jobs.verify import repair_name
     from precisionlab.system.wording import counted
 
     console = console_for(stream)
     proof = found.certificate
     names = list(proof.figures.values)
+    repairs = f"{counted(len(found.plan.repairs), 'repair')} and " if found.plan.repairs else ""
     console.print(
-        f"{counted(len(found.plan.pins), 'pin')} on {found.plan.default}, held to {', '.join(proof.bounds)}; "
+        f"{repairs}{counted(len(found.plan.pins), 'pin')} on {found.plan.default}, held to {', '.join(proof.bounds)}; "
         f"figures {found.figures} on {counted(found.samples[0], 'sample')}"
         + (f", and on {found.samples[1]} that chose nothing" if found.samples[1] else "")
     )
@@ -88,6 +90,12 @@ def _print(found: Verification, stream: TextIO) -> None:
     table.add_column("")
     rows: list[tuple[str, str, Figures, bool]] = [("the plan", "", proof.figures, True)]
     rows += [(f"without {shortened(r.layer, 30)}", r.layer, r.figures, False) for r in proof.releases]
+    emulated = "" if found.figures == "emulated" else ", emulated"
+    rows += [
+        (f"without {shortened(str(r.repair), 30)}{emulated}", repair_name(number), r.figures, False)
+        for number, r in enumerate(proof.repairs)
+        if r.figures is not None
+    ]
     for title, layer, figures, wanted in rows:
         claim = found.claimed.get(layer, {})
         cells = [cell for name in names for cell in (_figure(figures.values[name]), _figure(claim.get(name)))]
@@ -96,10 +104,13 @@ def _print(found: Verification, stream: TextIO) -> None:
         cells = [cell for name in names for cell in (_figure(found.held_out.values[name]), "–")]
         table.add_row("the plan, held-out samples", *cells, _verdict(found.held_out.met, True))
     console.print(table)
+    if found.same is not None:
+        console.print(f"in float32 the repaired model gives what the original gives, {found.same.words}")
     if found.holds:
-        console.print(
-            "verified: the plan is right, and with any one of its pins released it is not", style="bold green"
-        )
+        less = [*(["any one of its pins released"] if proof.releases else [])]
+        less += [*(["any one of its repairs left out"] if proof.repairs else [])]
+        how = f", and with {' or '.join(less)} it is not" if less else ""
+        console.print(f"verified: the plan is right{how}", style="bold green")
         return
     needless = [release.layer for release in proof.releases if release.figures.met]
     for said in found.overridden:
@@ -108,6 +119,9 @@ def _print(found: Verification, stream: TextIO) -> None:
         console.print("NOT verified: the plan does not hold its tolerance", style="bold red")
     for layer in needless:
         console.print(f"NOT verified: the pin of {layer} is not needed", style="bold red")
+    for one in proof.repairs:
+        if not one.is_needed:
+            console.print(f"NOT verified: {one.repair} is not needed", style="bold red")
 
 
 def _figure(value: float | None) -> str:

@@ -63,10 +63,13 @@ class Prepared:
     local: OnnxRuntimeBackend
     backend: Backend
 
-    def of(self, model: Model, threads: int | None) -> Prepared:
-        """The same samples for the same model with other layers, in this process."""
+    def of(self, model: Model, threads: int | None, executor: Executor | None = None) -> Prepared:
+        """The same samples for the same model with other layers, or with repairs.
+
+        Other layers are known to this process alone; only those that patterns make can be shared out.
+        """
         local = emulation(model, self.dataset, threads, self.local.memory, self.local.runs_on.name)
-        return replace(self, local=local, backend=local)
+        return replace(self, local=local, backend=shared_out(local, self.dataset, executor))
 
     def engines(
         self, backend: str, options: EngineOptions, folder: Path, observer: Observer

@@ -27,7 +27,7 @@ from precisionlab.evaluate.prepare import Prepared, Source, prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.export import Export, Subject
 from precisionlab.export.tuned import check_weakly
-from precisionlab.jobs.plan_source import arithmetic_of, model_of, run_beside, source_of, with_layers_of
+from precisionlab.jobs.plan_source import arithmetic_of, layered_for, model_of, run_beside, source_of
 from precisionlab.model import Model, load_model
 from precisionlab.model.opset import opset_of
 from precisionlab.model.portable import tensorrt_notes
@@ -107,7 +107,7 @@ def export_plan(
         _check_release(target, tensorrt)
     path = Path(plan)
     run = run_beside(path)
-    loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
+    loaded = layered_for(run, load_model(Path(model if model is not None else model_of(run, path))), path)
     asked = read_plan_for(loaded, path)
     check_calibration(asked.calibration)
     source = source_of(run, data)

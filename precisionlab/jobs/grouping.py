@@ -70,6 +70,28 @@ def by_default(known: Grouped, run: RunOptions, options: Options, engines: Opene
         return Grouped(known.model, note=_note(str(error)))
 
 
+def grouped_anew(
+    model: Model, known: Grouped, run: RunOptions, options: Options, engines: Opener, observer: Observer
+) -> Grouped:
+    """A repaired model with its engine's fusions as its layers, as the model without repairs (`known`) has its own.
+
+    Where they cannot be had, the layers are what `known` has of nodes that are still there.
+    """
+    try:
+        return _compiled(model, run, options, engines, observer)
+    except EngineError as error:
+        note = f"The repaired model's layers are those of the model as it is: {error}"
+        return Grouped(as_far_as_kept(model, known), known.fusions, note)
+
+
+def as_far_as_kept(model: Model, known: Grouped) -> Model:
+    """A repaired model with the layers of the model without repairs, of nodes that are still there; others alone."""
+    if known.fusions is None:
+        return model
+    groups = (tuple(node for node in layer.nodes if node in model.node) for layer in known.model.layers)
+    return with_compiled_layers(model, completed(model, [group for group in groups if group]))[0]
+
+
 def _note(why: str) -> str:
     return f"Layers are fused by our patterns, and not as {RTX} does it, which may keep apart what they join: {why}"
 

@@ -11,8 +11,10 @@ from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluate.prepare import Source
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions, with_compiled_layers
+from precisionlab.model.digest import repaired_content
 from precisionlab.plan.arithmetic import Arithmetic
-from precisionlab.plan.file import read_plan_content
+from precisionlab.plan.file import REPAIRED, check_model, plan_from_dict, read_plan_content
+from precisionlab.rewrite.repairs import repaired_model
 from precisionlab.system.plainfiles import is_there
 
 RUN_FILE = "run.json"
@@ -98,6 +100,41 @@ def arithmetic_of(content: Any, plan: Path) -> Arithmetic:
 def with_layers_of(run: Mapping[str, Any], model: Model) -> Model:
     """The model with its nodes grouped into layers as they were in the run. Raises PlanError where they do not fit."""
     return grouped_as_in(run, model)[0]
+
+
+def repaired_for(model: Model, plan: Path) -> Model:
+    """The model with the repairs of a plan's file; itself where it has none.
+
+    Raises PlanError where the file is no plan, is another model's, or its repairs cannot be made, or do not give the
+    model that it was found for.
+    """
+    content = read_plan_content(plan)
+    asked = plan_from_dict(content, str(plan))
+    if not asked.repairs:
+        return model
+    check_model(asked, model.sha256, plan)
+    try:
+        repaired = repaired_model(model, asked.repairs)
+    except PlanError as error:
+        raise PlanError(f"{plan}: {error}") from None
+    wanted = content.get(REPAIRED)
+    if isinstance(wanted, Mapping) and wanted.get("sha256", "") != repaired_content(repaired):
+        raise PlanError(
+            f"{plan}: its repairs give another model than the one that it was found for (`{REPAIRED}.sha256`): it was "
+            "changed, or another version found it; sweep the model anew"
+        )
+    return repaired
+
+
+def layered_for(run: Mapping[str, Any], model: Model, plan: Path) -> Model:
+    """The model with the plan's repairs, its nodes grouped as they were in the run. Raises PlanError."""
+    repaired = repaired_for(model, plan)
+    if not repaired.repairs or not run:
+        return with_layers_of(run, repaired)
+    facts = run.get("precisions")
+    own = facts.get(str(read_plan_content(plan)["default"])) if isinstance(facts, Mapping) else None
+    groups = own.get("groups") if isinstance(own, Mapping) else None
+    return with_layers_of({"layers": {"groups": groups if isinstance(groups, list) else []}}, repaired)
 
 
 def grouped_as_in(run: Mapping[str, Any], model: Model) -> tuple[Model, Fusions | None]:

@@ -68,9 +68,20 @@ class RepairTrials:
 
     def judged(self, repairs: Repairs) -> Comparison:
         """The final outputs in the precision."""
-        evaluator, (plan, table) = self._evaluator(repairs), self.plan(repairs)
+        return self.judged_under(repairs, *self.plan(repairs))
+
+    def judged_under(self, repairs: Repairs, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison:
+        """The final outputs under a plan for the model with these repairs."""
+        evaluator = self._evaluator(repairs)
         reference = evaluator.compare("float32", PrecisionPlan(evaluator.model.sha256, Precision.FP32), None)
         return evaluator.judge(self._title(repairs), plan, table, reference)
+
+    def judged_with_pins(self, repairs: Repairs, plan: PrecisionPlan) -> Comparison:
+        """The final outputs with these repairs alone, and the pins of a plan with more: of layers that are there."""
+        layers = self.model(repairs).layer
+        throughout, table = self.plan(repairs)
+        pins = {pin.layer: pin for pin in (*throughout.pins, *plan.pins) if pin.layer in layers}
+        return self.judged_under(repairs, throughout.with_pins(pins.values()), table)
 
     def whole(self, repairs: Repairs) -> tuple[Comparison, Comparison | None]:
         """All tensors in the precision, on the samples that choose, and on those held out."""

@@ -12,9 +12,10 @@ from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.steadiness import steadiness
 from precisionlab.errors import PrecisionLabError
 from precisionlab.evaluate.samples import spaced_samples
-from precisionlab.evaluate.values import ObservedValues, observed_values
+from precisionlab.evaluate.values import ObservedValues
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep_checks import check_cost, check_tolerance
+from precisionlab.jobs.sweep_precisions import measured, results
 from precisionlab.jobs.sweep_request import SweepRequest, data_options, run_options, sweep_options
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork, open_work
@@ -42,6 +43,7 @@ def sweep(
     holdout: str | float = 0.25,
     plan: str | Path | None = None,
     max_pins: int | None = None,
+    repair: bool = True,
     minimize: str = "pins",
     spend: str | float | None = None,
     ladder: str | Iterable[str] | None = None,
@@ -73,6 +75,9 @@ def sweep(
     ranges and pins come from the others, and must hold on both. `precisions` are swept one after the other, each held
     to `tolerance` (such as "sqnr>=30", or "sqnr[logits]>=40" for one output). With `plan` that plan alone is built and
     measured, and nothing is searched.
+
+    Repairs are tried first, then pins: where a rewritten part of the model, that gives the same in float32, does not
+    break, no layer needs one; `repair` False leaves the graph alone.
 
     A search ends with as few pins as it can, or with `minimize` "cost" with as cheap ones; with `spend` (such as
     "5%") it makes the error as small as that added cost allows. `max_cost` (such as "80%" of float32's) is the most
@@ -111,6 +116,7 @@ def sweep(
             precisions=precisions,
             tolerance=tolerance,
             max_pins=max_pins,
+            repair=repair,
             around=around,
             calibration=calibration,
             metric=metric,
@@ -154,15 +160,15 @@ def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
         if work.stage is not None:
             # All costs are shares of this one: measured times on one side and estimates on the other do not compare.
             reference = replace(reference, cost=work.stage.cost.of(reference.plan))
-        if work.plan is not None:
-            results: tuple[PrecisionResult, ...] = (job.measure(work.plan, values.methods),)
+        if request.plan is not None:
+            found: tuple[PrecisionResult, ...] = (measured(job, work, request.plan, values.methods),)
         else:
-            results = job.results(values.methods)
-        results = tuple(_on_its_terms(found, reference, request, work) for found in results)
-        facts = _facts(request, work, job.grounds, results, time.perf_counter() - started)
+            found = results(job, work, values.methods)
+        on_terms = tuple(_on_its_terms(one, reference, request, work) for one in found)
+        facts = _facts(request, work, job.grounds, on_terms, time.perf_counter() - started)
         ready = work.ready
         names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
-        result = SweepResult(ready.backend.model, reference, results, facts, values, names, work.run.path, fp32_engine)
+        result = SweepResult(ready.backend.model, reference, on_terms, facts, values, names, work.run.path, fp32_engine)
         write_results(work.run, result, result.variants, result.layers, measured=work.plan is not None)
         return result
 
@@ -176,8 +182,7 @@ def _reference(job: SweepJob, work: SweepWork) -> tuple[Variant, ObservedValues]
         check_tolerance(options, reference.comparison, job.grounds)
         check_cost(options, work.cost)
         needs_ranges = any_quantized((*options.precisions, *(plan.precisions if plan else ())))
-        job.values = observed_values(work.evaluator, needs_ranges, work.ready.local.look)
-        return reference, job.values
+        return reference, job.observed(needs_ranges)
     except PrecisionLabError:
         work.run.discard()  # labels or a tolerance that only the reference could show to be wrong
         raise
@@ -197,9 +202,7 @@ def _grounds(work: SweepWork, reference: Variant) -> Grounds:
 def _on_its_terms(
     found: PrecisionResult, reference: Variant, request: SweepRequest, work: SweepWork
 ) -> PrecisionResult:
-    """The result with what its verdict hangs on besides the figures, and compiled where only that can be done."""
-    if work.compiler is not None:
-        found = replace(found, compiled=work.compiler.of(found))
+    """The result with what its verdict hangs on besides the figures."""
     terms = Terms(
         random=work.ready.dataset.is_random,
         random_asked=request.random_asked,

@@ -72,6 +72,7 @@ def sweep_options(
     precisions: str | Iterable[str],
     tolerance: str | Iterable[str],
     max_pins: int | None,
+    repair: bool,
     around: str,
     calibration: str | None,
     metric: str | None,
@@ -104,6 +105,7 @@ def sweep_options(
         max_evaluations=max_evaluations,
         max_cost=parse_share(max_cost, "max_cost"),
         arithmetic=arithmetic,
+        repair=repair,
     )
 
 

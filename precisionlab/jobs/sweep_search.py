@@ -12,7 +12,9 @@ from precisionlab.compare.tolerance import meets
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.ranges import chosen_ranges, compared_with
 from precisionlab.evaluate.running_sums import RunningSum, running_sums
-from precisionlab.evaluate.values import Look, ObservedValues
+from precisionlab.evaluate.values import Look, ObservedValues, observed_values
+from precisionlab.jobs.repair_trials import NO_RANGES, Ranges
+from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -55,18 +57,23 @@ class SweepJob:
         """What its verdicts stand on, once the reference is known."""
         self.values: ObservedValues | None = None
         """What the reference's tensors hold, once that is known."""
-        self._deadline = Deadline(options.budget)
+        self._bare_engines: dict[Precision, EngineVariant | None] = {}
+        self._wide: dict[str, CalibrationTable] = {}
 
-    def results(self, methods: Mapping[str, CalibrationTable]) -> tuple[PrecisionResult, ...]:
-        """Each low precision, one after the other; each may take an equal part of the time that is left."""
-        outcomes = []
-        for place, precision in enumerate(self._options.precisions):
-            part = self._deadline.part(1 / (len(self._options.precisions) - place))
-            if precision.is_quantized:
-                outcomes.append(self._int8(methods, part))
-            else:
-                outcomes.append(self._search(precision, None, None, part))
-        return tuple(outcomes)
+    @property
+    def model(self) -> Model:
+        """The model at the shapes of the data."""
+        return self._model
+
+    @property
+    def methods(self) -> Mapping[str, CalibrationTable]:
+        """By each calibration method the int8 ranges, once the values are known."""
+        return {} if self.values is None else self.values.methods
+
+    def observed(self, int8: bool) -> ObservedValues:
+        """What the reference's tensors hold; with `int8` its ranges too. Kept as the values from then on."""
+        self.values = observed_values(self._evaluator, int8, self._look)
+        return self.values
 
     def reference(self) -> Variant:
         """The fp32 variant."""
@@ -85,14 +92,16 @@ class SweepJob:
         self._engines.announce(self._options.precisions)
         return self._engines.measure(reference.name, reference.plan, None, reference.tolerance)
 
-    def _int8(self, methods: Mapping[str, CalibrationTable], deadline: Deadline) -> PrecisionResult:
-        """As `_search`; but where the default ranges do not hold, better ones are tried before any pin.
+    def ranges(self, precision: Precision, methods: Mapping[str, CalibrationTable], deadline: Deadline) -> Ranges:
+        """The int8 ranges; none for a float precision. Where the default's do not hold, better ones are tried.
 
         Ranges cost nothing at run time, pins do. They are judged with float32 around the int8 layers, whatever
         `around` is: what fp16 does there is not theirs to fix. Where there is no time for that, the default's stay.
         """
+        if not precision.is_quantized:
+            return NO_RANGES
         asked, default = self._options.calibration, methods[DEFAULT_METHOD]
-        tolerance = self._options.tolerance_of(Precision.INT8)
+        tolerance = self._options.tolerance_of(precision)
         low = compared_with(self._evaluator, DEFAULT_METHOD, default, introduced=True) if asked is None else None
         method = DEFAULT_METHOD
         if low is None:
@@ -110,22 +119,41 @@ class SweepJob:
             method, table = DEFAULT_METHOD, default
         if asked is None and table.digest == default.digest:
             method = DEFAULT_METHOD
-        return self._search(Precision.INT8, method, table, deadline)
+        return Ranges(method, table)
 
-    def _search(
-        self, precision: Precision, method: str | None, table: CalibrationTable | None, deadline: Deadline
-    ) -> PrecisionResult:
+    def bare(self, precision: Precision, ranges: Ranges) -> PrecisionResult:
+        """The low precision without pins, and nothing searched for; on the GPU too, where there is one."""
+        plan, table = self._bare_plan(precision, ranges), ranges.table
+        found = self._judged(PinSearch(self._task(plan, table, self._cost, Deadline(None))).bare())
+        low = self._bare_engine(precision, ranges)
+        if low is None:
+            return found
+        engine = EngineResult(low, low, 1, ())
+        return replace(found, engine=self._with_own_sums(found, engine))
+
+    def search(self, precision: Precision, ranges: Ranges, deadline: Deadline) -> PrecisionResult:
         """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
         unknown = self.grounds.unknown(self._options.tolerance_of(precision))
-        bare = plan_for(self._model, precision, table, around=self._options.around, calibration=method)
+        plan, table = self._bare_plan(precision, ranges), ranges.table
         if self._engines is None:
-            return self._judged(PinSearch(self._task(bare, table, self._cost, deadline)).run(unknown))
-        engines, wide = self._engines, self._engine_ranges(table)
-        low = engines.measure(f"{precision}", bare, wide, self._options.tolerance_of(precision))
+            return self._judged(PinSearch(self._task(plan, table, self._cost, deadline)).run(unknown))
+        low = self._bare_engine(precision, ranges)
         # Times that were measured just now are what the search goes by, in place of estimates.
-        search = PinSearch(self._task(bare, table, engines.cost, deadline))
+        search = PinSearch(self._task(plan, table, self._engines.cost, deadline))
         outcome = self._judged(search.run(unknown))
-        return replace(outcome, engine=self._with_own_sums(outcome, engines.verify(outcome, low, wide)))
+        verified = self._engines.verify(outcome, low, self._engine_ranges(table))
+        return replace(outcome, engine=self._with_own_sums(outcome, verified))
+
+    def _bare_plan(self, precision: Precision, ranges: Ranges) -> PrecisionPlan:
+        return plan_for(self._model, precision, ranges.table, around=self._options.around, calibration=ranges.method)
+
+    def _bare_engine(self, precision: Precision, ranges: Ranges) -> EngineVariant | None:
+        """The engine without pins, measured once; None without engines, or where it cannot be built."""
+        if self._engines is not None and precision not in self._bare_engines:
+            plan, wide = self._bare_plan(precision, ranges), self._engine_ranges(ranges.table)
+            tolerance = self._options.tolerance_of(precision)
+            self._bare_engines[precision] = self._engines.measure(f"{precision}", plan, wide, tolerance)
+        return self._bare_engines.get(precision)
 
     def _task(
         self, low_plan: PrecisionPlan, table: CalibrationTable | None, cost: CostModel, deadline: Deadline
@@ -138,7 +166,8 @@ class SweepJob:
         tolerance = self._options.tolerance_of(found.precision)
         unknown, caveat = self.grounds.unknown(tolerance), self.grounds.caveat(tolerance)
         found = replace(found, unknown=unknown, caveat=caveat, arithmetic=self._evaluator.arithmetic)
-        found = replace(found, repairs=self._applicable(found))
+        if not self._options.repair:
+            found = replace(found, repairs=self._applicable(found))
         return found if found.unknown else self._with_unscaled(self._with_alternatives(found))
 
     def _with_unscaled(self, found: PrecisionResult) -> PrecisionResult:
@@ -206,6 +235,11 @@ class SweepJob:
         """
         if table is None:
             return None
+        if table.digest not in self._wide:
+            self._wide[table.digest] = self._with_insides(table)
+        return self._wide[table.digest]
+
+    def _with_insides(self, table: CalibrationTable) -> CalibrationTable:
         nodes = [self._model.node[name] for layer in self._model.layers if layer.quantizable for name in layer.nodes]
         given = (str(value.name) for node in nodes for value in node.outputs if value.name)
         tensors = tuple(name for name in given if name not in table.ranges and is_observed(self._model, name))
@@ -215,12 +249,17 @@ class SweepJob:
         others = table_of(collector.histograms(), "max", table.samples)
         return CalibrationTable({**others.ranges, **table.ranges}, table.samples)
 
+    def ranges_by(self, method: str | None, methods: Mapping[str, CalibrationTable]) -> Ranges:
+        """The int8 ranges by a plan's own method, or the one that is asked for."""
+        by = self._options.calibration or method or DEFAULT_METHOD
+        return Ranges(by, chosen_ranges(self._evaluator, methods, by))
+
     def measure(self, plan: PrecisionPlan, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
         """Compare the user's own plan, beside the same precision without pins."""
         table = None
         if methods:
-            method = self._options.calibration or plan.calibration or DEFAULT_METHOD
-            table, plan = chosen_ranges(self._evaluator, methods, method), replace(plan, calibration=method)
+            ranges = self.ranges_by(plan.calibration, methods)
+            table, plan = ranges.table, replace(plan, calibration=ranges.method)
         precision = plan.default
         bare = completed(self._model, plan.with_pins(()), table)
         plan = completed(self._model, plan, table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,17 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.prepare import Prepared, prepare
 from precisionlab.evaluate.run_folder import RunFolder
 from precisionlab.evaluate.task_metric import source_of
-from precisionlab.jobs.grouping import Grouped, as_compiled, as_the_plan, by_default
+from precisionlab.jobs.grouping import (
+    Grouped,
+    Opener,
+    as_compiled,
+    as_far_as_kept,
+    as_the_plan,
+    by_default,
+    grouped_anew,
+)
+from precisionlab.jobs.plan_source import repaired_for
+from precisionlab.jobs.repair_trials import Means
 from precisionlab.jobs.sweep_checks import check_choosable, check_precisions
 from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
 from precisionlab.model import Model, load_model
@@ -30,10 +40,11 @@ from precisionlab.rewrite.gates import WEIGHT_SCALES
 from precisionlab.search.cost import CostModel
 from precisionlab.search.on_engine import Compiler, EngineStage
 from precisionlab.search.options import Options, check_calibration
-from precisionlab.system.executors import open_executor
+from precisionlab.system.executors import Executor, open_executor
 from precisionlab.system.lock import held_folder
 from precisionlab.system.observer import Observer
 from precisionlab.system.versions import RULES, versions
+from precisionlab.system.wording import counted
 
 if TYPE_CHECKING:
     from precisionlab.backends.engine import EngineBackend
@@ -41,11 +52,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepWork:
-    """One sweep's means.
+    """One sweep's means, for one model: as it is, or repaired.
 
     `options` are the request's, as the plan that is asked for and the backend have them. `plan` is that plan, None
     where pins are searched for. `engines` None: all is emulated; `stage` measures on them where they can run here,
-    `compiler` only compiles. `grouped` says where the layers come from.
+    `compiler` only compiles. `grouped` says where the layers come from. `emulated` opens the emulation alone of the
+    same model with repairs, `repaired` all of its means; both live as long as this does.
     """
 
     options: Options
@@ -59,6 +71,13 @@ class SweepWork:
     stage: EngineStage | None
     compiler: Compiler | None
     grouped: Grouped
+    emulated: Callable[[Model], Means]
+    repaired: Callable[[Model], SweepWork]
+
+    @property
+    def means(self) -> Means:
+        """What evaluates the model in emulation."""
+        return Means(self.evaluator, self.ready.local.look)
 
 
 @contextmanager
@@ -70,7 +89,8 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
     run = request.run
     for note in run.notes:
         observer.note(note)
-    grouped = as_the_plan(_loaded(request.model, observer), request.plan, run)
+    loaded = _loaded(request.model, observer)
+    grouped = as_the_plan(loaded, request.plan, run)
     plan = _plan_of(request, grouped.model)
     options = _as_planned(request.options, plan)
     check_precisions(grouped.model, options, plan)
@@ -79,49 +99,110 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
         opened.enter_context(held_folder(folder, observer.note))
         given = grouped.model
         ready = prepare(given, request.source, options.metric, run.threads, executor, observer, run.memory, run.device)
-        how = replace(run.engine, compute=run.target.capability.upper())
-        opening = partial(ready.engines, options=how, folder=folder, observer=observer)
+        opening = _Opening(run, options, executor, opened, folder, observer)
         if plan is None:
-            grouped = by_default(grouped, run, options, opening, observer)
-        grouped = as_compiled(grouped, run, options, opening, observer)
+            grouped = by_default(grouped, run, options, opening.engines_of(ready), observer)
+        grouped = as_compiled(grouped, run, options, opening.engines_of(ready), observer)
         if grouped.model is not given:
             ready = ready.of(grouped.model, run.threads)
             plan = _plan_of(request, grouped.model)
         for said in (grouped.note, "" if grouped.fusions is None else grouped.fusions.text):
             if said:
                 observer.note(said)
-        engines = None
-        if run.backend != EMULATION:
-            engines = opened.enter_context(ready.engines(run.backend, how, folder, observer))
-            options = replace(options, no_new_precision=not engines.is_typed, typed=engines.is_typed)
-            options = _as_fused(options, grouped)
-            check_choosable(grouped.model, engines, options, plan)
-        yield _work(run, options, plan, ready, engines, grouped, folder, observer)
+        yield opening.work(ready, grouped, plan)
 
 
-def _work(
-    run: RunOptions,
-    options: Options,
-    plan: PrecisionPlan | None,
-    ready: Prepared,
-    engines: EngineBackend | None,
-    grouped: Grouped,
-    folder: Path,
-    observer: Observer,
-) -> SweepWork:
-    cost = CostModel(ready.backend.model, run.target)
-    judging = ready.judging(*map(options.tolerance_of, (Precision.FP32, *options.precisions)))
-    for note in judging.notes:
-        observer.note(note)
-    kept = RunFolder(folder, _context(grouped.model, ready, options, engines), observer.note)
-    judging = ready.with_groups(judging, kept, observer)
-    stage, compiler = None, None
-    if engines is not None and engines.can_run:
-        stage = EngineStage(ready.evaluator(kept, observer, judging, engines), engines, run.target, run.engine.builds)
-    elif engines is not None:
-        compiler = Compiler(engines, observer)
-    evaluator = replace(ready.evaluator(kept, observer, judging), arithmetic=options.arithmetic)
-    return SweepWork(options, plan, ready, cost, judging, kept, evaluator, engines, stage, compiler, grouped)
+@dataclass(frozen=True)
+class _Opening:
+    """What opens the means of a model of this sweep: the model that it was given, and later the same with repairs."""
+
+    run: RunOptions
+    options: Options
+    executor: Executor | None
+    opened: ExitStack
+    folder: Path
+    observer: Observer
+
+    def engines_of(self, ready: Prepared) -> Opener:
+        """What opens a backend of engines on the model at hand."""
+        how = replace(self.run.engine, compute=self.run.target.capability.upper())
+        return partial(ready.engines, options=how, folder=self.folder, observer=self.observer)
+
+    def work(self, ready: Prepared, grouped: Grouped, plan: PrecisionPlan | None) -> SweepWork:
+        """All means for the model as it is."""
+        options, engines = self._with_engines(ready, grouped, plan)
+        judging = ready.judging(*map(options.tolerance_of, (Precision.FP32, *options.precisions)))
+        for note in judging.notes:
+            self.observer.note(note)
+        kept = RunFolder(self.folder, _context(grouped.model, ready, options, engines), self.observer.note)
+        judging = ready.with_groups(judging, kept, self.observer)
+        return self._work(options, plan, ready, engines, grouped, judging, kept)
+
+    def _repaired(self, work: SweepWork, model: Model) -> SweepWork:
+        """All means for the same model with repairs: its own engines, and the layers that these have."""
+        self.observer.note(f"with {counted(len(model.repairs), 'repair')}: {', '.join(map(str, model.repairs))}")
+        ready = work.ready.of(model, self.run.threads, self.executor)
+        grouped = Grouped(model)
+        if work.grouped.fusions is not None:
+            grouped = grouped_anew(model, work.grouped, self.run, self.options, self.engines_of(ready), self.observer)
+            ready = work.ready.of(grouped.model, self.run.threads)
+        options, engines = self._with_engines(ready, grouped, work.plan)
+        found = self._work(options, work.plan, ready, engines, grouped, work.judging, work.run)
+        # What was evaluated of it while repairs were tried is known.
+        return replace(found, evaluator=replace(work.evaluator, backend=ready.backend, arithmetic=options.arithmetic))
+
+    def _emulated(self, work: SweepWork, model: Model) -> Means:
+        grouped = as_far_as_kept(model, work.grouped)
+        ready = work.ready.of(grouped, self.run.threads, self.executor)
+        return Means(replace(work.evaluator, backend=ready.backend), ready.local.look)
+
+    def _with_engines(
+        self, ready: Prepared, grouped: Grouped, plan: PrecisionPlan | None
+    ) -> tuple[Options, EngineBackend | None]:
+        """The options as the engines have them, and these; None where all is emulated."""
+        options = self.options
+        if self.run.backend == EMULATION:
+            return options, None
+        engines = self.opened.enter_context(self.engines_of(ready)(self.run.backend))
+        options = replace(options, no_new_precision=not engines.is_typed, typed=engines.is_typed)
+        options = _as_fused(options, grouped)
+        check_choosable(grouped.model, engines, options, plan)
+        return options, engines
+
+    def _work(
+        self,
+        options: Options,
+        plan: PrecisionPlan | None,
+        ready: Prepared,
+        engines: EngineBackend | None,
+        grouped: Grouped,
+        judging: Judging,
+        kept: RunFolder,
+    ) -> SweepWork:
+        run, observer, stage, compiler = self.run, self.observer, None, None
+        if engines is not None and engines.can_run:
+            stage = EngineStage(
+                ready.evaluator(kept, observer, judging, engines), engines, run.target, run.engine.builds
+            )
+        elif engines is not None:
+            compiler = Compiler(engines, observer)
+        evaluator = replace(ready.evaluator(kept, observer, judging), arithmetic=options.arithmetic)
+        work = SweepWork(
+            options=options,
+            plan=plan,
+            ready=ready,
+            cost=CostModel(ready.backend.model, run.target),
+            judging=judging,
+            run=kept,
+            evaluator=evaluator,
+            engines=engines,
+            stage=stage,
+            compiler=compiler,
+            grouped=grouped,
+            emulated=lambda model: self._emulated(work, model),
+            repaired=lambda model: self._repaired(work, model),
+        )
+        return work
 
 
 def _loaded(path: Path, observer: Observer) -> Model:
@@ -137,10 +218,13 @@ def _loaded(path: Path, observer: Observer) -> Model:
 
 
 def _plan_of(request: SweepRequest, model: Model) -> PrecisionPlan | None:
-    """The user's own plan for the model's layers; None where none is asked for."""
+    """The user's own plan, for the layers of the model with the plan's repairs; None where none is asked for.
+
+    Raises PlanError as `repaired_for` and `read_plan_for`.
+    """
     if request.plan is None:
         return None
-    return read_plan_for(model, request.plan)
+    return read_plan_for(repaired_for(model, request.plan), request.plan)
 
 
 def _as_planned(options: Options, plan: PrecisionPlan | None) -> Options:

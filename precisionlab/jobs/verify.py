@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.backends.base import Backend
+from precisionlab.backends.equivalence import Equivalence
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.registry import EMULATION, choose_backend
 from precisionlab.calibration.methods import DEFAULT_METHOD
@@ -18,16 +19,24 @@ from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_t
 from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.journal import NoJournal
-from precisionlab.evaluate.prepare import prepare
+from precisionlab.evaluate.prepare import Prepared, prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
-from precisionlab.jobs.plan_source import arithmetic_of, metric_of, model_of, run_beside, source_of, with_layers_of
-from precisionlab.model import load_model
+from precisionlab.jobs.plan_source import arithmetic_of, layered_for, metric_of, model_of, run_beside, source_of
+from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
+from precisionlab.model import Model, load_model
 from precisionlab.plan.assign import lowest_of, read_plan_for
 from precisionlab.plan.file import read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import any_quantized
 from precisionlab.rewrite.plans import completed
-from precisionlab.search.certificate import Certificate, Figures, certificate_of, figures_of
+from precisionlab.search.certificate import (
+    Certificate,
+    Figures,
+    RepairRelease,
+    certificate_of,
+    figures_of,
+    repair_releases,
+)
 from precisionlab.search.ladder import Assignment
 from precisionlab.search.options import check_calibration
 from precisionlab.search.outcome import overridden_text
@@ -41,11 +50,13 @@ from precisionlab.system.parsing import check_workers, parse_memory
 class Verification:
     """What a plan was measured to be, beside what it says of itself.
 
-    `certificate` holds the plan's figures and those with each pin released, `held_out` the plan's on the samples
-    that chose nothing (None where there are none), `samples` how many each of the two rests on. `claimed` are the
-    figures that the plan's file has for the same: under "" the whole plan's, under a layer's name those without its
-    pin; a plan without a certificate claims nothing. `figures` says "emulated" or "measured". `overridden` are the pins
-    that the plan's engine does not keep to, in words.
+    `certificate` holds the plan's figures and those with each pin released, and each repair left out (always emulated),
+    `held_out` the plan's on the samples that chose nothing (None where there are none), `samples` how many each of the
+    two rests on. `claimed` are the figures that the plan's file has for the same: under "" the whole plan's, under a
+    layer's name those without its pin, under `repair_name` those without a repair; a plan without a certificate claims
+    nothing. `figures` says "emulated" or "measured". `overridden` are the pins that the plan's engine does not keep to,
+    in words. `same` says how the model with the plan's repairs lies beside the original in float32, over all samples;
+    None for a plan without.
     """
 
     plan: PrecisionPlan
@@ -55,6 +66,7 @@ class Verification:
     claimed: Mapping[str, Mapping[str, float]]
     figures: str
     overridden: tuple[str, ...] = ()
+    same: Equivalence | None = None
 
     @property
     def holds(self) -> bool:
@@ -92,7 +104,7 @@ def verify(
     path = Path(plan)
     content = read_plan_content(path)
     run = run_beside(path)
-    loaded = with_layers_of(run, load_model(Path(model if model is not None else model_of(run, path))))
+    loaded = layered_for(run, load_model(Path(model if model is not None else model_of(run, path))), path)
     asked = read_plan_for(loaded, path)
     check_calibration(asked.calibration)
     arithmetic = arithmetic_of(content, path)
@@ -126,6 +138,11 @@ def verify(
         found = evaluator.compare("the plan", asked, table)
         held_out = evaluator.hold_to("the plan", asked, table)
         certificate = _proof(evaluator, asked, bare, table, found, bounds)
+        same = None
+        if asked.repairs:
+            trials = _trials(ready, emulated, asked, threads)
+            certificate = replace(certificate, repairs=_repair_proof(trials, asked, bounds))
+            same = trials.same(asked.repairs, ready.dataset, ready.local.threads)
         return Verification(
             asked,
             certificate,
@@ -134,6 +151,7 @@ def verify(
             _claims(content),
             measuring.figures,
             () if by == EMULATION else overridden_text(engines.inside(asked, table)),
+            same,
         )
 
 
@@ -159,6 +177,29 @@ def _proof(
     return certificate_of(releasable, without, found, judged, bounds)
 
 
+def _trials(ready: Prepared, evaluator: Evaluator, plan: PrecisionPlan, threads: int | None) -> RepairTrials:
+    """The model with fewer repairs, in emulation."""
+    repaired = ready.local.model
+    assert repaired.original is not None
+
+    def opened(model: Model) -> Means:
+        made = ready.of(model, threads)
+        return Means(replace(evaluator, backend=made.backend), made.local.look)
+
+    def ranges_of(means: Means) -> Ranges:
+        if not any_quantized(plan.precisions):
+            return NO_RANGES
+        method = plan.calibration or DEFAULT_METHOD
+        return Ranges(method, chosen_ranges(means.evaluator, ranges_by_method(means.evaluator), method))
+
+    return RepairTrials(opened(repaired.original), plan.default, plan.around, opened, ranges_of)
+
+
+def _repair_proof(trials: RepairTrials, plan: PrecisionPlan, bounds: Tolerance) -> tuple[RepairRelease, ...]:
+    """Each repair left out, in emulation."""
+    return repair_releases(plan.repairs, lambda rest: trials.judged_with_pins(rest, plan), bounds)
+
+
 def _asked_for(content: Any, plan: PrecisionPlan) -> Tolerance:
     """The tolerance that the plan's file names; the default of its precision where it names none."""
     texts = content.get("tolerance") or ()
@@ -178,11 +219,18 @@ def _claims(content: Any) -> dict[str, Mapping[str, float]]:
     certificate = content.get("certificate")
     if not isinstance(certificate, Mapping):
         return {}
-    releases = certificate.get("releases")
+    releases, repairs = certificate.get("releases"), certificate.get("repairs")
     found = {"": certificate.get("figures")}
+    if isinstance(repairs, list):
+        found.update((repair_name(number), each) for number, each in enumerate(repairs) if isinstance(each, Mapping))
     if isinstance(releases, list):
         found.update((str(release.get("layer")), release) for release in releases if isinstance(release, Mapping))
     return {name: _numbers(claim) for name, claim in found.items() if isinstance(claim, Mapping)}
+
+
+def repair_name(number: int) -> str:
+    """What the claims call the plan without its repair of this number, from 0."""
+    return f"repair {number + 1}"
 
 
 def _numbers(claim: Mapping[Any, Any]) -> dict[str, float]:

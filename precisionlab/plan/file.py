@@ -13,6 +13,9 @@ from precisionlab.precision import Precision
 from precisionlab.system.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
 from precisionlab.system.wording import either
 
+REPAIRED = "repaired"
+"""What a plan's file says of the repaired model, beside its repairs."""
+
 
 def plan_files(precisions: Collection[str]) -> dict[str, str]:
     """Precision → what the file of its plan is called in the folder of a sweep over these."""
@@ -101,6 +104,15 @@ def read_plan_content(path: Path) -> Any:
         raise PlanError(f"{path}: not JSON: {error}") from None
 
 
+def check_model(plan: PrecisionPlan, model_sha256: str, path: Path) -> None:
+    """Raises PlanError where the plan belongs to another model than the one of this hash."""
+    if plan.model_sha256 != model_sha256:
+        raise PlanError(
+            f"{path}: made for another model (sha256 {plan.model_sha256[:12]}…, this one is "
+            f"{model_sha256[:12]}…); sweep this model to get its own plan"
+        )
+
+
 def read_plan(path: Path, model_sha256: str, layers: Mapping[str, Collection[str]]) -> PrecisionPlan:
     """Read `plan.json` for a model, and match its pins to the model's layers by node name.
 
@@ -108,11 +120,7 @@ def read_plan(path: Path, model_sha256: str, layers: Mapping[str, Collection[str
     belongs to another model, or pins a node that the model does not have.
     """
     plan = plan_from_dict(read_plan_content(path), str(path))
-    if plan.model_sha256 != model_sha256:
-        raise PlanError(
-            f"{path}: made for another model (sha256 {plan.model_sha256[:12]}…, this one is "
-            f"{model_sha256[:12]}…); sweep this model to get its own plan"
-        )
+    check_model(plan, model_sha256, path)
     layer_of = {node: name for name, nodes in layers.items() for node in nodes}
     pins: dict[str, Pin] = {}
     known = ((layer_of[node], pin.precision) for pin in plan.pins for node in pin.nodes if node in layer_of)

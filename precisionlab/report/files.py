@@ -16,10 +16,11 @@ from precisionlab.evaluate.prepare import Prepared, Source
 from precisionlab.evaluate.run_folder import RunFolder
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
+from precisionlab.model.digest import repaired_content
 from precisionlab.model.held import held_layers, held_text
 from precisionlab.model.measurable import own_types
 from precisionlab.model.portable import tensorrt_notes
-from precisionlab.plan.file import plan_files
+from precisionlab.plan.file import REPAIRED, plan_files
 from precisionlab.precision import Precision
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
@@ -31,7 +32,7 @@ from precisionlab.search.alternatives import Alternative
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.options import Options
-from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
+from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Repaired, Variant
 from precisionlab.system.disk import write_whole, write_whole_bytes
 from precisionlab.system.versions import versions
 from precisionlab.system.wording import counted
@@ -102,7 +103,9 @@ def run_facts(
         "threads": backend.threads,
         "seconds": round(seconds, 3),
         "annotated": {"file": None if note else ANNOTATED, "note": note},
-        "precisions": {r.precision.value: _precision_facts(model, r, names) for r in results},
+        "precisions": {
+            r.precision.value: {**_precision_facts(model, r, names), **_own_groups(r, fusions)} for r in results
+        },
     }
 
 
@@ -124,6 +127,13 @@ def _layer_facts(model: Model, fusions: Fusions | None) -> dict[str, Any]:
     return {**facts, "from": "a compiled engine", "difference": fusions.text, "groups": groups}
 
 
+def _own_groups(result: PrecisionResult, fusions: Fusions | None) -> dict[str, Any]:
+    """The layers of a repaired model that a compiled engine has; see `_layer_facts`."""
+    if fusions is None or result.repaired is None:
+        return {}
+    return {"groups": [list(layer.nodes) for layer in result.repaired.model.layers]}
+
+
 def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) -> dict[str, Any]:
     first = result.first_nonfinite
     layer = next((layer.name for layer in model.layers if first in layer.watched), None)
@@ -136,6 +146,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "proven": None if result.certificate is None else result.certificate.proven,
         "remark": result.remark,
         "repairs": list(map(str, result.repairs)),
+        "repaired": None if result.repaired is None else _repaired_facts(result.repaired),
         "rows": rows_text(model, result.low, names),
         "engine": None if result.engine is None else _engine_facts(result.engine),
         "compiled": [_compiled_facts(compiled) for compiled in result.compiled],
@@ -149,6 +160,18 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "table": None
         if result.table is None
         else f"{result.low.plan.calibration} over {counted(result.table.samples, 'sample')}",
+    }
+
+
+def _repaired_facts(repaired: Repaired) -> dict[str, Any]:
+    """What was repaired, and how the repaired model lies beside the original in float32."""
+    return {
+        "sha256": repaired_content(repaired.model),
+        "float32": {
+            "bitwise": repaired.same.is_bitwise,
+            "largest_difference": json_number(repaired.same.largest),
+            "samples": repaired.same.samples,
+        },
     }
 
 
@@ -199,7 +222,8 @@ def write_results(
     plans = plan_files(result.plans)
     with run.results([*gone, *([] if is_model else [ANNOTATED])]) as drafts:
         for found in result.precisions:
-            content = {**found.plan.to_dict(), **_held(result.model), **_plan_evidence(found)}
+            repaired = {} if found.repaired is None else {REPAIRED: _repaired_facts(found.repaired)}
+            content = {**found.plan.to_dict(), **repaired, **_held(result.model), **_plan_evidence(found)}
             write_whole(drafts / plans[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         write_whole(drafts / "variants.csv", to_csv(variants))
         write_whole(drafts / "layers.csv", to_csv(layers))

@@ -112,6 +112,8 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
         said += " " + text(f"{section.released}: " + " → ".join(dict.fromkeys(figures)) + under) + "."
     if section.cost:
         said += f" Cost: {text(section.cost)}, for {text(run['target']['title'])}."
+    if section.repaired:
+        said += f" The plan has {counted(section.repaired, 'repair')}, and {counted(len(section.pins), 'pin')}."
     if section.repairs:
         said += f" A repair may do without pins, and was not tried: {', '.join(map(text, section.repairs))}."
     if section.remark:

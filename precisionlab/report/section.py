@@ -68,7 +68,8 @@ class PrecisionSection:
 
     `proven` says whether no pin can be released; None where none was to be proved; `strict`, that this holds for more
     than was asked. `absorbed` is the number of tensors with an Inf that does the outputs no harm. `fused` says whether
-    a pinned layer has nodes of other names. `released` names the figure that stands for released pins.
+    a pinned layer has nodes of other names. `repairs` are those that apply and were not tried, `repaired` counts those
+    that the plan has. `released` names the figure that stands for released pins.
     """
 
     name: str
@@ -99,6 +100,7 @@ class PrecisionSection:
     cost: str
     evaluations: int
     repairs: tuple[str, ...]
+    repaired: int
     first_nonfinite: str | None
     first_nonfinite_layer: str | None
     table: str | None
@@ -116,6 +118,13 @@ class PrecisionSection:
     def met(self) -> bool:
         """Whether the verdict is that the tolerance is met."""
         return self.verdict.met
+
+    @property
+    def changes(self) -> str:
+        """What the plan found does, in a few words: `3 pinned`, `1 repair`, or both."""
+        repaired = [counted(self.repaired, "repair")] if self.repaired else []
+        pinned = [f"{len(self.pins)} pinned"] if self.pins or not repaired else []
+        return ", ".join([*repaired, *pinned])
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,10 @@ def section_of(
     views = tuple(map(layer_view, rows))
     pins = plans[name].pins if name in plans else ()
     verdict = verdict_in(run, name)
-    reference, low, mixed = (_variant(tables.variants, v) for v in ("fp32", name, f"{name} mixed"))
+    reference, low, *changed = (
+        _variant(tables.variants, v) for v in ("fp32", name, f"{name} mixed", f"{name} repaired")
+    )
+    mixed = next(filter(None, changed), None)
     last = mixed or low
     bounds = bounds_of(str(run["tolerance"][name]))
     bound = bounds[0] if bounds else None
@@ -156,6 +168,7 @@ def section_of(
         only_chosen=bool(facts["proven"]) and last is not None and _misses_held_out(last, bounds),
         remark=str(facts["remark"]),
         repairs=tuple(map(str, facts.get("repairs", ()))),  # nor do they of these
+        repaired=len(plans[name].repairs) if name in plans else 0,
         picked=tuple(map(str, facts.get("rows", ()))),  # runs of older versions do not say
         engine=facts["engine"],
         compiled=facts["compiled"],
@@ -208,7 +221,12 @@ def _inside(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _latency(rows: Iterable[Row], name: str) -> str:
     """The measured times of FP32, of the precision without pins and of the engine taken; nothing without engines."""
-    engines = {"FP32": "fp32 engine", "without pins": f"{name} engine", "with pins": f"{name} mixed engine"}
+    engines = {
+        "FP32": "fp32 engine",
+        "without pins": f"{name} engine",
+        "with pins": f"{name} mixed engine",
+        "repaired": f"{name} repaired engine",
+    }
     times = {v: as_number(row, "latency_ms") for row in rows if (v := str(row["variant"])) in engines.values()}
     latencies = [(label, times.get(variant)) for label, variant in engines.items()]
     parts = [f"{show(time, '.3g')} ms {label}" for label, time in latencies if time is not None]

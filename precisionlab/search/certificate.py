@@ -1,4 +1,4 @@
-"""The proof of a set of pins: its measured figures, and those with each pin released."""
+"""The proof of a plan: its measured figures, and those with each pin, and each repair, released."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, meets
+from precisionlab.errors import PlanError
+from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment
 from precisionlab.system.deadline import BudgetExhausted
@@ -32,6 +34,22 @@ class Release:
 
 
 @dataclass(frozen=True)
+class RepairRelease:
+    """The plan without one of its repairs, and nothing else changed.
+
+    `figures` is None where the others cannot be made without it: they are made of what it has made.
+    """
+
+    repair: Repair
+    figures: Figures | None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the plan is not right without it."""
+        return self.figures is None or not self.figures.met
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The plan's own figures, and those of each release, held to `bounds`.
 
@@ -39,18 +57,20 @@ class Certificate:
     confirm its first plan.
 
     `complete` is true where each pin was released to the precision that it would have without the pin, and none of
-    that met the tolerance: then no layer can be taken from the set.
+    that met the tolerance: then no layer can be taken from the set. `repairs` has each repair left out.
     """
 
     bounds: tuple[str, ...]
     figures: Figures
     releases: tuple[Release, ...]
     complete: bool
+    repairs: tuple[RepairRelease, ...] = ()
 
     @property
     def proven(self) -> bool:
-        """Whether the pins suffice, and none of them is needless."""
-        return self.complete and self.figures.met and not any(release.figures.met for release in self.releases)
+        """Whether pins and repairs suffice, and none of them is needless."""
+        needless = any(release.figures.met for release in self.releases)
+        return self.complete and self.figures.met and not needless and all(r.is_needed for r in self.repairs)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of the plan's `certificate`."""
@@ -61,7 +81,23 @@ class Certificate:
             "releases": [
                 {"layer": r.layer, "precision": r.precision.value, **_plain(r.figures)} for r in self.releases
             ],
+            **({"repairs": [_plain_release(r) for r in self.repairs]} if self.repairs else {}),
         }
+
+
+def repair_releases(
+    repairs: tuple[Repair, ...], judged: Callable[[tuple[Repair, ...]], Comparison], bounds: Tolerance
+) -> tuple[RepairRelease, ...]:
+    """Each repair left out, the plan else the same; `judged` evaluates it with the others, or raises PlanError."""
+    found = []
+    for repair in repairs:
+        try:
+            figures = figures_of(judged(tuple(other for other in repairs if other is not repair)), bounds)
+        except PlanError:
+            found.append(RepairRelease(repair, None))
+        else:
+            found.append(RepairRelease(repair, figures))
+    return tuple(found)
 
 
 def certificate_of(
@@ -87,6 +123,11 @@ def certificate_of(
     return Certificate(tuple(map(str, bounds)), figures_of(found, bounds), tuple(releases), complete)
 
 
+def certificate_without_pins(found: Comparison, bounds: Tolerance) -> Certificate:
+    """The proof of a plan that has no pin to release."""
+    return Certificate(tuple(map(str, bounds)), figures_of(found, bounds), (), complete=True)
+
+
 def figures_of(comparison: Comparison, tolerance: Tolerance) -> Figures:
     """What the comparison says of the tolerance."""
     values = {bound.figure: bound.of(comparison) for bound in tolerance}
@@ -96,6 +137,11 @@ def figures_of(comparison: Comparison, tolerance: Tolerance) -> Figures:
 def json_number(value: float) -> float | str:
     """JSON has no NaN and no infinity: they stand as the words "nan", "inf" and "-inf"."""
     return value if abs(value) < float("inf") else str(value)
+
+
+def _plain_release(release: RepairRelease) -> dict[str, Any]:
+    head = {"kind": release.repair.kind, "node": release.repair.nodes[0]}
+    return head | ({"figures": None} if release.figures is None else _plain(release.figures))
 
 
 def _plain(figures: Figures) -> dict[str, Any]:

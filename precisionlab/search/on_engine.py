@@ -176,25 +176,22 @@ def candidates(model: Model, found: PrecisionResult) -> Iterator[PrecisionPlan]:
 
 
 class Compiler:
-    """Compiles the plans of a sweep where no GPU can run them: to see what the compiler makes of them."""
+    """Compiles plans of one model where no GPU can run them: to see what the compiler makes of them."""
 
     def __init__(self, backend: EngineBackend, observer: Observer) -> None:
         self._backend = backend
         self._observer = observer
 
-    def of(self, found: PrecisionResult) -> tuple[CompiledVariant, ...]:
-        """The engine without pins, and with those that were found."""
-        variants = [found.low] if found.mixed is found.low else [found.low, found.mixed]
-        compiled = []
-        for variant in variants:
-            try:
-                inside = self._backend.inside(variant.plan, found.table)
-            except EngineError as error:  # refused, or the compiler's process has died
-                compiled.append(CompiledVariant(variant.name, self._backend.device, None, str(error)))
-                self._observer.note(f"  {variant.name}: NOT compiled: {error}")
-            else:
-                compiled.append(CompiledVariant(variant.name, self._backend.device, inside, ""))
-                for note in self._backend.notes:
-                    self._observer.note(f"  {variant.name}: {note}")
-            self._backend.notes.clear()
-        return tuple(compiled)
+    def of(self, variant: Variant, table: CalibrationTable | None) -> CompiledVariant:
+        """The variant's engine; `table` has its ranges."""
+        try:
+            inside = self._backend.inside(variant.plan, table)
+        except EngineError as error:  # refused, or the compiler's process has died
+            compiled = CompiledVariant(variant.name, self._backend.device, None, str(error))
+            self._observer.note(f"  {variant.name}: NOT compiled: {error}")
+        else:
+            compiled = CompiledVariant(variant.name, self._backend.device, inside, "")
+            for note in self._backend.notes:
+                self._observer.note(f"  {variant.name}: {note}")
+        self._backend.notes.clear()
+        return compiled

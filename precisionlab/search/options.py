@@ -39,7 +39,8 @@ class Options:
     whole run's ranges, ranking and search; `max_evaluations` are plans of each precision. None for these: until the
     search is done. `max_cost` is the most that a plan may cost, as a share of float32's; None: whatever it takes.
     `typed` says that the engines take each layer's type from the model, where its sums can be asked for in float32.
-    `arithmetic` is how variants are emulated.
+    `arithmetic` is how variants are emulated. `repair` says whether the model may be repaired before pins are searched
+    for.
     """
 
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
@@ -57,6 +58,7 @@ class Options:
     max_evaluations: int | None = None
     max_cost: float | None = None
     arithmetic: Arithmetic = TENSORRT
+    repair: bool = True
 
     def tolerance_of(self, precision: Precision) -> Tolerance:
         """The tolerance that this precision is held to."""

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.evaluate.running_sums import RunningSum
+from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
@@ -36,11 +38,11 @@ if TYPE_CHECKING:
 class Variant:
     """The model under one plan, and what comparing it found.
 
-    `name` is the precision, or "<precision> mixed" with pins. `figures` says where its error figures
-    come from: "emulated" or "measured". `comparison` rests on the samples that chose the pins, `held_out` on
-    those that did not (None where there are none); `met` says whether the tolerance holds on both. `cost` is
-    what the plan costs on the target, an estimate unless it says that it was measured. `alternatives` are its figures
-    under what else kernels may do.
+    `name` is the precision, or "<precision> mixed" with pins, "<precision> repaired" with repairs alone. `figures` says
+    where its error figures come from: "emulated" or "measured". `comparison` rests on the samples that chose the pins,
+    `held_out` on those that did not (None where there are none); `met` says whether the tolerance holds on both. `cost`
+    is what the plan costs on the target, an estimate unless it says that it was measured. `alternatives` are its
+    figures under what else kernels may do.
     """
 
     name: str
@@ -116,10 +118,29 @@ class CompiledVariant:
 
 
 @dataclass(frozen=True)
+class Repaired:
+    """The model with repairs, in one low precision.
+
+    `bare` is the variant of it without pins. `released` are repairs that were found, and are not needed or do not help.
+    `same` says how it lies beside the original in float32, over all samples.
+    """
+
+    model: Model
+    bare: Variant
+    released: tuple[Repair, ...]
+    same: Equivalence
+
+    @property
+    def repairs(self) -> tuple[Repair, ...]:
+        """Those that were made, in their order."""
+        return self.model.repairs
+
+
+@dataclass(frozen=True)
 class PrecisionResult:
     """One low precision: the variant without pins, and the one with the pins that were found.
 
-    `mixed` is `low` itself where no pin was needed. `ranked` are the layers that the precision touches,
+    `mixed` is `low` itself where nothing was needed. `ranked` are the layers that the precision touches,
     the worst first. `causes` says for layers that break in it why. `evaluations` counts the plans that
     were run and compared on the way. `sensitivities` are the final outputs' to each layer, on the samples where the
     precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
@@ -129,7 +150,9 @@ class PrecisionResult:
     `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
     compiled for a GPU that is not here. `terms` are what the verdict hangs on besides the figures.
     `arithmetic` is how its variants were emulated. `running_sums` are those of layers whose kernels may keep sums in
-    the precision, without pins. `repairs` are those that apply where it breaks without pins; none of them was tried.
+    the precision, without pins. `repairs` are those that apply where it breaks without pins, where none was tried.
+    `repaired` is the model that the plan is for, with its repairs; None where it is for the model as it is. `low` is
+    that as it is in any case, and of it are ranking and causes.
     `unscaled` is what would become of the plan were the integer sums of int8 kept in half; None where nothing would.
     """
 
@@ -155,6 +178,7 @@ class PrecisionResult:
     running_sums: Mapping[str, RunningSum] = field(default_factory=dict)
     repairs: tuple[Repair, ...] = ()
     unscaled: UnscaledSums | None = None
+    repaired: Repaired | None = None
 
     @property
     def met(self) -> bool:
@@ -184,6 +208,7 @@ class PrecisionResult:
                 conditions=tuple(_condition(found, other) for other in found.refuted),
                 refused=self.refused,
                 overridden=() if self.inside is None else overridden_text(self.inside),
+                repairs=len(self.plan.repairs),
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from precisionlab.calibration.coarse import CoarseHistogram
@@ -109,9 +109,11 @@ class _Search:
         model, broken = self._trials.model(self.kept), self._trials.broken(self.kept)
         sight = Sight(model, self._trials.histograms(self.kept), frozenset(broken), self._precision.number_format)
         found: list[Repair] = []
-        for repair in found_repairs(sight):
-            if repair in self.released or repair in self.kept:
+        known = {(repair.kind, repair.nodes) for repair in (*self.released, *self.kept)}
+        for applicable in found_repairs(sight):
+            if (applicable.kind, applicable.nodes) in known:
                 continue
+            repair = replace(applicable, reason=broken.get(applicable.layer, ""))
             try:
                 self._trials.model((*self.kept, *found, repair))
             except PlanError:

@@ -198,7 +198,8 @@ class Evidence:
     `stopped` what ended it before it was through ("the budget of 30 s is spent"); both empty where nothing did.
     `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none; empty where all of it is.
     `conditions` are what it is not right under. `refused` says that its engine could not be built and why,
-    `overridden` which pins its engine does not keep to; empty where there is no engine.
+    `overridden` which pins its engine does not keep to; empty where there is no engine. `repairs` counts those that
+    were made to the model first: then it is not right as it is.
     """
 
     precision: str
@@ -218,11 +219,26 @@ class Evidence:
     conditions: tuple[Condition, ...] = ()
     refused: str = ""
     overridden: tuple[str, ...] = ()
+    repairs: int = 0
 
     @property
     def kept(self) -> str:
-        """`2 of 78 layers pinned to fp32`."""
-        return f"{self.pins} of {counted(self.touched, 'layer')} pinned to {self.rungs}"
+        """`2 of 78 layers pinned to fp32`, `1 repair and no pin`, or both; for a plan that has either."""
+        repaired = counted(self.repairs, "repair")
+        if not self.pins:
+            return f"{repaired} and no pin"
+        pinned = f"{self.pins} of {counted(self.touched, 'layer')} pinned to {self.rungs}"
+        return f"{repaired}, and {pinned}" if self.repairs else pinned
+
+    @property
+    def changed(self) -> bool:
+        """Whether the plan is another than the precision throughout, of the model as it is."""
+        return bool(self.pins or self.repairs)
+
+    @property
+    def rightness(self) -> str:
+        """How a plan that is right is so."""
+        return f"right with {self.kept}" if self.changed else "right as it is"
 
 
 Rule = Callable[[Evidence], Verdict | None]
@@ -255,7 +271,7 @@ def _untouched(e: Evidence) -> Verdict | None:
 def _not_finished(e: Evidence) -> Verdict | None:
     if e.met or not e.stopped:
         return None
-    best = f"the best plan so far has {e.kept}" if e.pins else "no plan so far is better than that without pins"
+    best = f"the best plan so far has {e.kept}" if e.changed else "no plan so far is better than that without pins"
     return _said(e, State.NOT_FINISHED, f"not finished: {e.stopped}; {best}")
 
 
@@ -263,8 +279,9 @@ def _wrong(e: Evidence) -> Verdict | None:
     if e.met:
         return None
     if not e.terms.searched:
-        return _said(e, State.NOT_MET, f"the plan given is NOT right, with {counted(e.pins, 'pin')}")
-    nearest = f"the nearest plan has {e.kept}" if e.pins else "no plan tried is nearer than that without pins"
+        repaired = f"{counted(e.repairs, 'repair')} and " if e.repairs else ""
+        return _said(e, State.NOT_MET, f"the plan given is NOT right, with {repaired}{counted(e.pins, 'pin')}")
+    nearest = f"the nearest plan has {e.kept}" if e.changed else "no plan tried is nearer than that without pins"
     within = f" with {e.limit}" if e.limit else ""
     return _said(e, State.NOT_MET, f"the tolerance could NOT be met{within}; {nearest}")
 
@@ -273,8 +290,7 @@ def _not_compiled(e: Evidence) -> Verdict | None:
     """What no engine can be built of is of no use there, whatever the emulation says of its errors."""
     if not e.refused:
         return None
-    emulated = f"right with {e.kept}" if e.pins else "right as it is"
-    return _said(e, State.NOT_COMPILED, f"{e.refused}; {emulated} in the emulation alone")
+    return _said(e, State.NOT_COMPILED, f"{e.refused}; {e.rightness} in the emulation alone")
 
 
 def _overridden(e: Evidence) -> Verdict | None:
@@ -305,12 +321,14 @@ def _too_dear(e: Evidence) -> Verdict | None:
     most = e.terms.max_cost
     if most is None or e.cost is None or e.cost <= most:
         return None
-    plan = f"right with {e.kept}" if e.pins else "right as it is"
-    return _said(e, State.NOT_MET, f"{plan}, but at {e.cost:.0%} of FP32's cost, where {most:.0%} is the most")
+    return _said(e, State.NOT_MET, f"{e.rightness}, but at {e.cost:.0%} of FP32's cost, where {most:.0%} is the most")
 
 
 def _right(e: Evidence) -> Verdict:
-    return _said(e, State.MET, f"{e.kept} make it right" if e.pins else "right as it is: no layer needs a pin")
+    if e.pins:
+        return _said(e, State.MET, f"{e.kept} make it right")
+    how = f"right with {counted(e.repairs, 'repair')}" if e.repairs else "right as it is"
+    return _said(e, State.MET, f"{how}: no layer needs a pin")
 
 
 def _said(e: Evidence, state: State, sentence: str) -> Verdict:

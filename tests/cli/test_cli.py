@@ -65,7 +65,7 @@ def folder(**arrays: Array) -> Path:
 
 
 def test_met_is_0_and_says_what_was_pinned_why_and_where_to_look() -> None:
-    result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "8")
+    result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "8", "--no-repair")
     assert result.exit_code == 0
     text = result.stdout
     words = " ".join(text.split())
@@ -82,8 +82,20 @@ def test_met_is_0_and_says_what_was_pinned_why_and_where_to_look() -> None:
     assert "fp16, plan 1: 4 pins (8 samples)" in result.stderr
 
 
+def test_a_repair_makes_it_right_without_a_pin_and_the_terminal_says_which() -> None:
+    result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "8")
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.split())
+    assert "fp16: right with 1 repair: no layer needs a pin" in words
+    assert "proven: with any one repair left out, sqnr>=30 does not hold" in words
+    assert "scale_sum_of_squares at /norm/square" in words
+    plan = json.loads(Path("reports/digits/plan.json").read_text())
+    assert plan["pins"] == []
+    assert [repair["kind"] for repair in plan["repairs"]] == ["scale_sum_of_squares"]
+
+
 def test_not_met_is_1_and_says_how_near_it_came() -> None:
-    result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "8", "--max-pins", "0")
+    result = run("sweep", MODEL, *DATA, "--precisions", "fp16", "--samples", "8", "--max-pins", "0", "--no-repair")
     assert result.exit_code == 1
     words = " ".join(result.stdout.split())
     assert "fp16: the tolerance could NOT be met with at most 0 pins, and more were not allowed" in words

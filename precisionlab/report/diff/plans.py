@@ -75,8 +75,9 @@ def precision_change(name: str, before: RunFiles, after: RunFiles) -> PrecisionC
 
 
 def _found(variants: Mapping[str, VariantView], name: str, engine: str) -> VariantView | None:
-    """The variant of the plan found: the one with pins where there is one."""
-    return variants.get(f"{name} mixed{engine}") or variants.get(f"{name}{engine}")
+    """The variant of the plan found: the one with pins or repairs where there is one."""
+    names = (f"{name} mixed{engine}", f"{name} repaired{engine}", f"{name}{engine}")
+    return next((variants[found] for found in names if found in variants), None)
 
 
 def _latency(files: RunFiles, variant: str) -> float | None:

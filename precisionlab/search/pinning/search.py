@@ -34,11 +34,10 @@ class PinSearch:
         `unknown` says why nothing can be said of its tolerance: then no pin is searched for, as none can help.
         """
         task, evaluations = self._task, self._evaluations
-        comparison = task.evaluator.compare(f"{task.precision}", task.low_plan, task.table, introduced=True)
-        low = task.variant(f"{task.precision}", task.low_plan, comparison)
-        evaluations.begin(comparison, suspects_by_own_error(task, comparison))
+        bare = self.bare()
+        low, comparison = bare.low, bare.low.comparison
         if low.met or not task.touched or unknown:
-            return self._result(low, low, None)
+            return bare
         self._announce(comparison)
         evaluations.allow(task.options.max_evaluations, task.deadline)
         evaluations.suspects = suspects_by_sensitivity(task, evaluations.suspects, comparison, evaluations.cost)
@@ -52,6 +51,14 @@ class PinSearch:
             widen_front(task, evaluations, mixed)
             return self._result(low, low, None)
         return self._proven(low, mixed)
+
+    def bare(self) -> PrecisionResult:
+        """The low precision compared, and no pin searched for."""
+        task = self._task
+        comparison = task.evaluator.compare(f"{task.precision}", task.low_plan, task.table, introduced=True)
+        low = task.variant(f"{task.precision}", task.low_plan, comparison)
+        self._evaluations.begin(comparison, suspects_by_own_error(task, comparison))
+        return self._result(low, low, None)
 
     def _announce(self, low: Comparison) -> None:
         """Say beforehand how much there is."""

@@ -1,0 +1,209 @@
+"""Each low precision of a sweep: as it is, then with repairs, then with pins, whichever takes least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.tolerance import closeness
+from precisionlab.jobs.plan_source import repaired_for
+from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
+from precisionlab.jobs.sweep_search import SweepJob
+from precisionlab.jobs.sweep_work import SweepWork
+from precisionlab.model import Model
+from precisionlab.plan.assign import read_plan_for
+from precisionlab.precision import Precision, any_quantized
+from precisionlab.rewrite.repairs import is_repairable
+from precisionlab.search.certificate import certificate_without_pins, repair_releases
+from precisionlab.search.options import Minimize
+from precisionlab.search.outcome import EngineResult, PrecisionResult, Repaired, Variant
+from precisionlab.search.repairing import Found, find_repairs
+from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
+
+Methods = Mapping[str, CalibrationTable]
+"""By each calibration method, the int8 ranges of the model as it is."""
+
+
+def results(job: SweepJob, work: SweepWork, methods: Methods) -> tuple[PrecisionResult, ...]:
+    """Each low precision, one after the other; each may take an equal part of the time that is left."""
+    options, deadline = work.options, Deadline(work.options.budget)
+    found = []
+    for place, precision in enumerate(options.precisions):
+        part = deadline.part(1 / (len(options.precisions) - place))
+        found.append(_Precision(job, work, precision, methods, part).result())
+    return tuple(found)
+
+
+def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Methods) -> PrecisionResult:
+    """The user's own plan, beside the precision without pins, of the model as it is."""
+    asked = work.plan
+    assert asked is not None
+    if not asked.repairs:
+        return _compiled(job.measure(asked, methods), work, work)
+    repaired = work.repaired(repaired_for(work.evaluator.model, plan))
+    sub = _job_of(job, repaired)
+    outcome = sub.measure(read_plan_for(sub.model, plan), sub.methods)
+    trials = _trials(job, work, asked.default, methods, Deadline(None))
+    same = trials.same(asked.repairs, work.ready.dataset, work.ready.local.threads)
+    bare = job.bare(asked.default, job.ranges_by(asked.calibration, methods) if methods else NO_RANGES)
+    kept = Repaired(sub.model, outcome.low, (), same)
+    return _compiled(_combined(bare, replace(outcome, certificate=None), kept), work, repaired)
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """One low precision under way."""
+
+    job: SweepJob
+    work: SweepWork
+    precision: Precision
+    methods: Methods
+    deadline: Deadline
+
+    def result(self) -> PrecisionResult:
+        """The plan that is right with least: of repairs alone, of repairs and pins, of pins alone."""
+        ranges = self.job.ranges(self.precision, self.methods, self.deadline)
+        bare = self.job.bare(self.precision, ranges) if self._may_be_repaired() else None
+        if bare is None or bare.before.met:
+            return self._pinned(ranges)
+        trials = _trials(self.job, self.work, self.precision, self.methods, self.deadline)
+        found = self._found(trials)
+        if not found.repairs:
+            return self._pinned(ranges)
+        means = self.work.repaired(trials.model(found.repairs))
+        repaired = self._repaired(bare, trials, found, means)
+        if not (repaired.after.met and not _chosen_pins(repaired)):
+            self._note("pins alone are tried too: the repairs do not make it right by themselves")
+            pinned = self._pinned(ranges)
+            if not self._is_better(repaired, pinned):
+                return pinned
+        return _compiled(repaired, self.work, means)
+
+    def _pinned(self, ranges: Ranges) -> PrecisionResult:
+        """The search for pins on the model as it is."""
+        return _compiled(self.job.search(self.precision, ranges, self.deadline), self.work, self.work)
+
+    def _may_be_repaired(self) -> bool:
+        options, model = self.work.options, self.work.evaluator.model
+        if not options.repair or self.job.grounds.unknown(options.tolerance_of(self.precision)):
+            return False
+        return is_repairable(model, self.precision)
+
+    def _found(self, trials: RepairTrials) -> Found:
+        tolerance = self.work.options.tolerance_of(self.precision)
+        try:
+            return find_repairs(trials, self.precision, tolerance, self.work.evaluator.observer.note)
+        except BudgetExhausted as end:
+            self._note(f"{end} while repairs were tried: none is taken")
+            return Found((), (), {}, 0)
+
+    def _repaired(self, bare: PrecisionResult, trials: RepairTrials, found: Found, means: SweepWork) -> PrecisionResult:
+        """The search for pins on the repaired model, and what each repair does for the plan that it finds."""
+        same = trials.same(found.repairs, self.work.ready.dataset, self.work.ready.local.threads)
+        sub = _job_of(self.job, means)
+        outcome = sub.search(self.precision, sub.ranges(self.precision, sub.methods, self.deadline), self.deadline)
+
+        releases = repair_releases(
+            found.repairs, lambda rest: trials.judged_with_pins(rest, outcome.mixed.plan), outcome.mixed.tolerance
+        )
+        proof = outcome.certificate or certificate_without_pins(outcome.mixed.comparison, outcome.mixed.tolerance)
+        outcome = replace(
+            outcome,
+            certificate=replace(proof, repairs=releases),
+            evaluations=bare.evaluations + found.evaluations + outcome.evaluations,
+        )
+        return _combined(bare, outcome, Repaired(sub.model, outcome.low, found.released, same))
+
+    def _is_better(self, repaired: PrecisionResult, pinned: PrecisionResult) -> bool:
+        """Whether the plan with repairs is right with less, or nearer to it where neither is."""
+        one, other = repaired.after, pinned.after
+        if not (one.met and other.met):
+            near, far = (closeness(v.held_out or v.comparison, v.tolerance) for v in (one, other))
+            return (one.met, near) > (other.met, far)
+        return self._spent(one) < self._spent(other)
+
+    def _spent(self, variant: Variant) -> tuple[float, float]:
+        cost = variant.cost.seconds if variant.cost is not None else 0.0
+        pins = float(len(variant.plan.pins))
+        return (pins, cost) if self.work.options.minimize is Minimize.PINS else (cost, pins)
+
+    def _note(self, text: str) -> None:
+        self.work.evaluator.observer.note(f"{self.precision}: {text}")
+
+
+def _trials(job: SweepJob, work: SweepWork, precision: Precision, methods: Methods, deadline: Deadline) -> RepairTrials:
+    """The model with repairs, in emulation; what is evaluated ends by the deadline."""
+
+    def watched(means: Means) -> Means:
+        evaluator = means.evaluator
+        return replace(means, evaluator=replace(evaluator, observer=Watched(evaluator.observer, deadline)))
+
+    def ranges_of(means: Means) -> Ranges:
+        if not precision.is_quantized:
+            return NO_RANGES
+        sub = SweepJob(means.evaluator, work.options, work.cost, means.look)
+        sub.grounds = job.grounds
+        own = methods if means.evaluator.model is work.evaluator.model else sub.observed(int8=True).methods
+        return sub.ranges(precision, own, deadline)
+
+    def opened(model: Model) -> Means:
+        return watched(work.emulated(model))
+
+    return RepairTrials(watched(work.means), precision, work.options.around, opened, ranges_of)
+
+
+def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:
+    """The same job for the repaired model."""
+    sub = SweepJob(work.evaluator, work.options, work.cost, work.ready.local.look, work.stage)
+    sub.grounds = job.grounds
+    sub.observed(int8=any_quantized((*work.options.precisions, *(work.plan.precisions if work.plan else ()))))
+    return sub
+
+
+def _chosen_pins(found: PrecisionResult) -> int:
+    """How many pins the search has chosen: those that the precision cannot do without are none."""
+    bare = found.low if found.repaired is None else found.repaired.bare
+    return len(found.plan.pinned().keys() - bare.plan.pinned().keys())
+
+
+def _combined(bare: PrecisionResult, outcome: PrecisionResult, repaired: Repaired) -> PrecisionResult:
+    """What was found on the repaired model, beside the model as it is: of that are its layers' figures and causes."""
+    return replace(
+        outcome,
+        low=bare.low,
+        mixed=_named(outcome.mixed, outcome),
+        ranked=bare.ranked,
+        causes=bare.causes,
+        points=(*bare.points, *outcome.points),
+        engine=_combined_engines(bare, outcome),
+        running_sums=bare.running_sums,
+        repaired=repaired,
+    )
+
+
+def _combined_engines(bare: PrecisionResult, outcome: PrecisionResult) -> EngineResult | None:
+    engine = outcome.engine
+    if engine is None:
+        return None
+    low = None if bare.engine is None else bare.engine.low
+    mixed = engine.mixed
+    if mixed is not None and mixed is engine.low:
+        mixed = replace(mixed, variant=replace(mixed.variant, name=f"{outcome.precision} repaired engine"))
+    return replace(engine, low=low, mixed=mixed, builds=engine.builds + 1)
+
+
+def _named(variant: Variant, outcome: PrecisionResult) -> Variant:
+    """The variant of the plan found, by the name that it has beside the model as it is."""
+    return replace(variant, name=f"{outcome.precision} repaired") if variant is outcome.low else variant
+
+
+def _compiled(found: PrecisionResult, original: SweepWork, means: SweepWork) -> PrecisionResult:
+    """The result with its variants compiled, where that alone can be done here: each of its own model."""
+    if original.compiler is None or means.compiler is None:
+        return found
+    engines = [original.compiler.of(found.low, found.table)]
+    if found.mixed is not found.low:
+        engines.append(means.compiler.of(found.mixed, found.table))
+    return replace(found, compiled=tuple(engines))
