@@ -144,7 +144,7 @@ class Toy(OnnxRuntimeBackend, EngineBackend):
         """As a whole comparison: an engine does not know what the reference has of NaN."""
         return self.compare(plan, table, samples, progress, introduced=False, **more)
 
-    def kernels(self, precision: Precision) -> tuple[tuple[str, ...], ...]:
+    def kernels(self, precision: Precision) -> tuple[tuple[tuple[str, ...], ...], ...]:
         """None."""
         return ()
 

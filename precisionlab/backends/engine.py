@@ -55,8 +55,8 @@ class EngineBackend(Backend):
         """What the engine of a plan really is: what became of each pin, and the types that each layer runs in."""
 
     @abstractmethod
-    def kernels(self, precision: Precision) -> tuple[tuple[str, ...], ...]:
-        """The ONNX nodes that each kernel of an engine in this precision runs. Raises BuildError."""
+    def kernels(self, precision: Precision) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """The ONNX nodes that each kernel of an engine in this precision runs, by profile. Raises BuildError."""
 
     @abstractmethod
     def latency(

@@ -8,7 +8,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.cli.console import Console
 from precisionlab.compare.confidence import inconclusive_bounds
 from precisionlab.compare.metrics import SQNR, AgreementMetric, Metric, brief_metrics
@@ -17,7 +16,14 @@ from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.plan.file import plan_files
 from precisionlab.report.commands import longer_command, repair_command_line
-from precisionlab.report.inside import emulated_words, inside_facts, inside_lines, nans_line
+from precisionlab.report.inside import (
+    emulated_words,
+    inside_facts,
+    inside_lines,
+    kernel_facts,
+    kernels_text,
+    nans_line,
+)
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
@@ -237,11 +243,8 @@ def _print_compiled(console: Console, compiled: CompiledVariant) -> None:
     taken = (
         f", {sum(pin.verdict == 'honoured' for pin in pins)} of {counted(len(pins), 'pin')} honoured" if pins else ""
     )
-    inside = f"{counted(len(built.layers), 'kernel')}, {counted(reformats_of(built.layers), 'reformat')}{taken}"
-    console.print(
-        f"{compiled.name} compiled for {compiled.target}: {inside if built.is_read else 'its kernels are not known'}, "
-        f"{built.size / 1e6:.1f} MB"
-    )
+    inside = f"{kernels_text(kernel_facts(built))}{taken if built.is_read else ''}"
+    console.print(f"{compiled.name} compiled for {compiled.target}: {inside}, {built.size / 1e6:.1f} MB")
     for line in inside_lines(inside_facts(compiled.inside)):
         console.print(f"  {line}")
     for pin in pins:

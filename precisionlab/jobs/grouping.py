@@ -13,7 +13,7 @@ from precisionlab.errors import EngineError
 from precisionlab.jobs.plan_source import grouped_as_in, run_beside
 from precisionlab.jobs.sweep_request import RunOptions
 from precisionlab.model import Model
-from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
+from precisionlab.model.compiled import Fusions, completed, in_every, with_compiled_layers
 from precisionlab.precision import Precision
 from precisionlab.search.options import Grouping, Options
 from precisionlab.system.observer import Observer
@@ -101,7 +101,7 @@ def _compiled(model: Model, run: RunOptions, options: Options, engines: Opener, 
     observer.note(f"layers: the model is compiled in {precision}, to take the engine's fused kernels for its layers")
     with engines(run.compiler) as backend:
         kernels = backend.kernels(precision)
-    return Grouped(*with_compiled_layers(model, completed(model, kernels)))
+    return Grouped(*with_compiled_layers(model, in_every(model, [completed(model, profile) for profile in kernels])))
 
 
 def _typed_as(options: Options) -> Precision:

@@ -121,6 +121,23 @@ def completed(model: Model, kernels: Sequence[frozenset[str] | tuple[str, ...]])
     return tuple(map(tuple, full))
 
 
+def in_every(model: Model, profiles: Sequence[Sequence[Sequence[str]]]) -> tuple[tuple[str, ...], ...]:
+    """Kernels that hold together what the kernels of every profile of an engine do.
+
+    An engine has kernels of its own for each profile: a product of one row is fused with what follows it, one of many
+    rows is not. What is rounded between two nodes in any of them is rounded there for some input. A node that a profile
+    has in no kernel is alone.
+    """
+    nodes = list(model.onnx.graph)
+    before = {node: tuple(_sources(node)) for node in nodes}
+    homes = [_homes(nodes, before, kernels) for kernels in profiles]
+    found: dict[tuple[int | ir.Node, ...], list[str]] = {}
+    for node in nodes:
+        if any(node in home for home in homes):
+            found.setdefault(tuple(home.get(node, node) for home in homes), []).append(str(node.name))
+    return tuple(map(tuple, found.values()))
+
+
 def _sources(node: ir.Node) -> Iterator[ir.Node]:
     """The nodes of the main graph that give what the node and its subgraphs take, each once."""
     values = [*node.inputs, *sorted(outer_values(node), key=lambda value: str(value.name))]

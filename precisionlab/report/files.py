@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.compare.confidence import inconclusive_bounds
 from precisionlab.compare.tolerance import Tolerance
 from precisionlab.evaluate.prepare import Prepared, Source
@@ -25,7 +24,7 @@ from precisionlab.precision import Precision
 from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_annotated
 from precisionlab.report.cells import records_of
 from precisionlab.report.earlier import RUN_SCHEMA
-from precisionlab.report.inside import inside_facts
+from precisionlab.report.inside import inside_facts, kernel_facts
 from precisionlab.report.rows import rows_text
 from precisionlab.results.sweep import SampleNames, SweepFindings
 from precisionlab.search.alternatives import Alternative
@@ -192,8 +191,7 @@ def _compiled_facts(compiled: CompiledVariant) -> dict[str, Any]:
         **facts,
         "bytes": built.size,
         "seconds": round(built.seconds, 3),
-        "kernels": len(built.layers) if built.is_read else None,
-        "reformats": reformats_of(built.layers) if built.is_read else None,
+        **kernel_facts(built),
         **inside_facts(compiled.inside),
     }
 

@@ -48,7 +48,7 @@ from precisionlab.report.details import error_labels
 from precisionlab.report.graph import draw_graph
 from precisionlab.report.hazards import hazards
 from precisionlab.report.histograms import RunHistograms, histograms_json
-from precisionlab.report.inside import emulated_words, engines_line
+from precisionlab.report.inside import emulated_words, engines_line, kernels_text
 from precisionlab.report.section import Tables, metric_name, section_of
 from precisionlab.report.spread import spreads_of
 from precisionlab.report.views import is_part, variant_view
@@ -162,6 +162,7 @@ def load_template() -> Template:
         tabled_metrics=tabled_metrics,
         head_of=head_of,
         engines_line=engines_line,
+        kernels_text=kernels_text,
         emulated_words=emulated_words,
         every_precision=tuple(Precision),
         is_quantized=is_quantized,

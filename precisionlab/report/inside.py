@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from precisionlab.backends.tensorrt.pin_report import reformats_of
 from precisionlab.backends.tensorrt.tactics import count_sums, sums_text
 from precisionlab.system.wording import counted
 
@@ -12,6 +13,7 @@ _NAMED = 4
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.backend import Inside
+    from precisionlab.backends.tensorrt.jobs import Built
 
 
 def inside_facts(inside: Inside) -> dict[str, Any]:
@@ -34,6 +36,24 @@ def inside_facts(inside: Inside) -> dict[str, Any]:
         "sums": count_sums(inside.sums),
         "strays": {"layers": list(inside.strays), "held": inside.held},
     }
+
+
+def kernel_facts(built: Built) -> dict[str, Any]:
+    """What stands in run.json of the kernels of a compiled engine; null where it could not be read."""
+    return {
+        "kernels": len(built.layers) if built.is_read else None,
+        "kernels_by_profile": [len(layers) for layers in built.by_profile] if built.is_read else None,
+        "reformats": reformats_of(built.layers) if built.is_read else None,
+    }
+
+
+def kernels_text(facts: Mapping[str, Any]) -> str:
+    """How many kernels a compiled engine has, by its `kernel_facts`."""
+    if facts["kernels"] is None:
+        return "its kernels are not known"
+    profiles = facts.get("kernels_by_profile") or []
+    each = f" for {len(profiles)} profiles ({', '.join(map(str, profiles))})" if len(profiles) > 1 else ""
+    return f"{counted(facts['kernels'], 'kernel')}{each}, {counted(facts['reformats'], 'reformat')}"
 
 
 def emulated_words(run: Mapping[str, Any]) -> str:

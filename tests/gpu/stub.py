@@ -357,8 +357,9 @@ class IExecutionContext(_Counted):
         if not self._unreported or not self._spec.layers:
             return False
         self._unreported = False
+        mark = f" [profile {self.active_optimization_profile}]" if self.active_optimization_profile else ""
         for name, milliseconds in self._spec.layers.items():
-            self.profiler.report_layer_time(name, milliseconds)
+            self.profiler.report_layer_time(name + mark, milliseconds)
         return True
 
     def _nbytes(self, tensor: Tensor) -> int:

@@ -18,7 +18,7 @@ from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import Sample
 from precisionlab.errors import EngineError
 from precisionlab.model import Model
-from precisionlab.model.compiled import Fusions, completed, with_compiled_layers
+from precisionlab.model.compiled import Fusions, completed, in_every, with_compiled_layers
 from precisionlab.model.layers import QUANTIZABLE_OPS
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.precision import Precision
@@ -377,3 +377,15 @@ def test_a_real_engine_s_kernels_are_emulated(
             assert mine.nonfinite or mine.sqnr == pytest.approx(other.sqnr, abs=3)
         finite = [e.errors.nonfinite == 0 for e in ours.outputs.values() if e.errors is not None]
         assert all(finite) == (arithmetic is TENSORRT)
+
+
+def test_nodes_share_a_layer_where_the_kernels_of_every_profile_run_them_together(tmp_path: Path) -> None:
+    body = "(float[4,4] x) => (float[4,4] d) { a = Relu(x) b = Exp(a) c = Tanh(b) d = Neg(c) }"
+    model = load(proto(body), tmp_path)
+    first, second = [kernel("a b"), kernel("c"), kernel("d")], [kernel("a"), kernel("b c d")]
+    assert in_every(model, [first, second]) == tuple(map(kernel, "abcd"))
+    assert in_every(model, [second, [kernel("a b c d")]]) == tuple(second)
+    # One that a profile has in no kernel is alone; names that the model does not have are nobody's.
+    assert in_every(model, [[kernel("a b c d")], [kernel("a b d cast")]]) == (kernel("a b d"), kernel("c"))
+    assert in_every(model, [first]) == tuple(first)
+    assert in_every(model, []) == ()

@@ -298,10 +298,10 @@ class TensorRTBackend(EngineBackend):
         """What the plan pins, without the layers that are only held beside these: those are no business of a report."""
         return [pin for pin in pins_of(self.model, plan) if pin.layer in plan.pinned()]
 
-    def kernels(self, precision: Precision) -> tuple[tuple[str, ...], ...]:
-        """The ONNX nodes that each kernel of an engine in this precision runs. Raises BuildError."""
-        layers = self.built(PrecisionPlan(self.model.sha256, precision), None).layers
-        return tuple(layer.nodes for layer in layers if layer.nodes)
+    def kernels(self, precision: Precision) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """The ONNX nodes that each kernel of an engine in this precision runs, by profile. Raises BuildError."""
+        built = self.built(PrecisionPlan(self.model.sha256, precision), None)
+        return tuple(tuple(layer.nodes for layer in layers if layer.nodes) for layers in built.by_profile)
 
     def latency(
         self, plan: PrecisionPlan, table: CalibrationTable | None, sample: Sample

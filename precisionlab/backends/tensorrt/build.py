@@ -29,6 +29,7 @@ from precisionlab.backends.tensorrt.monitor import make_monitor
 from precisionlab.backends.tensorrt.network import NetworkLayer, ParsedNetwork, describe, parse
 from precisionlab.backends.tensorrt.outputlog import logger_for
 from precisionlab.backends.tensorrt.pins import apply_pins
+from precisionlab.backends.tensorrt.profile_names import told_apart
 from precisionlab.backends.tensorrt.refusal import why_refused
 from precisionlab.backends.tensorrt.timings import choices, compared, save_timings
 from precisionlab.backends.tensorrt.tuning import make_runtime, set_formats
@@ -38,6 +39,7 @@ from precisionlab.precision import Precision
 from precisionlab.system.disk import write_whole_bytes
 
 _NAMED = 4
+_DEFAULT_STREAM = 0
 Progress = Callable[[str, int, int], None]
 """Called with what the build is at, how many parts of it are done, and how many there are."""
 
@@ -95,7 +97,8 @@ def build(
             timings = save_timings(config, configured.timing_cache, job.timing_cache)
         seconds = time.perf_counter() - started
         said = (*parsed.warnings, *configured.warnings, *keeper.warnings, *keeper.errors, *timings)
-        layers, unread = read_layers(trt, logger, keeper, serialized, job.profiles, parsed.names, job.tuning)
+        sets = (job.profiles, *job.more_profiles)
+        layers, unread = read_layers(trt, logger, keeper, serialized, sets, parsed.names, job.tuning)
     return Built(job.engine, seconds, size, outcomes, layers, (*said, *unread), unmarked, tactics)
 
 
@@ -234,20 +237,19 @@ def read_layers(
     logger: Any,
     keeper: LogKeeper,
     serialized: Any,
-    profiles: Mapping[str, Profile],
+    sets: Sequence[Mapping[str, Profile]],
     names: NodeNames,
     tuning: Tuning = UNTUNED,
 ) -> tuple[tuple[EngineLayer, ...], tuple[str, ...]]:
-    """The layers of an engine just built, and warnings where they cannot be had.
+    """The layers of an engine just built, those of each of its profiles, and warnings where they cannot be had.
 
     From the builder's log where it lists them (TensorRT-RTX; that needs no GPU), else from the engine's inspector.
-    `names` are those of the file that it was built of.
+    `sets` are its profiles, `names` those of the file that it was built of.
     """
     told: tuple[str, ...] = ()
-    shapes: list[NDArray[Any]] = []
     if keeper.layers is not None:
         try:
-            return layers_in_log(keeper.layers, names), ()
+            return told_apart(layers_in_log(keeper.layers, names), len(sets)), ()
         except EngineError as error:
             told = (str(error),)
     try:
@@ -258,21 +260,40 @@ def read_layers(
     if engine is None:
         why = keeper.errors[-1] if keeper.errors else "TensorRT does not say why"
         return (), (*told, f"the engine's layers are not known: it cannot be loaded ({why})")
-    inspector = engine.create_engine_inspector()
-    # Of a dynamic tensor the inspector tells nothing without a context at known shapes.
-    context = engine.create_execution_context() if profiles else None
-    if context is not None:
-        shapes = _at_usual_shapes(engine, context, profiles)
-        inspector.execution_context = context
-    elif profiles:
-        told = (*told, "the GPU has no room to run the engine: the types of dynamic tensors are not known")
-    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    del inspector, context, engine, runtime  # in this order: none may outlive the one that made it
-    del shapes
+    texts, unread = _inspected(trt, engine, sets)
+    del engine, runtime  # in this order: none may outlive the one that made it
     try:
-        return layers_in_engine(text, names), told
+        each = [told_apart(layers_in_engine(text, names), len(sets)) for text in texts]
     except EngineError as error:
-        return (), (*told, f"the engine's layers are not known: {error}")
+        return (), (*told, *unread, f"the engine's layers are not known: {error}")
+    return tuple(layer for index, found in enumerate(each) for layer in found if layer.profile == index), (
+        *told,
+        *unread,
+    )
+
+
+def _inspected(trt: Any, engine: Any, sets: Sequence[Mapping[str, Profile]]) -> tuple[list[str], tuple[str, ...]]:
+    """What the inspector says of the whole engine, once at the usual shapes of each profile, and what it cannot say.
+
+    Of a dynamic tensor it tells nothing without a context that is in its profile, at known shapes.
+    """
+    told: dict[str, None] = {}
+    texts = []
+    inspector = engine.create_engine_inspector()
+    context = engine.create_execution_context() if sets[0] else None
+    for index, profiles in enumerate(sets):
+        shapes: list[NDArray[Any]] = []
+        if context is not None and index and not context.set_optimization_profile_async(index, _DEFAULT_STREAM):
+            told[f"TensorRT does not change to profile {index}: the types of its dynamic tensors are not known"] = None
+        elif context is not None:
+            shapes = _at_usual_shapes(engine, context, profiles)
+            inspector.execution_context = context
+        elif profiles:
+            told["the GPU has no room to run the engine: the types of dynamic tensors are not known"] = None
+        texts.append(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        del shapes
+    del inspector, context  # in this order
+    return texts, tuple(told)
 
 
 def _at_usual_shapes(engine: Any, context: Any, profiles: Mapping[str, Profile]) -> list[NDArray[Any]]:

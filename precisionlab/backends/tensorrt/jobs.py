@@ -157,6 +157,7 @@ class EngineLayer:
     """One layer of a built engine, as the inspector or the builder's log describes it.
 
     `nodes` are the ONNX nodes that its metadata names (several where they were fused; none for reformats and helpers).
+    `profile` is the optimization profile that it is compiled for: an engine has layers of its own for each.
     """
 
     name: str
@@ -165,6 +166,7 @@ class EngineLayer:
     inputs: tuple[EngineTensor, ...]
     outputs: tuple[EngineTensor, ...]
     tactic: str | None = None
+    profile: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,12 @@ class Built:
     warnings: tuple[str, ...]
     unmarked: tuple[str, ...] = ()
     tactics: Tactics | None = None
+
+    @property
+    def by_profile(self) -> tuple[tuple[EngineLayer, ...], ...]:
+        """The layers of each optimization profile."""
+        count = 1 + max((layer.profile for layer in self.layers), default=0)
+        return tuple(tuple(layer for layer in self.layers if layer.profile == index) for index in range(count))
 
     @property
     def is_read(self) -> bool:

@@ -13,6 +13,7 @@ from precisionlab.backends.tensorrt.cuda import Event
 from precisionlab.backends.tensorrt.execution import Engine
 from precisionlab.backends.tensorrt.jobs import Arrays, EngineLayer, Latency
 from precisionlab.backends.tensorrt.pin_report import parts_of
+from precisionlab.backends.tensorrt.profile_names import without_profile
 from precisionlab.backends.tensorrt.profiler import make_profiler
 from precisionlab.model import Layer
 
@@ -176,9 +177,9 @@ class _Kernels:
         if layer.nodes:
             return {self._of_node[node] for node in layer.nodes if node in self._of_node}
         by_tensor = {self._of_tensor[t.name] for t in layer.outputs if t.name in self._of_tensor}
-        parts = parts_of(layer.name)
-        by_name = {self._of_node[part] for part in (layer.name, *parts) if part in self._of_node}
-        if "{ForeignNode[" in layer.name and len(by_name) > 1:
+        title = without_profile(layer)
+        by_name = {self._of_node[part] for part in (title, *parts_of(title)) if part in self._of_node}
+        if "{ForeignNode[" in title and len(by_name) > 1:
             # It says where it begins and ends, not what it runs in between.
             first, *_, last = sorted(self._between.index(found) for found in by_name)
             by_name |= set(self._between[first : last + 1])

@@ -19,6 +19,7 @@ from typing import Literal
 
 from precisionlab.backends.tensorrt.inspector import ARITHMETIC, DOUBLE
 from precisionlab.backends.tensorrt.jobs import EngineLayer, LayerPin, PinOutcome
+from precisionlab.backends.tensorrt.profile_names import without_profile
 from precisionlab.model import Layer
 from precisionlab.precision import Precision
 
@@ -111,7 +112,7 @@ class _Engine:
                 self._by_node.setdefault(node, []).append(i)
             for tensor in layer.outputs:
                 self._by_tensor.setdefault(tensor.name, []).append(i)
-            for name in () if layer.nodes else {layer.name, *parts_of(layer.name)}:
+            for name in () if layer.nodes else {without_profile(layer), *parts_of(without_profile(layer))}:
                 self._by_name.setdefault(name, []).append(i)
 
     def running(self, nodes: Sequence[str], tensors: Sequence[str], names: Sequence[str]) -> list[EngineLayer]:
@@ -178,9 +179,10 @@ class _Own:
         """What else a layer runs: other nodes of its metadata, or without any other names that its own is made of."""
         if layer.nodes:
             return tuple(node for node in layer.nodes if node not in self.nodes)
-        if layer.name in self.names:
+        title = without_profile(layer)
+        if title in self.names:
             return ()
-        return tuple(name for name in parts_of(layer.name) if name not in self.names)
+        return tuple(name for name in parts_of(title) if name not in self.names)
 
 
 def _is_copy(layer: EngineLayer) -> bool:
@@ -289,7 +291,8 @@ def _advice_unknown(report: PinReport, running: Sequence[EngineLayer]) -> str:
 def _advice_not_found(engine: _Engine) -> str:
     if not engine.layers:
         return "the engine does not tell its layers, see its warnings: go by the measured error"
-    hiding = [layer.name for layer in engine.layers if not layer.nodes and _FOREIGN.fullmatch(layer.name)]
+    titles = dict.fromkeys(without_profile(layer) for layer in engine.layers if not layer.nodes)
+    hiding = [title for title in titles if _FOREIGN.fullmatch(title)]
     where = f"it may be within {_named(hiding)}" if hiding else "it may have been folded into a constant, or removed"
     return f"no layer of the engine names its nodes: {where}; go by the measured error"
 

@@ -25,7 +25,7 @@ from precisionlab.system.plainfiles import is_there, open_to_read
 from precisionlab.system.reading import LARGEST_JSON, UnreadableError, parse_json, read_inside
 from precisionlab.system.secret import is_sealed, sealed
 
-_SCHEMA = 3
+_SCHEMA = 4
 """Counted up when the same job gives another engine, or the JSON beside it reads otherwise."""
 _CUT_SHORT = 24 * 3600.0
 """Seconds after which a file without its JSON is taken for the rest of a write, not for one going on."""
@@ -260,6 +260,7 @@ def _layer(data: Mapping[str, Any]) -> EngineLayer:
         inputs=tuple(_tensor(found) for found in data["inputs"]),
         outputs=tuple(_tensor(found) for found in data["outputs"]),
         tactic=data["tactic"],
+        profile=int(data["profile"]),
     )
 
 

@@ -227,7 +227,10 @@ class ICudaEngine(stub.ICudaEngine):
 
 
 class EngineInspector:
-    """Tells of an engine as 10.x does: with dynamic shapes no types, unless a context has its input shapes set."""
+    """Tells of an engine as 10.x does: with dynamic shapes no types, unless a context has its input shapes set.
+
+    It has the layers of every profile; from the second on, names end in that profile's.
+    """
 
     def __init__(self, plan: _Plan) -> None:
         self._plan = plan
@@ -237,7 +240,13 @@ class EngineInspector:
         assert format is LayerInformationFormat.JSON, "the double tells JSON alone"
         if not self._plan.detailed:
             return json.dumps({"Layers": [name for name, *_ in self._plan.kernels], "Bindings": []})
-        layers = [layer for kernel in self._plan.kernels for layer in self._layers(*kernel)]
+        count = 1 + len(self._plan._told["more"])
+        layers = [
+            _marked(layer, index, self._is_at(index))
+            for index in range(count)
+            for kernel in self._plan.kernels
+            for layer in self._layers(*kernel)
+        ]
         names = [info.name for info in self._plan.model.inputs] + self._plan._told["outputs"]
         # The separators of metadata stand in the text as they are, which JSON does not allow.
         return json.dumps({"Layers": layers, "Bindings": names}).replace("\\u001e", "\x1e")
@@ -301,7 +310,6 @@ class EngineInspector:
         known = self._plan.model.tensors.get(of or name)
         finals = {*self._plan._told["outputs"], *(info.name for info in self._plan.model.inputs)}
         dims = () if known is None else known.shape or ()
-        tells = not self._plan.profile or self._knows_the_shapes()
         is_int8 = known is not None and known.dtype is not None and known.dtype.name == "INT8"
         stored = _FORMATS[Precision.INT8 if is_int8 else precision]
         by_channels = (of or name) in told_of_unfused().get("channel_major", ())
@@ -310,9 +318,22 @@ class EngineInspector:
             "Name": name if of is not None or name in finals else internal(name),
             "Location": "Device",
             "Dimensions": [dim if isinstance(dim, int) else -1 for dim in dims],
-            "Format/Datatype": layout if tells else "N/A due to dynamic shapes",
+            "Format/Datatype": layout,
         }
 
-    def _knows_the_shapes(self) -> bool:
+    def _is_at(self, profile: int) -> bool:
+        """Whether its context is in this profile and knows all shapes, or none is dynamic."""
         context = self.execution_context
-        return context is not None and all(info.name in context._shapes for info in self._plan.model.inputs)
+        known = context is not None and all(info.name in context._shapes for info in self._plan.model.inputs)
+        return not self._plan.profile or (known and context.active_optimization_profile == profile)
+
+
+def _marked(layer: dict[str, Any], profile: int, tells: bool) -> dict[str, Any]:
+    """A layer as one of this profile, with its types where they are told."""
+    mark = f" [profile {profile}]" if profile else ""
+    hidden = {} if tells else {"Format/Datatype": "N/A due to dynamic shapes"}
+    tensors = {
+        side: [{**tensor, **hidden, "Name": tensor["Name"] + mark} for tensor in layer[side]]
+        for side in ("Inputs", "Outputs")
+    }
+    return {**layer, **tensors, "Name": layer["Name"] + mark}
