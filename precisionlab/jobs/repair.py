@@ -95,9 +95,9 @@ def repair(
             made = ready.of(model, threads) if model.repairs else ready
             return Means(made.evaluator(NoJournal(), observer, judging), made.local.look)
 
-        trials = RepairTrials(opened(loaded), low, Precision.FP32, opened)
+        trials = RepairTrials(opened(loaded), low, Precision.FP32, bounds, opened)
         before, held_before = trials.whole(())
-        if meets(before, bounds):
+        if meets(before, bounds) and meets(trials.judged(()), bounds):
             nothing = Found((), (), {}, 1)
             figures = figures_of(before, bounds)
             held = None if held_before is None else (figures_of(held_before, bounds),) * 2

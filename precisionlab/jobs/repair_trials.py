@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from precisionlab.backends.equivalence import Equivalence, equivalence
 from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.data import Dataset
 from precisionlab.errors import ModelError
 from precisionlab.evaluate.evaluator import Evaluator
@@ -19,6 +20,7 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.rewrite.repairs import repaired_model
+from precisionlab.search.alternatives import AlternativeKind, alternatives
 from precisionlab.search.causes import causes
 from precisionlab.search.repairing import Repairs
 from precisionlab.system.wording import counted
@@ -47,18 +49,29 @@ class Means:
 
 
 class RepairTrials:
-    """One model with repairs, each set of them built once and evaluated without pins; see `Trials`."""
+    """One model with repairs, each set of them built once and evaluated without pins; see `Trials`.
+
+    Where a variant is right only as TensorRT's builder clamps constants that the precision cannot hold, it is judged by
+    what becomes of it otherwise: a repair costs nothing, and makes it right either way.
+    """
 
     def __init__(
         self,
         original: Means,
         precision: Precision,
         around: Precision,
+        tolerance: Tolerance,
         opened: Callable[[Model], Means],
         ranges_of: Callable[[Means], Ranges] = lambda means: NO_RANGES,
+        *,
+        typed: bool = False,
     ) -> None:
-        """`opened` makes the means of a repaired model, `ranges_of` finds the int8 ranges of one."""
+        """`opened` makes the means of a repaired model, `ranges_of` finds the int8 ranges of one.
+
+        `typed`: engines take each layer's type from the model, and constants as they stand there.
+        """
         self._precision, self._around, self._opened, self._ranges_of = precision, around, opened, ranges_of
+        self._tolerance, self._typed = tolerance, typed
         self._means: dict[Repairs, Means] = {(): original}
         self._ranges: dict[Repairs, Ranges] = {}
 
@@ -71,10 +84,25 @@ class RepairTrials:
         return self.judged_under(repairs, *self.plan(repairs))
 
     def judged_under(self, repairs: Repairs, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison:
-        """The final outputs under a plan for the model with these repairs."""
+        """The final outputs under a plan for the model with these repairs, with constants clamped or not: the worse."""
         evaluator = self._evaluator(repairs)
         reference = evaluator.compare("float32", PrecisionPlan(evaluator.model.sha256, Precision.FP32), None)
-        return evaluator.judge(self._title(repairs), plan, table, reference)
+        if repairs or plan.pins != self.plan(())[0].pins:
+            found = evaluator.judge(self._title(repairs), plan, table, reference)
+        else:
+            found = self._compared(())  # which was asked for anyway
+        otherwise = self._unclamped(repairs, plan)
+        if otherwise is None or not meets(found, self._tolerance):
+            return found
+        unclamped = otherwise.judge(f"{self._title(repairs)}, constants not clamped", plan, table, reference)
+        return min(found, unclamped, key=lambda comparison: closeness(comparison, self._tolerance))
+
+    def _unclamped(self, repairs: Repairs, plan: PrecisionPlan) -> Evaluator | None:
+        """What evaluates it with constants as they are rounded; None where no constant is clamped."""
+        evaluator = self._evaluator(repairs)
+        others = alternatives(evaluator.model, plan, evaluator.arithmetic, typed=self._typed)
+        arithmetic = others.get(AlternativeKind.ROUNDED_CONSTANTS)
+        return None if arithmetic is None else replace(evaluator, arithmetic=arithmetic)
 
     def judged_with_pins(self, repairs: Repairs, plan: PrecisionPlan) -> Comparison:
         """The final outputs with these repairs alone, and the pins of a plan with more: of layers that are there."""
@@ -90,7 +118,13 @@ class RepairTrials:
 
     def broken(self, repairs: Repairs) -> Mapping[str, str]:
         """Layer → why it breaks in the precision."""
-        evaluator, (plan, _), low = self._evaluator(repairs), self.plan(repairs), self._compared(repairs)
+        evaluator, (plan, table) = self._evaluator(repairs), self.plan(repairs)
+        low = self._compared(repairs)
+        otherwise = self._unclamped(repairs, plan)
+        if otherwise is not None and meets(low, self._tolerance):
+            evaluator = otherwise
+            title = f"{self._title(repairs)}, constants not clamped"
+            low = evaluator.compare(title, plan, table, introduced=True)
         found = causes(evaluator.model, plan, low.inherited, low.introduced, evaluator.arithmetic.constants)
         return {name: str(cause) for name, cause in found.items()}
 

@@ -16,6 +16,7 @@ from precisionlab.model import Model
 from precisionlab.plan.assign import read_plan_for
 from precisionlab.precision import Precision, any_quantized
 from precisionlab.rewrite.repairs import is_repairable
+from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.certificate import certificate_without_pins, repair_releases
 from precisionlab.search.options import Minimize
 from precisionlab.search.outcome import EngineResult, PrecisionResult, Repaired, Variant
@@ -66,7 +67,7 @@ class _Precision:
         """The plan that is right with least: of repairs alone, of repairs and pins, of pins alone."""
         ranges = self.job.ranges(self.precision, self.methods, self.deadline)
         bare = self.job.bare(self.precision, ranges) if self._may_be_repaired() else None
-        if bare is None or bare.before.met:
+        if bare is None or (bare.before.met and not _hangs_on_constants(bare.before)):
             return self._pinned(ranges)
         trials = _trials(self.job, self.work, self.precision, self.methods, self.deadline)
         found = self._found(trials)
@@ -74,6 +75,8 @@ class _Precision:
             return self._pinned(ranges)
         means = self.work.repaired(trials.model(found.repairs))
         repaired = self._repaired(bare, trials, found, means)
+        if bare.before.met and _hangs_on_constants(repaired.after):
+            return self._pinned(ranges)
         if not (repaired.after.met and not _chosen_pins(repaired)):
             self._note("pins alone are tried too: the repairs do not make it right by themselves")
             pinned = self._pinned(ranges)
@@ -151,7 +154,10 @@ def _trials(job: SweepJob, work: SweepWork, precision: Precision, methods: Metho
     def opened(model: Model) -> Means:
         return watched(work.emulated(model))
 
-    return RepairTrials(watched(work.means), precision, work.options.around, opened, ranges_of)
+    options = work.options
+    tolerance = options.tolerance_of(precision)
+    original = watched(work.means)
+    return RepairTrials(original, precision, options.around, tolerance, opened, ranges_of, typed=options.typed)
 
 
 def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:
@@ -160,6 +166,11 @@ def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:
     sub.grounds = job.grounds
     sub.observed(int8=any_quantized((*work.options.precisions, *(work.plan.precisions if work.plan else ()))))
     return sub
+
+
+def _hangs_on_constants(variant: Variant) -> bool:
+    """Whether it is right only where the builder clamps constants that the precision cannot hold."""
+    return any(other.kind is AlternativeKind.ROUNDED_CONSTANTS for other in variant.refuted)
 
 
 def _chosen_pins(found: PrecisionResult) -> int:

@@ -24,6 +24,7 @@ from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.jobs.plan_source import arithmetic_of, layered_for, metric_of, model_of, run_beside, source_of
 from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
 from precisionlab.model import Model, load_model
+from precisionlab.plan.arithmetic import Fusing
 from precisionlab.plan.assign import lowest_of, read_plan_for
 from precisionlab.plan.file import read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
@@ -140,7 +141,7 @@ def verify(
         certificate = _proof(evaluator, asked, bare, table, found, bounds)
         same = None
         if asked.repairs:
-            trials = _trials(ready, emulated, asked, threads)
+            trials = _trials(ready, emulated, asked, bounds, threads)
             certificate = replace(certificate, repairs=_repair_proof(trials, asked, bounds))
             same = trials.same(asked.repairs, ready.dataset, ready.local.threads)
         return Verification(
@@ -177,7 +178,9 @@ def _proof(
     return certificate_of(releasable, without, found, judged, bounds)
 
 
-def _trials(ready: Prepared, evaluator: Evaluator, plan: PrecisionPlan, threads: int | None) -> RepairTrials:
+def _trials(
+    ready: Prepared, evaluator: Evaluator, plan: PrecisionPlan, bounds: Tolerance, threads: int | None
+) -> RepairTrials:
     """The model with fewer repairs, in emulation."""
     repaired = ready.local.model
     assert repaired.original is not None
@@ -192,7 +195,10 @@ def _trials(ready: Prepared, evaluator: Evaluator, plan: PrecisionPlan, threads:
         method = plan.calibration or DEFAULT_METHOD
         return Ranges(method, chosen_ranges(means.evaluator, ranges_by_method(means.evaluator), method))
 
-    return RepairTrials(opened(repaired.original), plan.default, plan.around, opened, ranges_of)
+    return RepairTrials(
+        opened(repaired.original), plan.default, plan.around, bounds, opened, ranges_of,
+        typed=evaluator.arithmetic.fusing is not Fusing.FOLDED,
+    )  # fmt: skip
 
 
 def _repair_proof(trials: RepairTrials, plan: PrecisionPlan, bounds: Tolerance) -> tuple[RepairRelease, ...]:

@@ -303,6 +303,9 @@ def _change(before: Variant, after: Variant) -> str:
     said = name + " → ".join([*(text.removesuffix(" dB") for text in texts[:-1]), texts[-1]])
     shown = (other for other in after.alternatives if other.kind is not AlternativeKind.ROUNDED_CONSTANTS)
     said += "".join(f", {_text(bound, other.comparison)} {other.kind.words}" for other in shown)
+    if after.plan.repairs:
+        hung = (other for other in before.refuted if other.kind is AlternativeKind.ROUNDED_CONSTANTS)
+        said += "".join(f", as it is {_text(bound, other.comparison)} {other.kind.words}" for other in hung)
     metrics = [v.comparison.metric for v in variants if v.comparison.metric is not None]
     if bound.metric == "metric" or len(metrics) < len(variants):
         return said

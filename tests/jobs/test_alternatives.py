@@ -224,7 +224,7 @@ def test_a_plan_of_ones_own_is_measured_under_the_alternatives_too(
 
 
 def test_what_hangs_on_clamped_constants_says_so_and_has_no_figure_of_sums(tmp_path: Path) -> None:
-    result, stages = swept("masked", tmp_path)
+    result, stages = swept("masked", tmp_path, repair=False)
     (found,) = result.precisions
     assert found.verdict.sentence == (
         "right as it is: no layer needs a pin; this hangs on TensorRT clamping constants that FP16 cannot hold, as its "
@@ -238,8 +238,19 @@ def test_what_hangs_on_clamped_constants_says_so_and_has_no_figure_of_sums(tmp_p
     assert [stage for stage in stages if stage.startswith("fp16, ")] == ["fp16, constants not clamped"]
 
 
+def test_a_mask_that_the_precision_holds_hangs_on_no_clamping(tmp_path: Path) -> None:
+    result, _ = swept("masked", tmp_path)
+    (found,) = result.precisions
+    assert found.verdict.sentence == "right with 1 repair: no layer needs a pin"
+    assert [repair.kind for repair in found.plan.repairs] == ["clamp_constant"]
+    assert found.mixed.alternatives == ()
+    assert found.certificate is not None
+    assert found.certificate.proven, "without it, and without clamping, it is NaN"
+    assert "as it is NaN with constants not clamped" in found.verdict.figure
+
+
 def test_under_sums_in_half_what_hangs_on_constants_is_not_laid_to_the_sums(tmp_path: Path) -> None:
-    result, stages = swept("both", tmp_path, sums="half")
+    result, stages = swept("both", tmp_path, sums="half", repair=False)
     (found,) = result.precisions
     (other,) = found.mixed.alternatives
     assert other.kind is AlternativeKind.ROUNDED_CONSTANTS
@@ -254,7 +265,7 @@ def test_under_sums_in_half_what_hangs_on_constants_is_not_laid_to_the_sums(tmp_
 
 @pytest.mark.slow
 def test_both_are_said_where_both_matter(tmp_path: Path) -> None:
-    result, stages = swept("both", tmp_path)
+    result, stages = swept("both", tmp_path, repair=False)
     assert [other.kind.value for other in result.precisions[0].mixed.alternatives] == ["half_sums", "rounded_constants"]
     assert row(result, "fp16")["half_sums_verdict"] == "met"
     assert {"fp16, sums in half", "fp16, constants not clamped"} <= set(stages)
