@@ -169,9 +169,13 @@ def _rows(case: Case, peers: Sequence[Peer], patience: float) -> Sequence[dict[s
 
 
 def prepare(name: str, most: int, folder: Path) -> Case:
+    """One of CASES, of the prepared models."""
+    return case_of(name, CASES[name], PREPARED / name / f"{name}.onnx", PREPARED / name / "data", most, folder)
+
+
+def case_of(name: str, precision: str, source: Path, samples: Path, most: int, folder: Path) -> Case:
     """Name the model's nodes, split the samples, and time a plain pass."""
-    source = PREPARED / name / f"{name}.onnx"
-    every = [s.inputs for s in open_dataset(PREPARED / name / "data", load_model(source), None, 0)]
+    every = [s.inputs for s in open_dataset(samples, load_model(source), None, 0)]
     visible = [s for i, s in enumerate(every) if i % HELD_OUT != HELD_OUT - 1]
     step = max(1, len(visible) / most)  # spread over the whole set, which may be sorted by class
     seen = [visible[int(i * step)] for i in range(min(most, len(visible)))]
@@ -189,7 +193,7 @@ def prepare(name: str, most: int, folder: Path) -> Case:
     plain()
     seconds = statistics.median(timed(plain) for _ in range(3)) / len(seen)
     held_out = tuple(islice(every, HELD_OUT - 1, None, HELD_OUT))
-    return Case(name, CASES[name], folder / f"{name}.onnx", data, len(seen), held_out, seconds)
+    return Case(name, precision, folder / f"{name}.onnx", data, len(seen), held_out, seconds)
 
 
 def ask_precisionlab(case: Case, patience: float, *options: str) -> Choice:

