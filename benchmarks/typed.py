@@ -200,22 +200,21 @@ def _rows(path: Path, data: Path, samples: int, budget: str, peers: bool, folder
 def _variants(model: Model, data: Path, samples: int, budget: str, folder: Path) -> list[Variant]:
     """The plain precisions, and with pins what a sweep finds for those that need any; the mixed ones last."""
 
-    def searched(precision: str, ladder: str | None = None) -> PrecisionResult:
-        out = folder / f"{precision} {ladder}"
+    def searched(precisions: str, ladder: str | None = None) -> tuple[PrecisionResult, ...]:
         found = sweep(
             model.path,
             data,
-            precisions=precision,
+            precisions=precisions,
             ladder=ladder,
             backend="onnxruntime",
             samples=samples,
             holdout=0,
             budget=budget,
-            out=out,
+            out=folder / f"{precisions} {ladder}",
         )
-        return found.precisions[0]
+        return found.precisions
 
-    int8, fp16 = searched("int8"), searched("fp16")
+    fp16, int8 = searched("fp16,int8")
     plain = PrecisionPlan(model.sha256, Precision.FP16)
     low = completed(model, PrecisionPlan(model.sha256, Precision.INT8, calibration=int8.plan.calibration), int8.table)
     among = PrecisionPlan(model.sha256, Precision.INT8, low.pins, Precision.FP16, low.calibration)
@@ -229,7 +228,7 @@ def _variants(model: Model, data: Path, samples: int, budget: str, folder: Path)
         variants.append(Variant("int8 mixed", int8.plan, int8.table))
     if fp16.plan.pins:
         variants.append(Variant("fp16 mixed", fp16.plan, None))
-        variants.append(Variant("fp16 with fp32", searched("fp16", "fp32").plan, None))
+        variants.append(Variant("fp16 with fp32", searched("fp16", "fp32")[0].plan, None))
     return variants
 
 

@@ -15,10 +15,11 @@ import click
 def selftest_command(ctx: click.Context, out: str) -> None:
     """Try the TensorRT backend on this machine's GPU: engines, pins, INT8 both ways, layers, times.
 
-    At the end it says of each rule that the emulation assumes of FP16 whether this machine's engines hold to it:
-    clamped constants, sums in float32, nothing rounded inside a layer, NaN that is kept. Takes a few minutes. Exits
-    with 0 where everything went as it has to, whatever the rules say, 1 where something did not, 2 where TensorRT or
-    the GPU cannot be used.
+    At the end it says of each rule that the emulation assumes whether this machine's engines hold to it: FP16's clamped
+    constants, sums in float32, nothing rounded inside a layer, NaN that is kept; BF16's rounded operands and results;
+    INT8's scales, rounding and exact sums; that a model's own Q/DQ pairs round. Takes a few minutes. Exits with 0 where
+    everything went as it has to, whatever the rules say, 1 where something did not, 2 where TensorRT or the GPU cannot
+    be used.
     """
     from precisionlab.cli.progress import progress
     from precisionlab.jobs.selftest import RESULT_FILE, selftest

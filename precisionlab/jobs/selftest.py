@@ -2,7 +2,7 @@
 
 Everything that cannot be tried without a GPU is tried here, on a model that is made on the spot: engines of each
 precision, a fault that only pins fix, both ways to INT8 ranges, dynamic shapes, layers that are looked at, times; and
-what the emulation takes for granted of FP16.
+what the emulation takes for granted of FP16, BF16 and INT8.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.errors import PrecisionLabError
 from precisionlab.jobs.doctor import python_facts
-from precisionlab.jobs.selftest_rules import made_rules, measured
+from precisionlab.jobs.selftest_family import Family
+from precisionlab.jobs.selftest_rules import FAMILIES
 from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
@@ -130,19 +131,24 @@ def _steps(folder: Path, observer: Observer, layers: list[tuple[str, float, floa
         options = EngineOptions(shapes=("image:1x3x16x16,2x3x16x16,4x3x16x16",))
         with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, observer) as backend:
             yield from _Steps(backend, reference, dataset, table).batches()
-        yield from _assumptions(made, folder, observer)
+        for family in FAMILIES:
+            yield from _assumptions(family, made, folder, observer)
 
 
-def _assumptions(made: Path, folder: Path, observer: Observer) -> Iterator[Step]:
-    """What the emulation takes for granted of FP16; that it is otherwise here is no fault of the machine, and told."""
+def _assumptions(family: Family, made: Path, folder: Path, observer: Observer) -> Iterator[Step]:
+    """What the emulation takes for granted; that it is otherwise here is no fault of the machine, and told.
+
+    Nothing of a precision that this TensorRT does not have.
+    """
     with told(made, TEMPORARY_ADVICE):
-        model, dataset = made_rules(made)
+        model, dataset = family.made(made)
     reference = emulation(model, dataset, None)
     try:
         with opening.open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), folder, observer) as backend:
-            yield from (Step(*found, is_assumption=True) for found in measured(backend))
+            if family.precision is None or family.precision in backend.precisions:
+                yield from (Step(*found, is_assumption=True) for found in family.measured(backend))
     except PrecisionLabError as error:
-        yield Step("what the emulation assumes", False, str(error))
+        yield Step(f"what the emulation assumes of {family.title}", False, str(error))
 
 
 class _Steps:

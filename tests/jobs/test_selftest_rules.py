@@ -6,9 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doubled import arrange
 from models import Array
+from rtx import drive, needs_rtx
 
-from precisionlab.jobs.selftest_rules import COLUMNS, ROWS, RULES, K, inputs, made_rules
+from precisionlab.backends import emulation
+from precisionlab.backends.options import EngineOptions
+from precisionlab.backends.registry import TENSORRT
+from precisionlab.backends.tensorrt.buildlog import layers_of
+from precisionlab.backends.tensorrt.opening import open_engines
+from precisionlab.jobs.selftest_family import Family
+from precisionlab.jobs.selftest_fp16 import COLUMNS, FP16, ROWS, K
+from precisionlab.jobs.selftest_rules import FAMILIES
+from precisionlab.precision import Precision
+from precisionlab.rewrite.typed import save_typed, typed_model
+from precisionlab.system.observer import Silent
+
+RULES = [rule for family in FAMILIES for rule in family.rules]
+families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.title)
 
 
 def judged(name: str, found: Array) -> tuple[bool, str]:
@@ -27,7 +42,7 @@ def half_sum(products: Array, block: int) -> Array:
 @pytest.fixture(scope="module")
 def weight(tmp_path_factory: pytest.TempPathFactory) -> Array:
     """What the products are, for rows of ones; (K, columns)."""
-    model, dataset = made_rules(tmp_path_factory.mktemp("rules"))
+    model, dataset = FP16.made(tmp_path_factory.mktemp("rules"))
     assert len(dataset) == 1
     tensor = model.onnx.graph.initializers["weight"].const_value
     assert tensor is not None
@@ -39,8 +54,8 @@ def weight(tmp_path_factory: pytest.TempPathFactory) -> Array:
 
 def test_every_weight_and_every_input_of_the_sums_is_exact_in_half(weight: Array) -> None:
     assert np.array_equal(weight.astype(np.float16), weight)
-    assert (inputs()["rows"] == 1).all()
-    assert (inputs()["image"] == 1).all()
+    assert (FP16.inputs["rows"] == 1).all()
+    assert (FP16.inputs["image"] == 1).all()
 
 
 @pytest.mark.parametrize("name", ["sums of a MatMul", "sums of a convolution"])
@@ -118,7 +133,113 @@ def test_every_answer_has_its_words(name: str, found: list[float], holds: bool, 
 
 
 def test_the_graph_has_a_layer_for_each_rule_and_all_can_be_given_half(tmp_path: Path) -> None:
-    model, _ = made_rules(tmp_path)
-    assert {rule.output for rule in RULES} == {info.name for info in model.outputs}
-    assert all(layer.fixed is None for layer in model.layers)
-    assert len(model.layers) == len(RULES) + 1  # the epsilon's sum before the logarithm
+    model, _ = FP16.made(tmp_path)
+    assert len(model.layers) == len(FP16.rules) + 1  # the epsilon's sum before the logarithm
+
+
+@families
+def test_every_output_tells_of_a_rule_and_every_layer_can_be_pinned(family: Family, tmp_path: Path) -> None:
+    model, dataset = family.made(tmp_path)
+    assert len(dataset) == 1
+    assert {rule.output for rule in family.rules} == {info.name for info in model.outputs}
+    if family.precision is not None:
+        assert all(layer.fixed is None for layer in model.layers)
+    if family.precision is Precision.INT8:
+        assert all(layer.quantizable for layer in model.layers)
+        assert set(family.ranges) == set(model.tensors) - set(family.constants)
+
+
+def test_no_two_rules_have_the_same_name() -> None:
+    assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+@families
+def test_the_emulation_does_as_it_assumes(family: Family, tmp_path: Path) -> None:
+    model, dataset = family.made(tmp_path)
+    found = list(family.measured(emulation(model, dataset, None)))  # type: ignore[arg-type]
+    assert [name for name, _, _ in found] == [rule.name for rule in family.rules]
+    assert [seen for _, holds, seen in found if not holds] == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", FAMILIES[1:], ids=lambda family: family.title)
+def test_a_weakly_typed_engine_is_asked_by_pins_a_calibration_cache_and_the_models_own_pairs(
+    family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The double's parser has no LayerNormalization, which FP16's graph holds."""
+    arrange(monkeypatch, tmp_path)
+    model, dataset = family.made(tmp_path)
+    reference = emulation(model, dataset, None)
+    with open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), tmp_path, Silent()) as backend:
+        found = list(family.measured(backend))
+    assert [seen for _, holds, seen in found if not holds] == []
+
+
+@needs_rtx
+@pytest.mark.thorough
+def test_a_real_compiler_builds_every_graph_in_the_types_of_its_pins(tmp_path: Path) -> None:
+    paths = []
+    for family in FAMILIES:
+        model, _ = family.made(tmp_path)
+        paths.append(tmp_path / f"{len(paths)}.typed.onnx")
+        save_typed(typed_model(model, family.plan(model), family.table), paths[-1])
+    for family, built in zip(FAMILIES, drive("layers", *paths), strict=True):
+        types = {t.dtype for layer in layers_of(built["plain"]) for t in (*layer.inputs, *layer.outputs)}
+        assert (family.precision or Precision.INT8).value in types
+
+
+def one_hot(values: list[float], row: int | None = None) -> Array:
+    """What 32 channels give at 32 places: these values in a row, or each at its own place."""
+    found = np.zeros((32, 32), np.float32)
+    if row is None:
+        found[np.arange(len(values)), np.arange(len(values))] = values
+    else:
+        found[row, : len(values)] = values
+    return found.reshape(1, 32, 4, 8)
+
+
+EVEN, AWAY, EXACT = (0, 2, 2, 4, 0, -2, -2), (1, 2, 3, 4, -1, -2, -3), (0.5, 1.5, 2.5, 3.5, -0.5, -1.5, -2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "holds", "seen"),
+    [
+        ("INT8: the scale of a weight", one_hot([0, 10 / 128], 1), True, "a scale of its own"),
+        ("INT8: the scale of a weight", one_hot([0, 0], 1), False, "a weight has one scale: in a smaller channel 0.07"),
+        ("INT8: the scale of a weight", one_hot([0, 0.5], 1), False, "0.078125 gives 0.5"),
+        ("INT8: rounding of weights", one_hot([127, *EVEN], 0), True, "go to the even"),
+        ("INT8: rounding of weights", one_hot([127, *AWAY], 0), False, "go away from 0"),
+        ("INT8: rounding of weights", one_hot([127, *EXACT], 0), False, "was not computed in INT8"),
+        ("INT8: rounding of activations", one_hot([127 * x for x in EVEN]), True, "go to the even"),
+        ("INT8: rounding of activations", one_hot([127 * x for x in (0, 1, 2, 3, 0, -1, -2)]), False, "go towards 0"),
+        ("INT8: rounding of activations", one_hot([127 * x for x in (1, 2, 3, 4, 0, -1, -2)]), False, "go up"),
+        ("INT8: rounding of activations", one_hot([127.0] * 7), False, "go 1, 1, 1, 1, 1, 1, 1"),
+        ("INT8: rounding of activations", one_hot([127 * x for x in EXACT]), False, "was not computed in INT8"),
+        ("INT8: beyond the range", one_hot([0] * 8 + [127 * 127, -128 * 127]), True, "1000 gives 127, and -1000 -128"),
+        ("INT8: beyond the range", one_hot([0] * 8 + [127 * 127, -127 * 127]), False, "and -1000 -127"),
+        ("INT8: sums of a convolution", np.full((1, 64, 8, 8), 1040384), True, "sums are exact"),
+        ("INT8: sums of a convolution", np.full((1, 64, 8, 8), np.inf), False, "a sum of 1040384 gives inf"),
+        ("INT8: sums of a MatMul", np.full((64, 64), 1032192), False, "gives 1.03219e+06"),
+        ("Q/DQ: in front of a Conv", one_hot([127 / 8 * x for x in AWAY]), False, "go away from 0"),
+        ("Q/DQ: beyond the range", one_hot([0] * 8 + [127 / 8 * 127, -127 / 8 * 128]), True, "and -1000 -128"),
+        ("Q/DQ: in front of a layer in float", np.resize(np.exp(EVEN), (1, 16)), True, "the pair rounds"),
+        ("Q/DQ: in front of a layer in float", np.resize(np.exp(EXACT), (1, 16)), False, "the pair was taken out"),
+        ("Q/DQ: in front of a layer in float", np.zeros((1, 16)), False, "go -inf"),
+        ("Q/DQ: a mean of what it gives", np.full((1, 32, 4, 4), 0.25), True, "a mean of steps is no step"),
+        ("Q/DQ: a mean of what it gives", np.zeros((1, 32, 4, 4)), False, "the mean of 0, 0, 0 and 1 gives 0"),
+        ("BF16: operands of a MatMul", np.zeros((64, 64)), True, "activations and weights are rounded"),
+        ("BF16: operands of a MatMul", np.full((64, 64), 0.0625), False, "was not computed in BF16"),
+        ("BF16: operands of a MatMul", np.diag([0.0625, 0] * 32), False, "of activations 0.0625 is left, and of wei"),
+        ("BF16: operands of a convolution", np.zeros((1, 64, 8, 8)), True, "activations and weights are rounded"),
+        ("BF16: sums of a MatMul", np.full((64, 64), 33792), True, "kept in float32"),
+        ("BF16: sums of a MatMul", np.full((64, 64), 33791), True, "unrounded, as an output of the model"),
+        ("BF16: sums of a convolution", np.full((1, 64, 8, 8), 32768), False, "sums are kept in BF16"),
+        ("BF16: sums of a convolution", np.full((1, 64, 8, 8), 33280), False, "neither BF16 nor float32: 33280"),
+        ("BF16: what a layer gives", np.zeros((1, 8, 4, 4)), True, "is rounded before the next takes it"),
+        ("BF16: what a layer gives", np.full((1, 8, 4, 4), 2.0**-9), False, "goes on in float32"),
+        ("BF16: what a layer gives", np.ones((1, 8, 4, 4)), False, "1 + 1/512 less 1 gives 1"),
+    ],
+)
+def test_every_answer_of_int8_and_bf16_has_its_words(name: str, found: Array, holds: bool, seen: str) -> None:
+    judgement = judged(name, np.asarray(found, np.float32))
+    assert (judgement[0], seen in judgement[1]) == (holds, True), judgement
