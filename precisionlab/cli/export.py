@@ -8,7 +8,7 @@ import click
 
 from precisionlab.cli.engines import build_tuning_options, tuning_of
 
-FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-onnx")
+FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-onnx", "repaired-onnx")
 
 
 @click.command("export")
@@ -52,13 +52,15 @@ def export_command(
     """Write PLAN (a plan.json) as another tool wants it.
 
     \b
-    trtexec      a command line, or with --out a shell script, for TensorRT 8.6 to 10.16
-    polygraphy   a script that holds the layers of the network, and the command to run it
-    modelopt     ModelOpt's commands and lists of nodes, as JSON
-    onnxruntime  a Q/DQ model with the plan's int8 scales
-    json         every layer with its precision, and what TensorRT is to be told
-    typed-onnx   a model that holds its types itself, for TensorRT 11 and TensorRT-RTX
+    trtexec        a command line, or with --out a shell script, for TensorRT 8.6 to 10.16
+    polygraphy     a script that holds the layers of the network, and the command to run it
+    modelopt       ModelOpt's commands and lists of nodes, as JSON
+    onnxruntime    a Q/DQ model with the plan's int8 scales
+    json           every layer with its precision, and what TensorRT is to be told
+    typed-onnx     a model that holds its types itself, for TensorRT 11 and TensorRT-RTX
+    repaired-onnx  the model with the plan's repairs, in float32, for any tool
 
+    Of a plan with repairs, each of them is for the repaired model, which is written beside what names it.
     Where data is needed, for int8 ranges or the shapes of dynamic inputs, it is looked at anew.
     """  # noqa: D301 – click's own sign, for lines that are not to be joined
     from precisionlab.cli.progress import progress

@@ -9,27 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
-import onnx_ir as ir
 
-from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.registry import RTX
-from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.plugins import libraries_of
-from precisionlab.backends.tensorrt.profiles import profiles_for
 from precisionlab.backends.tuning import UNTUNED, Tuning
-from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.release_here import default_release
-from precisionlab.calibration.table import CalibrationTable
-from precisionlab.data import Dataset
-from precisionlab.errors import OptionError
-from precisionlab.evaluate.journal import NoJournal
-from precisionlab.evaluate.prepare import Prepared, Source, prepare
-from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
+from precisionlab.errors import OptionError, PlanError
 from precisionlab.export import Export, Subject
 from precisionlab.export.tuned import check_weakly
-from precisionlab.jobs.plan_source import arithmetic_of, layered_for, model_of, run_beside, source_of
+from precisionlab.jobs.needs import Needs
+from precisionlab.jobs.plan_source import arithmetic_of, is_told, layered_for, model_of, run_beside, source_of
+from precisionlab.jobs.repaired_file import repairs_text, write_repaired
 from precisionlab.model import Model, load_model
-from precisionlab.model.opset import opset_of
 from precisionlab.model.portable import tensorrt_notes
 from precisionlab.model.prepared import exported_file, prepared_name
 from precisionlab.model.tail import graft
@@ -40,7 +31,6 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import check_weak
 from precisionlab.precision import any_quantized
 from precisionlab.rewrite.parted import layers_apart
-from precisionlab.rewrite.plans import completed
 from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.search.options import check_calibration
 from precisionlab.system.disk import drafted, told, write_whole_bytes
@@ -78,7 +68,7 @@ def export_plan(
     threads: int | None = None,
     observer: Observer | None = None,
 ) -> Exported:
-    """Write a plan as `target` (one of `TARGETS`, or `TYPED`) wants it, to the file `out` and to files beside it.
+    """Write a plan as `target` (one of `FORMATS`) wants it, to the file `out` and to files beside it.
 
     Without `out` the text is returned; targets of several files, or of binary ones, need it. Model and data are those
     of the `run.json` beside the plan, unless `model` and `data` name others; data is looked at only where int8 ranges
@@ -86,11 +76,12 @@ def export_plan(
     version that a calibration cache is written for, by default the installed one. `hold_float` holds what the plan has
     in float beside int8, where TensorRT may else run any layer in it that has scales on both sides. `tuning` and
     `plugins` (libraries) are for builds by trtexec and Polygraphy. With `typed` the plan stands in the types of a model
-    beside, for a strongly typed network. Raises a PrecisionLabError where the plan cannot be
+    beside, for a strongly typed network. Where the plan has repairs, all of this is of the repaired model, which stands
+    beside what names it; as `REPAIRED` it is all that is written. Raises a PrecisionLabError where the plan cannot be
     read or is another model's, the target cannot be told it, or a file cannot be written.
     """
-    if target not in (*TARGETS, TYPED):
-        raise OptionError(f"unknown format {target!r}; use one of {', '.join((*TARGETS, TYPED))}")
+    if target not in FORMATS:
+        raise OptionError(f"unknown format {target!r}; use one of {', '.join(FORMATS)}")
     if hold_float and target not in _HOLDING:
         raise OptionError(
             f"--hold-float is for {either(sorted(_HOLDING))}: in {target} the model itself says its types"
@@ -112,8 +103,10 @@ def export_plan(
     check_calibration(asked.calibration)
     source = source_of(run, data)
     observer = observer or Silent()
-    found = _Needs(loaded, asked, source, threads, observer)
+    found = Needs(loaded, asked, source, threads, observer)
     file = None if out is None else _checked(Path(out), (path, loaded.path, *loaded.data_files))
+    if target == REPAIRED:
+        return _repaired(loaded, found, path, _required(file, "the model is a file"), observer)
     prepared = _prepared(loaded, file) if target in _NAMING and not typed else None
     if target in _HOLDING and not typed:
         check_weak(loaded, asked)  # before samples are read in vain
@@ -123,6 +116,8 @@ def export_plan(
     if typed or target == TYPED:
         _tell_apart(loaded, asked, path, observer)
     with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
+        if loaded.repairs and not is_told(path):
+            found.same()
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles, *more = found.profiles(shapes) if target in _SHAPED else ({},)
         subject = Subject(
@@ -130,10 +125,33 @@ def export_plan(
             tuning, libraries, more_profiles=tuple(more),
         )  # fmt: skip
         if target == TYPED:
-            return _typed(subject, found, _required(file, "the model is a file"))
-        if typed:
-            return _strongly_typed(subject, target, found, _required(file, "the typed model stands beside"), observer)
-        return _written(TARGETS[target](subject, file), file, observer, subject)
+            done = _typed(subject, found, _required(file, "the model is a file"))
+        elif typed:
+            done = _strongly_typed(subject, target, found, _required(file, "the typed model stands beside"), observer)
+        else:
+            done = _written(TARGETS[target](subject, file), file, observer, subject)
+    return replace(done, notes=(*_repair_notes(loaded, prepared), *done.notes))
+
+
+def _repaired(model: Model, needs: Needs, plan: Path, out: Path, observer: Observer) -> Exported:
+    """The repaired model, once it was run beside the original."""
+    if not model.repairs:
+        raise PlanError(
+            f"{plan}: has no repairs, so there is no other model to write: its own is {model.path}; use that, or sweep "
+            "it anew (without --no-repair) to have repairs tried"
+        )
+    with held_file(out, observer.note, _ADVICE):
+        same = needs.same()
+        files = write_repaired(model, out)
+    return Exported(None, files, (f"{repairs_text(model)}; in float32 it gives what {model.path} gives, {same.words}",))
+
+
+def _repair_notes(model: Model, prepared: Path | None) -> tuple[str, ...]:
+    """What is to be known where the model that is handed on is a repaired one."""
+    if not model.repairs:
+        return ()
+    where = "what is written" if prepared is None else prepared.name
+    return (f"{where} is {model.path.name} with {repairs_text(model)}: the plan is right with it alone",)
 
 
 def _tell_apart(model: Model, plan: PrecisionPlan, path: Path, observer: Observer) -> None:
@@ -148,54 +166,6 @@ def _tell_apart(model: Model, plan: PrecisionPlan, path: Path, observer: Observe
         )
 
 
-class _Needs:
-    """What a target needs of the samples, looked at when it is asked for."""
-
-    def __init__(
-        self, model: Model, plan: PrecisionPlan, source: Source, threads: int | None, observer: Observer
-    ) -> None:
-        self._model, self._plan, self._source, self._threads, self._observer = model, plan, source, threads, observer
-        self._ready: Prepared | None = None
-        self._source_run: SourceRun | None = None
-
-    def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
-        """The plan with the pins that int8 needs anyway, and the ranges, by the plan's own method."""
-        ready = self._prepared("the plan has int8 layers, and their ranges come from the samples; give --data")
-        evaluator = ready.evaluator(NoJournal(), self._observer, ready.judging())
-        method = self._plan.calibration or DEFAULT_METHOD
-        table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
-        return completed(evaluator.model, replace(self._plan, calibration=method), table), table
-
-    def profiles(self, shapes: Sequence[str]) -> tuple[dict[str, Profile], ...]:
-        """The shapes of each dynamic input in each profile: as given, and else as the samples have them."""
-
-        def samples(name: str) -> Dataset:
-            return self._prepared(f"input {name!r} is of no fixed size; give --shapes or --data").dataset
-
-        return profiles_for(self._model, shapes, samples)
-
-    def fault(self, converted: ir.Model) -> str | None:
-        """See `Beside`."""
-        return self._beside(f"the plan needs opset {opset_of(converted)}").fault(converted)
-
-    def agreement(self, changed: ir.Model) -> float:
-        """See `Beside`."""
-        return self._beside("what the model quantises to is changed").agreement(changed)
-
-    def _beside(self, why: str) -> SourceRun:
-        if self._source_run is None:
-            ready = self._prepared(f"{why}, and that is tried on samples; give --data")
-            self._source_run = SourceRun(self._model, ready.dataset, ready.local.threads)
-        return self._source_run
-
-    def _prepared(self, why: str) -> Prepared:
-        if self._ready is None:
-            if self._source.data is None and not self._source.shapes:
-                raise OptionError(why)
-            self._ready = prepare(self._model, self._source, None, self._threads, None, self._observer)
-        return self._ready
-
-
 def _has_int8(model: Model, plan: PrecisionPlan) -> bool:
     return any(precision_of(layer, plan).is_quantized for layer in model.layers)
 
@@ -206,7 +176,8 @@ def _prepared(model: Model, out: Path | None) -> Path | None:
         return None
     inlined = "the model's functions were inlined, and the copy that has the plan's names stands beside"
     lifted = "the model holds float16 or bfloat16 of its own, and a float32 copy, which pins can change, stands beside"
-    _required(out, inlined if model.is_inlined else lifted)
+    repaired = "the plan has repairs, and the model with them stands beside"
+    _required(out, repaired if model.repairs else inlined if model.is_inlined else lifted)
     assert out is not None
     return out.parent / prepared_name(model)
 
@@ -291,6 +262,7 @@ def _strongly_typed(subject: Subject, target: str, beside: Beside, out: Path, ob
 
 
 TYPED = "typed-onnx"
+REPAIRED = "repaired-onnx"
 _ONNXRUNTIME = "onnxruntime"
 _LAST_WITHOUT_TYPES = 8
 _LAST_WEAK = 10
@@ -308,11 +280,13 @@ TARGETS: Mapping[str, Callable[[Subject, Path | None], Export]] = {
     "json": _json,
 }
 
+FORMATS = (*TARGETS, TYPED, REPAIRED)
+
 
 def _check_typed(target: str, hold_float: bool, tensorrt: str | None) -> None:
     """Raises OptionError where nothing can be told of a strongly typed network."""
     if target not in _SHAPED:
-        kind = "is so by itself" if target == TYPED else "says layers' precisions"
+        kind = {TYPED: "is so by itself", REPAIRED: "is float32"}.get(target, "says layers' precisions")
         raise OptionError(f"--typed is for {either(sorted(_SHAPED))}: {target} {kind}")
     if hold_float:
         raise OptionError("--hold-float: with --typed the model itself says each layer's type; leave it")

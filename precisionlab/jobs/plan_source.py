@@ -117,13 +117,27 @@ def repaired_for(model: Model, plan: Path) -> Model:
         repaired = repaired_model(model, asked.repairs)
     except PlanError as error:
         raise PlanError(f"{plan}: {error}") from None
-    wanted = content.get(REPAIRED)
-    if isinstance(wanted, Mapping) and wanted.get("sha256", "") != repaired_content(repaired):
+    wanted = _told(content)
+    if wanted is not None and wanted != repaired_content(repaired):
         raise PlanError(
             f"{plan}: its repairs give another model than the one that it was found for (`{REPAIRED}.sha256`): it was "
             "changed, or another version found it; sweep the model anew"
         )
     return repaired
+
+
+def is_told(plan: Path) -> bool:
+    """Whether the plan's file says which model its repairs give, as a sweep does that has seen that model's float32.
+
+    Raises PlanError where the file is no plan.
+    """
+    return _told(read_plan_content(plan)) is not None
+
+
+def _told(content: Any) -> str | None:
+    """The digest of the repaired model in a plan's file; None where it has none."""
+    repaired = content.get(REPAIRED)
+    return str(repaired.get("sha256", "")) if isinstance(repaired, Mapping) else None
 
 
 def layered_for(run: Mapping[str, Any], model: Model, plan: Path) -> Model:

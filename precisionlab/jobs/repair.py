@@ -13,8 +13,8 @@ from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, parse_holdout, prepare
 from precisionlab.jobs.repair_trials import Means, RepairTrials
+from precisionlab.jobs.repaired_file import write_repaired
 from precisionlab.model import Model, load_model
-from precisionlab.model.save import save_model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import is_repairable, repaired_precisions
 from precisionlab.search.certificate import Figures, figures_of
@@ -108,7 +108,7 @@ def repair(
         same = None
         if found.repairs:
             same = trials.same(found.repairs, ready.dataset, ready.local.threads)
-            _write(trials.model(found.repairs), file)
+            write_repaired(trials.model(found.repairs), file)
         return RepairResult(
             low,
             bounds,
@@ -133,8 +133,3 @@ def _both(before: Comparison | None, after: Comparison | None, bounds: Tolerance
     if before is None or after is None:
         return None
     return figures_of(before, bounds), figures_of(after, bounds)
-
-
-def _write(repaired: Model, file: Path) -> None:
-    assert repaired.exported is not None
-    save_model(repaired.exported, file, repaired.data_files)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from precisionlab.backends.equivalence import Equivalence, equivalence
+from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.data import Dataset
-from precisionlab.errors import ModelError
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.values import Look, observed_values
+from precisionlab.jobs.repaired_file import same_in_float32
 from precisionlab.model import Model
-from precisionlab.model.repair import Exactness
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
@@ -24,9 +23,6 @@ from precisionlab.search.alternatives import AlternativeKind, alternatives
 from precisionlab.search.causes import causes
 from precisionlab.search.repairing import Repairs
 from precisionlab.system.wording import counted
-
-NEARLY = 1e-5
-"""What a repair that rounds elsewhere may differ by in float32, as a share of an output's largest number."""
 
 
 @dataclass(frozen=True)
@@ -138,18 +134,8 @@ class RepairTrials:
 
         Raises ModelError where it is not what its repairs promise.
         """
-        original, repaired = self._evaluator(()).model, self._evaluator(repairs).model
-        observer = self._evaluator(()).observer
-        observer.stage("the repaired model beside the original, in float32", len(samples))
-        same = equivalence(original.onnx, repaired.onnx, samples, threads, observer.advance)
-        promised = all(one.exactness is Exactness.BITWISE for one in repairs)
-        if (promised and not same.is_bitwise) or same.largest > NEARLY:
-            kinds = ", ".join(map(str, repairs))
-            raise ModelError(
-                f"{original.path}: with {kinds} its float32 outputs differ by {same.largest:.2g} of their largest "
-                "number, which such repairs must not do; nothing was written; please report this"
-            )
-        return same
+        evaluator = self._evaluator(repairs)
+        return same_in_float32(evaluator.model, samples, threads, evaluator.observer)
 
     def means(self, repairs: Repairs) -> Means:
         """What evaluates the model with these repairs."""

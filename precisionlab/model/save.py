@@ -15,11 +15,13 @@ EMBEDDED_LIMIT = 1_900_000_000
 """Bytes of constants that one file holds: protobuf ends at 2 GiB, and the graph needs room too."""
 
 
-def save_model(model: ir.Model, path: Path, sources: Collection[Path], embedded_limit: int = EMBEDDED_LIMIT) -> None:
+def save_model(
+    model: ir.Model, path: Path, sources: Collection[Path], embedded_limit: int = EMBEDDED_LIMIT
+) -> tuple[Path, ...]:
     """Write the model; constants of more than `embedded_limit` bytes in all go to `<name>.data` beside it.
 
-    Either is there whole or not at all, the data first. `sources` are the files that constants are still read from, or
-    computed from what stands there.
+    Either is there whole or not at all, the data first; returns them, the model's first. `sources` are the files that
+    constants are still read from, or computed from what stands there.
     Raises ModelError where that cannot be written, or where either file is one of the sources.
     """
     data = path.with_name(f"{path.name}.data")
@@ -28,15 +30,16 @@ def save_model(model: ir.Model, path: Path, sources: Collection[Path], embedded_
     for file in (path, data):
         if file.resolve() in sources:
             raise ModelError(f"{path}: the model's own constants are in {file.name}; choose another name or folder")
-    copy = embedded(model)
+    copy, is_apart = embedded(model), size > embedded_limit
     try:
         with drafted(path.parent, path.name, of=path) as folder:
-            ir.save(copy, folder / path.name, external_data=data.name if size > embedded_limit else None)
+            ir.save(copy, folder / path.name, external_data=data.name if is_apart else None)
             for draft in folder.iterdir():
                 with draft.open("rb") as stream:
                     os.fsync(stream.fileno())
     except OSError as error:
         raise ModelError(why_not_written(path, error, "choose another place")) from None
+    return (path, data) if is_apart else (path,)
 
 
 def embedded(model: ir.Model) -> ir.Model:

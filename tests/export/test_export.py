@@ -47,7 +47,7 @@ from precisionlab.export.onnxruntime import onnxruntime_model
 from precisionlab.export.plain import plan_json
 from precisionlab.export.polygraphy import check_file, polygraphy_script, polygraphy_words
 from precisionlab.export.trtexec import trtexec_command, trtexec_script
-from precisionlab.jobs.export import TARGETS, TYPED, export_plan
+from precisionlab.jobs.export import REPAIRED, TARGETS, TYPED, export_plan
 from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
@@ -892,7 +892,7 @@ def command(*args: str | Path) -> Result:
 
 class TestCommand:
     def test_the_formats_of_the_command_are_those_that_there_are(self) -> None:
-        assert set(FORMATS) == {*TARGETS, TYPED}
+        assert set(FORMATS) == {*TARGETS, TYPED, REPAIRED}
 
     @pytest.mark.parametrize("name", ["trtexec", "polygraphy", "modelopt", "json"])
     def test_text_goes_to_standard_output_and_is_the_same_in_a_file(

@@ -43,11 +43,11 @@ def repaired_precisions() -> tuple[Precision, ...]:
 
 def is_repairable(model: Model, precision: Precision) -> bool:
     """Whether there are repairs for the precision at all, and for a model that has no half of its own."""
-    return (
-        precision in repaired_precisions()
-        and not model.halves
-        and not any(layer.own or layer.has_own_inside for layer in model.layers)
-    )
+    return precision in repaired_precisions() and not _has_half(model)
+
+
+def _has_half(model: Model) -> bool:
+    return bool(model.halves) or any(layer.own or layer.has_own_inside for layer in model.layers)
 
 
 def found_repairs(sight: Sight) -> tuple[Repair, ...]:
@@ -65,9 +65,11 @@ def found_repairs(sight: Sight) -> tuple[Repair, ...]:
 def repaired_model(model: Model, repairs: tuple[Repair, ...]) -> Model:
     """The model with these repairs in the place of those that it has, its layers as our patterns fuse them.
 
-    Raises PlanError where one of them cannot be carried out.
+    Raises PlanError where one of them cannot be carried out, or the model computes in half itself.
     """
     original = model.original or model
+    if repairs and _has_half(original):
+        raise PlanError(f"{original.path} computes in half itself, and is not repaired; sweep it anew")
     return with_graph(original, repaired_graph(original.onnx, repairs), repairs) if repairs else original
 
 
