@@ -12,11 +12,12 @@ from precisionlab.model import Model
 from precisionlab.model.load import with_graph
 from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
-from precisionlab.rewrite.repairs.base import RepairPass, Sight
+from precisionlab.rewrite.repairs.base import Proposal, RepairPass, Sight
 from precisionlab.rewrite.repairs.clamp_constant import ClampConstant
 from precisionlab.rewrite.repairs.log_hypot import LogHypot
 from precisionlab.rewrite.repairs.reduce_mean import ReduceMean
 from precisionlab.rewrite.repairs.scale_pair import ScalePair
+from precisionlab.rewrite.repairs.scale_product import ScaleProduct
 from precisionlab.rewrite.repairs.sum_of_squares import SumOfSquares
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 PASSES: Mapping[str, RepairPass] = {
-    one.name: one for one in (ClampConstant(), LogHypot(), SumOfSquares(), ReduceMean(), ScalePair())
+    one.name: one for one in (ClampConstant(), LogHypot(), SumOfSquares(), ReduceMean(), ScalePair(), ScaleProduct())
 }
 """The kinds, in the order in which they are tried: those that change least come first."""
 
@@ -51,15 +52,14 @@ def _has_half(model: Model) -> bool:
 
 
 def found_repairs(sight: Sight) -> tuple[Repair, ...]:
-    """All that could help; of one place the first kind alone."""
-    found: list[Repair] = []
-    seen: set[str] = set()
+    """All that could help; of those that mend the same the first kind alone, and none that mends less than another."""
+    kept: list[Proposal] = []
     for one in PASSES.values():
-        for repair in one.find(sight):
-            if seen.isdisjoint(repair.nodes):
-                seen.update(repair.nodes)
-                found.append(repair)
-    return tuple(found)
+        for proposal in one.find(sight):
+            if any(proposal.mends <= other.mends for other in kept):
+                continue
+            kept = [other for other in kept if not other.mends < proposal.mends] + [proposal]
+    return tuple(proposal.repair for proposal in kept)
 
 
 def repaired_model(model: Model, repairs: tuple[Repair, ...]) -> Model:

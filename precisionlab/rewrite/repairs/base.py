@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -13,9 +13,9 @@ import onnx_ir as ir
 from precisionlab.calibration.coarse import PARTS, CoarseHistogram
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
-from precisionlab.model.repair import Repair
+from precisionlab.model.repair import Exactness, Repair
 from precisionlab.precision import Format
-from precisionlab.rewrite.repairs.region import Fits, Order, Region
+from precisionlab.rewrite.repairs.region import Order, squared
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,37 @@ class Sight:
     number_format: Format
 
     def fits(self, value: ir.Value) -> bool:
-        """Whether the value stays below half of the precision's end; of what is unknown: it does."""
-        seen = self.histograms.get(str(value.name))
-        return seen is None or seen.amax <= self.number_format.largest / 2
+        """Whether the value stays below half of the precision's end.
 
-    def breaking(self, nodes: Iterable[ir.Node]) -> list[str]:
-        """The layers of these nodes that break, in the nodes' order."""
-        return [layer for layer in map(self.layer_of, nodes) if layer in self.broken]
+        What nothing is known of is inside of a layer, and not rounded there: it does where what the layer gives does.
+        """
+        seen = self.histograms.get(str(value.name))
+        made = value.producer()
+        known = [seen] if seen is not None else self._given_by(made) if made is not None else []
+        return all(one.amax <= self.number_format.largest / 2 for one in known)
+
+    def is_held(self, value: ir.Value | None) -> bool:
+        """Whether the value is no larger than the precision's largest number; of what is unknown: it is."""
+        seen = self.histograms.get(str(value.name)) if value is not None else None
+        return seen is None or seen.amax <= self.number_format.largest
+
+    def has_nonfinite(self, value: ir.Value) -> bool:
+        """Whether NaN or Inf was seen in float32 itself."""
+        seen = self.histograms.get(str(value.name))
+        return seen is not None and seen.nonfinite > 0
+
+    def breaking(self, nodes: Iterable[ir.Node]) -> tuple[ir.Node, ...]:
+        """Those of the nodes whose layers break, or that square what is so small that no square is a normal number."""
+        return tuple(node for node in nodes if self.layer_of(node) in self.broken or self._vanishes(node))
+
+    def _vanishes(self, node: ir.Node) -> bool:
+        seen = self.histograms.get(str(node.outputs[0].name)) if squared(node) else None
+        return seen is not None and 0 < seen.amax < self.number_format.normal
+
+    def _given_by(self, node: ir.Node) -> list[CoarseHistogram]:
+        """What the node's layer gives, as far as it is known."""
+        names = self.model.layer[self.layer_of(node)].outputs
+        return [self.histograms[name] for name in names if name in self.histograms]
 
     @cached_property
     def order(self) -> Order:
@@ -84,13 +108,37 @@ def bin_start(exponent: int, place: int) -> float:
     return math.ldexp(1 + part / PARTS, exponent - 10 + octave)
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """A repair that could help, and the names of the nodes that break and would not break with it."""
+
+    repair: Repair
+    mends: frozenset[str]
+
+
+def proposed(
+    sight: Sight,
+    nodes: Iterable[ir.Node],
+    kind: str,
+    exactness: Exactness,
+    names: tuple[str, ...],
+    scales: tuple[tuple[str, int], ...] = (),
+    conditions: tuple[str, ...] = (),
+) -> Iterator[Proposal]:
+    """Such a repair where one of `nodes` breaks, which would not with it; for the first layer that does."""
+    breaking = sight.breaking(nodes)
+    if breaking:
+        repair = Repair(kind, exactness, sight.layer_of(breaking[0]), names, scales, conditions)
+        yield Proposal(repair, frozenset(str(node.name) for node in breaking))
+
+
 class RepairPass(Protocol):
     """One kind of repair. `name` is what plans call it."""
 
     name: str
     title: str
 
-    def find(self, sight: Sight) -> Iterable[Repair]:
+    def find(self, sight: Sight) -> Iterable[Proposal]:
         """The repairs that could help a layer that breaks; whether they do, an evaluation says."""
         ...
 
@@ -111,28 +159,3 @@ def node_of(graph: ir.Graph, repair: Repair, index: int = 0) -> ir.Node:
 def refused(repair: Repair, why: str) -> PlanError:
     """The error of a repair that cannot be carried out."""
     return PlanError(f"repair {repair}: {why}; sweep this model anew")
-
-
-def ends_at(repair: Repair) -> Fits:
-    """Has a region end where it did when the repair was found: at the nodes behind its first."""
-    ends = frozenset(repair.nodes[1:])
-
-    def fits(value: ir.Value) -> bool:
-        made = value.producer()
-        return made is not None and made.name in ends
-
-    return fits
-
-
-def scaled_names(first: ir.Node, region: Region) -> tuple[str, ...]:
-    """The nodes of a repair that scales a region: its first, the others where it starts, and where it ends."""
-    return tuple(dict.fromkeys(str(node.name) for node in (first, *region.seeding, *region.ends)))
-
-
-def scale_of(repair: Repair, name: str, step: int = 1) -> int:
-    """One of the repair's scales, a power of two and multiple of `step`. Raises PlanError where it has none of it."""
-    scale = dict(repair.scales).get(name)
-    if not isinstance(scale, int) or abs(scale) > 126 or scale % step:
-        what = "power of two" if step == 1 else f"power of 2^{step}"
-        raise refused(repair, f"it needs `{name}`, a {what} from −126 to 126")
-    return scale

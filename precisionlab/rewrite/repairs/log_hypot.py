@@ -17,11 +17,11 @@ import onnx_ir as ir
 
 from precisionlab.model.names import all_names, new_name
 from precisionlab.model.repair import Exactness, Repair
-from precisionlab.rewrite.repairs.base import Sight, node_of, refused
+from precisionlab.rewrite.repairs.base import Proposal, Sight, node_of, proposed, refused
 from precisionlab.rewrite.repairs.passing import is_constant, scalar_of
 from precisionlab.rewrite.repairs.reductions import reduction, squeezed
 from precisionlab.rewrite.repairs.region import squared
-from precisionlab.rewrite.repairs.scaling import constant
+from precisionlab.rewrite.repairs.scaling import constant, stand_in
 
 _LEAST = 2.0**-24
 """float16's smallest number: of a sum without an epsilon, M is at least this, so that zeros are not divided by."""
@@ -43,15 +43,12 @@ class LogHypot:
     name = "log_hypot"
     title = "a scaled hypotenuse in the place of a sum of squares"
 
-    def find(self, sight: Sight) -> Iterator[Repair]:
+    def find(self, sight: Sight) -> Iterator[Proposal]:
         """One for each logarithm of a sum of squares of which something breaks."""
         for node in sight.model.onnx.graph:
             power = _power(node)
-            if power is None:
-                continue
-            breaking = [n for n in _behind(power) if sight.layer_of(n) in sight.broken]
-            if breaking:
-                yield Repair(self.name, Exactness.ROUNDING, sight.layer_of(breaking[0]), (str(node.name),))
+            if power is not None and not any(map(sight.has_nonfinite, _values(power))):
+                yield from proposed(sight, _behind(power), self.name, Exactness.ROUNDING, (str(node.name),))
 
     def apply(self, graph: ir.Graph, repair: Repair) -> None:
         """Take the logarithm so. Raises PlanError where the node is none of a sum of squares."""
@@ -60,6 +57,11 @@ class LogHypot:
         if power is None:
             raise refused(repair, f"node {node.name!r} ({node.op_type}) takes no logarithm of a sum of squares")
         _Rewrite(graph, power).run()
+
+
+def _values(power: _Power) -> list[ir.Value]:
+    """All that is computed, from the operands on: Inf in the place of a square is Inf with a hypotenuse too."""
+    return [*power.operands, *(value for node in _behind(power) for value in node.outputs)]
 
 
 def _behind(power: _Power) -> list[ir.Node]:
@@ -136,10 +138,8 @@ class _Rewrite:
         if power.over is not None and power.over.attributes.get_int("keepdims", 1) == 0:
             result = self._added(squeezed(self._graph, result, power.over))
         old = power.log.outputs[0]
-        result.type, result.shape = old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
-        name = str(old.name)
-        old.name, result.name = new_name(f"{name}~before", self._names), name
+        result.shape = old.shape
+        stand_in(self._graph, old, result)
 
     def _square(self, value: ir.Value, largest: ir.Value) -> ir.Value:
         part = self._op("Div", value, largest)

@@ -69,12 +69,24 @@ class Passed:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A node, the degrees of its inputs, which values are scaled where it all starts, and where a scale may end."""
+    """A node, the degrees of its inputs, which values are scaled where it all starts, and where a scale may end.
+
+    `is_norm` tells of a value whether it could be scaled to a degree where it is squared. No scale is taken back by a
+    Mul but where it `may_restore`.
+    """
 
     node: ir.Node
     degrees: tuple[Fraction, ...]
     is_start: Callable[[ir.Value | None], bool]
+    is_norm: Callable[[ir.Value | None, Fraction], bool]
     fits: Callable[[ir.Value], bool]
+    may_restore: bool
+
+    def leave(self, index: int) -> None:
+        """Raise UnscalableError where the input can be restored: so a small number that it divides stays as it is."""
+        value = self.node.inputs[index]
+        if self.may_restore and value is not None and self.fits(value):
+            raise UnscalableError
 
     def is_constant(self, index: int) -> bool:
         """Whether the input is a float32 constant that nothing has scaled so far."""
@@ -197,20 +209,32 @@ def _batch_normalised(inputs: Inputs) -> Passed:
 def _quotient(inputs: Inputs) -> Passed:
     above, below = inputs.degrees
     given = above - below
+    for index, sign in ((1, 1), (0, -1)):
+        if given and inputs.is_constant(index) and inputs.fits(inputs.node.outputs[0]):
+            return Passed(NONE, {index: sign * given})
+    if below and not above:
+        inputs.leave(1)
     if given == -1 and inputs.is_lone_start(0):
         return Passed(seeds=frozenset({0}))
     if given == 1 and inputs.is_lone_start(1):
         return Passed(seeds=frozenset({1}))
-    for index, sign in ((1, 1), (0, -1)):
-        if given and inputs.is_constant(index) and inputs.fits(inputs.node.outputs[0]):
-            return Passed(NONE, {index: sign * given})
+    value = inputs.node.inputs[1]
+    if value is not None and not below and inputs.is_norm(value, above):
+        raise LoneScaleError(value, above)
     return Passed(given)
+
+
+def _inverted(inputs: Inputs) -> Passed:
+    inputs.leave(0)
+    return Passed(-inputs.degrees[0])
 
 
 def _power(inputs: Inputs) -> Passed:
     power = scalar_of(inputs.node.inputs[1])
     if power is None or inputs.degrees[1]:
         raise UnscalableError
+    if power < 0:
+        inputs.leave(0)
     return Passed(Fraction(power) * inputs.degrees[0], is_exact=power in _EXACT_POWERS)
 
 
@@ -223,7 +247,7 @@ _RULES: Mapping[str, Callable[[Inputs], Passed]] = {
     "Div": _quotient,
     "Pad": _padded,
     "Pow": _power,
-    "Reciprocal": lambda inputs: Passed(-inputs.degrees[0]),
+    "Reciprocal": _inverted,
     "ReduceSumSquare": lambda inputs: Passed(2 * inputs.degrees[0]),
     "Sqrt": lambda inputs: Passed(inputs.degrees[0] / 2),
 }

@@ -8,9 +8,10 @@ import onnx_ir as ir
 
 from precisionlab.model.names import all_names, new_name
 from precisionlab.model.repair import Exactness, Repair
-from precisionlab.rewrite.repairs.base import Sight, node_of, refused
+from precisionlab.rewrite.repairs.base import Proposal, Sight, node_of, proposed, refused
 from precisionlab.rewrite.repairs.passing import is_constant, scalar_of
 from precisionlab.rewrite.repairs.reductions import axes_of, reduction
+from precisionlab.rewrite.repairs.scaling import stand_in
 
 
 class ReduceMean:
@@ -19,32 +20,32 @@ class ReduceMean:
     name = "reduce_mean"
     title = "a mean in the place of a sum and a factor"
 
-    def find(self, sight: Sight) -> Iterator[Repair]:
+    def find(self, sight: Sight) -> Iterator[Proposal]:
         """One for each sum of a known length that breaks, where all that takes it divides by that length."""
         for node in sight.model.onnx.graph:
-            if node.op_type == "ReduceSum" and sight.layer_of(node) in sight.broken:
+            if node.op_type == "ReduceSum":
                 length = _length(node, sight)
                 behind = _dividing(node, length) if length else ()
                 if length and behind:
                     exactness = Exactness.BITWISE if length & (length - 1) == 0 else Exactness.ROUNDING
                     names = (str(node.name), *(str(other.name) for other in behind))
-                    yield Repair(self.name, exactness, sight.layer_of(node), names, (), (f"{length} are summed up",))
+                    yield from proposed(sight, [node], self.name, exactness, names, (), (f"{length} are summed up",))
 
     def apply(self, graph: ir.Graph, repair: Repair) -> None:
         """Take the mean, and let the factors go. Raises PlanError where the graph has not what the repair names."""
         node = node_of(graph, repair)
         if node.op_type != "ReduceSum":
             raise refused(repair, f"node {node.name!r} is a {node.op_type}, not a ReduceSum")
-        mean = reduction(graph, "ReduceMean", node.inputs[0], node)
+        factors = [node_of(graph, repair, index) for index in range(1, len(repair.nodes))]
         names = set(all_names(graph))
+        mean = reduction(graph, "ReduceMean", node.inputs[0], node)
         mean.name, mean.outputs[0].name = (
             new_name(f"{name}~mean", names) for name in (node.name, node.outputs[0].name)
         )
-        mean.outputs[0].type, mean.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+        mean.outputs[0].type, mean.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), node.outputs[0].shape
         graph.insert_after(node, mean)
-        for index in range(1, len(repair.nodes)):
-            factor = node_of(graph, repair, index)
-            ir.convenience.replace_all_uses_with(factor.outputs[0], mean.outputs[0], replace_graph_outputs=True)
+        for factor in factors:
+            stand_in(graph, factor.outputs[0], mean.outputs[0])
 
 
 def _length(node: ir.Node, sight: Sight) -> int | None:

@@ -33,7 +33,9 @@ Fits = Callable[[ir.Value], bool]
 """Whether a value may be left unscaled: the precision holds it."""
 
 _WEIGHTED = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Mul"})
-_SUMS = frozenset({"Add", "Sub", "Sum", "Concat"})
+_SUMS = frozenset({"Add", "Sub", "Sum", "Concat", "Max", "Min", "Clip"})
+_MOST = 256
+"""Where this many inputs would have to be scaled too, and more, nobody wants it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,18 @@ class Region:
     restored: frozenset[ir.Value]
     carried: frozenset[Use]
     is_exact: bool
+
+    @property
+    def values(self) -> Mapping[ir.Value, Fraction]:
+        """All that is scaled, and is no constant, by degree."""
+        seeds = (node.inputs[index] for node, index in self.seeds)
+        return {**{v: Fraction(1) for v in seeds if v is not None and not is_constant(v)}, **self.degrees}
+
+    @property
+    def scaled_constants(self) -> Mapping[Use, Fraction]:
+        """All constants that are scaled, those that it starts at too, by degree."""
+        seeds = {(node, index): Fraction(1) for node, index in self.seeds if is_constant(node.inputs[index])}
+        return {**seeds, **self.constants}
 
     @property
     def step(self) -> int:
@@ -122,12 +136,20 @@ def region_of(order: Order, seeds: Iterable[Use], fits: Fits, *, may_restore: bo
     not end (or without `may_restore`, does not end by itself).
     """
     known = frozenset(seeds)
-    while True:
+    for _ in range(_MOST):
         walk = _Walk(order, set(known), fits, may_restore)
         more = walk.run()
-        if more is None:
-            break
-        known |= more
+        doubled = frozenset(use for use in walk.seeds if use[0].inputs[use[1]] in walk.degrees)
+        if more is not None:
+            known |= more
+        elif doubled:
+            known = _without(known, doubled, walk)
+        else:
+            return _region(walk)
+    raise UnscalableError
+
+
+def _region(walk: _Walk) -> Region:
     return Region(
         frozenset(walk.seeds),
         walk.degrees,
@@ -137,6 +159,14 @@ def region_of(order: Order, seeds: Iterable[Use], fits: Fits, *, may_restore: bo
         frozenset(walk.carried),
         walk.is_exact,
     )
+
+
+def _without(seeds: frozenset[Use], doubled: frozenset[Use], walk: _Walk) -> frozenset[Use]:
+    """The seeds but those that take what another seed has scaled already, to the same degree."""
+    values = {node.inputs[index] for node, index in doubled}
+    if not doubled <= seeds or any(value in walk.restored or walk.degrees[value] != 1 for value in values if value):
+        raise UnscalableError
+    return seeds - doubled
 
 
 @dataclass
@@ -169,7 +199,9 @@ class _Walk:
             for value in node.outputs:
                 if value in self.degrees:
                     if value.is_graph_output():
-                        raise UnscalableError  # what leaves the model keeps its name
+                        if not self.may_restore or not self.fits(value):
+                            raise UnscalableError
+                        self.restored.add(value)
                     for place, taker in self.order.takers(value):
                         heapq.heappush(waiting, (place, id(taker), taker))
         return None
@@ -182,7 +214,7 @@ class _Walk:
                 raise UnscalableError  # no scale goes into a subgraph
             if not any(degrees):
                 return None
-            found = passed(Inputs(node, degrees, self._starts.__contains__, self.fits))
+            found = passed(Inputs(node, degrees, self._starts.__contains__, _is_norm, self.fits, self.may_restore))
         except UnscalableError as error:
             taken = {value for value in (*node.inputs, *captured) if value is not None and self._is_scaled(value)}
             if self._can_restore(node, taken):
@@ -231,10 +263,22 @@ def _roots(value: ir.Value, degree: Fraction) -> frozenset[Use]:
     if passes_on(made) and made.inputs[0] is not None:
         is_table = degree == 1 and is_constant(made.inputs[0])
         return frozenset({(made, 0)}) if is_table else _roots(made.inputs[0], degree)
+    if made.op_type == "Sqrt" and made.inputs[0] is not None:
+        return _roots(made.inputs[0], 2 * degree)
+    if made.op_type == "Mul":
+        return next(
+            (roots for part in made.inputs if part is not None and (roots := _roots(part, degree))), frozenset()
+        )
     if made.op_type in _SUMS:
         parts = [_roots(part, degree) for part in made.inputs if part is not None and not is_constant(part)]
         return frozenset[Use]().union(*parts) if all(parts) else frozenset()
     return frozenset()
+
+
+def _is_norm(value: ir.Value | None, degree: Fraction) -> bool:
+    """Whether a value could be scaled where it is squared, on its way to a root."""
+    roots = _roots(value, degree) if value is not None else frozenset[Use]()
+    return bool(roots) and not any(is_constant(node.inputs[index]) for node, index in roots)
 
 
 def squared(node: ir.Node) -> tuple[Use, ...]:

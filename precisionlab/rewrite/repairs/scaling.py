@@ -53,7 +53,7 @@ def _scale_constant(graph: ir.Graph, node: ir.Node, index: int, exponent: int) -
     assert value is not None
     assert value.const_value is not None
     numbers = np.ldexp(value.const_value.numpy(), exponent)
-    node.replace_input_with(index, constant(graph, numbers, f"{value.name}·2^{exponent}"))
+    node.replace_input_with(index, constant(graph, numbers, f"{value.name}~2^{exponent}"))
 
 
 def _restore(graph: ir.Graph, value: ir.Value, exponent: int, region: Region, name: str) -> None:
@@ -62,10 +62,13 @@ def _restore(graph: ir.Graph, value: ir.Value, exponent: int, region: Region, na
     restored = _scaled(graph, value, exponent, name)
     for node, index in uses:
         node.replace_input_with(index, restored)
+    if value.is_graph_output():
+        graph.outputs[graph.outputs.index(value)] = restored
+        restored.name, value.name = value.name, f"{name}~before"
 
 
 def _scaled(graph: ir.Graph, value: ir.Value, exponent: int, name: str) -> ir.Value:
-    factor = constant(graph, np.float32(np.ldexp(1.0, exponent)), f"2^{exponent}")
+    factor = constant(graph, np.float32(np.ldexp(1.0, exponent)), f"~2^{exponent}")
     node = ir.Node("", "Mul", [value, factor], name=name)
     output = node.outputs[0]
     output.name, output.type, output.shape = name, value.type, value.shape
@@ -75,6 +78,24 @@ def _scaled(graph: ir.Graph, value: ir.Value, exponent: int, name: str) -> ir.Va
     else:
         graph.insert_after(after, node)
     return output
+
+
+def stand_in(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Whatever takes `old` takes `new`, and an output of the model keeps its name."""
+    is_output, given = old.is_graph_output(), new
+    if is_output and new.is_graph_output():  # it has another output's name
+        node = ir.Node("", "Identity", [new], num_outputs=1)
+        given = node.outputs[0]
+        given.type = new.type
+        made = new.producer()
+        assert made is not None
+        graph.insert_after(made, node)
+        node.name = new_name(f"{old.name}~again", set(all_names(graph)))
+    ir.convenience.replace_all_uses_with(old, given, replace_graph_outputs=True)
+    if is_output:
+        name = str(old.name)
+        old.name = new_name(f"{name}~before", set(all_names(graph)))
+        given.name, given.shape = name, old.shape
 
 
 def constant(graph: ir.Graph, numbers: np.ndarray, name: str) -> ir.Value:

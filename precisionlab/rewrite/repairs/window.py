@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,18 +11,12 @@ import numpy as np
 import onnx_ir as ir
 
 from precisionlab.calibration.coarse import CoarseHistogram
-from precisionlab.rewrite.repairs.base import Sight
-from precisionlab.rewrite.repairs.passing import is_constant
+from precisionlab.rewrite.repairs.base import Sight, bin_start
+from precisionlab.rewrite.repairs.float32 import is_steep, keeps_float32
 from precisionlab.rewrite.repairs.region import Region, squared
-from precisionlab.rewrite.repairs.scaling import power
 
 _FURTHEST = 24
 """2^48 below float32's largest square of a float16 number: there is nothing left to repair."""
-_SPARE, _LARGEST, _LEAST = -100, 127, -126
-"""Powers of two: below the first float32 may lose bits of a sum to its subnormal numbers; its own largest, and least
-with all bits."""
-_TERMS = 24
-"""A sum is of 2^24 terms at most."""
 
 
 @dataclass(frozen=True)
@@ -48,38 +42,72 @@ def window_of(region: Region, sight: Sight) -> Window | None:
     largest = math.log2(sight.number_format.largest / 2)
     normal = math.log2(sight.number_format.normal)
     low, high = _bounds((amount.degree, None, largest - amount.most) for amount in amounts)
-    counting = [(one, normal - one.bulk) for one in amounts if one.bulk is not None]
-    for bounds in (counting, [(one, bound) for one, bound in counting if bound <= 0]):  # or what is lost already
-        least, most = _bounds((one.degree, bound, None) for one, bound in bounds)
+    counting = [(one.degree, normal - one.bulk) for one in amounts if one.bulk is not None]
+    steep = [(one.degree, normal - _ROUGH - one.least) for one in amounts if one.least is not None]
+    held = [(degree, bound) for degree, bound in counting if bound <= 0]  # what is not lost already
+    loose = [(one.degree, normal - one.bulk - one.spare) for one in amounts if one.bulk is not None]
+    least_held = [(degree, bound) for degree, bound in loose if bound <= 0]
+    for bounds in (counting + steep, held + steep, held, least_held):
+        least, most = _bounds((degree, bound, None) for degree, bound in bounds)
         found = _within(max(low, least), min(high, most), region.step)
         if found is not None:
-            return found if not found.low <= 0 <= found.high and _keeps_float32(region, sight, found.taken) else None
+            is_needed = found.high < 0 or (found.low > 0 and _gains(region, sight))
+            return found if is_needed and keeps_float32(region, sight, found.taken) else None
     return None
+
+
+def _gains(region: Region, sight: Sight) -> bool:
+    """Whether it helps to scale up: nothing vanishes that is scaled back, and no larger constant is added to it."""
+    for node, index in region.constants:
+        value, added = node.inputs[1 - index], node.inputs[index]
+        seen = None if value is None else sight.histograms.get(str(value.name))
+        if node.op_type not in _ADDING or seen is None or added is None or added.const_value is None:
+            continue
+        if np.abs(added.const_value.numpy()).max() >= seen.amax:
+            return False
+    return all(bulk is not None and bulk >= sight.number_format.normal for bulk in map(sight.bulk, region.restored))
+
+
+_ADDING = frozenset({"Add", "Max"})
 
 
 @dataclass(frozen=True)
 class _Amount:
-    """What is scaled by 2^(degree·e): its largest number and the least of it that counts, as logarithms to base 2."""
+    """What is scaled by 2^(degree·e): its largest number and the least of it that counts, as logarithms to base 2.
+
+    `least` is its smallest number, where it is known and must not vanish. Of what counts `spare` octaves may be lost
+    where there is no other way.
+    """
 
     degree: Fraction
     most: float
     bulk: float | None
+    least: float | None = None
+    spare: float = 0.0
 
 
 def _amounts(region: Region, sight: Sight) -> Iterator[_Amount]:
-    for value, degree in _values(region).items():
+    for value, degree in region.values.items():
         seen = sight.histograms.get(str(value.name))
         if seen is not None and seen.amax:
-            yield _Amount(degree, math.log2(seen.amax), _bulk(value, sight))
+            least = _least(seen) if is_steep(value) else None
+            yield _Amount(degree, math.log2(seen.amax), _bulk(value, sight), least)
     for numbers, degree in _factors(region):
         sizes = np.abs(numbers[np.isfinite(numbers) & (numbers != 0)]).astype(np.float64)
         if sizes.size:
             mean_square = float(np.square(sizes).mean())
-            yield _Amount(degree, math.log2(sizes.max()), math.log2(mean_square) / 2 - _BELOW_MEAN)
+            yield _Amount(degree, math.log2(sizes.max()), math.log2(mean_square) / 2 - _BELOW_MEAN, None, _BELOW_MEAN)
 
 
+_ROUGH = 6
+"""What must not vanish is 2^-6 of the least normal number, in float16 16 of its smallest."""
 _BELOW_MEAN = 6
 """Weights count down to 2^-6 of their root mean square: of normally distributed ones all but 1e-6 of the power."""
+
+
+def _least(seen: CoarseHistogram) -> float | None:
+    first = next((place for place, count in enumerate(seen.bins) if count), None)
+    return None if seen.below or first is None else math.log2(bin_start(seen.exponent, first))
 
 
 def _bulk(value: ir.Value, sight: Sight) -> float | None:
@@ -90,15 +118,9 @@ def _bulk(value: ir.Value, sight: Sight) -> float | None:
     return None if not bulk else math.log2(bulk) * (1 if source is None else 2)
 
 
-def _values(region: Region) -> Mapping[ir.Value, Fraction]:
-    """All that is scaled, and is no constant, by degree."""
-    seeds = (node.inputs[index] for node, index in region.seeds)
-    return {**{v: Fraction(1) for v in seeds if v is not None and not is_constant(v)}, **region.degrees}
-
-
 def _factors(region: Region) -> Iterator[tuple[np.ndarray, Fraction]]:
     """The constants that are multiplied by, by degree: those that are added vanish where they do not matter."""
-    for (node, index), degree in _constants(region).items():
+    for (node, index), degree in region.scaled_constants.items():
         value = node.inputs[index]
         assert value is not None
         assert value.const_value is not None
@@ -106,12 +128,7 @@ def _factors(region: Region) -> Iterator[tuple[np.ndarray, Fraction]]:
             yield value.const_value.numpy(), degree
 
 
-def _constants(region: Region) -> Mapping[tuple[ir.Node, int], Fraction]:
-    seeds = {(node, index): Fraction(1) for node, index in region.seeds if is_constant(node.inputs[index])}
-    return {**seeds, **region.constants}
-
-
-def _bounds(limits: Iterator[tuple[Fraction, float | None, float | None]]) -> tuple[int, int]:
+def _bounds(limits: Iterable[tuple[Fraction, float | None, float | None]]) -> tuple[int, int]:
     """The least and the largest e with `lower` ≤ degree · e ≤ `upper` for all of them."""
     low, high = -_FURTHEST, _FURTHEST
     for degree, lower, upper in limits:
@@ -129,40 +146,3 @@ def _within(low: int, high: int, step: int) -> Window | None:
     """The multiples of `step` from low to high."""
     low, high = -(-low // step) * step, high // step * step
     return Window(low, high, -((-low - high) // 2 // step * step)) if low <= high else None
-
-
-def _keeps_float32(region: Region, sight: Sight, exponent: int) -> bool:
-    """Whether nothing leaves float32's normal numbers, as far as histograms tell, neither before nor with the scale."""
-    for (node, index), degree in _constants(region).items():
-        value = node.inputs[index]
-        assert value is not None
-        assert value.const_value is not None
-        numbers, by = value.const_value.numpy(), power(exponent, degree)
-        scaled = np.ldexp(numbers, by)
-        if not np.array_equal(np.ldexp(scaled, -by), numbers, equal_nan=True):
-            return False
-    for node, degree in region.epsilons.items():
-        attribute = node.attributes.get("epsilon")
-        epsilon = 1e-5 if attribute is None else attribute.as_float()
-        if epsilon and math.log2(epsilon) + power(exponent, degree) < _LEAST:
-            return False
-    return _is_finite(region, sight) and all(
-        not seen.amax or math.log2(seen.amax) + min(0, power(exponent, degree)) >= _SPARE
-        for value, degree in _values(region).items()
-        if (seen := sight.histograms.get(str(value.name))) is not None
-    )
-
-
-def _is_finite(region: Region, sight: Sight) -> bool:
-    """Whether no float32 value of the region overflows but where the samples hold Inf themselves."""
-    sources = [seen for node in region.seeding for value in node.inputs if (seen := _seen(value, sight)) is not None]
-    if not any(seen.nonfinite for seen in sources):
-        return not any(
-            seen.nonfinite for value in region.degrees if (seen := sight.histograms.get(str(value.name))) is not None
-        )
-    most = max((float(abs(degree)) for degree in region.degrees.values()), default=1.0)
-    return all(not seen.amax or most * math.log2(seen.amax) + _TERMS < _LARGEST for seen in sources)
-
-
-def _seen(value: ir.Value | None, sight: Sight) -> CoarseHistogram | None:
-    return None if value is None or is_constant(value) else sight.histograms.get(str(value.name))
