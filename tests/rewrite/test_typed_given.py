@@ -125,6 +125,31 @@ def test_an_attention_without_it_is_left_as_it_is(tmp_path: Path) -> None:
     assert (typed(model).notes, tensorrt_notes(model)) == ((), ())
 
 
+FOUR = "(float[1,4,8,16] x) => (float[1,4,8,16] y) { a = Relu(x) y = Attention(a, a, a) }"
+REFUSED = "1 Attention node in float32, node_of_y: TensorRT-RTX 1.7.1 refuses most of these"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        FOUR,
+        FOUR.replace("Attention", "Attention<is_causal=1>"),
+        ATTENTION % ", is_causal=1",
+        (ATTENTION % "").replace("[2,8", "[N,8"),
+        (ATTENTION % "").replace("x) =>", "x, float[8,8] m) =>").replace("(q, k, v)", "(q, k, v, m)"),
+    ],
+)
+def test_attention_that_tensorrt_has_in_half_alone_is_told_where_it_is_float32(body: str, tmp_path: Path) -> None:
+    weights = {name: RNG.standard_normal((32, 32)).astype(np.float32) for name in "abc"} if "MatMul" in body else {}
+    model = load(proto(body, weights, opset=23, ir_version=10), tmp_path)
+
+    def notes(precision: Precision) -> tuple[str, ...]:
+        return typed_model(model, plan_for(model, precision), None).notes
+
+    assert [note.startswith(REFUSED) for note in notes(FP32)] == [True]
+    assert notes(FP16) == notes(Precision.BF16) == ()
+
+
 LENGTHS: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 

@@ -17,6 +17,7 @@ from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.typed.alone import HoldAlone
 from precisionlab.rewrite.typed.assignment import allowed, body_types, planned
+from precisionlab.rewrite.typed.attention import attention_notes
 from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.rewrite.typed.checks import check_typed
 from precisionlab.rewrite.typed.constants import Written, clamping_notes
@@ -73,6 +74,7 @@ def typed_model(
     changed = bool(signed) or opset_of(graph) != opset_of(model.onnx)
     tensors = infer_tensors(graph) if changed else model.tensors
     assignment = allowed(assignment, graph.graph, opset_of(graph), model, tensors)
+    notes = (*notes, *attention_notes(graph, assignment.dtypes, tensors))
     expansion = ExpandHardSwish(assignment)
     expansion(graph)
     plain = PlainGemm(assignment)
