@@ -266,7 +266,8 @@ def _print_proof(console: Console, result: SweepResult, outcome: PrecisionResult
         said = f"{', '.join(proof.bounds)} does not hold{_or_nonfinite(proof)}"
         console.print(f"proven{how}: with {without_any(outcome)}, {said} (certificate in the plan)")
     elif proof is not None and proof.figures.met:
-        console.print("not proven that every pin is needed: the search was cut short, or a pin proved needless")
+        what = "pin and repair" if outcome.plan.repairs else "pin"
+        console.print(f"not proven that every {what} is needed: the search was cut short, or one proved needless")
     if outcome.remark:
         console.print(outcome.remark)
     if outcome.mixed.met and outcome.mixed.comparison.nonfinite:

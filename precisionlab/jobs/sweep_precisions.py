@@ -187,7 +187,7 @@ def _combined(bare: PrecisionResult, outcome: PrecisionResult, repaired: Repaire
         mixed=_named(outcome.mixed, outcome),
         ranked=bare.ranked,
         causes=bare.causes,
-        points=(*bare.points, *outcome.points),
+        points=(*bare.points, *(replace(point, repairs=len(outcome.plan.repairs)) for point in outcome.points)),
         engine=_combined_engines(bare, outcome),
         running_sums=bare.running_sums,
         repaired=repaired,

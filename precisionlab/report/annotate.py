@@ -9,6 +9,7 @@ Each node has the facts of its layer as metadata: `precisionlab.layer`, and for 
 | precisionlab.fp16.inherited_sqnr_db | what its outputs have lost so far, without pins |
 | precisionlab.fp16.pinned, …reason | `True` for a pinned layer, and why |
 | precisionlab.fp16.cause | what breaks in it |
+| precisionlab.fp16.repair | the kind of repair that the plan has for it; the graph here is that before |
 
 Nothing else differs from the file that was swept: names, constants and the order of nodes are its own. Only a model
 whose functions were inlined is written as it was read, since the file has one call where the layers are. Weights that
@@ -106,5 +107,6 @@ def _facts(row: Row) -> dict[str, str]:
         "pinned": "True" if pinned else "",
         "reason": as_text(row, "reason"),
         "cause": as_text(row, "cause"),
+        "repair": as_text(row, "repair"),
     }
     return {f"{_PREFIX}{as_text(row, 'precision')}.{key}": value for key, value in found.items() if value}

@@ -30,8 +30,8 @@ class Chart:
     pins: bool
 
 
-def draw_chart(title: str, layers: Sequence[LayerView]) -> Chart:
-    """Introduced and inherited SQNR over the layers, what is left with the pins, and the pins."""
+def draw_chart(title: str, layers: Sequence[LayerView], changed: bool) -> Chart:
+    """Introduced and inherited SQNR over the layers, what is left under the plan found where it `changed`, and pins."""
     import pygal  # type: ignore[import-untyped]
 
     places = [float(number) if view.index is None else view.index for number, view in enumerate(layers)]
@@ -39,8 +39,8 @@ def draw_chart(title: str, layers: Sequence[LayerView]) -> Chart:
     figures = {
         "introduced": [view.introduced for view in layers],
         "inherited": [view.inherited for view in layers],
-        # Without pins the plan found is the variant without pins, and its curve the same.
-        "mixed": [view.mixed if pinned else None for view in layers],
+        # Else the plan found is the variant without pins, and its curve the same.
+        "mixed": [view.mixed if changed else None for view in layers],
     }
     scale = scale_of((v for curve in figures.values() for v in curve if v is not None), unit=10, least=20)
     chart = pygal.XY(

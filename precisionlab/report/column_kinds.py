@@ -22,9 +22,9 @@ def number_column(name: str, title: str, what: str, unit: str = "", required: bo
     return Column(name, Kind.NUMBER, title, what, unit, required)
 
 
-def whole_column(name: str, title: str, what: str, unit: str = "") -> Column:
+def whole_column(name: str, title: str, what: str, unit: str = "", required: bool = True) -> Column:
     """A column of whole numbers."""
-    return Column(name, Kind.WHOLE, title, what, unit)
+    return Column(name, Kind.WHOLE, title, what, unit, required)
 
 
 def count_column(name: str, title: str, what: str, unit: str = "") -> Column:

@@ -32,7 +32,8 @@ def _variants() -> Iterator[Column]:
     yield text_column(
         "variant",
         "Variant",
-        "What was compared: fp32, fp16, int8, …, or `<precision> mixed` with pins; engines end in `engine`.",
+        "What was compared: fp32, fp16, int8, …, or `<precision> mixed` with pins, `<precision> repaired` with repairs "
+        "alone; engines end in `engine`.",
     )
     yield text_column("precision", "Precision", "The plan's default precision.")
     yield text_column("figures", "Figures", "Whether the error figures are emulated or measured.")
@@ -45,6 +46,7 @@ def _variants() -> Iterator[Column]:
         "How many samples chose nothing; empty, as all columns that begin with `held_out_`, where none was held out.",
     )
     yield whole_column("pins", "Pins", "How many layers are pinned.")
+    yield whole_column("repairs", "Repairs", "How many repairs are made to the model first.", required=False)
     yield whole_column("layers", "Layers", "How many layers the precision touches.")
     yield text_column("tolerance", "Tolerance", "What was asked.")
     yield flag_column("met", "Met", "Whether this variant holds the tolerance, on the samples held out as well.")
@@ -152,6 +154,7 @@ def _samples() -> Iterator[Column]:
 def _pareto() -> Iterator[Column]:
     yield text_column("precision", "Precision", "The low precision.")
     yield whole_column("pins", "Pins", "How many layers the plan pins.")
+    yield whole_column("repairs", "Repairs", "How many repairs it makes to the model first.", required=False)
     yield text_column(
         "layers",
         "Layers",
@@ -212,7 +215,7 @@ VARIANTS = Schema("variants.csv", "each variant and tensor that is judged, its p
 LAYERS = Schema("layers.csv", "each low precision and layer in topological order", layer_columns)
 SAMPLES = Schema(
     "samples.csv",
-    "each variant without or with pins, tensor that is judged and sample; there is none for the fp32 variant, for "
+    "each variant of a low precision, tensor that is judged and sample; there is none for the fp32 variant, for "
     "outputs that are not float32, and for a sample whose reference holds no number in an output",
     _samples,
 )

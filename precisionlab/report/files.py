@@ -15,7 +15,6 @@ from precisionlab.evaluate.prepare import Prepared, Source
 from precisionlab.evaluate.run_folder import RunFolder
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
-from precisionlab.model.digest import repaired_content
 from precisionlab.model.held import held_layers, held_text
 from precisionlab.model.measurable import own_types
 from precisionlab.model.portable import tensorrt_notes
@@ -25,13 +24,14 @@ from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_ann
 from precisionlab.report.cells import records_of
 from precisionlab.report.earlier import RUN_SCHEMA
 from precisionlab.report.inside import inside_facts, kernel_facts
+from precisionlab.report.repaired import repaired_facts, repairs_drawn
 from precisionlab.report.rows import rows_text
 from precisionlab.results.sweep import SampleNames, SweepFindings
 from precisionlab.search.alternatives import Alternative
 from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.options import Options
-from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Repaired, Variant
+from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.system.disk import write_whole, write_whole_bytes
 from precisionlab.system.versions import versions
 from precisionlab.system.wording import counted
@@ -145,7 +145,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "proven": None if result.certificate is None else result.certificate.proven,
         "remark": result.remark,
         "repairs": list(map(str, result.repairs)),
-        "repaired": None if result.repaired is None else _repaired_facts(result.repaired),
+        "repaired": repairs_drawn(result),
         "rows": rows_text(model, result.low, names),
         "engine": None if result.engine is None else _engine_facts(result.engine),
         "compiled": [_compiled_facts(compiled) for compiled in result.compiled],
@@ -159,18 +159,6 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "table": None
         if result.table is None
         else f"{result.low.plan.calibration} over {counted(result.table.samples, 'sample')}",
-    }
-
-
-def _repaired_facts(repaired: Repaired) -> dict[str, Any]:
-    """What was repaired, and how the repaired model lies beside the original in float32."""
-    return {
-        "sha256": repaired_content(repaired.model),
-        "float32": {
-            "bitwise": repaired.same.is_bitwise,
-            "largest_difference": json_number(repaired.same.largest),
-            "samples": repaired.same.samples,
-        },
     }
 
 
@@ -220,7 +208,7 @@ def write_results(
     plans = plan_files(result.plans)
     with run.results([*gone, *([] if is_model else [ANNOTATED])]) as drafts:
         for found in result.precisions:
-            repaired = {} if found.repaired is None else {REPAIRED: _repaired_facts(found.repaired)}
+            repaired = {} if found.repaired is None else {REPAIRED: repaired_facts(found.repaired)}
             content = {**found.plan.to_dict(), **repaired, **_held(result.model), **_plan_evidence(found)}
             write_whole(drafts / plans[found.precision.value], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         write_whole(drafts / "variants.csv", to_csv(variants))

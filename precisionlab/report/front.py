@@ -38,6 +38,7 @@ class PlanView:
     """One plan that was evaluated. `cost` is relative to float32."""
 
     pins: int
+    repairs: int
     value: float
     shown: str
     cost: float
@@ -45,9 +46,14 @@ class PlanView:
     on_front: bool
     chosen: bool
 
-    def __str__(self) -> str:
+    @property
+    def changes(self) -> str:
+        """`2 pins`, `1 repair, no pin`."""
         pins = counted(self.pins, "pin") if self.pins else "no pin"
-        return f"{pins}, {self.shown}, {percent(self.cost, '.2f')} of FP32"
+        return f"{counted(self.repairs, 'repair')}, {pins}" if self.repairs else pins
+
+    def __str__(self) -> str:
+        return f"{self.changes}, {self.shown}, {percent(self.cost, '.2f')} of FP32"
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ def _plan(row: Row, bound: Bound) -> PlanView | None:
         return None
     shown = value_text(bound, value) + unit_of(bound)
     flags = (as_flag(row, name) for name in ("meets", "on_front", "chosen"))
-    return PlanView(int(row["pins"]), value, shown, cost, *flags)
+    repairs = as_number(row, "repairs") if "repairs" in row else None  # runs of older versions do not say
+    return PlanView(int(row["pins"]), int(repairs or 0), value, shown, cost, *flags)
 
 
 def _bought(front: Sequence[PlanView], bound: Bound) -> tuple[str, ...]:

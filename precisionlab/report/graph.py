@@ -73,6 +73,7 @@ def _figures(name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "inherited": [_short(as_number(row, "inherited_sqnr_db", "inherited_nan")) for row in rows],
         "runs": [(as_text(row, "pinned_to") or as_text(row, "runs_in")).upper() for row in rows],
         "pinned": [index for index, row in enumerate(rows) if as_flag(row, "pinned")],
+        "repaired": [index for index, row in enumerate(rows) if "repair" in row and as_text(row, "repair")],
     }
 
 

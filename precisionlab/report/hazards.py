@@ -137,10 +137,7 @@ def _of_values(section: PrecisionSection, place: int) -> Iterable[Hazard]:
         view for view in touched if view.nonfinite and view.layer not in explained and not view.cause_kinds & _OVERFLOWS
     ]
     severity = NOTE if section.met else DANGER
-    kept = (
-        f"{_layers(len(section.pins))} kept in {section.rungs}" if section.pins else "the outputs are right as they are"
-    )
-    dealt = f" The plan found deals with it: {kept}." if section.met else ""
+    dealt = f" The plan found deals with it: {section.kept_words}." if section.met else ""
     if over:
         over.sort(key=lambda view: -(view.ref_max or 0))
         held_in = over[0].held_in
@@ -258,8 +255,8 @@ def _of_verdict(section: PrecisionSection, run: Mapping[str, Any]) -> Iterable[H
         yield Hazard(
             NOTE,
             section.title,
-            "Not proven that every pin is needed",
-            "The search was cut short, or a pin proved needless: more layers than needed may be kept back.",
+            f"Not proven that every {'pin and repair' if section.repaired else 'pin'} is needed",
+            "The search was cut short, or one proved needless: more than needed may be kept back, or changed.",
             "Run it again with more time (--budget) or evaluations (--max-evaluations).",
         )
 

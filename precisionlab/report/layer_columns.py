@@ -26,7 +26,10 @@ def layer_columns() -> Iterator[Column]:
     yield from _flow("introduced", "what the layer loses given the reference's inputs")
     yield from _flow("inherited", "what its outputs have lost so far, without pins; empty of rows picked by value")
     yield number_column(
-        "mixed_sqnr_db", "Inherited SQNR with pins", "What its outputs have lost so far under the plan found.", "dB"
+        "mixed_sqnr_db",
+        "Inherited SQNR of the plan",
+        "What its outputs have lost so far under the plan found.",
+        "dB",
     )
     yield from _engine()
 
@@ -64,6 +67,12 @@ def _pin() -> Iterator[Column]:
         "column, where it was not released.",
     )
     yield count_column("released_nonfinite", "NaN/Inf if released", "How many tensors have a new NaN or Inf then.")
+    yield text_column(
+        "repair",
+        "Repaired",
+        "The kinds of repair that the plan found has for it, with blanks between; else empty.",
+        required=False,
+    )
     yield text_column("cause", "Cause", "What breaks in it, in words: an overflow, a constant that underflows, ….")
     yield text_column(
         "cause_kinds",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -16,6 +16,7 @@ from precisionlab.compare.sensitivity import Sensitivity, worst_sqnr
 from precisionlab.compare.spread import Spread
 from precisionlab.model import Layer, Model
 from precisionlab.model.contraction import blocks_of, products_of
+from precisionlab.model.repair import Repair
 from precisionlab.model.selections import Moving, moving_layers
 from precisionlab.plan.assign import format_of, lowest_of
 from precisionlab.plan.plan import Pin
@@ -71,6 +72,7 @@ class _Lookups:
     pins: Mapping[str, Pin]
     releases: Mapping[str, Figures]
     costs: Mapping[str, LayerCost]
+    repairs: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(cls, outcome: PrecisionResult) -> _Lookups:
@@ -79,7 +81,18 @@ class _Lookups:
             {pin.layer: pin for pin in outcome.plan.pins},
             {r.layer: r.figures for r in outcome.certificate.releases} if outcome.certificate else {},
             {cost.layer: cost for cost in outcome.low.cost.layers} if outcome.low.cost else {},
+            repair_kinds(outcome.plan.repairs),
         )
+
+
+def repair_kinds(repairs: Iterable[Repair]) -> dict[str, list[str]]:
+    """Layer → the kinds of the repairs for it, each once."""
+    found: dict[str, list[str]] = {}
+    for repair in repairs:
+        kinds = found.setdefault(repair.layer, [])
+        if repair.kind not in kinds:
+            kinds.append(repair.kind)
+    return found
 
 
 def _layer_row(
@@ -106,6 +119,7 @@ def _layer_row(
         "reason": pin.reason if pin else "",
         "released_figure": next(iter(released.values.values()), None) if released else None,
         "released_nonfinite": released.nonfinite if released else None,
+        "repair": " ".join(lookups.repairs.get(layer.name, ())),
         "cause": cause.text if cause else "",
         "cause_kinds": " ".join(kind.value for kind in cause.kinds) if cause else "",
         "shape": "×".join("?" if dim is None else str(dim) for dim in shape) if shape is not None else "",

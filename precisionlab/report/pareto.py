@@ -42,6 +42,7 @@ def _rows(found: PrecisionResult, fp32: float) -> list[dict[str, Any]]:
         {
             "precision": found.precision.value,
             "pins": len(point.pins),
+            "repairs": point.repairs,
             "layers": list(point.pins),
             "figure": bound.figure,
             "value": bound.of_metric.as_error(point.error),
@@ -62,6 +63,8 @@ def _is_plan_found(point: Point, found: PrecisionResult) -> bool:
     """Whether pins, cost and error are those of the plan found: a point does not say its pins' precisions."""
     mixed = found.mixed
     if mixed.cost is None or {pin.layer for pin in mixed.plan.pins} != set(point.pins):
+        return False
+    if point.repairs != len(mixed.plan.repairs):
         return False
     figure = mixed.tolerance[0].of(mixed.comparison)
     same = abs(point.error) == abs(figure) or (math.isnan(point.error) and math.isnan(figure))

@@ -9,16 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from precisionlab.compare.metrics import SQNR, RunMetric
 from precisionlab.compare.tolerance import Bound, Tolerance
 from precisionlab.plan.file import plan_files
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import (
-    ABSENT,
     Row,
     as_flag,
     as_number,
-    axis_text,
     bound_text,
     bounds_of,
     figure_text,
@@ -32,24 +29,16 @@ from precisionlab.report.cells import (
 )
 from precisionlab.report.chart import Chart, draw_chart
 from precisionlab.report.details import details_json
+from precisionlab.report.figure_rows import FigureRow, figure_rows
 from precisionlab.report.front import Front, draw_front
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.inside import inside_lines
+from precisionlab.report.repair_views import RepairedView, repaired_view
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
-from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.verdict import State, Verdict
 from precisionlab.system.wording import counted, rungs
 
 WORST_SHOWN = 10  # layers in a notebook's short form
-
-
-@dataclass(frozen=True)
-class FigureRow:
-    """One row of the verdict: a figure of the reference, without pins, and with them. `below` belongs to another."""
-
-    label: str
-    cells: tuple[str, ...]
-    below: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +95,7 @@ class PrecisionSection:
     table: str | None
     around: str | None
     plan_file: str
+    repaired_parts: RepairedView | None
     low: VariantView | None
     mixed: VariantView | None
     layers: tuple[LayerView, ...]
@@ -118,6 +108,25 @@ class PrecisionSection:
     def met(self) -> bool:
         """Whether the verdict is that the tolerance is met."""
         return self.verdict.met
+
+    @property
+    def bare_words(self) -> str:
+        """The model in the precision throughout, in a few words: as it is, where the plan found repairs it."""
+        return "as it is" if self.repaired else "no pins"
+
+    @property
+    def found_words(self) -> str:
+        """The plan found, in a few words: `with pins`, `repaired`, or both."""
+        if not self.repaired:
+            return "with pins"
+        return "repaired, with pins" if self.pins else "repaired"
+
+    @property
+    def kept_words(self) -> str:
+        """How the plan found deals with what breaks: `1 repair`, `2 layers kept in FP32`, or both."""
+        repaired = [counted(self.repaired, "repair")] if self.repaired else []
+        kept = [f"{counted(len(self.pins), 'layer')} kept in {self.rungs}"] if self.pins else []
+        return " and ".join([*repaired, *kept]) or "the outputs are right as they are"
 
     @property
     def changes(self) -> str:
@@ -147,6 +156,7 @@ def section_of(
     rows = [row for row in tables.layers if row["precision"] == name]
     views = tuple(map(layer_view, rows))
     pins = plans[name].pins if name in plans else ()
+    repairs = plans[name].repairs if name in plans else ()
     verdict = verdict_in(run, name)
     reference, low, *changed = (
         _variant(tables.variants, v) for v in ("fp32", name, f"{name} mixed", f"{name} repaired")
@@ -162,19 +172,20 @@ def section_of(
         verdict=verdict,
         headline=verdict.sentence[:1].upper() + verdict.sentence[1:],
         tolerance=tolerance_text(str(run["tolerance"][name])),
-        rows=_figure_rows(reference, low, mixed, bounds, metric_name(tables.variants)),
+        rows=figure_rows(reference, low, mixed, bounds, metric_name(tables.variants)),
         proven=facts["proven"],
         strict=bool(facts["proven"]) and any(_admitted(view, bounds) for view in views),
         only_chosen=bool(facts["proven"]) and last is not None and _misses_held_out(last, bounds),
         remark=str(facts["remark"]),
         repairs=tuple(map(str, facts.get("repairs", ()))),  # nor do they of these
-        repaired=len(plans[name].repairs) if name in plans else 0,
+        repaired=len(repairs),
+        repaired_parts=repaired_view(repairs, facts.get("repaired"), bound, charted) if repairs else None,
         picked=tuple(map(str, facts.get("rows", ()))),  # runs of older versions do not say
         engine=facts["engine"],
         compiled=facts["compiled"],
         unscaled=facts.get("unscaled"),  # runs of older versions do not say
         inside=_inside(facts),
-        latency=_latency(tables.variants, name),
+        latency=_latency(tables.variants, name, bool(repairs)),
         doubts=tuple(_doubt(entry) for entry in facts["inconclusive"]),
         absorbed=int(last.nonfinite_tensors or 0) if last and verdict.met else 0,
         pins=pin_views(pins, views),
@@ -184,7 +195,7 @@ def section_of(
         bound=bound,
         touched=touched,
         given_up=_given_up(rows),
-        cost=_cost(low, mixed),
+        cost=_cost(low, mixed, "as it is" if repairs else "without pins"),
         evaluations=int(facts["evaluations"]),
         first_nonfinite=facts["first_nonfinite"],
         first_nonfinite_layer=facts["first_nonfinite_layer"],
@@ -197,9 +208,13 @@ def section_of(
         layers=tuple(ranked),
         worst=tuple(view for view in ranked[:WORST_SHOWN] if view.rank is not None),
         details=details_json(rows) if charted else None,
-        chart=draw_chart(title, views) if charted and any(view.measured for view in views) else None,
+        chart=_chart(title, views, bool(pins or repairs)) if charted else None,
         front=_front(name, bound, tables.pareto, run) if charted else None,
     )
+
+
+def _chart(title: str, views: Sequence[LayerView], changed: bool) -> Chart | None:
+    return draw_chart(title, views, changed) if any(view.measured for view in views) else None
 
 
 def metric_name(rows: Iterable[Row]) -> str:
@@ -219,12 +234,12 @@ def _inside(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return inside_lines(facts["compiled"][-1]) if facts["compiled"] else ()
 
 
-def _latency(rows: Iterable[Row], name: str) -> str:
+def _latency(rows: Iterable[Row], name: str, repaired: bool) -> str:
     """The measured times of FP32, of the precision without pins and of the engine taken; nothing without engines."""
     engines = {
         "FP32": "fp32 engine",
-        "without pins": f"{name} engine",
-        "with pins": f"{name} mixed engine",
+        "as it is" if repaired else "without pins": f"{name} engine",
+        "repaired, with pins" if repaired else "with pins": f"{name} mixed engine",
         "repaired": f"{name} repaired engine",
     }
     times = {v: as_number(row, "latency_ms") for row in rows if (v := str(row["variant"])) in engines.values()}
@@ -240,8 +255,6 @@ def _front(name: str, bound: Bound | None, rows: Iterable[Row], run: Mapping[str
 
 # The verdict
 
-_HELD_OUT = "on the samples held out"
-
 
 def verdict_in(run: Mapping[str, Any], name: str) -> Verdict:
     """The verdict on a precision in `run.json`; runs of older versions hold but whether the tolerance was met."""
@@ -252,77 +265,6 @@ def verdict_in(run: Mapping[str, Any], name: str) -> Verdict:
     if facts["met"]:
         return Verdict(State.MET, f"right {how}")
     return Verdict(State.NOT_MET, f"NOT right {how}")
-
-
-def _figure_rows(
-    reference: VariantView | None,
-    low: VariantView | None,
-    mixed: VariantView | None,
-    bounds: Tolerance,
-    metric: str,
-) -> tuple[FigureRow, ...]:
-    if low is None:
-        return ()
-    variants = [low] if mixed is None else [low, mixed]
-    rows = [_row("Worst output’s SQNR, dB", [ABSENT, *(show(v.worst.sqnr, ".1f") for v in variants)])]
-    rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.worst.held_out.sqnr, ".1f") for v in variants)])
-    rows += _row_below("95 % interval", [ABSENT, *(_interval(v) for v in variants)])
-    for kind in AlternativeKind:
-        rows += _row_below(kind.words, [ABSENT, *(_under(v, kind) for v in variants)])
-    for bound in bounds:
-        if _has_row(bound):
-            figures = [v.of(bound) for v in variants]
-            label = axis_text(bound)
-            rows.append(_row(label[0].upper() + label[1:], [ABSENT, *(value_text(bound, f) for f, _ in figures)]))
-            rows += _row_below(_HELD_OUT, [ABSENT, *(value_text(bound, held) for _, held in figures)])
-    if metric:
-        rows.append(_row(metric, [show(low.reference_metric, ".3f"), *(show(v.metric, ".3f") for v in variants)]))
-        everyone = [reference, *variants]
-        held = [show(v.held_out_metric, ".3f") if v else ABSENT for v in everyone]
-        rows += _row_below(_HELD_OUT, held)
-        rows += _row_below("95 % interval, ±", [_half_width(v) for v in everyone])
-    if any(v.cost is not None for v in variants):
-        kinds = " and ".join(dict.fromkeys(v.cost_figures for v in variants))
-        rows.append(_row(f"Cost, % of FP32 ({kinds})", ["100", *(_percentage(v.cost) for v in variants)]))
-    rows.append(_row("Tensors with new NaN or Inf", [ABSENT, *(show(v.nonfinite_tensors, ".0f") for v in variants)]))
-    if any(v.held_out_nonfinite not in (None, v.nonfinite_tensors) for v in variants):
-        rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.held_out_nonfinite, ".0f") for v in variants)])
-    return tuple(rows)
-
-
-def _has_row(bound: Bound) -> bool:
-    """Whether the figure has a row of its own; the headline, the task metric and NaN and Inf have theirs anyway."""
-    metric = bound.of_metric
-    return metric.tabled if isinstance(metric, RunMetric) else bound.figure != SQNR
-
-
-def _row(label: str, cells: Sequence[str]) -> FigureRow:
-    return FigureRow(label, tuple(cells))
-
-
-def _row_below(label: str, cells: Sequence[str]) -> list[FigureRow]:
-    """A row that belongs to the one above; none where it would be empty."""
-    return [] if set(cells) == {ABSENT} else [FigureRow(label, tuple(cells), below=True)]
-
-
-def _interval(variant: VariantView) -> str:
-    low, high = variant.worst.low, variant.worst.high
-    return ABSENT if low is None or high is None else f"{show(low, '.1f')} to {show(high, '.1f')}"
-
-
-def _under(variant: VariantView, kind: AlternativeKind) -> str:
-    """The headline where kernels do something else; absent where that was not measured."""
-    other = variant.alternatives.get(kind)
-    return ABSENT if other is None else show(other.sqnr, ".1f")
-
-
-def _half_width(variant: VariantView | None) -> str:
-    error = None if variant is None else variant.metric_error
-    return show(1.96 * error if error else None, ".3f")  # all samples alike say nothing of how others would spread
-
-
-def _percentage(share: float | None) -> str:
-    return ABSENT if share is None else show(100 * share, ".1f")
 
 
 def _doubt(entry: Mapping[str, Any]) -> Doubt:
@@ -367,10 +309,10 @@ def _small_share(share: float) -> str:
     return "less than 0.1 %" if 0 < share < 0.001 else percent(share) if share else "0 %"
 
 
-def _cost(low: VariantView | None, mixed: VariantView | None) -> str:
-    """What the plan costs; nothing where it is not known."""
+def _cost(low: VariantView | None, mixed: VariantView | None, bare: str) -> str:
+    """What the plan costs, beside the variant that is called `bare`; nothing where it is not known."""
     last = mixed or low
     if last is None or last.cost is None:
         return ""
-    without = f", {percent(low.cost)} without pins" if mixed and low and low.cost is not None else ""
+    without = f", {percent(low.cost)} {bare}" if mixed and low and low.cost is not None else ""
     return f"{percent(last.cost)} of FP32{without}; {last.cost_figures}"

@@ -56,6 +56,7 @@ def _rows_of(
         "samples": comparison.samples,
         "held_out_samples": held_out.samples if held_out else None,
         "pins": len(variant.plan.pins),
+        "repairs": len(variant.plan.repairs),
         "layers": len(found.ranked) if found else 0,
         "tolerance": ", ".join(map(str, variant.tolerance)),
         "met": variant.met,

@@ -11,6 +11,7 @@ from precisionlab.compare.tolerance import Bound
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Format
 from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
+from precisionlab.report.repair_views import repair_title
 from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.verdict import Mark, State
 
@@ -73,6 +74,7 @@ class VariantView:
     reference: bool
     figures: str
     pins: float | None
+    repairs: float | None
     layers: float | None
     met: bool
     mark: Mark
@@ -129,6 +131,7 @@ def variant_view(rows: Sequence[Row]) -> VariantView:
         reference=head["precision"] == "fp32" == head["variant"],
         figures=as_text(head, "figures"),
         pins=as_number(head, "pins"),
+        repairs=_optional(head, "repairs"),
         layers=as_number(head, "layers"),
         met=as_flag(head, "met"),
         mark=_mark(head),
@@ -247,7 +250,7 @@ def _chosen(values: Iterable[float | None], choose: Callable[[Iterable[float]], 
 
 @dataclass(frozen=True)
 class LayerView:
-    """One row of the layer table."""
+    """One row of the layer table; `repairs` are those that the plan found has for it, in words."""
 
     index: float | None
     rank: float | None
@@ -273,6 +276,7 @@ class LayerView:
     reason: str
     released: float | None
     released_nonfinite: float | None
+    repairs: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -326,6 +330,7 @@ def layer_view(row: Row) -> LayerView:
         reason=as_text(row, "reason"),
         released=as_number(row, "released_figure", "released_nonfinite"),
         released_nonfinite=as_number(row, "released_nonfinite"),
+        repairs=tuple(map(repair_title, _text(row, "repair").split())),
     )
 
 

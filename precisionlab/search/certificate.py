@@ -76,10 +76,10 @@ class Certificate:
         """The JSON object of the plan's `certificate`."""
         return {
             "tolerance": list(self.bounds),
-            "figures": _plain(self.figures),
+            "figures": plain_figures(self.figures),
             "proven": self.proven,
             "releases": [
-                {"layer": r.layer, "precision": r.precision.value, **_plain(r.figures)} for r in self.releases
+                {"layer": r.layer, "precision": r.precision.value, **plain_figures(r.figures)} for r in self.releases
             ],
             **({"repairs": [_plain_release(r) for r in self.repairs]} if self.repairs else {}),
         }
@@ -141,9 +141,10 @@ def json_number(value: float) -> float | str:
 
 def _plain_release(release: RepairRelease) -> dict[str, Any]:
     head = {"kind": release.repair.kind, "node": release.repair.nodes[0]}
-    return head | ({"figures": None} if release.figures is None else _plain(release.figures))
+    return head | ({"figures": None} if release.figures is None else plain_figures(release.figures))
 
 
-def _plain(figures: Figures) -> dict[str, Any]:
+def plain_figures(figures: Figures) -> dict[str, Any]:
+    """The figures as JSON holds them."""
     values = {name: json_number(value) for name, value in figures.values.items()}
     return {**values, "nonfinite_tensors": figures.nonfinite, "met": figures.met}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluated set of pins.
+    """One evaluated set of pins, of the model with so many `repairs`.
 
     `error` is lower where the plan is better: a relative error, or an SQNR with its sign turned. `cost` is in
     seconds. `meets` says whether the plan meets the tolerance, `figures` what kind of figures `cost` is
@@ -22,13 +22,15 @@ class Point:
     cost: float
     meets: bool
     figures: str
+    repairs: int = 0
 
 
 def front(points: Iterable[Point]) -> tuple[Point, ...]:
     """The points that no other beats, the cheapest first; each costs more and errs less than the one before.
 
     A point is beaten by one that is no worse in both error and cost and better in one. Of points that are equal in
-    both, the one with the fewest pins stays. A point whose error or cost is NaN is never on the front.
+    both, the one with the fewest pins stays, and of these that with the fewest repairs. A point whose error or cost is
+    NaN is never on the front.
     """
     found: list[Point] = []
     for point in sorted(_comparable(points), key=lambda p: (p.cost, p.error, *_tie(p))):
@@ -55,6 +57,6 @@ def _comparable(points: Iterable[Point]) -> Iterable[Point]:
     return (p for p in points if not (math.isnan(p.error) or math.isnan(p.cost)))
 
 
-def _tie(point: Point) -> tuple[int, tuple[str, ...], bool, str]:
+def _tie(point: Point) -> tuple[int, int, tuple[str, ...], bool, str]:
     """Orders equal points, so that the choice does not depend on the order that they come in."""
-    return len(point.pins), point.pins, not point.meets, point.figures
+    return len(point.pins), point.repairs, point.pins, not point.meets, point.figures

@@ -1,0 +1,137 @@
+"""Repairs as the report shows them: what each is for, what speaks for it, and the part of the graph that it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from markupsafe import Markup
+
+from precisionlab.backends.equivalence import Equivalence
+from precisionlab.compare.tolerance import Bound
+from precisionlab.model.repair import Exactness, Repair
+from precisionlab.report.cells import ABSENT, value_text
+from precisionlab.report.subgraph_drawing import DrawnNode, draw_part, nodes_of
+from precisionlab.rewrite.repairs import PASSES
+from precisionlab.system.wording import counted
+
+EXACTNESS: Mapping[Exactness, str] = {
+    Exactness.BITWISE: "the same bits",
+    Exactness.ROUNDING: "rounds elsewhere, to 1e-5",
+}
+"""What each kind does in float32."""
+
+
+@dataclass(frozen=True)
+class RepairView:
+    """One repair of a plan.
+
+    `scales` are the powers of two that it computes at, `left_out` is what becomes of the plan without it, and `nan` in
+    how many tensors there is a new NaN or Inf then. `before` and `after` are drawings; None where the run has none.
+    """
+
+    kind: str
+    title: str
+    layer: str
+    reason: str
+    nodes: tuple[str, ...]
+    scales: tuple[str, ...]
+    conditions: tuple[str, ...]
+    exactness: str
+    left_out: str
+    nan: int
+    changes: tuple[str, ...] = ()
+    hidden: int = 0
+    before: Markup | None = None
+    after: Markup | None = None
+
+
+@dataclass(frozen=True)
+class RepairedView:
+    """All repairs of a plan. `same` says how float32 lies beside the original; `released` were found and left out."""
+
+    repairs: tuple[RepairView, ...]
+    same: str
+    released: tuple[str, ...] = ()
+
+
+def repair_title(kind: str) -> str:
+    """A kind of repair in words; its own name where this version does not know it."""
+    return PASSES[kind].title if kind in PASSES else kind
+
+
+def repaired_view(
+    repairs: Sequence[Repair], facts: Mapping[str, Any] | None, bound: Bound | None, drawn: bool
+) -> RepairedView:
+    """The repairs of a plan, with what `run.json` says of them; drawings only where `drawn`."""
+    told = {} if facts is None else facts
+    entries = list(told.get("repairs", ()))
+    fitting = [entry for entry, one in zip(entries, repairs, strict=False) if _is_of(entry, one)]
+    known: Sequence[Mapping[str, Any]] = fitting if len(fitting) == len(repairs) else [{}] * len(repairs)
+    views = tuple(_view(one, entry, bound, drawn) for one, entry in zip(repairs, known, strict=True))
+    return RepairedView(views, _same(told), tuple(map(str, told.get("released", ()))))
+
+
+def _is_of(entry: Mapping[str, Any], repair: Repair) -> bool:
+    return bool((entry["kind"], entry["node"]) == (repair.kind, repair.nodes[0]))
+
+
+def _same(facts: Mapping[str, Any]) -> str:
+    if not facts:
+        return ""
+    found = facts["float32"]
+    return Equivalence(int(found["samples"]), bool(found["bitwise"]), float(found["largest_difference"])).words
+
+
+def _view(repair: Repair, entry: Mapping[str, Any], bound: Bound | None, drawn: bool) -> RepairView:
+    left_out, nan = _left_out(entry.get("left_out"), bound)
+    view = RepairView(
+        kind=repair.kind,
+        title=repair_title(repair.kind),
+        layer=repair.layer,
+        reason=repair.reason,
+        nodes=repair.nodes,
+        scales=tuple(f"{name}: 2^{exponent}" for name, exponent in repair.scales),
+        conditions=repair.conditions,
+        exactness=EXACTNESS[repair.exactness],
+        left_out=left_out,
+        nan=nan,
+    )
+    part = entry.get("graph")
+    return _with_drawings(view, part) if drawn and part else view
+
+
+def _left_out(proof: Mapping[str, Any] | None, bound: Bound | None) -> tuple[str, int]:
+    """What is left of the figure without the repair, and how many tensors have a new NaN or Inf then."""
+    if proof is None:
+        return ABSENT, 0
+    if "nonfinite_tensors" not in proof:
+        return "the others need it", 0
+    figure = None if bound is None else proof.get(bound.figure)
+    text = ABSENT if figure is None or bound is None else value_text(bound, float(figure))
+    return text, int(proof["nonfinite_tensors"])
+
+
+def _with_drawings(view: RepairView, part: Mapping[str, Any]) -> RepairView:
+    before, after = nodes_of(part["before"]), nodes_of(part["after"])
+    changes = tuple(_changes(before, after))
+    said = "; ".join(changes)
+    return replace(
+        view,
+        changes=changes,
+        hidden=int(part["hidden"]),
+        before=draw_part(before, f"The graph as it is: {counted(len(before), 'node')} from top to bottom"),
+        after=draw_part(after, f"The graph as it is repaired. {said}"[:500]),
+    )
+
+
+def _changes(before: Sequence[DrawnNode], after: Sequence[DrawnNode]) -> Iterable[str]:
+    """What came, went and changed, a line for each node."""
+    old = {node.name: node for node in before}
+    yield from (f"gone: {node.words}" for node in before if node.state == "gone")
+    yield from (f"new: {node.words}" for node in after if node.state == "new")
+    for node in after:
+        if node.state == "changed" and node.name in old:
+            texts = (", ".join(one.constants) for one in (old[node.name], node))
+            yield f"changed: {node.kind} {node.name}, {' → '.join(texts)}"
