@@ -94,6 +94,9 @@ def print_diff(diff: RunDiff, stream: TextIO) -> None:
         for pin in precision.pins:
             what = f"{pin.before or 'no pin'} → {pin.after or 'no pin'}"
             console.print(_text(f"  {what}: {pin.layer}"))
+        for repair in precision.repairs:
+            before, after = (text or "no repair" for text in repair.texts)
+            console.print(_text(f"  {before} → {after}: {repair.repair}"))
     console.print()
     console.print(_variants(diff))
     if diff.layers:
@@ -146,11 +149,12 @@ def _variants(diff: RunDiff) -> Table:
     for name in ("A", "B", "B − A"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
-    for variant in diff.variants:
-        if variant.reference:
-            continue
-        for place, change in enumerate(variant.shown):
-            table.add_row(_text(variant.name) if place == 0 else "", _text(change.label), *change.texts, _trend(change))
+    shown = [(variant.name, variant.shown) for variant in diff.variants if not variant.reference]
+    # Plans that are called otherwise in the two runs: one has pins, say, and the other repairs.
+    shown += [(" → ".join(p.variants), p.shown) for p in diff.precisions if p.variants[0] != p.variants[1]]
+    for name, changes in shown:
+        for place, change in enumerate(changes):
+            table.add_row(_text(name) if place == 0 else "", _text(change.label), *change.texts, _trend(change))
     return table
 
 

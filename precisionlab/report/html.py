@@ -49,6 +49,7 @@ from precisionlab.report.graph import draw_graph
 from precisionlab.report.hazards import hazards
 from precisionlab.report.histograms import RunHistograms, histograms_json
 from precisionlab.report.inside import emulated_words, engines_line, kernels_text
+from precisionlab.report.repair_views import repair_title
 from precisionlab.report.section import Tables, metric_name, section_of
 from precisionlab.report.spread import spreads_of
 from precisionlab.report.views import is_part, variant_view
@@ -167,6 +168,7 @@ def load_template() -> Template:
         emulated_words=emulated_words,
         every_precision=tuple(Precision),
         is_quantized=is_quantized,
+        repair_title=repair_title,
         tones=_tones,
         ends=_ends,
     )

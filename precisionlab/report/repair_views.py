@@ -61,6 +61,11 @@ def repair_title(kind: str) -> str:
     return PASSES[kind].title if kind in PASSES else kind
 
 
+def scale_texts(repair: Repair) -> tuple[str, ...]:
+    """The powers of two that it computes at: `x: 2^-9`."""
+    return tuple(f"{name}: 2^{exponent}" for name, exponent in repair.scales)
+
+
 def repaired_view(
     repairs: Sequence[Repair], facts: Mapping[str, Any] | None, bound: Bound | None, drawn: bool
 ) -> RepairedView:
@@ -92,7 +97,7 @@ def _view(repair: Repair, entry: Mapping[str, Any], bound: Bound | None, drawn: 
         layer=repair.layer,
         reason=repair.reason,
         nodes=repair.nodes,
-        scales=tuple(f"{name}: 2^{exponent}" for name, exponent in repair.scales),
+        scales=scale_texts(repair),
         conditions=repair.conditions,
         exactness=EXACTNESS[repair.exactness],
         left_out=left_out,

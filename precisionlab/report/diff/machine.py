@@ -6,6 +6,7 @@ from typing import Any
 
 from precisionlab.report.diff.compare import RunDiff
 from precisionlab.report.diff.figures import Change
+from precisionlab.report.diff.plans import RepairChange
 from precisionlab.search.certificate import json_number
 
 
@@ -27,6 +28,8 @@ def diff_to_dict(diff: RunDiff) -> dict[str, Any]:
                     {"layer": pin.layer, "a": pin.before or None, "b": pin.after or None, "reason": pin.reason}
                     for pin in p.pins
                 ],
+                "repairs": [_repair_dict(change) for change in p.repairs],
+                "plans": {"a": p.variants[0], "b": p.variants[1]},
                 "figures": [_change_dict(change) for change in p.found],
             }
             for p in diff.precisions
@@ -46,6 +49,13 @@ def diff_to_dict(diff: RunDiff) -> dict[str, Any]:
         ],
         "only": [{"what": what, "a": list(a), "b": list(b)} for what, a, b in diff.only],
     }
+
+
+def _repair_dict(change: RepairChange) -> dict[str, Any]:
+    """A repair that differs: its powers of two in each plan; null where there is none."""
+    of = change.repair
+    a, b = (None if one is None else dict(one.scales) for one in (change.before, change.after))
+    return {"kind": of.kind, "node": of.nodes[0], "for": of.layer, "a": a, "b": b, "reason": of.reason}
 
 
 def _change_dict(change: Change) -> dict[str, Any]:

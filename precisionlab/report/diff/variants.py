@@ -24,8 +24,13 @@ class VariantChange:
 
     @property
     def shown(self) -> tuple[Change, ...]:
-        """What a page shows: the SQNR always, the rest where it changed."""
-        return tuple(c for c in self.changes if c.trend != SAME or (c.name == SQNR and not c.held_out))
+        """What a page shows."""
+        return shown_of(self.changes)
+
+
+def shown_of(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """What is shown of a variant: the SQNR always, the rest where it changed."""
+    return tuple(c for c in changes if c.trend != SAME or (c.name == SQNR and not c.held_out))
 
 
 def variants_of(files: RunFiles) -> dict[str, VariantView]:
