@@ -25,6 +25,7 @@ from precisionlab.report.inside import (
     nans_line,
 )
 from precisionlab.report.layer_rows import layer_errors
+from precisionlab.report.repair_views import EXACTNESS, scale_texts
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
 from precisionlab.rewrite.repairs import PASSES
@@ -77,7 +78,7 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
     for undefined in run["reference"]["undefined"]:
         console.print(f"WARNING: {Undefined.from_dict(undefined).text}.", style="yellow")
     console.print()
-    console.print(_variants(result))
+    console.print(_variants(console, result))
     if result.engine is not None:
         console.print()
         console.print(_engines(result))
@@ -95,7 +96,7 @@ def console_for(stream: TextIO) -> Console:
     return Console(file=stream, width=None if stream.isatty() else _WIDTH, highlight=False, markup=False)
 
 
-def _variants(result: SweepResult) -> Table:
+def _variants(console: Console, result: SweepResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     metric = result.reference.comparison.metric_name
     table.add_column("variant", no_wrap=True)
@@ -106,6 +107,8 @@ def _variants(result: SweepResult) -> Table:
     for outcome in result.precisions:
         for variant in [outcome.low] if outcome.mixed is outcome.low else [outcome.low, outcome.mixed]:
             table.add_row(*_variant_row(variant, metric, result.reference, outcome.mark_of(variant)))
+    if console.measure(table).maximum >= console.width:
+        table.padding = (0, 1, 0, 0)  # one blank between columns, where two would cut words
     return table
 
 
@@ -180,7 +183,8 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
     if low.nonfinite:
         first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.watched)
         count = counted(len(low.nonfinite), "tensor")
-        console.print(f"NaN or Inf in {count} without pins; the first at {first.name}")
+        bare = "as it is" if outcome.plan.repairs else "without pins"
+        console.print(f"NaN or Inf in {count} {bare}; the first at {first.name}")
     _print_repairs(console, outcome)
     for pin in pins[:_WORST]:
         console.print(f"  {pin.precision} {pin.layer}")
@@ -193,7 +197,9 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
     if outcome.ranked:
         console.print()
         console.print(_worst_layers(result, outcome, console.width - _OTHER_COLUMNS))
-        console.print("own: introduced by the layer itself; so far: with what it inherited; * pinned", style="dim")
+        plan = outcome.plan
+        marks = ", ".join(["* pinned"] * bool(plan.pins or not plan.repairs) + ["~ repaired"] * bool(plan.repairs))
+        console.print(f"own: introduced by the layer itself; so far: with what it inherited; {marks}", style="dim")
 
 
 def _print_repairs(console: Console, outcome: PrecisionResult) -> None:
@@ -201,8 +207,10 @@ def _print_repairs(console: Console, outcome: PrecisionResult) -> None:
     if outcome.repaired is None:
         return
     for repair in outcome.repaired.repairs[:_WORST]:
-        console.print(f"  {repair}: {PASSES[repair.kind].title} ({repair.exactness.value})", soft_wrap=True)
-        for line in (repair.reason, *repair.conditions):
+        console.print(f"  repair {repair.layer}", soft_wrap=True)
+        scales = "".join(f", {text}" for text in scale_texts(repair))
+        made = f"{PASSES[repair.kind].title}{scales}; in float32 {EXACTNESS[repair.exactness]}"
+        for line in (repair.reason, made, *repair.conditions):
             console.print(Padding(line, (0, 0, 0, 6)))
     if len(outcome.repaired.repairs) > _WORST:
         console.print(f"  … and {len(outcome.repaired.repairs) - _WORST} more, in the plan")
@@ -324,13 +332,14 @@ def _worst_layers(result: SweepResult, outcome: PrecisionResult, width: int) -> 
     for name in ("own dB", "so far dB", "largest"):
         table.add_column(name, justify="right", no_wrap=True)
     pinned, moving = {pin.layer for pin in outcome.plan.pins}, moving_layers(result.model)
+    repaired = {repair.layer for repair in outcome.plan.repairs}
     for place, name in enumerate(outcome.ranked[:_WORST], 1):
         layer = result.model.layer[name]
         own = layer_errors(layer, outcome.low.comparison.introduced)
         far = layer_errors(layer, outcome.low.comparison.inherited)
         table.add_row(
             str(place),
-            shortened(name, width) + (" *" if name in pinned else ""),
+            shortened(name, width) + (" *" if name in pinned else " ~" if name in repaired else ""),
             layer.kind,
             decibel(own.sqnr) if own and name not in moving.own else "–",
             decibel(far.sqnr) if far and name not in moving.so_far else "–",

@@ -17,6 +17,7 @@ from precisionlab.compare.metrics import SQNR, Metric, brief_metrics
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import Row, figure_cell, percent, show, value_text, visible
 from precisionlab.report.inside import emulated_words, engines_line
+from precisionlab.report.repair_views import RepairView
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.views import OutputFigures, PinView, VariantView, variant_view
 from precisionlab.search.alternatives import AlternativeKind
@@ -66,8 +67,8 @@ def render_markdown(run: Mapping[str, Any], tables: Tables, plans: Mapping[str, 
         f"## precisionlab: {code(PurePath(str(run['model']['path'])).name)}",
         *_warnings(run),
         "\n".join(_verdict(section, run) for section in sections),
-        _variants(tables.variants, bool(run["data"]["held_out"])),
-        *(part for section in sections for part in _pins(section)),
+        _variants(tables.variants, bool(run["data"]["held_out"]), any(section.repaired for section in sections)),
+        *(part for section in sections for part in (*_repairs(section), *_pins(section))),
         *_reproduce(run),
     ]
     # A path on a POSIX system may hold bytes that are not UTF-8, as lone surrogates that no file can take.
@@ -112,8 +113,6 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
         said += " " + text(f"{section.released}: " + " → ".join(dict.fromkeys(figures)) + under) + "."
     if section.cost:
         said += f" Cost: {text(section.cost)}, for {text(run['target']['title'])}."
-    if section.repaired:
-        said += f" The plan has {counted(section.repaired, 'repair')}, and {counted(len(section.pins), 'pin')}."
     if section.repairs:
         said += f" A repair may do without pins, and was not tried: {', '.join(map(text, section.repairs))}."
     if section.remark:
@@ -124,23 +123,24 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
     return f"- {said}"
 
 
-def _variants(rows: Sequence[Row], held_out: bool) -> str:
+def _variants(rows: Sequence[Row], held_out: bool, repaired: bool) -> str:
     variants = [variant_view(list(found)) for _, found in groupby(rows, key=lambda row: row["variant"])]
     metric = metric_name(rows)
-    head = ["Variant", "Figures", "Pins"]
+    head = ["Variant", "Figures", "Pins", *(["Repairs"] if repaired else [])]
     for found in brief_metrics():
         head += [found.brief_label, *(["held out"] if held_out and found.name == SQNR else [])]
     head += [*([code(metric)] if metric else []), "Cost, % of FP32", "Tolerance"]
-    body = [_variant(variant, held_out, bool(metric)) for variant in variants]
+    body = [_variant(variant, held_out, repaired, bool(metric)) for variant in variants]
     return _table(head, body, left=(0, 1, len(head) - 1))
 
 
-def _variant(variant: VariantView, held_out: bool, metric: bool) -> list[str]:
+def _variant(variant: VariantView, held_out: bool, repaired: bool, metric: bool) -> list[str]:
     worst = variant.worst
     return [
         text(variant.name),
         text(variant.figures),
         "–" if variant.reference else show(variant.pins, ".0f"),
+        *(["–" if variant.reference else show(variant.repairs, ".0f")] if repaired else []),
         *(cell for m in brief_metrics() for cell in _figures(m, worst, held_out)),
         *([show(variant.metric, ".3f")] if metric else []),
         percent(variant.cost).removesuffix(" %"),
@@ -159,6 +159,31 @@ def _marked(mark: Mark) -> str:
     return f"{_EMOJI[mark.tone]} {f'**{words}**' if mark.tone is Tone.BAD else words}"
 
 
+def _repairs(section: PrecisionSection) -> Iterable[str]:
+    found = section.repaired_parts
+    if found is None:
+        return
+    yield f"### {text(section.title)}: {counted(len(found.repairs), 'repair')}"
+    proven = "Proven: with any one of them left out, the tolerance is not met." if section.proven else ""
+    same = f"In float32 the repaired model gives what the original gives, {text(found.same)}." if found.same else ""
+    if proven or same:
+        yield f"{proven} {same}".strip()
+    head = ["Repair", "For the layer", "Why", "At", "In float32", f"{text(section.released)} if left out"]
+    yield _folded(_table(head, [_repair(one) for one in found.repairs], left=(0, 1, 2, 3, 4)), len(found.repairs))
+
+
+def _repair(view: RepairView) -> list[str]:
+    broken = f", NaN or Inf in {counted(view.nan, 'tensor')}" if view.nan else ""
+    cells = (view.title, view.reason or "–", ", ".join(view.scales) or "–", view.exactness, view.left_out + broken)
+    title, why, scales, exactness, left_out = map(text, cells)
+    return [title, code(view.layer), why, scales, exactness, left_out]
+
+
+def _folded(table: str, rows: int) -> str:
+    """The table, folded away where it is long."""
+    return table if rows <= _OPEN_PINS else f"<details><summary>All {rows}</summary>\n\n{table}\n\n</details>"
+
+
 def _pins(section: PrecisionSection) -> Iterable[str]:
     if not section.pins:
         return
@@ -166,10 +191,7 @@ def _pins(section: PrecisionSection) -> Iterable[str]:
     if section.proven:
         yield f"Proven: with any one of them released, {text(section.tolerance)} without a new NaN or Inf is not met."
     head = ["Layer", "Pinned to", "Why", *([f"{text(section.released)} if released"] if _released(section) else [])]
-    table = _table(head, [_pin(pin, section) for pin in section.pins], left=(0, 1, 2))
-    if len(section.pins) > _OPEN_PINS:
-        table = f"<details><summary>All {len(section.pins)}</summary>\n\n{table}\n\n</details>"
-    yield table
+    yield _folded(_table(head, [_pin(pin, section) for pin in section.pins], left=(0, 1, 2)), len(section.pins))
 
 
 def _released(section: PrecisionSection) -> bool:
