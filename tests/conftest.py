@@ -77,3 +77,10 @@ def swept_digits(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     """Both precisions with pins alone, all samples, on two threads. Its folder is shared: change a copy."""
     out = tmp_path_factory.mktemp("runs") / "digits"
     return sweep(DIGITS / "digits.onnx", DIGITS, threads=2, repair=False, out=out)
+
+
+@pytest.fixture(scope="session")
+def repaired_digits(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+    """The README's first command, which repairs. Its folder is shared: change a copy."""
+    out = tmp_path_factory.mktemp("repaired") / "digits"
+    return sweep(DIGITS / "digits.onnx", DIGITS, threads=2, precisions="fp16", out=out)

@@ -57,7 +57,8 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     # Code of the user's is only ever run because it stands on the command line.
     code = [] if data is None or not is_hook(str(data)) else ["--data", str(data)]
     code += [] if run["data"].get("metric") is None else ["--metric", str(run["data"]["metric"])]
-    check = [Command("Measure the plan again, and that each pin is needed", _line("verify", plan, *code))]
+    each = " and ".join((*["repair"] * bool(section.repaired), *["pin"] * bool(section.pins or not section.repaired)))
+    check = [Command(f"Measure the plan again, and that each {each} is needed", _line("verify", plan, *code))]
     if section.met:
         on_gpu = _line("verify", plan, *code, "--backend", "tensorrt")
         check.append(Command("The same with TensorRT on the GPU that will run it", on_gpu))

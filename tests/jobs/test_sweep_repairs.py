@@ -17,10 +17,10 @@ from precisionlab.jobs.verify import verify
 MODEL = DIGITS / "digits.onnx"
 
 
-@pytest.fixture(scope="module")
-def repaired(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
+@pytest.fixture
+def repaired(repaired_digits: SweepResult) -> SweepResult:
     """The README's first command."""
-    return sweep(MODEL, DIGITS, threads=2, precisions="fp16", out=tmp_path_factory.mktemp("run") / "digits")
+    return repaired_digits
 
 
 def plan_of(result: SweepResult) -> Path:

@@ -67,6 +67,12 @@ def digits(swept_digits: SweepResult) -> Path:
     return swept_digits.folder / "report.html"
 
 
+@pytest.fixture
+def mended(repaired_digits: SweepResult) -> Path:
+    assert repaired_digits.folder is not None
+    return repaired_digits.folder / "report.html"
+
+
 @pytest.fixture(scope="module", params=REAL)
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     name = request.param
@@ -166,6 +172,34 @@ def test_two_runs_compared_can_be_read_by_everybody(
         # Whether B is worse is seen without scrolling sideways.
         for table in page.locator("#verdicts ~ .cards .scroll, #variants ~ .scroll").all():
             assert table.evaluate("t => t.scrollWidth <= t.clientWidth")
+        for link in page.locator("nav a").all():
+            assert page.locator(str(link.get_attribute("href"))).count() == 1
+        opened.check_quiet()
+
+
+@pytest.mark.parametrize(("width", "scheme"), AUDITED)
+def test_the_graph_of_a_repair_can_be_read_by_everybody(browser: Any, mended: Path, width: int, scheme: str) -> None:
+    with Opened(browser, mended, width, scheme) as opened:
+        page = opened.page
+        check_layout(page)
+        opened.photograph(f"repaired-{width}-{scheme}")
+        assert violations(page) == []
+        before, after = page.locator("svg.part").all()
+        assert after.locator(".new .what").text_content() == "/norm/center_out~scaled"
+        for drawing in (before, after):
+            frame = drawing.locator("xpath=..").bounding_box()
+            assert frame is not None
+            assert frame["width"] <= width
+            assert all(text.evaluate("t => t.getBBox().width <= 186") for text in drawing.locator("text").all())
+            assert drawing.evaluate("s => s.getBoundingClientRect().width === Number(s.getAttribute('width'))")
+        page.locator(".repair summary").focus()
+        page.keyboard.press("Enter")
+        assert not before.is_visible()
+        page.keyboard.press("Enter")
+        assert before.is_visible()
+        page.locator("section[aria-labelledby=repaired] .figures a").first.click()
+        page.locator("#row-1-2 .open[aria-expanded=true]").wait_for()
+        assert "Inherited repaired" in page.locator("tr.details").inner_text()
         for link in page.locator("nav a").all():
             assert page.locator(str(link.get_attribute("href"))).count() == 1
         opened.check_quiet()
