@@ -185,7 +185,7 @@ def test_the_graph_of_a_repair_can_be_read_by_everybody(browser: Any, mended: Pa
         opened.photograph(f"repaired-{width}-{scheme}")
         assert violations(page) == []
         before, after = page.locator("svg.part").all()
-        assert after.locator(".new .what").text_content() == "/norm/center_out~scaled"
+        assert after.locator(".new .what").first.text_content() == "/norm/center_out~scaled"
         for drawing in (before, after):
             frame = drawing.locator("xpath=..").bounding_box()
             assert frame is not None
