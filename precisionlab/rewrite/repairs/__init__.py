@@ -18,6 +18,7 @@ from precisionlab.rewrite.repairs.log_hypot import LogHypot
 from precisionlab.rewrite.repairs.reduce_mean import ReduceMean
 from precisionlab.rewrite.repairs.scale_pair import ScalePair
 from precisionlab.rewrite.repairs.scale_product import ScaleProduct
+from precisionlab.rewrite.repairs.shift_exponential import ShiftExponential
 from precisionlab.rewrite.repairs.sum_of_squares import SumOfSquares
 
 __all__ = [
@@ -32,7 +33,16 @@ __all__ = [
 ]
 
 PASSES: Mapping[str, RepairPass] = {
-    one.name: one for one in (ClampConstant(), LogHypot(), SumOfSquares(), ReduceMean(), ScalePair(), ScaleProduct())
+    one.name: one
+    for one in (
+        ClampConstant(),
+        LogHypot(),
+        ShiftExponential(),
+        SumOfSquares(),
+        ReduceMean(),
+        ScalePair(),
+        ScaleProduct(),
+    )
 }
 """The kinds, in the order in which they are tried: those that change least come first."""
 

@@ -1,7 +1,9 @@
 """The logarithm of a sum of squares, as that of a hypotenuse: what is squared lies between −1 and 1 then.
 
 log(Σx² + e) = 2·log M + log(Σ(x/M)² + (√e/M)²) with M = max(|x|, √e): of a power spectrum neither the largest nor the
-smallest fits into float16, of amplitudes both do.
+smallest fits into float16, of amplitudes both do. The sum may be a filter bank's, M is over all that it adds up then;
+what it picks may be far below M, so that the quotients are 2^g as large as they may be. A floor, log max(Σx², e), is
+one of the quotients alike.
 Source: the scaled hypotenuse of C. B. Moler and D. Morrison, "Replacing square roots by Pythagorean sums", IBM Journal
 of Research and Development 27 (1983), and of every `hypot` since.
 """
@@ -12,29 +14,36 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from precisionlab.model.names import all_names, new_name
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Proposal, Sight, node_of, proposed, refused
+from precisionlab.rewrite.repairs.front import Front
 from precisionlab.rewrite.repairs.passing import is_constant, scalar_of
-from precisionlab.rewrite.repairs.reductions import reduction, squeezed
+from precisionlab.rewrite.repairs.power_steps import Step, step_of
 from precisionlab.rewrite.repairs.region import squared
-from precisionlab.rewrite.repairs.scaling import constant, stand_in
+from precisionlab.rewrite.repairs.scaling import stand_in
 
 _LEAST = 2.0**-24
 """float16's smallest number: of a sum without an epsilon, M is at least this, so that zeros are not divided by."""
+_MOST, _FURTHEST = 14, 7
+"""Powers of two: sums of squared quotients stay below the first, the quotients at the second."""
+_SCALE = "quotients"
 
 
 @dataclass(frozen=True)
 class _Power:
-    """log(Σ operands² + epsilon): of several operands, or of one, summed up by the node `over` (None: not at all)."""
+    """log(steps(Σ operands²) + epsilon), or of the larger of the two where it `is_floor`.
 
-    operands: tuple[ir.Value, ...]
-    over: ir.Node | None
-    epsilon: float
+    The steps are in the order in which they are taken, of what the squares give: of one operand, or of two that are
+    added up.
+    """
+
     log: ir.Node
+    operands: tuple[ir.Value, ...]
+    steps: tuple[Step, ...]
+    epsilon: float
+    is_floor: bool
 
 
 class LogHypot:
@@ -47,21 +56,73 @@ class LogHypot:
         """One for each logarithm of a sum of squares of which something breaks."""
         for node in sight.model.onnx.graph:
             power = _power(node)
-            if power is not None and not any(map(sight.has_nonfinite, _values(power))):
-                yield from proposed(sight, _behind(power), self.name, Exactness.ROUNDING, (str(node.name),))
+            if power is None or not all(map(sight.is_held, power.operands)):
+                continue
+            behind = _behind(power)
+            if not any(sight.has_nonfinite(value) for n in behind for value in n.outputs) and _has_ranks(power, sight):
+                gain = _gain(power, sight)
+                scales = ((_SCALE, gain),) if gain else ()
+                yield from proposed(sight, behind, self.name, Exactness.ROUNDING, (str(node.name),), scales)
 
     def apply(self, graph: ir.Graph, repair: Repair) -> None:
         """Take the logarithm so. Raises PlanError where the node is none of a sum of squares."""
         node = node_of(graph, repair)
-        power = _power(node)
+        power, gain = _power(node), dict(repair.scales).get(_SCALE, 0)
         if power is None:
             raise refused(repair, f"node {node.name!r} ({node.op_type}) takes no logarithm of a sum of squares")
-        _Rewrite(graph, power).run()
+        if not isinstance(gain, int) or not 0 <= gain <= _FURTHEST:
+            raise refused(repair, f"`{_SCALE}` is a power of two from 0 to {_FURTHEST}")
+        stand_in(graph, node.outputs[0], _rewritten(Front(graph, node), power, gain))
 
 
-def _values(power: _Power) -> list[ir.Value]:
-    """All that is computed, from the operands on: Inf in the place of a square is Inf with a hypotenuse too."""
-    return [*power.operands, *(value for node in _behind(power) for value in node.outputs)]
+def _rewritten(front: Front, power: _Power, gain: int) -> ir.Value:
+    root = front.number(math.sqrt(power.epsilon) or _LEAST, "root")
+    two = front.number(2, "two")
+    sizes = [front.op("Abs", operand) for operand in power.operands]
+    largest = sizes[0] if len(sizes) == 1 else front.op("Max", *sizes)
+    for step in power.steps:
+        largest = step.largest(front, largest)
+    largest = front.op("Max", largest, root)
+    back = largest
+    for step in reversed(power.steps):
+        back = step.back(front, back)
+
+    def square(value: ir.Value, by: ir.Value) -> ir.Value:
+        quotient = front.op("Div", value, by)
+        if gain:
+            quotient = front.op("Mul", quotient, front.number(2.0**gain, "gain"))
+        return front.op("Mul", quotient, quotient)
+
+    parts = [square(operand, back) for operand in power.operands]
+    total = parts[0] if len(parts) == 1 else front.op("Add", *parts)
+    for step in power.steps:
+        total = step.of(front, total)
+    if power.epsilon:
+        total = front.op("Max" if power.is_floor else "Add", total, square(root, largest))
+    base = front.op("Mul", front.op("Log", largest), two)
+    if gain:
+        base = front.op("Sub", base, front.number(2 * gain * math.log(2), "gained"))
+    return front.op("Add", base, front.op("Log", total))
+
+
+def _gain(power: _Power, sight: Sight) -> int:
+    """How far the squares may be scaled up, where a filter bank may pick small ones of them."""
+    if not any(step.node.op_type == "MatMul" for step in power.steps):
+        return 0
+    bound = float(len(power.operands))
+    for step in power.steps:
+        info = sight.model.tensors.get(str(step.taken.name))
+        bound *= step.factor(None if info is None else info.shape)
+    return max(0, min(_FURTHEST, math.floor((_MOST - math.log2(bound)) / 2))) if bound > 0 else 0
+
+
+def _has_ranks(power: _Power, sight: Sight) -> bool:
+    """Whether what a filter bank takes has the axis that it adds up over."""
+    for step in power.steps:
+        info = sight.model.tensors.get(str(step.taken.name))
+        if step.node.op_type == "MatMul" and (info is None or info.shape is None or len(info.shape) <= step.index):
+            return False
+    return True
 
 
 def _behind(power: _Power) -> list[ir.Node]:
@@ -80,82 +141,45 @@ def _behind(power: _Power) -> list[ir.Node]:
 def _power(log: ir.Node) -> _Power | None:
     if log.op_type != "Log" or log.domain not in ("", "ai.onnx"):
         return None
-    epsilon, value = 0.0, log.inputs[0]
+    epsilon, is_floor, value = 0.0, False, log.inputs[0]
     made = value.producer() if value is not None else None
-    if made is not None and made.op_type in ("Add", "Max"):
-        for index in (0, 1):
-            number = scalar_of(made.inputs[index]) if is_constant(made.inputs[index]) else None
-            if number is not None and number >= 0 and made.op_type == "Add":
-                epsilon, value = number, made.inputs[1 - index]
-                break
-    return _sum_of(log, value, epsilon)
+    if made is not None and (found := _floor(made)) is not None:
+        epsilon, value = found
+        is_floor = made.op_type != "Add"
+    steps: list[Step] = []
+    while value is not None and (step := step_of(value.producer())) is not None:
+        steps.insert(0, step)
+        value = step.taken
+    operands = _operands(value.producer() if value is not None else None)
+    return None if operands is None else _Power(log, operands, tuple(steps), epsilon, is_floor)
 
 
-def _sum_of(log: ir.Node, value: ir.Value | None, epsilon: float) -> _Power | None:
-    made = value.producer() if value is not None else None
-    if made is None:
+def _floor(node: ir.Node) -> tuple[float, ir.Value] | None:
+    """What is added, or the least that is let pass, and what it is done to; None for a node that does neither."""
+    if node.op_type == "Clip" and (len(node.inputs) < 2 or any(value is not None for value in node.inputs[2:])):
         return None
-    if made.op_type == "ReduceSum" and made.inputs[0] is not None:
-        square = made.inputs[0].producer()
-        operand = _operand(square)
-        return None if operand is None else _Power((operand,), made, epsilon, log)
-    if made.op_type == "Add":
-        operands = [_operand(v.producer() if v is not None else None) for v in made.inputs]
-        found = tuple(operand for operand in operands if operand is not None)
-        return _Power(found, None, epsilon, log) if len(found) == 2 else None
-    operand = _operand(made)
-    return None if operand is None else _Power((operand,), None, epsilon, log)
+    places = {"Add": (0, 1), "Max": (0, 1), "Clip": (1,)}.get(node.op_type, ())
+    if len(node.inputs) > 2 and node.op_type == "Max":
+        return None
+    for index in places:
+        number = scalar_of(node.inputs[index]) if is_constant(node.inputs[index]) else None
+        value = node.inputs[1 - index]
+        if number is not None and number >= 0 and value is not None:
+            return number, value
+    return None
+
+
+def _operands(node: ir.Node | None) -> tuple[ir.Value, ...] | None:
+    """What a node squares, or the two values whose squares it adds up."""
+    if node is None:
+        return None
+    if node.op_type == "Add":
+        parts = [_operand(value.producer() if value is not None else None) for value in node.inputs]
+        found = tuple(part for part in parts if part is not None)
+        return found if len(found) == len(parts) else None
+    operand = _operand(node)
+    return None if operand is None else (operand,)
 
 
 def _operand(square: ir.Node | None) -> ir.Value | None:
     return square.inputs[0] if square is not None and square.op_type in ("Mul", "Pow") and squared(square) else None
-
-
-class _Rewrite:
-    """Puts the new nodes in front of the logarithm, and takes its place."""
-
-    def __init__(self, graph: ir.Graph, power: _Power) -> None:
-        self._graph, self._power = graph, power
-        self._names = set(all_names(graph))
-
-    def run(self) -> None:
-        power = self._power
-        root = constant(self._graph, np.float32(math.sqrt(power.epsilon) or _LEAST), f"{power.log.name}~root")
-        sizes = [self._op("Abs", operand) for operand in power.operands]
-        if power.over is not None:
-            sizes = [self._kept("ReduceMax", sizes[0])]
-        largest = self._op("Max", *sizes, root)
-        parts = [self._square(operand, largest) for operand in power.operands]
-        if power.over is not None:
-            parts = [self._kept("ReduceSum", parts[0])]
-        if power.epsilon:
-            parts.append(self._square(root, largest))
-        total = parts[0]
-        for part in parts[1:]:
-            total = self._op("Add", total, part)
-        two = constant(self._graph, np.float32(2), f"{power.log.name}~two")
-        result = self._op("Add", self._op("Mul", self._op("Log", largest), two), self._op("Log", total))
-        if power.over is not None and power.over.attributes.get_int("keepdims", 1) == 0:
-            result = self._added(squeezed(self._graph, result, power.over))
-        old = power.log.outputs[0]
-        result.shape = old.shape
-        stand_in(self._graph, old, result)
-
-    def _square(self, value: ir.Value, largest: ir.Value) -> ir.Value:
-        part = self._op("Div", value, largest)
-        return self._op("Mul", part, part)
-
-    def _kept(self, kind: str, value: ir.Value) -> ir.Value:
-        """Reduced to size one, as what it was reduced from is divided by it."""
-        assert self._power.over is not None
-        return self._added(reduction(self._graph, kind, value, self._power.over, keepdims=True))
-
-    def _op(self, kind: str, *inputs: ir.Value) -> ir.Value:
-        return self._added(ir.Node("", kind, inputs, num_outputs=1))
-
-    def _added(self, node: ir.Node) -> ir.Value:
-        (output,) = node.outputs
-        node.name = output.name = new_name(f"{self._power.log.name}~{node.op_type}", self._names)
-        output.type = ir.TensorType(ir.DataType.FLOAT)
-        self._graph.insert_before(self._power.log, node)
-        return output
