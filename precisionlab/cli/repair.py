@@ -10,7 +10,12 @@ import click
 if TYPE_CHECKING:
     from typing import TextIO
 
+    from rich.console import Console
+
     from precisionlab.jobs.repair import RepairResult
+
+
+_CAUSES = 8
 
 
 @click.command("repair")
@@ -89,6 +94,14 @@ def _print(found: RepairResult, stream: TextIO) -> None:
     if found.same is not None:
         console.print(f"in float32 it gives what the original gives, {found.same.words}")
     bounds = ", ".join(map(str, found.tolerance))
+    if not found.found.repairs and found.met and found.causes:
+        console.print(
+            f"{found.precision}: right as it is ({bounds}), where constants that it cannot hold are clamped, as "
+            "TensorRT's builder does; no repair makes it right where they are not:",
+            style="bold yellow",
+        )
+        _print_causes(found, console)
+        return
     if not found.found.repairs and found.met:
         console.print(f"{found.precision}: right as it is ({bounds}): nothing to repair", style="bold green")
         return
@@ -103,7 +116,16 @@ def _print(found: RepairResult, stream: TextIO) -> None:
         )
     else:
         console.print(f"{found.precision}: NOT right ({bounds}), and no repair helps; pin with sweep", style="bold red")
-        for layer, why in list(found.causes.items())[:8]:
-            console.print(f"  {shortened(layer, 60)}: {why}")
+        _print_causes(found, console)
     if found.file is not None:
         console.print(f"Repaired: {found.file}")
+
+
+def _print_causes(found: RepairResult, console: Console) -> None:
+    """Why it breaks, of the first few layers."""
+    from precisionlab.cli.summary import shortened
+
+    for layer, why in list(found.causes.items())[:_CAUSES]:
+        console.print(f"  {shortened(layer, 60)}: {why}")
+    if len(found.causes) > _CAUSES:
+        console.print(f"  and {len(found.causes) - _CAUSES} more")

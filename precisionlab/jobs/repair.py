@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from precisionlab.backends.equivalence import Equivalence
+from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, default_tolerance, meets, parse_tolerance
 from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, parse_holdout, prepare
 from precisionlab.jobs.repair_trials import Means, RepairTrials
-from precisionlab.jobs.repaired_file import write_repaired
+from precisionlab.jobs.repaired_file import keeps_float32, write_repaired
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import is_repairable, repaired_precisions
@@ -95,7 +96,10 @@ def repair(
             made = ready.of(model, threads) if model.repairs else ready
             return Means(made.evaluator(NoJournal(), observer, judging), made.local.look)
 
-        trials = RepairTrials(opened(loaded), low, Precision.FP32, bounds, opened)
+        def is_same(model: Model) -> bool:
+            return keeps_float32(model, ready.dataset, ready.local.threads, observer)
+
+        trials = RepairTrials(opened(loaded), low, Precision.FP32, bounds, opened, is_same=is_same)
         before, held_before = trials.whole(())
         if meets(before, bounds) and meets(trials.judged(()), bounds):
             nothing = Found((), (), {}, 1)
@@ -105,6 +109,7 @@ def repair(
         why = trials.broken(())
         found = find_repairs(trials, low, bounds, observer.note)
         after, held_after = trials.whole(found.repairs)
+        _note_outputs(loaded, trials.histograms(()), low, observer)
         same = None
         if found.repairs:
             same = trials.same(found.repairs, ready.dataset, ready.local.threads)
@@ -127,6 +132,21 @@ def _low(name: str) -> Precision:
     if precision not in repaired_precisions():
         raise OptionError(f"precision {name}: repairs are for {either(repaired_precisions())}")
     return precision
+
+
+def _note_outputs(
+    model: Model, histograms: Mapping[str, CoarseHistogram], precision: Precision, observer: Observer
+) -> None:
+    """Say of outputs that the precision cannot hold that nothing which gives the same brings them into it."""
+    largest = precision.number_format.largest
+    for output in model.outputs:
+        seen = histograms.get(output.name)
+        if seen is not None and seen.amax > largest:
+            observer.note(
+                f"output {output.name}: float32 itself gives up to {seen.amax:.3g}, and {precision} ends at "
+                f"{largest:.5g}: what gives the same cannot be right there; pin its layer to fp32, or have "
+                "the model give it smaller"
+            )
 
 
 def _both(before: Comparison | None, after: Comparison | None, bounds: Tolerance) -> tuple[Figures, Figures] | None:

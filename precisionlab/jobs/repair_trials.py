@@ -61,19 +61,25 @@ class RepairTrials:
         ranges_of: Callable[[Means], Ranges] = lambda means: NO_RANGES,
         *,
         typed: bool = False,
+        is_same: Callable[[Model], bool] = lambda repaired: True,
     ) -> None:
         """`opened` makes the means of a repaired model, `ranges_of` finds the int8 ranges of one.
 
+        `is_same` tells of a repaired model whether its float32 is what its repairs promise.
         `typed`: engines take each layer's type from the model, and constants as they stand there.
         """
         self._precision, self._around, self._opened, self._ranges_of = precision, around, opened, ranges_of
-        self._tolerance, self._typed = tolerance, typed
+        self._tolerance, self._typed, self._is_same = tolerance, typed, is_same
         self._means: dict[Repairs, Means] = {(): original}
         self._ranges: dict[Repairs, Ranges] = {}
 
     def model(self, repairs: Repairs) -> Model:
         """The model at the shapes of the data. Raises PlanError where a repair cannot be carried out."""
         return self._evaluator(repairs).model
+
+    def keeps_float32(self, repairs: Repairs) -> bool:
+        """Whether the repaired model's float32 is what its repairs promise."""
+        return self._is_same(self.model(repairs))
 
     def judged(self, repairs: Repairs) -> Comparison:
         """The final outputs in the precision."""

@@ -10,6 +10,7 @@ from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import closeness
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
+from precisionlab.jobs.repaired_file import keeps_float32
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork
 from precisionlab.model import Model
@@ -157,7 +158,13 @@ def _trials(job: SweepJob, work: SweepWork, precision: Precision, methods: Metho
     options = work.options
     tolerance = options.tolerance_of(precision)
     original = watched(work.means)
-    return RepairTrials(original, precision, options.around, tolerance, opened, ranges_of, typed=options.typed)
+
+    def is_same(model: Model) -> bool:
+        return keeps_float32(model, work.ready.dataset, work.ready.local.threads, original.evaluator.observer)
+
+    return RepairTrials(
+        original, precision, options.around, tolerance, opened, ranges_of, typed=options.typed, is_same=is_same
+    )
 
 
 def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:

@@ -28,6 +28,10 @@ class Trials(Protocol):
         """The repaired model. Raises PlanError where one of them cannot be carried out."""
         ...
 
+    def keeps_float32(self, repairs: Repairs) -> bool:
+        """Whether the repaired model's float32 is what its repairs promise, on all samples."""
+        ...
+
     def judged(self, repairs: Repairs) -> Comparison:
         """Its final outputs in the low precision, beside its float32."""
         ...
@@ -72,6 +76,7 @@ class _Search:
         self.kept: Repairs = ()
         self.released: list[Repair] = []
         self.known: dict[Repairs, Comparison] = {}
+        self._kept_float32: dict[Repairs, bool] = {}
 
     def collect(self) -> None:
         for _ in range(_ROUNDS):
@@ -81,12 +86,12 @@ class _Search:
             if not more:
                 return
             together = (*self.kept, *more)
-            if self._closeness(together) > self._closeness(self.kept):
+            if self._is_better(together):
                 self.kept = together
                 continue
             one_by_one = self.kept
             for repair in more:
-                if self._closeness((*self.kept, repair)) > self._closeness(self.kept):
+                if self._is_better((*self.kept, repair)):
                     self.kept = (*self.kept, repair)
                 else:
                     self.released.append(repair)
@@ -133,6 +138,16 @@ class _Search:
 
     def _closeness(self, repairs: Repairs) -> tuple[int, float]:
         return closeness(self._judged(repairs), self._tolerance)
+
+    def _is_better(self, repairs: Repairs) -> bool:
+        """Whether these come nearer than what is kept, and change nothing in float32 that they must not."""
+        if self._closeness(repairs) <= self._closeness(self.kept):
+            return False
+        if repairs not in self._kept_float32:
+            self._kept_float32[repairs] = is_same = self._trials.keeps_float32(repairs)
+            if not is_same:
+                self._note(f"  {', '.join(map(str, repairs))}: not what the original gives in float32; not taken")
+        return self._kept_float32[repairs]
 
     def _is_no_worse(self, repairs: Repairs) -> bool:
         return self._closeness(repairs) >= self._closeness(self.kept)

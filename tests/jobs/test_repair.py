@@ -154,3 +154,54 @@ def test_a_sweep_that_leaves_the_graph_alone_says_which_repairs_apply_and_that_n
     assert f"precisionlab repair {model} --data {data} --precision fp16 --tolerance 'sqnr>=30'" in done.stdout
     for name in ("summary.md", "report.html"):
         assert "scale_sum_of_squares at node_of_sq" in (tmp_path / "run" / name).read_text().replace("\\_", "_")
+
+
+MASKED = """(float[4, 8] x, float[4, 8] m) => (float[4, 8] y) {
+    far = Mul(m, least)
+    s = Add(x, far)
+    y = Softmax(s)
+}"""
+
+
+def masked(folder: Path, rows: int) -> tuple[Path, Path]:
+    """A softmax with a mask of −3.4e38, and samples in which so many rows are masked as a whole."""
+    path, data = folder / "model.onnx", folder / "data"
+    onnx.save_model(proto(MASKED, {"least": np.float32(-3.4e38)}), path)
+    data.mkdir()
+    for number in range(8):
+        mask = np.triu(np.ones((4, 8), np.float32), 4)
+        mask[:rows] = 1
+        x = np.random.default_rng(number).standard_normal((4, 8)).astype(np.float32)
+        np.savez(data / f"{number}.npz", x=x, m=mask)
+    return path, data
+
+
+def test_a_mask_is_not_repaired_where_a_row_is_masked_as_a_whole_and_nothing_dies_of_it(tmp_path: Path) -> None:
+    model, data = masked(tmp_path, rows=1)
+    done = command(model, "--data", data, "--out", tmp_path / "fixed.onnx", "--threads", "1")
+    swept = sweep(model, data, precisions="fp16", backend="onnxruntime", out=tmp_path / "run", threads=1)
+
+    assert done.exit_code == 0
+    assert "clamped, as TensorRT's builder does; no repair makes it right where they are not" in " ".join(
+        done.stdout.split()
+    )
+    assert not (tmp_path / "fixed.onnx").exists()
+    assert swept.plans["fp16"].repairs == ()
+
+
+def test_a_mask_is_repaired_where_no_row_is_masked_as_a_whole(tmp_path: Path) -> None:
+    model, data = masked(tmp_path, rows=0)
+    found = repair(model, data, out=tmp_path / "fixed.onnx", threads=1)
+
+    assert [one.kind for one in found.found.repairs] == ["clamp_constant"]
+    assert found.same is not None
+    assert found.same.is_bitwise
+
+
+def test_an_output_that_half_cannot_hold_is_told(tmp_path: Path) -> None:
+    body = "(float[4, 32] x) => (float[4, 32] y) { y = Mul(x, k) }"
+    model, data = made(tmp_path, body, {"k": np.float32(1e6)})
+    done = command(model, "--data", data, "--out", tmp_path / "fixed.onnx", "--threads", "1")
+
+    assert done.exit_code == 1
+    assert "output y: float32 itself gives up to" in done.stderr

@@ -15,7 +15,7 @@ from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.precision import Format
-from precisionlab.rewrite.repairs.region import Order, squared
+from precisionlab.rewrite.repairs.region import Ends, Order, squared
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,15 @@ class Sight:
         made = value.producer()
         known = [seen] if seen is not None else self._given_by(made) if made is not None else []
         return all(one.amax <= self.number_format.largest / 2 for one in known)
+
+    @property
+    def ends(self) -> Ends:
+        """Where a scale may end in the precision: a value fits well that has all its digits there too."""
+        return Ends(self.fits, lambda value: self.fits(value) and self._is_normal(value))
+
+    def _is_normal(self, value: ir.Value) -> bool:
+        bulk = self.bulk(value)
+        return bulk is None or bulk >= self.number_format.normal
 
     def is_held(self, value: ir.Value | None) -> bool:
         """Whether the value is no larger than the precision's largest number; of what is unknown: it is."""

@@ -71,8 +71,8 @@ class Passed:
 class Inputs:
     """A node, the degrees of its inputs, which values are scaled where it all starts, and where a scale may end.
 
-    `is_norm` tells of a value whether it could be scaled to a degree where it is squared. No scale is taken back by a
-    Mul but where it `may_restore`.
+    `is_norm` tells of a value whether it could be scaled to a degree where it is squared, `may_restore` whether its
+    scale may be taken back by a Mul where that is not needed.
     """
 
     node: ir.Node
@@ -80,12 +80,12 @@ class Inputs:
     is_start: Callable[[ir.Value | None], bool]
     is_norm: Callable[[ir.Value | None, Fraction], bool]
     fits: Callable[[ir.Value], bool]
-    may_restore: bool
+    may_restore: Callable[[ir.Value], bool]
 
     def leave(self, index: int) -> None:
-        """Raise UnscalableError where the input can be restored: so a small number that it divides stays as it is."""
+        """Raise UnscalableError where the input can be restored: so what it divides or multiplies stays as it is."""
         value = self.node.inputs[index]
-        if self.may_restore and value is not None and self.fits(value):
+        if value is not None and self.may_restore(value):
             raise UnscalableError
 
     def is_constant(self, index: int) -> bool:
@@ -182,6 +182,7 @@ def _product(inputs: Inputs) -> Passed:
         lone = next((index for index in range(BIAS) if inputs.is_lone_start(index)), None)
         taking = next((index for index in range(BIAS) if inputs.is_constant(index)), None)
         if given == -1 and lone is not None:
+            inputs.leave(1 - lone)
             seeds, given = frozenset({lone}), NONE
         elif taking is not None and inputs.fits(inputs.node.outputs[0]):
             constants[taking], given = -given, NONE

@@ -30,7 +30,15 @@ from precisionlab.rewrite.repairs.passing import (
 Use = tuple[ir.Node, int]
 """An input of a node, by its index."""
 Fits = Callable[[ir.Value], bool]
-"""Whether a value may be left unscaled: the precision holds it."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where a scale may end: whether a value `fits` unscaled, that is the precision holds it, and `fits_well`."""
+
+    fits: Fits
+    fits_well: Fits
+
 
 _WEIGHTED = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Mul"})
 _SUMS = frozenset({"Add", "Sub", "Sum", "Concat", "Max", "Min", "Clip"})
@@ -128,16 +136,16 @@ class Order:
         return {(self._places[node], node) for node, _ in seeds}
 
 
-def region_of(order: Order, seeds: Iterable[Use], fits: Fits, *, may_restore: bool = True) -> Region:
+def region_of(order: Order, seeds: Iterable[Use], ends: Ends, *, may_restore: bool = True) -> Region:
     """What follows where these inputs take 2^e of what they took.
 
-    A constant takes a scale up as soon as the value behind it `fits` without. What is added to something scaled is
+    A constant takes a scale up as soon as the value behind it fits without. What is added to something scaled is
     scaled where it is squared or multiplied by constant weights itself. Raises UnscalableError where the scale does
     not end (or without `may_restore`, does not end by itself).
     """
     known = frozenset(seeds)
     for _ in range(_MOST):
-        walk = _Walk(order, set(known), fits, may_restore)
+        walk = _Walk(order, set(known), ends, may_restore)
         more = walk.run()
         doubled = frozenset(use for use in walk.seeds if use[0].inputs[use[1]] in walk.degrees)
         if more is not None:
@@ -173,7 +181,7 @@ def _without(seeds: frozenset[Use], doubled: frozenset[Use], walk: _Walk) -> fro
 class _Walk:
     order: Order
     seeds: set[Use]
-    fits: Fits
+    ends: Ends
     may_restore: bool
     degrees: dict[ir.Value, Fraction] = field(default_factory=dict)
     constants: dict[Use, Fraction] = field(default_factory=dict)
@@ -199,7 +207,7 @@ class _Walk:
             for value in node.outputs:
                 if value in self.degrees:
                     if value.is_graph_output():
-                        if not self.may_restore or not self.fits(value):
+                        if not self.may_restore or not self.ends.fits(value):
                             raise UnscalableError
                         self.restored.add(value)
                     for place, taker in self.order.takers(value):
@@ -214,7 +222,7 @@ class _Walk:
                 raise UnscalableError  # no scale goes into a subgraph
             if not any(degrees):
                 return None
-            found = passed(Inputs(node, degrees, self._starts.__contains__, _is_norm, self.fits, self.may_restore))
+            found = passed(Inputs(node, degrees, self._starts.__contains__, _is_norm, self.ends.fits, self._is_left))
         except UnscalableError as error:
             taken = {value for value in (*node.inputs, *captured) if value is not None and self._is_scaled(value)}
             if self._can_restore(node, taken):
@@ -243,10 +251,13 @@ class _Walk:
     def _is_scaled(self, value: ir.Value) -> bool:
         return value in self.degrees and value not in self.restored
 
+    def _is_left(self, value: ir.Value) -> bool:
+        return self.may_restore and self.ends.fits_well(value)
+
     def _can_restore(self, node: ir.Node, values: Iterable[ir.Value]) -> bool:
         return (
             self.may_restore
-            and all(self.fits(value) for value in values)
+            and all(self.ends.fits(value) for value in values)
             and not any((node, index) in self.seeds for index in range(len(node.inputs)))
         )
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Proposal, Sight, node_of, proposed, refused
 from precisionlab.rewrite.repairs.passing import UnscalableError
-from precisionlab.rewrite.repairs.region import Fits, Order, Use, region_of
+from precisionlab.rewrite.repairs.region import Ends, Order, Use, region_of
 from precisionlab.rewrite.repairs.scaling import apply
 from precisionlab.rewrite.repairs.window import window_of
 
@@ -39,7 +39,7 @@ class ScaledRegion:
             if not uses or node in known or not all(sight.is_held(one.inputs[index]) for one, index in uses):
                 continue
             try:
-                region = region_of(sight.order, uses, sight.fits, may_restore=self.may_restore)
+                region = region_of(sight.order, uses, sight.ends, may_restore=self.may_restore)
             except UnscalableError:
                 continue
             window = window_of(region, sight) if sight.breaking(region.nodes) else None
@@ -70,7 +70,7 @@ class ScaledRegion:
         return exponent
 
 
-def _ends_at(repair: Repair) -> Fits:
+def _ends_at(repair: Repair) -> Ends:
     """Has a region end where it did when the repair was found: at the nodes behind its first."""
     ends = frozenset(repair.nodes[1:])
 
@@ -78,4 +78,4 @@ def _ends_at(repair: Repair) -> Fits:
         made = value.producer()
         return made is not None and made.name in ends
 
-    return fits
+    return Ends(fits, fits)
