@@ -38,6 +38,7 @@ _EXPORTS = (
     ("typed-onnx", ".onnx", "TensorRT 11 and TensorRT-RTX, or any strongly typed build: a model that holds its types"),
     ("polygraphy", ".py", "Polygraphy: a script that holds the layers, with the command to run it"),
     ("modelopt", ".json", "NVIDIA ModelOpt: its commands and lists of nodes"),
+    ("repaired-onnx", ".onnx", "Any other tool: the repaired model itself, in float32"),
     ("onnxruntime", ".onnx", "ONNX Runtime: a model with Q/DQ nodes and the plan’s INT8 scales"),
 )
 
@@ -50,8 +51,8 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     build = tuple(
         Command(words, _line("export", plan, "--format", target, "--out", _path(str(folder / name))))
         for target, suffix, words in _EXPORTS
-        if target != "onnxruntime" or is_quantized(section.name)
-        for name in [f"{stem}.{target}{suffix}"]
+        if _is_offered(target, section)
+        for name in [_file_name(stem, target, suffix)]
     )
     data = run["data"]["folder"]
     # Code of the user's is only ever run because it stands on the command line.
@@ -66,6 +67,17 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     again = _line("sweep", _path(str(run["model"]["path"])), *sample_options, "--plan", plan)
     check.append(Command("Look at it on other data: give its folder as --data", again))
     return Commands(section.title, build if section.met else (), tuple(check))
+
+
+def _file_name(stem: str, target: str, suffix: str) -> str:
+    """What an export is called; Polygraphy imports its script, so that has the name of a Python module."""
+    name = f"{stem}.{target}"
+    return (name.replace(".", "_") if suffix == ".py" else name) + suffix
+
+
+def _is_offered(target: str, section: PrecisionSection) -> bool:
+    """Whether an export is of use for the plan."""
+    return {"onnxruntime": is_quantized(section.name), "repaired-onnx": bool(section.repaired)}.get(target, True)
 
 
 def longer_command(run: Mapping[str, Any]) -> str:

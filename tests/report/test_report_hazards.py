@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,6 +191,27 @@ def test_exports_that_the_page_names_do_exist() -> None:
     formats = [shlex.split(c.text)[4] for c in commands_of(run, section).build]
     assert formats == ["trtexec", "typed-onnx", "polygraphy", "modelopt"]
     assert set(formats) < set(FORMATS)
+
+
+def test_what_polygraphy_imports_has_the_name_of_a_module() -> None:
+    from precisionlab.export.polygraphy import check_file
+
+    run, variants, layers, plans = report()
+    section = section_of("fp16", run, Tables(records_of(variants), records_of(layers), []), plans, False)
+    for file in ("plan.json", "plan.fp16.json"):
+        build = commands_of(run, replace(section, plan_file=file)).build
+        (script,) = (words[-1] for c in build if (words := shlex.split(c.text))[4] == "polygraphy")
+        assert check_file(Path(script)) == Path(script).name
+
+
+def test_a_repaired_model_is_offered_to_any_tool_where_there_is_one() -> None:
+    run, variants, layers, plans = report()
+    section = section_of("fp16", run, Tables(records_of(variants), records_of(layers), []), plans, False)
+    both = replace(section, repaired=1)
+    made = [commands_of(run, one) for one in (section, both, replace(both, pins=()))]
+    assert [any("repaired-onnx" in c.text for c in one.build) for one in made] == [False, True, True]
+    asked = [one.check[0].words.partition("that each ")[2] for one in made]
+    assert asked == ["pin is needed", "repair and pin is needed", "repair is needed"]
 
 
 def test_a_plan_that_is_not_right_is_not_offered_for_building() -> None:
