@@ -88,9 +88,9 @@ $(VENV)/installed-docs: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
-screenshot: $(VENV)/installed-dev ## draw docs/report.png, the README's picture of a report
+screenshot: $(VENV)/installed-dev ## draw docs/report.png and docs/repaired.png, the pictures of a report
 	$(BIN)/python -m examples.prepare magika
-	$(BIN)/python -m examples.screenshot docs/report.png
+	$(BIN)/python -m examples.screenshot docs
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build site *.egg-info

@@ -1,6 +1,7 @@
-"""The README's picture of a report: `python -m examples.screenshot docs/report.png` sweeps magika and photographs it.
+"""The pictures of a report: `python -m examples.screenshot docs` sweeps magika and photographs what it finds.
 
-It needs Chromium, and the development extra.
+`report.png` is the top of the page, for the README, `repaired.png` what was repaired. It needs Chromium, and the
+development extra.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ def main() -> int:
     from playwright.sync_api import sync_playwright
 
     out = Path(sys.argv[1])
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         sweep(MAGIKA / "magika.onnx", MAGIKA / "data", precisions="fp16,int8", out=Path(folder))
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto((Path(folder) / "report.html").as_uri())
-        page.screenshot(path=out)
+        page.screenshot(path=out / "report.png")
+        page.locator("section[aria-labelledby=repaired]").screenshot(path=out / "repaired.png")
         browser.close()
-    print(f"{out}: {out.stat().st_size / 1e3:.0f} kB")
+    for picture in (out / "report.png", out / "repaired.png"):
+        print(f"{picture}: {picture.stat().st_size / 1e3:.0f} kB")
     return 0
 
 
