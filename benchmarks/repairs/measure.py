@@ -188,22 +188,17 @@ def _naive(scene: Scene) -> Iterator[Row]:
 
 
 def _half_peers(scene: Scene) -> Iterator[Row]:
-    original, fixed = scene.case.model, scene.folder / "repaired.fp16.onnx"
+    """Of the original, and of the repaired model where there is one."""
     autocast = ["-m", "modelopt.onnx.autocast", "-t", "fp16", "-d", str(scene.case.data), "--keep_io_types"]
-    asked = [
-        ("ModelOpt AutoCast", "modelopt", autocast, original),
-        ("onnxconverter-common float16", "onnxconverter", ["-c", FLOAT16], original),
-    ]
-    if fixed.exists():
-        asked.append(("ModelOpt AutoCast, of our repaired model", "modelopt", autocast, fixed))
-        asked.append(("onnxconverter-common float16, of our repaired model", "onnxconverter", ["-c", FLOAT16], fixed))
-    for title, room, command, source in asked:
-        made = scene.folder / f"{title}.onnx"
-        files = (
-            ["--onnx_path", str(source), "--output_path", str(made)] if room == "modelopt" else [str(source), str(made)]
-        )
-        failed = run_in(room, [*command, *files])
-        yield {"tool": title, **({"failed": failed} if failed else _tool(scene, made, "fp16"))}
+    for source, of in ((scene.case.model, ""), (scene.folder / f"{FIXED}.onnx", ", of our repaired model")):
+        if source.exists():
+            made = scene.folder / f"autocast{of}.onnx"
+            failed = run_in("modelopt", [*autocast, "--onnx_path", str(source), "--output_path", str(made)])
+            yield {"tool": f"ModelOpt AutoCast{of}", **({"failed": failed} if failed else _tool(scene, made, "fp16"))}
+            made = scene.folder / f"float16{of}.onnx"
+            failed = run_in("onnxconverter", ["-c", FLOAT16, str(source), str(made)])
+            title = f"onnxconverter-common float16{of}"
+            yield {"tool": title, **({"failed": failed} if failed else _tool(scene, made, "fp16"))}
 
 
 def _tool(scene: Scene, made: Path, precision: str) -> Row:
