@@ -19,7 +19,7 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset
 from precisionlab.evaluate.journal import Journal
 from precisionlab.model import Model
-from precisionlab.model.digest import repaired_content
+from precisionlab.model.digest import layers_digest, repaired_content
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.observe import Flow, observed_rows
@@ -190,10 +190,11 @@ class Evaluator:
         """What is known already under this key; else do the work, and note it in the journal.
 
         `work` gives plain values, and `read` makes of these what is asked for. What an earlier run has noted and `read`
-        cannot take, or does not fit, is done anew. What is known of a repaired model is another thing.
+        cannot take, or does not fit, is done anew. What is known of a repaired model is another thing, and of other
+        layers of it: those are the context's for the model as it is alone.
         """
         if self.model.repairs:
-            key = {**key, "repaired": repaired_content(self.model)}
+            key = {**key, "repaired": repaired_content(self.model), "layers": layers_digest(self.model)}
         name = json.dumps(key, sort_keys=True)
         if name not in self._done:
             if (known := self.journal.known(key)) is not None:

@@ -21,6 +21,7 @@ from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import Sample
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.ranges import operands_of
+from precisionlab.model import Layer, Model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.system.plain import Count, of_kind
@@ -36,8 +37,8 @@ Look = Callable[[Iterable[Sample], Callable[[str, NDArray[Any]], None]], None]
 class ObservedValues:
     """Over `samples` samples: tensor → histogram and channels, and the int8 ranges by method.
 
-    `histograms` has every float32 tensor that a layer gives or int8 quantises; `channels` those that int8 quantises,
-    over the first samples. `channels` and `methods` are empty where no int8 was asked for.
+    `histograms` has every float32 tensor that a layer gives, rounds inside, or int8 quantises; `channels` those that
+    int8 quantises, over the first samples. `channels` and `methods` are empty where no int8 was asked for.
     """
 
     samples: int
@@ -76,7 +77,8 @@ def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedVal
     """What the tensors hold on the samples that choose, from one pass; with `int8` the ranges too, by each method."""
     model, chosen = evaluator.model, evaluator.chosen
     operands = operands_of(model)
-    given = (name for layer in model.layers for name in layer.outputs if is_observed(model, name))
+    shown = (name for layer in model.layers for name in (*rounded_inside(model, layer), *layer.outputs))
+    given = (name for name in shown if is_observed(model, name))
     tensors = tuple(dict.fromkeys((*given, *operands)))
 
     def work() -> dict[str, Any]:
@@ -104,6 +106,17 @@ def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedVal
         )
 
     return evaluator.journalled("histograms", key, work, ObservedValues.from_dict, fits)
+
+
+def rounded_inside(model: Model, layer: Layer) -> tuple[str, ...]:
+    """The tensors between the nodes of a layer that rounds what each of them gives: what a compiler fuses of others.
+
+    Of one that begins with a product none, as all of it is computed in one go.
+    """
+    if layer.quantizable or layer.fixed is not None:
+        return ()
+    given = (str(value.name) for name in layer.nodes for value in model.node[name].outputs if value.name)
+    return tuple(name for name in given if name not in layer.outputs and name in model.tensors)
 
 
 def _channels(evaluator: Evaluator, look: Look) -> dict[str, ChannelSpread]:

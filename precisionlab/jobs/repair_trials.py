@@ -20,7 +20,7 @@ from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.rewrite.repairs import repaired_model
 from precisionlab.search.alternatives import AlternativeKind, alternatives
-from precisionlab.search.causes import causes
+from precisionlab.search.causes import causes, with_insides
 from precisionlab.search.repairing import Repairs
 from precisionlab.system.wording import counted
 
@@ -107,10 +107,16 @@ class RepairTrials:
         return None if arithmetic is None else replace(evaluator, arithmetic=arithmetic)
 
     def judged_with_pins(self, repairs: Repairs, plan: PrecisionPlan) -> Comparison:
-        """The final outputs with these repairs alone, and the pins of a plan with more: of layers that are there."""
-        layers = self.model(repairs).layer
+        """The final outputs with these repairs alone, and the pins of a plan with more: of nodes that are there.
+
+        A compiled engine's layers are others with other repairs; one of which any node is pinned is pinned.
+        """
         throughout, table = self.plan(repairs)
-        pins = {pin.layer: pin for pin in (*throughout.pins, *plan.pins) if pin.layer in layers}
+        pinned = {node: pin for pin in plan.pins for node in pin.nodes}
+        pins = {pin.layer: pin for pin in throughout.pins}
+        for layer in self.model(repairs).layers:
+            if (pin := next((pinned[node] for node in layer.nodes if node in pinned), None)) is not None:
+                pins[layer.name] = replace(pin, layer=layer.name, nodes=layer.nodes)
         return self.judged_under(repairs, throughout.with_pins(pins.values()), table)
 
     def whole(self, repairs: Repairs) -> tuple[Comparison, Comparison | None]:
@@ -128,6 +134,8 @@ class RepairTrials:
             title = f"{self._title(repairs)}, constants not clamped"
             low = evaluator.compare(title, plan, table, introduced=True)
         found = causes(evaluator.model, plan, low.inherited, low.introduced, evaluator.arithmetic.constants)
+        largest = {name: seen.amax for name, seen in self.histograms(repairs).items()}
+        found = with_insides(found, largest, evaluator.model, plan)
         return {name: str(cause) for name, cause in found.items()}
 
     def histograms(self, repairs: Repairs) -> Mapping[str, CoarseHistogram]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import closeness
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
-from precisionlab.jobs.repaired_file import keeps_float32
+from precisionlab.jobs.repaired_file import keeps_float32, same_in_float32
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork
 from precisionlab.model import Model
@@ -22,7 +23,7 @@ from precisionlab.search.certificate import certificate_without_pins, repair_rel
 from precisionlab.search.options import Minimize
 from precisionlab.search.outcome import EngineResult, PrecisionResult, Repaired, Variant
 from precisionlab.search.repairing import Found, find_repairs
-from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
+from precisionlab.system.deadline import Deadline, Watched
 
 Methods = Mapping[str, CalibrationTable]
 """By each calibration method, the int8 ranges of the model as it is."""
@@ -47,8 +48,7 @@ def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Methods) -> Pr
     repaired = work.repaired(repaired_for(work.evaluator.model, plan))
     sub = _job_of(job, repaired)
     outcome = sub.measure(read_plan_for(sub.model, plan), sub.methods)
-    trials = _trials(job, work, asked.default, methods, Deadline(None))
-    same = trials.same(asked.repairs, work.ready.dataset, work.ready.local.threads)
+    same = _same(repaired.evaluator.model, work)
     bare = job.bare(asked.default, job.ranges_by(asked.calibration, methods) if methods else NO_RANGES)
     kept = Repaired(sub.model, outcome.low, (), same)
     return _compiled(_combined(bare, replace(outcome, certificate=None), kept), work, repaired)
@@ -97,15 +97,11 @@ class _Precision:
 
     def _found(self, trials: RepairTrials) -> Found:
         tolerance = self.work.options.tolerance_of(self.precision)
-        try:
-            return find_repairs(trials, self.precision, tolerance, self.work.evaluator.observer.note)
-        except BudgetExhausted as end:
-            self._note(f"{end} while repairs were tried: none is taken")
-            return Found((), (), {}, 0)
+        return find_repairs(trials, self.precision, tolerance, self.work.evaluator.observer.note)
 
     def _repaired(self, bare: PrecisionResult, trials: RepairTrials, found: Found, means: SweepWork) -> PrecisionResult:
         """The search for pins on the repaired model, and what each repair does for the plan that it finds."""
-        same = trials.same(found.repairs, self.work.ready.dataset, self.work.ready.local.threads)
+        same = _same(trials.model(found.repairs), self.work)
         sub = _job_of(self.job, means)
         outcome = sub.search(self.precision, sub.ranges(self.precision, sub.methods, self.deadline), self.deadline)
 
@@ -115,7 +111,9 @@ class _Precision:
         proof = outcome.certificate or certificate_without_pins(outcome.mixed.comparison, outcome.mixed.tolerance)
         outcome = replace(
             outcome,
-            certificate=replace(proof, repairs=releases),
+            certificate=replace(
+                proof, repairs=releases, complete=proof.complete and len(releases) == len(found.repairs)
+            ),
             evaluations=bare.evaluations + found.evaluations + outcome.evaluations,
         )
         return _combined(bare, outcome, Repaired(sub.model, outcome.low, found.released, same))
@@ -165,6 +163,12 @@ def _trials(job: SweepJob, work: SweepWork, precision: Precision, methods: Metho
     return RepairTrials(
         original, precision, options.around, tolerance, opened, ranges_of, typed=options.typed, is_same=is_same
     )
+
+
+def _same(repaired: Model, work: SweepWork) -> Equivalence:
+    """What a plan with repairs needs to be seen, however little time is left."""
+    ready = work.ready
+    return same_in_float32(repaired, ready.dataset, ready.local.threads, work.evaluator.observer)
 
 
 def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:

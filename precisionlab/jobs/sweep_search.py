@@ -22,14 +22,13 @@ from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.plans import completed, plan_for
 from precisionlab.rewrite.repairs import Sight, found_repairs, is_repairable
 from precisionlab.search.alternatives import Alternative, AlternativeKind, alternatives, engine_arithmetic
-from precisionlab.search.causes import causes, with_sums
 from precisionlab.search.cost import CostModel
 from precisionlab.search.grounds import Grounds
 from precisionlab.search.on_engine import EngineStage
 from precisionlab.search.options import Options
 from precisionlab.search.outcome import EngineResult, EngineVariant, PrecisionResult, Variant
 from precisionlab.search.pinning import PinSearch, Task, figures_text
-from precisionlab.search.rank import rank
+from precisionlab.search.pinning.suspects import suspects_by_own_error
 from precisionlab.search.unscaled import unscaled_sums
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.wording import counted
@@ -124,8 +123,10 @@ class SweepJob:
     def bare(self, precision: Precision, ranges: Ranges) -> PrecisionResult:
         """The low precision without pins, and nothing searched for; on the GPU too, where there is one."""
         plan, table = self._bare_plan(precision, ranges), ranges.table
-        found = self._judged(PinSearch(self._task(plan, table, self._cost, Deadline(None))).bare())
         low = self._bare_engine(precision, ranges)
+        # As in `search`: where times were measured, costs are shares of these.
+        cost = self._cost if self._engines is None else self._engines.cost
+        found = self._judged(PinSearch(self._task(plan, table, cost, Deadline(None))).bare())
         if low is None:
             return found
         engine = EngineResult(low, low, 1, ())
@@ -158,8 +159,12 @@ class SweepJob:
     def _task(
         self, low_plan: PrecisionPlan, table: CalibrationTable | None, cost: CostModel, deadline: Deadline
     ) -> Task:
-        sums = self._running_sums(low_plan)
-        return Task(self._evaluator, self._options, cost, low_plan, table, deadline, running_sums=sums)
+        sums, largest = self._running_sums(low_plan), self._largest
+        return Task(self._evaluator, self._options, cost, low_plan, table, deadline, running_sums=sums, largest=largest)
+
+    @property
+    def _largest(self) -> Mapping[str, float]:
+        return {} if self.values is None else {name: seen.amax for name, seen in self.values.histograms.items()}
 
     def _judged(self, found: PrecisionResult) -> PrecisionResult:
         """The result with what the reference leaves open of its verdict."""
@@ -206,8 +211,7 @@ class SweepJob:
         """How far the sums go of layers whose kernels may keep them in the plan's own precision."""
         if self.values is None or not any(p.number_format.sums_in_itself for p in bare.precisions):
             return {}
-        largest = {name: histogram.amax for name, histogram in self.values.histograms.items()}
-        return running_sums(self._evaluator, bare, largest, self._look)
+        return running_sums(self._evaluator, bare, self._largest, self._look)
 
     def _with_alternatives(self, found: PrecisionResult) -> PrecisionResult:
         """The result with its two variants measured under what else kernels may do."""
@@ -270,18 +274,14 @@ class SweepJob:
         if self._engines is not None:
             wide, tolerance = self._engine_ranges(table), self._options.tolerance_of(precision)
             engine = self._engines.measure_plan(precision, bare, plan, wide, tolerance)
+        suspects = suspects_by_own_error(task, low)
         outcome = self._judged(
             PrecisionResult(
                 precision,
                 task.variant(f"{precision}", bare, low),
                 task.variant(f"{precision} mixed", plan, mixed),
-                rank(task.touched, low.introduced).order,
-                with_sums(
-                    causes(self._model, bare, low.inherited, low.introduced, self._evaluator.arithmetic.constants),
-                    task.running_sums,
-                    self._model,
-                    bare,
-                ),
+                suspects.ranking.order,
+                suspects.causes,
                 2,
                 table,
                 engine=engine,

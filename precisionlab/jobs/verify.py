@@ -21,7 +21,16 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
-from precisionlab.jobs.plan_source import arithmetic_of, layered_for, metric_of, model_of, run_beside, source_of
+from precisionlab.jobs.grouping import Grouped, as_far_as_kept
+from precisionlab.jobs.plan_source import (
+    arithmetic_of,
+    grouped_as_in,
+    layered_for,
+    metric_of,
+    model_of,
+    run_beside,
+    source_of,
+)
 from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
 from precisionlab.model import Model, load_model
 from precisionlab.plan.arithmetic import Fusing
@@ -141,7 +150,8 @@ def verify(
         certificate = _proof(evaluator, asked, bare, table, found, bounds)
         same = None
         if asked.repairs:
-            trials = _trials(ready, emulated, asked, bounds, threads)
+            known = Grouped(*grouped_as_in(run, _original(loaded)))
+            trials = _trials(ready, emulated, asked, bounds, threads, known)
             certificate = replace(certificate, repairs=_repair_proof(trials, asked, bounds))
             same = trials.same(asked.repairs, ready.dataset, ready.local.threads)
         return Verification(
@@ -179,14 +189,15 @@ def _proof(
 
 
 def _trials(
-    ready: Prepared, evaluator: Evaluator, plan: PrecisionPlan, bounds: Tolerance, threads: int | None
+    ready: Prepared, evaluator: Evaluator, plan: PrecisionPlan, bounds: Tolerance, threads: int | None, known: Grouped
 ) -> RepairTrials:
-    """The model with fewer repairs, in emulation."""
-    repaired = ready.local.model
-    assert repaired.original is not None
+    """The model with fewer repairs, in emulation, its layers as the run had them while repairs were tried.
+
+    `known` is the model without any, with the run's layers.
+    """
 
     def opened(model: Model) -> Means:
-        made = ready.of(model, threads)
+        made = ready.of(as_far_as_kept(model, known) if model.repairs else known.model, threads)
         return Means(replace(evaluator, backend=made.backend), made.local.look)
 
     def ranges_of(means: Means) -> Ranges:
@@ -196,9 +207,14 @@ def _trials(
         return Ranges(method, chosen_ranges(means.evaluator, ranges_by_method(means.evaluator), method))
 
     return RepairTrials(
-        opened(repaired.original), plan.default, plan.around, bounds, opened, ranges_of,
+        opened(known.model), plan.default, plan.around, bounds, opened, ranges_of,
         typed=evaluator.arithmetic.fusing is not Fusing.FOLDED,
     )  # fmt: skip
+
+
+def _original(repaired: Model) -> Model:
+    assert repaired.original is not None
+    return repaired.original
 
 
 def _repair_proof(trials: RepairTrials, plan: PrecisionPlan, bounds: Tolerance) -> tuple[RepairRelease, ...]:

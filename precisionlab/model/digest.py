@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import onnx_ir as ir
 
@@ -17,6 +18,12 @@ def repaired_content(model: Model) -> str:
     original's hash. Which library has written the graph, and in what order constants stand, leaves no trace.
     """
     return _digest(model.onnx, model.original.onnx if model.original is not None else None, model.sha256)
+
+
+def layers_digest(model: Model) -> str:
+    """SHA-256 of how the model's nodes are grouped into layers."""
+    groups = [[*layer.nodes, *layer.inside] for layer in model.layers]
+    return hashlib.sha256(json.dumps(groups).encode()).hexdigest()
 
 
 def _digest(repaired: ir.Model, original: ir.Model | None, sha256: str) -> str:

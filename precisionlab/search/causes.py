@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.evaluate.running_sums import RunningSum
+from precisionlab.evaluate.values import rounded_inside
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control
 from precisionlab.model.layers import constants_of
@@ -119,6 +120,28 @@ def with_sums(
         told = None if before is not None and before.kinds[-1] is CauseKind.NONFINITE else before
         more[name] = _together([told, Cause((CauseKind.SUM_OVERFLOWS,), said)])
     return {**found, **{name: cause for name, cause in more.items() if cause is not None}}
+
+
+def with_insides(
+    found: Mapping[str, Cause], largest: Mapping[str, float], model: Model, plan: PrecisionPlan
+) -> dict[str, Cause]:
+    """The causes, with those of layers that nothing is seen of but what they give: an overflow between their nodes.
+
+    `largest` has the largest |x| of the reference's tensors. A division by Inf, or a mask, makes it finite again.
+    """
+    more = {}
+    for layer in model.layers:
+        precision = precision_of(layer, plan)
+        if layer.name in found or not precision.is_low_float:
+            continue
+        for name in rounded_inside(model, layer):
+            if largest.get(name, 0.0) > precision.number_format.largest:
+                node = model.values[name].producer()
+                where = "" if node is None else f": {node.name}"
+                said = f"overflow inside{where}, {_beyond(largest[name], precision)}"
+                more[layer.name] = Cause((CauseKind.OVERFLOW,), said)
+                break
+    return {**found, **more}
 
 
 def _first(kind: str, cause: Cause | None) -> Cause:

@@ -88,11 +88,16 @@ class Certificate:
 def repair_releases(
     repairs: tuple[Repair, ...], judged: Callable[[tuple[Repair, ...]], Comparison], bounds: Tolerance
 ) -> tuple[RepairRelease, ...]:
-    """Each repair left out, the plan else the same; `judged` evaluates it with the others, or raises PlanError."""
+    """Each repair left out, the plan else the same; `judged` evaluates it with the others, or raises PlanError.
+
+    Where it raises BudgetExhausted, the rest is missing.
+    """
     found = []
     for repair in repairs:
         try:
             figures = figures_of(judged(tuple(other for other in repairs if other is not repair)), bounds)
+        except BudgetExhausted:
+            break
         except PlanError:
             found.append(RepairRelease(repair, None))
         else:

@@ -14,6 +14,8 @@ from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import Sight, found_repairs
+from precisionlab.system.deadline import BudgetExhausted
+from precisionlab.system.wording import counted
 
 _ROUNDS = 4
 """Behind what is repaired something else may break; nothing that was seen took more than two."""
@@ -62,12 +64,18 @@ def find_repairs(trials: Trials, precision: Precision, tolerance: Tolerance, not
     """The repairs that bring the low precision nearest to its tolerance, and none of them needless.
 
     Each round looks at what is broken now, and takes all that applies there if that comes nearer; then each is
-    released in turn, the last first.
+    released in turn, the last first. Where a budget ends that (BudgetExhausted), what was kept until then is taken.
     """
     search = _Search(trials, precision, tolerance, note)
-    search.collect()
-    search.release()
-    return Found(search.kept, tuple(search.released), trials.broken(search.kept), len(search.known))
+    try:
+        search.collect()
+        search.release()
+        broken = trials.broken(search.kept)
+    except BudgetExhausted as end:
+        taken = counted(len(search.kept), "repair") if search.kept else "none"
+        note(f"{precision}: {end} while repairs were tried: {taken} so far")
+        broken = {}
+    return Found(search.kept, tuple(search.released), broken, len(search.known))
 
 
 class _Search:

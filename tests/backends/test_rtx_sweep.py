@@ -24,8 +24,12 @@ MODEL = DIGITS / "digits.onnx"
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    out = tmp_path_factory.mktemp("run")
-    return sweep(MODEL, DIGITS, precisions="fp16,int8", backend="tensorrt-rtx", target="l4", out=out, threads=2)
+    return swept(tmp_path_factory.mktemp("run"))
+
+
+def swept(out: Path) -> SweepResult:
+    options = {"backend": "tensorrt-rtx", "target": "l4", "threads": 2, "repair": False}
+    return sweep(MODEL, DIGITS, precisions="fp16,int8", out=out, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.thorough
@@ -68,7 +72,7 @@ def test_an_engine_is_compiled_once(found: SweepResult) -> None:
     folder = Path(str(found.folder))
     before = {path: path.stat().st_mtime_ns for path in (folder / "engines").glob("*.engine")}
     assert len(before) == 4  # those of fp16, fp16 mixed and int8, and the one that the layers are read from
-    again = sweep(MODEL, DIGITS, precisions="fp16,int8", backend="tensorrt-rtx", target="l4", out=folder, threads=2)
+    again = swept(folder)
     assert {path: path.stat().st_mtime_ns for path in (folder / "engines").glob("*.engine")} == before
     pd.testing.assert_frame_equal(again.layers, found.layers)
 
@@ -95,7 +99,9 @@ def test_verify_does_not_measure_without_a_gpu(found: SweepResult) -> None:
 
 
 def test_the_kernels_of_an_engine_are_the_layers_where_that_is_asked(tmp_path: Path) -> None:
-    result = sweep(MODEL, DIGITS, precisions="fp16", layers="compiled", target="l4", out=tmp_path, threads=2)
+    result = sweep(
+        MODEL, DIGITS, precisions="fp16", layers="compiled", target="l4", out=tmp_path, threads=2, repair=False
+    )
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["layers"]["from"] == "a compiled engine"
     assert "where our patterns make 17" in run["layers"]["difference"]

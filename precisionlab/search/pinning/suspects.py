@@ -12,7 +12,7 @@ from precisionlab.evaluate.samples import worst_samples
 from precisionlab.model import Layer
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.search.causes import Cause, causes, clamped_constants, with_sums
+from precisionlab.search.causes import Cause, causes, clamped_constants, with_insides, with_sums
 from precisionlab.search.pinning.choice import Aim
 from precisionlab.search.pinning.reasons import reason_of
 from precisionlab.search.pinning.task import Task
@@ -50,6 +50,7 @@ def suspects_by_own_error(task: Task, low: Comparison) -> Suspects:
     constants = task.evaluator.arithmetic.constants
     why = causes(task.model, task.low_plan, low.inherited, low.introduced, constants)
     clamped = clamped_constants(task.model, task.low_plan, task.touched, constants)
+    why = with_insides(why, task.largest, task.model, task.low_plan)
     why = with_sums(why, task.running_sums, task.model, task.low_plan)
     return Suspects(rank(task.touched, low.introduced), why, clamped)
 

@@ -30,7 +30,8 @@ class Task:
 
     `low_plan` is the precision without pins, but for those that it cannot do without; `table` has its ranges. The
     search ends by the deadline. `measure` is what layers are ranked by, `running_sums`
-    are those of layers whose kernels may keep sums in the precision.
+    are those of layers whose kernels may keep sums in the precision. `largest` has the largest |x| of the reference's
+    tensors, where that is known.
     """
 
     evaluator: Evaluator
@@ -41,6 +42,7 @@ class Task:
     deadline: Deadline = field(default_factory=lambda: Deadline(None))
     measure: Measure = ALONE
     running_sums: Mapping[str, RunningSum] = field(default_factory=dict)
+    largest: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
