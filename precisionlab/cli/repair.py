@@ -1,4 +1,4 @@
-"""`precisionlab repair`: a model rewritten so that it does not break in half precision."""
+"""`precisionlab repair`: a model rewritten so that it does not break in a low precision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _CAUSES = 8
 @click.argument("model", type=click.Path())
 @click.option("--data", required=True, type=click.Path(), help="The samples: a folder, or a Python function.")
 @click.option("--out", type=click.Path(), help="The repaired model.  [default: MODEL.repaired.onnx in this folder]")
-@click.option("--precision", help="What it is to be right in: a half precision.  [default: fp16]")
+@click.option("--precision", help="What it is to be right in: a half precision, or int8.  [default: fp16]")
+@click.option("--around", default="fp32", show_default=True, help="With int8: the precision of the layers around.")
 @click.option("--tolerance", multiple=True, help="What right is, such as sqnr>=30; may be given again.")
 @click.option("--samples", type=int, help="Use so many of the samples.")
 @click.option("--seed", default=0, show_default=True, help="Which samples are taken.")
@@ -41,6 +42,7 @@ def repair_command(
     data: str,
     out: str | None,
     precision: str | None,
+    around: str,
     tolerance: tuple[str, ...],
     samples: int | None,
     seed: int,
@@ -50,7 +52,7 @@ def repair_command(
     threads: int | None,
     memory: str | None,
 ) -> None:
-    """Rewrite what breaks in MODEL in half precision into an equivalent that does not, in place of pinning it to FP32.
+    """Rewrite what breaks in MODEL in half, or int8, into an equivalent that does not, in place of pinning it to FP32.
 
     Exits with 0 where the model is right then (or was), with 1 where it is not, with 2 for input that cannot be used.
     """
@@ -59,8 +61,8 @@ def repair_command(
 
     with progress() as observer:
         found = repair(
-            model, data, precision=precision, tolerance=tolerance, out=out, samples=samples, seed=seed, holdout=holdout,
-            metric=metric, skip_bad=skip_bad, threads=threads, memory=memory, observer=observer,
+            model, data, precision=precision, around=around, tolerance=tolerance, out=out, samples=samples, seed=seed,
+            holdout=holdout, metric=metric, skip_bad=skip_bad, threads=threads, memory=memory, observer=observer,
         )  # fmt: skip
     _print(found, sys.stdout)
     ctx.exit(0 if found.met else 1)

@@ -79,6 +79,15 @@ def ranges_by_method(evaluator: Evaluator) -> Mapping[str, CalibrationTable]:
     return {name: table_of(found, name, len(chosen)) for name in METHODS}
 
 
+def ranges_by(evaluator: Evaluator, method: str) -> CalibrationTable:
+    """By one method the ranges of every tensor that an int8 layer quantises."""
+    chosen, observer = evaluator.chosen, evaluator.observer
+    observer.stage("int8 ranges", len(chosen))
+    collector = evaluator.backend.collector(operands_of(evaluator.model))
+    collector.add(chosen, observer.advance)
+    return table_of(collector.histograms(), method, len(chosen))
+
+
 def operands_of(model: Model) -> tuple[str, ...]:
     """The tensors that int8 layers quantise, each once, in topological order of the layers."""
     return tuple(dict.fromkeys(name for layer in model.layers for name in int8_operands(model, layer)))

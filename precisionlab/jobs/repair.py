@@ -1,4 +1,4 @@
-"""Repairs a model: rewrites what breaks in half precision into what gives the same and does not."""
+"""Repairs a model: rewrites what breaks in a low precision into what gives the same and does not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from precisionlab.compare.tolerance import Tolerance, default_tolerance, meets, 
 from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, parse_holdout, prepare
-from precisionlab.jobs.repair_trials import Means, RepairTrials
+from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials, int8_ranges
 from precisionlab.jobs.repaired_file import keeps_float32, write_repaired
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import is_repairable, repaired_precisions
 from precisionlab.search.certificate import Figures, figures_of
+from precisionlab.search.migrating import find_migrations
+from precisionlab.search.options import parse_around
 from precisionlab.search.repairing import Found, find_repairs
 from precisionlab.system.lock import held_file
 from precisionlab.system.observer import Observer, Silent
@@ -57,6 +59,7 @@ def repair(
     data: str | Path,
     *,
     precision: str | None = None,
+    around: str = "fp32",
     tolerance: str | Iterable[str] = (),
     out: str | Path | None = None,
     samples: int | None = None,
@@ -68,18 +71,23 @@ def repair(
     memory: str | int | None = None,
     observer: Observer | None = None,
 ) -> RepairResult:
-    """Rewrite what breaks in a low float precision into an equivalent that does not, and write the model to `out`.
+    """Rewrite what breaks in a low precision into an equivalent that does not, and write the model to `out`.
 
     Repairs are found where the model breaks, and kept by whole evaluations in emulation, none that is not needed. The
     repaired model gives the original's float32: bit for bit, or where one of its repairs rounds elsewhere to 1e-5 of an
     output's largest number, on every sample, or nothing is written. `out` is by default `<model>.repaired.onnx` in the
-    current folder. `precision` is float16 by default; the options are those of `sweep`.
+    current folder. `precision` is float16 by default; the options are those of `sweep`. In int8 powers of two are moved
+    from activations' channels into weights, and the ranges are found anew, of the repaired model, by the method that
+    the model as it is needs; `around` is the precision of the other layers then.
 
     Raises PrecisionLabError (ModelError, DataError, OptionError) for input that cannot be used.
     """
     observer = observer or Silent()
     check_workers(threads, None)
     low = Precision.FP16 if precision is None else _low(precision)
+    beside = parse_around(around)
+    if beside is not Precision.FP32 and not low.is_quantized:
+        raise OptionError(f"around {around}: is for int8; {low} has no other layers around")
     loaded = load_model(Path(model))
     if not is_repairable(loaded, low):
         raise ModelError(f"{loaded.path}: computes in half itself; repair the float32 model that it was made from")
@@ -99,17 +107,23 @@ def repair(
         def is_same(model: Model) -> bool:
             return keeps_float32(model, ready.dataset, ready.local.threads, observer)
 
-        trials = RepairTrials(opened(loaded), low, Precision.FP32, bounds, opened, is_same=is_same)
+        def ranges_of(means: Means) -> Ranges:
+            return int8_ranges(means, bounds) if low.is_quantized else NO_RANGES
+
+        trials = RepairTrials(opened(loaded), low, beside, bounds, opened, ranges_of, is_same=is_same)
         before, held_before = trials.whole(())
-        if meets(before, bounds) and meets(trials.judged(()), bounds):
+        holds_held_out = held_before is None or meets(held_before, bounds) or not low.is_quantized
+        if meets(before, bounds) and holds_held_out and meets(trials.judged(()), bounds):
             nothing = Found((), (), {}, 1)
             figures = figures_of(before, bounds)
             held = None if held_before is None else (figures_of(held_before, bounds),) * 2
             return RepairResult(low, bounds, nothing, figures, figures, held, None, None, {})
         why = trials.broken(())
-        found = find_repairs(trials, low, bounds, observer.note)
+        find = find_migrations if low.is_quantized else find_repairs
+        found = find(trials, low, bounds, observer.note)
         after, held_after = trials.whole(found.repairs)
-        _note_outputs(loaded, trials.histograms(()), low, observer)
+        if not low.is_quantized:
+            _note_outputs(loaded, trials.histograms(()), low, observer)
         same = None
         if found.repairs:
             same = trials.same(found.repairs, ready.dataset, ready.local.threads)

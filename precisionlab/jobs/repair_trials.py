@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.coarse import CoarseHistogram
+from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.data import Dataset
 from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.ranges import chosen_ranges, compared_with, least_lossy, ranges_by
 from precisionlab.evaluate.values import Look, observed_values
 from precisionlab.jobs.repaired_file import same_in_float32
 from precisionlab.model import Model
@@ -19,6 +21,8 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.rewrite.repairs import repaired_model
+from precisionlab.rewrite.repairs.channel_values import ChannelValues, ChannelWatch
+from precisionlab.rewrite.repairs.profiles import Profile
 from precisionlab.search.alternatives import AlternativeKind, alternatives
 from precisionlab.search.causes import causes, with_insides
 from precisionlab.search.repairing import Repairs
@@ -42,6 +46,22 @@ class Means:
 
     evaluator: Evaluator
     look: Look
+
+
+def int8_ranges(means: Means, tolerance: Tolerance) -> Ranges:
+    """The ranges that a sweep takes: by the default method, and where that does not hold, the best of all."""
+    methods = observed_values(means.evaluator, True, means.look).methods
+    default = methods[DEFAULT_METHOD]
+    if meets(compared_with(means.evaluator, DEFAULT_METHOD, default, introduced=True), tolerance):
+        return Ranges(DEFAULT_METHOD, default)
+    found = best_ranges(means)
+    return replace(found, method=DEFAULT_METHOD) if found.table == default else found
+
+
+def best_ranges(means: Means) -> Ranges:
+    """The ranges under which int8 loses least, of all methods."""
+    methods = observed_values(means.evaluator, True, means.look).methods
+    return Ranges(AUTO, chosen_ranges(means.evaluator, methods, AUTO))
 
 
 class RepairTrials:
@@ -72,6 +92,7 @@ class RepairTrials:
         self._tolerance, self._typed, self._is_same = tolerance, typed, is_same
         self._means: dict[Repairs, Means] = {(): original}
         self._ranges: dict[Repairs, Ranges] = {}
+        self._alike: dict[Repairs, Comparison] = {}
 
     def model(self, repairs: Repairs) -> Model:
         """The model at the shapes of the data. Raises PlanError where a repair cannot be carried out."""
@@ -143,6 +164,30 @@ class RepairTrials:
         means = self.means(repairs)
         return observed_values(means.evaluator, self._precision.is_quantized, means.look).histograms
 
+    def channels(self, profiles: Mapping[str, Profile]) -> Mapping[str, ChannelValues]:
+        """What tensors of the model as it is hold in float32 by channels, on the samples that choose."""
+        means, watch = self.means(()), ChannelWatch(profiles)
+        means.evaluator.observer.stage("channels", len(means.evaluator.chosen))
+        means.look(means.evaluator.chosen, watch.add)
+        return watch.found()
+
+    def alike(self, repairs: Repairs) -> Comparison:
+        """All tensors in int8, and each layer alone: with ranges by the method that is best for the model as it is."""
+        if repairs not in self._alike:
+            # Opened for this alone: of dozens of sets all at once are as many models.
+            evaluator = self.means(()).evaluator if not repairs else self._open(repairs).evaluator
+            method = self._method()
+            table = ranges_by(evaluator, method)
+            plan = plan_for(evaluator.model, self._precision, table, around=self._around, calibration=method)
+            self._alike[repairs] = evaluator.compare(self._title(repairs), plan, table, introduced=True)
+        return self._alike[repairs]
+
+    def _method(self) -> str:
+        """The method under whose ranges the model as it is loses least."""
+        means = self.means(())
+        tables = observed_values(means.evaluator, True, means.look).methods
+        return least_lossy({name: compared_with(means.evaluator, name, table, True) for name, table in tables.items()})
+
     def same(self, repairs: Repairs, samples: Dataset, threads: int) -> Equivalence:
         """How the repaired model lies beside the original in float32, on these samples.
 
@@ -154,13 +199,18 @@ class RepairTrials:
     def means(self, repairs: Repairs) -> Means:
         """What evaluates the model with these repairs."""
         if repairs not in self._means:
-            self._means[repairs] = self._opened(repaired_model(self._evaluator(()).model, repairs))
+            self._means[repairs] = self._open(repairs)
         return self._means[repairs]
+
+    def _open(self, repairs: Repairs) -> Means:
+        return self._opened(repaired_model(self._evaluator(()).model, repairs))
 
     def ranges(self, repairs: Repairs) -> Ranges:
         """The int8 ranges of the model with these repairs."""
         if repairs not in self._ranges:
-            self._ranges[repairs] = self._ranges_of(self.means(repairs))
+            # Where the model as it is needed other ranges than the default's, so does what is compared with it.
+            tries = bool(repairs) and self.ranges(()).method == AUTO
+            self._ranges[repairs] = best_ranges(self.means(repairs)) if tries else self._ranges_of(self.means(repairs))
         return self._ranges[repairs]
 
     def plan(self, repairs: Repairs) -> tuple[PrecisionPlan, CalibrationTable | None]:

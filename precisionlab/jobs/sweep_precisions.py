@@ -91,7 +91,11 @@ class _Precision:
 
     def _may_be_repaired(self) -> bool:
         options, model = self.work.options, self.work.evaluator.model
-        if not options.repair or self.job.grounds.unknown(options.tolerance_of(self.precision)):
+        if (
+            not options.repair
+            or self.precision.is_quantized
+            or self.job.grounds.unknown(options.tolerance_of(self.precision))
+        ):
             return False
         return is_repairable(model, self.precision)
 

@@ -185,7 +185,9 @@ class SweepJob:
 
     def _applicable(self, found: PrecisionResult) -> tuple[Repair, ...]:
         """The repairs that apply where the precision breaks without pins."""
-        if found.low.met or self.values is None or not is_repairable(self._model, found.precision):
+        if found.precision.is_quantized or found.low.met or self.values is None:
+            return ()
+        if not is_repairable(self._model, found.precision):
             return ()
         sight = Sight(self._model, self.values.histograms, frozenset(found.causes), found.precision.number_format)
         return found_repairs(sight)

@@ -18,6 +18,9 @@ from precisionlab.model.subgraphs import outer_values
 from precisionlab.model.tail import Tail
 from precisionlab.precision import Precision
 
+DIMS = "precisionlab.dims"
+"""Where a value's `meta` has the lengths of its axes as the loaded model says them: int or None, in a tuple."""
+
 _MATRIX_PRODUCTS = ("Gemm", "MatMul")
 
 

@@ -23,7 +23,7 @@ from precisionlab.model.edges import give_edges
 from precisionlab.model.flow import is_sized
 from precisionlab.model.fold import fold_constants
 from precisionlab.model.functions import inline_functions
-from precisionlab.model.graph import Model, TensorInfo
+from precisionlab.model.graph import DIMS, Model, TensorInfo
 from precisionlab.model.idle import drop_idle
 from precisionlab.model.inference import inferred, tensors_of
 from precisionlab.model.layers import layers_of, multiply_adds
@@ -237,12 +237,17 @@ def _lifted(info: TensorInfo) -> TensorInfo:
 
 
 def _note_ranks(graph: ir.Graph, tensors: Mapping[str, TensorInfo]) -> None:
-    """Give values their inferred rank: in a segment of its own, a layer is then optimised as in the whole graph."""
+    """Give values their inferred rank: in a segment of its own, a layer is then optimised as in the whole graph.
+
+    What lengths are known beside it stands in their `meta`, which copies have too and no file.
+    """
     for node in reversed(graph):  # what a length is for stands behind it
         for value in node.outputs:
             shape = tensors[value.name].shape if value.name else None
             if value.shape is None and shape is not None:
                 value.shape = ir.Shape(shape if is_sized(value) else [None] * len(shape))
+            if shape is not None:
+                value.meta[DIMS] = tuple(dim if isinstance(dim, int) else None for dim in shape)
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -135,10 +135,10 @@ def test_a_model_that_computes_in_half_itself_is_refused(tmp_path: Path) -> None
         repair(model, data, out=tmp_path / "fixed.onnx")
 
 
-def test_int8_is_refused_as_its_repairs_are_others(breaking: tuple[Path, Path]) -> None:
+def test_layers_around_are_for_int8_alone(breaking: tuple[Path, Path]) -> None:
     model, data = breaking
-    with pytest.raises(OptionError, match="repairs are for fp16 or bf16"):
-        repair(model, data, precision="int8")
+    with pytest.raises(OptionError, match="around fp16: is for int8"):
+        repair(model, data, around="fp16")
 
 
 def test_a_sweep_that_leaves_the_graph_alone_says_which_repairs_apply_and_that_none_was_tried(

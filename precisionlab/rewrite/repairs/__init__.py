@@ -15,6 +15,7 @@ from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs.base import Proposal, RepairPass, Sight
 from precisionlab.rewrite.repairs.clamp_constant import ClampConstant
 from precisionlab.rewrite.repairs.log_hypot import LogHypot
+from precisionlab.rewrite.repairs.migrate_channels import MigrateChannels
 from precisionlab.rewrite.repairs.reduce_mean import ReduceMean
 from precisionlab.rewrite.repairs.scale_pair import ScalePair
 from precisionlab.rewrite.repairs.scale_product import ScaleProduct
@@ -22,6 +23,7 @@ from precisionlab.rewrite.repairs.shift_exponential import ShiftExponential
 from precisionlab.rewrite.repairs.sum_of_squares import SumOfSquares
 
 __all__ = [
+    "MIGRATE",
     "PASSES",
     "RepairPass",
     "Sight",
@@ -31,6 +33,8 @@ __all__ = [
     "repaired_model",
     "repaired_precisions",
 ]
+
+MIGRATE = MigrateChannels()
 
 PASSES: Mapping[str, RepairPass] = {
     one.name: one
@@ -42,6 +46,7 @@ PASSES: Mapping[str, RepairPass] = {
         ReduceMean(),
         ScalePair(),
         ScaleProduct(),
+        MIGRATE,
     )
 }
 """The kinds, in the order in which they are tried: those that change least come first."""
@@ -49,7 +54,7 @@ PASSES: Mapping[str, RepairPass] = {
 
 def repaired_precisions() -> tuple[Precision, ...]:
     """The precisions that there are repairs for."""
-    return tuple(one for one in Precision.low() if one.is_low_float and not one.is_for_pins)
+    return tuple(one for one in Precision.low() if not one.is_for_pins)
 
 
 def is_repairable(model: Model, precision: Precision) -> bool:
@@ -62,7 +67,12 @@ def _has_half(model: Model) -> bool:
 
 
 def found_repairs(sight: Sight) -> tuple[Repair, ...]:
-    """All that could help; of those that mend the same the first kind alone, and none that mends less than another."""
+    """All that could help; of those that mend the same the first kind alone, and none that mends less than another.
+
+    A quantized precision breaks by its channels alone.
+    """
+    if sight.number_format.is_quantized:
+        return tuple(proposal.repair for proposal in MIGRATE.find(sight))
     kept: list[Proposal] = []
     for one in PASSES.values():
         for proposal in one.find(sight):

@@ -15,6 +15,7 @@ from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.precision import Format
+from precisionlab.rewrite.repairs.channel_values import Observed
 from precisionlab.rewrite.repairs.region import Ends, Order, squared
 
 
@@ -23,12 +24,15 @@ class Sight:
     """What a repair is found from: the model, what its float32 tensors hold on the samples that choose, what breaks.
 
     `histograms` are by tensor, `broken` the layers that break in the precision whose format is `number_format`.
+    `channels` tells what the channels of tensors hold; None where nobody can look: then nothing is found that hangs on
+    them.
     """
 
     model: Model
     histograms: Mapping[str, CoarseHistogram]
     broken: frozenset[str]
     number_format: Format
+    channels: Observed | None = None
 
     def fits(self, value: ir.Value) -> bool:
         """Whether the value stays below half of the precision's end.
