@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from markupsafe import Markup
-
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.compare.tolerance import Bound
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.report.cells import ABSENT, value_text
-from precisionlab.report.subgraph_drawing import DrawnNode, draw_part, nodes_of
+from precisionlab.report.subgraph_drawing import DrawnNode, PartDrawing, draw_part, nodes_of
 from precisionlab.rewrite.repairs import PASSES
 from precisionlab.system.wording import counted
 
@@ -23,12 +21,18 @@ EXACTNESS: Mapping[Exactness, str] = {
 """What each kind does in float32."""
 
 
+_HALF_A_PAGE = 540
+"""Pixels."""
+_MOST_CHANGES = 6
+
+
 @dataclass(frozen=True)
 class RepairView:
     """One repair of a plan.
 
     `scales` are the powers of two that it computes at, `left_out` is what becomes of the plan without it, and `nan` in
     how many tensors there is a new NaN or Inf then. `before` and `after` are drawings; None where the run has none.
+    `changes` are the first nodes that came, went or changed, `more` counts the others.
     """
 
     kind: str
@@ -42,9 +46,15 @@ class RepairView:
     left_out: str
     nan: int
     changes: tuple[str, ...] = ()
+    more: int = 0
     hidden: int = 0
-    before: Markup | None = None
-    after: Markup | None = None
+    before: PartDrawing | None = None
+    after: PartDrawing | None = None
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its drawings need the page's whole width each."""
+        return any(one is not None and one.width > _HALF_A_PAGE for one in (self.before, self.after))
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,8 @@ def _with_drawings(view: RepairView, part: Mapping[str, Any]) -> RepairView:
     said = "; ".join(changes)
     return replace(
         view,
-        changes=changes,
+        changes=changes[:_MOST_CHANGES],
+        more=len(changes[_MOST_CHANGES:]),
         hidden=int(part["hidden"]),
         before=draw_part(before, f"The graph as it is: {counted(len(before), 'node')} from top to bottom"),
         after=draw_part(after, f"The graph as it is repaired. {said}"[:500]),

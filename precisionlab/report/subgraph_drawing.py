@@ -60,7 +60,15 @@ def _node_of(entry: Mapping[str, Any], place: int) -> DrawnNode:
     return DrawnNode(str(entry["name"]), str(entry["kind"]), constants, str(entry["state"]), *links)
 
 
-def draw_part(nodes: Sequence[DrawnNode], description: str) -> Markup:
+@dataclass(frozen=True)
+class PartDrawing:
+    """A drawing, and how wide it is, in pixels."""
+
+    svg: Markup
+    width: int
+
+
+def draw_part(nodes: Sequence[DrawnNode], description: str) -> PartDrawing:
     """The drawing of a part, as wide as it needs."""
     layout = lay_out([sorted({*node.inputs, *node.beyond}) for node in nodes])
     columns = [*layout.columns, *(column for lane in layout.lanes.values() for column in lane)]
@@ -78,7 +86,7 @@ def draw_part(nodes: Sequence[DrawnNode], description: str) -> Markup:
             ElementTree.SubElement(svg, "path", path)
     for number, node in enumerate(nodes):
         _draw_node(svg, node, *place.of(number))
-    return as_markup(svg, description)
+    return PartDrawing(as_markup(svg, description), width)
 
 
 @dataclass(frozen=True)

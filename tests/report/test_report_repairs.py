@@ -134,7 +134,7 @@ def test_a_long_part_leaves_out_what_lies_between_and_says_so(tmp_path: Path) ->
     assert [n["name"] for n in after] == ["x", "a", "n0", f"n{MOST + 9}", "z", "y"]
     assert after[3]["beyond"] == [2]
     assert found["hidden"] == MOST + 8
-    assert 'class="link far"' in draw_part(nodes_of(after), "")
+    assert 'class="link far"' in draw_part(nodes_of(after), "").svg
 
 
 def test_the_same_graph_has_no_part(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_number_is_short_and_a_far_power_of_two_is_one(number: float, text: st
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_drawing_is_well_formed_whatever_nodes_are_called(name: str) -> None:
     entries = [{**entry, "name": name, "kind": name, "constants": [name]} for entry in PART["after"]]
-    svg = ElementTree.fromstring(str(draw_part(nodes_of(entries), name.replace("\n", " "))))
+    svg = ElementTree.fromstring(str(draw_part(nodes_of(entries), name.replace("\n", " ")).svg))
     assert {element.tag for element in svg.iter()} == {"svg", "path", "g", "title", "rect", "text"}
     assert max(len(text.text or "") for text in svg.iter("text")) <= 30
 
@@ -179,7 +179,7 @@ def test_a_part_of_thousands_of_nodes_is_refused() -> None:
 
 def test_no_two_nodes_of_a_drawing_lie_over_each_other() -> None:
     entries = [{**PART["before"][0], "name": f"n{i}", "kind": "Add", "inputs": [*range(i)][-3:]} for i in range(12)]
-    svg = ElementTree.fromstring(str(draw_part(nodes_of(entries), "")))
+    svg = ElementTree.fromstring(str(draw_part(nodes_of(entries), "").svg))
     boxes = [(float(r.get("x", "")), float(r.get("y", ""))) for r in svg.iter("rect")]
     width = float(svg.get("width", ""))
     assert all(x >= 0 and x + 196 <= width for x, _ in boxes)
@@ -263,6 +263,19 @@ def test_repairs_of_a_run_that_says_no_more_are_listed_without_drawings() -> Non
         assert 'class="part"' not in html
         assert Page(html).row("squares scaled before they are summed up")[5] == "–"
     assert "to 2e-06 of an output's largest number, on 3 samples" in Page(html).text
+
+
+def test_a_long_list_of_changes_is_cut_and_a_wide_drawing_has_the_page_to_itself() -> None:
+    run, *rest = repaired()
+    head = PART["after"][0]
+    news = [{**head, "name": f"n{i}", "kind": "Abs", "state": "new", "inputs": [0]} for i in range(9)]
+    run["precisions"]["fp16"]["repaired"]["repairs"][0]["graph"] = {**PART, "after": [head, *news]}
+    html = render(run, *rest)
+    assert "new: Abs n5" in Page(html).text
+    assert "new: Abs n6" not in Page(html).text
+    assert "and 3 more, drawn below" in Page(html).text
+    assert '<div class="parts wide">' in html
+    assert '<div class="parts">' in render(*repaired())
 
 
 @pytest.mark.parametrize("draw", [render, render_fragment])
