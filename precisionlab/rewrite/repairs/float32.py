@@ -37,8 +37,11 @@ def keeps_float32(region: Region, sight: Sight, exponent: int) -> bool:
 
 
 def is_steep(value: ir.Value) -> bool:
-    """Whether it is divided by, or a root taken of it, and nothing keeps it from 0."""
-    return not _has_floor(value) and any(use.node.op_type == "Sqrt" or _divides(*use) for use in value.uses())
+    """Whether it is a sum of squares, is divided by, or a root taken of it, and nothing keeps it from 0."""
+    made = value.producer()
+    is_sum = made is not None and made.op_type.startswith("Reduce")
+    is_root = any(use.node.op_type == "Sqrt" or _divides(*use) for use in value.uses())
+    return not _has_floor(value) and (is_sum or is_root)
 
 
 def _has_floor(value: ir.Value) -> bool:

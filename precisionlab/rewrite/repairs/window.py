@@ -21,14 +21,27 @@ _FURTHEST = 24
 
 @dataclass(frozen=True)
 class Window:
-    """The exponents from `low` to `high`, both included, and which of them is taken: one near the middle."""
+    """The exponents from `low` to `high`, both included; the middle is taken, or what is nearest to 0 if `is_open`.
+
+    It is open where what is divided by has numbers so small that it is not known where they vanish.
+    """
 
     low: int
     high: int
-    taken: int
+    step: int
+    is_open: bool
+
+    @property
+    def taken(self) -> int:
+        """The exponent that is taken, a multiple of the step."""
+        if self.is_open:
+            return self.high if self.high < 0 else self.low
+        return -((-self.low - self.high) // 2 // self.step * self.step)
 
     def __str__(self) -> str:
-        return f"nothing over- or underflows from 2^{self.high} to 2^{self.low}; the middle is taken"
+        taken = "the first is taken, for the sake of small sums" if self.is_open else "the middle is taken"
+        first, last = (self.high, self.low) if self.high < 0 else (self.low, self.high)
+        return f"nothing over- or underflows from 2^{first} to 2^{last}; {taken}"
 
 
 def window_of(region: Region, sight: Sight) -> Window | None:
@@ -49,7 +62,8 @@ def window_of(region: Region, sight: Sight) -> Window | None:
     least_held = [(degree, bound) for degree, bound in loose if bound <= 0]
     for bounds in (counting + steep, held + steep, held, least_held):
         least, most = _bounds((degree, bound, None) for degree, bound in bounds)
-        found = _within(max(low, least), min(high, most), region.step)
+        is_open = any(one.is_open for one in amounts)
+        found = _within(max(low, least), min(high, most), region.step, is_open)
         if found is not None:
             is_needed = found.high < 0 or (found.low > 0 and _gains(region, sight))
             return found if is_needed and keeps_float32(region, sight, found.taken) else None
@@ -75,14 +89,15 @@ _ADDING = frozenset({"Add", "Max"})
 class _Amount:
     """What is scaled by 2^(degree·e): its largest number and the least of it that counts, as logarithms to base 2.
 
-    `least` is its smallest number, where it is known and must not vanish. Of what counts `spare` octaves may be lost
-    where there is no other way.
+    `least` is its smallest number, where it is known and must not vanish; `is_open`: it must not, and is not known. Of
+    what counts `spare` octaves may be lost where there is no other way.
     """
 
     degree: Fraction
     most: float
     bulk: float | None
     least: float | None = None
+    is_open: bool = False
     spare: float = 0.0
 
 
@@ -90,13 +105,14 @@ def _amounts(region: Region, sight: Sight) -> Iterator[_Amount]:
     for value, degree in region.values.items():
         seen = sight.histograms.get(str(value.name))
         if seen is not None and seen.amax:
-            least = _least(seen) if is_steep(value) else None
-            yield _Amount(degree, math.log2(seen.amax), _bulk(value, sight), least)
+            steep = is_steep(value)
+            least = _least(seen) if steep else None
+            yield _Amount(degree, math.log2(seen.amax), _bulk(value, sight), least, steep and seen.below > 0)
     for numbers, degree in _factors(region):
         sizes = np.abs(numbers[np.isfinite(numbers) & (numbers != 0)]).astype(np.float64)
         if sizes.size:
             mean_square = float(np.square(sizes).mean())
-            yield _Amount(degree, math.log2(sizes.max()), math.log2(mean_square) / 2 - _BELOW_MEAN, None, _BELOW_MEAN)
+            yield _Amount(degree, math.log2(sizes.max()), math.log2(mean_square) / 2 - _BELOW_MEAN, spare=_BELOW_MEAN)
 
 
 _ROUGH = 6
@@ -142,7 +158,7 @@ def _bounds(limits: Iterable[tuple[Fraction, float | None, float | None]]) -> tu
     return low, high
 
 
-def _within(low: int, high: int, step: int) -> Window | None:
+def _within(low: int, high: int, step: int, is_open: bool) -> Window | None:
     """The multiples of `step` from low to high."""
     low, high = -(-low // step) * step, high // step * step
-    return Window(low, high, -((-low - high) // 2 // step * step)) if low <= high else None
+    return Window(low, high, step, is_open) if low <= high else None
