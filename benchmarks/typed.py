@@ -211,6 +211,7 @@ def _variants(model: Model, data: Path, samples: int, budget: str, folder: Path)
             samples=samples,
             holdout=0,
             budget=budget,
+            repair=False,  # pins are what is typed
             out=folder / f"{precisions} {ladder}",
         )
         return found.precisions
