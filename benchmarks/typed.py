@@ -356,7 +356,8 @@ def explained(found: Mapping[str, Any]) -> str:
         if found["fused"]:
             return f"its kernel, which runs other layers too, takes and gives fp32; {_in_network(found)}"
         if operators <= _MOVING:
-            return f"it picks or moves values, in fp32, and is rounded before or behind to the same; {_in_network(found)}"
+            same = "it picks or moves values, in fp32, and is rounded before or behind to the same"
+            return f"{same}; {_in_network(found)}"
         return f"a kernel of its own that takes and gives fp32; {_in_network(found)}"
     if found["asked"] == "int8" and "int8" not in found["got"]:
         return "computed in floats on quantised values: Q and DQ stand inside its kernel, or in those before it"
