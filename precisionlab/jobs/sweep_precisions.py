@@ -15,6 +15,7 @@ from precisionlab.jobs.repaired_file import keeps_float32, same_in_float32
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork
 from precisionlab.model import Model
+from precisionlab.model.repair import Repair
 from precisionlab.plan.assign import read_plan_for
 from precisionlab.precision import Precision, any_quantized
 from precisionlab.rewrite.repairs import is_repairable
@@ -76,6 +77,14 @@ class _Precision:
             return self._pinned(ranges)
         means = self.work.repaired(trials.model(found.repairs))
         repaired = self._repaired(bare, trials, found, means)
+        if needless := _needless(repaired):
+            self._note(f"with the pins {', '.join(map(str, needless))} is not needed")
+            left = tuple(repair for repair in found.repairs if repair not in needless)
+            if not left:
+                return self._pinned(ranges)
+            found = replace(found, repairs=left, released=(*found.released, *needless))
+            means = self.work.repaired(trials.model(left))
+            repaired = self._repaired(bare, trials, found, means)
         if bare.before.met and _hangs_on_constants(repaired.after):
             return self._pinned(ranges)
         if not (repaired.after.met and not _chosen_pins(repaired)):
@@ -186,6 +195,12 @@ def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:
 def _hangs_on_constants(variant: Variant) -> bool:
     """Whether it is right only where the builder clamps constants that the precision cannot hold."""
     return any(other.kind is AlternativeKind.ROUNDED_CONSTANTS for other in variant.refuted)
+
+
+def _needless(found: PrecisionResult) -> tuple[Repair, ...]:
+    """The repairs without which the plan is right as well."""
+    proof = found.certificate
+    return () if proof is None else tuple(release.repair for release in proof.repairs if not release.is_needed)
 
 
 def _chosen_pins(found: PrecisionResult) -> int:

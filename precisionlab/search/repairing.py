@@ -148,8 +148,14 @@ class _Search:
         return closeness(self._judged(repairs), self._tolerance)
 
     def _is_better(self, repairs: Repairs) -> bool:
-        """Whether these come nearer than what is kept, and change nothing in float32 that they must not."""
-        if self._closeness(repairs) <= self._closeness(self.kept):
+        """Whether these come nearer than what is kept, and change nothing in float32 that they must not.
+
+        Nearer is too what leaves fewer tensors with NaN or Inf: behind a division by Inf a 0 hides what breaks there,
+        and pins may do the rest.
+        """
+        if self._closeness(repairs) <= self._closeness(self.kept) and self._nonfinite(repairs) >= self._nonfinite(
+            self.kept
+        ):
             return False
         if repairs not in self._kept_float32:
             self._kept_float32[repairs] = is_same = self._trials.keeps_float32(repairs)
@@ -158,4 +164,9 @@ class _Search:
         return self._kept_float32[repairs]
 
     def _is_no_worse(self, repairs: Repairs) -> bool:
+        if self._nonfinite(repairs) > self._nonfinite(self.kept):
+            return False
         return self._closeness(repairs) >= self._closeness(self.kept)
+
+    def _nonfinite(self, repairs: Repairs) -> int:
+        return len(self._judged(repairs).nonfinite)

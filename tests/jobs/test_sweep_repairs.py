@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import DIGITS
+from models import DIGITS, Array, proto
+from repairing import NORM, breaking, samples_in, weights
 
 from precisionlab.errors import PlanError
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.jobs.verify import verify
+from precisionlab.model import Model
 
 MODEL = DIGITS / "digits.onnx"
 
@@ -139,3 +141,41 @@ def test_two_processes_give_the_same_bits(repaired: SweepResult, tmp_path: Path)
         repaired.layers["introduced_sqnr_db"].to_numpy(float),
         equal_nan=True,
     )
+
+
+def behind_a_norm(folder: Path, body: str, **constants: Array) -> Model:
+    """A model that breaks in its norm, and perhaps behind it."""
+    text = f"(float[4, 32] x) => (float[4, 8] y) {{ {NORM} {body} }}"
+    return breaking(folder, proto(text, {**weights(), **constants}))
+
+
+def cancelling(folder: Path) -> Model:
+    """One with a product whose sum passes 65504 half-way, and comes back."""
+    halves = weights()["w2"] + np.repeat(np.float32([4500, -4500]), 16)[:, None]
+    body = "p = Abs(hn) q = Mul(p, c) r = Add(q, one) y = MatMul(r, w2)"
+    return behind_a_norm(folder, body, c=np.float32(0.3), one=np.float32(1), w2=halves)
+
+
+@pytest.mark.parametrize(("sums", "pinned"), [("float32", ["node_of_e", "node_of_l"]), ("half", ["node_of_y"])])
+def test_pins_do_the_rest_where_a_zero_hides_behind_the_repair_what_breaks_too(
+    tmp_path: Path, sums: str, pinned: list[str]
+) -> None:
+    exponential = "k = Mul(hn, c) e = Exp(k) l = Log(e) y = MatMul(l, w2)"
+    model = behind_a_norm(tmp_path, exponential, c=np.float32(12)) if sums == "float32" else cancelling(tmp_path)
+    options = {"precisions": "fp16", "sums": sums, "backend": "onnxruntime", "threads": 1, "out": tmp_path / "run"}
+    (found,) = sweep(model.path, samples_in(tmp_path), **options).precisions  # type: ignore[arg-type]
+    assert [repair.kind for repair in found.plan.repairs] == ["scale_sum_of_squares"]
+    assert sorted(found.plan.pinned()) == pinned
+    assert found.certificate is not None
+    assert found.certificate.proven
+
+
+def test_what_is_right_only_with_sums_in_float32_says_so_with_repairs_too(tmp_path: Path) -> None:
+    model = cancelling(tmp_path)
+    (found,) = sweep(
+        model.path, samples_in(tmp_path), precisions="fp16", backend="onnxruntime", threads=1, out=tmp_path / "run"
+    ).precisions
+    assert found.plan.repairs
+    assert found.plan.pins == ()
+    assert found.verdict.needs_float32_sums
+    assert "right with 1 repair: no layer needs a pin; but NOT with sums in half" in found.verdict.sentence
