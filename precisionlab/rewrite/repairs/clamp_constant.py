@@ -37,7 +37,7 @@ class ClampConstant:
         half = int(math.log2(sight.number_format.largest))
         bound = 2.0**half
         for node in sight.model.onnx.graph:
-            path = _path(node) if _masks(node, bound) else ()
+            path = _path(node, bound)
             if path and _is_told_apart(sight, path, bound):
                 names, scales = (str(node.name),), ((_SCALE, half),)
                 conditions = ("no row is masked as a whole",)
@@ -49,64 +49,76 @@ class ClampConstant:
         if not isinstance(power, int) or not 0 < power <= 127:
             raise refused(repair, f"it needs `{_SCALE}`, a power of two from 1 to 127")
         masks = _masks(node, 2.0**power)
-        if not masks or not _path(node):
+        if not _path(node, 2.0**power):
             raise refused(repair, f"node {node.name!r} has no mask that leads to a Softmax alone")
         for index in masks:
             value = node.inputs[index]
             assert value is not None
             assert value.const_value is not None
-            numbers = np.clip(value.const_value.numpy(), -(2.0**power), None)
+            numbers = np.clip(value.const_value.numpy(), -(2.0**power), 2.0**power)
             node.replace_input_with(index, constant(graph, numbers, f"{value.name}~clamped"))
 
 
 def _masks(node: ir.Node, bound: float) -> list[int]:
-    """The inputs that are masks: constants of numbers that are ordinary, or far below the bound, not all in a row."""
-    return [
-        index
-        for index, value in enumerate(node.inputs)
-        if value is not None and is_constant(value) and _is_mask(node, index, value, bound)
-    ]
+    """The inputs that are masks: constants of numbers that are ordinary, or far beyond the bound, not all in a row."""
+    return [index for index, value in enumerate(node.inputs) if value is not None and _sign(node, index, bound)]
 
 
-def _is_mask(node: ir.Node, index: int, value: ir.Value, bound: float) -> bool:
+def _sign(node: ir.Node, index: int, bound: float) -> int:
+    """On which side of 0 the mask lies that a node takes there; 0 where it takes none."""
+    value = node.inputs[index]
+    if value is None or not is_constant(value):
+        return 0
     assert value.const_value is not None
     numbers = value.const_value.numpy()
-    if not numbers.size or not numbers.min() < -bound or not numbers.max() <= bound * _ROOM:
-        return False
-    is_row_masked = numbers.ndim > 0 and numbers.shape[-1] > 1 and bool((numbers < -bound).all(axis=-1).any())
-    if node.op_type == "Mul":  # 0 · −Inf is NaN, and no mask
-        return not is_row_masked and bool(np.isfinite(numbers).all())
-    return (not is_row_masked or node.op_type == "Where") and (node.op_type != "Sub" or index == 0)
+    sides = [side for side in (-1, 1) if numbers.size and (side * numbers).max() > bound]
+    if len(sides) != 1 or (sides[0] * numbers).min() < -bound * _ROOM:
+        return 0
+    far = sides[0] * numbers > bound
+    is_row_masked = numbers.ndim > 0 and numbers.shape[-1] > 1 and bool(far.all(axis=-1).any())
+    if node.op_type == "Mul" and not np.isfinite(numbers).all():  # 0 · −Inf is NaN, and no mask
+        return 0
+    return 0 if is_row_masked and node.op_type != "Where" else sides[0]
 
 
-def _path(node: ir.Node) -> tuple[ir.Node, ...]:
-    """The nodes from this one to Softmax, where all that its result goes into is one in the end; else none."""
-    if node.op_type not in _MOVES | _ADDS | {"Mul"}:
+def _path(node: ir.Node, bound: float) -> tuple[ir.Node, ...]:
+    """The nodes from one that takes a mask to Softmax, where all that its result goes into is one; else none.
+
+    There the mask must be far below 0: what is far above is subtracted on the way.
+    """
+    signs = {_behind(node, index, _sign(node, index, bound)) for index in _masks(node, bound)}
+    if len(signs) != 1 or 0 in signs:
         return ()
-    waiting, found = [node], list[ir.Node]()
+    waiting, found = [(node, signs.pop())], dict[ir.Node, int]()
     while waiting:
-        current = waiting.pop()
+        current, sign = waiting.pop()
+        if current in found and found[current] == sign:
+            continue
         if current in found:
-            continue
-        found.append(current)
-        if current.op_type == "Softmax":
-            continue
-        for value in current.outputs:
+            return ()
+        found[current] = sign
+        for value in current.outputs if current.op_type != "Softmax" else ():
             uses = value.uses()
-            if value.is_graph_output() or not uses or not all(_carries(*use) for use in uses):
+            signs = {_behind(*use, sign) for use in uses}
+            if value.is_graph_output() or not uses or 0 in signs:
                 return ()
-            waiting += [use.node for use in uses]
+            waiting += [(use.node, _behind(*use, sign)) for use in uses]
     return tuple(found)
 
 
-def _carries(node: ir.Node, index: int) -> bool:
-    """Whether the mask that the node takes there is one behind it too, or ends there."""
+def _behind(node: ir.Node, index: int, sign: int) -> int:
+    """On which side the mask lies behind a node that takes it on this one; 0 where it is none any more."""
     if node.op_type == "Mul":
-        factor = scalar_of(node.inputs[1 - index])
-        return factor is not None and _LEAST_FACTOR <= factor <= 1
-    if node.op_type in ("Sub", "Softmax", *_MOVES):
-        return index == 0
-    return node.op_type == "Add" or (node.op_type == "Where" and index > 0)
+        other = node.inputs[1 - index]
+        factor = scalar_of(other) if other is not None and is_constant(other) else 1.0
+        return sign if factor is not None and _LEAST_FACTOR <= factor <= 1 else 0
+    if node.op_type == "Sub":
+        return sign if index == 0 else -sign
+    if node.op_type == "Softmax":
+        return sign if sign < 0 else 0
+    if node.op_type in _MOVES:
+        return sign if index == 0 else 0
+    return sign if node.op_type == "Add" or (node.op_type == "Where" and index > 0) else 0
 
 
 def _is_told_apart(sight: Sight, path: Sequence[ir.Node], bound: float) -> bool:
