@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ EXACTNESS: Mapping[Exactness, str] = {
 """What each kind does in float32."""
 
 
+_CHANNELS = re.compile(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*")
 _HALF_A_PAGE = 540
 """Pixels."""
 _MOST_CHANGES = 6
@@ -72,8 +74,17 @@ def repair_title(kind: str) -> str:
 
 
 def scale_texts(repair: Repair) -> tuple[str, ...]:
-    """The powers of two that it computes at: `x: 2^-9`."""
-    return tuple(f"{name}: 2^{exponent}" for name, exponent in repair.scales)
+    """The powers of two that it computes at: `x: 2^-9`, and of channels `12 channels: 2^-2`."""
+    return tuple(f"{_scaled(name)}: 2^{exponent}" for name, exponent in repair.scales)
+
+
+def _scaled(name: str) -> str:
+    """What a scale is for: a plan lists channels, hundreds of them, as `0-3,7`."""
+    if not _CHANNELS.fullmatch(name):
+        return name
+    ends = [part.split("-") for part in name.split(",")]
+    count = sum(int(part[-1]) - int(part[0]) + 1 for part in ends)
+    return f"channel {name}" if count == 1 else f"{count} channels"
 
 
 def repaired_view(

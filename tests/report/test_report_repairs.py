@@ -30,6 +30,7 @@ from precisionlab.report.html import render, render_fragment
 from precisionlab.report.machine import to_json
 from precisionlab.report.markdown import render_markdown
 from precisionlab.report.redraw import read_run, redraw
+from precisionlab.report.repair_views import scale_texts
 from precisionlab.report.section import Tables
 from precisionlab.report.subgraph import MOST, changed_part, number_text
 from precisionlab.report.subgraph_drawing import MOST_NODES, draw_part, nodes_of
@@ -184,6 +185,14 @@ def test_no_two_nodes_of_a_drawing_lie_over_each_other() -> None:
     width = float(svg.get("width", ""))
     assert all(x >= 0 and x + 196 <= width for x, _ in boxes)
     assert all(abs(a[0] - b[0]) >= 196 or abs(a[1] - b[1]) >= 40 for a in boxes for b in boxes if a is not b)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("x", "x: 2^3"), ("7", "channel 7: 2^3"), ("0-3,7,9-10", "7 channels: 2^3"), ("0-", "0-: 2^3"), ("", ": 2^3")],
+)
+def test_channels_are_counted_where_a_plan_lists_them(name: str, text: str) -> None:
+    assert scale_texts(Repair("k", Exactness.BITWISE, "l", ("n",), ((name, 3),))) == (text,)
 
 
 # The page
