@@ -200,5 +200,5 @@ def number_text(number: float) -> str:
     if math.isfinite(number) and number:
         mantissa, exponent = math.frexp(number)
         if abs(mantissa) == 0.5 and not -4 < exponent - 1 <= _LARGEST_PLAIN:
-            return f"{'−' if number < 0 else ''}2^{exponent - 1}"
-    return f"{number:.4g}"
+            return f"{'-' if number < 0 else ''}2^{exponent - 1}"
+    return f"{number:.3g}"
