@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from precisionlab.compare.comparison import Comparison
@@ -67,7 +67,8 @@ def find_migrations(
     if not any(choices.values()):
         return Found((), (), trials.broken(()), 1)
     search = _Search(trials, tolerance, note)
-    kept = search.released(search.chosen(choices), search.alone(choices))
+    alone = search.alone(choices)
+    kept = tuple(alone[one.nodes[0]].explained(one) for one in search.released(search.chosen(choices), alone))
     every = {(one.kind, one.nodes): one for own in choices.values() for one in (m.repair for m in own)}
     if closeness(trials.judged(kept), tolerance) <= closeness(trials.judged(()), tolerance):
         kept = ()
@@ -90,6 +91,13 @@ class _Own:
     @property
     def is_clear(self) -> bool:
         return self.noise <= _CLEAR * self.before
+
+    def explained(self, repair: Repair) -> Repair:
+        """The repair with what it was tried for."""
+        if not 0 < self.noise < self.before < math.inf:
+            return repair
+        gained = 10 * math.log10(self.before / self.noise)
+        return replace(repair, reason=f"the products that take its channels lose {gained:.1f} dB less by themselves")
 
 
 class _Search:
@@ -144,11 +152,12 @@ class _Search:
 
     def _noises(self, repairs: Repairs, groups: Mapping[str, Migration]) -> Mapping[str, float]:
         """What the products of each group lose by themselves, with these repairs."""
-        compared, layers = self._trials.alike(repairs), self._trials.model(repairs).layer
+        introduced, layers = self._trials.alike(repairs).introduced, self._trials.model(()).layer
         noises = {}
         for place, group in groups.items():
-            outputs = [name for taker in group.takers if taker in layers for name in layers[taker].outputs]
-            found = [compared.introduced[name].rel_l2 ** 2 for name in outputs if name in compared.introduced]
+            outputs = [name for taker in group.takers for name in layers[taker].outputs]
+            # An output that is none any more says nothing, and a group is not chosen for that.
+            found = [introduced[name].rel_l2 ** 2 if name in introduced else math.inf for name in outputs]
             noises[place] = math.inf if any(map(math.isnan, found)) else sum(found)
         return noises
 

@@ -18,7 +18,9 @@ from precisionlab.rewrite.repairs.profiles import (
     Dims,
     Profile,
     asked_dims,
+    axes_of,
     dims_of,
+    kept_axes,
     of_rank,
     reshaped,
     same,
@@ -100,9 +102,38 @@ def _reshaped(node: ir.Node, at: At) -> Settled:
     if (given is None or None in given[-2:]) and made is not None and made.op_type == "Reshape":
         given = asked_dims(made)
     wanted = asked_dims(node) if node.op_type == "Reshape" else dims_of(node.outputs[0])
+    kept = kept_axes(node)
     return _mapped(
-        node, at, lambda profile: reshaped(profile, given, wanted), lambda profile: reshaped(profile, wanted, given)
+        node,
+        at,
+        lambda profile: reshaped(profile, given, wanted, kept),
+        lambda profile: reshaped(profile, wanted, given, kept),
     )
+
+
+def _reduced(node: ir.Node, at: At) -> Settled:
+    """A mean, sum or extreme along axes on which nothing is scaled."""
+    dims, axes = dims_of(node.inputs[0]), axes_of(node)
+    if dims is None or not axes:
+        raise BlockedError
+    rank = len(dims)
+    places = sorted(axis % rank for axis in axes)
+    keeps = "keepdims" not in node.attributes or bool(node.attributes["keepdims"].as_int())
+
+    def there(profile: Profile) -> Profile:
+        profile = of_rank(profile, rank)
+        if any(profile.shape[axis] != 1 for axis in places):
+            raise BlockedError
+        return profile if keeps else profile.squeeze(tuple(places))
+
+    def back(profile: Profile) -> Profile:
+        if keeps:
+            return there(profile)
+        for axis in places:
+            profile = np.expand_dims(of_rank(profile, rank - len(places)) if axis is places[0] else profile, axis)
+        return profile
+
+    return _mapped(node, at, there, back)
 
 
 def _joined(node: ir.Node, at: At) -> Settled:
@@ -155,8 +186,9 @@ def _product(node: ir.Node, at: At) -> Settled:
     if first is not None and second is not None:
         raise BlockedError
     if is_constant(one) or is_constant(other):
-        index = int(is_constant(other))
-        return _by_constant(index, first if index else second, wanted, (1, sign)[index])
+        if is_constant(other):
+            return _by_constant(1, first, wanted, sign)
+        return _by_constant(0, None if second is None else sign * second, wanted, 1)
     if wanted is None:
         return Settled([{result: _is(first) if second is None else sign * second}])
     if first is None and second is None:
@@ -167,7 +199,7 @@ def _product(node: ir.Node, at: At) -> Settled:
 
 
 def _by_constant(index: int, given: Profile | None, wanted: Profile | None, sign: int) -> Settled:
-    """The constant factor takes what its result has more than the other factor."""
+    """The constant takes what its result has more than the other factor; with `sign` −1 it is divided by."""
     if given is not None and wanted is not None and same(given, wanted):
         return Settled()
     changes = [] if wanted is None else [sign * wanted]
@@ -226,6 +258,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Identity", "Relu", "LeakyRelu", "PRelu", "Abs", "Neg", "Dropout"), _unchanged),
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "LpPool"), _pooled),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshaped),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), _reduced),
     "Transpose": _transposed,
     **dict.fromkeys(("Add", "Sub", "Sum"), _joined),
     **dict.fromkeys(("Mul", "Div"), _product),

@@ -91,10 +91,33 @@ def asked_dims(node: ir.Node) -> Dims | None:
     return tuple(dims)
 
 
-def reshaped(profile: Profile, given: Dims | None, wanted: Dims | None) -> Profile:
+def axes_of(node: ir.Node) -> tuple[int, ...]:
+    """The axes that a node names, as an attribute or a constant; none where it names none."""
+    if "axes" in node.attributes:
+        return tuple(node.attributes["axes"].as_ints())
+    named = node.inputs[1] if len(node.inputs) > 1 else None
+    if named is None or named.const_value is None:
+        return ()
+    return tuple(int(axis) for axis in np.atleast_1d(named.const_value.numpy()))
+
+
+def kept_axes(node: ir.Node) -> int:
+    """How many leading axes a Reshape, Squeeze or Unsqueeze is sure to leave as they are, whatever their lengths."""
+    if node.op_type == "Reshape":
+        wanted = node.inputs[1]
+        if wanted is None or wanted.const_value is None or "allowzero" in node.attributes:
+            return 0
+        lengths = np.atleast_1d(wanted.const_value.numpy())
+        return int(np.argmax(lengths != 0)) if (lengths != 0).any() else lengths.size
+    longer = dims_of(node.outputs[0] if node.op_type == "Unsqueeze" else node.inputs[0])
+    axes = axes_of(node)
+    return min(axis % len(longer) for axis in axes) if longer and axes else 0
+
+
+def reshaped(profile: Profile, given: Dims | None, wanted: Dims | None, kept: int) -> Profile:
     """The profile of a tensor of dimensions `wanted` that was reshaped from one of dimensions `given`.
 
-    Raises BlockedError where these do not say it.
+    The first `kept` axes stay as they are, known or not. Raises BlockedError where all this does not say it.
     """
     profile = trimmed(profile)
     if given is None or wanted is None:
@@ -110,15 +133,13 @@ def reshaped(profile: Profile, given: Dims | None, wanted: Dims | None) -> Profi
                 break
             if math.prod(others) == length:
                 return _collapsed(np.broadcast_to(of_rank(profile, count), sizes).reshape(others))
-    return _from_the_front(of_rank(profile, len(given)), given, wanted)
+    return _from_the_front(of_rank(profile, len(given)), wanted, kept)
 
 
-def _from_the_front(profile: Profile, given: Dims, wanted: Dims) -> Profile:
+def _from_the_front(profile: Profile, wanted: Dims, kept: int) -> Profile:
     """Where the axes up to the last that has scales stay, and only what is behind them is reshaped."""
-    last = max(axis for axis, length in enumerate(profile.shape) if length != 1)
-    if len(wanted) <= last or profile.shape[last] != wanted[last] or any(profile.shape[i] != 1 for i in range(last)):
-        raise BlockedError
-    if given[1:last] != wanted[1:last] or None in given[1:last]:
+    last = max((axis for axis, length in enumerate(profile.shape) if length != 1), default=len(wanted))
+    if len(wanted) <= last or last > kept or profile.shape[last] != wanted[last]:
         raise BlockedError
     return trimmed(profile.reshape(*profile.shape[: last + 1], *[1] * (len(wanted) - last - 1)))
 
