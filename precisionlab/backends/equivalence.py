@@ -16,6 +16,7 @@ import onnx_ir as ir
 from precisionlab.backends.beside import side_by_side
 from precisionlab.backends.session import AS_WRITTEN
 from precisionlab.data import Dataset
+from precisionlab.system.plain import of_kind
 from precisionlab.system.wording import counted
 
 
@@ -31,6 +32,16 @@ class Equivalence:
     samples: int
     is_bitwise: bool
     largest: float
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, for the journal."""
+        return {"samples": self.samples, "is_bitwise": self.is_bitwise, "largest": self.largest}
+
+    @classmethod
+    def from_plain(cls, data: Any) -> Equivalence:
+        """What `to_plain` wrote. Raises ValueError where it is something else."""
+        found: Equivalence = of_kind(Equivalence, data)
+        return found
 
     @property
     def words(self) -> str:

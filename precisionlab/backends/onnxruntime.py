@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from itertools import accumulate
 from threading import Lock
 from typing import Any
@@ -180,8 +181,10 @@ class OnnxRuntimeBackend(Backend):
         layers = frozenset(request.layers)
         need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
         threads = self.share.side_by_side(self.model, self.threads, need, where)
+        threads = self.runs_on.threads(threads)
+        at_once = max(1, threads // max(1, len(every)))  # a single sample has its toggled layers side by side
         for sensitivities_of in sensitivity_stages(self.model, request, len(every), self.budget, self.runs_on):
-            yield from side_by_side(sensitivities_of, every, self.runs_on.threads(threads))
+            yield from side_by_side(partial(sensitivities_of, threads=at_once), every, threads)
 
 
 class _Picking:

@@ -11,6 +11,7 @@ import numpy as np
 
 from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Device, Running
+from precisionlab.backends.runner import side_by_side
 from precisionlab.compare.judged import judged_differences, judged_sensitivities
 from precisionlab.compare.sensitivity import Sensitivities, Sensitivity
 from precisionlab.data import Sample
@@ -20,14 +21,17 @@ from precisionlab.precision import Precision
 from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
+StageFunction = Callable[..., Sensitivities]
+"""Takes a sample, and how many threads to use for it."""
+
 Arrays = Mapping[str, Any]
 """Tensors by name, as the device has them."""
 
 
 def sensitivity_stages(
     model: Model, request: SensitivityRequest, samples: int, budget: int, device: Device = CPU
-) -> Iterator[Callable[[Sample], Sensitivities]]:
-    """For each stage a function that takes a sample; made while the stage before it is at work.
+) -> Iterator[StageFunction]:
+    """For each stage a function that takes a sample and a number of threads; made while the stage before it is at work.
 
     The sessions of a stage live no longer than until the next but one is made.
     """
@@ -54,7 +58,7 @@ class SensitivityStages:
         self._stops = stage_ends(model, frozenset(request.layers), samples, budget)
         self._copier = copier_of(request.arithmetic)
         self._finals = _Finals(model, request, device)
-        self._last: tuple[int, Callable[[Sample], Sensitivities]] | None = None
+        self._last: tuple[int, StageFunction] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -62,7 +66,7 @@ class SensitivityStages:
         """How many stages there are."""
         return len(self._stops)
 
-    def stage(self, index: int) -> Callable[[Sample], Sensitivities]:
+    def stage(self, index: int) -> StageFunction:
         """The function of this stage; the last one asked for is kept."""
         with self._lock:
             if self._last is None or self._last[0] != index:
@@ -70,7 +74,7 @@ class SensitivityStages:
                 self._last = (index, self.made(index))
             return self._last[1]
 
-    def made(self, index: int) -> Callable[[Sample], Sensitivities]:
+    def made(self, index: int) -> StageFunction:
         """The function of this stage, made anew."""
         plan, other, table = self._request.plan, self._request.other, self._request.table
         start = self._stops[index - 1] if index else 0
@@ -118,18 +122,20 @@ class _StageRunner:
         self._head = device.session(stage.head)
         self._rest = None if stage.rest is None else device.session(stage.rest)
 
-    def sensitivities_of(self, sample: Sample) -> Sensitivities:
-        """How sensitive all that is judged of one sample is to each toggled layer of the stage."""
+    def sensitivities_of(self, sample: Sample, threads: int = 1) -> Sensitivities:
+        """How sensitive all that is judged of one sample is to each toggled layer of the stage; `threads` at a time."""
         reference, base, error = self._finals.of(sample)
         values = self._head.run(sample.inputs)
         alive = {name: values[shown] for name, shown in self._stage.alive.items()}
-        sensitivities: dict[str, Mapping[str, Sensitivity]] = {}
-        for layer, branch in self._stage.branches.items():
+
+        def toggled(branch: Mapping[str, str]) -> Mapping[str, Sensitivity]:
             changed = {name: values[shown] for name, shown in branch.items()}
             every = self._outputs(base, alive, changed)
             outputs = {name: self._host(every[name]) for name in self._finals.names}
-            sensitivities[layer] = judged_sensitivities(self._finals.judging, reference, outputs, error)
-        return sensitivities
+            return judged_sensitivities(self._finals.judging, reference, outputs, error)
+
+        branches = self._stage.branches
+        return dict(zip(branches, side_by_side(toggled, branches.values(), threads), strict=True))
 
     def _outputs(self, base: Arrays, alive: Arrays, changed: Arrays) -> Arrays:
         """The final outputs with these tensors changed; the base's own where they are the same after all."""

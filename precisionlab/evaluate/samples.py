@@ -49,11 +49,14 @@ def split(dataset: Dataset, share: float, observer: Observer) -> tuple[Dataset, 
 
 
 _WORST_SAMPLES = 8
-"""On so many samples, those where the low precision is worst, the layers' sensitivities are measured."""
+"""On so many samples at most, those where the low precision is worst, a layer's sensitivity is measured."""
 
 
-def worst_samples(dataset: Dataset, low: Comparison) -> Dataset:
-    """The samples where what is judged of the low precision is worst, by the largest relative error of its parts."""
+def worst_samples(dataset: Dataset, low: Comparison) -> tuple[str, ...]:
+    """The names of the samples where what is judged of the low precision is worst, the worst first.
+
+    By the largest relative error of its parts.
+    """
     losses = [0.0] * low.samples
     for errors in low.each.values():
         for i, found in enumerate(errors):
@@ -61,7 +64,7 @@ def worst_samples(dataset: Dataset, low: Comparison) -> Dataset:
             for loss in (errors.rel_l2 for errors in judged if not errors.judges_nothing):
                 losses[i] = max(losses[i], math.inf if math.isnan(loss) else loss)
     order = sorted(range(low.samples), key=lambda i: (-losses[i], i))
-    return dataset.only(frozenset(dataset.names[i] for i in order[:_WORST_SAMPLES]))
+    return tuple(dataset.names[i] for i in order[:_WORST_SAMPLES])
 
 
 STEADINESS_SAMPLES = 4

@@ -27,9 +27,9 @@ def whole_column(name: str, title: str, what: str, unit: str = "", required: boo
     return Column(name, Kind.WHOLE, title, what, unit, required)
 
 
-def count_column(name: str, title: str, what: str, unit: str = "") -> Column:
+def count_column(name: str, title: str, what: str, unit: str = "", required: bool = True) -> Column:
     """A column of whole numbers, some of which are not known."""
-    return Column(name, Kind.COUNT, title, what, unit)
+    return Column(name, Kind.COUNT, title, what, unit, required=required)
 
 
 def flag_column(name: str, title: str, what: str, required: bool = True) -> Column:

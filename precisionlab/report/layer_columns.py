@@ -142,7 +142,7 @@ def _size() -> Iterator[Column]:
 
 
 def _alone() -> Iterator[Column]:
-    searched = "rests on the samples where the precision is worst, and is empty where no pin was searched for"
+    searched = "rests on `alone_samples`, and is empty where no pin was searched for"
     yield number_column(
         "alone_sqnr_db",
         "Alone → output",
@@ -150,6 +150,13 @@ def _alone() -> Iterator[Column]:
         "dB",
     )
     yield count_column("alone_nonfinite", "NaN + Inf alone", "The new NaN and Inf in the final outputs by it alone.")
+    yield count_column(
+        "alone_samples",
+        "Alone on samples",
+        "On how many of the samples where the precision is worst that was measured: all layers are on the worst one, "
+        "those that rank high on more.",
+        required=False,
+    )
     yield number_column(
         "gain",
         "Gain",

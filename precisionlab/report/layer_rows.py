@@ -133,6 +133,7 @@ def _layer_row(
         "ref_max": inherited.max_ref if inherited else None,
         "overflow": inherited.overflow if inherited else None,
         **_sensitivity_columns(outcome.sensitivities.get(layer.name)),
+        "alone_samples": outcome.sensitivity_samples.get(layer.name),
         **_error_columns("introduced", layer_errors(layer, outcome.low.comparison.introduced)),
         **_spread_columns("introduced", layer, outcome.low.comparison.spreads.introduced, result.samples),
         **_error_columns("inherited", inherited),

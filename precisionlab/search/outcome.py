@@ -143,9 +143,10 @@ class PrecisionResult:
     `mixed` is `low` itself where nothing was needed. `ranked` are the layers that the precision touches,
     the worst first. `causes` says for layers that break in it why. `evaluations` counts the plans that
     were run and compared on the way. `sensitivities` are the final outputs' to each layer, on the samples where the
-    precision is worst; empty where no pin was needed. `certificate` is the proof of the pins, None where
-    there are none. `points` are all plans evaluated, by cost and error. `remark` is what else is to be said of the
-    pins. `limit` says what the user allowed that the search ran into, `stopped` what ended it before it was through.
+    precision is worst (`sensitivity_samples`: on how many of them); empty where no pin was needed. `certificate` is the
+    proof of the pins, None where there are none. `points` are all plans evaluated, by cost and error. `remark` is what
+    else is to be said of the pins. `limit` says what the user allowed that the search ran into, `stopped` what ended it
+    before it was through.
     `unknown` says why the reference is no ground for a verdict, `caveat` what of it is none (see `search.grounds`).
     `engine` is what was measured on the GPU; None where all is emulated. `compiled` are its variants
     compiled for a GPU that is not here. `terms` are what the verdict hangs on besides the figures.
@@ -178,6 +179,7 @@ class PrecisionResult:
     running_sums: Mapping[str, RunningSum] = field(default_factory=dict)
     repairs: tuple[Repair, ...] = ()
     unscaled: UnscaledSums | None = None
+    sensitivity_samples: Mapping[str, int] = field(default_factory=dict)
     repaired: Repaired | None = None
 
     @property

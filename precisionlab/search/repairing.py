@@ -49,9 +49,10 @@ class Trials(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """The repairs that are kept, in the order in which they are made, and the layers that are left broken, with why.
+    """The repairs that are kept, in the order in which they are made.
 
-    `released` were found, and are not needed or do not help. `evaluations` counts the sets of repairs that were judged.
+    `broken` are the layers that are left broken, with why, where it is not right; `released` were found, and are not
+    needed or do not help. `evaluations` counts the sets of repairs that were judged.
     """
 
     repairs: Repairs
@@ -70,7 +71,7 @@ def find_repairs(trials: Trials, precision: Precision, tolerance: Tolerance, not
     try:
         search.collect()
         search.release()
-        broken = trials.broken(search.kept)
+        broken = {} if search.holds else trials.broken(search.kept)
     except BudgetExhausted as end:
         taken = counted(len(search.kept), "repair") if search.kept else "none"
         note(f"{precision}: {end} while repairs were tried: {taken} so far")
@@ -85,6 +86,11 @@ class _Search:
         self.released: list[Repair] = []
         self.known: dict[Repairs, Comparison] = {}
         self._kept_float32: dict[Repairs, bool] = {}
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is kept makes it right."""
+        return self._holds(self.kept)
 
     def collect(self) -> None:
         for _ in range(_ROUNDS):

@@ -128,7 +128,7 @@ def test_int8_pins_until_a_stricter_tolerance_holds_and_no_more(tmp_path: Path) 
 @pytest.mark.slow
 def test_every_accepted_plan_was_evaluated_and_measured_again(tmp_path: Path) -> None:
     heard = Heard()
-    result = sweep(MODEL, DIGITS, precisions="fp16", samples=8, out=tmp_path / "run", observer=heard)
+    result = sweep(MODEL, DIGITS, precisions="fp16", samples=8, repair=False, out=tmp_path / "run", observer=heard)
     plans = [title for title in heard.stages if re.fullmatch(r"fp16, plan \d+: \d+ pins?", title)]
     assert len(plans) == result.precisions[0].evaluations - 1  # the first is the variant without pins
     assert "fp16, plan 1: 4 pins" in plans
@@ -197,7 +197,8 @@ def test_all_bounds_of_a_tolerance_must_hold(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_tolerance_that_cannot_be_met_gives_the_nearest_plan_and_says_so(tmp_path: Path) -> None:
-    result = sweep(MODEL, DIGITS, precisions="fp16", tolerance="sqnr>=100", max_pins=4, samples=8, out=tmp_path / "run")
+    tight = {"tolerance": "sqnr>=100", "max_pins": 4, "repair": False}
+    result = sweep(MODEL, DIGITS, precisions="fp16", samples=8, out=tmp_path / "run", **tight)
     assert not result.met
     assert pinned(result, "fp16") == NORM, "the nearest plan has no NaN or Inf"
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
@@ -211,7 +212,7 @@ def test_a_tolerance_that_cannot_be_met_gives_the_nearest_plan_and_says_so(tmp_p
 
 @pytest.mark.slow
 def test_no_pin_allowed_leaves_the_bare_variant(tmp_path: Path) -> None:
-    result = sweep(MODEL, DIGITS, precisions="fp16", max_pins=0, samples=8, out=tmp_path / "run")
+    result = sweep(MODEL, DIGITS, precisions="fp16", max_pins=0, samples=8, repair=False, out=tmp_path / "run")
     assert not result.met
     assert list(result.variants["variant"]) == ["fp32", "fp16"]
     assert result.precisions[0].evaluations == 1
@@ -354,7 +355,7 @@ def test_a_plan_by_hand_with_the_name_of_any_node_pins_its_layer(digits: SweepRe
 
 @pytest.mark.slow
 def test_any_precision_can_be_pinned_and_any_be_the_default(tmp_path: Path) -> None:
-    base = sweep(MODEL, DIGITS, precisions="fp16", samples=4, out=tmp_path / "base")
+    base = sweep(MODEL, DIGITS, precisions="fp16", samples=4, repair=False, out=tmp_path / "base")
     pins = [{"nodes": [name], "precision": "fp16"} for name in NORM]
     plan = {**base.plans["fp16"].to_dict(), "default": "fp32", "pins": pins}
     (tmp_path / "mine.json").write_text(json.dumps(plan))

@@ -116,6 +116,7 @@ class PinSearch:
             limit=self._limit(),
             stopped=self._stopped,
             running_sums=self._task.running_sums,
+            sensitivity_samples=suspects.sensitivity_samples,
         )
 
     def _limit(self) -> str:

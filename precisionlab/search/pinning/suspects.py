@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from precisionlab.backends.base import SensitivityRequest
@@ -15,6 +15,7 @@ from precisionlab.precision import Precision
 from precisionlab.search.causes import Cause, causes, clamped_constants, with_insides, with_sums
 from precisionlab.search.pinning.choice import Aim
 from precisionlab.search.pinning.reasons import reason_of
+from precisionlab.search.pinning.rounds import ranked_in_rounds
 from precisionlab.search.pinning.task import Task
 from precisionlab.search.rank import Ranking, rank, rank_by_sensitivity
 from precisionlab.system.deadline import Watched
@@ -34,6 +35,8 @@ class Suspects:
     causes: Mapping[str, Cause]
     clamped: Mapping[str, Cause]
     sensitivities: Sensitivities = field(default_factory=dict)
+    sensitivity_samples: Mapping[str, int] = field(default_factory=dict)
+    """On how many samples each was measured."""
     by_cost: bool = False
     """Whether the harm was divided by what pinning a layer costs."""
 
@@ -58,7 +61,7 @@ def suspects_by_own_error(task: Task, low: Comparison) -> Suspects:
 def suspects_by_sensitivity(
     task: Task, first: Suspects, low: Comparison, cost: Callable[[Mapping[str, Precision]], float]
 ) -> Suspects:
-    """Ranked anew by what each layer alone does to the final outputs, on the samples where the precision is worst.
+    """Ranked anew by what each layer alone does to the final outputs, in rounds on the samples that it is worst on.
 
     `cost` is what pins cost, in seconds.
     """
@@ -66,20 +69,36 @@ def suspects_by_sensitivity(
     if task.deadline.left is not None:
         names = first.ranking.order  # where the time does not do for all, those that look worst come first
     plan = PrecisionPlan(task.model.sha256, Precision.FP32)
-    request = SensitivityRequest(
-        plan, task.low_plan, names, task.table, task.evaluator.judging, task.evaluator.arithmetic
-    )
     watched = replace(task.evaluator, observer=Watched(task.evaluator.observer, task.deadline.part(_SHARE)))
-    samples = worst_samples(task.evaluator.chosen, low)
-    sensitivities = watched.sensitivities(f"{task.precision}, each layer alone", request, samples)
-    if len(sensitivities) < len(names) and task.deadline.left:
-        task.note(
-            f"half of its time is spent, and {len(sensitivities)} of {len(names)} layers are ranked by what they do "
-            "alone; the others stand behind them, by their own error"
+    chosen, worst = task.evaluator.chosen, worst_samples(task.evaluator.chosen, low)
+
+    def measured(layers: Sequence[str], samples: Sequence[str]) -> Sensitivities:
+        request = SensitivityRequest(
+            plan, task.low_plan, tuple(layers), task.table, task.evaluator.judging, task.evaluator.arithmetic
         )
+        title = f"{task.precision}, each layer alone" + (f", {len(layers)} on more samples" if layers != names else "")
+        return watched.sensitivities(title, request, chosen.only(frozenset(samples)))
+
     weights = None if task.aim is Aim.PINS else _weights(task, first.ranking, cost)
-    ranking = rank_by_sensitivity(first.ranking, sensitivities, weights, task.measure)
-    return replace(first, ranking=ranking, sensitivities=sensitivities, by_cost=weights is not None)
+    found = ranked_in_rounds(
+        first.ranking,
+        names,
+        worst,
+        measured,
+        lambda ranking, more: rank_by_sensitivity(ranking, more, weights, task.measure),
+    )
+    if len(found.sensitivities) < len(names) and task.deadline.left:
+        task.note(
+            f"half of its time is spent, and {len(found.sensitivities)} of {len(names)} layers are ranked by what they "
+            "do alone; the others stand behind them, by their own error"
+        )
+    return replace(
+        first,
+        ranking=found.ranking,
+        sensitivities=found.sensitivities,
+        sensitivity_samples=found.samples,
+        by_cost=weights is not None,
+    )
 
 
 def _weights(task: Task, ranking: Ranking, cost: Callable[[Mapping[str, Precision]], float]) -> dict[str, float]:
