@@ -61,6 +61,11 @@ class Evaluation:
         """Of which flows every layer's output is looked at."""
         return _FLOWS[self.detail]
 
+    @property
+    def is_beside_reference(self) -> bool:
+        """Whether layers are compared with the reference's, so that it has to run as well."""
+        return self.detail is not Detail.NONFINITE
+
 
 @dataclass(frozen=True)
 class SensitivityRequest:

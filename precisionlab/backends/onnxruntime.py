@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, SensitivityRequest
 from precisionlab.backends.branches import branch_sensitivities
 from precisionlab.backends.device import CPU, Device
+from precisionlab.backends.kept import KeptOutputs
 from precisionlab.backends.memory import UNLIMITED, share_of
 from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.sensitivity import sensitivity_stages
@@ -22,6 +23,7 @@ from precisionlab.backends.session import Session, as_float32
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.judged import judged_errors
+from precisionlab.compare.judging import Judging
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
 from precisionlab.model import Model
@@ -76,6 +78,9 @@ class OnnxRuntimeBackend(Backend):
         self.share = UNLIMITED if memory is None or device is not CPU else share_of(memory, model)
         self.budget = self.share.segment if budget is None else budget
         self.model = at_shapes(model, self._shapes(model, first))
+        self._kept = KeptOutputs(memory)
+        self._references: dict[str, Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]] = {}
+        self._lock = Lock()
         self._original: OnnxRuntimeBackend | None = None
         if model.original is not None and model.is_rounded_by_repairs:
             self._original = OnnxRuntimeBackend(model.original, first, threads, budget, memory, device)
@@ -115,6 +120,18 @@ class OnnxRuntimeBackend(Backend):
         original = self.original_outputs(names)
         return lambda sample: next(values([sample])) | original(sample)
 
+    def _reference_of(self, judging: Judging) -> Callable[[Sample], dict[str, NDArray[Any]]]:
+        """The reference's values of all that is judged, for one sample; its sessions are made when one is asked for."""
+
+        def computed(sample: Sample) -> dict[str, NDArray[Any]]:
+            with self._lock:
+                if judging.digest not in self._references:
+                    names, model = frozenset(judging.names), judging.watched(self.model)
+                    self._references[judging.digest] = self._values(names, LayerCopier, model)
+            return next(self._references[judging.digest]([sample]))
+
+        return computed
+
     def original_outputs(self, names: Collection[str]) -> Callable[[Sample], dict[str, NDArray[Any]]]:
         """The function that gives those of these final outputs that are another model's: see `Backend.model`.
 
@@ -132,11 +149,11 @@ class OnnxRuntimeBackend(Backend):
         return self._values(names, copier)(samples)
 
     def _values(
-        self, names: Collection[str], copier: CopierOf
+        self, names: Collection[str], copier: CopierOf, model: Model | None = None
     ) -> Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]:
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
-        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.runs_on, copier)
+        runner = Runner(model or self.model, plan, None, flows, flows, self.budget, self.share, self.runs_on, copier)
         constants = _constant_outputs(self.model)
 
         def picking(sample: Sample) -> _Picking:
@@ -161,16 +178,25 @@ class OnnxRuntimeBackend(Backend):
 
     def watch(self, evaluation: Evaluation) -> Callable[[Iterable[Sample]], Iterator[SampleResult]]:
         """The function that gives `results` for samples; its sessions live as long as it does."""
-        flows = tuple(dict.fromkeys((Flow.REFERENCE, *evaluation.flows)))
+        flows = evaluation.flows
+        # Where parts of the model take turns, all samples go through each: one by one the reference would cost more.
+        beside = evaluation.is_beside_reference or self.share.is_parted
+        if beside:
+            flows = tuple(dict.fromkeys((Flow.REFERENCE, *flows)))
         plan, table = evaluation.plan, evaluation.table
         shown, model = evaluation.flows, evaluation.judging.watched(self.model)
         copier = copier_of(evaluation.arithmetic)
         runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.runs_on, copier)
         what = _Watching(self.model, evaluation, self.runs_on)
         original = self.original_outputs(what.judged)
-        return lambda samples: runner.each(
-            samples, lambda sample: _Watch(what, sample.label, original(sample)), self.threads
-        )
+
+        def watch(sample: Sample) -> _Watch:
+            if beside:
+                return _Watch(what, sample, original(sample), self._kept)
+            known = self._kept.of(sample, what.computed, self._reference_of(evaluation.judging))
+            return _Watch(what, sample, known | original(sample), None)
+
+        return lambda samples: runner.each(samples, watch, self.threads)
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
@@ -292,16 +318,24 @@ class _Watching:
         self.outputs = [info.name for info in model.outputs]
         self.judged = evaluation.judging.names
         self.constants = _constant_outputs(model)
+        inputs = {info.name for info in model.inputs}
+        self.computed = frozenset(n for n in self.judged if n not in self.constants and n not in inputs)
 
 
 class _Watch:
     """Looks at the values of an evaluation while a sample goes through, and keeps their statistics alone."""
 
-    def __init__(self, what: _Watching, label: str | None, original: Mapping[str, NDArray[Any]]) -> None:
-        """`original` has the reference's values of outputs that are not the model's own; see `original_outputs`."""
+    def __init__(
+        self, what: _Watching, sample: Sample, known: Mapping[str, NDArray[Any]], kept: KeptOutputs | None
+    ) -> None:
+        """`known` has values of the reference that take the place of those that run here, or stand for them.
+
+        Those that run here are `kept` for the next plan.
+        """
         self._what = what
-        self._original = original
-        self._label = label
+        self._sample = sample
+        self._known = known
+        self._kept = kept
         self._layers = what.device.errors(what.formats)
         self._look = self._count if what.evaluation.detail is Detail.NONFINITE else self._compare
         self._reference: dict[str, NDArray[Any]] = dict(what.constants)
@@ -313,20 +347,24 @@ class _Watch:
         self._layers.settle()
         host = self._what.device.host
         for name in self._what.judged:
-            if (Flow.REFERENCE, name) in state:
-                self._reference[name] = host(state[Flow.REFERENCE, name])
-                low = state.get((Flow.VARIANT, name))
-                self._variant[name] = self._reference[name] if low is None else host(low)
+            true, low = state.get((Flow.REFERENCE, name)), state.get((Flow.VARIANT, name))
+            if true is not None:
+                self._reference[name] = host(true)
+                self._variant[name] = self._reference[name]
+            if low is not None:
+                self._variant[name] = host(low)
 
     def result(self) -> SampleResult:
         """The statistics of the sample."""
-        self._reference.update(self._original)
+        if self._kept is not None:
+            self._kept.keep(self._sample, {name: self._reference[name] for name in self._what.computed})
+        self._reference.update(self._known)
         errors = judged_errors(self._what.evaluation.judging, self._reference, self._variant)
         values = None
         if self._what.evaluation.values:
             outputs = self._what.outputs
             values = (_picked(self._reference, outputs), _picked(self._variant, outputs))
-        return SampleResult(self._layers.result(), errors, values, self._label)
+        return SampleResult(self._layers.result(), errors, values, self._sample.label)
 
     def _compare(self, segment: Segment, state: State) -> None:
         rows = self._what.rows

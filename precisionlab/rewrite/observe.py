@@ -172,7 +172,7 @@ def segments(
     """The graphs that compute these flows over the cut `parts` of the model, each made when it is its turn.
 
     Of the flows in `shown` every layer's output is fetched, of the others only what is needed later on. `copier` is
-    what makes the layers.
+    what makes the layers. Without the reference among the flows only that is computed of it which the variant has too.
     """
     kinds = frozenset(flows)
     open_flows = frozenset(shown)
@@ -204,17 +204,20 @@ def _segment(
     needed = {name for layer in part for name in model.taken[layer.name]} - made
     for name in sorted(needed):
         value, dtype = values[name], model.tensors[name].dtype
-        reference[value] = builder.input(value, name, dtype)
-        feeds[str(reference[value].name)] = (Flow.REFERENCE, name)
-        variant[value] = reference[value]
+        if Flow.REFERENCE in flows or name not in differs:
+            reference[value] = builder.input(value, name, dtype)
+            feeds[str(reference[value].name)] = (Flow.REFERENCE, name)
+            variant[value] = reference[value]
         if Flow.VARIANT in flows and name in differs:
             variant[value] = builder.input(value, f"variant/{name}", dtype)
             feeds[str(variant[value].name)] = (Flow.VARIANT, name)
     for layer in part:
-        reference.update(copier.reference(layer, reference, ""))
-        reference.update(copier.take_peaks())
+        is_same = copier.is_exact(layer, plan) and not differs & model.taken[layer.name]
+        if Flow.REFERENCE in flows or is_same:
+            reference.update(copier.reference(layer, reference, ""))
+            reference.update(copier.take_peaks())
         if Flow.VARIANT in flows:
-            if copier.is_exact(layer, plan) and not differs & model.taken[layer.name]:
+            if is_same:
                 variant.update((values[o], reference[values[o]]) for o in layer.outputs)
             else:
                 variant.update(copier.planned(layer, variant, plan, "variant/"))
