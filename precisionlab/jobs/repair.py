@@ -17,7 +17,7 @@ from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTria
 from precisionlab.jobs.repaired_file import keeps_float32, write_repaired
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
-from precisionlab.rewrite.repairs import is_repairable, repaired_precisions
+from precisionlab.rewrite.repairs import repaired_precisions, why_left_alone
 from precisionlab.search.certificate import Figures, figures_of
 from precisionlab.search.migrating import find_migrations
 from precisionlab.search.options import parse_around
@@ -89,8 +89,8 @@ def repair(
     if beside is not Precision.FP32 and not low.is_quantized:
         raise OptionError(f"around {around}: is for int8; {low} has no other layers around")
     loaded = load_model(Path(model))
-    if not is_repairable(loaded, low):
-        raise ModelError(f"{loaded.path}: computes in half itself; repair the float32 model that it was made from")
+    if own := why_left_alone(loaded):
+        raise ModelError(f"{loaded.path}: {own}; repair the float32 model that it was made from")
     file = Path(out) if out is not None else Path(f"{loaded.name}.repaired.onnx")
     if file.resolve() == loaded.path.resolve():
         raise OptionError(f"--out {file}: is the model itself; choose another --out")

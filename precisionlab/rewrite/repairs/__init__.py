@@ -10,6 +10,7 @@ from onnx_ir.passes import common as passes
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.model.load import with_graph
+from precisionlab.model.portable import is_quantizer
 from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs.base import Proposal, RepairPass, Sight
@@ -32,6 +33,7 @@ __all__ = [
     "repaired_graph",
     "repaired_model",
     "repaired_precisions",
+    "why_left_alone",
 ]
 
 MIGRATE = MigrateChannels()
@@ -58,12 +60,21 @@ def repaired_precisions() -> tuple[Precision, ...]:
 
 
 def is_repairable(model: Model, precision: Precision) -> bool:
-    """Whether there are repairs for the precision at all, and for a model that has no half of its own."""
-    return precision in repaired_precisions() and not _has_half(model)
+    """Whether there are repairs for the precision at all, and for the model; see `why_left_alone`."""
+    return precision in repaired_precisions() and not why_left_alone(model)
 
 
-def _has_half(model: Model) -> bool:
-    return bool(model.halves) or any(layer.own or layer.has_own_inside for layer in model.layers)
+def why_left_alone(model: Model) -> str:
+    """Why a model is never repaired, as the end of a sentence; empty where it may be.
+
+    What it has in half is rounded wherever a repair rounds otherwise, and scales of its own were found for the numbers
+    that it computes with now.
+    """
+    if model.halves or any(layer.own or layer.has_own_inside for layer in model.layers):
+        return "computes in half itself"
+    if any(map(is_quantizer, model.onnx.graph.all_nodes())):
+        return "is quantised by Q/DQ nodes of its own"
+    return ""
 
 
 def found_repairs(sight: Sight) -> tuple[Repair, ...]:
@@ -85,11 +96,11 @@ def found_repairs(sight: Sight) -> tuple[Repair, ...]:
 def repaired_model(model: Model, repairs: tuple[Repair, ...]) -> Model:
     """The model with these repairs in the place of those that it has, its layers as our patterns fuse them.
 
-    Raises PlanError where one of them cannot be carried out, or the model computes in half itself.
+    Raises PlanError where one of them cannot be carried out, or the model is left alone.
     """
     original = model.original or model
-    if repairs and _has_half(original):
-        raise PlanError(f"{original.path} computes in half itself, and is not repaired; sweep it anew")
+    if repairs and (why := why_left_alone(original)):
+        raise PlanError(f"{original.path} {why}, and is not repaired; sweep it anew")
     return with_graph(original, repaired_graph(original.onnx, repairs), repairs) if repairs else original
 
 
