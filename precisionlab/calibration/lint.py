@@ -247,6 +247,10 @@ def _calibrated_tensors(model: Model) -> Iterator[str]:
             yield known.name
 
 
+_MADE = "~"
+"""Names that a repair makes have it, behind the name that they are made of."""
+
+
 def _unknown(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
     inner = {str(v.name) for graph in model.onnx.graphs() for node in graph for v in node.outputs}
     for name in cache.scales:
@@ -260,6 +264,15 @@ def _unknown(cache: CalibrationCache, model: Model) -> Iterator[Finding]:
                 "tensorrts-own",
                 name,
                 "TensorRT's own name, for a constant or a helper layer that the ONNX model has no name for. Leave it.",
+            )
+        elif name.partition(_MADE)[0] in model.tensors:
+            yield Finding(
+                Severity.WARNING,
+                "repaired",
+                name,
+                f"{model.path.name} has no tensor of this name: a repair makes such beside those that it has. The "
+                "cache is for the repaired model; give that with --model (export the plan with repairs as "
+                "repaired-onnx), and build with it.",
             )
         else:
             yield Finding(

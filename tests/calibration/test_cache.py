@@ -588,6 +588,13 @@ def test_names_that_the_model_does_not_have(model: Model) -> None:
     ]
 
 
+def test_names_that_a_repair_makes_are_those_of_the_repaired_model(model: Model) -> None:
+    name = next(iter(model.tensors))
+    found = lint(cache_of(**{f"{name}~scaled": 1.0, "gone~scaled": 1.0}), model, None)
+    assert kinds(found) == [("warning", "repaired", f"{name}~scaled"), ("warning", "unknown", "gone~scaled")]
+    assert "repaired-onnx" in found[0].text
+
+
 def test_tensors_of_subgraphs_are_known(tmp_path: Path) -> None:
     body = """(bool c, float[4] x) => (float[4] y)
     { y = If(c)
