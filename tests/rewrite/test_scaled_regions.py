@@ -193,3 +193,23 @@ def test_nothing_is_scaled_where_float32_itself_over_or_underflows(tmp_path: Pat
     model = model_of(tmp_path, f"{X} {{ {body} {LAST} }}")
 
     assert found(model, {"x": random(8, 64, scale=scale)}) == ()
+
+
+def test_of_repairs_of_one_place_the_one_that_mends_more_is_found_alone(tmp_path: Path) -> None:
+    body = (
+        "(float[8,64] a, float[8,64] b) => (float[8,1] y) { p = Mul(a, b) s = ReduceSum(p, axes) "
+        "aa = Mul(a, a) sa = ReduceSum(aa, axes) na = Sqrt(sa) bb = Mul(b, b) sb = ReduceSum(bb, axes) nb = Sqrt(sb) "
+        "n = Mul(na, nb) m = Max(n, tiny) y = Div(s, m) }"
+    )
+    model = model_of(tmp_path, body)
+    inputs = {"a": random(8, 64, scale=300), "b": random(8, 64, scale=330, seed=1)}
+
+    repairs = found(model, inputs)
+    repaired = repaired_model(model, repairs)
+
+    assert {(one.kind, one.nodes[0]) for one in repairs} == {
+        ("scale_product", "node_of_p"),
+        ("scale_sum_of_squares", "node_of_bb"),
+    }
+    assert bits(model, repaired, inputs)
+    assert largest(repaired, inputs) < HALF.largest

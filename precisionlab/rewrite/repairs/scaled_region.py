@@ -9,7 +9,7 @@ import onnx_ir as ir
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.rewrite.repairs.base import Proposal, Sight, node_of, proposed, refused
 from precisionlab.rewrite.repairs.passing import UnscalableError
-from precisionlab.rewrite.repairs.region import Ends, Order, Use, region_of
+from precisionlab.rewrite.repairs.region import Ends, Order, Region, Use, region_of
 from precisionlab.rewrite.repairs.scaling import apply
 from precisionlab.rewrite.repairs.window import window_of
 
@@ -48,7 +48,7 @@ class ScaledRegion:
                 exactness = Exactness.BITWISE if region.is_exact else Exactness.ROUNDING
                 names = tuple(str(one.name) for one in (node, *region.ends))
                 scales = ((self.scale, window.taken),)
-                yield from proposed(sight, region.nodes, self.name, exactness, names, scales, (str(window),))
+                yield from proposed(sight, _mended(sight, region), self.name, exactness, names, scales, (str(window),))
 
     def apply(self, graph: ir.Graph, repair: Repair) -> None:
         """Scale the region. Raises PlanError where none starts at the node, or its scale is not taken back."""
@@ -68,6 +68,12 @@ class ScaledRegion:
             what = "power of two" if step == 1 else f"power of 2^{step}"
             raise refused(repair, f"it needs `{self.scale}`, a {what} from −126 to 126")
         return exponent
+
+
+def _mended(sight: Sight, region: Region) -> tuple[ir.Node, ...]:
+    """The nodes that break by themselves, where there are such: others may have inherited what another repair mends."""
+    overflowing = tuple(node for node in region.nodes if not all(map(sight.fits, node.outputs)))
+    return overflowing if sight.breaking(overflowing) else region.nodes
 
 
 def _ends_at(repair: Repair) -> Ends:
