@@ -25,7 +25,17 @@ THOROUGH = frozenset(
 
 SLOW = THOROUGH | {
     *("added", "calibrate", "compiled_layers", "data_hook", "detector", "disk", "doctor", "internal", "lift", "links"),
-    *("odd_models", "one_file", "planted", "real_models", "recurrent", "report_graph", "report_search", "rtx_sweep"),
+    *(
+        "odd_models",
+        "one_file",
+        "planted",
+        "real_models",
+        "recurrent",
+        "repairs_properties",
+        "report_graph",
+        "report_search",
+        "rtx_sweep",
+    ),
     *("sensitivity", "trt_build", "trt_callbacks", "trt_conformance", "trt_execution", "trt_inspector", "trt_network"),
     *("trt_process", "trt_sweep", "typed"),
 }

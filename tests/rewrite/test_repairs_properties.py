@@ -177,7 +177,7 @@ ALONE = [*NORMALISATIONS, *SUMS, *BETWEEN]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(30))
 @given(cases(ALONE))
 def test_what_only_scales_changes_no_bit_of_float32(tmp_path_factory: pytest.TempPathFactory, case: Case) -> None:
     model = case.model(tmp_path_factory.mktemp("m"))
@@ -188,7 +188,7 @@ def test_what_only_scales_changes_no_bit_of_float32(tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(20))
 @given(cases(list(LOGARITHMS), longest=1))
 def test_what_rounds_elsewhere_stays_within_a_hundred_thousandth(
     tmp_path_factory: pytest.TempPathFactory, case: Case
@@ -200,7 +200,7 @@ def test_what_rounds_elsewhere_stays_within_a_hundred_thousandth(
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(20))
 @given(cases(list(PARTS)))
 def test_a_repair_is_carried_out_alike_on_a_model_that_is_loaded_anew_and_names_are_unique(
     tmp_path_factory: pytest.TempPathFactory, case: Case
@@ -226,7 +226,7 @@ def test_a_repair_is_carried_out_alike_on_a_model_that_is_loaded_anew_and_names_
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(20))
 @given(st.sampled_from([*NORMALISATIONS]), st.integers(8, 14), st.integers(0, 2**20))
 def test_what_breaks_in_half_is_nearer_with_the_repairs(
     tmp_path_factory: pytest.TempPathFactory, part: str, power: int, seed: int
