@@ -124,9 +124,7 @@ class SweepJob:
         """The low precision without pins, and nothing searched for; on the GPU too, where there is one."""
         plan, table = self._bare_plan(precision, ranges), ranges.table
         low = self._bare_engine(precision, ranges)
-        # As in `search`: where times were measured, costs are shares of these.
-        cost = self._cost if self._engines is None else self._engines.cost
-        found = self._judged(PinSearch(self._task(plan, table, cost, Deadline(None))).bare())
+        found = self._judged(PinSearch(self._task(plan, table, self._costs, Deadline(None))).bare())
         if low is None:
             return found
         engine = EngineResult(low, low, 1, ())
@@ -161,6 +159,11 @@ class SweepJob:
     ) -> Task:
         sums, largest = self._running_sums(low_plan), self._largest
         return Task(self._evaluator, self._options, cost, low_plan, table, deadline, running_sums=sums, largest=largest)
+
+    @property
+    def _costs(self) -> CostModel:
+        """What plans cost: where times were measured, shares of these, as the reference's is."""
+        return self._cost if self._engines is None else self._engines.cost
 
     @property
     def _largest(self) -> Mapping[str, float]:
@@ -269,13 +272,13 @@ class SweepJob:
         precision = plan.default
         bare = completed(self._model, plan.with_pins(()), table)
         plan = completed(self._model, plan, table)
-        task = self._task(bare, table, self._cost, Deadline(None))
-        low = self._evaluator.compare(f"{precision}", bare, table, introduced=True)
-        mixed = self._evaluator.compare(f"{precision} mixed: {counted(len(plan.pins), 'pin')}", plan, table)
         engine = None
         if self._engines is not None:
             wide, tolerance = self._engine_ranges(table), self._options.tolerance_of(precision)
             engine = self._engines.measure_plan(precision, bare, plan, wide, tolerance)
+        task = self._task(bare, table, self._costs, Deadline(None))
+        low = self._evaluator.compare(f"{precision}", bare, table, introduced=True)
+        mixed = self._evaluator.compare(f"{precision} mixed: {counted(len(plan.pins), 'pin')}", plan, table)
         suspects = suspects_by_own_error(task, low)
         outcome = self._judged(
             PrecisionResult(

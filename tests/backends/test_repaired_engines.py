@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from doubled import arrange
-from repairing import breaking, samples_in
+from repairing import breaking, plan_file, repair_of, samples_in
 from rtx import needs_rtx
 
 from precisionlab.backends.options import EngineOptions
@@ -45,6 +45,23 @@ def test_the_engine_of_the_plan_is_built_of_the_repaired_graph_and_measured(
     again = verify(tmp_path / "run" / "plan.json", backend="tensorrt", threads=1)
     assert again.holds
     assert again.figures == "measured"
+
+
+@pytest.mark.thorough
+def test_a_plan_that_is_only_measured_costs_a_share_of_what_was_measured_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrange(monkeypatch, tmp_path)
+    model, data = breaking(tmp_path), samples_in(tmp_path, 2)
+    plan = plan_file(model, repair_of())
+    result = sweep(
+        model.path, data, plan=plan, backend="tensorrt", out=tmp_path / "run", threads=1,
+        engine=EngineOptions(observe=0),
+    )  # fmt: skip
+    reference, mixed = result.reference.cost, result.precisions[0].mixed.cost
+    assert reference is not None
+    assert mixed is not None
+    assert 0.1 < mixed.seconds / reference.seconds < 2
 
 
 @needs_rtx
