@@ -148,6 +148,8 @@ class _Opening:
             ready = work.ready.of(grouped.model, self.run.threads)
         options, engines = self._with_engines(ready, grouped, work.plan)
         found = self._work(options, work.plan, ready, engines, grouped, work.judging, work.run)
+        if found.stage is not None and work.stage is not None:
+            found.stage.take_times(work.stage)
         # What was evaluated of it while repairs were tried is known.
         return replace(found, evaluator=replace(work.evaluator, backend=ready.backend, arithmetic=options.arithmetic))
 

@@ -50,6 +50,13 @@ class EngineStage:
         """Costs with all layer times that were measured so far in place of estimates."""
         return CostModel(self._backend.model, self._device, dict(self._times))
 
+    def take_times(self, other: EngineStage) -> None:
+        """Take over the times of another model's layers that are this one's too: it has fp32, which is built once."""
+        mine, theirs = self._backend.model.layer, other._backend.model.layer
+        for (name, precision), seconds in other._times.items():
+            if name in mine and mine[name].nodes == theirs[name].nodes:
+                self._times.setdefault((name, precision), seconds)
+
     def announce(self, precisions: Sequence[Precision]) -> None:
         """Say how many engines will be built."""
         least, most = 1 + len(precisions), 1 + self._most * len(precisions)

@@ -53,7 +53,8 @@ def test_a_plan_that_is_only_measured_costs_a_share_of_what_was_measured_too(
 ) -> None:
     arrange(monkeypatch, tmp_path)
     model, data = breaking(tmp_path), samples_in(tmp_path, 2)
-    plan = plan_file(model, repair_of())
+    pin = {"layer": "node_of_y", "nodes": ["node_of_y"], "precision": "fp32", "reason": ""}
+    plan = plan_file(model, repair_of(), pins=[pin])
     result = sweep(
         model.path, data, plan=plan, backend="tensorrt", out=tmp_path / "run", threads=1,
         engine=EngineOptions(observe=0),
@@ -62,6 +63,8 @@ def test_a_plan_that_is_only_measured_costs_a_share_of_what_was_measured_too(
     assert reference is not None
     assert mixed is not None
     assert 0.1 < mixed.seconds / reference.seconds < 2
+    (pinned,) = [cost for cost in mixed.layers if cost.layer == "node_of_y"]
+    assert pinned.bound == "measured", "as the model without repairs has the layer too, in float32"
 
 
 @needs_rtx
