@@ -167,7 +167,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def swept(out: Path, **options: Any) -> SweepResult:
-    chosen = {"precisions": "fp16", "samples": 8, "threads": 2, **options}
+    chosen = {"precisions": "fp16", "samples": 8, "threads": 2, "repair": False, **options}
     return sweep(MODEL, DIGITS, backend="tensorrt", out=out, **chosen)
 
 
