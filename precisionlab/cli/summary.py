@@ -29,7 +29,7 @@ from precisionlab.report.repair_views import EXACTNESS, scale_texts
 from precisionlab.report.rows import rows_text
 from precisionlab.report.variant_rows import engines_of
 from precisionlab.rewrite.repairs import PASSES
-from precisionlab.search.certificate import Certificate
+from precisionlab.search.certificate import WORTH_A_REPAIR, Certificate, RepairRelease
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.search.undefined import Undefined
 from precisionlab.search.unscaled import REMEDY
@@ -272,7 +272,8 @@ def _print_proof(console: Console, result: SweepResult, outcome: PrecisionResult
     if proof is not None and proof.proven:
         how = "" if outcome.engine is None else ", emulated"
         said = f"{', '.join(proof.bounds)} does not hold{_or_nonfinite(proof)}"
-        console.print(f"proven{how}: with {without_any(outcome)}, {said} (certificate in the plan)")
+        worse = f", or more than {WORTH_A_REPAIR:g} dB is lost" if any(_holds(one) for one in proof.repairs) else ""
+        console.print(f"proven{how}: with {without_any(outcome)}, {said}{worse} (certificate in the plan)")
     elif proof is not None and proof.figures.met:
         what = "pin and repair" if outcome.plan.repairs else "pin"
         console.print(f"not proven that every {what} is needed: the search was cut short, or one proved needless")
@@ -287,6 +288,10 @@ def _print_proof(console: Console, result: SweepResult, outcome: PrecisionResult
             f"{ends.low:.4g} and {ends.high:.4g} (95 %). Give more.",
             style="yellow",
         )
+
+
+def _holds(release: RepairRelease) -> bool:
+    return release.figures is not None and release.figures.met
 
 
 def without_any(outcome: PrecisionResult) -> str:

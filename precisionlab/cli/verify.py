@@ -96,10 +96,11 @@ def _print(found: Verification, stream: TextIO) -> None:
         for number, r in enumerate(proof.repairs)
         if r.figures is not None
     ]
+    worse = {repair_name(i) for i, one in enumerate(proof.repairs) if one.is_needed and one.figures and one.figures.met}
     for title, layer, figures, wanted in rows:
         claim = found.claimed.get(layer, {})
         cells = [cell for name in names for cell in (_figure(figures.values[name]), _figure(claim.get(name)))]
-        table.add_row(title, *cells, _verdict(figures.met, wanted))
+        table.add_row(title, *cells, "holds, with clearly less" if layer in worse else _verdict(figures.met, wanted))
     if found.held_out is not None:
         cells = [cell for name in names for cell in (_figure(found.held_out.values[name]), "–")]
         table.add_row("the plan, held-out samples", *cells, _verdict(found.held_out.met, True))
@@ -109,7 +110,8 @@ def _print(found: Verification, stream: TextIO) -> None:
     if found.holds:
         less = [*(["any one of its pins released"] if proof.releases else [])]
         less += [*(["any one of its repairs left out"] if proof.repairs else [])]
-        how = f", and with {' or '.join(less)} it is not" if less else ""
+        worse_too = ", or clearly worse" if proof.repairs else ""
+        how = f", and with {' or '.join(less)} it is not{worse_too}" if less else ""
         console.print(f"verified: the plan is right{how}", style="bold green")
         return
     needless = [release.layer for release in proof.releases if release.figures.met]

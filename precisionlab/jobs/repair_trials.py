@@ -26,7 +26,9 @@ from precisionlab.rewrite.repairs.channel_values import ChannelValues, ChannelWa
 from precisionlab.rewrite.repairs.profiles import Profile
 from precisionlab.search.alternatives import AlternativeKind, alternatives
 from precisionlab.search.causes import causes, with_insides
+from precisionlab.search.certificate import RepairRelease, repair_releases
 from precisionlab.search.repairing import Repairs
+from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.wording import counted
 
 
@@ -140,6 +142,16 @@ class RepairTrials:
             if (pin := next((pinned[node] for node in layer.nodes if node in pinned), None)) is not None:
                 pins[layer.name] = replace(pin, layer=layer.name, nodes=layer.nodes)
         return self.judged_under(repairs, throughout.with_pins(pins.values()), table)
+
+    def releases(self, plan: PrecisionPlan) -> tuple[RepairRelease, ...]:
+        """Each of a plan's repairs left out, with the pins of the plan."""
+        if not plan.repairs:
+            return ()
+        try:
+            found = self.judged_with_pins(plan.repairs, plan)
+        except BudgetExhausted:
+            return ()
+        return repair_releases(plan.repairs, found, lambda rest: self.judged_with_pins(rest, plan), self._tolerance)
 
     def whole(self, repairs: Repairs) -> tuple[Comparison, Comparison | None]:
         """All tensors in the precision, on the samples that choose, and on those held out."""

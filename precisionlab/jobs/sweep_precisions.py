@@ -20,7 +20,7 @@ from precisionlab.plan.assign import read_plan_for
 from precisionlab.precision import Precision, any_quantized
 from precisionlab.rewrite.repairs import is_repairable
 from precisionlab.search.alternatives import AlternativeKind
-from precisionlab.search.certificate import certificate_without_pins, repair_releases
+from precisionlab.search.certificate import certificate_without_pins
 from precisionlab.search.options import Minimize
 from precisionlab.search.outcome import EngineResult, PrecisionResult, Repaired, Variant
 from precisionlab.search.repairing import Found, find_repairs
@@ -118,9 +118,7 @@ class _Precision:
         sub = _job_of(self.job, means)
         outcome = sub.search(self.precision, sub.ranges(self.precision, sub.methods, self.deadline), self.deadline)
 
-        releases = repair_releases(
-            found.repairs, lambda rest: trials.judged_with_pins(rest, outcome.mixed.plan), outcome.mixed.tolerance
-        )
+        releases = trials.releases(outcome.mixed.plan)
         proof = outcome.certificate or certificate_without_pins(outcome.mixed.comparison, outcome.mixed.tolerance)
         outcome = replace(
             outcome,

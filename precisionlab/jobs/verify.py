@@ -42,10 +42,8 @@ from precisionlab.rewrite.plans import completed
 from precisionlab.search.certificate import (
     Certificate,
     Figures,
-    RepairRelease,
     certificate_of,
     figures_of,
-    repair_releases,
 )
 from precisionlab.search.ladder import Assignment
 from precisionlab.search.options import check_calibration
@@ -152,7 +150,7 @@ def verify(
         if asked.repairs:
             known = Grouped(*grouped_as_in(run, _original(loaded)))
             trials = _trials(ready, emulated, asked, bounds, threads, known)
-            certificate = replace(certificate, repairs=_repair_proof(trials, asked, bounds))
+            certificate = replace(certificate, repairs=trials.releases(asked))
             same = trials.same(asked.repairs, ready.dataset, ready.local.threads)
         return Verification(
             asked,
@@ -215,11 +213,6 @@ def _trials(
 def _original(repaired: Model) -> Model:
     assert repaired.original is not None
     return repaired.original
-
-
-def _repair_proof(trials: RepairTrials, plan: PrecisionPlan, bounds: Tolerance) -> tuple[RepairRelease, ...]:
-    """Each repair left out, in emulation."""
-    return repair_releases(plan.repairs, lambda rest: trials.judged_with_pins(rest, plan), bounds)
 
 
 def _asked_for(content: Any, plan: PrecisionPlan) -> Tolerance:

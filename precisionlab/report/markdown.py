@@ -164,7 +164,11 @@ def _repairs(section: PrecisionSection) -> Iterable[str]:
     if found is None:
         return
     yield f"### {text(section.title)}: {counted(len(found.repairs), 'repair')}"
-    proven = "Proven: with any one of them left out, the tolerance is not met." if section.proven else ""
+    proven = (
+        "Proven: with any one of them left out, the tolerance is not met, or more than a decibel is lost."
+        if section.proven
+        else ""
+    )
     same = f"In float32 the repaired model gives what the original gives, {text(found.same)}." if found.same else ""
     if proven or same:
         yield f"{proven} {same}".strip()

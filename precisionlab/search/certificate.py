@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.errors import PlanError
 from precisionlab.model.repair import Repair
@@ -37,16 +38,13 @@ class Release:
 class RepairRelease:
     """The plan without one of its repairs, and nothing else changed.
 
-    `figures` is None where the others cannot be made without it: they are made of what it has made.
+    `figures` is None where the others cannot be made without it: they are made of what it has made. `is_needed` says
+    whether the plan is not right without it, or clearly worse; see `is_worse`.
     """
 
     repair: Repair
     figures: Figures | None
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether the plan is not right without it."""
-        return self.figures is None or not self.figures.met
+    is_needed: bool
 
 
 @dataclass(frozen=True)
@@ -85,24 +83,39 @@ class Certificate:
         }
 
 
+WORTH_A_REPAIR = 1.0
+"""dB: where a plan loses more without a repair, the repair stays though the tolerance holds; it costs no time."""
+
+
+def is_worse(found: Comparison, other: Comparison, tolerance: Tolerance) -> bool:
+    """Whether another plan is not right, loses more than a decibel, or has more tensors with a NaN or Inf."""
+    if not meets(other, tolerance) or len(other.nonfinite) > len(found.nonfinite):
+        return True
+    decibels = (bound for bound in tolerance if bound.metric == SQNR)
+    return any(bound.of(found) - bound.of(other) > WORTH_A_REPAIR for bound in decibels)
+
+
 def repair_releases(
-    repairs: tuple[Repair, ...], judged: Callable[[tuple[Repair, ...]], Comparison], bounds: Tolerance
+    repairs: tuple[Repair, ...],
+    found: Comparison,
+    judged: Callable[[tuple[Repair, ...]], Comparison],
+    bounds: Tolerance,
 ) -> tuple[RepairRelease, ...]:
     """Each repair left out, the plan else the same; `judged` evaluates it with the others, or raises PlanError.
 
-    Where it raises BudgetExhausted, the rest is missing.
+    `found` is the comparison with all of them. Where `judged` raises BudgetExhausted, the rest is missing.
     """
-    found = []
+    releases = []
     for repair in repairs:
         try:
-            figures = figures_of(judged(tuple(other for other in repairs if other is not repair)), bounds)
+            without = judged(tuple(other for other in repairs if other is not repair))
         except BudgetExhausted:
             break
         except PlanError:
-            found.append(RepairRelease(repair, None))
+            releases.append(RepairRelease(repair, None, is_needed=True))
         else:
-            found.append(RepairRelease(repair, figures))
-    return tuple(found)
+            releases.append(RepairRelease(repair, figures_of(without, bounds), is_worse(found, without, bounds)))
+    return tuple(releases)
 
 
 def certificate_of(

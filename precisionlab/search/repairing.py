@@ -14,6 +14,7 @@ from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import Sight, found_repairs
+from precisionlab.search.certificate import is_worse
 from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.wording import counted
 
@@ -116,7 +117,7 @@ class _Search:
         for repair in reversed(self.kept):
             rest = tuple(other for other in self.kept if other is not repair)
             try:
-                needless = self._holds(rest) if self._holds(self.kept) else self._is_no_worse(rest)
+                needless = self._is_as_right(rest) if self.holds else self._is_no_worse(rest)
             except PlanError:  # another one is made of what this one has made
                 continue
             if needless:
@@ -168,6 +169,9 @@ class _Search:
             if not is_same:
                 self._note(f"  {', '.join(map(str, repairs))}: not what the original gives in float32; not taken")
         return self._kept_float32[repairs]
+
+    def _is_as_right(self, repairs: Repairs) -> bool:
+        return not is_worse(self._judged(self.kept), self._judged(repairs), self._tolerance)
 
     def _is_no_worse(self, repairs: Repairs) -> bool:
         if self._nonfinite(repairs) > self._nonfinite(self.kept):
