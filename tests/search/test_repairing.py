@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from repairing import breaking, repair_of, samples_in
 
-from precisionlab.compare.tolerance import default_tolerance, meets
+from precisionlab.compare.tolerance import default_tolerance, meets, parse_tolerance
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, prepare
 from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.model import Model
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.search.certificate import repair_releases
+from precisionlab.search.certificate import is_worse
 from precisionlab.search.repairing import find_repairs
 from precisionlab.system.deadline import Deadline, Watched
 from precisionlab.system.observer import Silent
@@ -66,4 +67,15 @@ def test_without_an_end_it_finds_what_makes_it_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("steps", "proofs"), [(1, 0), (None, 1)])
 def test_a_proof_that_the_budget_does_not_allow_is_missing(tmp_path: Path, steps: int | None, proofs: int) -> None:
     trials = trials_in(tmp_path, steps)
-    assert len(repair_releases((repair_of(),), trials.judged, BOUNDS)) == proofs
+    plan = replace(PrecisionPlan("", Precision.FP16), repairs=(repair_of(),))
+    assert len(trials.releases(plan)) == proofs
+
+
+def test_what_holds_without_is_kept_where_it_loses_more_than_a_decibel(tmp_path: Path) -> None:
+    """Its squares overflow, and what is left of the output without them is right for who asks for nothing."""
+    trials, loose = trials_in(tmp_path, None), parse_tolerance(["sqnr>=-1000"])
+    right, without = trials.judged((repair_of(),)), trials.judged(())
+    assert is_worse(right, without, BOUNDS), "it does not hold"
+    assert is_worse(right, without, loose), "it holds, with much less"
+    assert not is_worse(right, right, BOUNDS)
+    assert not is_worse(without, right, loose), "better is not worse"
