@@ -235,7 +235,8 @@ def _combined_engines(bare: PrecisionResult, outcome: PrecisionResult) -> Engine
 
 def _named(variant: Variant, outcome: PrecisionResult) -> Variant:
     """The variant of the plan found, by the name that it has beside the model as it is."""
-    return replace(variant, name=f"{outcome.precision} repaired") if variant is outcome.low else variant
+    is_bare = variant is outcome.low or variant.plan.pins == outcome.low.plan.pins  # a plan that was given is another
+    return replace(variant, name=f"{outcome.precision} repaired") if is_bare else variant
 
 
 def _compiled(found: PrecisionResult, original: SweepWork, means: SweepWork) -> PrecisionResult:
