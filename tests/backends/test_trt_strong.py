@@ -39,7 +39,7 @@ def _double(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def swept(out: Path, precisions: str, **engine: Any) -> SweepResult:
     return sweep(
-        MODEL, DIGITS, precisions=precisions, backend="tensorrt", out=out, samples=8, threads=1,
+        MODEL, DIGITS, precisions=precisions, backend="tensorrt", out=out, samples=8, threads=1, repair=False,
         engine=EngineOptions(observe=0, typed=True, **engine),
     )  # fmt: skip
 
