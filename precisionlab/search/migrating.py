@@ -22,7 +22,7 @@ _CLEAR = 10 ** (-1 / 10)
 """What a group's own noise must at least come down to, 1 dB, to be kept without being tried without."""
 
 _WORTH = 0.1
-"""Of a bound's unit (dB): what a node that is computed a second time must bring."""
+"""dB that all groups together must bring, and each node that is computed a second time: less is chance."""
 
 
 class MigrationTrials(Protocol):
@@ -70,7 +70,8 @@ def find_migrations(
     alone = search.alone(choices)
     kept = tuple(alone[one.nodes[0]].explained(one) for one in search.released(search.chosen(choices), alone))
     every = {(one.kind, one.nodes): one for own in choices.values() for one in (m.repair for m in own)}
-    if closeness(trials.judged(kept), tolerance) <= closeness(trials.judged(()), tolerance):
+    broken, margin = closeness(trials.judged(()), tolerance)
+    if closeness(trials.judged(kept), tolerance) <= (broken, margin + _worth(tolerance)):
         kept = ()
     if kept and not trials.keeps_float32(kept):
         note("  channels: float32 itself is not the same to the bit; none is scaled")
@@ -134,7 +135,7 @@ class _Search:
             if one.conditions:
                 rest = tuple(other for other in kept if other is not one)
                 broken, margin = self._closeness(kept)
-                if self._closeness(rest) >= (broken, margin - _WORTH):
+                if self._closeness(rest) >= (broken, margin - _worth(self._tolerance)):
                     kept = rest
         return kept
 
@@ -169,6 +170,11 @@ class _Search:
     def _words(self, repairs: Repairs) -> str:
         bounds = ", ".join(f"{bound.figure} {bound.of(self._trials.alike(repairs)):.4g}" for bound in self._tolerance)
         return f"{bounds}, {len(repairs)} groups"
+
+
+def _worth(tolerance: Tolerance) -> float:
+    """What is worth a change, in the bounds' unit; of other units than dB anything is."""
+    return _WORTH if all(bound.of_metric.unit == "dB" for bound in tolerance) else 0.0
 
 
 def _repairs(own: Sequence[Migration]) -> Repairs:

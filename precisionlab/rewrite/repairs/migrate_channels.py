@@ -27,7 +27,7 @@ from precisionlab.rewrite.repairs.channel_starts import copied, is_copy, origina
 from precisionlab.rewrite.repairs.profiles import BlockedError
 from precisionlab.rewrite.repairs.scale_text import read_scales, scale_texts
 
-_ALPHAS = (0.5, 0.65, 0.8)
+_ALPHAS = (0.5, 0.65, 0.8, 1.0)
 _TRIED = tuple(round(0.3 + step / 20, 2) for step in range(15))
 _RANGES: Mapping[str, Largest] = {
     "typical": lambda values: values.typical,
