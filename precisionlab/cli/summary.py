@@ -297,7 +297,9 @@ def _holds(release: RepairRelease) -> bool:
 def without_any(outcome: PrecisionResult) -> str:
     """What was taken from the plan found, one after the other, to prove that it needs all of it."""
     said = ["any one of the pins released"] if outcome.certificate and outcome.certificate.releases else []
-    said += ["any one repair left out"] if outcome.plan.repairs else []
+    joint = outcome.certificate.repairs if outcome.certificate else ()
+    said += ["any one repair left out"] if any(one.together == 1 for one in joint) else []
+    said += ["all channels as they were"] if any(one.together > 1 for one in joint) else []
     return ", or ".join(said)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from precisionlab.jobs.verify import Verification
-    from precisionlab.search.certificate import Figures
+    from precisionlab.search.certificate import Figures, RepairRelease
 
 
 @click.command("verify")
@@ -90,11 +90,12 @@ def _print(found: Verification, stream: TextIO) -> None:
     table.add_column("")
     rows: list[tuple[str, str, Figures, bool]] = [("the plan", "", proof.figures, True)]
     rows += [(f"without {shortened(r.layer, 30)}", r.layer, r.figures, False) for r in proof.releases]
+    first = next((number for number, r in enumerate(proof.repairs) if r.together > 1), None)
     emulated = "" if found.figures == "emulated" else ", emulated"
     rows += [
-        (f"without {shortened(str(r.repair), 30)}{emulated}", repair_name(number), r.figures, False)
+        (f"{_left_out(r)}{emulated}", repair_name(number), r.figures, False)
         for number, r in enumerate(proof.repairs)
-        if r.figures is not None
+        if r.figures is not None and (r.together == 1 or number == first)
     ]
     worse = {repair_name(i) for i, one in enumerate(proof.repairs) if one.is_needed and one.figures and one.figures.met}
     for title, layer, figures, wanted in rows:
@@ -124,6 +125,15 @@ def _print(found: Verification, stream: TextIO) -> None:
     for one in proof.repairs:
         if not one.is_needed:
             console.print(f"NOT verified: {one.repair} is not needed", style="bold red")
+
+
+def _left_out(release: RepairRelease) -> str:
+    """What the plan is without."""
+    from precisionlab.cli.summary import shortened
+
+    if release.together > 1:
+        return f"without {release.together} repairs of channels"
+    return f"without {shortened(str(release.repair), 30)}"
 
 
 def _figure(value: float | None) -> str:

@@ -113,10 +113,10 @@ class RepairTrials:
         """The final outputs under a plan for the model with these repairs, with constants clamped or not: the worse."""
         evaluator = self._evaluator(repairs)
         reference = evaluator.compare("float32", PrecisionPlan(evaluator.model.sha256, Precision.FP32), None)
-        if repairs or plan.pins != self.plan(())[0].pins:
-            found = evaluator.judge(self._title(repairs), plan, table, reference)
-        else:
+        if not repairs and _is_alike((plan, table), self.plan(())):
             found = self._compared(())  # which was asked for anyway
+        else:
+            found = evaluator.judge(self._title(repairs), plan, table, reference)
         otherwise = self._unclamped(repairs, plan)
         if otherwise is None or not meets(found, self._tolerance):
             return found
@@ -135,7 +135,7 @@ class RepairTrials:
 
         A compiled engine's layers are others with other repairs; one of which any node is pinned is pinned.
         """
-        throughout, table = self.plan(repairs)
+        throughout, table = self._plan_by(plan.calibration, repairs)
         pinned = {node: pin for pin in plan.pins for node in pin.nodes}
         pins = {pin.layer: pin for pin in throughout.pins}
         for layer in self.model(repairs).layers:
@@ -238,6 +238,16 @@ class RepairTrials:
         plan = plan_for(model, self._precision, found.table, around=self._around, calibration=found.method)
         return plan, found.table
 
+    def _plan_by(self, method: str | None, repairs: Repairs) -> tuple[PrecisionPlan, CalibrationTable | None]:
+        """As `plan`, with int8 ranges by this method."""
+        if method is None:
+            return self.plan(repairs)
+        means = self.means(repairs)
+        methods = observed_values(means.evaluator, True, means.look).methods
+        table = chosen_ranges(means.evaluator, methods, method)
+        model = self.model(repairs)
+        return plan_for(model, self._precision, table, around=self._around, calibration=method), table
+
     def _compared(self, repairs: Repairs) -> Comparison:
         plan, table = self.plan(repairs)
         return self._evaluator(repairs).compare(self._title(repairs), plan, table, introduced=True)
@@ -247,3 +257,11 @@ class RepairTrials:
 
     def _title(self, repairs: Repairs) -> str:
         return f"{self._precision} with {counted(len(repairs), 'repair')}" if repairs else f"{self._precision}"
+
+
+def _is_alike(
+    one: tuple[PrecisionPlan, CalibrationTable | None], other: tuple[PrecisionPlan, CalibrationTable | None]
+) -> bool:
+    """Whether the two are evaluated alike."""
+    digests = [None if table is None else table.digest for _, table in (one, other)]
+    return one[0].pins == other[0].pins and digests[0] == digests[1]

@@ -21,10 +21,11 @@ from precisionlab.precision import Precision, any_quantized
 from precisionlab.rewrite.repairs import is_repairable
 from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.certificate import certificate_without_pins
+from precisionlab.search.migrating import find_migrations
 from precisionlab.search.options import Minimize
 from precisionlab.search.outcome import EngineResult, PrecisionResult, Repaired, Variant
 from precisionlab.search.repairing import Found, find_repairs
-from precisionlab.system.deadline import Deadline, Watched
+from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 
 Methods = Mapping[str, CalibrationTable]
 """By each calibration method, the int8 ranges of the model as it is."""
@@ -100,17 +101,19 @@ class _Precision:
 
     def _may_be_repaired(self) -> bool:
         options, model = self.work.options, self.work.evaluator.model
-        if (
-            not options.repair
-            or self.precision.is_quantized
-            or self.job.grounds.unknown(options.tolerance_of(self.precision))
-        ):
+        if not options.repair or self.job.grounds.unknown(options.tolerance_of(self.precision)):
             return False
         return is_repairable(model, self.precision)
 
     def _found(self, trials: RepairTrials) -> Found:
-        tolerance = self.work.options.tolerance_of(self.precision)
-        return find_repairs(trials, self.precision, tolerance, self.work.evaluator.observer.note)
+        tolerance, note = self.work.options.tolerance_of(self.precision), self.work.evaluator.observer.note
+        if not self.precision.is_quantized:
+            return find_repairs(trials, self.precision, tolerance, note)
+        try:
+            return find_migrations(trials, self.precision, tolerance, note)
+        except BudgetExhausted as end:
+            note(f"{self.precision}: {end} while channels were tried: none is scaled")
+            return Found((), (), {}, 0)
 
     def _repaired(self, bare: PrecisionResult, trials: RepairTrials, found: Found, means: SweepWork) -> PrecisionResult:
         """The search for pins on the repaired model, and what each repair does for the plan that it finds."""

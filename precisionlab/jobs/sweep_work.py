@@ -27,6 +27,7 @@ from precisionlab.jobs.grouping import (
 )
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import Means
+from precisionlab.jobs.repaired_file import repairs_text
 from precisionlab.jobs.sweep_checks import check_choosable, check_precisions
 from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
 from precisionlab.model import Model, load_model
@@ -44,7 +45,6 @@ from precisionlab.system.executors import Executor, open_executor
 from precisionlab.system.lock import held_folder
 from precisionlab.system.observer import Observer
 from precisionlab.system.versions import RULES, versions
-from precisionlab.system.wording import counted
 
 if TYPE_CHECKING:
     from precisionlab.backends.engine import EngineBackend
@@ -140,7 +140,7 @@ class _Opening:
 
     def _repaired(self, work: SweepWork, model: Model) -> SweepWork:
         """All means for the same model with repairs: its own engines, and the layers that these have."""
-        self.observer.note(f"with {counted(len(model.repairs), 'repair')}: {', '.join(map(str, model.repairs))}")
+        self.observer.note(f"with {repairs_text(model)}")
         ready = work.ready.of(model, self.run.threads, self.executor)
         grouped = Grouped(model)
         if work.grouped.fusions is not None:

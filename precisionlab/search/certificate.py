@@ -12,6 +12,7 @@ from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.errors import PlanError
 from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
+from precisionlab.rewrite.repairs import MIGRATE
 from precisionlab.search.ladder import Assignment
 from precisionlab.system.deadline import BudgetExhausted
 
@@ -39,12 +40,14 @@ class RepairRelease:
     """The plan without one of its repairs, and nothing else changed.
 
     `figures` is None where the others cannot be made without it: they are made of what it has made. `is_needed` says
-    whether the plan is not right without it, or clearly worse; see `is_worse`.
+    whether the plan is not right without it, or clearly worse; see `is_worse`. `together` counts those that were left
+    out with it: of channels that are scaled for int8 each group does little by itself, and all are one repair.
     """
 
     repair: Repair
     figures: Figures | None
     is_needed: bool
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Certificate:
         }
 
 
+_JOINT = frozenset({MIGRATE.name})
+
 WORTH_A_REPAIR = 1.0
 """dB: where a plan loses more without a repair, the repair stays though the tolerance holds; it costs no time."""
 
@@ -105,17 +110,24 @@ def repair_releases(
 
     `found` is the comparison with all of them. Where `judged` raises BudgetExhausted, the rest is missing.
     """
-    releases = []
-    for repair in repairs:
+    releases: list[RepairRelease] = []
+    for unit in _units(repairs):
         try:
-            without = judged(tuple(other for other in repairs if other is not repair))
+            without = judged(tuple(other for other in repairs if other not in unit))
         except BudgetExhausted:
             break
         except PlanError:
-            releases.append(RepairRelease(repair, None, is_needed=True))
+            releases += [RepairRelease(one, None, is_needed=True, together=len(unit)) for one in unit]
         else:
-            releases.append(RepairRelease(repair, figures_of(without, bounds), is_worse(found, without, bounds)))
-    return tuple(releases)
+            figures, is_needed = figures_of(without, bounds), is_worse(found, without, bounds)
+            releases += [RepairRelease(one, figures, is_needed, len(unit)) for one in unit]
+    return tuple(sorted(releases, key=lambda release: repairs.index(release.repair)))
+
+
+def _units(repairs: tuple[Repair, ...]) -> list[tuple[Repair, ...]]:
+    """What is left out at a time."""
+    joint = tuple(repair for repair in repairs if repair.kind in _JOINT)
+    return [*((repair,) for repair in repairs if repair not in joint), *([joint] if joint else [])]
 
 
 def certificate_of(
@@ -158,7 +170,8 @@ def json_number(value: float) -> float | str:
 
 
 def _plain_release(release: RepairRelease) -> dict[str, Any]:
-    head = {"kind": release.repair.kind, "node": release.repair.nodes[0]}
+    head: dict[str, Any] = {"kind": release.repair.kind, "node": release.repair.nodes[0]}
+    head |= {"together": release.together} if release.together > 1 else {}
     return head | ({"figures": None} if release.figures is None else plain_figures(release.figures))
 
 

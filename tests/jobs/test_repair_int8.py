@@ -15,6 +15,7 @@ from models import Array, proto
 from precisionlab.cli import cli
 from precisionlab.jobs.repair import RepairResult, repair
 from precisionlab.jobs.sweep import sweep
+from precisionlab.jobs.verify import verify
 
 BOUND = "sqnr>=34"
 UNEVEN = """(float[4, 32] x) => (float[4, 8] y) {
@@ -139,3 +140,25 @@ def test_where_no_channel_folds_int8_stays_as_it_was(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "no repair helps" in done.stdout
     assert not (tmp_path / "fixed.onnx").exists()
+
+
+def test_a_sweep_scales_channels_before_it_pins_and_proves_all_of_them_together(
+    repaired: Repaired, tmp_path: Path
+) -> None:
+    options = {"precisions": "int8", "tolerance": BOUND, "threads": 1}
+    swept = sweep(repaired.model, repaired.data, out=tmp_path / "run", **options)
+    pinned = sweep(repaired.model, repaired.data, out=tmp_path / "pinned", repair=False, **options)
+    (found,), (without,) = swept.precisions, pinned.precisions
+
+    assert found.met
+    assert found.plan.pins == ()
+    assert len(without.plan.pins) > 0
+    assert {repair.kind for repair in found.plan.repairs} == {"migrate_channels"}
+    assert found.repaired is not None
+    assert found.repaired.same.is_bitwise
+    assert found.certificate is not None
+    assert found.certificate.proven
+    assert {release.together for release in found.certificate.repairs} == {len(found.plan.repairs)}
+    again = verify(tmp_path / "run" / "plan.json", threads=1)
+    assert again.holds
+    assert again.certificate.to_dict() == found.certificate.to_dict()
