@@ -14,7 +14,7 @@ from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, parse_holdout, prepare
 from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials, int8_ranges
-from precisionlab.jobs.repaired_file import keeps_float32, write_repaired
+from precisionlab.jobs.repaired_file import beside_original, is_as_promised, write_repaired
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import repaired_precisions, why_left_alone
@@ -105,7 +105,8 @@ def repair(
             return Means(made.evaluator(NoJournal(), observer, judging), made.local.look)
 
         def is_same(model: Model) -> bool:
-            return keeps_float32(model, ready.dataset, ready.local.threads, observer)
+            same = beside_original(model, ready.dataset, ready.local.threads, observer)
+            return is_as_promised(model, same)
 
         def ranges_of(means: Means) -> Ranges:
             return int8_ranges(means, bounds) if low.is_quantized else NO_RANGES

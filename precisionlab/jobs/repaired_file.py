@@ -18,33 +18,33 @@ _SHOWN = 3
 
 
 def same_in_float32(repaired: Model, samples: Dataset, threads: int, observer: Observer) -> Equivalence:
-    """How a repaired model lies beside its original in float32, on these samples.
+    """As `beside_original`. Raises ModelError where it is not what the repairs promise."""
+    same = beside_original(repaired, samples, threads, observer)
+    check_promise(repaired, same)
+    return same
 
-    Raises ModelError where it is not what its repairs promise.
-    """
+
+def beside_original(repaired: Model, samples: Dataset, threads: int, observer: Observer) -> Equivalence:
+    """How a repaired model lies beside its original in float32, on these samples."""
     assert repaired.original is not None
-    observer.stage("the repaired model beside the original, in float32", len(samples))
-    same = equivalence(repaired.original.onnx, repaired.onnx, samples, threads, observer.advance)
-    if not _is_as_promised(repaired, same):
+    observer.stage(f"float32 with {repairs_text(repaired)}", len(samples))
+    return equivalence(repaired.original.onnx, repaired.onnx, samples, threads, observer.advance)
+
+
+def is_as_promised(repaired: Model, same: Equivalence) -> bool:
+    """Whether the model gives what its repairs promise: on other samples a row may be masked as a whole."""
+    return same.largest <= NEARLY and (repaired.is_rounded_by_repairs or same.is_bitwise)
+
+
+def check_promise(repaired: Model, same: Equivalence) -> None:
+    """Raises ModelError where the model does not give what its repairs promise."""
+    if not is_as_promised(repaired, same):
         kinds = ", ".join(map(str, repaired.repairs))
         raise ModelError(
             f"{repaired.path}: with {kinds} its float32 outputs differ by {same.largest:.2g} of their largest number, "
             "which such repairs must not do; nothing was written; sweep the model anew, and if that says the same, "
             "please report it"
         )
-    return same
-
-
-def keeps_float32(repaired: Model, samples: Dataset, threads: int, observer: Observer) -> bool:
-    """Whether a repaired model gives on these samples what its repairs promise: a row may be masked as a whole."""
-    assert repaired.original is not None
-    observer.stage(f"float32 with {repairs_text(repaired)}", len(samples))
-    same = equivalence(repaired.original.onnx, repaired.onnx, samples, threads, observer.advance)
-    return _is_as_promised(repaired, same)
-
-
-def _is_as_promised(repaired: Model, same: Equivalence) -> bool:
-    return same.largest <= NEARLY and (repaired.is_rounded_by_repairs or same.is_bitwise)
 
 
 def write_repaired(repaired: Model, file: Path) -> tuple[Path, ...]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import closeness
+from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
-from precisionlab.jobs.repaired_file import keeps_float32, same_in_float32
+from precisionlab.jobs.repaired_file import beside_original, check_promise, is_as_promised, repairs_text
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork
 from precisionlab.model import Model
+from precisionlab.model.digest import repaired_content
 from precisionlab.model.repair import Repair
 from precisionlab.plan.assign import read_plan_for
 from precisionlab.precision import Precision, any_quantized
@@ -172,7 +175,7 @@ def _trials(job: SweepJob, work: SweepWork, precision: Precision, methods: Metho
     original = watched(work.means)
 
     def is_same(model: Model) -> bool:
-        return keeps_float32(model, work.ready.dataset, work.ready.local.threads, original.evaluator.observer)
+        return is_as_promised(model, _beside_original(model, work, original.evaluator))
 
     return RepairTrials(
         original, precision, options.around, tolerance, opened, ranges_of, typed=options.typed, is_same=is_same
@@ -181,8 +184,20 @@ def _trials(job: SweepJob, work: SweepWork, precision: Precision, methods: Metho
 
 def _same(repaired: Model, work: SweepWork) -> Equivalence:
     """What a plan with repairs needs to be seen, however little time is left."""
+    same = _beside_original(repaired, work, work.evaluator)
+    check_promise(repaired, same)
+    return same
+
+
+def _beside_original(repaired: Model, work: SweepWork, evaluator: Evaluator) -> Equivalence:
+    """How a repaired model lies beside the original in float32, over all samples; the evaluator's journal keeps it."""
     ready = work.ready
-    return same_in_float32(repaired, ready.dataset, ready.local.threads, work.evaluator.observer)
+
+    def compared() -> dict[str, Any]:
+        return beside_original(repaired, ready.dataset, ready.local.threads, evaluator.observer).to_plain()
+
+    key = {"equivalence": len(ready.dataset), "repaired": repaired_content(repaired)}
+    return evaluator.journalled(f"float32 with {repairs_text(repaired)}", key, compared, Equivalence.from_plain)
 
 
 def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:

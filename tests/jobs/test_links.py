@@ -16,7 +16,19 @@ from precisionlab.system.plainfiles import LinkError, make_plain_folder, open_pl
 
 MODEL = DIGITS / "digits.onnx"
 CALIBRATE = ["calibrate", str(MODEL), "--data", str(DIGITS), "--samples", "4"]
-SWEEP = ["sweep", str(MODEL), "--data", str(DIGITS), "--precisions", "fp16", "--samples", "8", "--max-evaluations", "2"]
+SWEEP = [
+    "sweep",
+    str(MODEL),
+    "--data",
+    str(DIGITS),
+    "--precisions",
+    "fp16",
+    "--samples",
+    "8",
+    "--no-repair",
+    "--max-evaluations",
+    "2",
+]
 SECRET = "not for others\n"
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links need rights on Windows")

@@ -164,7 +164,7 @@ def chain(seed: int, faults: Sequence[str], length: int, folder: Path) -> tuple[
 
 
 def swept(model: Path, data: Path, out: Path, **options: object) -> PrecisionResult:
-    (result,) = sweep(model, data, precisions="fp16", out=out, threads=2, **options).precisions  # type: ignore[arg-type]
+    (result,) = sweep(model, data, precisions="fp16", out=out, threads=2, repair=False, **options).precisions  # type: ignore[arg-type]
     return result
 
 

@@ -169,7 +169,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data").mkdir()
     for i, x in enumerate(inputs):
         np.save(folder / "data" / f"{i}.npy", x)
-    result = sweep(model.path, folder / "data", precisions="fp16", ladder="fp32", out=folder / "run", threads=1)
+    how = {"precisions": "fp16", "ladder": "fp32", "repair": False, "threads": 1}
+    result = sweep(model.path, folder / "data", out=folder / "run", **how)
     assert not result.precisions[0].low.met
     assert result.precisions[0].met
     assert {pin.layer for pin in result.precisions[0].plan.pins} <= {f"norm/node_of_{v}" for v in "smqd"}
