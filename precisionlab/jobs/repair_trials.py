@@ -212,7 +212,9 @@ class RepairTrials:
             return same_in_float32(evaluator.model, samples, threads, evaluator.observer).to_plain()
 
         key = {"equivalence": len(samples)}  # of which samples, the run's context says
-        return evaluator.journalled("float32 with repairs", key, work, Equivalence.from_plain)
+        return evaluator.journalled(
+            "float32 with repairs", key, work, Equivalence.from_plain, lambda same: same.samples == len(samples)
+        )
 
     def means(self, repairs: Repairs) -> Means:
         """What evaluates the model with these repairs."""

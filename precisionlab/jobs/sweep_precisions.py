@@ -197,7 +197,10 @@ def _beside_original(repaired: Model, work: SweepWork, evaluator: Evaluator) -> 
         return beside_original(repaired, ready.dataset, ready.local.threads, evaluator.observer).to_plain()
 
     key = {"equivalence": len(ready.dataset), "repaired": repaired_content(repaired)}
-    return evaluator.journalled(f"float32 with {repairs_text(repaired)}", key, compared, Equivalence.from_plain)
+    title = f"float32 with {repairs_text(repaired)}"
+    return evaluator.journalled(
+        title, key, compared, Equivalence.from_plain, lambda same: same.samples == len(ready.dataset)
+    )
 
 
 def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:
