@@ -120,7 +120,7 @@ def test_a_sweep_measures_the_same_with_channels_last(monkeypatch: pytest.Monkey
     for form in ("chw", "chw4"):
         result = sweep(
             DIGITS / "digits.onnx", DIGITS, precisions="fp16", backend="tensorrt", out=tmp_path / form, samples=4,
-            threads=1,
+            threads=1, repair=False,
             engine=EngineOptions(observe=0, builds=2, tuning=Tuning(formats=parse_formats([f"image:{form}"]))),
         )  # fmt: skip
         rows = result.variants.set_index("variant")

@@ -47,7 +47,7 @@ def test_pins_are_found_and_no_time_is_left_over(manner: str, monkeypatch: pytes
         np.save(data / f"{index}.npy", values)
     result = sweep(
         tmp_path / "model.onnx", data, precisions="fp16", backend="tensorrt", out=tmp_path / "out", threads=1,
-        holdout=0, tolerance="sqnr>=20", engine=EngineOptions(observe=0),
+        holdout=0, repair=False, tolerance="sqnr>=20", engine=EngineOptions(observe=0),
     )  # fmt: skip
     (found,) = result.precisions
     assert found.engine is not None

@@ -103,7 +103,7 @@ def assert_repaired(found: Swept) -> None:
 @pytest.fixture(scope="module")
 def magika(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     out = tmp_path_factory.mktemp("runs") / "magika"
-    return Swept(prepared("magika"), out, "--precisions", "fp16", "--samples", "8")
+    return Swept(prepared("magika"), out, "--precisions", "fp16", "--samples", "8", "--no-repair")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,18 @@ def test_magika_is_right_on_every_file_and_in_fp16_on_almost_none(magika: Swept)
 
 
 @pytest.mark.thorough
-def test_magika_is_repaired_by_pinning_what_overflows(magika: Swept) -> None:
+def test_magika_needs_no_pin_where_its_squares_are_scaled(prepared: Prepared, tmp_path: Path, magika: Swept) -> None:
+    found = Swept(prepared("magika"), tmp_path / "run", "--precisions", "fp16", "--samples", "8")
+    assert found.met
+    assert found.plan["pins"] == []
+    assert [repair["kind"] for repair in found.plan["repairs"]] == ["scale_sum_of_squares"]
+    assert found.plan["certificate"]["proven"]
+    assert found.plan["repaired"]["float32"]["bitwise"]
+    assert found.worst("fp16 repaired", "sqnr_db") > magika.worst("fp16 mixed", "sqnr_db") - 1
+
+
+@pytest.mark.thorough
+def test_magika_is_made_right_by_pinning_what_overflows(magika: Swept) -> None:
     assert_repaired(magika)
     assert all("overflow" in reason for reason in magika.reasons.values()), magika.reasons
     assert any("LayerNorm" in name for name in magika.reasons)
