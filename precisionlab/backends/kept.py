@@ -53,12 +53,14 @@ class KeptOutputs:
             if all(name in known for name in names):
                 return {name: self._read(known[name]) for name in names}
         found = {name: value for name, value in computed(sample).items() if name in names}
-        self.keep(sample, found)
+        self._keep(key, found)
         return found
 
     def keep(self, sample: Sample, values: Mapping[str, Any]) -> None:
         """Keep what was computed anyway."""
-        key = (sample.name, _checksum(sample))
+        self._keep((sample.name, _checksum(sample)), values)
+
+    def _keep(self, key: tuple[str, int], values: Mapping[str, Any]) -> None:
         with self._lock:
             known = self._values.setdefault(key, {})
             for name, value in values.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.coarse import CoarseHistogram
@@ -207,14 +206,7 @@ class RepairTrials:
         Raises ModelError where it is not what its repairs promise.
         """
         evaluator = self._evaluator(repairs)
-
-        def work() -> dict[str, Any]:
-            return same_in_float32(evaluator.model, samples, threads, evaluator.observer).to_plain()
-
-        key = {"equivalence": len(samples)}  # of which samples, the run's context says
-        return evaluator.journalled(
-            "float32 with repairs", key, work, Equivalence.from_plain, lambda same: same.samples == len(samples)
-        )
+        return same_in_float32(evaluator.model, samples, threads, evaluator.observer)
 
     def means(self, repairs: Repairs) -> Means:
         """What evaluates the model with these repairs."""
