@@ -234,7 +234,7 @@ class RepairTrials:
 
     def _plan_by(self, method: str | None, repairs: Repairs) -> tuple[PrecisionPlan, CalibrationTable | None]:
         """As `plan`, with int8 ranges by this method."""
-        if method is None:
+        if method in (None, self.ranges(repairs).method):
             return self.plan(repairs)
         means = self.means(repairs)
         methods = observed_values(means.evaluator, True, means.look).methods
