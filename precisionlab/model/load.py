@@ -31,6 +31,7 @@ from precisionlab.model.lift import OWN, lift
 from precisionlab.model.light import big_as_inputs
 from precisionlab.model.measurable import check_measurable
 from precisionlab.model.names import new_name
+from precisionlab.model.owned import own_weights
 from precisionlab.model.repair import Repair
 from precisionlab.model.strangers import cut_strangers, has_strangers
 from precisionlab.model.tail import Tail, graft
@@ -168,6 +169,7 @@ def _simplified(model: ir.Model, path: Path, is_known: bool) -> _Simplified:
         passes.RemoveInitializersFromInputsPass()(model)
         model.ir_version = max(model.ir_version, 4)  # before 4 every initialiser had to be an input as well
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        own_weights(model)
         passes.RemoveUnusedNodesPass()(model)
         for graph in model.graphs():
             name_nodes(graph)

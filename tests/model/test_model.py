@@ -19,6 +19,7 @@ from precisionlab.data import Dataset
 from precisionlab.errors import ModelError
 from precisionlab.model import Layer, Model, load_model
 from precisionlab.model.graph import Obstacle
+from precisionlab.model.owned import own_weights
 from precisionlab.precision import Precision
 
 rng = np.random.default_rng(0)
@@ -634,6 +635,32 @@ def test_a_weight_is_the_same_bits_after_loading(tmp_path: Path) -> None:
     loaded = model.onnx.graph.initializers["w"].const_value
     assert loaded is not None
     assert np.array_equal(bits(loaded.numpy()), bits(value))
+
+
+def test_looking_at_a_weight_of_the_file_makes_no_copy_of_it(tmp_path: Path) -> None:
+    """A session is given the weight where it stands: with a copy for each, memory would hold it many times over."""
+    model = load(proto("(float[400] x) => (float[400] y) { y = Mul(x, w) }", {"w": weight(400)}), tmp_path)
+    loaded = model.onnx.graph.initializers["w"].const_value
+    assert loaded is not None
+    assert np.shares_memory(loaded.numpy(), loaded.numpy())
+
+
+@pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.INT4, TensorProto.STRING, TensorProto.FLOAT])
+def test_a_tensor_of_the_file_is_written_as_it_was_read(kind: int) -> None:
+    """Whatever its type, in an attribute too, with its name and what is said of it."""
+    values = [b"a", b"b", b"c"] if kind == TensorProto.STRING else [1, 2, 3]
+    tensor = helper.make_tensor("k", kind, [3], values)
+    tensor.doc_string = "what it is"
+    info = helper.make_tensor_value_info
+    node = helper.make_node("Constant", [], ["y"], value=tensor)
+    outputs = [info("y", kind, [3]), info("k", kind, [3])]
+    model = helper.make_model(helper.make_graph([node], "g", [], outputs, initializer=[tensor]))
+    read = ir.from_proto(model)
+    own_weights(read)
+    written = ir.to_proto(read).graph
+    for one in (written.initializer[0], written.node[0].attribute[0].t):
+        assert (one.name, one.doc_string, one.data_type, list(one.dims)) == ("k", "what it is", kind, [3])
+        assert np.array_equal(ir.from_proto(one).numpy(), ir.from_proto(tensor).numpy())
 
 
 def test_every_layer_is_found_by_name(bundled: tuple[Model, Dataset]) -> None:
