@@ -10,13 +10,13 @@ from onnx_ir.passes import common as passes
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.model.load import with_graph
-from precisionlab.model.portable import is_quantizer
 from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs.base import Proposal, RepairPass, Sight
 from precisionlab.rewrite.repairs.clamp_constant import ClampConstant
 from precisionlab.rewrite.repairs.log_hypot import LogHypot
 from precisionlab.rewrite.repairs.migrate_channels import MigrateChannels
+from precisionlab.rewrite.repairs.quantized import Quantized
 from precisionlab.rewrite.repairs.reduce_mean import ReduceMean
 from precisionlab.rewrite.repairs.scale_pair import ScalePair
 from precisionlab.rewrite.repairs.scale_product import ScaleProduct
@@ -67,27 +67,28 @@ def is_repairable(model: Model, precision: Precision) -> bool:
 def why_left_alone(model: Model) -> str:
     """Why a model is never repaired, as the end of a sentence; empty where it may be.
 
-    What it has in half is rounded wherever a repair rounds otherwise, and scales of its own were found for the numbers
-    that it computes with now.
+    What it has in half is rounded wherever a repair rounds otherwise. Where it has Q/DQ nodes of its own, the part of
+    it that they leave in float may be repaired; see `Quantized`.
     """
     if model.halves or any(layer.own or layer.has_own_inside for layer in model.layers):
         return "computes in half itself"
-    if any(map(is_quantizer, model.onnx.graph.all_nodes())):
-        return "is quantised by Q/DQ nodes of its own"
     return ""
 
 
 def found_repairs(sight: Sight) -> tuple[Repair, ...]:
     """All that could help; of those that mend the same the first kind alone, and none that mends less than another.
 
-    A quantized precision breaks by its channels alone.
+    A quantized precision breaks by its channels alone. What would change what a model's own Q/DQ nodes take is none.
     """
     if sight.number_format.is_quantized:
         return tuple(proposal.repair for proposal in MIGRATE.find(sight))
     kept: list[Proposal] = []
+    is_quantized = Quantized.of(sight.model.onnx.graph) is not None
     for one in PASSES.values():
         for proposal in one.find(sight):
             if any(proposal.mends <= other.mends for other in kept):
+                continue
+            if is_quantized and not _can_be_carried_out(sight.model.onnx, proposal.repair):
                 continue
             kept = [other for other in kept if not other.mends < proposal.mends] + [proposal]
     return tuple(proposal.repair for proposal in kept)
@@ -104,12 +105,26 @@ def repaired_model(model: Model, repairs: tuple[Repair, ...]) -> Model:
     return with_graph(original, repaired_graph(original.onnx, repairs), repairs) if repairs else original
 
 
+def _can_be_carried_out(model: ir.Model, repair: Repair) -> bool:
+    try:
+        repaired_graph(model, (repair,))
+    except PlanError:
+        return False
+    return True
+
+
 def repaired_graph(model: ir.Model, repairs: Iterable[Repair]) -> ir.Model:
-    """A copy of the model with these repairs. Raises PlanError where one cannot be carried out."""
+    """A copy of the model with these repairs.
+
+    Raises PlanError where one cannot be carried out, or changes what the model's own Q/DQ nodes compute with.
+    """
     copy = model.clone()
     for repair in repairs:
         if repair.kind not in PASSES:
             raise PlanError(f"repair {repair}: of no kind that this version knows")
+        quantized = Quantized.of(copy.graph)
         PASSES[repair.kind].apply(copy.graph, repair)
+        if quantized is not None:
+            quantized.check(copy.graph, repair)
     passes.RemoveUnusedNodesPass()(copy)  # what nothing takes any more
     return copy
