@@ -117,10 +117,10 @@ class RepairTrials:
         else:
             found = evaluator.judge(self._title(repairs), plan, table, reference)
         otherwise = self._unclamped(repairs, plan)
-        if otherwise is None or not meets(found, self._tolerance):
+        if otherwise is None:
             return found
         unclamped = otherwise.judge(f"{self._title(repairs)}, constants not clamped", plan, table, reference)
-        return min(found, unclamped, key=lambda comparison: closeness(comparison, self._tolerance))
+        return min(found, unclamped, key=lambda one: (closeness(one, self._tolerance), -len(one.nonfinite)))
 
     def _unclamped(self, repairs: Repairs, plan: PrecisionPlan) -> Evaluator | None:
         """What evaluates it with constants as they are rounded; None where no constant is clamped."""

@@ -143,10 +143,12 @@ class _Precision:
             return (one.met, near) > (other.met, far)
         return self._spent(one) < self._spent(other)
 
-    def _spent(self, variant: Variant) -> tuple[float, float]:
+    def _spent(self, variant: Variant) -> tuple[float, float, bool]:
+        """What it takes; of two that take as much, one that hangs on no clamped constant is right in more engines."""
         cost = variant.cost.seconds if variant.cost is not None else 0.0
         pins = float(len(variant.plan.pins))
-        return (pins, cost) if self.work.options.minimize is Minimize.PINS else (cost, pins)
+        first, second = (pins, cost) if self.work.options.minimize is Minimize.PINS else (cost, pins)
+        return first, second, _hangs_on_constants(variant)
 
     def _note(self, text: str) -> None:
         self.work.evaluator.observer.note(f"{self.precision}: {text}")

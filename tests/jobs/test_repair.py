@@ -204,6 +204,21 @@ def test_a_mask_is_repaired_where_no_row_is_masked_as_a_whole(tmp_path: Path) ->
     assert found.same.is_bitwise
 
 
+@pytest.mark.thorough
+def test_of_plans_with_as_many_pins_the_one_is_taken_that_hangs_on_no_clamped_constant(tmp_path: Path) -> None:
+    model, data = masked(tmp_path, rows=0)
+    body = MASKED.replace("float[4, 8] y)", "float[4, 8] y, float[4, 8] z)").replace(
+        "\n}", " h = Mul(x, k) e = Exp(h) z = Log(e) }"
+    )
+    onnx.save_model(proto(body, {"least": np.float32(-3.4e38), "k": np.float32(12)}), model)
+    (found,) = sweep(model, data, precisions="fp16", backend="onnxruntime", out=tmp_path / "run", threads=1).precisions
+
+    assert found.met
+    assert found.plan.pins
+    assert [one.kind for one in found.plan.repairs] == ["clamp_constant"]
+    assert not found.mixed.refuted
+
+
 def test_an_output_that_half_cannot_hold_is_told(tmp_path: Path) -> None:
     body = "(float[4, 32] x) => (float[4, 32] y) { y = Mul(x, k) }"
     model, data = made(tmp_path, body, {"k": np.float32(1e6)})
