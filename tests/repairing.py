@@ -11,7 +11,6 @@ import onnx
 from models import Array, proto
 
 from precisionlab.model import Model, load_model
-from precisionlab.model.digest import repaired_content
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -64,7 +63,7 @@ def plan_file(model: Model, *repairs: Repair, default: Precision = Precision.FP1
     plan = PrecisionPlan(model.sha256, default, repairs=repairs)
     content = plan.to_dict()
     if repairs:
-        content["repaired"] = {"sha256": repaired_content(repaired_model(model, repairs))}
+        content["repaired"] = {"sha256": repaired_model(model, repairs).content}
     path = model.path.parent / "plan.json"
     path.write_text(json.dumps({**content, **more}))
     return path

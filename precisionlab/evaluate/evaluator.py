@@ -19,7 +19,6 @@ from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Dataset
 from precisionlab.evaluate.journal import Journal
 from precisionlab.model import Model
-from precisionlab.model.digest import layers_digest, repaired_content
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.observe import Flow, observed_rows
@@ -194,7 +193,7 @@ class Evaluator:
         layers of it: those are the context's for the model as it is alone.
         """
         if self.model.repairs:
-            key = {**key, "repaired": repaired_content(self.model), "layers": layers_digest(self.model)}
+            key = {**key, "repaired": self.model.content, "layers": self.model.grouping}
         name = json.dumps(key, sort_keys=True)
         if name not in self._done:
             if (known := self.journal.known(key)) is not None:

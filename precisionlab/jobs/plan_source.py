@@ -11,7 +11,6 @@ from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluate.prepare import Source
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions, with_compiled_layers
-from precisionlab.model.digest import repaired_content
 from precisionlab.plan.arithmetic import Arithmetic
 from precisionlab.plan.file import REPAIRED, check_model, plan_from_dict, read_plan_content
 from precisionlab.rewrite.repairs import repaired_model
@@ -118,7 +117,7 @@ def repaired_for(model: Model, plan: Path) -> Model:
     except PlanError as error:
         raise PlanError(f"{plan}: {error}") from None
     wanted = _told(content)
-    if wanted is not None and wanted != repaired_content(repaired):
+    if wanted is not None and wanted != repaired.content:
         raise PlanError(
             f"{plan}: its repairs give another model than the one that it was found for (`{REPAIRED}.sha256`): it was "
             "changed, or another version found it; sweep the model anew"

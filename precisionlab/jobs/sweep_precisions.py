@@ -17,7 +17,6 @@ from precisionlab.jobs.repaired_file import beside_original, check_promise, is_a
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork
 from precisionlab.model import Model
-from precisionlab.model.digest import repaired_content
 from precisionlab.model.repair import Repair
 from precisionlab.plan.assign import read_plan_for
 from precisionlab.precision import Precision, any_quantized
@@ -198,7 +197,7 @@ def _beside_original(repaired: Model, work: SweepWork, evaluator: Evaluator) -> 
     def compared() -> dict[str, Any]:
         return beside_original(repaired, ready.dataset, ready.local.threads, evaluator.observer).to_plain()
 
-    key = {"equivalence": len(ready.dataset), "repaired": repaired_content(repaired)}
+    key = {"equivalence": len(ready.dataset), "repaired": repaired.content}
     title = f"float32 with {repairs_text(repaired)}"
     return evaluator.journalled(
         title, key, compared, Equivalence.from_plain, lambda same: same.samples == len(ready.dataset)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
+from precisionlab.model.digest import graph_digest, grouping_digest
 from precisionlab.model.opset import opset_of
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.model.subgraphs import outer_values
@@ -276,6 +277,16 @@ class Model:
         halves = {precision.number_format.element for precision in Precision.low() if not precision.is_quantized}
         infos = (*self.inputs, *self.outputs)
         return {info.name: info.dtype for info in infos if info.dtype is not None and info.dtype in halves}
+
+    @cached_property
+    def content(self) -> str:
+        """What identifies the graph beside the file's hash, however it was made: of a repaired model, that is."""
+        return graph_digest(self.onnx, None if self.original is None else self.original.onnx, self.sha256)
+
+    @cached_property
+    def grouping(self) -> str:
+        """What identifies how its nodes are grouped into layers."""
+        return grouping_digest((*layer.nodes, *layer.inside) for layer in self.layers)
 
     @property
     def is_rounded_by_repairs(self) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from precisionlab.model.digest import repaired_content
 from precisionlab.model.graph import Model
 from precisionlab.model.save import embedded, save_model
 
@@ -41,14 +40,14 @@ def _written(model: Model, prepared: ir.Model | None, folder: Path) -> Path:
 def content_of(model: Model) -> str:
     """A digest of what that file holds: the model's own, and how it was changed."""
     if model.repairs:
-        return repaired_content(model)
+        return model.content
     return model.sha256 if model.prepared is None else hashlib.sha256(f"{model.sha256} inlined".encode()).hexdigest()
 
 
 def prepared_name(model: Model) -> str:
     """What the copy is called; with repairs by a name for these alone, as each precision has its own."""
     if model.repairs:
-        return f"{model.name}.repaired-{repaired_content(model)[:6]}.onnx"
+        return f"{model.name}.repaired-{model.content[:6]}.onnx"
     return f"{model.name}{_SUFFIX}"
 
 

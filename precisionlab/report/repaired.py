@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from precisionlab.model.digest import repaired_content
 from precisionlab.report.subgraph import changed_part
 from precisionlab.rewrite.repairs import repaired_graph
 from precisionlab.search.certificate import RepairRelease, json_number, plain_figures
@@ -14,7 +13,7 @@ from precisionlab.search.outcome import PrecisionResult, Repaired
 def repaired_facts(repaired: Repaired) -> dict[str, Any]:
     """The repaired model, and how it lies beside the original in float32: in the plan's file."""
     return {
-        "sha256": repaired_content(repaired.model),
+        "sha256": repaired.model.content,
         "float32": {
             "bitwise": repaired.same.is_bitwise,
             "largest_difference": json_number(repaired.same.largest),
