@@ -29,7 +29,7 @@ test: $(VENV)/installed-dev ## install, check and test everything
 
 thorough: $(VENV)/installed-dev $(VENV)/installed-models ## the tests that take longest: real models, browsers, every TensorRT's bindings and its double, kills, little memory
 	$(BIN)/python -m examples.prepare all
-	$(BIN)/python -m pytest -n auto --dist worksteal -m thorough
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "thorough or property"
 
 quick: $(VENV)/installed-dev ## the tests that take little, in about a minute on two cores
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"

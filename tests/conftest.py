@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import hypothesis
 import pytest
-from models import DIGITS, digits, examples, only_few_examples
+from models import DIGITS, digits, examples, only_one_example_in
 
 from precisionlab.data import Dataset
 from precisionlab.jobs.result import SweepResult
@@ -42,10 +43,15 @@ SLOW = THOROUGH | {
 """Modules that `make quick` leaves out, by names without `test_`; a slow test in another is marked itself."""
 
 
+FEWER_EXAMPLES = {"not slow": 5, "not thorough": 3}
+"""Where such tests are left out: of so many examples of hypothesis one is tried."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Have hypothesis be patient, repeat itself, and where slow tests are not wanted, try few examples."""
-    if "not slow" in config.getoption("markexpr"):
-        only_few_examples()
+    """Have hypothesis be patient, repeat itself, and try few examples where not all tests are wanted."""
+    os.fsync = lambda handle: None  # a sweep waits for the disk 38 times, and no test pulls the plug
+    wanted = config.getoption("markexpr")
+    only_one_example_in(next((share for without, share in FEWER_EXAMPLES.items() if without in wanted), 1))
     name, usual = "precisionlab", hypothesis.settings.get_profile("default").max_examples
     hypothesis.settings.register_profile(
         name, deadline=None, derandomize=True, print_blob=True, max_examples=examples(usual)
@@ -67,13 +73,18 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark all that a slow or thorough module holds; a thorough test is a slow one too, wherever it stands."""
+    """Mark all that a slow or thorough module holds; a thorough test is a slow one too, wherever it stands.
+
+    What hypothesis tries is a `property`: `make thorough` has it again, with all its examples.
+    """
     name = item.path.stem.removeprefix("test_")
     is_thorough = name in THOROUGH or item.get_closest_marker("thorough") is not None
     if is_thorough:
         item.add_marker(pytest.mark.thorough)
     if is_thorough or name in SLOW:
         item.add_marker(pytest.mark.slow)
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        item.add_marker(pytest.mark.property)
 
 
 @pytest.fixture(scope="session")

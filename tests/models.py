@@ -34,19 +34,17 @@ ROUNDED = Arithmetic(constants=Constants.ROUNDED)
 DIGITS = Path(__file__).parent.parent / "calib_data"
 
 
-_QUICK = 5
-"""Of so many examples of hypothesis one is tried where an answer is wanted in a minute."""
 _share = 1
 
 
-def only_few_examples() -> None:
-    """From now on `examples` gives a share of what it is asked for: for `make quick`, before tests are imported."""
+def only_one_example_in(share: int) -> None:
+    """From now on `examples` gives one in so many of what it is asked for. Before tests are imported."""
     global _share
-    _share = _QUICK
+    _share = share
 
 
 def examples(count: int) -> int:
-    """How many examples hypothesis makes up for a test that `make test` tries with `count`."""
+    """How many examples hypothesis makes up for a test that `make thorough` tries with `count`."""
     return max(1, count // _share)
 
 

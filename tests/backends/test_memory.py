@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import DIGITS, calibrate, load, plan_for, proto
+from models import DIGITS, calibrate, examples, load, plan_for, proto
 
 from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.memory import Share, default_memory, machine_memory, share_of, too_little
@@ -244,7 +244,7 @@ def refused_with(*command: str) -> str:
 
 
 @given(memory=st.integers(1, 1 << 34), each=st.integers(1, 1 << 36))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_the_figure_of_a_refusal_has_room_for_the_sample(
     bundled: tuple[Model, Dataset], memory: int, each: int
 ) -> None:

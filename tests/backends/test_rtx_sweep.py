@@ -28,7 +28,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
 
 
 def swept(out: Path) -> SweepResult:
-    options = {"backend": "tensorrt-rtx", "target": "l4", "threads": 2, "repair": False}
+    options = {"backend": "tensorrt-rtx", "target": "l4", "threads": 2, "repair": False, "samples": 8}
     return sweep(MODEL, DIGITS, precisions="fp16,int8", out=out, **options)  # type: ignore[arg-type]
 
 
@@ -79,7 +79,8 @@ def test_an_engine_is_compiled_once(found: SweepResult) -> None:
 
 @pytest.mark.parametrize("target", ["h100", pytest.param("orin", marks=pytest.mark.thorough)])
 def test_a_gpu_that_it_does_not_compile_for_is_told_and_the_sweep_goes_on(tmp_path: Path, target: str) -> None:
-    result = sweep(MODEL, DIGITS, precisions="fp16", backend="tensorrt-rtx", target=target, out=tmp_path, threads=2)
+    options = {"precisions": "fp16", "backend": "tensorrt-rtx", "samples": 4, "threads": 2, "repair": False}
+    result = sweep(MODEL, DIGITS, target=target, out=tmp_path, **options)  # type: ignore[arg-type]
     for compiled in result.precisions[0].compiled:
         assert compiled.inside is None
         assert "does not compile for" in compiled.refused
@@ -99,9 +100,8 @@ def test_verify_does_not_measure_without_a_gpu(found: SweepResult) -> None:
 
 
 def test_the_kernels_of_an_engine_are_the_layers_where_that_is_asked(tmp_path: Path) -> None:
-    result = sweep(
-        MODEL, DIGITS, precisions="fp16", layers="compiled", target="l4", out=tmp_path, threads=2, repair=False
-    )
+    options = {"precisions": "fp16", "layers": "compiled", "target": "l4", "samples": 12, "repair": False}
+    result = sweep(MODEL, DIGITS, out=tmp_path, threads=2, **options)  # type: ignore[arg-type]
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["layers"]["from"] == "a compiled engine"
     assert "where our patterns make 17" in run["layers"]["difference"]

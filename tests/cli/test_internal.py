@@ -159,6 +159,7 @@ def test_where_compiled_loops_cannot_be_kept_they_are_compiled_anew(tmp_path: Pa
     assert [path.name for path in compilers] == ["loops.py"], "numba's own cache ends the run where it has no place"
 
 
+@pytest.mark.thorough
 def test_nothing_but_the_run_is_left_behind_and_no_event_of_other_libraries(tmp_path: Path) -> None:
     """ONNX Runtime 1.32's Linux wheel keeps an identifier of the device, and events, in the user's cache."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}

@@ -21,7 +21,7 @@ from precisionlab.search.outcome import PrecisionResult
 SIDE, CLASSES, REACH = 96, 80, 16
 STRIDES = (8, 16)
 PLACES = sum((SIDE // stride) ** 2 for stride in STRIDES)
-SAMPLES = 16
+SAMPLES = 10
 
 
 def yolov8(outlier: float) -> onnx.ModelProto:
@@ -139,7 +139,9 @@ def swept(folder: Path, outlier: float) -> tuple[PrecisionResult, int, int, int]
     (folder / "data").mkdir()
     for i in range(SAMPLES):
         np.save(folder / "data" / f"s{i:02}.npy", scene(rng))
-    result = sweep(folder / "m.onnx", folder / "data", precisions="int8", out=folder / "out", threads=1, holdout=0)
+    result = sweep(
+        folder / "m.onnx", folder / "data", precisions="int8", out=folder / "out", threads=1, holdout=0, repair=False
+    )
     found = result.precisions[0]
     data = open_dataset(folder / "data", result.model, None, 0)
     backend = OnnxRuntimeBackend(result.model, next(iter(data)), threads=1)

@@ -27,23 +27,31 @@ def findings() -> dict[str, doctor.Finding]:
     return {finding.name: finding for finding in doctor.examine()}
 
 
-def test_the_emulation_is_always_ready() -> None:
-    found = findings()["backend onnxruntime"]
+@pytest.fixture(scope="module")
+def found_here() -> dict[str, doctor.Finding]:
+    """What doctor finds here: it starts a process for each backend, so once."""
+    return findings()
+
+
+def test_the_emulation_is_always_ready(found_here: dict[str, doctor.Finding]) -> None:
+    found = found_here["backend onnxruntime"]
     assert found.ready
     assert "CPU" in found.seen
     assert not found.remedy
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
-def test_without_tensorrt_the_command_that_installs_it_is_given() -> None:
-    found = findings()["backend tensorrt"]
+def test_without_tensorrt_the_command_that_installs_it_is_given(found_here: dict[str, doctor.Finding]) -> None:
+    found = found_here["backend tensorrt"]
     assert found.ready is False
     assert found.remedy == 'pip install "precisionlab[tensorrt-cu13]"'
 
 
 @needs_rtx
-def test_tensorrt_rtx_is_ready_to_compile_and_says_that_it_runs_nothing_without_a_gpu() -> None:
-    found = findings()["backend tensorrt-rtx"]
+def test_tensorrt_rtx_is_ready_to_compile_and_says_that_it_runs_nothing_without_a_gpu(
+    found_here: dict[str, doctor.Finding],
+) -> None:
+    found = found_here["backend tensorrt-rtx"]
     assert found.ready
     assert "1.7" in found.seen
     assert "typed models" in found.seen

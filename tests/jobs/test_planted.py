@@ -1,4 +1,4 @@
-"""Planted faults are found, all of them and nothing else: in made-up models, and in real chains of 100 layers."""
+"""Planted faults are found, all of them and nothing else: in made-up models, and in real chains of 50 layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from precisionlab.search.outcome import PrecisionResult
 from precisionlab.search.pins import Found, Verdict, find_pins
 from precisionlab.search.rank import Ranking
 
-SEEDS = 200
+SEEDS = 100
 
 # Made-up models
 
@@ -180,7 +180,7 @@ def swept(model: Path, data: Path, out: Path, **options: object) -> PrecisionRes
     ids=lambda v: "+".join(v) if isinstance(v, list) else str(v),
 )
 def test_faults_in_a_real_chain_are_pinned_and_nothing_else(tmp_path: Path, seed: int, faults: list[str]) -> None:
-    model, data, planted = chain(seed, faults, 90, tmp_path)
+    model, data, planted = chain(seed, faults, 48, tmp_path)
     found = swept(model, data, tmp_path / "run", ladder="fp32")
     assert {pin.layer for pin in found.mixed.plan.pins} == planted
     assert found.met
@@ -190,7 +190,7 @@ def test_faults_in_a_real_chain_are_pinned_and_nothing_else(tmp_path: Path, seed
     assert found.certificate is not None
     assert found.certificate.proven
     assert {release.layer for release in found.certificate.releases} == planted
-    layers = 90 + sum(len(FAULTS[fault][0]) for fault in faults)
+    layers = 48 + sum(len(FAULTS[fault][0]) for fault in faults)
     # Of the search; the certificate's releases are among them, and the plans around it are at most 8 more.
     assert found.evaluations <= 4 * len(planted) * math.log2(layers) + 20 + 8
     written = json.loads((tmp_path / "run" / "plan.json").read_text())["certificate"]
@@ -232,7 +232,7 @@ def test_a_fault_that_only_held_out_samples_show_is_pinned_too_and_the_pins_are_
 
 def test_the_ranking_has_the_planted_layers_in_front(tmp_path: Path) -> None:
     """What breaks at the outputs is seen layer by layer, before any set of pins is tried."""
-    model, data, planted = chain(6, ["weight", "overflow"], 60, tmp_path)
+    model, data, planted = chain(6, ["weight", "overflow"], 36, tmp_path)
     found = swept(model, data, tmp_path / "run", ladder="fp32")
     front: Callable[[str], int] = found.ranked.index
     breaking = {name for name in planted if not name_is_behind(name, planted)}

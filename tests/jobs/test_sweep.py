@@ -112,7 +112,8 @@ def test_int8_holds_its_own_tolerance_without_pins(digits: SweepResult) -> None:
 @pytest.mark.slow
 def test_int8_pins_until_a_stricter_tolerance_holds_and_no_more(tmp_path: Path) -> None:
     """Minimal, measured: releasing any one pin breaks it."""
-    result = sweep(MODEL, DIGITS, precisions="int8", tolerance="sqnr>=33", samples=16, out=tmp_path / "run")
+    run = {"tolerance": "sqnr>=33", "samples": 8, "out": tmp_path / "run"}
+    result = sweep(MODEL, DIGITS, precisions="int8", repair=False, **run)
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert result.met
     assert 1 <= len(plan["pins"]) <= 4
@@ -121,7 +122,7 @@ def test_int8_pins_until_a_stricter_tolerance_holds_and_no_more(tmp_path: Path) 
     for released in plan["pins"]:
         rest = {**plan, "pins": [pin for pin in plan["pins"] if pin is not released]}
         (tmp_path / "less.json").write_text(json.dumps(rest))
-        less = sweep(MODEL, DIGITS, plan=tmp_path / "less.json", tolerance="sqnr>=33", samples=16, out=tmp_path / "run")
+        less = sweep(MODEL, DIGITS, plan=tmp_path / "less.json", **run)
         assert not less.met
 
 
@@ -171,7 +172,7 @@ def test_bf16_holds_where_fp16_overflows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_int8_with_fp16_around_breaks_as_fp16_does_and_is_fixed_alike(tmp_path: Path) -> None:
-    result = sweep(MODEL, DIGITS, precisions="int8", around="fp16", samples=16, out=tmp_path / "run")
+    result = sweep(MODEL, DIGITS, precisions="int8", around="fp16", samples=8, repair=False, out=tmp_path / "run")
     assert row(result, "int8")["metric"] < 0.2
     assert pinned(result, "int8") == NORM
     assert all("overflow" in pin.reason for pin in result.plans["int8"].pins)
@@ -184,7 +185,7 @@ def test_int8_with_fp16_around_breaks_as_fp16_does_and_is_fixed_alike(tmp_path: 
 
 @pytest.mark.slow
 def test_all_bounds_of_a_tolerance_must_hold(tmp_path: Path) -> None:
-    run = {"precisions": "int8", "samples": 16}
+    run = {"precisions": "int8", "samples": 4}
     both = ["top1>=0.5,metric_drop<=0.01", "cosine>=0.9"]
     held = sweep(MODEL, DIGITS, tolerance=both, out=tmp_path / "run", **run)
     assert held.met
@@ -198,7 +199,7 @@ def test_all_bounds_of_a_tolerance_must_hold(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_tolerance_that_cannot_be_met_gives_the_nearest_plan_and_says_so(tmp_path: Path) -> None:
     tight = {"tolerance": "sqnr>=100", "max_pins": 4, "repair": False}
-    result = sweep(MODEL, DIGITS, precisions="fp16", samples=8, out=tmp_path / "run", **tight)
+    result = sweep(MODEL, DIGITS, precisions="fp16", samples=4, out=tmp_path / "run", **tight)
     assert not result.met
     assert pinned(result, "fp16") == NORM, "the nearest plan has no NaN or Inf"
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
@@ -376,10 +377,10 @@ def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_samples_and_seed_choose_and_nothing_else_does(tmp_path: Path) -> None:
     def chosen(seed: int) -> tuple[str, float]:
-        result = sweep(MODEL, DIGITS, precisions="int8", samples=5, seed=seed, out=tmp_path / str(seed))
-        assert result.run["data"]["samples"] == 5
+        result = sweep(MODEL, DIGITS, precisions="int8", samples=2, seed=seed, out=tmp_path / str(seed))
+        assert result.run["data"]["samples"] == 2
         assert result.run["data"]["seed"] == seed
-        assert set(result.variants["samples"]) == {5}
+        assert set(result.variants["samples"]) == {2}
         return result.run["data"]["sha256"], float(row(result, "int8")["sqnr_db"])
 
     assert chosen(1) == chosen(1)
@@ -388,19 +389,19 @@ def test_samples_and_seed_choose_and_nothing_else_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_finished_run_is_taken_from_its_journal(tmp_path: Path) -> None:
-    first = sweep(MODEL, DIGITS, samples=6, out=tmp_path / "run")
+    first = sweep(MODEL, DIGITS, samples=3, out=tmp_path / "run")
     heard = Heard()
-    again = sweep(MODEL, DIGITS, samples=6, out=tmp_path / "run", observer=heard)
+    again = sweep(MODEL, DIGITS, samples=3, out=tmp_path / "run", observer=heard)
     assert heard.stages == ["reading the samples"], "nothing was run again"
     pd.testing.assert_frame_equal(first.layers, again.layers, check_exact=True)
     pd.testing.assert_frame_equal(first.variants, again.variants, check_exact=True)
     assert first.plans == again.plans
     # Another tolerance is judged on the same evaluations; other samples are another run.
     heard = Heard()
-    sweep(MODEL, DIGITS, samples=6, tolerance="top1>=0.1", precisions="int8", out=tmp_path / "run", observer=heard)
+    sweep(MODEL, DIGITS, samples=3, tolerance="top1>=0.1", precisions="int8", out=tmp_path / "run", observer=heard)
     assert heard.stages == ["reading the samples"]
     heard = Heard()
-    sweep(MODEL, DIGITS, samples=7, precisions="int8", out=tmp_path / "run", observer=heard)
+    sweep(MODEL, DIGITS, samples=4, precisions="int8", out=tmp_path / "run", observer=heard)
     moved = "float32 with its last bits moved"
     assert heard.stages == ["reading the samples", "fp32", moved, "int8 ranges and histograms", "int8"]
 

@@ -100,6 +100,9 @@ def test_repairs_of_a_stranger_are_refused_in_a_sentence(
     path = changed(repaired, tmp_path, **wrong)
     with pytest.raises(PlanError, match=words):
         verify(path, model=MODEL, data=DIGITS)
+
+
+def test_the_same_plan_as_it_was_written_is_taken(repaired: SweepResult, tmp_path: Path) -> None:
     assert verify(changed(repaired, tmp_path), model=MODEL, data=DIGITS, threads=2).holds
 
 
@@ -132,6 +135,8 @@ def test_without_repairs_the_same_sweep_pins(swept_digits: SweepResult) -> None:
     assert [repair.kind for repair in fp16.repairs] == ["scale_sum_of_squares"]
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_give_the_same_bits(repaired: SweepResult, tmp_path: Path) -> None:
     again = sweep(MODEL, DIGITS, processes=2, precisions="fp16", samples=64, out=tmp_path / "run")
     (found,), (first,) = again.precisions, repaired.precisions

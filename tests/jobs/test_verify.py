@@ -115,6 +115,8 @@ def test_int8_ranges_are_found_anew_by_the_plans_method(tmp_path: Path) -> None:
         out=tmp_path,
         threads=2,
         ladder="fp32",
+        samples=12,
+        repair=False,
     )
     assert result.plans["int8"].pins
     again = verify(tmp_path / "plan.json", threads=2)

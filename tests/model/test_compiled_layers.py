@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import ROUNDED, Array, Flows, bits, compared, digits, load, packaged, plan_for, proto
+from models import ROUNDED, Array, Flows, bits, compared, digits, examples, load, packaged, plan_for, proto
 from rtx import drive, needs_rtx
 
 from precisionlab.backends.tensorrt import buildlog
@@ -183,7 +184,7 @@ def graphs(draw: st.DrawFn, operators: str) -> tuple[str, list[tuple[str, ...]]]
 
 
 @given(graphs("MatMul Product Add Add Mul Tanh Tanh Count"))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_any_kernels_over_any_graph_give_valid_layers(
     tmp_path_factory: pytest.TempPathFactory, drawn: tuple[str, list[tuple[str, ...]]]
 ) -> None:
@@ -200,7 +201,7 @@ def test_any_kernels_over_any_graph_give_valid_layers(
 
 
 @given(graphs("Add Add Mul Tanh"))
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_one_kernel_is_cut_only_where_a_path_leaves_and_enters_it_again(
     tmp_path_factory: pytest.TempPathFactory, drawn: tuple[str, list[tuple[str, ...]]]
 ) -> None:
@@ -323,23 +324,18 @@ def test_int8_is_the_product_alone_and_what_was_fused_in_front_of_it_is_not_quan
 # Real kernels
 
 
-@pytest.fixture(scope="module")
-def real() -> dict[str, tuple[Model, list[Sample], list[tuple[str, ...]]]]:
-    """The bundled model and those that are installed: two samples, and the kernels that TensorRT-RTX makes of each."""
-    model, dataset = digits()
-    models = {"digits": (model, list(dataset)[:2])}
-    for name in ("orient", "magika", "minilm"):
-        try:
-            model, first = packaged(name)
-        except pytest.skip.Exception:
-            continue
+@functools.cache
+def real(name: str) -> tuple[Model, list[Sample], list[tuple[str, ...]]]:
+    """The bundled model or one that is installed: two samples, and the kernels that TensorRT-RTX makes of it."""
+    if name == "digits":
+        model, dataset = digits()
+        samples = list(dataset)[:2]
+    else:
+        model, first = packaged(name)
         turned = {key: np.ascontiguousarray(array[..., ::-1]) for key, array in first.inputs.items()}
-        models[name] = (model, [first, Sample("turned", turned)])
-    answers = drive("layers", *(model.path for model, _ in models.values()))
-    return {
-        name: (*parts, [layer.nodes for layer in buildlog.layers_of(answer["plain"])])
-        for (name, parts), answer in zip(models.items(), answers, strict=True)
-    }
+        samples = [first, Sample("turned", turned)]
+    (answer,) = drive("layers", model.path)
+    return model, samples, [layer.nodes for layer in buildlog.layers_of(answer["plain"])]
 
 
 @needs_rtx
@@ -347,17 +343,13 @@ def real() -> dict[str, tuple[Model, list[Sample], list[tuple[str, ...]]]]:
     "name",
     [
         pytest.param("digits", marks=pytest.mark.thorough),
-        "orient",
+        pytest.param("orient", marks=pytest.mark.thorough),
         "magika",
         pytest.param("minilm", marks=pytest.mark.thorough),
     ],
 )
-def test_a_real_engine_s_kernels_are_emulated(
-    name: str, real: dict[str, tuple[Model, list[Sample], list[tuple[str, ...]]]]
-) -> None:
-    if name not in real:
-        pytest.skip(f"{name} is not installed")
-    model, samples, kernels = real[name]
+def test_a_real_engine_s_kernels_are_emulated(name: str) -> None:
+    model, samples, kernels = real(name)
     found, fusions = with_compiled_layers(model, completed(model, kernels))
     assert_valid(found, model)
     assert fusions.joined > 0

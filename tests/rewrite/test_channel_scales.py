@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Array, Flows, load, plan_for, proto
+from models import Array, Flows, examples, load, plan_for, proto
 from rtx import drive, needs_rtx
 
 from precisionlab.calibration.table import CalibrationTable, Range, weight_scales
@@ -85,7 +85,7 @@ def weight_scale(result: TypedModel) -> ir.Value:
 # The factors
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     step=st.floats(1e-6, 100.0),
     size=st.floats(1e-6, 100.0),

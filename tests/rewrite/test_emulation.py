@@ -678,6 +678,7 @@ def test_real_models_break_in_half_where_they_break_on_a_gpu(name: str, precisio
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_minilm_is_nan_in_half_where_a_cast_makes_its_mask_infinite() -> None:
     model, data = packaged("minilm")
     found = compared(model, [data], threads=2, arithmetic=ROUNDED)

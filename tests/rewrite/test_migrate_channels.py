@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Array, compared, load, proto, sample
+from models import Array, compared, examples, load, proto, sample
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import AS_WRITTEN, Session
@@ -283,7 +283,7 @@ def test_values_are_scaled_through_the_heads_of_attention_and_queries_against_ke
     assert sqnr(repaired, x) > sqnr(model, x) + 1
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.sampled_from(sorted(FOLDS)), st.integers(-30, 30), st.integers(0, 2**31))
 def test_at_any_size_of_the_input_the_bits_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, name: str, power: int, seed: int

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import compared, load, plan_for, proto, sample
+from models import compared, examples, load, plan_for, proto, sample
 from numpy.typing import NDArray
 from recurrent import FUNCTIONS, GATES, Case, Rounding, bf16, exact, fp16, run
 
@@ -128,7 +128,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recurrent")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(cases(), st.booleans())
 @pytest.mark.newest
 def test_the_steps_are_the_operator_where_nothing_is_rounded(folder: Path, drawn: tuple[Case, int], fed: bool) -> None:
@@ -152,7 +152,7 @@ def sqnr(truth: Array, found: Array) -> float:
     return float(10 * np.log10(np.sum(np.square(truth)) / error)) if error else np.inf
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(cases(longest=16, hidden=(6, 12)), st.sampled_from([Precision.FP16, Precision.BF16]))
 @pytest.mark.newest
 def test_the_steps_round_as_an_independent_emulation_does(

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import examples
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -170,7 +171,7 @@ class TestSumOfSquares:
         assert max(float(np.abs(v).max()) for v in every_value(model.onnx, inputs).values()) > HALF.largest
         assert max(float(np.abs(v).max()) for v in every_value(repaired, inputs).values()) < HALF.largest
 
-    @settings(max_examples=25)
+    @settings(max_examples=examples(25))
     @given(st.sampled_from(sorted(NORMS)), st.integers(-20, 20), st.integers(0, 2**31))
     def test_at_any_scale_of_the_input_gives_the_same_bits(
         self, tmp_path_factory: pytest.TempPathFactory, kind: str, power: int, seed: int

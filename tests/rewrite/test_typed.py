@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from models import Array, load, packaged, plan_for, proto
+from models import Array, examples, load, packaged, plan_for, proto
 from rtx import drive, needs_rtx
 
 from precisionlab.calibration.table import CalibrationTable, Range
@@ -603,7 +603,7 @@ def way(result: TypedModel, name: str, index: int) -> set[str]:
     return found
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_any_plan_is_typed_as_it_is_emulated(bundled: tuple[Model, Dataset], data: st.DataObject) -> None:
     model, dataset = bundled
@@ -680,7 +680,9 @@ def accepted(files: Mapping[Path, Model], answers: list[dict[str, Any]]) -> None
 
 
 @needs_rtx
-@pytest.mark.parametrize("name", ["digits", "magika", pytest.param("minilm", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "name", ["digits", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("magika", "minilm"))]
+)
 def test_rtx_builds_real_models_in_every_precision(name: str, tmp_path: Path, bundled: tuple[Model, Dataset]) -> None:
     files = saved(bundled[0] if name == "digits" else packaged(name)[0], tmp_path)
     answers = drive("typed", "build", *files)

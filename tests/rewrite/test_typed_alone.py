@@ -159,7 +159,9 @@ def held_as(paths: list[Path], target: str) -> list[list[bool]]:
 
 @pytest.mark.slow
 @needs_rtx
-@pytest.mark.parametrize("target", ["SM80", "SM89", "SM120"])
+@pytest.mark.parametrize(
+    "target", ["SM89", *(pytest.param(target, marks=pytest.mark.thorough) for target in ("SM80", "SM120"))]
+)
 def test_tensorrt_rtx_holds_the_weights_in_float32_then(target: str, tmp_path: Path) -> None:
     cases = {name: case for name, case in ALONE.items() if name != "of activations"}
     paths = [tmp_path / f"{index}.onnx" for index in range(len(cases))]

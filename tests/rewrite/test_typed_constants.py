@@ -190,6 +190,7 @@ def test_a_table_that_rows_are_taken_from_is_clamped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_typed_minilm_has_no_nan_and_where_its_mask_is_cast_it_has() -> None:
     model, data = packaged("minilm")
     for constants, is_right in ((Constants.CLAMPED, True), (Constants.ROUNDED, False)):

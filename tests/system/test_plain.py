@@ -108,7 +108,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sweep(out: Path) -> tuple[int, str]:
-    options = ["--data", str(DIGITS), "--samples", "4", "--threads", "1", "--max-evaluations", "1", "--out", str(out)]
+    options = ["--data", str(DIGITS), "--samples", "2", "--threads", "1", "--max-evaluations", "1", "--out", str(out)]
     found = CliRunner().invoke(cli, ["sweep", str(DIGITS / "digits.onnx"), *options], catch_exceptions=False)
     return found.exit_code, found.stderr
 
