@@ -21,6 +21,9 @@ TensorRT makes parameters of a Clip's layer of its limits, in float32; and a Cas
 
 _PIECE = 1 << 15
 
+_LARGE = 1 << 16
+"""From so many numbers on the compiled loop is worth its loading."""
+
 
 def rounded_array(array: NDArray[np.float32], precision: Precision) -> NDArray[np.float32]:
     """Rounded to nearest, ties to even, as IEEE 754 binary16 or bfloat16; Inf beyond the precision. float32, any shape.
@@ -29,7 +32,11 @@ def rounded_array(array: NDArray[np.float32], precision: Precision) -> NDArray[n
     """
     if not precision.is_low_float:
         return array
-    with np.errstate(over="ignore"):
+    if precision.stored_as is Precision.FP16 and np.size(array) >= _LARGE:
+        from precisionlab.rewrite.half import rounded_to_half
+
+        return rounded_to_half(array)
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(array).astype(precision.number_format.numpy).astype(np.float32)
 
 
@@ -94,6 +101,32 @@ def clamped_number(array: NDArray[np.float32], precision: Precision) -> tuple[fl
     largest = int(np.abs(changed).argmax())
     at = places[largest] if abs(changed[largest]) > 1 else places[0]
     return float(np.asarray(array).ravel()[at]), float(clamped.ravel()[at])
+
+
+def held_tensor(tensor: ir.TensorProtocol, precision: Precision, constants: Constants) -> ir.LazyTensor:
+    """What a kernel in the precision is handed of a float32 tensor; read and rounded when its content is asked for."""
+    shape = ir.Shape(tuple(tensor.shape.numpy()))
+    return ir.LazyTensor(lambda: ir.tensor(constant_array(tensor.numpy(), precision, constants)), tensor.dtype, shape)
+
+
+def quantized_tensor(tensor: ir.TensorProtocol, scales: NDArray[np.float32], axis: int | None) -> ir.LazyTensor:
+    """A float32 tensor in steps of its scales, as QuantizeLinear and DequantizeLinear to int8 leave it.
+
+    `scales` are those of the channels along `axis`, float32 (channels,), or of all, float32 (). The content is read and
+    rounded when it is asked for. Source: the ONNX operators of these names: q = saturate(round(x / scale)), ties to
+    even, and q · scale.
+    """
+    shape = tuple(tensor.shape.numpy())
+    along = [-1 if i == axis else 1 for i in range(len(shape))] if axis is not None else ()
+
+    def quantized() -> ir.TensorProtocol:
+        steps = np.asarray(np.divide(tensor.numpy(), scales.reshape(along)))
+        np.rint(steps, out=steps)
+        np.clip(steps, -128, 127, out=steps)
+        steps += 0.0  # an integer has no −0
+        return ir.tensor(np.multiply(steps, scales.reshape(along), out=steps))
+
+    return ir.LazyTensor(quantized, tensor.dtype, ir.Shape(shape))
 
 
 def clamped_tensor(tensor: ir.TensorProtocol, precision: Precision) -> ir.LazyTensor:

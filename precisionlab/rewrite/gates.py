@@ -18,7 +18,14 @@ from precisionlab.model.mapped import let_go
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
-from precisionlab.rewrite.constants import clamped_tensor, constant_array, is_clamped, round_scalar
+from precisionlab.rewrite.constants import (
+    clamped_tensor,
+    constant_array,
+    held_tensor,
+    is_clamped,
+    quantized_tensor,
+    round_scalar,
+)
 
 WEIGHT_SCALES = 2
 """Which scales weights have in int8; of others a journal is not taken over. 1: a weight on the left had one."""
@@ -82,21 +89,36 @@ class Gates:
         return self._made[key]
 
     def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
-        """The model's initialiser rounded; int8 with a scale for each channel along `axis`."""
-        value = self._clamp(original, precision, weights)
-        if not self._rounds(value, precision):
-            return value
-        key = (value, precision, axis)
+        """The model's initialiser rounded; int8 with a scale for each channel along `axis`.
+
+        One in float32 is rounded once for the graph, and not by nodes of it: folding those takes a session three times
+        as long as all the rest.
+        """
+        if not self._rounds(original, precision):
+            return self._builder.weight(original, weights)
+        key = (original, precision, axis)
         if key not in self._made:
-            if precision.is_quantized:
-                assert original.const_value is not None
-                scales = weight_scales(original.const_value.numpy(), axis)
-                let_go(original.const_value)
-                self._made[key] = self._quantize(value, scales, axis)
-            else:
-                self._made[key] = self._cast(value, precision)
-                self.mark_rounded(self._made[key], precision)
+            self._made[key] = self._rounded_weight(original, precision, axis, weights)
         return self._made[key]
+
+    def _rounded_weight(
+        self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment
+    ) -> ir.Value:
+        tensor = original.const_value
+        assert tensor is not None
+        if precision.is_quantized:
+            scales = weight_scales(tensor.numpy(), axis)
+            let_go(tensor)
+            if original.dtype == ir.DataType.FLOAT and np.isfinite(scales).all():
+                return self._builder.constant(quantized_tensor(tensor, scales, axis), f"{original.name}:int8")
+            return self._quantize(self._builder.weight(original, weights), scales, axis)
+        if original.dtype == ir.DataType.FLOAT:
+            constants = self._constants if is_clamped(original, precision) else Constants.ROUNDED
+            made = self._builder.constant(held_tensor(tensor, precision, constants), f"{original.name}:{precision}")
+        else:
+            made = self._cast(self._clamp(original, precision, weights), precision)
+        self.mark_rounded(made, precision)
+        return made
 
     def table(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
         """An initialiser that rows are taken from: clamped, and rounded where they are taken, which is cheaper."""
@@ -142,12 +164,11 @@ class Gates:
     def _quantize(self, value: ir.Value, scales: np.ndarray, axis: int | None) -> ir.Value:
         # The contrib operators take per-channel scales at every opset, ONNX's own only from 13.
         attributes = {} if axis is None else {"axis": axis}
-        scale = self._builder.constant(ir.tensor(scales), f"{value.name}:scale")
-        zero = self._builder.constant(ir.tensor(np.zeros(scales.shape, np.int8)), f"{value.name}:zero")
-        low = self._builder.op(
-            "QuantizeLinear", [value, scale, zero], f"{value.name}:int8", domain=MICROSOFT, **attributes
-        )
-        return self._builder.op(
+        builder = self._builder.home(value)
+        scale = builder.constant(ir.tensor(scales), f"{value.name}:scale")
+        zero = builder.constant(ir.tensor(np.zeros(scales.shape, np.int8)), f"{value.name}:zero")
+        low = builder.op("QuantizeLinear", [value, scale, zero], f"{value.name}:int8", domain=MICROSOFT, **attributes)
+        return builder.op(
             "DequantizeLinear", [low, scale, zero], f"{value.name}:from_int8", domain=MICROSOFT, **attributes
         )
 

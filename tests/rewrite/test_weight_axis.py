@@ -12,10 +12,11 @@ import pytest
 from models import Array, load, plan_for, proto
 
 from precisionlab import sweep
-from precisionlab.calibration.table import CalibrationTable, Range
+from precisionlab.calibration.table import CalibrationTable, Range, weight_scales
 from precisionlab.jobs.export import export_plan
 from precisionlab.model import Model
 from precisionlab.precision import Precision
+from precisionlab.rewrite.constants import quantized_tensor
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.gates import weight_axis
 from precisionlab.rewrite.observe import Flow, segments
@@ -44,6 +45,21 @@ def model_of(kind: str, folder: Path) -> Model:
     dims = ",".join("abc"[: weight.ndim if x.ndim > 1 else 1])
     shape = ",".join(map(str, x.shape))
     return load(proto(f"(float[{shape}] x) => (float[{dims}] y) {{ {node} }}", {"w": weight}), folder)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((64, 40), 0), ((64, 40), 1), ((8, 3, 5), 2), ((7,), None), ((), None)])
+def test_a_weight_in_steps_is_what_onnx_runtime_makes_of_it(shape: tuple[int, ...], axis: int | None) -> None:
+    weight = np.asarray(R.standard_normal(shape) * np.exp(R.standard_normal(shape) * 4), np.float32)
+    scales = weight_scales(weight, axis)
+    kind = "" if axis is None else f"<axis = {axis}>"
+    dims = ",".join(map(str, shape))
+    body = f"q = QuantizeLinear{kind}(w, s, z)\ny = DequantizeLinear{kind}(q, s, z)"
+    zeros = np.zeros(scales.shape, np.int8)
+    model = proto(f"(float[{dims}] w) => (float[{dims}] y) {{ {body} }}", {"s": scales, "z": zeros})
+    (expected,) = ort.InferenceSession(model.SerializeToString()).run(None, {"w": weight})
+    found = quantized_tensor(ir.tensor(weight), scales, axis).numpy()
+    assert found.dtype == np.float32
+    assert found.tobytes() == expected.tobytes()
 
 
 def quantised(values: Array, scale: Array) -> Array:
