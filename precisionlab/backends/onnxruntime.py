@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, SensitivityRequest
 from precisionlab.backends.branches import branch_sensitivities
-from precisionlab.backends.device import CPU, Device
+from precisionlab.backends.device import CPU, Device, Running
 from precisionlab.backends.kept import KeptOutputs
 from precisionlab.backends.memory import UNLIMITED, share_of
 from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.sensitivity import sensitivity_stages
 from precisionlab.backends.session import Session, as_float32
+from precisionlab.backends.switched import SwitchedSessions, can_be_switched
+from precisionlab.backends.watching import Watch, Watching, constant_outputs
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.compare.gather import SampleResult
-from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import Judging
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
@@ -33,7 +34,8 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.copiers import CopierOf, copier_of
 from precisionlab.rewrite.flow import LayerCopier
-from precisionlab.rewrite.observe import Flow, Segment, cut, observed_rows, row_formats, shape_probes
+from precisionlab.rewrite.observe import Flow, Segment, cut, shape_probes
+from precisionlab.rewrite.switched import base_of
 from precisionlab.rewrite.toggle import stage_ends, stage_need
 
 DEFAULT_BUDGET = UNLIMITED.segment
@@ -81,6 +83,7 @@ class OnnxRuntimeBackend(Backend):
         self._kept = KeptOutputs(memory)
         self._references: dict[str, Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]] = {}
         self._lock = Lock()
+        self._switched: tuple[Any, SwitchedSessions] | None = None
         self._original: OnnxRuntimeBackend | None = None
         if model.original is not None and model.is_rounded_by_repairs:
             self._original = OnnxRuntimeBackend(model.original, first, threads, budget, memory, device)
@@ -154,7 +157,7 @@ class OnnxRuntimeBackend(Backend):
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
         runner = Runner(model or self.model, plan, None, flows, flows, self.budget, self.share, self.runs_on, copier)
-        constants = _constant_outputs(self.model)
+        constants = constant_outputs(self.model)
 
         def picking(sample: Sample) -> _Picking:
             given = {**constants, **{name: as_float32(array) for name, array in sample.inputs.items()}}
@@ -186,21 +189,38 @@ class OnnxRuntimeBackend(Backend):
         plan, table = evaluation.plan, evaluation.table
         shown, model = evaluation.flows, evaluation.judging.watched(self.model)
         copier = copier_of(evaluation.arithmetic)
-        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.runs_on, copier)
-        what = _Watching(self.model, evaluation, self.runs_on)
+        ready = self._switched_for(model, evaluation)
+        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.runs_on, copier, ready)
+        what = Watching(self.model, evaluation, self.runs_on)
         original = self.original_outputs(what.judged)
 
-        def watch(sample: Sample) -> _Watch:
+        def watch(sample: Sample) -> Watch:
             if beside:
-                return _Watch(what, sample, original(sample), self._kept)
+                return Watch(what, sample, original(sample), self._kept)
             known = self._kept.of(sample, what.computed, self._reference_of(evaluation.judging))
-            return _Watch(what, sample, known | original(sample), None)
+            return Watch(what, sample, known | original(sample), None)
 
         return lambda samples: runner.each(samples, watch, self.threads)
+
+    def _switched_for(self, model: Model, evaluation: Evaluation) -> list[tuple[Segment, Running]] | None:
+        """The plan's segments in sessions that plans with other pins share; None where it has to have its own."""
+        plan, table, arithmetic = evaluation.plan, evaluation.table, evaluation.arithmetic
+        key = (base_of(plan), None if table is None else table.digest, evaluation.judging.digest, arithmetic)
+        with self._lock:
+            is_one = evaluation.detail is Detail.NONFINITE and not self.share.is_parted
+            if not is_one or not can_be_switched(model, plan, arithmetic, self.runs_on):
+                self._switched = None  # no more than one thing at a time takes memory
+                return None
+            if self._switched is None or self._switched[0] != key:
+                self._switched = None
+                made = SwitchedSessions(model, plan, table, arithmetic, self.budget, self.runs_on)
+                self._switched = key, made
+            return self._switched[1].of(plan)
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
         every = list(samples)
+        self._switched = None
         if self.share.is_parted:
             yield from branch_sensitivities(self.model, request, every, self.threads, self.budget, self.share)
             return
@@ -305,86 +325,3 @@ class _Counting:
 
     def result(self) -> None:
         return None
-
-
-class _Watching:
-    """What is asked of the values of an evaluation."""
-
-    def __init__(self, model: Model, evaluation: Evaluation, device: Device) -> None:
-        self.evaluation = evaluation
-        self.device = device
-        self.rows = observed_rows(model, evaluation.plan, evaluation.flows)
-        self.formats = row_formats(model, evaluation.plan, (name for _, name in self.rows))
-        self.outputs = [info.name for info in model.outputs]
-        self.judged = evaluation.judging.names
-        self.constants = _constant_outputs(model)
-        inputs = {info.name for info in model.inputs}
-        self.computed = frozenset(n for n in self.judged if n not in self.constants and n not in inputs)
-
-
-class _Watch:
-    """Looks at the values of an evaluation while a sample goes through, and keeps their statistics alone."""
-
-    def __init__(
-        self, what: _Watching, sample: Sample, known: Mapping[str, NDArray[Any]], kept: KeptOutputs | None
-    ) -> None:
-        """`known` has values of the reference that take the place of those that run here, or stand for them.
-
-        Those that run here are `kept` for the next plan.
-        """
-        self._what = what
-        self._sample = sample
-        self._known = known
-        self._kept = kept
-        self._layers = what.device.errors(what.formats)
-        self._look = self._count if what.evaluation.detail is Detail.NONFINITE else self._compare
-        self._reference: dict[str, NDArray[Any]] = dict(what.constants)
-        self._variant: dict[str, NDArray[Any]] = dict(what.constants)
-
-    def observer(self, segment: Segment, state: State) -> None:
-        """Add up what the segment shows, and keep what is judged."""
-        self._look(segment, state)
-        self._layers.settle()
-        host = self._what.device.host
-        for name in self._what.judged:
-            true, low = state.get((Flow.REFERENCE, name)), state.get((Flow.VARIANT, name))
-            if true is not None:
-                self._reference[name] = host(true)
-                self._variant[name] = self._reference[name]
-            if low is not None:
-                self._variant[name] = host(low)
-
-    def result(self) -> SampleResult:
-        """The statistics of the sample."""
-        if self._kept is not None:
-            self._kept.keep(self._sample, {name: self._reference[name] for name in self._what.computed})
-        self._reference.update(self._known)
-        errors = judged_errors(self._what.evaluation.judging, self._reference, self._variant)
-        values = None
-        if self._what.evaluation.values:
-            outputs = self._what.outputs
-            values = (_picked(self._reference, outputs), _picked(self._variant, outputs))
-        return SampleResult(self._layers.result(), errors, values, self._sample.label)
-
-    def _compare(self, segment: Segment, state: State) -> None:
-        rows = self._what.rows
-        for name in (*segment.observed, *segment.inside):
-            true = state[Flow.REFERENCE, name]
-            self._layers.add(rows[Flow.VARIANT, name], true, state.get((Flow.VARIANT, name), true))
-            if (Flow.ALONE, name) in rows:
-                self._layers.add(rows[Flow.ALONE, name], true, state[Flow.ALONE, name])
-
-    def _count(self, segment: Segment, state: State) -> None:
-        for name in (*segment.observed, *segment.inside):
-            if (Flow.VARIANT, name) in state:
-                self._layers.count_nonfinite(self._what.rows[Flow.VARIANT, name], state[Flow.VARIANT, name])
-
-
-def _constant_outputs(model: Model) -> dict[str, NDArray[Any]]:
-    """The final outputs that are constants."""
-    constants = {str(v.name): v.const_value for v in model.onnx.graph.outputs if v.is_initializer()}
-    return {name: value.numpy() for name, value in constants.items() if value is not None}
-
-
-def _picked(values: Mapping[str, NDArray[Any]], names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    return {name: values[name] for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate, islice
@@ -60,9 +60,11 @@ class Runner:
         share: Share = UNLIMITED,
         device: Device = CPU,
         copier: CopierOf = LayerCopier,
+        ready: Sequence[tuple[Segment, Running]] | None = None,
     ) -> None:
         """`budget` is how much a segment may show for a sample, `copier` makes its layers.
 
+        `ready` are the plan's segments and sessions, where others have made them of the same cut.
         Raises OptionError where the share is too small.
         """
         check_opset(model.onnx, plan)
@@ -74,8 +76,8 @@ class Runner:
         self._each, self._carried, where = largest_need(model, parts, len(shown), len(frozenset(flows)))
         self._each *= _INSIDE
         self.most = share.side_by_side(model, 1 << 16, self._each, where)
-        self._ready: list[tuple[Segment, Running]] | None = None
-        if not share.is_parted:
+        self._ready = ready
+        if ready is None and not share.is_parted:
             self._ready = [(segment, device.session(segment.graph)) for segment in self._segments()]
 
     def each(self, samples: Iterable[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:

@@ -108,6 +108,11 @@ class GraphBuilder:
         self._add(node)
         return node.outputs
 
+    def choice(self, switch: ir.Value, names: Sequence[str], bodies: Mapping[str, ir.Graph]) -> Sequence[ir.Value]:
+        """A new If over a bool (): the outputs, of these names, of the one or the other of its bodies by attribute."""
+        then, other = bodies["then_branch"], bodies["else_branch"]
+        return self.ops("If", [switch], names, then_branch=then, else_branch=other)
+
     def add(self, node: ir.Node, name: str) -> ir.Value:
         """Take in a node with one output, and call both so."""
         (output,) = node.outputs

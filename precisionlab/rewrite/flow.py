@@ -17,6 +17,7 @@ from precisionlab.model.flow import (
     SHAPE_FLOW,
     is_control,
     is_shape_input,
+    is_sized,
     outer_values,
     subgraphs,
 )
@@ -99,6 +100,37 @@ class LayerCopier:
                 if (half := self._delivered.get(str(value.name))) is not None:
                     given[value] = self._gates.activation(copied, half, str(value.name))
         return given
+
+    def switched(
+        self,
+        layer: Layer,
+        source: Mapping[ir.Value, ir.Value],
+        switch: ir.Value,
+        plans: tuple[PrecisionPlan, PrecisionPlan],
+    ) -> dict[ir.Value, ir.Value]:
+        """Copy a layer as the first plan has it where `switch`, a bool (), is true, else as the second has it."""
+        old: list[ir.Value] = []
+        bodies: dict[str, ir.Graph] = {}
+        for name, prefix, plan in zip(("then_branch", "else_branch"), ("pinned/", "variant/"), plans, strict=True):
+            branch = copy(self)
+            branch._builder = self._builder.inner()
+            branch._gates = self._gates.within(branch._builder)
+            given = branch.planned(layer, source, plan, prefix)
+            old = list(given)
+            outputs = [branch._made_here(value) for value in given.values()]
+            bodies[name] = branch._builder.body(outputs, name)
+        made = self._builder.choice(switch, [str(value.name) for value in old], bodies)
+        for value, new in zip(old, made, strict=True):
+            known = self._model.tensors[str(value.name)]
+            new.type = None if known.dtype is None else ir.TensorType(known.dtype)
+            new.shape = value.shape if is_sized(value) else None
+        return dict(zip(old, made, strict=True))
+
+    def _made_here(self, value: ir.Value) -> ir.Value:
+        """The value, as a graph inside may give it: one that is made in it."""
+        if self._builder.home(value) is self._builder:
+            return value
+        return self._builder.op("Identity", [value], f"{value.name}:handed")
 
     def is_exact(self, layer: Layer, plan: PrecisionPlan) -> bool:
         """Whether the plan computes the layer as the reference does."""
@@ -257,9 +289,7 @@ class LayerCopier:
             given = self._gates.weight(value, precision, None, self._weights)
         else:
             given = self._gates.activation(source[value], precision, str(value.name))
-        if self._builder.home(given) is self._builder:
-            return given
-        return self._builder.op("Identity", [given], f"{given.name}:handed")
+        return self._made_here(given)
 
     def _input(
         self,

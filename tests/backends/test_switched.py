@@ -1,0 +1,185 @@
+"""Plans that share sessions: to the same bits as with sessions of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import calibrate, digits, load, proto
+
+from precisionlab.backends import onnxruntime
+from precisionlab.backends.device import CPU, Cpu
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.switched import SwitchedSessions, can_be_switched
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.compare.comparison import Comparison
+from precisionlab.data import Sample
+from precisionlab.model import Model
+from precisionlab.plan.arithmetic import ONNXRUNTIME, TENSORRT, Arithmetic, Sums
+from precisionlab.plan.plan import Pin, PrecisionPlan
+from precisionlab.precision import Precision
+from precisionlab.rewrite.plans import plan_for
+
+R = np.random.default_rng(20)
+ATTENTION = """
+(float[batch, words, 16] x, int64[batch, words] ids) => (float[batch, words, 16] y, float[batch, words, 8] z) {
+    rows = Gather(table, ids)
+    sum = Add(x, rows)
+    q = MatMul(sum, wq)
+    k = MatMul(sum, wk)
+    kt = Transpose<perm = [0, 2, 1]>(k)
+    scores = MatMul(q, kt)
+    shown = Softmax(scores)
+    v = MatMul(shown, q)
+    square = Mul(v, v)
+    mean = ReduceMean<axes = [2], keepdims = 1>(square)
+    root = Sqrt(mean)
+    normed = Div(v, root)
+    shape = Shape(normed)
+    flat = Reshape(normed, shape)
+    y = Mul(flat, gain)
+    z = MatMul(flat, wz)
+}"""
+
+
+def attention(folder: Path, scale: float = 1.0) -> Model:
+    weights = {
+        name: R.standard_normal((16, 8 if name == "wz" else 16)).astype(np.float32) for name in ("wq", "wk", "wz")
+    }
+    weights |= {"table": R.standard_normal((9, 16)).astype(np.float32), "gain": np.float32([1e-9, *[scale] * 15])}
+    return load(proto(ATTENTION, weights), folder)
+
+
+def samples(count: int = 3) -> list[Sample]:
+    return [
+        Sample(f"s{i}", {"x": R.standard_normal((2, 5, 16)).astype(np.float32), "ids": R.integers(0, 9, (2, 5))})
+        for i in range(count)
+    ]
+
+
+def plans(model: Model, low: Precision, rungs: Sequence[Precision] = (Precision.FP32,)) -> list[PrecisionPlan]:
+    """The low precision with pins here and there."""
+    plan = plan_for(model, low)
+    layers = [layer for layer in model.layers if layer.fixed is None]
+    chosen = [layers[:1], layers[2:5], layers[::2], layers[1::3], layers]
+    return [
+        plan.with_pins(Pin(layer.name, layer.nodes, rungs[i % len(rungs)], "") for i, layer in enumerate(some))
+        for some in chosen
+    ]
+
+
+def judged(
+    model: Model,
+    every: Sequence[PrecisionPlan],
+    table: CalibrationTable | None,
+    data: Sequence[Sample],
+    budget: int | None = None,
+    arithmetic: Arithmetic = TENSORRT,
+) -> list[dict[str, object]]:
+    backend = OnnxRuntimeBackend(model, data[0], 2, budget)
+    low = every[0].with_pins(())
+    known = backend.compare(low, table, data, heard, metric=None, introduced=False, arithmetic=arithmetic)
+
+    def figures(plan: PrecisionPlan) -> dict[str, object]:
+        found: Comparison = backend.judge(plan, table, data, heard, metric=None, known=known, arithmetic=arithmetic)
+        return {**found.to_dict(), "seconds": 0}
+
+    return [figures(plan) for plan in every]
+
+
+def heard(_: int) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[PrecisionPlan]:
+    """The plans that sessions to share were made for."""
+    found: list[PrecisionPlan] = []
+
+    class Counted(SwitchedSessions):
+        def __init__(self, model: Model, plan: PrecisionPlan, *more: object) -> None:
+            found.append(plan)
+            super().__init__(model, plan, *more)
+
+    monkeypatch.setattr(onnxruntime, "SwitchedSessions", Counted)
+    return found
+
+
+@pytest.mark.parametrize("low", [Precision.FP16, Precision.BF16, Precision.INT8])
+@pytest.mark.parametrize("budget", [None, 4000])
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_plans_that_share_their_sessions_have_the_figures_of_sessions_of_their_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: list[PrecisionPlan],
+    low: Precision,
+    budget: int | None,
+    scale: float,
+) -> None:
+    model, data = attention(tmp_path, scale), samples()
+    table = calibrate(OnnxRuntimeBackend(model, data[0]), data) if low.is_quantized else None
+    every = plans(model, low)
+    together = judged(model, every, table, data, budget)
+    assert len(made) == 1  # for all of them
+    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    assert together == judged(model, every, table, data, budget)
+    assert len(made) == 1
+    assert len({str(one["outputs"]) for one in together}) > 2  # the pins do something
+
+
+def test_pins_to_other_precisions_are_what_plans_that_share_have_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[PrecisionPlan]
+) -> None:
+    model, data = attention(tmp_path), samples()
+    every = plans(model, Precision.FP16, (Precision.FP32, Precision.BF16))
+    together = judged(model, every, None, data)
+    assert 1 < len(made) <= len(every)
+    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    assert together == judged(model, every, None, data)
+
+
+def test_the_arithmetic_of_another_runtime_is_switched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[PrecisionPlan]
+) -> None:
+    model, data = attention(tmp_path), samples()
+    every = plans(model, Precision.FP16)
+    together = judged(model, every, None, data, arithmetic=ONNXRUNTIME)
+    assert len(made) == 1
+    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    assert together == judged(model, every, None, data, arithmetic=ONNXRUNTIME)
+
+
+def test_what_branches_would_change_has_sessions_of_its_own(tmp_path: Path) -> None:
+    class Another(Cpu):
+        name = "another"
+
+    model = attention(tmp_path)
+    pinned = plans(model, Precision.FP16)[1]
+    assert can_be_switched(model, pinned, TENSORRT, CPU)
+    assert not can_be_switched(model, pinned.with_pins(()), TENSORRT, CPU)  # nothing to switch
+    assert not can_be_switched(model, pinned, Arithmetic(sums=Sums.HALF), CPU)  # graphs that are cut at products
+    convolutions, _ = digits()
+    pinned = plans(convolutions, Precision.FP16)[1]
+    assert not can_be_switched(convolutions, pinned, TENSORRT, CPU)
+    assert can_be_switched(convolutions, pinned, TENSORRT, Another())
+
+
+def test_a_pinned_layer_with_bodies_has_sessions_of_its_own(tmp_path: Path, made: list[PrecisionPlan]) -> None:
+    text = """
+        (float[4, 8] x, bool c) => (float[4, 8] y) {
+            h = MatMul(x, w)
+            r = If(c) <
+                then_branch = a () => (float[4, 8] t) { t = Mul(h, h) },
+                else_branch = b () => (float[4, 8] e) { e = Add(h, h) }
+            >
+            y = MatMul(r, w)
+        }"""
+    model: onnx.ModelProto = proto(text, {"w": R.standard_normal((8, 8)).astype(np.float32)})
+    loaded = load(model, tmp_path)
+    data = [Sample("a", {"x": R.standard_normal((4, 8)).astype(np.float32), "c": np.asarray(True)})]
+    every = plans(loaded, Precision.FP16)
+    assert len(judged(loaded, every, None, data)) == len(every)
+    assert not made
