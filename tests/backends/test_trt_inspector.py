@@ -22,7 +22,7 @@ from precisionlab.backends.tensorrt import buildlog, inspector
 from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor, LayerPin
 from precisionlab.backends.tensorrt.pin_report import ran_in, reports_of
 from precisionlab.errors import EngineError
-from precisionlab.model import Model, load_model
+from precisionlab.model import load_model
 from precisionlab.precision import Precision
 
 PREPARED = DIGITS.parent / "examples" / "prepared"
@@ -312,23 +312,15 @@ def test_a_log_of_no_layers_is_none() -> None:
     assert buildlog.layers_of("Layers:\n\nI/O Tensors:\n Name: x\n") == ()
 
 
-@pytest.fixture(scope="module")
-def real() -> dict[str, tuple[Model, tuple[EngineLayer, ...]]]:
-    """Each real model that is here, and the layers of the engine that TensorRT-RTX makes of it."""
-    paths = {name: path for name, path in REAL.items() if path.exists()}
-    answers = drive("layers", *paths.values())
-    return {
-        name: (load_model(path), buildlog.layers_of(answer["plain"]))
-        for (name, path), answer in zip(paths.items(), answers, strict=True)
-    }
-
-
 @needs_rtx
-@pytest.mark.parametrize("name", REAL)
-def test_a_real_engine_s_layers_are_all_read(name: str, real: dict[str, tuple[Model, tuple[EngineLayer, ...]]]) -> None:
-    if name not in real:
+@pytest.mark.parametrize(
+    "name", ["digits", *(pytest.param(name, marks=pytest.mark.thorough) for name in REAL if name != "digits")]
+)
+def test_a_real_engine_s_layers_are_all_read(name: str) -> None:
+    if not REAL[name].exists():
         pytest.skip(f"`make {name}` prepares it")
-    model, layers = real[name]
+    model, (answer,) = load_model(REAL[name]), drive("layers", REAL[name])
+    layers = buildlog.layers_of(answer["plain"])
     taken = {tensor.name: tensor for layer in layers for tensor in layer.inputs}
     given = {tensor.name: tensor for layer in layers for tensor in layer.outputs}
     assert {info.name for info in model.inputs} <= set(taken)

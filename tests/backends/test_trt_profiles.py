@@ -137,6 +137,7 @@ def dynamic(folder: Path) -> Path:
 
 
 @needs_rtx
+@pytest.mark.thorough
 def test_a_real_engine_of_three_profiles_is_read_whole_and_layers_are_what_all_fuse(tmp_path: Path) -> None:
     model = dynamic(tmp_path)
     given: dict[str, Any] = {"precisions": "fp16", "backend": "tensorrt-rtx", "target": "l4", "threads": 1}

@@ -235,6 +235,7 @@ def test_a_sweep_from_the_command_line_builds_measures_and_verifies(run: tuple[P
     assert "timing cache" in log
 
 
+@pytest.mark.thorough
 def test_verify_measures_the_certificate_on_engines(run: tuple[Path, str], double: Callable[..., None]) -> None:
     out, _ = run
     printed = CliRunner().invoke(
@@ -300,15 +301,6 @@ def test_samples_of_another_shape_than_calibration_takes_are_told_before_tensorr
 
 
 # Pins
-
-
-def test_every_pin_is_found_in_the_engine(double: Callable[..., None], tmp_path: Path, fixed: Path) -> None:
-    mixed = engine_of(swept(tmp_path, "fp16", fixed)).mixed
-    assert mixed is not None
-    assert mixed.variant.met
-    assert {pin.layer for pin in mixed.inside.pins} == set(mixed.variant.plan.pinned())
-    assert [pin.verdict for pin in mixed.inside.pins] == ["honoured"] * len(mixed.inside.pins)
-    assert any(pin.reformats for pin in mixed.inside.pins)
 
 
 @pytest.mark.thorough
@@ -424,10 +416,18 @@ def test_what_a_transform_adds_up_in_half_is_not_emulated() -> None:
     assert engine_arithmetic(TENSORRT, {"a": LayerSum(9, ("float32",), ("tensor cores",), ("kernel",))}) is None
 
 
-def test_it_is_told_in_which_type_each_layer_adds_up(double: Callable[..., None], tmp_path: Path, fixed: Path) -> None:
+def test_every_pin_is_found_in_the_engine_and_it_is_told_in_which_type_each_layer_adds_up(
+    double: Callable[..., None], tmp_path: Path, fixed: Path
+) -> None:
     single = "trt_turing_cutlass_image_network_first_layer_hmma_fprop_f16f16f32_nhwc_nhwc_k64r7s7c4_stride2x2"
     double(tactics={"/stem/conv": single, "/head/gemm": "__myl_Fc_0x1"})
     result = swept(tmp_path, "fp16", fixed)
+    mixed = engine_of(result).mixed
+    assert mixed is not None
+    assert mixed.variant.met
+    assert {pin.layer for pin in mixed.inside.pins} == set(mixed.variant.plan.pinned())
+    assert [pin.verdict for pin in mixed.inside.pins] == ["honoured"] * len(mixed.inside.pins)
+    assert any(pin.reformats for pin in mixed.inside.pins)
     layers = result.layers.set_index("layer")
     summing = layers[layers["products"].notna()]
     assert summing.loc["/stem/conv", ["engine_sum", "engine_tactic", "products"]].tolist() == ["float32", single, 9]

@@ -95,9 +95,14 @@ def arrays(path: Path) -> dict[str, bytes]:
         return {name: archive[name].tobytes() for name in archive.files if name != "meta"}
 
 
-def copied(tmp_path: Path) -> Path:
-    """The bundled folder, to be changed."""
-    return shutil.copytree(DIGITS, tmp_path / "data")
+def copied(tmp_path: Path, count: int = 64) -> Path:
+    """The bundled folder with so many of its samples, to be changed."""
+    data = shutil.copytree(DIGITS, tmp_path / "data")
+    labels = (data / "labels.csv").read_text().splitlines(True)
+    for line in labels[count + 1 :]:
+        (data / line.partition(",")[0]).unlink()
+    (data / "labels.csv").write_text("".join(labels[: count + 1]))
+    return data
 
 
 def cache_of(result: CalibrationResult) -> bytes:
@@ -193,15 +198,15 @@ def test_samples_and_seed_choose_and_threads_do_not_matter(tmp_path: Path) -> No
 def test_histograms_of_other_samples_or_another_model_are_not_taken_over(tmp_path: Path) -> None:
     """The same folder for run after run: each counts what it was asked for."""
     heard = Heard()
-    calibrate(data=DIGITS, samples=8, out=tmp_path / "run")
-    more = calibrate(data=DIGITS, samples=9, out=tmp_path / "run", observer=heard)
+    calibrate(data=DIGITS, samples=3, out=tmp_path / "run")
+    more = calibrate(data=DIGITS, samples=4, out=tmp_path / "run", observer=heard)
     assert not [note for note in heard.notes if "going on" in note]
-    assert cache_of(more) == cache_of(calibrate(data=DIGITS, samples=9, out=tmp_path / "fresh"))
+    assert cache_of(more) == cache_of(calibrate(data=DIGITS, samples=4, out=tmp_path / "fresh"))
     (tmp_path / "run" / STATE_FILE).write_bytes(b"PK damaged")
-    assert cache_of(calibrate(data=DIGITS, samples=9, out=tmp_path / "run")) == cache_of(more)
+    assert cache_of(calibrate(data=DIGITS, samples=4, out=tmp_path / "run")) == cache_of(more)
     again = Heard()
-    calibrate(data=DIGITS, samples=9, out=tmp_path / "run", observer=again)
-    assert "going on after 9 of 9 samples" in again.notes
+    calibrate(data=DIGITS, samples=4, out=tmp_path / "run", observer=again)
+    assert "going on after 4 of 4 samples" in again.notes
 
 
 def test_histograms_damaged_in_the_middle_are_counted_anew(tmp_path: Path) -> None:
@@ -377,7 +382,7 @@ def test_merging_with_other_data_is_refused(shards: list[Path], tmp_path: Path) 
 
 @pytest.mark.slow
 def test_shards_of_chosen_samples_and_past_bad_ones_can_be_merged(tmp_path: Path) -> None:
-    data = copied(tmp_path)
+    data = copied(tmp_path, 12)
     (data / "0007.npz").write_bytes(b"broken")
     whole = calibrate(data=data, skip_bad=True, out=tmp_path / "whole")
     for i in (1, 2):
@@ -465,7 +470,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_bits(tmp_p
 
 def comparison_of(result: CalibrationResult, table: CalibrationTable) -> Comparison:
     """The int8 model under these ranges, by a comparison of its own."""
-    dataset = open_dataset(DIGITS, load_model(MODEL), 16, 0)
+    dataset = open_dataset(DIGITS, load_model(MODEL), 8, 0)
     backend = OnnxRuntimeBackend(result.model, next(iter(dataset)), 2)
     plan = plan_for(backend.model, Precision.INT8, table)
     return backend.compare(plan, table, dataset, lambda done: None, metric=None, introduced=False)
@@ -473,7 +478,7 @@ def comparison_of(result: CalibrationResult, table: CalibrationTable) -> Compari
 
 def test_auto_takes_what_the_measured_candidates_speak_for(tmp_path: Path) -> None:
     heard = Heard()
-    result = calibrate(data=DIGITS, method="auto", samples=16, out=tmp_path / "run", observer=heard)
+    result = calibrate(data=DIGITS, method="auto", samples=8, out=tmp_path / "run", observer=heard)
     (note,) = [note for note in heard.notes if "SQNR of the final output" in note]
     noted = {name: (float(a), float(b)) for name, a, b in re.findall(r"(\w+) ([\d.]+) \(([\d.]+)\)[,;]", note)}
     assert list(noted) == [*METHODS, "auto"]
@@ -520,15 +525,15 @@ def test_ranges_under_which_a_sample_breaks_are_never_taken() -> None:
 
 
 def test_a_bad_sample_stops_the_run_with_its_name_and_skip_bad_goes_on(tmp_path: Path) -> None:
-    data = copied(tmp_path)
+    data = copied(tmp_path, 12)
     (data / "0007.npz").write_bytes(b"broken")
     assert "0007.npz" in refused("--data", data, "--out", "X")
     result = run("--data", data, "--out", "X", "--skip-bad")
     assert result.exit_code == 0
     assert "skipped 0007.npz" in result.stderr
-    assert "over 63 samples" in result.stdout
+    assert "over 11 samples" in result.stdout
     facts = json.loads(Path("X/calibration.cache.json").read_text())
-    assert (facts["data"]["samples"], facts["data"]["skipped"]) == (63, 1)
+    assert (facts["data"]["samples"], facts["data"]["skipped"]) == (11, 1)
     (data / "0007.npz").unlink()
     labels = data / "labels.csv"
     labels.write_text("".join(line for line in labels.read_text().splitlines(True) if "0007" not in line))
