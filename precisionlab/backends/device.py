@@ -13,6 +13,7 @@ from precisionlab.backends.session import Session
 from precisionlab.backends.sums.operands import on_cpu
 from precisionlab.backends.sums.session import HalfSumsSession, has_products
 from precisionlab.calibration.histogram import Histogram, Histograms
+from precisionlab.compare.batch import ErrorBatch
 from precisionlab.compare.errors import ErrorTable
 from precisionlab.errors import OptionError
 from precisionlab.precision import Format
@@ -57,6 +58,10 @@ class Counting(Protocol):
 
     def add(self, name: str, tensor: Any) -> None:
         """Count the values of a float32 tensor."""
+        ...
+
+    def add_all(self, tensors: Iterable[tuple[str, Any]]) -> None:
+        """The same for each of these."""
         ...
 
     def merge(self, name: str, other: Histogram) -> None:
@@ -114,9 +119,9 @@ class Cpu:
     def _plain(self, graph: ir.Model) -> Session:
         return Session(graph, 1)
 
-    def errors(self, formats: Sequence[Format]) -> ErrorTable:
+    def errors(self, formats: Sequence[Format]) -> Summing:
         """An empty error table."""
-        return ErrorTable(len(formats), formats)
+        return ErrorBatch(formats)
 
     def histograms(self, names: Iterable[str]) -> Histograms:
         """Empty histograms."""

@@ -171,10 +171,14 @@ class OnnxRuntimeBackend(Backend):
         plan = PrecisionPlan(self.model.sha256, Precision.FP32)
         runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.runs_on)
 
+        def shown(tensors: Iterable[tuple[str, Any]]) -> None:
+            for name, value in tensors:
+                observer(name, self.runs_on.host(value))
+
         def visit(sample: Sample) -> _Counting:
             for name, array in sample.inputs.items():
                 observer(name, as_float32(array))
-            return _Counting(lambda name, value: observer(name, self.runs_on.host(value)))
+            return _Counting(shown)
 
         for _ in runner.each(samples, visit, 1):
             pass
@@ -270,10 +274,9 @@ class OnnxRuntimeCollector:
         self._device = backend.runs_on
         self._runner = Runner(model, plan, None, flows, flows, budget, backend.share, backend.runs_on)
         self._tensors = tuple(tensors)
-        # One set for all threads, as it is what grows with the number of tensors: which of them counts first leaves no
-        # trace in integers, and as each is at another tensor they seldom wait.
+        # One set for all threads, as it is what grows with the number of tensors.
         self._counted = backend.runs_on.histograms(tensors)
-        self._locks = {name: Lock() for name in tensors}
+        self._wanted = frozenset(tensors)
 
     def emptied(self) -> OnnxRuntimeCollector:
         """Another with nothing counted yet, that shares the sessions."""
@@ -285,17 +288,14 @@ class OnnxRuntimeCollector:
         """Count the values of these samples."""
 
         def visit(sample: Sample) -> _Counting:
-            for name, array in sample.inputs.items():
-                self._count(name, as_float32(array))
+            self._count((name, as_float32(array)) for name, array in sample.inputs.items())
             return _Counting(self._count, self._counted.settle)
 
         for done, _ in enumerate(self._runner.each(samples, visit, self._threads), 1):
             progress(done)
 
-    def _count(self, name: str, array: Any) -> None:
-        if name in self._locks:
-            with self._locks[name]:
-                self._counted.add(name, array)
+    def _count(self, tensors: Iterable[tuple[str, Any]]) -> None:
+        self._counted.add_all((name, array) for name, array in tensors if name in self._wanted)
 
     def restore(self, histograms: Mapping[str, Histogram]) -> None:
         """Add what an earlier run has counted."""
@@ -314,13 +314,14 @@ class OnnxRuntimeCollector:
 class _Counting:
     """Counts the values of one sample in the reference."""
 
-    def __init__(self, count: Callable[[str, Any], None], settle: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, count: Callable[[Iterable[tuple[str, Any]]], None], settle: Callable[[], None] = lambda: None
+    ) -> None:
         self._count = count
         self._settle = settle
 
     def observer(self, segment: Segment, state: State) -> None:
-        for name in segment.observed:
-            self._count(name, state[Flow.REFERENCE, name])
+        self._count((name, state[Flow.REFERENCE, name]) for name in segment.observed)
         self._settle()
 
     def result(self) -> None:

@@ -117,6 +117,8 @@ class Runner:
         state.update((segment.fetches[name], value) for name, value in values.items())
         values.clear()
         visitor.observer(segment, state)
+        if stop == len(self._model.layers):
+            return {}
         last = self._model.last_use
         return {
             (flow, name): v

@@ -8,8 +8,10 @@ or after. Counts are integers, so that sums do not depend on order either.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ BINS = 4096
 """Of these at least 2048 are in use (the largest value lies in the upper half), the published algorithm's number."""
 
 _LEAST_EXPONENT = -100  # below it bin edges would not be float32 numbers any more
+
+_SMALL, _TOGETHER = 1 << 14, 1 << 16
+"""Values of a tensor up to which it is counted together with others, and of these together: what a cache holds."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +76,22 @@ def histogram_of(tensor: NDArray[np.float32]) -> Histogram:
 class Histograms:
     """The histograms of many tensors under construction; `add` is all that happens while data goes by.
 
-    Not to be shared between threads: give each its own, and merge them.
+    Threads may share it: which of them counts first leaves no trace in integers.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         from precisionlab.calibration import kernel  # numba takes a while: not before it is needed
         from precisionlab.compare.kernel import largest_magnitude
 
-        self._fill, self._largest = kernel.fill, largest_magnitude
+        self._fill, self._largest = kernel.fill_many, largest_magnitude
         self._row = {name: i for i, name in enumerate(names)}
         rows = len(self._row)
         self._bins = np.zeros((rows, BINS), np.int64)
-        self._exponents = [_LEAST_EXPONENT] * rows
-        self._amax = [0.0] * rows
-        self._zeros = [0] * rows
-        self._nonfinite = [0] * rows
+        self._exponents = np.full(rows, _LEAST_EXPONENT, np.int64)
+        self._amax = np.zeros(rows, np.float64)
+        self._zeros = np.zeros(rows, np.int64)
+        self._nonfinite = np.zeros(rows, np.int64)
+        self._locks = [Lock() for _ in self._row]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,51 +100,74 @@ class Histograms:
 
     def __getitem__(self, name: str) -> Histogram:
         i = self._row[name]
-        return Histogram(self._bins[i].copy(), self._exponents[i], self._amax[i], self._zeros[i], self._nonfinite[i])
+        counts = int(self._zeros[i]), int(self._nonfinite[i])
+        return Histogram(self._bins[i].copy(), int(self._exponents[i]), float(self._amax[i]), *counts)
 
     def add(self, name: str, tensor: NDArray[np.float32]) -> None:
         """Count the values of a float32 tensor of any shape."""
-        values = np.ascontiguousarray(tensor).reshape(-1)
-        i = self._row[name]
-        # Nearly always everything fits, and one look at each value is enough.
-        counted = self._count(i, values)
-        if counted == values.size:
-            return
-        values = values[counted:]
-        amax, nonfinite = self._largest(values)
-        self._nonfinite[i] += nonfinite
-        if nonfinite:
-            values = values[np.isfinite(values)]
-        self._widen(name, exponent_of(amax))
-        self._count(i, values)
+        self._count([self._row[name]], [tensor])
+
+    def add_all(self, tensors: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
+        """The same for each of these; small ones together, as calling the loop takes longer than counting them."""
+        small: list[tuple[int, NDArray[np.float32]]] = []
+        waiting = 0
+        for name, array in tensors:
+            if array.size > _SMALL:
+                self.add(name, array)
+                continue
+            if waiting + array.size > _TOGETHER:
+                self._count(*zip(*small, strict=True))
+                small, waiting = [], 0
+            small.append((self._row[name], array))
+            waiting += array.size
+        if small:
+            self._count(*zip(*small, strict=True))
 
     def settle(self) -> None:
         """Nothing waits: values are counted at once."""
 
-    def _count(self, i: int, values: NDArray[np.float32]) -> int:
-        """Count values as far as they fit into the bins; returns how many that were."""
-        exponent = self._exponents[i]
-        bound = np.float32(math.ldexp(1.0, exponent)) if exponent <= 127 else np.float32(np.inf)
-        scale = np.float32(math.ldexp(BINS, -exponent))
-        counted, zeros, largest = self._fill(values, scale, bound.view(np.int32), self._bins[i])
-        self._zeros[i] += int(zeros)
-        self._amax[i] = max(self._amax[i], float(np.int32(largest).view(np.float32)))
-        return int(counted)
+    def _count(self, rows: Sequence[int], tensors: Sequence[NDArray[np.float32]]) -> None:
+        """Count the values of each tensor into its row."""
+        values = np.ascontiguousarray(tensors[0]).reshape(-1) if len(tensors) == 1 else np.concatenate(tensors, None)
+        stops = list(accumulate(tensor.size for tensor in tensors))
+        locks = [self._locks[row] for row in sorted(set(rows))]  # in one order: no two threads wait for each other
+        for lock in locks:
+            lock.acquire()
+        try:
+            into = self._exponents, self._bins, self._amax, self._zeros
+            counted = self._fill(np.array(rows), np.array(stops), values, *into).tolist()
+            if sum(counted) == values.size:  # nearly always, and one look at each value was enough
+                return
+            for row, tensor, stop, done in zip(rows, tensors, stops, counted, strict=True):
+                if done < tensor.size:
+                    self._count_beyond(row, values[stop - tensor.size + done : stop])
+        finally:
+            for lock in locks:
+                lock.release()
+
+    def _count_beyond(self, row: int, values: NDArray[np.float32]) -> None:
+        """Count values that do not all fit into the bins; the row's lock is held."""
+        amax, nonfinite = self._largest(values)
+        self._nonfinite[row] += nonfinite
+        if nonfinite:
+            values = values[np.isfinite(values)]
+        self._widen(row, exponent_of(amax))
+        rows, stops = np.array([row]), np.array([values.size])
+        self._fill(rows, stops, values, self._exponents, self._bins, self._amax, self._zeros)
 
     def merge(self, name: str, other: Histogram) -> None:
         """Add a histogram of the same tensor over other values."""
-        i = self._widen(name, other.exponent)
-        self._bins[i] += _widened(other.bins, self._exponents[i] - other.exponent)
+        i = self._row[name]
+        self._widen(i, other.exponent)
+        self._bins[i] += _widened(other.bins, int(self._exponents[i]) - other.exponent)
         self._amax[i] = max(self._amax[i], other.amax)
         self._zeros[i] += other.zeros
         self._nonfinite[i] += other.nonfinite
 
-    def _widen(self, name: str, exponent: int) -> int:
-        i = self._row[name]
+    def _widen(self, i: int, exponent: int) -> None:
         if exponent > self._exponents[i]:
-            self._bins[i] = _widened(self._bins[i], exponent - self._exponents[i])
+            self._bins[i] = _widened(self._bins[i], exponent - int(self._exponents[i]))
             self._exponents[i] = exponent
-        return i
 
 
 def exponent_of(amax: float) -> int:

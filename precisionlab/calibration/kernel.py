@@ -7,6 +7,8 @@ numbers are worked out in vector registers, and four tables side by side need no
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from precisionlab.system.loops import compiled
@@ -77,6 +79,29 @@ def fill(values, scale, bound, bins):  # type: ignore[no-untyped-def]
     for i in range(tables.shape[1]):
         bins[i] += np.int64(tables[0, i]) + np.int64(tables[1, i]) + np.int64(tables[2, i]) + np.int64(tables[3, i])
     return done, zeros, largest
+
+
+@compiled()
+def fill_many(rows, stops, values, exponents, bins, amax, zeros):  # type: ignore[no-untyped-def]
+    """Fill the histograms of these rows, int64 (t,), with tensors that stand one behind the other and end at `stops`.
+
+    `values` float32 (n,). Changed are `bins`, int64 (rows, b), over [0, 2^e) with e in `exponents`, int64 (rows,), the
+    largest values `amax`, float64 (rows,), and `zeros`, int64 (rows,). Returns how many values of each tensor were
+    counted, int64 (t,): as `fill` does.
+    """
+    counted = np.empty(rows.size, np.int64)
+    largest_bits = np.empty(1, np.int32)
+    start = 0
+    for i in range(rows.size):
+        row = rows[i]
+        exponent = exponents[row]
+        bound = np.int32((min(exponent, 128) + 127) << 23)  # the bits of 2^e, of Inf beyond float32
+        scale = np.float32(math.ldexp(np.float64(bins.shape[1]), -exponent))
+        counted[i], nothing, largest_bits[0] = fill(values[start : stops[i]], scale, bound, bins[row])
+        zeros[row] += nothing
+        amax[row] = max(amax[row], np.float64(largest_bits.view(np.float32)[0]))
+        start = stops[i]
+    return counted
 
 
 @compiled()

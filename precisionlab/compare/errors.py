@@ -137,7 +137,9 @@ class ErrorTable:
         self.sums: NDArray[np.float64] = np.zeros((rows, SUMS), np.float64)
         self.counts: NDArray[np.int64] = np.zeros((rows, COUNTS), np.int64)
         self.reshaped: NDArray[np.int64] = np.zeros(rows, np.int64)
-        self._limits = limits_of([Precision.FP32.number_format] * rows if formats is None else formats)
+        self.limits: NDArray[np.float32] = limits_of(
+            [Precision.FP32.number_format] * rows if formats is None else formats
+        )
 
     def add(self, row: int, reference: NDArray[Any], output: NDArray[Any]) -> None:
         """Add one float tensor against its reference to a row; float32 on both sides is the quick way.
@@ -150,7 +152,7 @@ class ErrorTable:
         from precisionlab.compare import kernel, wide  # numba takes a while: not before it is needed
 
         narrow = reference.dtype == np.float32 and output.dtype == np.float32
-        sums, counts, limits = self.sums[row], self.counts[row], self._limits[row]
+        sums, counts, limits = self.sums[row], self.counts[row], self.limits[row]
         (kernel if narrow else wide).error_sums(reference, output, sums, counts, limits)
 
     def add_reshaped(self, row: int) -> None:
@@ -194,7 +196,10 @@ class ErrorTable:
 
 def limits_of(formats: Sequence[Format]) -> NDArray[np.float32]:
     """The largest value of each format, and the one from which on it may round to Inf, float32 (formats, 2)."""
-    return np.array([(f.largest, f.overflowing) for f in formats], np.float32).reshape(-1, 2)
+    kinds = {id(f): f for f in formats}  # there are few, and a table is made for each sample
+    limits = np.array([(f.largest, f.overflowing) for f in kinds.values()], np.float32).reshape(-1, 2)
+    place = {kind: at for at, kind in enumerate(kinds)}
+    return limits[np.array([place[id(f)] for f in formats], np.intp)]
 
 
 def error_sums(

@@ -8,6 +8,8 @@ are the same as with NEON on aarch64 (`benchmarks/aarch64`), with AVX-512 or SSE
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -167,6 +169,36 @@ def error_sums(
 
 
 @compiled()
+def _many_error_sums(rows, stops, r, o, sums, counts, limits):  # type: ignore[no-untyped-def]
+    e = np.empty(_CHUNK, np.float32)
+    r_bits, o_bits, e_bits = r.view(np.int32), o.view(np.int32), e.view(np.int32)
+    start = 0
+    for i in range(rows.size):
+        row, stop = rows[i], stops[i]
+        a, b, a_bits, b_bits = r[start:stop], o[start:stop], r_bits[start:stop], o_bits[start:stop]
+        _error_sums(a, b, a_bits, b_bits, e, e_bits, sums[row], counts[row], limits[row])
+        start = stop
+
+
+def many_error_sums(
+    rows: Sequence[int],
+    references: Sequence[NDArray[np.float32]],
+    outputs: Sequence[NDArray[np.float32]],
+    sums: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    limits: NDArray[np.float32],
+) -> None:
+    """As `error_sums` for each pair, in turn, with these rows of `sums` (n, 6), `counts` (n, 12) and `limits` (n, 2).
+
+    In one call, over copies that stand one behind the other: for small tensors calling takes longer than summing. The
+    arrays are float32, those of a pair of one shape.
+    """
+    stops = np.cumsum([array.size for array in references])
+    both = np.concatenate(references, axis=None), np.concatenate(outputs, axis=None)
+    _many_error_sums(np.array(rows, np.int64), stops, *both, sums, counts, limits.view(np.int32))
+
+
+@compiled()
 def _largest(bits, counts):  # type: ignore[no-untyped-def]
     largest = np.int32(0)
     for i in range(bits.size):
@@ -191,6 +223,23 @@ def _nonfinite(bits):  # type: ignore[no-untyped-def]
         nan += np.int32(magnitude > _INFINITY)
         inf += np.int32(magnitude == _INFINITY)
     return nan, inf
+
+
+@compiled()
+def _many_nonfinite(rows, stops, bits, counts):  # type: ignore[no-untyped-def]
+    start = 0
+    for i in range(rows.size):
+        nan, inf = _nonfinite(bits[start : stops[i]])
+        counts[rows[i], 4] += nan
+        counts[rows[i], 5] += inf
+        start = stops[i]
+
+
+def many_nonfinite(rows: Sequence[int], tensors: Sequence[NDArray[np.float32]], counts: NDArray[np.int64]) -> None:
+    """Add what `nonfinite` tells of each float32 tensor to this row of `counts` (n, 12), columns 4 and 5."""
+    stops = np.cumsum([array.size for array in tensors])
+    bits = np.concatenate(tensors, axis=None).view(np.int32)
+    _many_nonfinite(np.array(rows, np.int64), stops, bits, counts)
 
 
 def nonfinite(tensor: NDArray[np.float32]) -> tuple[int, int]:

@@ -114,6 +114,10 @@ class SealedHistograms:
         else:  # one of the model's own inputs
             self._inner.add(name, tensor)
 
+    def add_all(self, tensors: Iterable[tuple[str, Any]]) -> None:
+        for name, tensor in tensors:
+            self.add(name, tensor)
+
     def merge(self, name: str, other: Histogram) -> None:
         self._inner.merge(name, other)
 

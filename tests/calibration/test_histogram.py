@@ -6,6 +6,7 @@ import math
 import random
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -121,6 +122,36 @@ def test_threads_with_their_own_histograms_leave_no_trace(samples: list[list[flo
         (first if index % 3 else second).add("x", f32(values))
     whole = histogram_of(f32([value for values in samples for value in values]))
     assert same(first["x"].merge(second["x"]), whole)
+
+
+@given(st.lists(st.lists(FLOATS, max_size=20), max_size=12), st.booleans())
+@settings(max_examples=examples(20))
+def test_tensors_counted_together_are_those_counted_one_by_one(tensors: list[list[float]], large: bool) -> None:
+    arrays = [f32(values) for values in tensors]
+    if large:  # such are not counted together
+        arrays[len(arrays) // 2 :] = [np.resize(array, 20_000) for array in arrays[len(arrays) // 2 :] if array.size]
+    names = [str(index) for index in range(len(arrays))]
+    together = Histograms(names)
+    for _ in range(2):
+        together.add_all(zip(names, arrays, strict=True))
+    for name, array in zip(names, arrays, strict=True):
+        assert same(together[name], histogram_of(np.concatenate([array, array])))
+
+
+def test_threads_that_share_histograms_lose_no_count() -> None:
+    names = [str(index) for index in range(20)]
+    arrays = [np.random.default_rng(i).standard_normal(9000, np.float32) * 2.0**i for i in range(20)]
+    shared = Histograms(names)
+
+    def work(start: int) -> None:
+        turned = list(zip(names, arrays, strict=True))
+        for _ in range(10):
+            shared.add_all(turned[start:] + turned[:start])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, (0, 5, 10, 15)))
+    for name, array in zip(names, arrays, strict=True):
+        assert same(shared[name], histogram_of(np.tile(array, 40)))
 
 
 # What is counted

@@ -14,6 +14,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from models import Array, examples
 
+from precisionlab.compare.batch import ErrorBatch
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import Agreement, ErrorSums, ErrorTable, agreement, error_sums
 from precisionlab.compare.kernel import largest_magnitude
@@ -114,6 +115,25 @@ def assert_same(found: ErrorSums, expected: ErrorSums, magnitudes: dict[str, flo
             assert abs(a - b) <= min(bound, 1e-11 * magnitudes[name]), name
         else:
             assert a == b or (math.isnan(a) and math.isnan(b)), name
+
+
+@given(st.lists(pairs(), max_size=6), st.sampled_from([np.float32, np.float64, np.float16]))
+@settings(max_examples=examples(25))
+def test_pairs_summed_together_are_the_same_bits_as_one_by_one(several: list[tuple[Array, Array]], kind: type) -> None:
+    """Whatever they hold, at whatever place they stand, of whatever type or shape the output is."""
+    formats = [precision.number_format for precision in FORMATS] * 4
+    one_by_one, together = ErrorTable(len(formats), formats), ErrorBatch(formats)
+    shapes = [*several, (np.zeros(3, np.float32), np.zeros(2, np.float32)), (np.float32(1), np.float32(2))]
+    for table in (one_by_one, together):
+        for row, (reference, output) in enumerate(shapes):
+            with np.errstate(all="ignore"):
+                low = np.asarray(output).astype(kind if row == 1 else np.float32)
+                table.add(row, np.asarray(reference), low)
+            table.count_nonfinite(row, low)
+    found = together.result()
+    assert found.sums.tobytes() == one_by_one.sums.tobytes()
+    assert np.array_equal(found.counts, one_by_one.counts)
+    assert np.array_equal(found.reshaped, one_by_one.reshaped)
 
 
 @given(pairs(), st.sampled_from([*FORMATS]))

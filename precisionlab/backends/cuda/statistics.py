@@ -140,6 +140,11 @@ class DeviceHistograms:
         elif tensor.size:
             self._waiting.append((name, tensor))
 
+    def add_all(self, tensors: Iterable[tuple[str, DeviceArray | NDArray[np.float32]]]) -> None:
+        """The same for each of these."""
+        for name, tensor in tensors:
+            self.add(name, tensor)
+
     def merge(self, name: str, other: Histogram) -> None:
         """Add a histogram of the same tensor over other values."""
         self._host.merge(name, other)
