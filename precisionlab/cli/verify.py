@@ -110,7 +110,8 @@ def _print(found: Verification, stream: TextIO) -> None:
         console.print(f"in float32 the repaired model gives what the original gives, {found.same.words}")
     if found.holds:
         less = [*(["any one of its pins released"] if proof.releases else [])]
-        less += [*(["any one of its repairs left out"] if proof.repairs else [])]
+        joint = any(one.together > 1 for one in proof.repairs)
+        less += [*([f"{'all' if joint else 'any one'} of its repairs left out"] if proof.repairs else [])]
         worse_too = ", or clearly worse" if proof.repairs else ""
         how = f", and with {' or '.join(less)} it is not{worse_too}" if less else ""
         console.print(f"verified: the plan is right{how}", style="bold green")

@@ -165,14 +165,21 @@ def _repairs(section: PrecisionSection) -> Iterable[str]:
         return
     yield f"### {text(section.title)}: {counted(len(found.repairs), 'repair')}"
     proven = (
-        "Proven: with any one of them left out, the tolerance is not met, or more than a decibel is lost."
+        f"Proven: with {found.without} left out, the tolerance is not met, or more than a decibel is lost."
         if section.proven
         else ""
     )
     same = f"In float32 the repaired model gives what the original gives, {text(found.same)}." if found.same else ""
     if proven or same:
         yield f"{proven} {same}".strip()
-    head = ["Repair", "For the layer", "Why", "At", "In float32", f"{text(section.released)} if left out"]
+    head = [
+        "Repair",
+        "For the layer",
+        "Why",
+        "At",
+        "In float32",
+        f"{text(section.released)} if {'all are ' if found.are_joint else ''}left out",
+    ]
     yield _folded(_table(head, [_repair(one) for one in found.repairs], left=(0, 1, 2, 3, 4)), len(found.repairs))
 
 

@@ -33,8 +33,9 @@ class RepairView:
     """One repair of a plan.
 
     `scales` are the powers of two that it computes at, `left_out` is what becomes of the plan without it, and `nan` in
-    how many tensors there is a new NaN or Inf then. `before` and `after` are drawings; None where the run has none.
-    `changes` are the first nodes that came, went or changed, `more` counts the others.
+    how many tensors there is a new NaN or Inf then; `together` counts those that were left out with it. `before` and
+    `after` are drawings; None where the run has none. `changes` are the first nodes that came, went or changed, `more`
+    counts the others.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class RepairView:
     exactness: str
     left_out: str
     nan: int
+    together: int = 1
     changes: tuple[str, ...] = ()
     more: int = 0
     hidden: int = 0
@@ -66,6 +68,18 @@ class RepairedView:
     repairs: tuple[RepairView, ...]
     same: str
     released: tuple[str, ...] = ()
+
+    @property
+    def are_joint(self) -> bool:
+        """Whether they were left out all at once, as channels are, to prove that they are needed."""
+        return any(one.together > 1 for one in self.repairs)
+
+    @property
+    def without(self) -> str:
+        """What was left out for the proof: `all 12 of them`, `it`, `any one of them`."""
+        if self.are_joint:
+            return f"all {len(self.repairs)} of them"
+        return "it" if len(self.repairs) == 1 else "any one of them"
 
 
 def repair_title(kind: str) -> str:
@@ -123,6 +137,7 @@ def _view(repair: Repair, entry: Mapping[str, Any], bound: Bound | None, drawn: 
         exactness=EXACTNESS[repair.exactness],
         left_out=left_out,
         nan=nan,
+        together=int((entry.get("left_out") or {}).get("together", 1)),
     )
     part = entry.get("graph")
     return _with_drawings(view, part) if drawn and part else view

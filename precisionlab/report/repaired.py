@@ -24,7 +24,8 @@ def repaired_facts(repaired: Repaired) -> dict[str, Any]:
 
 def _proof(release: RepairRelease) -> dict[str, Any]:
     """The figures without one repair; none where the others need it."""
-    return {"figures": None} if release.figures is None else plain_figures(release.figures)
+    found = {"figures": None} if release.figures is None else plain_figures(release.figures)
+    return found | ({"together": release.together} if release.together > 1 else {})
 
 
 def repairs_drawn(result: PrecisionResult) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The part of a graph that a repair changes, before and after it, as `run.json` holds it.
 
 Shown are the nodes that came, went, or take other constants, those whose inputs lead elsewhere, what lies between them
-(that computes at another scale), and their neighbours.
+(that computes at another scale; what computes with lengths alone does not), and their neighbours.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _BESIDE = 3
 """Neighbours shown of each node on each side."""
 _LARGEST_PLAIN = 6
 """Powers of two up to 2^6 are written as numbers."""
+_LENGTHS = frozenset({"Shape", "Size"})
 
 _PLAIN_TYPES = frozenset({"INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS"})
 
@@ -67,8 +68,12 @@ class _Snapshot:
         return found
 
     def between(self, ends: frozenset[str]) -> set[str]:
-        """The nodes that some end leads to, and that lead to some end."""
-        return _reached(ends, self.below) & _reached(ends, self.above)
+        """The nodes that some end leads to, and that lead to some end, not by way of lengths."""
+        return _reached(ends, self.followed(self.below)) & _reached(ends, self.followed(self.above))
+
+    def followed(self, links: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """The links but for those to nodes that give lengths: what is repaired leaves these as they are."""
+        return {name: [one for one in others if self.nodes[one].kind not in _LENGTHS] for name, others in links.items()}
 
 
 def changed_part(before: ir.Graph, after: ir.Graph) -> dict[str, Any]:
@@ -110,9 +115,10 @@ def _led(side: _Snapshot, name: str) -> tuple[str, ...]:
 
 
 def _neighbours(side: _Snapshot, ends: Iterable[str]) -> Iterator[str]:
+    above, below = side.followed(side.above), side.followed(side.below)
     for name in ends:
-        yield from side.above[name][:_BESIDE]
-        yield from side.below[name][:_BESIDE]
+        yield from above[name][:_BESIDE]
+        yield from below[name][:_BESIDE]
 
 
 def _reached(starts: Iterable[str], links: Mapping[str, Sequence[str]]) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -138,6 +139,14 @@ def test_a_long_part_leaves_out_what_lies_between_and_says_so(tmp_path: Path) ->
     assert 'class="link far"' in draw_part(nodes_of(after), "").svg
 
 
+def test_what_computes_with_lengths_alone_is_not_shown(tmp_path: Path) -> None:
+    before = """["a"] p = Mul(x, two) ["shape"] s = Shape(p) ["same"] t = Identity(s) ["turn"] u = Transpose(p)
+        ["back"] r = Reshape(u, t) ["z"] y = Mul(r, two)"""
+    found = part(before, before.replace("two", "four"), {"two": np.float32(2), "four": np.float32(4)}, tmp_path)
+    assert [n["name"] for n in found["after"]] == ["x", "a", "turn", "back", "z", "y"]
+    assert found["hidden"] == 0
+
+
 def test_the_same_graph_has_no_part(tmp_path: Path) -> None:
     found = part('["a"] y = Abs(x)', '["a"] y = Abs(x)', {}, tmp_path)
     assert found == {"before": [], "after": [], "hidden": 0}
@@ -219,6 +228,19 @@ def test_the_page_has_a_section_that_says_what_was_repaired_why_and_what_proves_
         assert words in page.text, words
     assert [attributes.get("class") for tag, attributes in page.tags if tag == "svg"].count("part") == 2
     assert ("a", {"href": "#row-1-1"}) in page.tags
+
+
+def test_repairs_that_were_left_out_all_at_once_are_not_said_to_be_needed_each() -> None:
+    two = (REPAIR, replace(REPAIR, nodes=("other",)))
+    found = repaired(*two, left_out={**LEFT_OUT, "together": 2})
+    page, words = Page(render(*found)), summary(found)
+    assert "Proven: they cannot be left out." in page.text
+    assert "All 2 of them were, at once" in page.text
+    assert "the repairs cannot be left out: without all 2 of them the tolerance does not hold" in page.text
+    assert ", if all are left out" in page.text
+    assert "Each was, alone" not in page.text
+    assert "Proven: with all 2 of them left out, the tolerance is not met" in words
+    assert "if all are left out" in words
 
 
 def test_labels_say_repaired_where_there_are_no_pins_and_both_where_there_are() -> None:
