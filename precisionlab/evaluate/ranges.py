@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from precisionlab.calibration.auto import cheapest_ranges
@@ -18,7 +19,6 @@ from precisionlab.model import Model
 from precisionlab.model.layers import int8_operands
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
-from precisionlab.system.observer import Observer
 
 _EXACT = 20 * math.log10(2**24)  # dB; a relative error of float32's last digit
 
@@ -26,9 +26,15 @@ Compare = Callable[[str, CalibrationTable, bool], Comparison]
 """Compares the INT8 model under a table, by its name; the flag asks for each layer's own error too."""
 
 
-def best_table(
-    model: Model, methods: Mapping[str, CalibrationTable], compare: Compare, observer: Observer
-) -> CalibrationTable:
+@dataclass(frozen=True)
+class ChosenRanges:
+    """A table, and by which figures it was chosen, as a line for the user; empty where it was asked for."""
+
+    table: CalibrationTable
+    figures: str = ""
+
+
+def best_table(model: Model, methods: Mapping[str, CalibrationTable], compare: Compare) -> ChosenRanges:
     """The table under which the INT8 model loses least: one method for all tensors, or the cheapest for each.
 
     Each candidate is run and compared, and judged by the error of the worst final output.
@@ -38,8 +44,8 @@ def best_table(
     found[AUTO] = compare("the cheapest method for each tensor", mixed, False)
     best = least_lossy(found)
     figures = ", ".join(f"{name} {c.worst('sqnr'):.1f} ({typical_sqnr(c):.1f})" for name, c in found.items())
-    observer.note(f"  SQNR of the final output by ranges (typical sample), dB: {figures}; taken: {best}")
-    return mixed if best == AUTO else methods[best]
+    text = f"  SQNR of the final output by ranges (typical sample), dB: {figures}; taken: {best}"
+    return ChosenRanges(mixed if best == AUTO else methods[best], text)
 
 
 def least_lossy(found: Mapping[str, Comparison]) -> str:
@@ -93,16 +99,23 @@ def operands_of(model: Model) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for layer in model.layers for name in int8_operands(model, layer)))
 
 
-def chosen_ranges(evaluator: Evaluator, methods: Mapping[str, CalibrationTable], method: str) -> CalibrationTable:
+def chosen_ranges(evaluator: Evaluator, methods: Mapping[str, CalibrationTable], method: str) -> ChosenRanges:
     """The ranges by one method, or with `auto` the best of all."""
     if method != AUTO:
-        return methods[method]
-    return best_table(evaluator.model, methods, partial(compared_with, evaluator), evaluator.observer)
+        return ChosenRanges(methods[method])
+    return best_table(evaluator.model, methods, partial(compared_with, evaluator))
 
 
 def compared_with(evaluator: Evaluator, name: str, table: CalibrationTable, introduced: bool) -> Comparison:
     """The int8 model under these ranges, with float32 around its int8 layers."""
-    model = evaluator.model
-    plan = plan_for(model, Precision.INT8, table)
-    title = f"{Precision.INT8}" + ("" if name == DEFAULT_METHOD else f", ranges by {name}")
-    return evaluator.compare(title, plan, table, introduced=introduced)
+    plan = plan_for(evaluator.model, Precision.INT8, table)
+    return evaluator.compare(_title(name), plan, table, introduced=introduced)
+
+
+def held_to(evaluator: Evaluator, name: str, table: CalibrationTable) -> Comparison | None:
+    """The same on the samples held out; None where none are."""
+    return evaluator.hold_to(_title(name), plan_for(evaluator.model, Precision.INT8, table), table)
+
+
+def _title(name: str) -> str:
+    return f"{Precision.INT8}" + ("" if name == DEFAULT_METHOD else f", ranges by {name}")

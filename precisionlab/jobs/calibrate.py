@@ -296,7 +296,9 @@ def _best(
         observer.stage(f"int8, ranges by {name}", len(dataset))
         return backend.compare(plan, table, dataset, observer.advance, metric=None, introduced=introduced)
 
-    return best_table(backend.model, methods, compare, observer)
+    found = best_table(backend.model, methods, compare)
+    observer.note(found.figures)
+    return found.table
 
 
 def _check(method: str, percentile: float, shard: tuple[int, int] | None) -> None:

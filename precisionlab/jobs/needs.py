@@ -41,7 +41,7 @@ class Needs:
         ready = self._prepared("the plan has int8 layers, and their ranges come from the samples; give --data")
         evaluator = ready.evaluator(NoJournal(), self._observer, ready.judging())
         method = self._plan.calibration or DEFAULT_METHOD
-        table = chosen_ranges(evaluator, ranges_by_method(evaluator), method)
+        table = chosen_ranges(evaluator, ranges_by_method(evaluator), method).table
         return completed(evaluator.model, replace(self._plan, calibration=method), table), table
 
     def profiles(self, shapes: Sequence[str]) -> tuple[dict[str, Profile], ...]:

@@ -13,7 +13,8 @@ from precisionlab.compare.tolerance import Tolerance, default_tolerance, meets, 
 from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, parse_holdout, prepare
-from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials, int8_ranges
+from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, int8_ranges
+from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.jobs.repaired_file import beside_original, is_as_promised, write_repaired
 from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
@@ -109,7 +110,7 @@ def repair(
             return is_as_promised(model, same)
 
         def ranges_of(means: Means) -> Ranges:
-            return int8_ranges(means, bounds) if low.is_quantized else NO_RANGES
+            return int8_ranges(means.evaluator, means.methods, bounds) if low.is_quantized else NO_RANGES
 
         trials = RepairTrials(opened(loaded), low, beside, bounds, opened, ranges_of, is_same=is_same)
         before, held_before = trials.whole(())
@@ -122,6 +123,8 @@ def repair(
         why = trials.broken(())
         find = find_migrations if low.is_quantized else find_repairs
         found = find(trials, low, bounds, observer.note)
+        if compared := trials.ranges(found.repairs).figures:
+            observer.note(compared)
         after, held_after = trials.whole(found.repairs)
         if not low.is_quantized:
             _note_outputs(loaded, trials.histograms(()), low, observer)

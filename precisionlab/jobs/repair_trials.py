@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.coarse import CoarseHistogram
-from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD
+from precisionlab.calibration.methods import AUTO
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
@@ -15,6 +15,7 @@ from precisionlab.data import Dataset
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.ranges import chosen_ranges, compared_with, least_lossy, ranges_by
 from precisionlab.evaluate.values import Look, observed_values
+from precisionlab.jobs.int8_ranges import NO_RANGES, Methods, Ranges, best_ranges
 from precisionlab.jobs.repaired_file import same_in_float32
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
@@ -32,38 +33,16 @@ from precisionlab.system.wording import counted
 
 
 @dataclass(frozen=True)
-class Ranges:
-    """The int8 ranges of one model, and the method that found them; neither where the precision needs none."""
-
-    method: str | None = None
-    table: CalibrationTable | None = None
-
-
-NO_RANGES = Ranges()
-
-
-@dataclass(frozen=True)
 class Means:
     """What evaluates one model: its evaluator, and what shows its float32 tensors in this process."""
 
     evaluator: Evaluator
     look: Look
 
-
-def int8_ranges(means: Means, tolerance: Tolerance) -> Ranges:
-    """The ranges that a sweep takes: by the default method, and where that does not hold, the best of all."""
-    methods = observed_values(means.evaluator, True, means.look).methods
-    default = methods[DEFAULT_METHOD]
-    if meets(compared_with(means.evaluator, DEFAULT_METHOD, default, introduced=True), tolerance):
-        return Ranges(DEFAULT_METHOD, default)
-    found = best_ranges(means)
-    return replace(found, method=DEFAULT_METHOD) if found.table == default else found
-
-
-def best_ranges(means: Means) -> Ranges:
-    """The ranges under which int8 loses least, of all methods."""
-    methods = observed_values(means.evaluator, True, means.look).methods
-    return Ranges(AUTO, chosen_ranges(means.evaluator, methods, AUTO))
+    @property
+    def methods(self) -> Methods:
+        """By each calibration method the int8 ranges."""
+        return observed_values(self.evaluator, True, self.look).methods
 
 
 class RepairTrials:
@@ -197,8 +176,8 @@ class RepairTrials:
     def _method(self) -> str:
         """The method under whose ranges the model as it is loses least."""
         means = self.means(())
-        tables = observed_values(means.evaluator, True, means.look).methods
-        return least_lossy({name: compared_with(means.evaluator, name, table, True) for name, table in tables.items()})
+        tables = means.methods.items()
+        return least_lossy({name: compared_with(means.evaluator, name, table, True) for name, table in tables})
 
     def same(self, repairs: Repairs, samples: Dataset, threads: int) -> Equivalence:
         """How the repaired model lies beside the original in float32, on these samples.
@@ -222,7 +201,8 @@ class RepairTrials:
         if repairs not in self._ranges:
             # Where the model as it is needed other ranges than the default's, so does what is compared with it.
             tries = bool(repairs) and self.ranges(()).method == AUTO
-            self._ranges[repairs] = best_ranges(self.means(repairs)) if tries else self._ranges_of(self.means(repairs))
+            means = self.means(repairs)
+            self._ranges[repairs] = best_ranges(means.evaluator, means.methods) if tries else self._ranges_of(means)
         return self._ranges[repairs]
 
     def plan(self, repairs: Repairs) -> tuple[PrecisionPlan, CalibrationTable | None]:
@@ -236,9 +216,7 @@ class RepairTrials:
         """As `plan`, with int8 ranges by this method."""
         if method in (None, self.ranges(repairs).method):
             return self.plan(repairs)
-        means = self.means(repairs)
-        methods = observed_values(means.evaluator, True, means.look).methods
-        table = chosen_ranges(means.evaluator, methods, method)
+        table = chosen_ranges(self._evaluator(repairs), self.means(repairs).methods, method).table
         model = self.model(repairs)
         return plan_for(model, self._precision, table, around=self._around, calibration=method), table
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from precisionlab.backends.equivalence import Equivalence
-from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import closeness
 from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.jobs.int8_ranges import NO_RANGES, Methods, Ranges
 from precisionlab.jobs.plan_source import repaired_for
-from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
+from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.jobs.repaired_file import beside_original, check_promise, is_as_promised, repairs_text
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork
@@ -28,9 +27,6 @@ from precisionlab.search.options import Minimize
 from precisionlab.search.outcome import EngineResult, PrecisionResult, Repaired, Variant
 from precisionlab.search.repairing import Found, find_repairs
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
-
-Methods = Mapping[str, CalibrationTable]
-"""By each calibration method, the int8 ranges of the model as it is."""
 
 
 def results(job: SweepJob, work: SweepWork, methods: Methods) -> tuple[PrecisionResult, ...]:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD
+from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import meets
 from precisionlab.evaluate.evaluator import Evaluator
-from precisionlab.evaluate.ranges import chosen_ranges, compared_with
 from precisionlab.evaluate.running_sums import RunningSum, running_sums
 from precisionlab.evaluate.values import Look, ObservedValues, observed_values
-from precisionlab.jobs.repair_trials import NO_RANGES, Ranges
+from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, int8_ranges, ranges_of_method
 from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.plan.plan import PrecisionPlan
@@ -27,7 +26,7 @@ from precisionlab.search.grounds import Grounds
 from precisionlab.search.on_engine import EngineStage
 from precisionlab.search.options import Options
 from precisionlab.search.outcome import EngineResult, EngineVariant, PrecisionResult, Variant
-from precisionlab.search.pinning import PinSearch, Task, figures_text
+from precisionlab.search.pinning import PinSearch, Task
 from precisionlab.search.pinning.suspects import suspects_by_own_error
 from precisionlab.search.unscaled import unscaled_sums
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
@@ -94,31 +93,27 @@ class SweepJob:
     def ranges(self, precision: Precision, methods: Mapping[str, CalibrationTable], deadline: Deadline) -> Ranges:
         """The int8 ranges; none for a float precision. Where the default's do not hold, better ones are tried.
 
-        Ranges cost nothing at run time, pins do. They are judged with float32 around the int8 layers, whatever
-        `around` is: what fp16 does there is not theirs to fix. Where there is no time for that, the default's stay.
+        Where there is no time for that, the default's stay.
         """
         if not precision.is_quantized:
             return NO_RANGES
-        asked, default = self._options.calibration, methods[DEFAULT_METHOD]
+        asked, default = self._options.calibration, Ranges(DEFAULT_METHOD, methods[DEFAULT_METHOD])
         tolerance = self._options.tolerance_of(precision)
-        low = compared_with(self._evaluator, DEFAULT_METHOD, default, introduced=True) if asked is None else None
-        method = DEFAULT_METHOD
-        if low is None:
-            method = asked or DEFAULT_METHOD
-        elif not meets(low, tolerance) and not self.grounds.unknown(tolerance):
-            self._evaluator.observer.note(
-                f"int8 with {DEFAULT_METHOD} ranges{figures_text(low, tolerance)}: trying others before any pin"
-            )
-            method = AUTO
+        if asked is None and self.grounds.unknown(tolerance):
+            return default
         watched = replace(self._evaluator, observer=Watched(self._evaluator.observer, deadline))
         try:
-            table = chosen_ranges(watched, methods, method)
+            if asked is not None:
+                return ranges_of_method(watched, methods, asked)
+            return int8_ranges(self._evaluator, methods, tolerance, watched)
         except BudgetExhausted as end:
             self._evaluator.observer.note(f"int8: {end} while ranges were tried: those by {DEFAULT_METHOD} are taken")
-            method, table = DEFAULT_METHOD, default
-        if asked is None and table.digest == default.digest:
-            method = DEFAULT_METHOD
-        return Ranges(method, table)
+            return default
+
+    def note_figures(self, ranges: Ranges) -> None:
+        """Say what the ranges were chosen by, where they were."""
+        if ranges.figures:
+            self._evaluator.observer.note(ranges.figures)
 
     def bare(self, precision: Precision, ranges: Ranges) -> PrecisionResult:
         """The low precision without pins, and nothing searched for; on the GPU too, where there is one."""
@@ -132,6 +127,7 @@ class SweepJob:
 
     def search(self, precision: Precision, ranges: Ranges, deadline: Deadline) -> PrecisionResult:
         """Compare one low precision, and pin layers until its tolerance holds; on the GPU too, where there is one."""
+        self.note_figures(ranges)
         unknown = self.grounds.unknown(self._options.tolerance_of(precision))
         plan, table = self._bare_plan(precision, ranges), ranges.table
         if self._engines is None:
@@ -261,13 +257,14 @@ class SweepJob:
     def ranges_by(self, method: str | None, methods: Mapping[str, CalibrationTable]) -> Ranges:
         """The int8 ranges by a plan's own method, or the one that is asked for."""
         by = self._options.calibration or method or DEFAULT_METHOD
-        return Ranges(by, chosen_ranges(self._evaluator, methods, by))
+        return ranges_of_method(self._evaluator, methods, by)
 
     def measure(self, plan: PrecisionPlan, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
         """Compare the user's own plan, beside the same precision without pins."""
         table = None
         if methods:
             ranges = self.ranges_by(plan.calibration, methods)
+            self.note_figures(ranges)
             table, plan = ranges.table, replace(plan, calibration=ranges.method)
         precision = plan.default
         bare = completed(self._model, plan.with_pins(()), table)

@@ -22,6 +22,7 @@ from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.jobs.grouping import Grouped, as_far_as_kept
+from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, ranges_of_method
 from precisionlab.jobs.plan_source import (
     arithmetic_of,
     grouped_as_in,
@@ -31,7 +32,7 @@ from precisionlab.jobs.plan_source import (
     run_beside,
     source_of,
 )
-from precisionlab.jobs.repair_trials import NO_RANGES, Means, Ranges, RepairTrials
+from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.model import Model, load_model
 from precisionlab.plan.arithmetic import Fusing
 from precisionlab.plan.assign import lowest_of, read_plan_for
@@ -139,7 +140,7 @@ def verify(
         table = None
         if any_quantized(asked.precisions):
             method = asked.calibration or DEFAULT_METHOD
-            table = chosen_ranges(emulated, ranges_by_method(emulated), method)
+            table = chosen_ranges(emulated, ranges_by_method(emulated), method).table
             asked = replace(asked, calibration=method)
         bare = completed(evaluator.model, asked.with_pins(()), table)
         asked = completed(evaluator.model, asked, table)
@@ -202,7 +203,7 @@ def _trials(
         if not any_quantized(plan.precisions):
             return NO_RANGES
         method = plan.calibration or DEFAULT_METHOD
-        return Ranges(method, chosen_ranges(means.evaluator, ranges_by_method(means.evaluator), method))
+        return ranges_of_method(means.evaluator, ranges_by_method(means.evaluator), method)
 
     return RepairTrials(
         opened(known.model), plan.default, plan.around, bounds, opened, ranges_of,
