@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import IO, Any
@@ -77,6 +77,7 @@ class KeptOutputs:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this does
+                weakref.finalize(self, self._file.close)
             offset = self._file.seek(0, 2)
             self._file.write(np.ascontiguousarray(value).tobytes())
         except OSError:  # no room there either: it is computed again
@@ -91,15 +92,6 @@ class KeptOutputs:
         content = self._file.read(count * value.dtype.itemsize)
         found: NDArray[Any] = np.frombuffer(content, value.dtype, count).reshape(value.shape)
         return found
-
-    def close(self) -> None:
-        """Let go of all."""
-        with self._lock:
-            self._values.clear()
-            if self._file is not None:
-                with suppress(OSError):
-                    self._file.close()
-                self._file = None
 
 
 def _checksum(sample: Sample) -> int:

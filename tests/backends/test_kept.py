@@ -39,7 +39,6 @@ def test_a_sample_is_computed_once_in_memory_or_in_a_file(memory: int | None) ->
             one = sample(f"s{number}", number)
             assert np.array_equal(kept.of(one, ["y"], computing)["y"], one.inputs["x"] * 2)
     assert computing.count == 4
-    kept.close()
 
 
 def test_a_sample_of_the_same_name_and_other_content_is_another_one() -> None:

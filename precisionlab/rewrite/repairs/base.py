@@ -58,6 +58,12 @@ class Sight:
         seen = self.histograms.get(str(value.name)) if value is not None else None
         return seen is None or seen.amax <= self.number_format.largest
 
+    def may_replace(self, nodes: Iterable[ir.Node], operands: Iterable[ir.Value]) -> bool:
+        """Whether nodes may be computed otherwise from operands: these are held, and float32 itself breaks nowhere."""
+        return all(map(self.is_held, operands)) and not any(
+            self.has_nonfinite(value) for node in nodes for value in node.outputs
+        )
+
     def has_nonfinite(self, value: ir.Value) -> bool:
         """Whether NaN or Inf was seen in float32 itself."""
         seen = self.histograms.get(str(value.name))

@@ -56,10 +56,8 @@ class LogHypot:
         """One for each logarithm of a sum of squares of which something breaks."""
         for node in sight.model.onnx.graph:
             power = _power(node)
-            if power is None or not all(map(sight.is_held, power.operands)):
-                continue
-            behind = _behind(power)
-            if not any(sight.has_nonfinite(value) for n in behind for value in n.outputs) and _has_ranks(power, sight):
+            behind = [] if power is None else _behind(power)
+            if power is not None and sight.may_replace(behind, power.operands) and _has_ranks(power, sight):
                 gain = _gain(power, sight)
                 scales = ((_SCALE, gain),) if gain else ()
                 yield from proposed(sight, behind, self.name, Exactness.ROUNDING, (str(node.name),), scales)

@@ -49,10 +49,8 @@ class ShiftExponential:
         """One for each logarithm of a sum of exponentials, and each quotient of one and its sum, that break."""
         for node in sight.model.onnx.graph:
             found = _sum(node)
-            if found is None or not all(map(sight.is_held, found.exponents)):
-                continue
-            behind = _behind(found)
-            if not any(sight.has_nonfinite(value) for made in behind for value in made.outputs):
+            behind = [] if found is None else _behind(found)
+            if found is not None and sight.may_replace(behind, found.exponents):
                 yield from proposed(sight, behind, self.name, Exactness.ROUNDING, (str(node.name),))
 
     def apply(self, graph: ir.Graph, repair: Repair) -> None:
