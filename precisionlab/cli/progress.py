@@ -20,7 +20,10 @@ class _Bars:
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
-        self._task = bars.add_task("", total=None, visible=False)
+        self._task = bars.add_task("", total=None, visible=False, left="")
+
+    def left(self, text: str) -> None:
+        self._bars.update(self._task, left=text)
 
     def stage(self, title: str, total: int, unit: str = "sample") -> None:
         self._bars.reset(self._task, description=title, total=total or None, visible=True)
@@ -37,9 +40,13 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._left = ""
+
+    def left(self, text: str) -> None:
+        self._left = text
 
     def stage(self, title: str, total: int, unit: str = "sample") -> None:
-        self.note(f"{title} ({counted(total, unit)})")
+        self.note(f"{title} ({counted(total, unit)})" + (f" · {self._left}" if self._left else ""))
 
     def advance(self, done: int) -> None:
         pass
@@ -60,6 +67,7 @@ def progress() -> Iterator[Observer]:
         BarColumn(24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bars:
         yield _Bars(bars)

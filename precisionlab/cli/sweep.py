@@ -66,8 +66,8 @@ from precisionlab.errors import OptionError
 @click.option(
     "--budget",
     metavar="TIME",
-    help="End ranges, ranking and search, of all precisions together, after this, such as 30m, with the best plan so "
-    "far. The same command with more goes on from there.",
+    help="End the whole run after this, such as 30m, with the best plan so far: time is kept for what cannot be left "
+    "out, and the precisions share the rest. The same command with more goes on from there.",
 )
 @click.option("--max-evaluations", type=int, help="End each precision's search after so many plans.")
 @click.option(

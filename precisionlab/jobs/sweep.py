@@ -17,6 +17,7 @@ from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep_checks import check_cost, check_tolerance
 from precisionlab.jobs.sweep_precisions import measured, results
 from precisionlab.jobs.sweep_request import SweepRequest, data_options, run_options, sweep_options
+from precisionlab.jobs.sweep_schedule import Foretelling, Schedule, announcement
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork, open_work
 from precisionlab.model.portable import read_otherwise
@@ -82,9 +83,9 @@ def sweep(
     A search ends with as few pins as it can, or with `minimize` "cost" with as cheap ones; with `spend` (such as
     "5%") it makes the error as small as that added cost allows. `max_cost` (such as "80%" of float32's) is the most
     that a plan may cost. Cost is estimated for `target`, the GPU that the model will run on. `ladder` names the
-    precisions that pins may have (such as "fp16,fp32"). `budget` (such as "30m", for the
-    ranges, the ranking and the search of all precisions together) and `max_evaluations` (plans of each precision) end
-    the work early, with the best plan so far. `processes` or a Dask cluster (the address of its scheduler)
+    precisions that pins may have (such as "fp16,fp32"). `budget` (such as "30m", for all of it: what is not searched
+    is done whatever it takes) and `max_evaluations` (plans of each precision) end the search early, with the best plan
+    so far. `processes` or a Dask cluster (the address of its scheduler)
     share the work, to the same bits. `memory` (such as "4G") is what each process may take; by default half of what the
     machine has. `device` "cuda" or "cuda:1" has the emulation run on a GPU, by ONNX Runtime's CUDA provider; processes
     take the machine's GPUs in turn.
@@ -152,18 +153,26 @@ def sweep(
 
 def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
     """The whole job, as `sweep` tells it."""
-    started = time.perf_counter()
-    with open_work(request, observer) as work:
+    started, schedule = time.perf_counter(), Schedule(request.options.budget)
+    with open_work(request, Foretelling(observer, schedule)) as work:
         job = SweepJob(work.evaluator, work.options, work.cost, work.ready.local.look, work.stage)
+        options, layers = work.options, len(work.evaluator.model.layers)
+        observer.note(announcement(options.precisions, layers, len(work.ready.chosen), searched=work.plan is None))
         reference, values = _reference(job, work)
+        begun = time.perf_counter()
         fp32_engine = job.reference_engine(reference)
+        an_engine = 0.0 if fp32_engine is None else time.perf_counter() - begun
+        schedule.begin(reference, options.precisions, layers, an_engine)
+        job.expected = schedule.searching
         if work.stage is not None:
             # All costs are shares of this one: measured times on one side and estimates on the other do not compare.
             reference = replace(reference, cost=work.stage.cost.of(reference.plan))
         if request.plan is not None:
             found: tuple[PrecisionResult, ...] = (measured(job, work, request.plan, values.methods),)
         else:
-            found = results(job, work, values.methods)
+            if schedule.said:
+                observer.note(schedule.said)
+            found = results(job, work, values.methods, schedule)
         on_terms = tuple(_on_its_terms(one, reference, request, work) for one in found)
         facts = _facts(request, work, job.grounds, on_terms, time.perf_counter() - started)
         ready = work.ready

@@ -13,6 +13,7 @@ from precisionlab.jobs.int8_ranges import NO_RANGES, Methods, Ranges
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.jobs.repaired_file import beside_original, check_promise, is_as_promised, repairs_text
+from precisionlab.jobs.sweep_schedule import Schedule
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork
 from precisionlab.model import Model
@@ -28,14 +29,20 @@ from precisionlab.search.outcome import EngineResult, PrecisionResult, Repaired,
 from precisionlab.search.repairing import Found, find_repairs
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 
+_TRIES = 0.5
+"""The share of a precision's time in which repairs are tried: what they do not mend is left to pins."""
 
-def results(job: SweepJob, work: SweepWork, methods: Methods) -> tuple[PrecisionResult, ...]:
+
+def results(job: SweepJob, work: SweepWork, methods: Methods, schedule: Schedule) -> tuple[PrecisionResult, ...]:
     """Each low precision, one after the other; each may take an equal part of the time that is left."""
-    options, deadline = work.options, Deadline(work.options.budget)
     found = []
-    for place, precision in enumerate(options.precisions):
-        part = deadline.part(1 / (len(options.precisions) - place))
-        found.append(_Precision(job, work, precision, methods, part).result())
+    for precision in work.options.precisions:
+        one = _Precision(job, work, precision, methods, schedule.to_search())
+        ranges = one.ranges()
+        bare = job.bare(precision, ranges)
+        schedule.compared(bare.before)
+        found.append(replace(one, deadline=schedule.to_search()).result(ranges, bare))
+        schedule.finished()
     return tuple(found)
 
 
@@ -56,7 +63,7 @@ def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Methods) -> Pr
 
 @dataclass(frozen=True)
 class _Precision:
-    """One low precision under way."""
+    """One low precision under way; what may be left out of it ends by the deadline."""
 
     job: SweepJob
     work: SweepWork
@@ -64,14 +71,21 @@ class _Precision:
     methods: Methods
     deadline: Deadline
 
-    def result(self) -> PrecisionResult:
-        """The plan that is right with least: of repairs alone, of repairs and pins, of pins alone."""
-        ranges = self.job.ranges(self.precision, self.methods, self.deadline)
-        bare = self.job.bare(self.precision, ranges) if self._may_be_repaired() else None
-        if bare is None or (bare.before.met and not _hangs_on_constants(bare.before)):
+    def ranges(self) -> Ranges:
+        """The int8 ranges of the model as it is; none for a float precision."""
+        return self.job.ranges(self.precision, self.methods, self.deadline)
+
+    def result(self, ranges: Ranges, bare: PrecisionResult) -> PrecisionResult:
+        """The plan that is right with least: of repairs alone, of repairs and pins, of pins alone.
+
+        `bare` is the precision as it is.
+        """
+        if not self._may_be_repaired() or (bare.before.met and not _hangs_on_constants(bare.before)):
             return self._pinned(ranges)
-        trials = _trials(self.job, self.work, self.precision, self.methods, self.deadline)
+        tries = self.deadline.part(_TRIES)
+        trials = _trials(self.job, self.work, self.precision, self.methods, tries)
         found = self._found(trials)
+        tries.move_to(self.deadline)  # for the proof that each repair is needed
         if not found.repairs:
             return self._pinned(ranges)
         means = self.work.repaired(trials.model(found.repairs))
@@ -203,7 +217,7 @@ def _beside_original(repaired: Model, work: SweepWork, evaluator: Evaluator) -> 
 def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:
     """The same job for the repaired model."""
     sub = SweepJob(work.evaluator, work.options, work.cost, work.ready.local.look, work.stage)
-    sub.grounds = job.grounds
+    sub.grounds, sub.expected = job.grounds, job.expected
     sub.observed(int8=any_quantized((*work.options.precisions, *(work.plan.precisions if work.plan else ()))))
     return sub
 

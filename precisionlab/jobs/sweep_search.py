@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from precisionlab.calibration.find import table_of
@@ -55,6 +55,8 @@ class SweepJob:
         """What its verdicts stand on, once the reference is known."""
         self.values: ObservedValues | None = None
         """What the reference's tensors hold, once that is known."""
+        self.expected: Callable[[float], None] = lambda seconds: None
+        """Is told how many seconds a search may still take at most, as it goes on."""
         self._bare_engines: dict[Precision, EngineVariant | None] = {}
         self._wide: dict[str, CalibrationTable] = {}
 
@@ -136,7 +138,7 @@ class SweepJob:
         # Times that were measured just now are what the search goes by, in place of estimates.
         search = PinSearch(self._task(plan, table, self._engines.cost, deadline))
         outcome = self._judged(search.run(unknown))
-        verified = self._engines.verify(outcome, low, self._engine_ranges(table))
+        verified = self._engines.verify(outcome, low, self._engine_ranges(table), deadline)
         return replace(outcome, engine=self._with_own_sums(outcome, verified))
 
     def _bare_plan(self, precision: Precision, ranges: Ranges) -> PrecisionPlan:
@@ -154,7 +156,17 @@ class SweepJob:
         self, low_plan: PrecisionPlan, table: CalibrationTable | None, cost: CostModel, deadline: Deadline
     ) -> Task:
         sums, largest = self._running_sums(low_plan), self._largest
-        return Task(self._evaluator, self._options, cost, low_plan, table, deadline, running_sums=sums, largest=largest)
+        return Task(
+            self._evaluator,
+            self._options,
+            cost,
+            low_plan,
+            table,
+            deadline,
+            running_sums=sums,
+            largest=largest,
+            expected=self.expected,
+        )
 
     @property
     def _costs(self) -> CostModel:

@@ -21,6 +21,7 @@ from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.outcome import CompiledVariant, EngineResult, EngineVariant, PrecisionResult, Variant
+from precisionlab.system.deadline import Deadline
 from precisionlab.system.observer import Observer
 from precisionlab.system.wording import counted
 
@@ -97,13 +98,15 @@ class EngineStage:
         low = self.measure(f"{precision}", bare, table, tolerance)
         return self._result(low, self.measure(f"{precision} mixed", plan, table, tolerance), 2)
 
-    def verify(self, found: PrecisionResult, low: EngineVariant | None, table: CalibrationTable | None) -> EngineResult:
-        """The plan that the emulation found, on the GPU; with more pins where it is not right there."""
+    def verify(
+        self, found: PrecisionResult, low: EngineVariant | None, table: CalibrationTable | None, deadline: Deadline
+    ) -> EngineResult:
+        """The plan that the emulation found, on the GPU; where it is not right there, with more pins in time."""
         if low is not None and (found.unknown or (low.variant.met and not low.inside.overridden)):
             return self._result(low, low, 1)
         builds, nearest, best = 1, None, None
         for plan in candidates(self._backend.model, found):
-            if builds >= self._most:
+            if builds >= self._most or (builds > 1 and deadline.left == 0):
                 break
             builds += 1
             outputs = self._judged(f"{found.precision}, {counted(len(plan.pins), 'pin')}", plan, table)

@@ -36,7 +36,7 @@ class Options:
     the tolerance does not end the search. `ladder` are the precisions that pins may have; None: all that cost less
     than fp32 there, and fp32; but with `no_new_precision` only those that the plan has without its pins as well, as a
     precision that TensorRT's builder may use for one layer it may use for all. `budget` is in seconds, of the
-    whole run's ranges, ranking and search; `max_evaluations` are plans of each precision. None for these: until the
+    whole run; `max_evaluations` are plans of each precision. None for these: until the
     search is done. `max_cost` is the most that a plan may cost, as a share of float32's; None: whatever it takes.
     `typed` says that the engines take each layer's type from the model, where its sums can be asked for in float32.
     `arithmetic` is how variants are emulated. `repair` says whether the model may be repaired before pins are searched

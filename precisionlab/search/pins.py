@@ -125,6 +125,11 @@ def released(pins: frozenset[str], order: Sequence[str], passes: Callable[[froze
         size = max(1, size // 2)
 
 
+def most_left(pins: int) -> int:
+    """About how many plans may be evaluated once so many pins hold: to release, to prove, and a few around them."""
+    return 3 * pins + 8
+
+
 def most_evaluations(layers: int) -> int:
     """The most that steps 1 and 2 evaluate for so many layers, but for NaN that starts anew on the way.
 

@@ -39,6 +39,10 @@ class Deadline:
         left = self.left
         return Deadline(None if left is None else left * share, budget=self._budget, clock=self._clock)
 
+    def move_to(self, other: Deadline) -> None:
+        """End when the other does, from now on, and for all who hold this one."""
+        self._end = other._end
+
     def check(self) -> None:
         """Raises BudgetExhausted where no time is left."""
         if self.left == 0:

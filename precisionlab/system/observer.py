@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Observer(Protocol):
@@ -18,6 +18,15 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None:
         """Something worth a line."""
+        ...
+
+
+@runtime_checkable
+class Foretold(Observer, Protocol):
+    """An observer that is told what is left of the whole run too."""
+
+    def left(self, text: str) -> None:
+        """What is left when the next stage begins, as `about 40 s left at most`; "" where nobody can tell."""
         ...
 
 

@@ -96,6 +96,8 @@ class Confirmation:
                 candidates.insert(0, first)
         for trial in candidates:
             if trial.key and trial.key not in self._refuted:
+                if not evaluations.has_time():
+                    break
                 variant = self.confirmed(evaluations.pins_of(trial.key))
                 if variant.met:
                     return variant

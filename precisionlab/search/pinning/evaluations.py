@@ -16,7 +16,7 @@ from precisionlab.search.pareto import Point
 from precisionlab.search.pinning.choice import Key, Trial
 from precisionlab.search.pinning.suspects import Suspects
 from precisionlab.search.pinning.task import Task
-from precisionlab.search.pins import Verdict
+from precisionlab.search.pins import Verdict, most_evaluations, most_left
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.wording import counted
 
@@ -71,6 +71,15 @@ class Evaluations:
             self._note(assignment, self.comparisons[key])
         return self.comparisons[key]
 
+    def has_time(self) -> bool:
+        """Whether more may be measured; where not, `spent` says why."""
+        try:
+            self._deadline.check()
+        except BudgetExhausted as end:
+            self.spent = str(end)
+            return False
+        return True
+
     def passes(self, assignment: Assignment) -> bool:
         """Whether these pins hold what plans are held to. Raises BudgetExhausted as `evaluate`."""
         return meets(self.evaluate(assignment), self.strict)
@@ -87,7 +96,19 @@ class Evaluations:
             raise BudgetExhausted(f"no more than {counted(self._limit, 'evaluation')} were allowed")
         self._deadline.check()
 
+    @property
+    def _left_at_most(self) -> int:
+        """How many plans may still be evaluated: until one holds, to release its pins, to prove them, and around it."""
+        layers, tried = len(self.suspects.ranking.order), len(self.comparisons)
+        until, pins = most_evaluations(layers) - tried, layers
+        if self._fewest is not None:
+            until, pins = 0, self._fewest[0]
+        most = max(0, until) + most_left(pins)
+        return most if self._limit is None else min(most, self._limit - tried)
+
     def _judged(self, assignment: Assignment) -> Comparison:
+        longest = max(comparison.seconds for comparison in self.comparisons.values())
+        self._task.expected(self._left_at_most * longest)
         title = f"{self._task.precision}, plan {len(self.comparisons)}: {counted(len(assignment), 'pin')}"
         return self._watched.judge(title, self.plan(assignment), self._task.table, self.comparisons[frozenset()])
 

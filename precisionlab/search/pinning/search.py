@@ -65,6 +65,9 @@ class PinSearch:
         task = self._task
         options, layers = task.options, len(task.touched)
         each, left = max(low.seconds, 0.1), task.deadline.left
+        if left == 0:
+            task.note(f"{', '.join(map(str, task.tolerance))} does not hold; no time is left to search for pins")
+            return
         most = most_evaluations(layers)
         limits = [
             f"{duration(left)}, its part of what is left of the run's --budget" if left is not None else "",

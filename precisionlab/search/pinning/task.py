@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -31,7 +31,7 @@ class Task:
     `low_plan` is the precision without pins, but for those that it cannot do without; `table` has its ranges. The
     search ends by the deadline. `measure` is what layers are ranked by, `running_sums`
     are those of layers whose kernels may keep sums in the precision. `largest` has the largest |x| of the reference's
-    tensors, where that is known.
+    tensors, where that is known. `expected` is told how many seconds the search may still take at most.
     """
 
     evaluator: Evaluator
@@ -43,6 +43,7 @@ class Task:
     measure: Measure = ALONE
     running_sums: Mapping[str, RunningSum] = field(default_factory=dict)
     largest: Mapping[str, float] = field(default_factory=dict)
+    expected: Callable[[float], None] = lambda seconds: None
 
     @property
     def model(self) -> Model:

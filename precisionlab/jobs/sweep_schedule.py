@@ -1,0 +1,172 @@
+"""The time of a whole sweep: what cannot be left out, and what `--budget` leaves for tries, ranking and search.
+
+What cannot be left out is the model as it is (float32, its tensors, each precision), the last look at the plan found,
+on the samples held out too, and the report. How long that takes is estimated from what the first passes took. A budget
+that is smaller ends nothing: without them there would be no result at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from precisionlab.precision import Precision
+from precisionlab.search.outcome import Variant
+from precisionlab.search.pins import most_evaluations, most_left
+from precisionlab.system.deadline import Deadline
+from precisionlab.system.observer import Foretold, Observer
+from precisionlab.system.wording import counted, duration
+
+_BARE = 3.0
+"""A precision as it is takes at most about so many times what float32 beside itself takes: each layer alone, sums."""
+
+_TRIES = {False: 16, True: 64}
+"""Repairs are tried in about so many evaluations at most, in a float precision and in a quantized one."""
+
+_REPORT, _REPORT_LAYER = 0.5, 0.005
+"""Seconds that tables and pages take, and of these each layer of each precision."""
+
+
+class Schedule:
+    """What is left of one sweep, in seconds, as far as it can be told."""
+
+    def __init__(self, budget: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`budget` is in seconds, from now on and for the whole sweep; None: as long as it takes."""
+        self._clock, self._budget = clock, budget
+        self._deadline = Deadline(budget, clock=clock)
+        self._to_come: list[Precision] = []
+        self._layers = 0
+        self._pass: float | None = None
+        self._bare = self._engine = 0.0
+        self._report = 0.0
+        self._is_compared = self._is_met = False
+        self._search: tuple[float, float] | None = None
+
+    def begin(self, reference: Variant, precisions: Sequence[Precision], layers: int, engine: float = 0.0) -> None:
+        """Float32 has been measured, and these precisions are to come; an engine took so many seconds, 0 for none."""
+        self._to_come, self._layers, self._engine = list(precisions), layers, engine
+        self._pass = _seconds_warm(reference)
+        self._bare = _BARE * self._pass
+        self._report = _REPORT + _REPORT_LAYER * layers * len(precisions)
+
+    def compared(self, bare: Variant) -> None:
+        """The precision at hand has been measured as it is: what is estimated goes by that."""
+        self._is_compared, self._is_met = True, bare.met
+        self._bare = seconds_of(bare)
+
+    def searching(self, most: float) -> None:
+        """Pins of the precision at hand are searched for, which takes at most so many seconds from now on."""
+        self._search = (self._clock(), most)
+
+    def finished(self) -> None:
+        """The precision at hand is done."""
+        del self._to_come[:1]
+        self._is_compared, self._is_met, self._search = False, False, None
+
+    @property
+    def needed(self) -> float:
+        """About how many seconds it takes what is still to come and cannot be left out; 0 as long as nobody knows."""
+        bare, found = self._bare + self._engine, self._bare + 2 * self._engine
+        all_of_them = len(self._to_come) * (bare + found)
+        return all_of_them - (bare if self._is_compared else 0.0) + self._report
+
+    def to_search(self) -> Deadline:
+        """The end of what may be left out for the precision at hand: an equal part of what is left beside the rest."""
+        left = self._deadline.left
+        if left is None:
+            return self._deadline
+        spare = max(0.0, left - self.needed) / max(1, len(self._to_come))
+        return Deadline(spare, budget=self._budget, clock=self._clock)
+
+    @property
+    def said(self) -> str:
+        """What a budget comes to, once float32 has been measured; "" where there is none."""
+        left, needed = self._deadline.left, self.needed
+        if left is None or self._budget is None:
+            return ""
+        rest = "each precision as it is, a last look at the plan found, held-out samples, the report"
+        if needed < left:
+            return (
+                f"of the budget of {duration(self._budget)} about {duration(needed)} are kept for what cannot be left "
+                f"out ({rest}), and {duration(left - needed)} are for int8 ranges, repairs, ranking and search"
+            )
+        whole = self._budget - left + needed
+        return (
+            f"the budget of {duration(self._budget)} is too small: what cannot be left out takes about "
+            f"{duration(whole)} ({rest}); that is done all the same, and nothing is searched for"
+        )
+
+    @property
+    def left(self) -> str:
+        """What is left of the whole sweep, for people; "" where nobody can tell."""
+        within = self._deadline.left
+        if within is not None:
+            most = max(within, self.needed)
+            return f"about {duration(most)} left at most" if most else ""
+        if self._pass is None:
+            return ""
+        least, most = self._least(self._pass), self.needed + self._on_top(self._pass)
+        return f"about {duration(least)} to {duration(most)} left"
+
+    def _least(self, a_pass: float) -> float:
+        """What is left where all that is still to come is right as it is."""
+        return self._report + (len(self._to_come) - self._is_compared) * (a_pass + self._engine)
+
+    def _on_top(self, a_pass: float) -> float:
+        """The most that tries, ranking and search may take of all that is to come."""
+        plans = most_evaluations(self._layers) + most_left(self._layers)
+        each = [_TRIES[precision.is_quantized] * self._bare + plans * a_pass for precision in self._to_come]
+        if self._is_met:
+            each[0] = 0.0
+        if self._search is not None:
+            since, most = self._search
+            each[0] = max(0.0, most - (self._clock() - since))
+        return sum(each)
+
+
+def seconds_of(variant: Variant) -> float:
+    """How long measuring a variant took: on all samples, and under what else kernels may do."""
+    held_out = 0.0 if variant.held_out is None else variant.held_out.seconds
+    return variant.comparison.seconds + held_out + sum(other.comparison.seconds for other in variant.alternatives)
+
+
+def _seconds_warm(reference: Variant) -> float:
+    """How long a comparison takes once all is loaded: the first of a run loads libraries too, its second part tells."""
+    first, second = reference.comparison, reference.held_out
+    if second is None or not second.samples:
+        return first.seconds
+    return min(first.seconds, second.seconds * first.samples / second.samples) + second.seconds
+
+
+def announcement(precisions: Sequence[Precision], layers: int, samples: int, searched: bool) -> str:
+    """How much there is to do, in passes over the samples: how long one takes nobody knows before it is measured."""
+    least = 2 + len(precisions)
+    names = " and ".join(map(str, precisions)) + (" as it is" if len(precisions) == 1 else " as they are")
+    text = f"{least} passes over {counted(samples, 'sample')} at least: fp32, what its tensors hold, {names}"
+    if not searched:
+        return f"{text}, and the plan"
+    return (
+        f"{text}; where one does not hold, repairs, a ranking, and up to {most_evaluations(layers)} plans until one "
+        "does, each of them a pass"
+    )
+
+
+class Foretelling:
+    """Tells an observer how work goes, and before each stage what is left of the whole."""
+
+    def __init__(self, observer: Observer, schedule: Schedule) -> None:
+        self._observer, self._schedule = observer, schedule
+
+    def stage(self, title: str, total: int, unit: str = "sample") -> None:
+        """A stage begins."""
+        if isinstance(self._observer, Foretold):
+            self._observer.left(self._schedule.left)
+        self._observer.stage(title, total, unit)
+
+    def advance(self, done: int) -> None:
+        """So many are done."""
+        self._observer.advance(done)
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        self._observer.note(text)
