@@ -69,7 +69,11 @@ from precisionlab.errors import OptionError
     help="End the whole run after this, such as 30m, with the best plan so far: time is kept for what cannot be left "
     "out, and the precisions share the rest. The same command with more goes on from there.",
 )
-@click.option("--max-evaluations", type=int, help="End each precision's search after so many plans.")
+@click.option(
+    "--max-evaluations",
+    type=int,
+    help="End each precision's search for pins after so many plans. Ranges and repairs are tried before, uncounted.",
+)
 @click.option(
     "--around",
     default="fp32",

@@ -84,8 +84,8 @@ def sweep(
     "5%") it makes the error as small as that added cost allows. `max_cost` (such as "80%" of float32's) is the most
     that a plan may cost. Cost is estimated for `target`, the GPU that the model will run on. `ladder` names the
     precisions that pins may have (such as "fp16,fp32"). `budget` (such as "30m", for all of it: what is not searched
-    is done whatever it takes) and `max_evaluations` (plans of each precision) end the search early, with the best plan
-    so far. `processes` or a Dask cluster (the address of its scheduler)
+    is done whatever it takes) and `max_evaluations` (plans with pins of each precision) end the search early, with the
+    best plan so far. `processes` or a Dask cluster (the address of its scheduler)
     share the work, to the same bits. `memory` (such as "4G") is what each process may take; by default half of what the
     machine has. `device` "cuda" or "cuda:1" has the emulation run on a GPU, by ONNX Runtime's CUDA provider; processes
     take the machine's GPUs in turn.
