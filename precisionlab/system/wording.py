@@ -30,10 +30,13 @@ def one_line(text: str, most: int = 2000) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.1 s`, `40 s`, `12 min`."""
+    """`0.1 s`, `40 s`, `1.5 min`, `12 min`."""
     if 0 < seconds < 1:
         return f"{max(seconds, 0.1):.1f} s"
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes >= 9.95 else f"{minutes:.1f}".removesuffix(".0") + " min"
 
 
 def decibel(value: float) -> str:

@@ -23,14 +23,10 @@ from precisionlab.system import versions
 DOUBLE = Path(__file__).parents[1] / "double"
 
 
-def findings() -> dict[str, doctor.Finding]:
-    return {finding.name: finding for finding in doctor.examine()}
-
-
 @pytest.fixture(scope="module")
 def found_here() -> dict[str, doctor.Finding]:
     """What doctor finds here: it starts a process for each backend, so once."""
-    return findings()
+    return {finding.name: finding for finding in doctor.examine()}
 
 
 def test_the_emulation_is_always_ready(found_here: dict[str, doctor.Finding]) -> None:
@@ -136,7 +132,10 @@ def test_a_sweep_that_auto_emulates_beside_an_installed_tensorrt_says_why(
     assert "--backend auto passes over tensorrt, which is installed: the Python package cuda-python" in printed.stderr
 
 
-def test_the_command_prints_a_line_for_each_and_what_to_do() -> None:
+def test_the_command_prints_a_line_for_each_and_what_to_do(
+    found_here: dict[str, doctor.Finding], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "examine", found_here.values)
     printed = CliRunner().invoke(cli, ["doctor"], catch_exceptions=False)
     assert printed.exit_code == 0
     assert "ready  backend onnxruntime" in printed.output
@@ -151,6 +150,7 @@ def test_a_source_tree_that_was_never_installed_tells_its_version(monkeypatch: p
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(versions, "_version", lambda names: "1.0")  # else it is kept for the tests behind this one
-    assert findings()["precisionlab"].seen == precisionlab.__version__
+    found = next(finding for finding in doctor.examine() if finding.name == "precisionlab")
+    assert found.seen == precisionlab.__version__
     assert versions.versions()["precisionlab"] == precisionlab.__version__
     assert precisionlab.__version__ in CliRunner().invoke(cli, ["--version"]).output

@@ -171,7 +171,7 @@ def swept(model: Path, data: Path, out: Path, **options: object) -> PrecisionRes
 @pytest.mark.parametrize(
     ("seed", "faults"),
     [
-        (0, ["overflow"]),
+        pytest.param(0, ["overflow"], marks=pytest.mark.thorough),
         (1, ["weight", "weight"]),
         (2, ["root", "overflow"]),
         (3, ["cancellation", "weight", "overflow", "root"]),

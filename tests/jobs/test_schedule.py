@@ -21,6 +21,7 @@ from precisionlab.search.outcome import Variant
 from precisionlab.search.pins import most_evaluations, most_left
 from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.observer import Foretold, Silent
+from precisionlab.system.wording import duration
 
 FP16, INT8 = Precision.FP16, Precision.INT8
 REPORT = 0.5 + 0.005 * 100  # of 100 layers, for each precision
@@ -115,7 +116,7 @@ def test_what_is_left_is_told_as_a_range_that_a_search_closes() -> None:
     assert schedule.to_search().left is None
     assert schedule.said == ""
     most = 13 + 16 * 6 + 2 * (most_evaluations(100) + most_left(100))
-    assert schedule.left == f"about {REPORT + 2:.0f} s to {most / 60:.0f} min left"
+    assert schedule.left == f"about {REPORT + 2:.0f} s to {duration(most)} left"
     schedule.compared(took(6.0))
     schedule.searching(30.0)
     assert schedule.left == "about 1 s to 37 s left"
@@ -158,7 +159,7 @@ def test_a_log_has_what_is_left_at_the_end_of_a_stage_s_line_and_no_line_more() 
     told.note("  2 pins: holds")
     told.stage("fp16, plan 4: 1 pin", 8)
     assert stream.getvalue().splitlines() == [
-        "fp16, plan 3: 2 pins (8 samples) · about 2 min left at most",
+        "fp16, plan 3: 2 pins (8 samples) · about 1.5 min left at most",
         "  2 pins: holds",
         "fp16, plan 4: 1 pin (8 samples) · about 60 s left at most",
     ]

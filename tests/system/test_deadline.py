@@ -6,6 +6,7 @@ import pytest
 
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.observer import Silent
+from precisionlab.system.wording import duration
 
 
 class Clock:
@@ -48,3 +49,22 @@ def test_work_ends_between_two_samples() -> None:
         observer.advance(2)
     with pytest.raises(BudgetExhausted):
         observer.stage("plan 2", 3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (0.01, "0.1 s"), (0.5, "0.5 s"), (89, "89 s"), (90, "1.5 min"), (120, "2 min"), (596, "9.9 min"),
+     (599, "10 min"), (3600, "60 min")],
+)  # fmt: skip
+def test_a_time_is_told_to_two_digits_or_so(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_part_can_be_moved_to_the_end_of_another() -> None:
+    clock = Clock()
+    whole = Deadline(120, clock=clock)
+    half = whole.part(0.5)
+    clock.now += 60
+    half.move_to(whole)
+    half.check()
+    assert half.left == 60
