@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.backends.equivalence import Equivalence
+from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import closeness
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.jobs.int8_ranges import NO_RANGES, Methods, Ranges
@@ -51,14 +52,15 @@ def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Methods) -> Pr
     asked = work.plan
     assert asked is not None
     if not asked.repairs:
-        return _compiled(job.measure(asked, methods), work, work)
+        found = job.measure(asked, methods)
+        return _compiled(found, found.table, work, work)
     repaired = work.repaired(repaired_for(work.evaluator.model, plan))
     sub = _job_of(job, repaired)
     outcome = sub.measure(read_plan_for(sub.model, plan), sub.methods)
     same = _same(repaired.evaluator.model, work)
     bare = job.bare(asked.default, job.ranges_by(asked.calibration, methods) if methods else NO_RANGES)
     kept = Repaired(sub.model, outcome.low, (), same)
-    return _compiled(_combined(bare, replace(outcome, certificate=None), kept), work, repaired)
+    return _compiled(_combined(bare, replace(outcome, certificate=None), kept), bare.table, work, repaired)
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,12 @@ class _Precision:
             pinned = self._pinned(ranges)
             if not self._is_better(repaired, pinned):
                 return pinned
-        return _compiled(repaired, self.work, means)
+        return _compiled(repaired, bare.table, self.work, means)
 
     def _pinned(self, ranges: Ranges) -> PrecisionResult:
         """The search for pins on the model as it is."""
-        return _compiled(self.job.search(self.precision, ranges, self.deadline), self.work, self.work)
+        found = self.job.search(self.precision, ranges, self.deadline)
+        return _compiled(found, found.table, self.work, self.work)
 
     def _may_be_repaired(self) -> bool:
         options, model = self.work.options, self.work.evaluator.model
@@ -271,11 +274,16 @@ def _named(variant: Variant, outcome: PrecisionResult) -> Variant:
     return replace(variant, name=f"{outcome.precision} repaired") if is_bare else variant
 
 
-def _compiled(found: PrecisionResult, original: SweepWork, means: SweepWork) -> PrecisionResult:
-    """The result with its variants compiled, where that alone can be done here: each of its own model."""
+def _compiled(
+    found: PrecisionResult, bare: CalibrationTable | None, original: SweepWork, means: SweepWork
+) -> PrecisionResult:
+    """The result with its variants compiled, where that alone can be done here: each of its own model and ranges.
+
+    `bare` are those of the model as it is: of tensors that only the repaired one has, they have none, and other ones.
+    """
     if original.compiler is None or means.compiler is None:
         return found
-    engines = [original.compiler.of(found.low, found.table)]
+    engines = [original.compiler.of(found.low, bare)]
     if found.mixed is not found.low:
         engines.append(means.compiler.of(found.mixed, found.table))
     return replace(found, compiled=tuple(engines))

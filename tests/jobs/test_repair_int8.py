@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 from models import Array, proto
+from rtx import needs_rtx
 
 from precisionlab.cli import cli
 from precisionlab.jobs.repair import RepairResult, repair
@@ -162,3 +163,19 @@ def test_a_sweep_scales_channels_before_it_pins_and_proves_all_of_them_together(
     again = verify(tmp_path / "run" / "plan.json", threads=1)
     assert again.holds
     assert again.certificate.to_dict() == found.certificate.to_dict()
+
+
+@needs_rtx
+@pytest.mark.thorough
+def test_where_engines_are_compiled_each_has_the_ranges_of_its_own_model(repaired: Repaired, tmp_path: Path) -> None:
+    options = {"precisions": "int8", "tolerance": BOUND, "backend": "tensorrt-rtx", "target": "l4", "threads": 1}
+    found = sweep(repaired.model, repaired.data, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    (result,) = found.precisions
+    assert any(repair.conditions for repair in result.plan.repairs)  # a normalisation is computed twice
+    assert [one.refused for one in result.compiled] == ["", ""]
+
+    again = sweep(
+        repaired.model, repaired.data, plan=tmp_path / "run" / "plan.json", out=tmp_path / "again",
+        backend="tensorrt-rtx", target="l4", threads=1,
+    )  # fmt: skip
+    assert [one.refused for one in again.precisions[0].compiled] == ["", ""]
