@@ -17,7 +17,7 @@ from benchmarks.kills.process import TAKEN, Ended, Moment, start, wait_for_orpha
 
 _MOST = 4  # kills of one folder: then it is let through, so that late moments are met too
 _MOST_WRITING = 8  # only the first start of a folder works, those behind it have but to write
-_STAGE = re.compile(r"(.+) \(\d+ (?:samples?|layers?)\)")
+_STAGE = re.compile(r"(.+) \(\d+ (?:samples?|layers?)\)(?: · .+)?")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from benchmarks.kills.jobs import ROOT, Job
 TAKEN = "taken from the journal of an earlier run"
 _LOOK = 0.002  # seconds
 _PATIENCE = 20.0  # seconds that orphans may take on a busy machine
-_BESIDE = re.compile(rf" \(\d+ (?:samples?|layers?)\)|: {TAKEN}")
+_BESIDE = re.compile(rf" \(\d+ (?:samples?|layers?)\)(?: · .+)?|: {TAKEN}")
 
 
 @dataclass(frozen=True)
