@@ -132,6 +132,9 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], threads: int) -
 
     No more than that are read ahead, so that memory does not grow with their number.
     """
+    if threads == 1:  # a GPU's libraries are set up anew in every thread that runs a session
+        yield from map(work, items)
+        return
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[T]] = deque()
         try:
