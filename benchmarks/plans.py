@@ -100,14 +100,11 @@ class Figures:
             count = math.ceil(len(self._layers) * share) if share <= 1 else int(share)
             chosen = tuple(self._layers[:count])
             request = SensitivityRequest(reference, self._low, chosen, self._table, judging)
-            took = _timed(
-                lambda request=request, part=part: list(self._backend.sensitivities(request, self._samples[part]))
-            )
+            of = self._samples[part]
+            took = _timed(lambda request=request, of=of: list(self._backend.sensitivities(request, of)))
             total += took
             passes = took / self._each
-            click.echo(
-                f"  ranking {count} layers on {len(self._samples[part])} samples: {took:.2f} s, {passes:.0f} plain passes"
-            )
+            click.echo(f"  ranking {count} layers on {len(of)} samples: {took:.2f} s, {passes:.0f} plain passes")
         most = len(self._layers) * min(8, len(self._samples)) * self._each
         click.echo(f"  the ranking: {total / self._each:.0f} plain passes, {total / most:.3f} of L · N")
 

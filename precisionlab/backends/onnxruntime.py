@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, SensitivityRequest
 from precisionlab.backends.branches import branch_sensitivities
-from precisionlab.backends.device import CPU, Device, Running
+from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.kept import KeptOutputs
 from precisionlab.backends.memory import UNLIMITED, share_of
-from precisionlab.backends.runner import Runner, State, side_by_side
+from precisionlab.backends.runner import Ready, Runner, State, side_by_side
 from precisionlab.backends.sensitivity import sensitivity_stages
 from precisionlab.backends.session import Session, as_float32
-from precisionlab.backends.switched import SwitchedSessions, can_be_switched
+from precisionlab.backends.switched import SwitchedSessions, can_be_switched, pinned_to_float32
+from precisionlab.backends.toggling import Toggling, border_bytes, can_be_toggled, float32_throughout, low_of
 from precisionlab.backends.watching import Watch, Watching, constant_outputs
 from precisionlab.calibration.histogram import Histogram
+from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.judging import Judging
 from precisionlab.compare.sensitivity import Sensitivities
@@ -30,6 +32,7 @@ from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.model.layers import one_node_a_layer
 from precisionlab.model.load import at_shapes
+from precisionlab.plan.arithmetic import Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.copiers import CopierOf, copier_of
@@ -206,28 +209,54 @@ class OnnxRuntimeBackend(Backend):
 
         return lambda samples: runner.each(samples, watch, self.threads)
 
-    def _switched_for(self, model: Model, evaluation: Evaluation) -> list[tuple[Segment, Running]] | None:
-        """The plan's segments in sessions that plans with other pins share; None where it has to have its own."""
-        plan, table, arithmetic = evaluation.plan, evaluation.table, evaluation.arithmetic
-        key = (base_of(plan), None if table is None else table.digest, evaluation.judging.digest, arithmetic)
+    def _switched_for(self, model: Model, evaluation: Evaluation) -> Ready | None:
+        """What runs the plan in sessions that plans with other pins share; None where it has to have its own."""
+        plan, arithmetic = evaluation.plan, evaluation.arithmetic
+        pinned = pinned_to_float32(plan)
+        is_one = evaluation.detail is Detail.NONFINITE and not self.share.is_parted and pinned
+        if not is_one or not can_be_switched(model, pinned, arithmetic, self.runs_on):
+            self._switched = None  # no more than one thing at a time takes memory
+            return None
+        return self._sessions_for(model, plan, evaluation.table, evaluation.judging, arithmetic).of(plan)
+
+    def _sessions_for(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        table: CalibrationTable | None,
+        judging: Judging,
+        arithmetic: Arithmetic,
+    ) -> SwitchedSessions:
+        """The sessions for all plans that differ from this one in pins to float32; made for the first."""
+        key = (base_of(plan), None if table is None else table.digest, judging.digest, arithmetic)
         with self._lock:
-            is_one = evaluation.detail is Detail.NONFINITE and not self.share.is_parted
-            if not is_one or not can_be_switched(model, plan, arithmetic, self.runs_on):
-                self._switched = None  # no more than one thing at a time takes memory
-                return None
             if self._switched is None or self._switched[0] != key:
                 self._switched = None
                 made = SwitchedSessions(model, plan, table, arithmetic, self.budget, self.runs_on)
                 self._switched = key, made
-            return self._switched[1].of(plan)
+            return self._switched[1]
+
+    def _toggling(self, request: SensitivityRequest, samples: int) -> Toggling | None:
+        """What toggles layers in the sessions that a search's plans share; None where they cannot be."""
+        model, low, arithmetic = request.judging.watched(self.model), low_of(request), request.arithmetic
+        layers = frozenset(request.layers) | pinned_to_float32(low)
+        if not can_be_switched(model, layers, arithmetic, self.runs_on) or not can_be_toggled(model, request):
+            return None
+        sessions = self._sessions_for(model, low, request.table, request.judging, arithmetic)
+        if not sessions.is_float32(float32_throughout(base_of(low), model), model.layers):
+            return None
+        return Toggling(sessions, request) if samples * border_bytes(sessions) <= self.share.samples // 2 else None
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
         every = list(samples)
-        self._switched = None
         if self.share.is_parted:
             yield from branch_sensitivities(self.model, request, every, self.threads, self.budget, self.share)
             return
+        if (toggling := self._toggling(request, len(every))) is not None:
+            yield from toggling.sensitivities(every, self.runs_on.threads(self.threads))
+            return
+        self._switched = None
         layers = frozenset(request.layers)
         need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
         threads = self.share.side_by_side(self.model, self.threads, need, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Protocol, TypeVar
@@ -13,7 +14,7 @@ from precisionlab.backends.device import CPU, Device, Running
 from precisionlab.backends.memory import UNLIMITED, Share
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Sample
-from precisionlab.model import Model
+from precisionlab.model import Layer, Model
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.rewrite.copiers import CopierOf
@@ -46,6 +47,14 @@ class Visit(Protocol[T_co]):
         ...
 
 
+@dataclass(frozen=True)
+class Ready:
+    """The parts of a model, and a plan's segments of them with the sessions that run these."""
+
+    parts: Sequence[Sequence[Layer]]
+    sessions: Sequence[tuple[Segment, Running]]
+
+
 class Runner:
     """One plan's segments. Their sessions live as long as the runner does, or where the model is parted, in turn."""
 
@@ -60,23 +69,23 @@ class Runner:
         share: Share = UNLIMITED,
         device: Device = CPU,
         copier: CopierOf = LayerCopier,
-        ready: Sequence[tuple[Segment, Running]] | None = None,
+        ready: Ready | None = None,
     ) -> None:
         """`budget` is how much a segment may show for a sample, `copier` makes its layers.
 
-        `ready` are the plan's segments and sessions, where others have made them of the same cut.
+        `ready` is what runs the plan, where others have made it.
         Raises OptionError where the share is too small.
         """
         check_opset(model.onnx, plan)
         # Not shared between the threads: where the model is cut, and so the last bits, must not depend on them.
-        parts = cut(model, len(shown), budget, share.weights, share.nodes)
+        parts = ready.parts if ready else cut(model, len(shown), budget, share.weights, share.nodes)
         self._model, self._share, self._device = model, share, device
         self._segments = partial(segments, model, plan, table, parts, flows, shown, copier)
         self._stops = list(accumulate(len(part) for part in parts))
         self._each, self._carried, where = largest_need(model, parts, len(shown), len(frozenset(flows)))
         self._each *= _INSIDE
         self.most = share.side_by_side(model, 1 << 16, self._each, where)
-        self._ready = ready
+        self._ready = None if ready is None else ready.sessions
         if ready is None and not share.is_parted:
             self._ready = [(segment, device.session(segment.graph)) for segment in self._segments()]
 

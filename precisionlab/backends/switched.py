@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from precisionlab.backends.device import CPU, Device, Running
+from precisionlab.backends.runner import Ready
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.model import Model
+from precisionlab.model import Layer, Model
 from precisionlab.plan.arithmetic import Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -22,16 +24,25 @@ _LAID_OUT = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "Globa
 """ONNX Runtime lays the channels of these out in blocks on a CPU, from one to the next: not through branches, where
 it would take longer, and add a pooling up in another order."""
 
+_PARTS, _LEAST = 8, 32
+"""Into so many parts a model is cut, of no fewer nodes: to toggle a layer takes its part, and those behind it."""
 
-def can_be_switched(model: Model, plan: PrecisionPlan, arithmetic: Arithmetic, device: Device) -> bool:
-    """Whether the plan is one of those that sessions can be made for all together, and pins anything."""
-    pinned = [name for name, precision in plan.pinned().items() if precision is Precision.FP32]
-    if not pinned or not arithmetic.is_float32:
+_ON_GPU = 24
+"""Nodes of a part on a GPU: what ONNX Runtime does there behind a branch grows with all that its session holds."""
+
+
+def pinned_to_float32(plan: PrecisionPlan) -> frozenset[str]:
+    """The layers that the plan pins to float32."""
+    return frozenset(name for name, precision in plan.pinned().items() if precision is Precision.FP32)
+
+
+def can_be_switched(model: Model, layers: Collection[str], arithmetic: Arithmetic, device: Device) -> bool:
+    """Whether sessions can be made for all plans together that pin some of these layers, or none, to float32."""
+    if not arithmetic.is_float32 or any(layer.inside for layer in model.layers):
         return False
     if device is CPU and any(_LAID_OUT.intersection(layer.op_types) for layer in model.layers):
         return False
-    has_insides = any(layer.inside for layer in model.layers)
-    return not has_insides and not any(has_bodies(model, model.layer[name]) for name in pinned)
+    return not any(has_bodies(model, model.layer[name]) for name in layers)
 
 
 class SwitchedSessions:
@@ -49,25 +60,33 @@ class SwitchedSessions:
         """`budget` is how much a graph may show for a sample."""
         copier = copier_of(arithmetic)
         self._copier = copier(GraphBuilder(model.onnx), model, table)
-        self._model = model
-        parts = cut(model, 1, budget)
-        self._parts = list(switched_parts(model, base_of(plan), table, parts, copier))
+        self.model, self.device = model, device
+        nodes = max(_LEAST, len(model.node) // _PARTS) if device is CPU else _ON_GPU
+        self.cut: list[list[Layer]] = cut(model, 1, budget, None, nodes)
+        self.stops = list(accumulate(len(part) for part in self.cut))
+        self._parts = list(switched_parts(model, base_of(plan), table, self.cut, copier))
         self._sessions = [device.session(part.graph) for part in self._parts]
 
-    def of(self, plan: PrecisionPlan) -> list[tuple[Segment, Running]]:
-        """The plan's segments, and what runs them."""
-        pinned = {name for name, precision in plan.pinned().items() if precision is Precision.FP32}
-        tensors = differing(self._model, plan, self._copier)
+    def of(self, plan: PrecisionPlan) -> Ready:
+        """What runs the plan."""
+        pinned = pinned_to_float32(plan)
+        tensors = differing(self.model, plan, self._copier)
         ready: list[tuple[Segment, Running]] = []
         for part, session in zip(self._parts, self._sessions, strict=True):
             switches = {own: np.asarray(layer in pinned) for own, layer in part.switches.items()}
             ready.append((part.segment(tensors), _Switched(session, switches)))
-        return ready
+        return Ready(self.cut, ready)
 
-    def close(self) -> None:
-        """Let go of the sessions."""
-        for session in self._sessions:
-            session.close()
+    def run(self, part: int, values: Mapping[str, Any], pinned: Collection[str]) -> dict[str, Any]:
+        """What the layers of a part give, by tensor, of values by tensor."""
+        of, session = self._parts[part], self._sessions[part]
+        feeds = {own: values[name] for own, name in of.feeds.items()}
+        feeds.update((own, np.asarray(layer in pinned)) for own, layer in of.switches.items())
+        return {of.fetches[own]: value for own, value in session.run(feeds).items()}
+
+    def is_float32(self, plan: PrecisionPlan, layers: Sequence[Layer]) -> bool:
+        """Whether the plan has all these layers as the reference has them."""
+        return all(self._copier.is_exact(layer, plan) for layer in layers)
 
 
 class _Switched:

@@ -11,14 +11,18 @@ import pytest
 from models import calibrate, digits, load, proto
 
 from precisionlab.backends import onnxruntime
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Cpu
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.switched import SwitchedSessions, can_be_switched
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.judging import judging_of
+from precisionlab.compare.sensitivity import Sensitivities, merged
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.arithmetic import ONNXRUNTIME, TENSORRT, Arithmetic, Sums
+from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
@@ -157,12 +161,11 @@ def test_what_branches_would_change_has_sessions_of_its_own(tmp_path: Path) -> N
         name = "another"
 
     model = attention(tmp_path)
-    pinned = plans(model, Precision.FP16)[1]
+    pinned = [layer.name for layer in model.layers]
     assert can_be_switched(model, pinned, TENSORRT, CPU)
-    assert not can_be_switched(model, pinned.with_pins(()), TENSORRT, CPU)  # nothing to switch
     assert not can_be_switched(model, pinned, Arithmetic(sums=Sums.HALF), CPU)  # graphs that are cut at products
     convolutions, _ = digits()
-    pinned = plans(convolutions, Precision.FP16)[1]
+    pinned = [layer.name for layer in convolutions.layers]
     assert not can_be_switched(convolutions, pinned, TENSORRT, CPU)
     assert can_be_switched(convolutions, pinned, TENSORRT, Another())
 
@@ -183,3 +186,42 @@ def test_a_pinned_layer_with_bodies_has_sessions_of_its_own(tmp_path: Path, made
     every = plans(loaded, Precision.FP16)
     assert len(judged(loaded, every, None, data)) == len(every)
     assert not made
+
+
+def sensitivities(
+    model: Model, low: PrecisionPlan, table: CalibrationTable | None, data: Sequence[Sample], *, restored: bool
+) -> list[Sensitivities]:
+    plans = (PrecisionPlan(model.sha256, Precision.FP32), low)
+    layers = tuple(layer.name for layer in model.layers if precision_of(layer, low) is not Precision.FP32)
+    request = SensitivityRequest(*(plans[::-1] if restored else plans), layers, table, judging_of(model))
+    found: list[Sensitivities] = list(OnnxRuntimeBackend(model, data[0], 2).sensitivities(request, data))
+    assert set(merged(found)) == set(layers)
+    return found
+
+
+@pytest.mark.parametrize("low", [Precision.FP16, Precision.INT8])
+@pytest.mark.parametrize("restored", [False, True])
+def test_layers_are_toggled_in_shared_sessions_as_in_stages_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[PrecisionPlan], low: Precision, restored: bool
+) -> None:
+    model, data = attention(tmp_path), samples()
+    table = calibrate(OnnxRuntimeBackend(model, data[0]), data) if low.is_quantized else None
+    plan = plan_for(model, low)
+    shared = sensitivities(model, plan, table, data, restored=restored)
+    assert len(made) == 1
+    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    own = sensitivities(model, plan, table, data, restored=restored)
+    for one, other in zip((merged(part) for part in (shared, own)), (merged(own), merged(shared)), strict=True):
+        for name, outputs in one.items():
+            for output, sensitivity in outputs.items():
+                beside = other[name][output].errors.sqnr
+                assert sensitivity.errors.sqnr == pytest.approx(beside, abs=0.01) or min(beside, 1e9) > 120
+
+
+def test_a_layer_that_changes_nothing_has_no_effect_at_all(tmp_path: Path) -> None:
+    model, data = attention(tmp_path), samples(1)
+    found = merged(sensitivities(model, plan_for(model, Precision.FP16), None, data, restored=False))
+    errors = {name: {output: one.errors.err2 for output, one in outputs.items()} for name, outputs in found.items()}
+    assert errors["node_of_z"]["y"] == 0
+    assert errors["node_of_z"]["z"] > 0
+    assert errors["node_of_y"] == {"y": errors["node_of_y"]["y"], "z": 0}

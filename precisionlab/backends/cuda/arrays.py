@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from precisionlab.backends.tensorrt.cuda import Cuda
+
+_ALIGNED = 256
 
 
 class DeviceArray:
@@ -18,7 +23,7 @@ class DeviceArray:
         """`value` is an onnxruntime.OrtValue."""
         self.value = value
         self.shape: tuple[int, ...] = tuple(value.shape())
-        self.size = int(np.prod(self.shape, dtype=np.int64))
+        self.size = math.prod(self.shape)
 
     @property
     def address(self) -> int:
@@ -58,3 +63,51 @@ class Buffer:
 
     def __del__(self) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in GPU memory that others own."""
+
+    address: int
+
+
+class Scratch:
+    """GPU memory for what a launch needs and no later one: it grows to the most that was asked for, and stays.
+
+    Taking and freeing memory for each launch costs more than the launch, as the GPU has to come to an end for it. What
+    is asked for first is used up before the next may ask: whoever launches waits for the end.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._given: Buffer | None = None
+        self._empty: Buffer | None = None
+
+    def given(self, *arrays: NDArray[Any]) -> list[Place]:
+        """Where these arrays are now; they are copied at once."""
+        starts = self._starts(array.nbytes for array in arrays)
+        packed = np.zeros(starts[-1], np.uint8)
+        for start, array in zip(starts, arrays, strict=False):
+            packed[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._given = self._at_least(self._given, packed.nbytes)
+        self._cuda.upload(self._given.address, packed)
+        return [Place(self._given.address + start) for start in starts[:-1]]
+
+    def empty(self, *sizes: int) -> list[Place]:
+        """Room for so many bytes each, with whatever was in it."""
+        starts = self._starts(sizes)
+        self._empty = self._at_least(self._empty, starts[-1])
+        return [Place(self._empty.address + start) for start in starts[:-1]]
+
+    def _at_least(self, known: Buffer | None, size: int) -> Buffer:
+        if known is not None and known.shape[0] >= size:
+            return known
+        if known is not None:
+            known.close()
+        return Buffer(self._cuda, (max(1 << 16, 2 * size),), np.uint8)
+
+    @staticmethod
+    def _starts(sizes: Iterable[int]) -> list[int]:
+        """Where each begins, at multiples of what any type wants, and where the last ends."""
+        return [0, *accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]

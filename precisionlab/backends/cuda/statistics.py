@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precisionlab.backends.cuda.arrays import Buffer, DeviceArray
+from precisionlab.backends.cuda.arrays import Buffer, DeviceArray, Place, Scratch
 from precisionlab.backends.cuda.kernels import THREADS, Kernels, address, number
 from precisionlab.backends.tensorrt.cuda import Cuda
 from precisionlab.calibration.histogram import BINS, Histogram, Histograms, exponent_of
@@ -24,6 +24,7 @@ class Launcher:
 
     def __init__(self, cuda: Cuda, kernels: Kernels) -> None:
         self.cuda, self._kernels = cuda, kernels
+        self.scratch = Scratch(cuda)
 
     def buffer(self, shape: tuple[int, ...], dtype: Any) -> Buffer:
         """GPU memory, zero at first."""
@@ -37,7 +38,7 @@ class Launcher:
 
     def launch(self, name: str, tensors: int, threads: int, arguments: Sequence[Any], blocks: int = _BLOCKS) -> None:
         """Queue a kernel with a row of the grid for each tensor; buffers are handed over by their address."""
-        values = [address(a.address) if isinstance(a, Buffer) else number(a) for a in arguments]
+        values = [address(a.address) if isinstance(a, Buffer | Place) else number(a) for a in arguments]
         self.launch_at(name, (blocks, tensors, 1), threads, values)
 
     def launch_at(self, name: str, grid: tuple[int, int, int], threads: int, values: Sequence[tuple[int, Any]]) -> None:
@@ -103,14 +104,15 @@ class DeviceErrorTable:
 
     def _take(self, pairs: dict[int, tuple[DeviceArray | None, DeviceArray]]) -> None:
         launcher, count = self._launcher, len(pairs)
-        # The buffers are freed by cudaFree, which waits for the kernels that use them.
-        references = launcher.given([0 if r is None else r.address for r, _ in pairs.values()], np.uint64)
-        outputs = launcher.given([o.address for _, o in pairs.values()], np.uint64)
-        sizes = launcher.given([o.size for _, o in pairs.values()], np.uint64)
-        limits = launcher.given(self._limits[list(pairs)].reshape(-1), np.float32)
-        rows = launcher.given(list(pairs), np.int32)
-        sums = launcher.buffer((count, _BLOCKS, SUMS), np.float64)
-        counts = launcher.buffer((count, _BLOCKS, COUNTS), np.uint64)
+        references, outputs, sizes, limits, rows = launcher.scratch.given(
+            np.asarray([0 if r is None else r.address for r, _ in pairs.values()], np.uint64),
+            np.asarray([o.address for _, o in pairs.values()], np.uint64),
+            np.asarray([o.size for _, o in pairs.values()], np.uint64),
+            self._limits[list(pairs)].reshape(-1),
+            np.asarray(list(pairs), np.int32),
+        )
+        # Each block writes its own part, so that nothing has to be zero before.
+        sums, counts = launcher.scratch.empty(8 * count * _BLOCKS * SUMS, 8 * count * _BLOCKS * COUNTS)
         launcher.launch("error_sums", count, THREADS, [references, outputs, sizes, limits, sums, counts])
         gathered = [sums, counts, _BLOCKS, rows, self._sums, self._counts]
         launcher.launch("gather_sums", 1, SUMS + COUNTS, gathered, blocks=count)
