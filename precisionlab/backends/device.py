@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import onnx_ir as ir
@@ -81,8 +83,12 @@ class Device(Protocol):
     title: str
     """What a report says that the emulation ran on."""
 
-    def threads(self, asked: int) -> int:
-        """How many samples run side by side, where so many threads may be used."""
+    def threads(self, asked: int, each: int) -> int:
+        """How many samples of so many bytes run side by side, where so many threads may be used."""
+        ...
+
+    def pool(self, threads: int) -> AbstractContextManager[Executor]:
+        """What runs so many of them."""
         ...
 
     def session(self, graph: ir.Model) -> Running:
@@ -108,9 +114,13 @@ class Cpu:
     name = "cpu"
     title = "this machine’s CPU"
 
-    def threads(self, asked: int) -> int:
+    def threads(self, asked: int, each: int) -> int:
         """All of them: each sample has one."""
         return asked
+
+    def pool(self, threads: int) -> ThreadPoolExecutor:
+        """A pool of its own."""
+        return ThreadPoolExecutor(threads)
 
     def session(self, graph: ir.Model) -> Running:
         """A graph ready to run, on one thread."""

@@ -254,16 +254,18 @@ class OnnxRuntimeBackend(Backend):
             yield from branch_sensitivities(self.model, request, every, self.threads, self.budget, self.share)
             return
         if (toggling := self._toggling(request, len(every))) is not None:
-            yield from toggling.sensitivities(every, self.runs_on.threads(self.threads))
+            yield from toggling.sensitivities(every, self.threads)
             return
         self._switched = None
         layers = frozenset(request.layers)
         need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
         threads = self.share.side_by_side(self.model, self.threads, need, where)
-        threads = self.runs_on.threads(threads)
-        at_once = max(1, threads // max(1, len(every)))  # a single sample has its toggled layers side by side
+        is_single = self.runs_on is not CPU and not request.arithmetic.is_float32  # as in `Runner.each`
+        threads = 1 if is_single else self.runs_on.threads(threads, need)
+        at_once = threads if len(every) == 1 else 1  # a single sample has its toggled layers side by side
+        threads = max(1, min(threads, len(every)))
         for sensitivities_of in sensitivity_stages(self.model, request, len(every), self.budget, self.runs_on):
-            yield from side_by_side(partial(sensitivities_of, threads=at_once), every, threads)
+            yield from side_by_side(partial(sensitivities_of, threads=at_once), every, threads, self.runs_on)
 
 
 class _Picking:
@@ -298,7 +300,7 @@ class OnnxRuntimeCollector:
             model = one_node_a_layer(model)
         flows = (Flow.REFERENCE,)
         plan = PrecisionPlan(model.sha256, Precision.FP32)
-        self._threads = backend.threads
+        self._threads = backend.threads if backend.runs_on is CPU else 1  # a GPU's bins are for one at a time
         budget = min(backend.budget, _CACHED) if backend.runs_on is CPU else backend.budget
         self._device = backend.runs_on
         self._runner = Runner(model, plan, None, flows, flows, budget, backend.share, backend.runs_on)

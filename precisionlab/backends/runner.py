@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice
@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from precisionlab.backends.device import CPU, Device, Running
 from precisionlab.backends.memory import UNLIMITED, Share
+from precisionlab.backends.sums.session import has_products
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
@@ -91,7 +92,10 @@ class Runner:
 
     def each(self, samples: Iterable[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
         """What each sample's visit gives, in the samples' order; some side by side, on as many threads as fit."""
-        threads = self._device.threads(min(threads, self.most))
+        threads = min(threads, self.most)
+        if self._device is not CPU and any(has_products(segment.graph) for segment, _ in self._ready or ()):
+            threads = 1  # what our own kernels read may be freed, and taken by another sample's
+        threads = self._device.threads(threads, self._each)
         if self._ready is None:
             return self._in_turn(iter(samples), visit, threads)
         ready = self._ready
@@ -102,7 +106,7 @@ class Runner:
                 state = self._step(segment, session, stop, (state, visitor))
             return visitor.result()
 
-        return side_by_side(through, samples, threads)
+        return side_by_side(through, samples, threads, self._device)
 
     def _in_turn(self, samples: Iterator[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
         """Each segment for as many samples as may wait together, before the next one is made."""
@@ -115,7 +119,7 @@ class Runner:
             for segment, stop in zip(self._segments(), self._stops, strict=True):
                 session = self._device.session(segment.graph)
                 step = partial(self._step, segment, session, stop)
-                states = list(side_by_side(step, zip(states, visitors, strict=True), threads))
+                states = list(side_by_side(step, zip(states, visitors, strict=True), threads, self._device))
                 session.close()
             yield from (visitor.result() for visitor in visitors)
 
@@ -136,15 +140,15 @@ class Runner:
         }
 
 
-def side_by_side(work: Callable[[Any], T], items: Iterable[Any], threads: int) -> Iterator[T]:
-    """Work on `threads` items at a time; the results come in the items' order.
+def side_by_side(work: Callable[[Any], T], items: Iterable[Any], threads: int, device: Device = CPU) -> Iterator[T]:
+    """Work on `threads` items at a time, in a pool of the device's; the results come in the items' order.
 
     No more than that are read ahead, so that memory does not grow with their number.
     """
-    if threads == 1:  # a GPU's libraries are set up anew in every thread that runs a session
+    if threads == 1:
         yield from map(work, items)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with device.pool(threads) as pool:
         pending: deque[Future[T]] = deque()
         try:
             for item in items:
@@ -157,6 +161,7 @@ def side_by_side(work: Callable[[Any], T], items: Iterable[Any], threads: int) -
         finally:
             for future in pending:
                 future.cancel()
+            wait(pending)
 
 
 def _inputs(sample: Sample) -> Values:

@@ -116,7 +116,7 @@ class _Finals:
 
 class _StageRunner:
     def __init__(self, stage: Stage, finals: _Finals, device: Device) -> None:
-        self._host = device.host
+        self._host, self._device = device.host, device
         self._stage = stage
         self._finals = finals
         self._head = device.session(stage.head)
@@ -135,7 +135,7 @@ class _StageRunner:
             return judged_sensitivities(self._finals.judging, reference, outputs, error)
 
         branches = self._stage.branches
-        return dict(zip(branches, side_by_side(toggled, branches.values(), threads), strict=True))
+        return dict(zip(branches, side_by_side(toggled, branches.values(), threads, self._device), strict=True))
 
     def _outputs(self, base: Arrays, alive: Arrays, changed: Arrays) -> Arrays:
         """The final outputs with these tensors changed; the base's own where they are the same after all."""

@@ -13,11 +13,12 @@ from precisionlab.backends.runner import Ready
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.plan.arithmetic import Arithmetic
+from precisionlab.plan.assign import is_reference
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.copiers import copier_of
-from precisionlab.rewrite.observe import Segment, cut
+from precisionlab.rewrite.observe import Flow, Segment, cut, largest_need, segments
 from precisionlab.rewrite.switched import base_of, differing, has_bodies, switched_parts
 
 _LAID_OUT = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
@@ -27,7 +28,7 @@ it would take longer, and add a pooling up in another order."""
 _PARTS, _LEAST = 8, 32
 """Into so many parts a model is cut, of no fewer nodes: to toggle a layer takes its part, and those behind it."""
 
-_ON_GPU = 24
+_ON_GPU = 40
 """Nodes of a part on a GPU: what ONNX Runtime does there behind a branch grows with all that its session holds."""
 
 
@@ -59,16 +60,20 @@ class SwitchedSessions:
     ) -> None:
         """`budget` is how much a graph may show for a sample."""
         copier = copier_of(arithmetic)
+        self._copier_of, self._table = copier, table
         self._copier = copier(GraphBuilder(model.onnx), model, table)
         self.model, self.device = model, device
+        self._beside: tuple[PrecisionPlan, list[tuple[Segment, Running]]] | None = None
         nodes = max(_LEAST, len(model.node) // _PARTS) if device is CPU else _ON_GPU
         self.cut: list[list[Layer]] = cut(model, 1, budget, None, nodes)
         self.stops = list(accumulate(len(part) for part in self.cut))
+        self.each, *_ = largest_need(model, self.cut, 1, 1)
         self._parts = list(switched_parts(model, base_of(plan), table, self.cut, copier))
         self._sessions = [device.session(part.graph) for part in self._parts]
 
     def of(self, plan: PrecisionPlan) -> Ready:
         """What runs the plan."""
+        self._beside = None
         pinned = pinned_to_float32(plan)
         tensors = differing(self.model, plan, self._copier)
         ready: list[tuple[Segment, Running]] = []
@@ -83,6 +88,18 @@ class SwitchedSessions:
         feeds = {own: values[name] for own, name in of.feeds.items()}
         feeds.update((own, np.asarray(layer in pinned)) for own, layer in of.switches.items())
         return {of.fetches[own]: value for own, value in session.run(feeds).items()}
+
+    def beside(self, plan: PrecisionPlan) -> list[tuple[Segment, Running]]:
+        """A plan's own sessions over the same parts, that show what other parts and the outputs take.
+
+        They stay until another plan's are asked for, or those that are shared are to run one.
+        """
+        if self._beside is None or self._beside[0] != plan:
+            self._beside = None
+            flow = Flow.REFERENCE if is_reference(plan) else Flow.VARIANT
+            made = segments(self.model, plan, self._table, self.cut, (flow,), (), self._copier_of)
+            self._beside = plan, [(segment, self.device.session(segment.graph)) for segment in made]
+        return self._beside[1]
 
     def is_float32(self, plan: PrecisionPlan, layers: Sequence[Layer]) -> bool:
         """Whether the plan has all these layers as the reference has them."""

@@ -24,8 +24,7 @@ from precisionlab.model import Model
 from precisionlab.plan.assign import is_reference
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.rewrite.copiers import copier_of
-from precisionlab.rewrite.observe import Flow, Segment, output_bytes, segments
+from precisionlab.rewrite.observe import Segment, output_bytes
 from precisionlab.rewrite.switched import base_of
 
 Values = dict[str, Any]
@@ -77,28 +76,23 @@ class Toggling:
         self._names = judged_outputs(self._model)
         self._all = frozenset(layer.name for layer in self._model.layers)
         self._pinned = self._pins_of(request.plan)
-        self._base = self._sessions_of(request.plan)
+        self._base = sessions.beside(request.plan)
 
     def sensitivities(self, samples: Sequence[Sample], threads: int) -> Iterator[Sensitivities]:
         """Of each part its layers' sensitivities, for each sample in the samples' order."""
-        toggled, start = frozenset(self._request.layers), 0
-        at_once = max(1, threads // max(1, len(samples)))  # a single sample has its toggled layers side by side
-        ways = list(side_by_side(self._way, samples, threads))
+        toggled, start, device = frozenset(self._request.layers), 0, self._sessions.device
+        threads = device.threads(threads, self._sessions.each)
+        at_once = threads if len(samples) == 1 else 1  # a single sample has its toggled layers side by side
+        threads = max(1, min(threads, len(samples)))
+        ways = list(side_by_side(self._way, samples, threads, device))
         for part, stop in enumerate(self._sessions.stops):
             names = [layer.name for layer in self._model.layers[start:stop] if layer.name in toggled]
             start = stop
             if names:
-                yield from side_by_side(partial(self._of_part, part, names, at_once), ways, threads)
+                yield from side_by_side(partial(self._of_part, part, names, at_once), ways, threads, device)
 
     def _pins_of(self, plan: PrecisionPlan) -> frozenset[str]:
         return self._all if is_reference(plan) else pinned_to_float32(plan)
-
-    def _sessions_of(self, plan: PrecisionPlan) -> list[tuple[Segment, Running]]:
-        """A plan's own sessions, that show what other parts and the outputs take."""
-        flow = Flow.REFERENCE if is_reference(plan) else Flow.VARIANT
-        copier, table = copier_of(self._request.arithmetic), self._request.table
-        made = segments(self._model, plan, table, self._sessions.cut, (flow,), (), copier)
-        return [(segment, self._sessions.device.session(segment.graph)) for segment in made]
 
     def _way(self, sample: Sample) -> _Way:
         request, state = self._request, dict(sample.inputs)
@@ -130,7 +124,7 @@ class Toggling:
         before = way.before[part]
         # On a CPU what is not changed at all is known for that: by the same kernels, one run of the part beside.
         known = self._behind(part, self._sessions.run(part, before, self._pinned)) if self._is_on_cpu else {}
-        found = side_by_side(partial(self._toggled, part, way, known), names, threads)
+        found = side_by_side(partial(self._toggled, part, way, known), names, threads, self._sessions.device)
         return dict(zip(names, found, strict=True))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -130,8 +131,11 @@ class SealedHistograms:
 class SealedDevice(Cpu):
     name = "sealed"
 
-    def threads(self, asked: int) -> int:
+    def threads(self, asked: int, each: int) -> int:
         return 1
+
+    def pool(self, threads: int) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(threads)
 
     def session(self, graph: ir.Model) -> Session:
         return SealedSession(graph, 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -21,9 +23,12 @@ from precisionlab.backends.tensorrt.cuda import Cuda, GpuFacts
 from precisionlab.errors import EngineError, OptionError
 from precisionlab.precision import Format
 
+_AT_ONCE = 4
+"""Samples side by side at most: more only wait for Python, which hands them their values."""
+
 
 class Gpu:
-    """One GPU: graphs run there, and only sums and counts leave its memory. One sample runs at a time."""
+    """One GPU: graphs run there, and only sums and counts leave its memory."""
 
     def __init__(self, number: int) -> None:
         """Raises EngineError where ONNX Runtime has no CUDA provider, or CUDA, NVRTC or the GPU is missing."""
@@ -41,12 +46,18 @@ class Gpu:
         kernels = Kernels(cuda, number)
         self.facts: GpuFacts = cuda.device()
         self.title = f"a GPU ({self.facts.name})"
+        self._cuda, self._pool = cuda, ThreadPoolExecutor(_AT_ONCE)
         self._launcher = Launcher(cuda, kernels)
         self._products = DeviceProducts(self._launcher, number, self.facts.compute_capability)
 
-    def threads(self, asked: int) -> int:
-        """One: a GPU is filled by one graph, and values of several samples would only take its memory."""
-        return 1
+    def threads(self, asked: int, each: int) -> int:
+        """A few, as many as fit: the kernels of most samples are done sooner than one thread has started the next."""
+        free, _ = self._cuda.memory()
+        return max(1, min(asked, _AT_ONCE, free // 2 // max(1, each)))
+
+    def pool(self, threads: int) -> AbstractContextManager[Executor]:
+        """The same for all: the first time that a thread runs a session CUDA's libraries are set up for it."""
+        return nullcontext(self._pool)
 
     def session(self, graph: ir.Model) -> Running:
         """A graph ready to run."""

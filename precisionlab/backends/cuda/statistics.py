@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,16 @@ class Launcher:
 
     def __init__(self, cuda: Cuda, kernels: Kernels) -> None:
         self.cuda, self._kernels = cuda, kernels
-        self.scratch = Scratch(cuda)
+        self.scratch, self.lock = Scratch(cuda), Lock()
 
     def buffer(self, shape: tuple[int, ...], dtype: Any) -> Buffer:
         """GPU memory, zero at first."""
+        self._kernels.bind()
         return Buffer(self.cuda, shape, dtype)
 
     def given(self, values: Sequence[float] | NDArray[Any], dtype: Any) -> Buffer:
         """GPU memory that holds these values."""
-        buffer = Buffer(self.cuda, (len(values),), dtype)
+        buffer = self.buffer((len(values),), dtype)
         buffer.write(values)
         return buffer
 
@@ -104,19 +106,20 @@ class DeviceErrorTable:
 
     def _take(self, pairs: dict[int, tuple[DeviceArray | None, DeviceArray]]) -> None:
         launcher, count = self._launcher, len(pairs)
-        references, outputs, sizes, limits, rows = launcher.scratch.given(
-            np.asarray([0 if r is None else r.address for r, _ in pairs.values()], np.uint64),
-            np.asarray([o.address for _, o in pairs.values()], np.uint64),
-            np.asarray([o.size for _, o in pairs.values()], np.uint64),
-            self._limits[list(pairs)].reshape(-1),
-            np.asarray(list(pairs), np.int32),
-        )
-        # Each block writes its own part, so that nothing has to be zero before.
-        sums, counts = launcher.scratch.empty(8 * count * _BLOCKS * SUMS, 8 * count * _BLOCKS * COUNTS)
-        launcher.launch("error_sums", count, THREADS, [references, outputs, sizes, limits, sums, counts])
-        gathered = [sums, counts, _BLOCKS, rows, self._sums, self._counts]
-        launcher.launch("gather_sums", 1, SUMS + COUNTS, gathered, blocks=count)
-        launcher.settle()
+        with launcher.lock:  # one launch at a time has the scratch
+            references, outputs, sizes, limits, rows = launcher.scratch.given(
+                np.asarray([0 if r is None else r.address for r, _ in pairs.values()], np.uint64),
+                np.asarray([o.address for _, o in pairs.values()], np.uint64),
+                np.asarray([o.size for _, o in pairs.values()], np.uint64),
+                self._limits[list(pairs)].reshape(-1),
+                np.asarray(list(pairs), np.int32),
+            )
+            # Each block writes its own part, so that nothing has to be zero before.
+            sums, counts = launcher.scratch.empty(8 * count * _BLOCKS * SUMS, 8 * count * _BLOCKS * COUNTS)
+            launcher.launch("error_sums", count, THREADS, [references, outputs, sizes, limits, sums, counts])
+            gathered = [sums, counts, _BLOCKS, rows, self._sums, self._counts]
+            launcher.launch("gather_sums", 1, SUMS + COUNTS, gathered, blocks=count)
+            launcher.settle()
 
 
 class DeviceHistograms:
