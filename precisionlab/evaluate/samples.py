@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.output import OutputErrors
@@ -52,8 +53,8 @@ _WORST_SAMPLES = 8
 """On so many samples at most, those where the low precision is worst, a layer's sensitivity is measured."""
 
 
-def worst_samples(dataset: Dataset, low: Comparison) -> tuple[str, ...]:
-    """The names of the samples where what is judged of the low precision is worst, the worst first.
+def worst_samples(names: Sequence[str], low: Comparison) -> tuple[str, ...]:
+    """Of the samples of these names those where what is judged of the low precision is worst, the worst first.
 
     By the largest relative error of its parts.
     """
@@ -64,7 +65,7 @@ def worst_samples(dataset: Dataset, low: Comparison) -> tuple[str, ...]:
             for loss in (errors.rel_l2 for errors in judged if not errors.judges_nothing):
                 losses[i] = max(losses[i], math.inf if math.isnan(loss) else loss)
     order = sorted(range(low.samples), key=lambda i: (-losses[i], i))
-    return tuple(dataset.names[i] for i in order[:_WORST_SAMPLES])
+    return tuple(names[i] for i in order[:_WORST_SAMPLES])
 
 
 STEADINESS_SAMPLES = 4

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from precisionlab.model.subgraphs import subgraphs
+
 
 def new_name(name: str, used: set[str], mark: str = "_") -> str:
     """The name, with `mark` and a number behind it where it is used already; it is used from then on."""
@@ -21,9 +23,8 @@ def all_names(graph: ir.Graph) -> Iterable[str]:
     """The names of all nodes and tensors, those inside subgraphs included: a new one must not hide any."""
     yield from (str(name) for name in graph.initializers)
     yield from (str(value.name) for value in graph.inputs)
-    for node in graph.all_nodes():
+    for node in graph:
         yield str(node.name)
         yield from (str(value.name) for value in node.outputs)
-        for attribute in node.attributes.values():
-            for inner in [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else []:
-                yield from (str(value.name) for value in (*inner.inputs, *inner.initializers.values()))
+        for _, inner in subgraphs(node):
+            yield from all_names(inner)

@@ -101,6 +101,9 @@ def stand_in(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
 def constant(graph: ir.Graph, numbers: np.ndarray, name: str) -> ir.Value:
     """A float32 initialiser of the graph; one of this name and content is used again."""
     array = np.asarray(numbers, np.float32)
+    known = graph.initializers.get(name)
+    if known is not None and is_constant(known) and _is_same(known, array):
+        return known
     others = set(all_names(graph)) - set(graph.initializers)
     while name in others or name in graph.initializers:
         known = graph.initializers.get(name)

@@ -70,7 +70,7 @@ def suspects_by_sensitivity(
         names = first.ranking.order  # where the time does not do for all, those that look worst come first
     plan = PrecisionPlan(task.model.sha256, Precision.FP32)
     watched = replace(task.evaluator, observer=Watched(task.evaluator.observer, task.deadline.part(_SHARE)))
-    chosen, worst = task.evaluator.chosen, worst_samples(task.evaluator.chosen, low)
+    chosen, worst = task.evaluator.chosen, worst_samples(task.evaluator.chosen.names, low)
 
     def measured(layers: Sequence[str], samples: Sequence[str]) -> Sensitivities:
         request = SensitivityRequest(
