@@ -18,7 +18,7 @@ from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.kept import KeptOutputs
 from precisionlab.backends.memory import UNLIMITED, share_of
 from precisionlab.backends.runner import Ready, Runner, State, side_by_side
-from precisionlab.backends.sensitivity import sensitivity_stages
+from precisionlab.backends.sensitivity import judged_outputs, sensitivity_stages
 from precisionlab.backends.session import Session, as_float32
 from precisionlab.backends.switched import SwitchedSessions, can_be_switched, pinned_to_float32
 from precisionlab.backends.toggling import Toggling, border_bytes, can_be_toggled, float32_throughout, low_of
@@ -264,7 +264,14 @@ class OnnxRuntimeBackend(Backend):
         threads = 1 if is_single else self.runs_on.threads(threads, need)
         at_once = threads if len(every) == 1 else 1  # a single sample has its toggled layers side by side
         threads = max(1, min(threads, len(every)))
-        for sensitivities_of in sensitivity_stages(self.model, request, len(every), self.budget, self.runs_on):
+        outputs = frozenset(judged_outputs(request.judging.watched(self.model)))
+        computed = self._reference_of(request.judging)
+
+        def reference(sample: Sample) -> dict[str, NDArray[Any]]:
+            return self._kept.of(sample, outputs, computed)
+
+        stages = sensitivity_stages(self.model, request, len(every), self.budget, self.runs_on, reference)
+        for sensitivities_of in stages:
             yield from side_by_side(partial(sensitivities_of, threads=at_once), every, threads, self.runs_on)
 
 

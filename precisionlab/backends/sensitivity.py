@@ -27,15 +27,24 @@ StageFunction = Callable[..., Sensitivities]
 Arrays = Mapping[str, Any]
 """Tensors by name, as the device has them."""
 
+Reference = Callable[[Sample], Arrays]
+"""What is judged of the reference, for a sample, in the host's memory."""
+
 
 def sensitivity_stages(
-    model: Model, request: SensitivityRequest, samples: int, budget: int, device: Device = CPU
+    model: Model,
+    request: SensitivityRequest,
+    samples: int,
+    budget: int,
+    device: Device = CPU,
+    reference: Reference | None = None,
 ) -> Iterator[StageFunction]:
     """For each stage a function that takes a sample and a number of threads; made while the stage before it is at work.
 
-    The sessions of a stage live no longer than until the next but one is made.
+    The sessions of a stage live no longer than until the next but one is made. `reference` gives what is judged of the
+    reference, where that is known: then it is not run here.
     """
-    every = SensitivityStages(model, request, samples, budget, device)
+    every = SensitivityStages(model, request, samples, budget, device, reference)
     with ThreadPoolExecutor(1) as maker:
         upcoming = [maker.submit(every.made, 0)] if every.count else []
         for index in range(every.count):
@@ -49,7 +58,13 @@ class SensitivityStages:
     """The stages of one request, each by its number, counted from 0. Threads may share it."""
 
     def __init__(
-        self, model: Model, request: SensitivityRequest, samples: int, budget: int, device: Device = CPU
+        self,
+        model: Model,
+        request: SensitivityRequest,
+        samples: int,
+        budget: int,
+        device: Device = CPU,
+        reference: Reference | None = None,
     ) -> None:
         model = request.judging.watched(model)
         self._device = device
@@ -57,7 +72,7 @@ class SensitivityStages:
         self._request = request
         self._stops = stage_ends(model, frozenset(request.layers), samples, budget)
         self._copier = copier_of(request.arithmetic)
-        self._finals = _Finals(model, request, device)
+        self._finals = _Finals(model, request, device, reference)
         self._last: tuple[int, StageFunction] | None = None
         self._lock = threading.Lock()
 
@@ -86,14 +101,16 @@ class SensitivityStages:
 class _Finals:
     """What is judged of the reference, of the base that layers are toggled in, and of the whole variant."""
 
-    def __init__(self, model: Model, request: SensitivityRequest, device: Device) -> None:
+    def __init__(self, model: Model, request: SensitivityRequest, device: Device, reference: Reference | None) -> None:
         self._host = device.host
         self.judging = request.judging
         self.names = judged_outputs(model)
-        reference = PrecisionPlan(model.sha256, Precision.FP32)
-        plans = (reference, request.plan, request.other)
+        self._reference, float32 = reference, PrecisionPlan(model.sha256, Precision.FP32)
+        plans = (float32, request.plan, request.other)
         self._sessions: dict[PrecisionPlan, tuple[Running, dict[str, str]]] = {}
         for plan in dict.fromkeys(plans):
+            if plan == float32 and reference is not None:
+                continue
             graph, names = whole(model, plan, request.table, copier_of(request.arithmetic))
             self._sessions[plan] = (device.session(graph), names)
         self._plans = plans
@@ -104,6 +121,8 @@ class _Finals:
         """Reference, base, and the whole variant's error; kept, as every stage asks for them again."""
         if sample.name not in self._known:
             outputs: dict[PrecisionPlan, Arrays] = {}
+            if self._reference is not None:
+                outputs[self._plans[0]] = self._reference(sample)
             for plan, (session, names) in self._sessions.items():
                 values = session.run(sample.inputs)
                 outputs[plan] = {name: self._host(values[names[name]]) for name in self.names}

@@ -72,9 +72,14 @@ def costs_of(model: Model) -> tuple[float, float]:
 
 
 def _stage_count(model: Model, toggled: int, samples: int) -> int:
-    """How many stages cost least: C of them take 1.5·C builds, and L·N / 2C runs for the halves of stages."""
+    """How many stages cost least.
+
+    C of them have C wholes of the model in what runs up to them and in what follows, and L / 2C in the branches of L
+    layers, each half a stage on average. Nodes are built once, and those of heads run for each of N samples: the sum of
+    (C + L / 2C) builds and N · (C + L) / 2C runs is least at √(L (build + N run) / (2 build + N run)).
+    """
     build, run = costs_of(model)
-    best = math.sqrt(toggled * samples * run / (3 * build)) if build else 1
+    best = math.sqrt(toggled * (build + samples * run) / (2 * build + samples * run)) if build else 1
     return max(1, min(round(best), math.isqrt(toggled)))
 
 
