@@ -17,8 +17,9 @@ from precisionlab.backends.branches import branch_sensitivities
 from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.kept import KeptOutputs
 from precisionlab.backends.memory import UNLIMITED, share_of
+from precisionlab.backends.ranking import SensitivityParts, pays
 from precisionlab.backends.runner import Ready, Runner, State, side_by_side
-from precisionlab.backends.sensitivity import judged_outputs, sensitivity_stages
+from precisionlab.backends.sensitivity import Reference, judged_outputs, sensitivity_stages
 from precisionlab.backends.session import Session, as_float32
 from precisionlab.backends.switched import SwitchedSessions, can_be_switched, pinned_to_float32
 from precisionlab.backends.toggling import Toggling, border_bytes, can_be_toggled, float32_throughout, low_of
@@ -87,6 +88,7 @@ class OnnxRuntimeBackend(Backend):
         self._references: dict[str, Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]] = {}
         self._lock = Lock()
         self._switched: tuple[Any, SwitchedSessions] | None = None
+        self._ranking: SensitivityParts | None = None
         self._original: OnnxRuntimeBackend | None = None
         if model.original is not None and model.is_rounded_by_repairs:
             self._original = OnnxRuntimeBackend(model.original, first, threads, budget, memory, device)
@@ -137,6 +139,12 @@ class OnnxRuntimeBackend(Backend):
             return next(self._references[judging.digest]([sample]))
 
         return computed
+
+    def kept_reference(self, judging: Judging) -> Callable[[Sample], dict[str, NDArray[Any]]]:
+        """The function that gives what is judged of the reference, for one sample: as it is kept, or computed."""
+        names = frozenset(judged_outputs(judging.watched(self.model)))
+        computed = self._reference_of(judging)
+        return lambda sample: self._kept.of(sample, names, computed)
 
     def original_outputs(self, names: Collection[str]) -> Callable[[Sample], dict[str, NDArray[Any]]]:
         """The function that gives those of these final outputs that are another model's: see `Backend.model`.
@@ -196,6 +204,7 @@ class OnnxRuntimeBackend(Backend):
         plan, table = evaluation.plan, evaluation.table
         shown, model = evaluation.flows, evaluation.judging.watched(self.model)
         copier = copier_of(evaluation.arithmetic)
+        self._ranking = None
         ready = self._switched_for(model, evaluation)
         runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.runs_on, copier, ready)
         what = Watching(self.model, evaluation, self.runs_on)
@@ -257,22 +266,28 @@ class OnnxRuntimeBackend(Backend):
             yield from toggling.sensitivities(every, self.threads)
             return
         self._switched = None
-        layers = frozenset(request.layers)
+        layers, reference = frozenset(request.layers), self.kept_reference(request.judging)
+        if (ranking := self._ranking_for(request, reference)) is not None:
+            for sample in every:
+                yield from ranking.of(sample, layers, self.threads)
+            return
         need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
         threads = self.share.side_by_side(self.model, self.threads, need, where)
         is_single = self.runs_on is not CPU and not request.arithmetic.is_float32  # as in `Runner.each`
         threads = 1 if is_single else self.runs_on.threads(threads, need)
         at_once = threads if len(every) == 1 else 1  # a single sample has its toggled layers side by side
         threads = max(1, min(threads, len(every)))
-        outputs = frozenset(judged_outputs(request.judging.watched(self.model)))
-        computed = self._reference_of(request.judging)
-
-        def reference(sample: Sample) -> dict[str, NDArray[Any]]:
-            return self._kept.of(sample, outputs, computed)
-
         stages = sensitivity_stages(self.model, request, len(every), self.budget, self.runs_on, reference)
         for sensitivities_of in stages:
             yield from side_by_side(partial(sensitivities_of, threads=at_once), every, threads, self.runs_on)
+
+    def _ranking_for(self, request: SensitivityRequest, reference: Reference) -> SensitivityParts | None:
+        """The sessions that the rounds of a ranking share; they stay until a plan is evaluated."""
+        if self._ranking is None or not self._ranking.is_for(request):
+            self._ranking = None  # no more than one at a time takes memory
+            if pays(self.model, request, self.budget, self.share, self.runs_on):
+                self._ranking = SensitivityParts(self.model, request, self.budget, self.runs_on, reference)
+        return self._ranking
 
 
 class _Picking:

@@ -72,7 +72,7 @@ class SensitivityStages:
         self._request = request
         self._stops = stage_ends(model, frozenset(request.layers), samples, budget)
         self._copier = copier_of(request.arithmetic)
-        self._finals = _Finals(model, request, device, reference)
+        self._finals = Finals(model, request, device, reference)
         self._last: tuple[int, StageFunction] | None = None
         self._lock = threading.Lock()
 
@@ -98,7 +98,7 @@ class SensitivityStages:
         return _StageRunner(stage, self._finals, self._device).sensitivities_of
 
 
-class _Finals:
+class Finals:
     """What is judged of the reference, of the base that layers are toggled in, and of the whole variant."""
 
     def __init__(self, model: Model, request: SensitivityRequest, device: Device, reference: Reference | None) -> None:
@@ -134,7 +134,7 @@ class _Finals:
 
 
 class _StageRunner:
-    def __init__(self, stage: Stage, finals: _Finals, device: Device) -> None:
+    def __init__(self, stage: Stage, finals: Finals, device: Device) -> None:
         self._host, self._device = device.host, device
         self._stage = stage
         self._finals = finals

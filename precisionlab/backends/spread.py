@@ -13,6 +13,7 @@ from pathlib import Path
 from precisionlab.backends import worker
 from precisionlab.backends.base import Backend, Evaluation, Progress, SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.ranking import pays
 from precisionlab.backends.worker import Chunk, Source, Wanted
 from precisionlab.calibration.histogram import Histogram, Histograms
 from precisionlab.compare.gather import SampleResult
@@ -63,6 +64,7 @@ class SpreadBackend(Backend):
         self.workers = executor.workers
         self._budget = inner.budget
         self._is_parted = inner.share.is_parted
+        self._pays = partial(pays, inner.model, budget=inner.budget, share=inner.share, device=inner.runs_on)
         self._source = source
         self._executor = executor
 
@@ -77,9 +79,13 @@ class SpreadBackend(Backend):
             yield from found
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
-        """Stage after stage. A task is a stage with many samples: its sessions cost about as much as its runs."""
+        """Stage after stage. A task is a stage with many samples: its sessions cost about as much as its runs.
+
+        Or sample after sample, where sessions live on from one to the next.
+        """
         wanted = _wanted(samples)
-        tasks = [Chunk((each,)) for each in wanted] if self._is_parted else self._stages(request, wanted)
+        by_sample = self._is_parted or self._pays(request)
+        tasks = [Chunk((each,)) for each in wanted] if by_sample else self._stages(request, wanted)
         function = partial(worker.sensitivities, self._source, request, len(wanted))
         for found in self._executor.map(function, tasks):
             yield from found

@@ -89,11 +89,15 @@ def evaluate(source: Source, evaluation: Evaluation, chunk: Chunk) -> list[Sampl
 def sensitivities(source: Source, request: SensitivityRequest, count: int, chunk: Chunk) -> list[Sensitivities]:
     """Each sample's sensitivity to each layer of one stage, or of all. The chunk's samples are some of `count`."""
     opened = _open(source)
-    if chunk.stage is None:  # all stages: a model whose weights are not all there at a time
+    if chunk.stage is None:  # all stages: their sessions are not made for each
         return list(opened.backend.sensitivities(request, opened.read(chunk.samples)))
     key = (replace(request, table=None), _digest(request.table), count)
     backend = opened.backend
-    stages = opened.kept(key, lambda: SensitivityStages(backend.model, request, count, backend.budget, backend.runs_on))
+    reference = backend.kept_reference(request.judging)
+    stages = opened.kept(
+        key,
+        lambda: SensitivityStages(backend.model, request, count, backend.budget, backend.runs_on, reference),
+    )
     sensitivities_of = stages.stage(chunk.stage)
     return [sensitivities_of(sample) for sample in opened.read(chunk.samples)]
 

@@ -31,6 +31,9 @@ _BUILD_NODE = 0.25e-3
 _RUN_NODE = 5e-6
 _RUN_MULTIPLY_ADD = 1 / 60e9
 
+_IN_A_PART = 6
+"""Toggled layers in a part."""
+
 _MANY, _BRANCHED = 1024, 2**15
 """In a model of so many nodes a stage has toggled layers times nodes of at most so many: half of that are the nodes in
 its branches, and each takes the memory and the building of any other, which in smaller models is little."""
@@ -89,7 +92,19 @@ def stage_ends(model: Model, toggled: Collection[str], samples: int, budget: int
     As many stages as pay for themselves over so many samples, with equal numbers of toggled layers; more where their
     branches would hold more than about `budget` bytes for one sample, or very many nodes.
     """
-    limit = math.ceil(len(toggled) / _stage_count(model, len(toggled), samples))
+    return _ends(model, toggled, math.ceil(len(toggled) / _stage_count(model, len(toggled), samples)), budget)
+
+
+def part_ends(model: Model, toggled: Collection[str], budget: int) -> list[int]:
+    """Behind which layers the parts of the whole model end, each with a few `toggled` layers; see `stage_ends`.
+
+    With fewer in each, branches would take less building, and a run more calls.
+    """
+    ends = _ends(model, toggled, _IN_A_PART, budget)
+    return ends if ends and ends[-1] == len(model.layers) else [*ends, len(model.layers)]
+
+
+def _ends(model: Model, toggled: Collection[str], limit: int, budget: int) -> list[int]:
     sizes = {name: 4 * (info.elements or 0) for name, info in model.tensors.items()}
     untyped = open_values(model)
     ends: list[int] = []

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from models import ROUNDED, Array, calibrate, load, plan_for, proto
 
 from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
+from precisionlab.backends.device import CPU
 from precisionlab.backends.onnxruntime import DEFAULT_BUDGET, OnnxRuntimeBackend
 from precisionlab.backends.sensitivity import sensitivity_stages
 from precisionlab.calibration.table import CalibrationTable
@@ -276,14 +277,36 @@ def test_one_thread_and_two_give_the_same_bits(digits: Work, case: tuple[Precisi
     assert exact(digits.sensitivities(request, threads=1)) == exact(digits.sensitivities(request, threads=2))
 
 
-def test_the_samples_come_in_their_order_stage_by_stage(digits: Work) -> None:
+def test_each_sample_is_measured_by_itself(digits: Work) -> None:
     request = digits.alone(plan_for(digits.model, FP16))
-    parts = list(digits.backend.sensitivities(request, digits.samples))
-    for i, part in enumerate(parts):
-        alone = list(digits.backend.sensitivities(request, [digits.samples[i % len(digits.samples)]]))
-        for name, sensitivities in part.items():
-            for output, sensitivity in sensitivities.items():
-                assert_alike(sensitivity.errors, merged(alone)[name][output].errors, name)
+    together = merged(list(digits.backend.sensitivities(request, digits.samples)))
+    alone = [merged(list(digits.backend.sensitivities(request, [sample]))) for sample in digits.samples]
+    assert exact(merged(alone)) == exact(together)
+
+
+def test_sensitivities_stage_by_stage_are_those_part_by_part_but_for_last_bits(digits: Work) -> None:
+    request = digits.alone(low_plan(digits.model, PLANS[2]))
+    expected = digits.sensitivities(request)
+    stages = sensitivity_stages(digits.model, request, len(digits.samples), DEFAULT_BUDGET)
+    found = [sensitivities_of(sample) for sensitivities_of in stages for sample in digits.samples]
+    for name, outputs in merged(found).items():
+        for output, sensitivity in outputs.items():
+            assert_alike(expected[name][output].errors, sensitivity.errors, name)
+
+
+def test_a_second_round_makes_no_session_and_has_the_bits_that_it_has_alone(
+    digits: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on from its journal has the first round from there."""
+    request = digits.alone(plan_for(digits.model, FP16))
+    few = replace(request, layers=digits.names[3::4])
+    fresh = OnnxRuntimeBackend(digits.backend.model, digits.samples[0], 1)
+    alone = merged(list(fresh.sensitivities(few, digits.samples[1:])))
+    first = merged(list(digits.backend.sensitivities(request, digits.samples[:1])))
+    assert set(first) == set(digits.names)
+    monkeypatch.setattr(CPU, "session", None, raising=False)
+    second = merged(list(digits.backend.sensitivities(few, digits.samples[1:])))
+    assert exact(second) == exact(alone)
 
 
 @pytest.mark.parametrize("way", ["alone", "restored"])
