@@ -119,7 +119,7 @@ MADE_NAMES = {
     ("api.py", "BuilderFlag"): tuple(p.name for p in Precision.low()),
     ("configuration.py", "BuilderFlag"): tuple(p.name for p in Precision.low()),
     ("build.py", "DataType"): ("HALF", "BF16"),
-    ("pins.py", "DataType"): ("FLOAT", "HALF", "BF16", "INT8"),
+    ("constraints.py", "DataType"): ("FLOAT", "HALF", "BF16", "INT8"),
 }
 """(file, class) → the members that `getattr(trt.CLASS, name)` may ask for there."""
 

@@ -19,11 +19,12 @@ from onnx import TensorProto, helper, numpy_helper
 from rtx import drive, needs_rtx
 
 from precisionlab.backends.tensorrt.api import Features
+from precisionlab.backends.tensorrt.constraints import apply_pins, clear_pins, skip_reason
 from precisionlab.backends.tensorrt.jobs import LayerPin
 from precisionlab.backends.tensorrt.matching import PinMatch, match_pins
 from precisionlab.backends.tensorrt.metadata import network_nodes
 from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor, describe, parse
-from precisionlab.backends.tensorrt.pins import apply_pins, clear_pins, enabled_of, pins_of, skip_reason
+from precisionlab.backends.tensorrt.pins import enabled_of, pins_of
 from precisionlab.errors import BuildError
 from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import Pin, PrecisionPlan

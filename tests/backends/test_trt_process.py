@@ -340,3 +340,11 @@ def test_modules_are_found_where_the_parent_finds_them(process: EngineProcess) -
 )
 def test_exit_codes_are_told_in_words(code: int, words: str) -> None:
     assert words in how_it_died(code)
+
+
+def test_the_process_starts_without_what_reads_models_and_samples() -> None:
+    """It is started anew for whatever dies: onnx_ir, its sympy and ONNX Runtime took half of that."""
+    code = "import sys; import precisionlab.backends.tensorrt.service; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    needless = {"onnx_ir", "sympy", "onnxruntime", "precisionlab.model", "precisionlab.data"}
+    assert not needless & set(found.stdout.split())

@@ -31,10 +31,11 @@ from onnx import TensorProto, helper, numpy_helper
 from rtx import drive, needs_rtx
 
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.backends.tensorrt.constraints import apply_pins
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.matching import match_pins
 from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor, describe
-from precisionlab.backends.tensorrt.pins import apply_pins, pins_of
+from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.calibration.cache import read_cache_file
 from precisionlab.calibration.table import CalibrationTable, Range, weight_scales
 from precisionlab.cli import cli

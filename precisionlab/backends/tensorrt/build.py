@@ -18,6 +18,7 @@ from precisionlab.backends.tensorrt.buffers import numpy_dtype
 from precisionlab.backends.tensorrt.buildlog import layers_of as layers_in_log
 from precisionlab.backends.tensorrt.calibrator import Feed, make_calibrator
 from precisionlab.backends.tensorrt.configuration import Configuration, check_job, configure
+from precisionlab.backends.tensorrt.constraints import apply_pins
 from precisionlab.backends.tensorrt.culprit import at_nodes, first_refused, named_nodes
 from precisionlab.backends.tensorrt.explicit import quantization_flags
 from precisionlab.backends.tensorrt.inspector import layers_of as layers_in_engine
@@ -28,7 +29,6 @@ from precisionlab.backends.tensorrt.metadata import NodeNames
 from precisionlab.backends.tensorrt.monitor import make_monitor
 from precisionlab.backends.tensorrt.network import NetworkLayer, ParsedNetwork, describe, parse
 from precisionlab.backends.tensorrt.outputlog import logger_for
-from precisionlab.backends.tensorrt.pins import apply_pins
 from precisionlab.backends.tensorrt.profile_names import told_apart
 from precisionlab.backends.tensorrt.refusal import why_refused
 from precisionlab.backends.tensorrt.timings import choices, compared, save_timings

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from precisionlab.backends.tensorrt.jobs import Arrays, Profile, Shape
 from precisionlab.errors import BuildError, DataError
-from precisionlab.model.graph import TensorInfo
+
+if TYPE_CHECKING:
+    from precisionlab.model.graph import TensorInfo
 
 Feed = Callable[[Sequence[str]], Sequence[int] | None]
 """Called with the names of the inputs, answers with the addresses of their next sample in GPU memory, in this order, or

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from precisionlab.backends.tensorrt.jobs import Arrays, EngineLayer, Latency
 from precisionlab.backends.tensorrt.pin_report import parts_of
 from precisionlab.backends.tensorrt.profile_names import without_profile
 from precisionlab.backends.tensorrt.profiler import make_profiler
-from precisionlab.model import Layer
+
+if TYPE_CHECKING:
+    from precisionlab.model import Layer
 
 _LEAST_RUNS = 5
 """So many runs are timed, however long one takes."""

@@ -15,13 +15,15 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from precisionlab.backends.tensorrt.inspector import ARITHMETIC, DOUBLE
 from precisionlab.backends.tensorrt.jobs import EngineLayer, LayerPin, PinOutcome
 from precisionlab.backends.tensorrt.profile_names import without_profile
-from precisionlab.model import Layer
 from precisionlab.precision import Precision
+
+if TYPE_CHECKING:
+    from precisionlab.model import Layer
 
 Verdict = Literal["honoured", "overridden", "unknown", "not found"]
 

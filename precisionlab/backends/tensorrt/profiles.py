@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends.tensorrt.jobs import Arrays, Profile, Shape
-from precisionlab.data import Sample
 from precisionlab.errors import BuildError, DataError, OptionError
-from precisionlab.model import Model
-from precisionlab.model.flow import is_shape_input, shape_flow
-from precisionlab.model.graph import TensorInfo
+
+if TYPE_CHECKING:
+    from precisionlab.data import Sample
+    from precisionlab.model import Model
+    from precisionlab.model.graph import TensorInfo
 
 _SHOWN = 16
 _WRITE = "write NAME:MIN,OPT,MAX as in --shapes image:1x3x224x224,4x3x224x224,8x3x224x224"
@@ -32,6 +31,11 @@ def dynamic_inputs(model: Model) -> tuple[TensorInfo, ...]:
 
 def shape_inputs(model: Model) -> frozenset[str]:
     """The integer inputs whose values say a shape, a size or an axis. TensorRT's profile has their values."""
+    # Here, as TensorRT's process has no model: half of its start went into these.
+    import onnx_ir as ir
+
+    from precisionlab.model.flow import is_shape_input, shape_flow
+
     flow = shape_flow(model.onnx.graph)
     found = set()
     for value in model.onnx.graph.inputs:
