@@ -6,13 +6,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from precisionlab.cli.console import Console
 from precisionlab.system.wording import counted
 
 if TYPE_CHECKING:
     from precisionlab.system.observer import Observer
+
+
+_BAR = 12
+_BESIDE = _BAR + 42
+"""As many columns stand beside a title at most: bar, counts, what is left. A title gives way to them, to `_LEAST`."""
+_LEAST = 16
+
+
+class _LeftColumn(TimeRemainingColumn):
+    """What is left of the whole run, where that is told; of the stage else."""
+
+    def render(self, task: Task) -> Text:
+        """The text of this column."""
+        left = str(task.fields["left"])
+        return Text(left) if left else super().render(task)
 
 
 class _Bars:
@@ -26,6 +42,9 @@ class _Bars:
         self._bars.update(self._task, left=text)
 
     def stage(self, title: str, total: int, unit: str = "sample") -> None:
+        room = max(_LEAST, self._bars.console.width - _BESIDE)
+        if len(title) > room:
+            title = f"{title[: room - 1]}…"
         self._bars.reset(self._task, description=title, total=total or None, visible=True)
 
     def advance(self, done: int) -> None:
@@ -64,10 +83,9 @@ def progress() -> Iterator[Observer]:
         return
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(24),
+        BarColumn(_BAR),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[left]}", markup=False),
+        _LeftColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bars:
         yield _Bars(bars)

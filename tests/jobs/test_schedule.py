@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +165,20 @@ def test_a_log_has_what_is_left_at_the_end_of_a_stage_s_line_and_no_line_more() 
         "  2 pins: holds",
         "fp16, plan 4: 1 pin (8 samples) · about 60 s left at most",
     ]
+
+
+def test_in_a_terminal_a_long_title_gives_way_to_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress.progress() as bars:
+        told = Foretelling(bars, Schedule(90, Clock()))
+        told.stage("fp16 with 1 repair, constants not clamped and a name", 48)
+        told.advance(48)
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).replace("\r", "\n").splitlines()
+    assert any(re.fullmatch(r"fp16 with 1 repair, const… \S+ +48/48 about 1\.5 min left at most *", x) for x in lines)
+    assert max(map(len, lines)) <= 80
 
 
 def test_an_observer_that_wants_no_such_thing_is_told_as_before() -> None:
