@@ -39,11 +39,23 @@ class Schedule:
         self._pass: float | None = None
         self._bare = self._engine = 0.0
         self._report = 0.0
-        self._is_compared = self._is_met = False
+        self._is_searched, self._is_compared, self._is_met = True, False, False
         self._search: tuple[float, float] | None = None
 
-    def begin(self, reference: Variant, precisions: Sequence[Precision], layers: int, engine: float = 0.0) -> None:
-        """Float32 has been measured, and these precisions are to come; an engine took so many seconds, 0 for none."""
+    def begin(
+        self,
+        reference: Variant,
+        precisions: Sequence[Precision],
+        layers: int,
+        engine: float = 0.0,
+        *,
+        searched: bool = True,
+    ) -> None:
+        """Float32 has been measured, and these precisions are to come, `searched` or with a plan that is given.
+
+        An engine took so many seconds, 0 for none.
+        """
+        self._is_searched = searched
         self._to_come, self._layers, self._engine = list(precisions), layers, engine
         self._pass = _seconds_warm(reference)
         self._bare = _BARE * self._pass
@@ -114,6 +126,8 @@ class Schedule:
 
     def _on_top(self, a_pass: float) -> float:
         """The most that tries, ranking and search may take of all that is to come."""
+        if not self._is_searched:
+            return 0.0
         plans = most_evaluations(self._layers) + most_left(self._layers)
         each = [_TRIES[precision.is_quantized] * self._bare + plans * a_pass for precision in self._to_come]
         if self._is_met:

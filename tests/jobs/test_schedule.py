@@ -132,6 +132,12 @@ def test_of_a_precision_that_is_right_as_it_is_no_search_is_to_come() -> None:
     assert schedule.left == "about 1 s to 7 s left"
 
 
+def test_where_a_plan_is_given_no_search_is_to_come() -> None:
+    schedule = Schedule(None, Clock())
+    schedule.begin(took(2.0), [FP16], 100, searched=False)
+    assert schedule.left == "about 3 s to 13 s left"
+
+
 def test_nothing_is_told_before_anything_is_known() -> None:
     assert Schedule(None, Clock()).left == ""
     assert Schedule(60, Clock()).left == "about 60 s left at most"
