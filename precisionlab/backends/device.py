@@ -107,6 +107,10 @@ class Device(Protocol):
         """A value as numpy's array."""
         ...
 
+    def value(self, array: NDArray[Any]) -> Any:
+        """An array as a value of the device's."""
+        ...
+
 
 class Cpu:
     """This machine's processor and memory."""
@@ -140,6 +144,10 @@ class Cpu:
     def host(self, value: NDArray[Any]) -> NDArray[Any]:
         """The value itself."""
         return value
+
+    def value(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array itself."""
+        return array
 
 
 CPU = Cpu()

@@ -223,7 +223,7 @@ class OnnxRuntimeBackend(Backend):
         plan, arithmetic = evaluation.plan, evaluation.arithmetic
         pinned = pinned_to_float32(plan)
         is_one = evaluation.detail is Detail.NONFINITE and not self.share.is_parted and pinned
-        if not is_one or not can_be_switched(model, pinned, arithmetic, self.runs_on):
+        if not is_one or not can_be_switched(model, base_of(plan), pinned, arithmetic, self.runs_on):
             self._switched = None  # no more than one thing at a time takes memory
             return None
         return self._sessions_for(model, plan, evaluation.table, evaluation.judging, arithmetic).of(plan)
@@ -249,7 +249,9 @@ class OnnxRuntimeBackend(Backend):
         """What toggles layers in the sessions that a search's plans share; None where they cannot be."""
         model, low, arithmetic = request.judging.watched(self.model), low_of(request), request.arithmetic
         layers = frozenset(request.layers) | pinned_to_float32(low)
-        if not can_be_switched(model, layers, arithmetic, self.runs_on) or not can_be_toggled(model, request):
+        if not can_be_switched(model, base_of(low), layers, arithmetic, self.runs_on) or not can_be_toggled(
+            model, request
+        ):
             return None
         sessions = self._sessions_for(model, low, request.table, request.judging, arithmetic)
         if not sessions.is_float32(float32_throughout(base_of(low), model), model.layers):

@@ -19,7 +19,15 @@ from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.observe import Flow, Segment, cut, largest_need, segments
-from precisionlab.rewrite.switched import base_of, differing, has_bodies, switched_parts
+from precisionlab.rewrite.switched import (
+    base_of,
+    can_switch,
+    differing,
+    has_bodies,
+    in_branches,
+    in_values,
+    switched_parts,
+)
 
 _LAID_OUT = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 """ONNX Runtime lays the channels of these out in blocks on a CPU, from one to the next: not through branches, where
@@ -28,8 +36,8 @@ it would take longer, and add a pooling up in another order."""
 _PARTS, _LEAST = 8, 32
 """Into so many parts a model is cut, of no fewer nodes: to toggle a layer takes its part, and those behind it."""
 
-_ON_GPU = 40
-"""Nodes of a part on a GPU: what ONNX Runtime does there behind a branch grows with all that its session holds."""
+_ON_GPU = 64
+"""Nodes of a part on a GPU: to begin and end a run takes as long there as dozens of kernels."""
 
 
 def pinned_to_float32(plan: PrecisionPlan) -> frozenset[str]:
@@ -37,12 +45,19 @@ def pinned_to_float32(plan: PrecisionPlan) -> frozenset[str]:
     return frozenset(name for name, precision in plan.pinned().items() if precision is Precision.FP32)
 
 
-def can_be_switched(model: Model, layers: Collection[str], arithmetic: Arithmetic, device: Device) -> bool:
-    """Whether sessions can be made for all plans together that pin some of these layers, or none, to float32."""
+def can_be_switched(
+    model: Model, base: PrecisionPlan, layers: Collection[str], arithmetic: Arithmetic, device: Device
+) -> bool:
+    """Whether sessions can be made for all plans of a base together that pin some of these layers, or none."""
     if not arithmetic.is_float32 or any(layer.inside for layer in model.layers):
         return False
     if device is CPU and any(_LAID_OUT.intersection(layer.op_types) for layer in model.layers):
         return False
+    if device is not CPU:
+        copier = copier_of(arithmetic)(GraphBuilder(model.onnx), model, None)
+        switched = (layer for layer in model.layers if can_switch(model, layer, base))
+        if not all(copier.can_be_blended(layer, base) for layer in switched):
+            return False
     return not any(has_bodies(model, model.layer[name]) for name in layers)
 
 
@@ -68,7 +83,9 @@ class SwitchedSessions:
         self.cut: list[list[Layer]] = cut(model, 1, budget, None, nodes)
         self.stops = list(accumulate(len(part) for part in self.cut))
         self.each, *_ = largest_need(model, self.cut, 1, 1)
-        self._parts = list(switched_parts(model, base_of(plan), table, self.cut, copier))
+        switching = in_branches if device is CPU else in_values
+        self._parts = list(switched_parts(model, base_of(plan), table, self.cut, copier, switching))
+        self._set = {is_pinned: device.value(np.asarray(is_pinned)) for is_pinned in (False, True)}
         self._sessions = [device.session(part.graph) for part in self._parts]
 
     def of(self, plan: PrecisionPlan) -> Ready:
@@ -78,7 +95,7 @@ class SwitchedSessions:
         tensors = differing(self.model, plan, self._copier)
         ready: list[tuple[Segment, Running]] = []
         for part, session in zip(self._parts, self._sessions, strict=True):
-            switches = {own: np.asarray(layer in pinned) for own, layer in part.switches.items()}
+            switches = {own: self._set[layer in pinned] for own, layer in part.switches.items()}
             ready.append((part.segment(tensors), _Switched(session, switches)))
         return Ready(self.cut, ready)
 
@@ -86,7 +103,7 @@ class SwitchedSessions:
         """What the layers of a part give, by tensor, of values by tensor."""
         of, session = self._parts[part], self._sessions[part]
         feeds = {own: values[name] for own, name in of.feeds.items()}
-        feeds.update((own, np.asarray(layer in pinned)) for own, layer in of.switches.items())
+        feeds.update((own, self._set[layer in pinned]) for own, layer in of.switches.items())
         return {of.fetches[own]: value for own, value in session.run(feeds).items()}
 
     def beside(self, plan: PrecisionPlan) -> list[tuple[Segment, Running]]:

@@ -32,7 +32,7 @@ from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.bodies import BodyCopy, finished, node_with_bodies, peaks_of
 from precisionlab.rewrite.builder import Environment, GraphBuilder
 from precisionlab.rewrite.constants import UNCLAMPED, constant_array
-from precisionlab.rewrite.gates import Gates, rounded_attributes, weight_axis
+from precisionlab.rewrite.gates import Gates, has_rounded_attributes, rounded_attributes, weight_axis
 from precisionlab.rewrite.integer_sums import product_scales, rounded_sums
 from precisionlab.rewrite.parted import rounded_behind
 from precisionlab.rewrite.recurrent import plain, stepped
@@ -125,6 +125,36 @@ class LayerCopier:
             new.type = None if known.dtype is None else ir.TensorType(known.dtype)
             new.shape = value.shape if is_sized(value) else None
         return dict(zip(old, made, strict=True))
+
+    def blended(
+        self, layer: Layer, source: Mapping[ir.Value, ir.Value], switch: ir.Value, plan: PrecisionPlan
+    ) -> dict[ir.Value, ir.Value]:
+        """Copy a layer as the plan has it, but as float32 has it where `switch`, a bool (), is true.
+
+        Both are computed in one: only what is rounded is chosen, value by value. See `can_be_blended`.
+        """
+        self._gates.switch = switch
+        try:
+            return self.copy(layer, source, precision_of(layer, plan), around_of(layer, plan), "variant/")
+        finally:
+            self._gates.switch = None
+
+    def can_be_blended(self, layer: Layer, plan: PrecisionPlan) -> bool:
+        """Whether the layer under the plan is the same nodes as in float32, but for what they are given and give."""
+        nodes, precision = [self._model.node[name] for name in layer.nodes], precision_of(layer, plan)
+        border = around_of(layer, plan) if precision.is_quantized else precision
+        if any(is_control(node) or is_recurrent(node) for node in nodes):
+            return False
+        parted = rounded_behind(nodes, precision, self._arithmetic.fusing) if self._fuses(layer, precision) else nodes
+        alone = [
+            node for before, node in zip([None, *nodes], nodes, strict=False) if before is None or before in parted
+        ]
+        if any(self._folded(node, border) for node in alone):
+            return False
+        if not self._delivered.keys().isdisjoint(layer.outputs) or self._unscaled(nodes[0], precision, border):
+            return False
+        constants = self._arithmetic.constants
+        return not any(has_rounded_attributes(node, precision, constants) for node in nodes)
 
     def _made_here(self, value: ir.Value) -> ir.Value:
         """The value, as a graph inside may give it: one that is made in it."""

@@ -55,9 +55,12 @@ class Gates:
         self._clamped: dict[tuple[ir.Value, Precision], ir.Value] = {}
         self._table = table
         self._made: dict[tuple[ir.Value, Precision, int | None], ir.Value] = {}
-        self._rounded: set[tuple[ir.Value, Precision]] = set()
+        self._choices: dict[tuple[ir.Value, ir.Value, ir.Value], ir.Value] = {}
+        self._rounded: set[tuple[ir.Value, Precision, ir.Value | None]] = set()
         self.exact = False
         """Whether doubles stay what they are, as in the reference; else fp32 rounds them."""
+        self.switch: ir.Value | None = None
+        """A bool () that leaves values as they are where it is true, for the gates that are put in meanwhile."""
 
     def within(self, builder: GraphBuilder) -> Gates:
         """The same gates for a graph inside the one that they are put into; a gate stands where its value does."""
@@ -67,11 +70,11 @@ class Gates:
 
     def is_rounded(self, value: ir.Value, precision: Precision) -> bool:
         """Whether the value is known to hold nothing but values of the precision."""
-        return (value, precision) in self._rounded
+        return not {(value, precision, None), (value, precision, self.switch)}.isdisjoint(self._rounded)
 
     def mark_rounded(self, value: ir.Value, precision: Precision) -> None:
         """Note that the value holds nothing but values of the precision."""
-        self._rounded.add((value, precision))
+        self._rounded.add((value, precision, self.switch))
 
     def activation(self, value: ir.Value, precision: Precision, tensor: str) -> ir.Value:
         """The value rounded; int8 with the range that the calibration table has for `tensor`."""
@@ -85,8 +88,25 @@ class Gates:
                 self._made[key] = self._quantize(value, np.asarray(scale), None)
             else:
                 self._made[key] = self._cast(value, precision)
-                self.mark_rounded(self._made[key], precision)
-        return self._made[key]
+                self._rounded.add((self._made[key], precision, None))
+        rounded = self._made[key]
+        if self.switch is None:
+            return rounded
+        chosen = self._chosen(value, rounded, precision)
+        self._made[(chosen, precision, None)] = rounded  # of either of the two this is what rounding gives
+        return chosen
+
+    def _chosen(self, value: ir.Value, rounded: ir.Value, precision: Precision) -> ir.Value:
+        """The value itself or what it is rounded to, as the switch has it."""
+        if self.switch is None or value is rounded:
+            return rounded
+        key = (value, rounded, self.switch)
+        if key not in self._choices:
+            name = f"{value.name}:{precision}_or_not"
+            chosen = self._builder.op("Where", [self.switch, value, rounded], name)
+            chosen.type, chosen.shape = rounded.type or value.type, value.shape
+            self._choices[key] = chosen
+        return self._choices[key]
 
     def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
         """The model's initialiser rounded; int8 with a scale for each channel along `axis`.
@@ -99,7 +119,9 @@ class Gates:
         key = (original, precision, axis)
         if key not in self._made:
             self._made[key] = self._rounded_weight(original, precision, axis, weights)
-        return self._made[key]
+        if self.switch is None:
+            return self._made[key]
+        return self._chosen(self._builder.weight(original, weights), self._made[key], precision)
 
     def _rounded_weight(
         self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment
@@ -117,13 +139,14 @@ class Gates:
             made = self._builder.constant(held_tensor(tensor, precision, constants), f"{original.name}:{precision}")
         else:
             made = self._cast(self._clamp(original, precision, weights), precision)
-        self.mark_rounded(made, precision)
+        self._rounded.add((made, precision, None))
         return made
 
     def table(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
         """An initialiser that rows are taken from: clamped, and rounded where they are taken, which is cheaper."""
         if self._constants is Constants.CLAMPED and is_clamped(original, precision):
-            return self._clamp(original, precision, weights)
+            clamped = self._clamp(original, precision, weights)
+            return self._chosen(self._builder.weight(original, weights), clamped, precision)
         return self.weight(original, Precision.FP32, None, weights)
 
     def limit(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
@@ -134,8 +157,8 @@ class Gates:
             return value
         if key not in self._made:
             self._made[key] = self._cast(value, precision)
-            self.mark_rounded(self._made[key], precision)
-        return self._made[key]
+            self._rounded.add((self._made[key], precision, None))
+        return self._chosen(value, self._made[key], precision)
 
     def _clamp(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
         """The model's initialiser, with the nearest number for each that the precision cannot hold."""
@@ -191,6 +214,18 @@ def rounded_attributes(node: ir.Node, precision: Precision, constants: Constants
         if value is not None:
             attributes[name] = ir.AttrFloat32(name, round_scalar(value, precision))
     return attributes
+
+
+def has_rounded_attributes(node: ir.Node, precision: Precision, constants: Constants) -> bool:
+    """Whether any of the node's attributes is another one in the precision."""
+    exact, rounded = (rounded_attributes(node, p, constants) for p in (Precision.FP32, precision))
+    defaults = _OPERAND_ATTRIBUTES.get(node.op_type, {})
+
+    def held(attributes: Mapping[str, ir.Attr], name: str) -> float | None:
+        return attributes[name].as_float() if name in attributes else defaults[name]
+
+    is_filled = node.op_type == "ConstantOfShape" and rounded.get("value") is not exact.get("value")
+    return is_filled or any(held(exact, name) != held(rounded, name) for name in defaults)
 
 
 def weight_axis(node: ir.Node, index: int) -> int | None:

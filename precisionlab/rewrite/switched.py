@@ -8,7 +8,7 @@ a layer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -24,6 +24,11 @@ from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.copiers import CopierOf
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import Flow, Segment, is_judged
+
+Switching = Callable[
+    [LayerCopier, Layer, Mapping[ir.Value, ir.Value], ir.Value, PrecisionPlan], dict[ir.Value, ir.Value]
+]
+"""Copies a layer as the plan has it, or in float32 where the value, a bool (), is true."""
 
 _BOOL = ir.Value(name="pinned", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape(()))
 
@@ -77,10 +82,28 @@ def switched_parts(
     table: CalibrationTable | None,
     parts: Sequence[Sequence[Layer]],
     copier_of: CopierOf = LayerCopier,
+    switching: Switching | None = None,
 ) -> Iterator[SwitchedPart]:
     """The graphs over the cut `parts` of the model: each layer that can be switched as in `base`, or in float32."""
     for part, stop in zip(parts, accumulate(len(part) for part in parts), strict=True):
-        yield _part(model, base, table, part, stop, copier_of)
+        yield _part(model, base, table, part, stop, copier_of, switching or in_branches)
+
+
+def in_branches(
+    copier: LayerCopier, layer: Layer, source: Mapping[ir.Value, ir.Value], switch: ir.Value, base: PrecisionPlan
+) -> dict[ir.Value, ir.Value]:
+    """An If for each layer: what is not chosen is not run."""
+    return copier.switched(layer, source, switch, (_pinned(layer, base), base))
+
+
+def in_values(
+    copier: LayerCopier, layer: Layer, source: Mapping[ir.Value, ir.Value], switch: ir.Value, base: PrecisionPlan
+) -> dict[ir.Value, ir.Value]:
+    """A Where for each value that is rounded.
+
+    For a GPU: ONNX Runtime's CUDA provider has a stream and a cuBLAS handle of its own for every branch (1.30).
+    """
+    return copier.blended(layer, source, switch, base)
 
 
 def differing(model: Model, plan: PrecisionPlan, copier: LayerCopier) -> frozenset[str]:
@@ -99,6 +122,7 @@ def _part(
     part: Sequence[Layer],
     stop: int,
     copier_of: CopierOf,
+    switching: Switching,
 ) -> SwitchedPart:
     builder = GraphBuilder(model.onnx)
     copier = copier_of(builder, model, table)
@@ -114,7 +138,7 @@ def _part(
         if can_switch(model, layer, base) and not has_bodies(model, layer):
             switch = builder.input(_BOOL, f"pinned/{layer.name}", ir.DataType.BOOL)
             switches[str(switch.name)] = layer.name
-            environment.update(copier.switched(layer, environment, switch, (_pinned(layer, base), base)))
+            environment.update(switching(copier, layer, environment, switch, base))
         else:
             environment.update(copier.planned(layer, environment, base, ""))
     names = [o for layer in part for o in layer.outputs]

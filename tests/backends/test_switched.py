@@ -12,7 +12,7 @@ from models import calibrate, digits, load, proto
 
 from precisionlab.backends import onnxruntime
 from precisionlab.backends.base import SensitivityRequest
-from precisionlab.backends.device import CPU, Cpu
+from precisionlab.backends.device import CPU, Cpu, Device
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.switched import SwitchedSessions, can_be_switched
 from precisionlab.calibration.table import CalibrationTable
@@ -82,8 +82,9 @@ def judged(
     data: Sequence[Sample],
     budget: int | None = None,
     arithmetic: Arithmetic = TENSORRT,
+    device: Device = CPU,
 ) -> list[dict[str, object]]:
-    backend = OnnxRuntimeBackend(model, data[0], 2, budget)
+    backend = OnnxRuntimeBackend(model, data[0], 2, budget, device=device)
     low = every[0].with_pins(())
     known = backend.compare(low, table, data, heard, metric=None, introduced=False, arithmetic=arithmetic)
 
@@ -156,18 +157,48 @@ def test_the_arithmetic_of_another_runtime_is_switched_too(
     assert together == judged(model, every, None, data, arithmetic=ONNXRUNTIME)
 
 
-def test_what_branches_would_change_has_sessions_of_its_own(tmp_path: Path) -> None:
-    class Another(Cpu):
-        name = "another"
+class Elsewhere(Cpu):
+    """A device that is not the CPU: what is chosen there is values, and not branches."""
 
+    name = "elsewhere"
+
+
+def test_what_branches_would_change_has_sessions_of_its_own(tmp_path: Path) -> None:
     model = attention(tmp_path)
-    pinned = [layer.name for layer in model.layers]
-    assert can_be_switched(model, pinned, TENSORRT, CPU)
-    assert not can_be_switched(model, pinned, Arithmetic(sums=Sums.HALF), CPU)  # graphs that are cut at products
+    base, pinned = plan_for(model, Precision.FP16), [layer.name for layer in model.layers]
+    assert can_be_switched(model, base, pinned, TENSORRT, CPU)
+    assert can_be_switched(model, base, pinned, TENSORRT, Elsewhere())
+    assert not can_be_switched(model, base, pinned, Arithmetic(sums=Sums.HALF), CPU)  # cut at products
     convolutions, _ = digits()
-    pinned = [layer.name for layer in convolutions.layers]
-    assert not can_be_switched(convolutions, pinned, TENSORRT, CPU)
-    assert can_be_switched(convolutions, pinned, TENSORRT, Another())
+    base, pinned = plan_for(convolutions, Precision.FP16), [layer.name for layer in convolutions.layers]
+    assert not can_be_switched(convolutions, base, pinned, TENSORRT, CPU)
+    assert can_be_switched(convolutions, base, pinned, TENSORRT, Elsewhere())
+
+
+@pytest.mark.parametrize("low", [Precision.FP16, Precision.BF16, Precision.INT8])
+@pytest.mark.parametrize("kind", ["attention", "convolutions"])
+def test_on_another_device_values_are_chosen_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[PrecisionPlan], low: Precision, kind: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "CPU", Elsewhere())  # so that memory is parted as on one
+    if kind == "attention":
+        model, data = attention(tmp_path), samples()
+    else:
+        model, dataset = digits()
+        data = list(dataset)[:3]
+    table = calibrate(OnnxRuntimeBackend(model, data[0]), data) if low.is_quantized else None
+    every = plans(model, low)
+    device = Elsewhere()
+    together = judged(model, every, table, data, device=device)
+    assert len(made) == 1
+    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    own = judged(model, every, table, data, device=device)
+    if kind == "attention":
+        assert together == own
+    else:  # a CPU adds up a pooling in another order where a value beside it is chosen
+        for one, other in zip(together, own, strict=True):
+            figures = [Comparison.from_dict(found).sqnr for found in (one, other)]
+            assert figures[0] == pytest.approx(figures[1], abs=0.01)
 
 
 def test_a_pinned_layer_with_bodies_has_sessions_of_its_own(tmp_path: Path, made: list[PrecisionPlan]) -> None:

@@ -80,6 +80,10 @@ class Gpu:
         """A copy of a value in the host's memory."""
         return value.host() if isinstance(value, DeviceArray) else value
 
+    def value(self, array: NDArray[Any]) -> DeviceArray:
+        """A copy of an array in the GPU's memory."""
+        return DeviceArray(ort.OrtValue.ortvalue_from_numpy(array, "cuda", self._number))
+
 
 def count_of_gpus() -> int:
     """How many GPUs this process can see."""
