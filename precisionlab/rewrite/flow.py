@@ -146,10 +146,8 @@ class LayerCopier:
         if any(is_control(node) or is_recurrent(node) for node in nodes):
             return False
         parted = rounded_behind(nodes, precision, self._arithmetic.fusing) if self._fuses(layer, precision) else nodes
-        alone = [
-            node for before, node in zip([None, *nodes], nodes, strict=False) if before is None or before in parted
-        ]
-        if any(self._folded(node, border) for node in alone):
+        is_folded = [False, *(before not in parted for before in nodes[:-1])]  # into what stands in front
+        if any(self._folded(node, border) for node, folded in zip(nodes, is_folded, strict=True) if not folded):
             return False
         if not self._delivered.keys().isdisjoint(layer.outputs) or self._unscaled(nodes[0], precision, border):
             return False

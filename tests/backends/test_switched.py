@@ -197,8 +197,10 @@ def test_on_another_device_values_are_chosen_to_the_same_bits(
         assert together == own
     else:  # a CPU adds up a pooling in another order where a value beside it is chosen
         for one, other in zip(together, own, strict=True):
-            figures = [Comparison.from_dict(found).sqnr for found in (one, other)]
-            assert figures[0] == pytest.approx(figures[1], abs=0.01)
+            found, beside = (Comparison.from_dict(each).outputs for each in (one, other))
+            for output in found:
+                figures = [min(each[output].errors.sqnr, 120.0) for each in (found, beside)]
+                assert figures[0] == pytest.approx(figures[1], abs=0.3)
 
 
 def test_a_pinned_layer_with_bodies_has_sessions_of_its_own(tmp_path: Path, made: list[PrecisionPlan]) -> None:
