@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from precisionlab.errors import OptionError
 from precisionlab.model import Model
+from precisionlab.rewrite.switched import is_laid_out
 
 _SHARE = 0.5
 """Of the machine's memory, where nobody says otherwise: other work is there too."""
@@ -49,7 +50,8 @@ _SESSIONS = 14
 """The same for all sessions that live at a time where nothing is split: six graphs of the whole model."""
 
 _WORTH = 2 * 1024**3
-"""More than this for weights is no gain: a search over 300 MB of them took twice as long as with parts in turn."""
+"""More than this for weights is no gain where plans have sessions of their own: a search over 300 MB of them took twice
+as long as with parts in turn. With sessions that are shared it takes a third."""
 
 _LEAST = 64 * 1024**2
 """What must be left for samples."""
@@ -159,7 +161,8 @@ def _parted(memory: int, model: Model) -> Share:
     weights, largest = _weights(model), _largest(model)
     work = memory - sum(_held(model).values())
     others = _BUILT * max(0, len(model.node) - _NODES)  # the nodes beside those of one graph
-    if _SESSIONS * weights <= min((work - others) // 2, _WORTH) and others <= work // 4:
+    worth = _WORTH if is_laid_out(model) else work
+    if _SESSIONS * weights <= min((work - others) // 2, worth) and others <= work // 4:
         samples = work - others - _SESSIONS * weights
         return Share(memory, min(_LARGEST_SEGMENT, samples // 8), None, samples)
     limit = largest + (work - _SESSION * largest) // 3 // _SESSION

@@ -26,12 +26,9 @@ from precisionlab.rewrite.switched import (
     has_bodies,
     in_branches,
     in_values,
+    is_laid_out,
     switched_parts,
 )
-
-_LAID_OUT = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
-"""ONNX Runtime lays the channels of these out in blocks on a CPU, from one to the next: not through branches, where
-it would take longer, and add a pooling up in another order."""
 
 _PARTS, _LEAST = 8, 32
 """Into so many parts a model is cut, of no fewer nodes: to toggle a layer takes its part, and those behind it."""
@@ -51,7 +48,7 @@ def can_be_switched(
     """Whether sessions can be made for all plans of a base together that pin some of these layers, or none."""
     if not arithmetic.is_float32 or any(layer.inside for layer in model.layers):
         return False
-    if device is CPU and any(_LAID_OUT.intersection(layer.op_types) for layer in model.layers):
+    if device is CPU and is_laid_out(model):
         return False
     if device is not CPU:
         copier = copier_of(arithmetic)(GraphBuilder(model.onnx), model, None)

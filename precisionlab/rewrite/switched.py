@@ -57,6 +57,17 @@ class SwitchedPart:
         return Segment(self.graph, keyed(self.feeds), keyed(self.fetches), self.observed, same)
 
 
+_LAID_OUT = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
+
+
+def is_laid_out(model: Model) -> bool:
+    """Whether ONNX Runtime lays the channels of layers out in blocks on a CPU, from one to the next.
+
+    Not through branches, where it would take longer, and add a pooling up in another order.
+    """
+    return any(_LAID_OUT.intersection(layer.op_types) for layer in model.layers)
+
+
 def base_of(plan: PrecisionPlan) -> PrecisionPlan:
     """The plan without its pins to float32: what those of one search have in common."""
     return plan.with_pins(pin for pin in plan.pins if pin.precision is not Precision.FP32)
