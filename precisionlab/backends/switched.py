@@ -30,7 +30,7 @@ from precisionlab.rewrite.switched import (
     switched_parts,
 )
 
-_PARTS, _LEAST = 8, 32
+_PARTS, _LEAST = 16, 32
 """Into so many parts a model is cut, of no fewer nodes: to toggle a layer takes its part, and those behind it."""
 
 _ON_GPU = 64
