@@ -146,6 +146,8 @@ class Gates:
         """An initialiser that rows are taken from: clamped, and rounded where they are taken, which is cheaper."""
         if self._constants is Constants.CLAMPED and is_clamped(original, precision):
             clamped = self._clamp(original, precision, weights)
+            if self.switch is None:  # then the original is taken by no node, which ONNX Runtime refuses of large ones
+                return clamped
             return self._chosen(self._builder.weight(original, weights), clamped, precision)
         return self.weight(original, Precision.FP32, None, weights)
 

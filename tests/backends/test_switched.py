@@ -25,6 +25,7 @@ from precisionlab.plan.arithmetic import ONNXRUNTIME, TENSORRT, Arithmetic, Sums
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.rewrite.constants import is_clamped
 from precisionlab.rewrite.plans import plan_for
 
 R = np.random.default_rng(20)
@@ -49,11 +50,12 @@ ATTENTION = """
 }"""
 
 
-def attention(folder: Path, scale: float = 1.0) -> Model:
+def attention(folder: Path, scale: float = 1.0, rows: int = 9) -> Model:
     weights = {
         name: R.standard_normal((16, 8 if name == "wz" else 16)).astype(np.float32) for name in ("wq", "wk", "wz")
     }
-    weights |= {"table": R.standard_normal((9, 16)).astype(np.float32), "gain": np.float32([1e-9, *[scale] * 15])}
+    weights["table"] = R.standard_normal((rows, 16)).astype(np.float32) * np.float32(scale)
+    weights["gain"] = np.float32([1e-9, *[scale] * 15])
     return load(proto(ATTENTION, weights), folder)
 
 
@@ -130,9 +132,21 @@ def test_plans_that_share_their_sessions_have_the_figures_of_sessions_of_their_o
     together = judged(model, every, table, data, budget)
     assert len(made) == 1  # for all of them
     monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
-    assert together == judged(model, every, table, data, budget)
+    assert str(together) == str(judged(model, every, table, data, budget))  # NaN is not itself
     assert len(made) == 1
     assert len({str(one["outputs"]) for one in together}) > 2  # the pins do something
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_large_table_that_is_clamped_is_judged_with_no_reference_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    model, data = attention(tmp_path, 1e6, rows=100), samples()
+    assert is_clamped(model.onnx.graph.initializers["table"], Precision.FP16)
+    if not shared:
+        monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    low = plan_for(model, Precision.FP16)
+    assert len(judged(model, [low, *plans(model, Precision.FP16)], None, data)) == 6
 
 
 def test_pins_to_other_precisions_are_what_plans_that_share_have_in_common(
