@@ -50,11 +50,11 @@ ATTENTION = """
 }"""
 
 
-def attention(folder: Path, scale: float = 1.0, rows: int = 9) -> Model:
+def attention(folder: Path, scale: float = 1.0, rows: int = 9, table: float = 1.0) -> Model:
     weights = {
         name: R.standard_normal((16, 8 if name == "wz" else 16)).astype(np.float32) for name in ("wq", "wk", "wz")
     }
-    weights["table"] = R.standard_normal((rows, 16)).astype(np.float32) * np.float32(scale)
+    weights["table"] = R.standard_normal((rows, 16)).astype(np.float32) * np.float32(table)
     weights["gain"] = np.float32([1e-9, *[scale] * 15])
     return load(proto(ATTENTION, weights), folder)
 
@@ -141,7 +141,7 @@ def test_plans_that_share_their_sessions_have_the_figures_of_sessions_of_their_o
 def test_a_large_table_that_is_clamped_is_judged_with_no_reference_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
-    model, data = attention(tmp_path, 1e6, rows=100), samples()
+    model, data = attention(tmp_path, rows=100, table=1e6), samples()
     assert is_clamped(model.onnx.graph.initializers["table"], Precision.FP16)
     if not shared:
         monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
