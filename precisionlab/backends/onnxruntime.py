@@ -19,10 +19,10 @@ from precisionlab.backends.kept import KeptOutputs
 from precisionlab.backends.memory import UNLIMITED, share_of
 from precisionlab.backends.ranking import SensitivityParts, pays
 from precisionlab.backends.runner import Ready, Runner, State, side_by_side
-from precisionlab.backends.sensitivity import Reference, judged_outputs, sensitivity_stages
+from precisionlab.backends.sensitivity import Reference, SensitivityStages, judged_outputs
 from precisionlab.backends.session import Session, as_float32
-from precisionlab.backends.switched import SwitchedSessions, can_be_switched, pinned_to_float32
-from precisionlab.backends.toggling import Toggling, border_bytes, can_be_toggled, float32_throughout, low_of
+from precisionlab.backends.switched import SwitchedSessions, can_be_switched, parts_of, pinned_to_float32
+from precisionlab.backends.toggling import Toggling, border_bytes, can_be_toggled, low_of
 from precisionlab.backends.watching import Watch, Watching, constant_outputs
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
@@ -249,14 +249,14 @@ class OnnxRuntimeBackend(Backend):
         """What toggles layers in the sessions that a search's plans share; None where they cannot be."""
         model, low, arithmetic = request.judging.watched(self.model), low_of(request), request.arithmetic
         layers = frozenset(request.layers) | pinned_to_float32(low)
-        if not can_be_switched(model, base_of(low), layers, arithmetic, self.runs_on) or not can_be_toggled(
-            model, request
-        ):
+        if not can_be_switched(model, base_of(low), layers, arithmetic, self.runs_on):
             return None
-        sessions = self._sessions_for(model, low, request.table, request.judging, arithmetic)
-        if not sessions.is_float32(float32_throughout(base_of(low), model), model.layers):
+        if not can_be_toggled(model, request):
             return None
-        return Toggling(sessions, request) if samples * border_bytes(sessions) <= self.share.samples // 2 else None
+        kept = samples * border_bytes(model, parts_of(model, self.budget, self.runs_on))
+        if kept > self.share.samples // 2:
+            return None
+        return Toggling(self._sessions_for(model, low, request.table, request.judging, arithmetic), request)
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
@@ -279,8 +279,8 @@ class OnnxRuntimeBackend(Backend):
         threads = 1 if is_single else self.runs_on.threads(threads, need)
         at_once = threads if len(every) == 1 else 1  # a single sample has its toggled layers side by side
         threads = max(1, min(threads, len(every)))
-        stages = sensitivity_stages(self.model, request, len(every), self.budget, self.runs_on, reference)
-        for sensitivities_of in stages:
+        stages = SensitivityStages(self.model, request, len(every), self.budget, self.runs_on, reference)
+        for sensitivities_of in stages.each():
             yield from side_by_side(partial(sensitivities_of, threads=at_once), every, threads, self.runs_on)
 
     def _ranking_for(self, request: SensitivityRequest, reference: Reference) -> SensitivityParts | None:

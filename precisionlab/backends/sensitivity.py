@@ -31,29 +31,6 @@ Reference = Callable[[Sample], Arrays]
 """What is judged of the reference, for a sample, in the host's memory."""
 
 
-def sensitivity_stages(
-    model: Model,
-    request: SensitivityRequest,
-    samples: int,
-    budget: int,
-    device: Device = CPU,
-    reference: Reference | None = None,
-) -> Iterator[StageFunction]:
-    """For each stage a function that takes a sample and a number of threads; made while the stage before it is at work.
-
-    The sessions of a stage live no longer than until the next but one is made. `reference` gives what is judged of the
-    reference, where that is known: then it is not run here.
-    """
-    every = SensitivityStages(model, request, samples, budget, device, reference)
-    with ThreadPoolExecutor(1) as maker:
-        upcoming = [maker.submit(every.made, 0)] if every.count else []
-        for index in range(every.count):
-            sensitivities_of = upcoming.pop().result()
-            if index + 1 < every.count:
-                upcoming.append(maker.submit(every.made, index + 1))
-            yield sensitivities_of
-
-
 class SensitivityStages:
     """The stages of one request, each by its number, counted from 0. Threads may share it."""
 
@@ -66,6 +43,7 @@ class SensitivityStages:
         device: Device = CPU,
         reference: Reference | None = None,
     ) -> None:
+        """`reference` gives what is judged of the reference, where that is known: then it is not run here."""
         model = request.judging.watched(model)
         self._device = device
         self._model = model
@@ -80,6 +58,19 @@ class SensitivityStages:
     def count(self) -> int:
         """How many stages there are."""
         return len(self._stops)
+
+    def each(self) -> Iterator[StageFunction]:
+        """For each stage the function of it; made while the stage before it is at work.
+
+        The sessions of a stage live no longer than until the next but one is made.
+        """
+        with ThreadPoolExecutor(1) as maker:
+            upcoming = [maker.submit(self.made, 0)] if self.count else []
+            for index in range(self.count):
+                sensitivities_of = upcoming.pop().result()
+                if index + 1 < self.count:
+                    upcoming.append(maker.submit(self.made, index + 1))
+                yield sensitivities_of
 
     def stage(self, index: int) -> StageFunction:
         """The function of this stage; the last one asked for is kept."""

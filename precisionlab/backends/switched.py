@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -61,6 +61,12 @@ def can_be_switched(
     return not any(has_bodies(model, model.layer[name]) for name in layers)
 
 
+def parts_of(model: Model, budget: int, device: Device) -> list[list[Layer]]:
+    """How the model is cut for them: what a part shows for a sample stays within `budget` bytes."""
+    nodes = max(_LEAST, len(model.node) // _PARTS) if device is CPU else _ON_GPU
+    return cut(model, 1, budget, None, nodes)
+
+
 class SwitchedSessions:
     """The sessions for all plans that differ from one in their pins to float32."""
 
@@ -79,8 +85,7 @@ class SwitchedSessions:
         self._copier = copier(GraphBuilder(model.onnx), model, table)
         self.model, self.device = model, device
         self._beside: tuple[PrecisionPlan, list[tuple[Segment, Running]]] | None = None
-        nodes = max(_LEAST, len(model.node) // _PARTS) if device is CPU else _ON_GPU
-        self.cut: list[list[Layer]] = cut(model, 1, budget, None, nodes)
+        self.cut = parts_of(model, budget, device)
         self.stops = list(accumulate(len(part) for part in self.cut))
         self.each, *_ = largest_need(model, self.cut, 1, 1)
         switching = in_branches if device is CPU else in_values
@@ -118,10 +123,6 @@ class SwitchedSessions:
             sessions = side_by_side(self.device.session, (segment.graph for segment in made), _MAKERS, self.device)
             self._beside = plan, list(zip(made, sessions, strict=True))
         return self._beside[1]
-
-    def is_float32(self, plan: PrecisionPlan, layers: Sequence[Layer]) -> bool:
-        """Whether the plan has all these layers as the reference has them."""
-        return all(self._copier.is_exact(layer, plan) for layer in layers)
 
 
 class _Switched:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from precisionlab.backends.base import SensitivityRequest
@@ -20,10 +21,12 @@ from precisionlab.backends.switched import SwitchedSessions, pinned_to_float32
 from precisionlab.compare.judged import judged_differences, judged_sensitivities
 from precisionlab.compare.sensitivity import Sensitivities, Sensitivity
 from precisionlab.data import Sample
-from precisionlab.model import Model
+from precisionlab.model import Layer, Model
 from precisionlab.plan.assign import is_reference
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.rewrite.builder import GraphBuilder
+from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.observe import Segment, output_bytes
 from precisionlab.rewrite.switched import base_of
 
@@ -37,21 +40,25 @@ def low_of(request: SensitivityRequest) -> PrecisionPlan:
 
 
 def can_be_toggled(model: Model, request: SensitivityRequest) -> bool:
-    """Whether both plans are what one base is with some layers pinned to float32."""
-    low = low_of(request)
+    """Whether both plans are what one base is with some layers pinned to float32, and with all the reference is."""
+    base = base_of(low_of(request))
     others = (plan for plan in (request.plan, request.other) if not is_reference(plan))
-    if any(base_of(plan) != base_of(low) for plan in others):
+    if any(base_of(plan) != base for plan in others):
         return False
-    return not any(layer.own is not None or layer.has_own_inside for layer in model.layers)
+    if any(layer.own is not None or layer.has_own_inside for layer in model.layers):
+        return False
+    copier = copier_of(request.arithmetic)(GraphBuilder(model.onnx), model, None)
+    float32 = base.with_pins(Pin(layer.name, layer.nodes, Precision.FP32, "") for layer in model.layers)
+    return all(copier.is_exact(layer, float32) for layer in model.layers)
 
 
-def border_bytes(sessions: SwitchedSessions) -> int:
+def border_bytes(model: Model, parts: Sequence[Sequence[Layer]]) -> int:
     """What of one sample's values is kept between the parts."""
-    model, sizes = sessions.model, output_bytes(sessions.model)
-    made = {o: i for i, layer in enumerate(model.layers) for o in layer.outputs}
-    return sum(
-        size for stop in sessions.stops for o, size in sizes.items() if made[o] < stop and model.is_needed(o, stop)
-    )
+    sizes, made, total = output_bytes(model), set[str](), 0
+    for part, stop in zip(parts, accumulate(len(part) for part in parts), strict=True):
+        made.update(o for layer in part for o in layer.outputs)
+        total += sum(sizes[o] for o in made if model.is_needed(o, stop))
+    return total
 
 
 @dataclass(frozen=True)
@@ -146,11 +153,6 @@ class Toggling:
             changed = self._behind(later, changed)
         outputs = {of: self._host(changed[of]) if of in changed else way.outputs[of] for of in self._names}
         return judged_sensitivities(request.judging, way.reference, outputs, way.error)
-
-
-def float32_throughout(base: PrecisionPlan, model: Model) -> PrecisionPlan:
-    """The base with every layer pinned to float32."""
-    return base.with_pins(Pin(layer.name, layer.nodes, Precision.FP32, "") for layer in model.layers)
 
 
 def _run(segment: Segment, session: Running, values: Mapping[str, Any]) -> Values:

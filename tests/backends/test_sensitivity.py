@@ -17,7 +17,7 @@ from models import ROUNDED, Array, calibrate, load, plan_for, proto
 from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.device import CPU
 from precisionlab.backends.onnxruntime import DEFAULT_BUDGET, OnnxRuntimeBackend
-from precisionlab.backends.sensitivity import sensitivity_stages
+from precisionlab.backends.sensitivity import SensitivityStages
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorSums
@@ -287,7 +287,7 @@ def test_each_sample_is_measured_by_itself(digits: Work) -> None:
 def test_sensitivities_stage_by_stage_are_those_part_by_part_but_for_last_bits(digits: Work) -> None:
     request = digits.alone(low_plan(digits.model, PLANS[2]))
     expected = digits.sensitivities(request)
-    stages = sensitivity_stages(digits.model, request, len(digits.samples), DEFAULT_BUDGET)
+    stages = SensitivityStages(digits.model, request, len(digits.samples), DEFAULT_BUDGET).each()
     found = [sensitivities_of(sample) for sensitivities_of in stages for sample in digits.samples]
     for name, outputs in merged(found).items():
         for output, sensitivity in outputs.items():
@@ -321,7 +321,7 @@ def test_where_the_stages_are_cut_changes_no_more_than_last_bits(digits: Work, w
     assert len(digits.model.layers) in map(len, cuts), "every layer its own stage"
     expected = digits.sensitivities(request)
     for samples, budget in cuts.values():
-        stages = sensitivity_stages(digits.model, request, samples, budget)
+        stages = SensitivityStages(digits.model, request, samples, budget).each()
         found = merged([sensitivities_of(s) for sensitivities_of in stages for s in digits.samples])
         for name, outputs in expected.items():
             for output, sensitivity in outputs.items():
