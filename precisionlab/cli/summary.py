@@ -27,6 +27,7 @@ from precisionlab.report.inside import (
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.repair_views import EXACTNESS, scale_texts
 from precisionlab.report.rows import rows_text
+from precisionlab.report.shipping import next_commands, recommendation_of
 from precisionlab.report.variant_rows import engines_of
 from precisionlab.rewrite.repairs import PASSES
 from precisionlab.search.certificate import WORTH_A_REPAIR, Certificate, RepairRelease
@@ -47,6 +48,9 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
     """Print tables that fit 80 columns, without colour where there is no terminal."""
     console = console_for(stream)
     run = result.run
+    advice = recommendation_of(result)
+    console.print(advice.sentence, style=f"bold {_MARKED[advice.tone]}".strip())
+    console.print()
     layers = sum(layer.fixed is None for layer in result.model.layers)
     figures = f"{run['figures']} {emulated_words(run)}".rstrip()
     console.print(
@@ -89,6 +93,10 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         console.print(f"Report: {result.folder / 'report.html'}")
         for plan in plan_files(result.plans).values():
             console.print(f"Plan:   {result.folder / plan}")
+        console.print()
+        console.print("next:", style="bold")
+        for command in next_commands(result, advice):
+            console.print(f"  {command}", soft_wrap=True)
 
 
 def console_for(stream: TextIO) -> Console:

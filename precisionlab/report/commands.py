@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -33,9 +33,10 @@ class Commands:
     check: tuple[Command, ...]
 
 
+_TYPED = "typed-onnx"
 _EXPORTS = (
     ("trtexec", ".sh", "TensorRT 8.6 to 10.16, with trtexec: a shell script"),
-    ("typed-onnx", ".onnx", "TensorRT 11 and TensorRT-RTX, or any strongly typed build: a model that holds its types"),
+    (_TYPED, ".onnx", "TensorRT 11 and TensorRT-RTX, or any strongly typed build: a model that holds its types"),
     ("polygraphy", ".py", "Polygraphy: a script that holds the layers, with the command to run it"),
     ("modelopt", ".json", "NVIDIA ModelOpt: its commands and lists of nodes"),
     ("repaired-onnx", ".onnx", "Any other tool: the repaired model itself, in float32"),
@@ -67,6 +68,15 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     again = _line("sweep", _path(str(run["model"]["path"])), *sample_options, "--plan", plan)
     check.append(Command("Look at it on other data: give its folder as --data", again))
     return Commands(section.title, build if section.met else (), tuple(check))
+
+
+def next_command(run: Mapping[str, Any], section: PrecisionSection) -> Command:
+    """The export of a precision that is taken: for trtexec, or for a strongly typed build where the run's were such."""
+    build = commands_of(run, section).build
+    is_typed = (run["engines"] or {}).get("network") == "strongly typed"
+    wanted = _TYPED if is_typed else _EXPORTS[0][0]
+    found = next((command for command in build if f"--format {wanted} " in command.text), build[0])
+    return replace(found, words=f"Next, for {found.words}")
 
 
 def _file_name(stem: str, target: str, suffix: str) -> str:
@@ -122,9 +132,14 @@ def run_commands(run: Mapping[str, Any]) -> tuple[Command, ...]:
     again = [Command("Run it all again", shlex.join(command))] if command[:1] == ["precisionlab"] else []
     return (
         *again,
-        Command("Draw this page again from the run’s files", _line("report", folder, "--open")),
+        open_command(run),
         Command("Compare it with another run", f"{_line('diff', folder)} OTHER_RUN"),
     )
+
+
+def open_command(run: Mapping[str, Any]) -> Command:
+    """What draws the report again, and opens it."""
+    return Command("Draw this page again from the run’s files", _line("report", _path(str(folder_of(run))), "--open"))
 
 
 def folder_of(run: Mapping[str, Any]) -> PurePath:

@@ -43,7 +43,7 @@ from precisionlab.report.cells import (
     visible,
 )
 from precisionlab.report.columns import SCHEMAS
-from precisionlab.report.commands import commands_of, longer_command, run_commands
+from precisionlab.report.commands import commands_of, longer_command, next_command, run_commands
 from precisionlab.report.details import error_labels
 from precisionlab.report.graph import draw_graph
 from precisionlab.report.hazards import hazards
@@ -51,6 +51,7 @@ from precisionlab.report.histograms import RunHistograms, histograms_json
 from precisionlab.report.inside import emulated_words, engines_line, kernels_text
 from precisionlab.report.repair_views import repair_title
 from precisionlab.report.section import Tables, metric_name, section_of
+from precisionlab.report.shipping import recommendation
 from precisionlab.report.spread import spreads_of
 from precisionlab.report.views import is_part, variant_view
 from precisionlab.search.grounds import steadiness_text
@@ -108,9 +109,13 @@ def _rows(table: pd.DataFrame | None) -> list[Row]:
 def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str, PrecisionPlan]) -> str:
     variants = [variant_view(list(rows)) for _, rows in groupby(tables.variants, key=lambda row: row["variant"])]
     sections = [section_of(name, run, tables, plans, kind == "page") for name in run["precisions"]]
+    advice = recommendation(run, tables.variants, sections)
+    taken = next((section for section in sections if section.name == advice.taken), None)
     text = load_template().render(
         kind=kind,
         run=run,
+        advice=advice,
+        next_command=None if taken is None else next_command(run, taken),
         model_name=PurePath(str(run["model"]["path"])).name,
         precisions=sections,
         places={section.name: place for place, section in enumerate(sections, 1)},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from precisionlab.report.layer_rows import layer_rows
 from precisionlab.report.pareto import pareto_rows
+from precisionlab.report.shipping import recommendation_of
 from precisionlab.report.variant_rows import variant_rows
 
 if TYPE_CHECKING:
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
 
 
 def to_json(result: SweepFindings) -> str:
-    """One JSON object: `run`, `met`, `folder`, `plans`, and the rows of `variants`, `layers` and `pareto`.
+    """One JSON object: `run`, `met`, `recommendation`, `folder`, `plans`; rows of `variants`, `layers` and `pareto`.
 
     JSON knows neither NaN nor infinities: they stand as the strings "nan", "inf" and "-inf"; a figure
     that does not exist is null. Columns are those of `precisionlab.report.columns`.
     """
+    advice = recommendation_of(result)
     content = {
         "met": result.met,
+        "recommendation": {"sentence": advice.sentence, "precision": advice.taken},
         "folder": None if result.folder is None else str(result.folder),
         "run": result.run,
         "plans": {name: plan.to_dict() for name, plan in result.plans.items()},

@@ -19,6 +19,7 @@ from precisionlab.report.cells import Row, figure_cell, percent, show, value_tex
 from precisionlab.report.inside import emulated_words, engines_line
 from precisionlab.report.repair_views import RepairView
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
+from precisionlab.report.shipping import recommendation
 from precisionlab.report.views import OutputFigures, PinView, VariantView, variant_view
 from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.grounds import steadiness_text
@@ -65,6 +66,7 @@ def render_markdown(run: Mapping[str, Any], tables: Tables, plans: Mapping[str, 
     sections = [section_of(name, run, tables, plans, charted=False) for name in run["precisions"]]
     parts = [
         f"## precisionlab: {code(PurePath(str(run['model']['path'])).name)}",
+        f"**{text(recommendation(run, tables.variants, sections).sentence)}**",
         *_warnings(run),
         "\n".join(_verdict(section, run) for section in sections),
         _variants(tables.variants, bool(run["data"]["held_out"]), any(section.repaired for section in sections)),
