@@ -170,20 +170,20 @@ def _handed(nodes: Sequence[ir.Node], value: ir.Value, precision: Precision, con
 
 
 def _largest_norm(node: ir.Node, constant: Array, *, on_the_left: bool) -> float:
-    """The largest sum of a channel's weights without their signs: what one output is the sum of."""
-    weights = np.abs(constant.astype(np.float64))
+    """The largest sum of a channel's weights without their signs, in float64: what one output is the sum of."""
+    weights = np.abs(constant)
     if weights.size == 0:
         return 0.0
     if node.op_type == CONV:
-        return float(weights.reshape(len(weights), -1).sum(axis=1).max())
+        return float(weights.reshape(len(weights), -1).sum(axis=1, dtype=np.float64).max())
     if node.op_type in CONVOLUTIONS:  # transposed: all taps, although only those a stride apart meet
         group = node.attributes["group"].as_int() if "group" in node.attributes else 1
         by_group = weights.reshape(group, len(weights) // group, *weights.shape[1:])
-        return float(by_group.sum(axis=(1, *range(3, by_group.ndim))).max())
+        return float(by_group.sum(axis=(1, *range(3, by_group.ndim)), dtype=np.float64).max())
     if weights.ndim == 1:
-        return float(weights.sum())
+        return float(weights.sum(dtype=np.float64))
     is_turned = node.op_type == GEMM and bool(_whole(node, "transA" if on_the_left else "transB"))
-    return float(weights.sum(axis=-1 if on_the_left != is_turned else -2).max())
+    return float(weights.sum(axis=-1 if on_the_left != is_turned else -2, dtype=np.float64).max())
 
 
 def _whole(node: ir.Node, name: str) -> int:

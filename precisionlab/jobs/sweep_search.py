@@ -59,6 +59,7 @@ class SweepJob:
         """Is told how many seconds a search may still take at most, as it goes on."""
         self._bare_engines: dict[Precision, EngineVariant | None] = {}
         self._wide: dict[str, CalibrationTable] = {}
+        self._sums: tuple[PrecisionPlan, Mapping[str, RunningSum]] | None = None
 
     @property
     def model(self) -> Model:
@@ -224,7 +225,9 @@ class SweepJob:
         """How far the sums go of layers whose kernels may keep them in the plan's own precision."""
         if self.values is None or not any(p.number_format.sums_in_itself for p in bare.precisions):
             return {}
-        return running_sums(self._evaluator, bare, self._largest, self._look)
+        if self._sums is None or self._sums[0] != bare:
+            self._sums = bare, running_sums(self._evaluator, bare, self._largest, self._look)
+        return self._sums[1]
 
     def _with_alternatives(self, found: PrecisionResult) -> PrecisionResult:
         """The result with its two variants measured under what else kernels may do."""

@@ -66,9 +66,13 @@ def clamped_array(array: NDArray[np.float32], precision: Precision) -> NDArray[n
 
 def constant_array(array: NDArray[np.float32], precision: Precision, constants: Constants) -> NDArray[np.float32]:
     """What a kernel in the precision is handed of a constant: float32, of the same shape."""
-    if constants is Constants.CLAMPED:
-        array = clamped_array(array, precision)
-    return rounded_array(array, precision)
+    if constants is not Constants.CLAMPED:
+        return rounded_array(array, precision)
+    if precision.stored_as is Precision.FP16 and precision.number_format.clamps_constants and np.size(array) >= _LARGE:
+        from precisionlab.rewrite.half import clamped_to_half
+
+        return clamped_to_half(array)
+    return rounded_array(clamped_array(array, precision), precision)
 
 
 def is_clamped(value: ir.Value, precision: Precision) -> bool:
@@ -76,15 +80,19 @@ def is_clamped(value: ir.Value, precision: Precision) -> bool:
 
     Raises nothing for other types than float32: they are not clamped.
     """
+    return clamped_in(value, precision) is not None
+
+
+def clamped_in(value: ir.Value, precision: Precision) -> tuple[float, float] | None:
+    """`clamped_number` of an initialiser; None for other types than float32. Looked up once for a value."""
     if not precision.number_format.clamps_constants or value.dtype != ir.DataType.FLOAT:
-        return False
+        return None
     key = f"precisionlab.clamped.{precision}"
     if key not in value.meta:
         assert value.const_value is not None
-        array = value.const_value.numpy()
-        value.meta[key] = bool(_differs(array, precision))
+        value.meta[key] = clamped_number(value.const_value.numpy(), precision)
         let_go(value.const_value)
-    found: bool = value.meta[key]
+    found: tuple[float, float] | None = value.meta[key]
     return found
 
 
@@ -93,14 +101,13 @@ def clamped_number(array: NDArray[np.float32], precision: Precision) -> tuple[fl
 
     The largest, where that lies beyond the precision, else the first that would be 0.
     """
-    if not precision.number_format.clamps_constants or not _differs(array, precision):
+    if not precision.number_format.clamps_constants:
         return None
-    clamped = clamped_array(array, precision)
-    (places,) = np.nonzero((clamped != array).ravel() & ~np.isnan(array).ravel())
-    changed = np.asarray(array).ravel()[places]
-    largest = int(np.abs(changed).argmax())
-    at = places[largest] if abs(changed[largest]) > 1 else places[0]
-    return float(np.asarray(array).ravel()[at]), float(clamped.ravel()[at])
+    place = _clamped_place(array, precision)
+    if place is None:
+        return None
+    number = np.asarray(array, np.float32).reshape(-1)[place]
+    return float(number), float(clamped_array(number.reshape(1), precision)[0])
 
 
 def held_tensor(tensor: ir.TensorProtocol, precision: Precision, constants: Constants) -> ir.LazyTensor:
@@ -135,9 +142,27 @@ def clamped_tensor(tensor: ir.TensorProtocol, precision: Precision) -> ir.LazyTe
     return ir.LazyTensor(lambda: ir.tensor(clamped_array(tensor.numpy(), precision)), ir.DataType.FLOAT, shape)
 
 
-def _differs(array: NDArray[np.float32], precision: Precision) -> bool:
-    """Whether clamping changes a number."""
-    return any(beyond.any() or underflow.any() for _, beyond, underflow in _clamped_parts(array, precision))
+def _clamped_place(array: NDArray[np.float32], precision: Precision) -> int | None:
+    """Where the number stands in the flat array that `clamped_number` tells."""
+    if np.size(array) >= _LARGE:
+        from precisionlab.rewrite.half import clamped_place
+
+        return clamped_place(array, *_limits(precision))
+    flat = np.asarray(array, np.float32).reshape(-1)
+    beyond, lost = np.zeros(0, np.int64), None
+    for part, is_beyond, is_lost in _clamped_parts(flat, precision):
+        beyond = np.concatenate([beyond, part.start + np.flatnonzero(is_beyond)])
+        if lost is None and is_lost.any():
+            lost = int(part.start + is_lost.argmax())
+    return int(beyond[np.abs(flat[beyond]).argmax()]) if beyond.size else lost
+
+
+def _limits(precision: Precision) -> tuple[np.float32, np.float32]:
+    """The least magnitude that is rounded beyond the precision, and the largest that is rounded to 0."""
+    number_format = precision.number_format
+    # The middle between the largest number and what would be the next: what is rounded to the largest lies below it.
+    step = 2.0 ** math.floor(math.log2(number_format.largest)) * number_format.epsilon
+    return np.float32(number_format.largest + step / 2), np.float32(number_format.least / 2)
 
 
 def _clamped_parts(
@@ -148,10 +173,7 @@ def _clamped_parts(
     By their magnitudes, in pieces that a core's cache holds: rounding an array and comparing takes copies of its size,
     and fifteen times as long.
     """
-    number_format = precision.number_format
-    # The middle between the largest number and what would be the next: what is rounded to the largest lies below it.
-    step = 2.0 ** math.floor(math.log2(number_format.largest)) * number_format.epsilon
-    first_beyond, last_underflow = np.float32(number_format.largest + step / 2), np.float32(number_format.least / 2)
+    first_beyond, last_underflow = _limits(precision)
     flat = np.ascontiguousarray(array).reshape(-1)
     for start in range(0, flat.size, _PIECE):
         part = slice(start, start + _PIECE)

@@ -21,7 +21,7 @@ from precisionlab.plan.arithmetic import Constants
 from precisionlab.plan.assign import around_of, is_lowered, precision_inside, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.rewrite.constants import UNCLAMPED, clamped_number, is_clamped, round_scalar
+from precisionlab.rewrite.constants import UNCLAMPED, clamped_in, round_scalar
 
 # A constant that holds this share of its values in what underflows is worth a word; weights near zero
 # underflow in every model and do no harm.
@@ -277,16 +277,12 @@ def _clamped(constant: ir.Value, precision: Precision, policy: Constants, *, sma
 
     One that lies beyond the precision is worth a word also where it does no harm: a Cast makes Inf of it.
     """
-    if policy is not Constants.CLAMPED or not is_clamped(constant, precision):
+    changed = clamped_in(constant, precision) if policy is Constants.CLAMPED else None
+    if changed is None or all(use.node.op_type in _NOT_AS_THEY_ARE for use in constant.uses()):
         return None
-    if all(use.node.op_type in _NOT_AS_THEY_ARE for use in constant.uses()):
-        return None
-    values = _values(constant)
-    assert values is not None
-    changed = clamped_number(values, precision)
-    assert changed is not None
+    assert constant.const_value is not None
     value, nearest = changed
-    if abs(value) < abs(nearest) and (values.size > _SCALAR or not small):
+    if abs(value) < abs(nearest) and (constant.const_value.size > _SCALAR or not small):
         return None
     said = f"constant {value:.3g} is clamped to {nearest:.5g}, the nearest that {precision} has"
     return Cause((CauseKind.CONSTANT_CLAMPED,), said)

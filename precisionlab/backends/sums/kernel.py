@@ -13,6 +13,7 @@ do, but of its operand unfolded, as often as a kernel has taps (`benchmarks/sums
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ _TILE = 512
 """Outputs that are worked on at a time: their sums and 16 rows of what they take stay in a core's first cache."""
 
 
+@cache
 def check_processor() -> None:
     """Raises OptionError on a processor that cannot round to half by itself (x86-64 of before 2013)."""
     features = binding.get_host_cpu_features()

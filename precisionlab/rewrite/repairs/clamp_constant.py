@@ -20,6 +20,7 @@ from precisionlab.rewrite.repairs.scaling import constant
 
 _MOVES = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Transpose", "Expand", "Identity", "Slice"})
 _ADDS = frozenset({"Add", "Sub", "Where"})
+_TAKES = _MOVES | _ADDS | {"Mul", "Softmax"}
 _SCALE = "mask"
 _ROOM = 2.0**-5
 """Of the mask: scores below this share of it lie far enough from it, times the least factor too."""
@@ -67,11 +68,13 @@ def _masks(node: ir.Node, bound: float) -> list[int]:
 def _sign(node: ir.Node, index: int, bound: float) -> int:
     """On which side of 0 the mask lies that a node takes there; 0 where it takes none."""
     value = node.inputs[index]
-    if value is None or not is_constant(value):
+    if value is None or node.op_type not in _TAKES or not is_constant(value):
         return 0
     assert value.const_value is not None
     numbers = value.const_value.numpy()
-    sides = [side for side in (-1, 1) if numbers.size and (side * numbers).max() > bound]
+    if not numbers.size:
+        return 0
+    sides = [side for side, largest in ((-1, -numbers.min()), (1, numbers.max())) if largest > bound]
     if len(sides) != 1 or (sides[0] * numbers).min() < -bound * _ROOM:
         return 0
     far = sides[0] * numbers > bound
