@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -42,6 +43,9 @@ _SHARED = frozenset(
 _ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion", "DoubleQDQPairsRemover"]
 
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * 1024**2
+
+_READERS, _WORTH_THREADS = 4, 64 * 1024**2
+"""Threads that read weights side by side, where there are so many bytes of them."""
 
 _MANY = 1000
 """Nodes of a graph whose session is hundreds of thousands of small blocks."""
@@ -190,10 +194,22 @@ def _create(
     finally:
         for name, tensor in large.items():
             graph.graph.initializers[name].const_value = tensor
-    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(t.numpy())) for t in large.values()]
+    values = _shared(list(large.values()))
     options.add_external_initializers(list(large), values)
     session = ort.InferenceSession(content, options, providers=list(providers), disabled_optimizers=_ACROSS_LAYERS)
     return session, values
+
+
+def _shared(tensors: Sequence[ir.TensorProtocol]) -> list[ort.OrtValue]:
+    """The tensors' contents as a session takes them. Many are read, and rounded, side by side."""
+
+    def value(tensor: ir.TensorProtocol) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+
+    if sum(tensor.nbytes for tensor in tensors) < _WORTH_THREADS:
+        return [value(tensor) for tensor in tensors]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(value, tensors))
 
 
 @cache
