@@ -17,7 +17,18 @@ from precisionlab.model import Model
 
 THOROUGH = frozenset(
     {
-        *("browser", "determinism", "engines", "executors", "fuzz", "kill", "memory", "node_models", "overridden"),
+        *(
+            "browser",
+            "determinism",
+            "engines",
+            "executors",
+            "fuzz",
+            "kill",
+            "memory",
+            "node_models",
+            "overridden",
+            "page_commands",
+        ),
         *("rtx_layers", "strange_runs", "streams", "trt_explicit", "trt_looking", "trt_plugins"),
         *("trt_layouts", "trt_strong", "trt_told", "trt_tuning", "two_users", "typed_double"),
     }

@@ -28,9 +28,7 @@ _MICROSOFT = "com.microsoft"  # whose own operators have it at every opset
 
 def onnxruntime_model(subject: Subject) -> Export:
     """The model's bytes. Raises PlanError where no layer is in int8, ModelError where the file would exceed 2 GiB."""
-    quantized = [layer.nodes[0] for layer in subject.model.layers if precision_of(layer, subject.plan).is_quantized]
-    if not quantized:
-        raise PlanError("the plan has no int8 layer, and a Q/DQ model has nothing else; export it as typed-onnx")
+    quantized = check_quantizes(subject)
     _ = subject.scales  # says so where there are none
     assert subject.table is not None
     model = subject.model.onnx.clone()
@@ -50,6 +48,14 @@ def onnxruntime_model(subject: Subject) -> Export:
             f"{subject.path}: with its weights the Q/DQ model is larger than the 2 GiB that one ONNX file can have"
         ) from None
     return Export(content, notes=_notes(subject, quantizer.domain))
+
+
+def check_quantizes(subject: Subject) -> list[str]:
+    """The first node of each int8 layer. Raises PlanError where there is none."""
+    found = [layer.nodes[0] for layer in subject.model.layers if precision_of(layer, subject.plan).is_quantized]
+    if not found:
+        raise PlanError("the plan has no int8 layer, and a Q/DQ model has nothing else; export it as typed-onnx")
+    return found
 
 
 class _Quantizer:

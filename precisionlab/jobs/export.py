@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import onnx
 
 from precisionlab.backends.registry import RTX
 from precisionlab.backends.tensorrt.plugins import libraries_of
@@ -16,6 +13,7 @@ from precisionlab.backends.tuning import UNTUNED, Tuning
 from precisionlab.calibration.release_here import default_release
 from precisionlab.errors import OptionError, PlanError
 from precisionlab.export import Export, Subject
+from precisionlab.export.offers import names_in_file
 from precisionlab.export.tuned import check_weakly
 from precisionlab.jobs.needs import Needs
 from precisionlab.jobs.plan_source import arithmetic_of, is_told, layered_for, model_of, run_beside, source_of
@@ -121,7 +119,7 @@ def export_plan(
         asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
         profiles, *more = found.profiles(shapes) if target in _SHAPED else ({},)
         subject = Subject(
-            loaded, asked, table, profiles, _names(loaded), tensorrt or default_release(), prepared, hold_float,
+            loaded, asked, table, profiles, names_in_file(loaded), tensorrt or default_release(), prepared, hold_float,
             tuning, libraries, more_profiles=tuple(more),
         )  # fmt: skip
         if target == TYPED:
@@ -180,22 +178,6 @@ def _prepared(model: Model, out: Path | None) -> Path | None:
     _required(out, repaired if model.repairs else inlined if model.is_inlined else lifted)
     assert out is not None
     return out.parent / prepared_name(model)
-
-
-def _names(model: Model) -> Counter[str]:
-    """How often the file that is handed on gives each name to a node, those in bodies of others included."""
-    if model.exported is not None:
-        return Counter(name for scope in model.scopes for name in scope.node)
-    proto = onnx.load_model(model.path, load_external_data=False)
-    return Counter(node.name for node in _nodes(proto.graph) if node.name)
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
 
 
 def _trtexec(subject: Subject, out: Path | None) -> Export:

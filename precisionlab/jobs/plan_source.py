@@ -85,7 +85,16 @@ def model_of(run: Mapping[str, Any], plan: Path) -> str:
         raise PlanError(
             f"{plan}: no {RUN_FILE} beside it says which model and data it belongs to; give --model and --data"
         )
-    return str(run["model"]["path"])
+    return located(run, str(run["model"]["path"]))
+
+
+def located(run: Mapping[str, Any], path: str) -> str:
+    """A path of `run.json`: one that is not there from here is looked for below the folder that the run began in."""
+    begun = run.get("started_in")  # runs of older versions do not say
+    if not isinstance(begun, str) or Path(path).exists():
+        return path
+    there = Path(begun) / path
+    return str(there) if there.exists() else path
 
 
 def arithmetic_of(content: Any, plan: Path) -> Arithmetic:
@@ -173,8 +182,9 @@ def source_of(run: Mapping[str, Any], data: str | Path | None) -> Source:
     if data is None and folder is not None and is_hook(folder) and not Path(folder).is_dir():
         raise _code("samples", folder, "--data")
     shapes = {name: tuple(shape) for name, shape in known["shapes"].items()}
+    own = None if folder is None else located(run, folder)
     return Source(
-        folder if data is None else data,
+        own if data is None else data,
         {} if data is not None else shapes,
         known["limit"],
         known["seed"],

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
+from precisionlab.errors import ModelError
 from precisionlab.model.graph import Model
 from precisionlab.model.save import embedded, save_model
 
@@ -54,3 +56,14 @@ def prepared_name(model: Model) -> str:
 def prepared_proto(prepared: ir.Model) -> onnx.ModelProto:
     """The content of the copy, weights of other files inside it."""
     return ir.to_proto(embedded(prepared))
+
+
+def read_again(model: Model, *, weights: bool) -> onnx.ModelProto:
+    """The model's own file; without `weights` those beside it are left there. Raises ModelError where it is gone."""
+    try:
+        return onnx.load_model(model.path, format="protobuf", load_external_data=weights)
+    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:  # the last of external data
+        why = (error.strerror if isinstance(error, OSError) else "") or "it can no longer be read"
+        raise ModelError(
+            f"{model.path}: gone or changed since the run began: {why}; put it back, or sweep again"
+        ) from None

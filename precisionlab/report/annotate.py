@@ -24,11 +24,9 @@ from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from precisionlab.backends.memory import largest_copy
-from precisionlab.errors import ModelError
-from precisionlab.model.prepared import prepared_proto
+from precisionlab.model.prepared import prepared_proto, read_again
 from precisionlab.report.cells import Row, as_flag, as_number, as_text
 
 if TYPE_CHECKING:
@@ -58,20 +56,14 @@ def why_not_annotated(model: Model, memory: int | None = None) -> str:
 
 def annotated_model(model: Model, layers: Iterable[Row]) -> bytes:
     """The file of the copy; `layers` are the rows of `layers.csv`. Raises ModelError where the file cannot be read."""
-    proto = prepared_proto(model.exported) if model.exported is not None and model.is_inlined else _read(model)
+    proto = (
+        prepared_proto(model.exported)
+        if model.exported is not None and model.is_inlined
+        else read_again(model, weights=True)
+    )
     annotate(proto, model, layers)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def _read(model: Model) -> onnx.ModelProto:
-    try:
-        return onnx.load_model(model.path, format="protobuf")
-    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:  # the last of external data
-        why = (error.strerror if isinstance(error, OSError) else "") or "it can no longer be read"
-        raise ModelError(
-            f"{model.path}: gone or changed since the run began: {why}; put it back, or sweep again"
-        ) from None
 
 
 def annotate(proto: onnx.ModelProto, model: Model, layers: Iterable[Row]) -> None:

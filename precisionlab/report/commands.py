@@ -26,11 +26,15 @@ class Command:
 
 @dataclass(frozen=True)
 class Commands:
-    """The commands of one precision: to build its plan with other tools, and to check it."""
+    """The commands of one precision: to build its plan with other tools, and to check it.
+
+    `refused` says of tools, in a sentence each, why it cannot be had for them.
+    """
 
     title: str
     build: tuple[Command, ...]
     check: tuple[Command, ...]
+    refused: tuple[str, ...] = ()
 
 
 _TYPED = "typed-onnx"
@@ -45,29 +49,63 @@ _EXPORTS = (
 
 
 def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
-    """The commands for the plan of one precision."""
+    """The commands for the plan of one precision, with absolute paths: they run wherever they are typed."""
     folder = folder_of(run)
     plan = _path(str(folder / section.plan_file))
     stem = PurePath(section.plan_file).stem
     build = tuple(
         Command(words, _line("export", plan, "--format", target, "--out", _path(str(folder / name))))
         for target, suffix, words in _EXPORTS
-        if _is_offered(target, section)
+        if target in _use(section) - section.not_for.keys()
         for name in [_file_name(stem, target, suffix)]
     )
     data = run["data"]["folder"]
     # Code of the user's is only ever run because it stands on the command line.
-    code = [] if data is None or not is_hook(str(data)) else ["--data", str(data)]
-    code += [] if run["data"].get("metric") is None else ["--metric", str(run["data"]["metric"])]
+    code = _data(run) if data is not None and is_hook(str(data)) else []
+    code += _metric(run)
     each = " and ".join((*["repair"] * bool(section.repaired), *["pin"] * bool(section.pins or not section.repaired)))
     check = [Command(f"Measure the plan again, and that each {each} is needed", _line("verify", plan, *code))]
     if section.met:
         on_gpu = _line("verify", plan, *code, "--backend", "tensorrt")
         check.append(Command("The same with TensorRT on the GPU that will run it", on_gpu))
-    sample_options = [] if data is None else ["--data", _path(str(data))]
-    again = _line("sweep", _path(str(run["model"]["path"])), *sample_options, "--plan", plan)
+    held_to = _held_to(run, section.name)
+    beside = ["--out", _path(f"{folder}-{stem}")]
+    again = _line("sweep", _model(run), *_data(run), "--plan", plan, *held_to, *_metric(run), *beside)
     check.append(Command("Look at it on other data: give its folder as --data", again))
-    return Commands(section.title, build if section.met else (), tuple(check))
+    refused = tuple(f"{target}: {why}" for target, why in section.not_for.items() if target in _use(section))
+    return Commands(section.title, build if section.met else (), tuple(check), refused)
+
+
+def _model(run: Mapping[str, Any]) -> str:
+    return _path(str(_absolute(run, str(run["model"]["path"]))))
+
+
+def _data(run: Mapping[str, Any]) -> list[str]:
+    """The samples of the run as options; of random ones the shapes."""
+    data = run["data"]
+    if data["folder"] is not None:
+        return ["--data", _named(run, str(data["folder"]))]
+    shapes = (f"{name}:{'x'.join(map(str, shape))}" for name, shape in data.get("shapes", {}).items())
+    return [word for shape in shapes for word in ("--shape", shape)]
+
+
+def _metric(run: Mapping[str, Any]) -> list[str]:
+    metric = run["data"].get("metric")
+    return [] if metric is None else ["--metric", _named(run, str(metric))]
+
+
+def _named(run: Mapping[str, Any], spec: str) -> str:
+    """A folder, or code of the user's; a module is found by its name, and a file like other paths."""
+    if not is_hook(spec):
+        return _path(str(_absolute(run, spec)))
+    module, _, name = spec.rpartition(":")
+    return f"{_absolute(run, module)}:{name}" if module.endswith(".py") else spec
+
+
+def _held_to(run: Mapping[str, Any], precision: str) -> list[str]:
+    """What the precision was held to, as options."""
+    bounds = bounds_of(str(run["tolerance"][precision]))
+    return [word for bound in bounds for word in ("--tolerance", str(bound))]
 
 
 def next_command(run: Mapping[str, Any], section: PrecisionSection) -> Command:
@@ -85,9 +123,11 @@ def _file_name(stem: str, target: str, suffix: str) -> str:
     return (name.replace(".", "_") if suffix == ".py" else name) + suffix
 
 
-def _is_offered(target: str, section: PrecisionSection) -> bool:
-    """Whether an export is of use for the plan."""
-    return {"onnxruntime": is_quantized(section.name), "repaired-onnx": bool(section.repaired)}.get(target, True)
+def _use(section: PrecisionSection) -> frozenset[str]:
+    """The formats that are of use for the plan, whether or not it can be had in them."""
+    useless = {"onnxruntime"} if not is_quantized(section.name) else set[str]()
+    useless |= {"repaired-onnx"} if not section.repaired else set()
+    return frozenset(target for target, _, _ in _EXPORTS) - useless
 
 
 def longer_command(run: Mapping[str, Any]) -> str:
@@ -115,26 +155,24 @@ def repair_command_line(run: Mapping[str, Any], precision: str) -> str:
 
     "" for a run on random inputs: a repair is held to samples.
     """
-    data, metric = run["data"]["folder"], run["data"].get("metric")
-    if data is None:
+    if run["data"]["folder"] is None:
         return ""
-    held_to = [word for bound in bounds_of(str(run["tolerance"][precision])) for word in ("--tolerance", str(bound))]
-    measured = [] if metric is None else ["--metric", str(metric)]
-    given = ["--data", _path(str(data)), "--precision", precision]
-    return _line("repair", _path(str(run["model"]["path"])), *given, *held_to, *measured)
+    given = [*_data(run), "--precision", precision, *_held_to(run, precision), *_metric(run)]
+    return _line("repair", _model(run), *given)
 
 
 def run_commands(run: Mapping[str, Any]) -> tuple[Command, ...]:
     """What can be done with the run as a whole."""
-    folder = _path(str(folder_of(run)))
-    command = [str(word) for word in run["command"]]
     # A sweep that a program called has no command line of its own.
-    again = [Command("Run it all again", shlex.join(command))] if command[:1] == ["precisionlab"] else []
-    return (
-        *again,
-        open_command(run),
-        Command("Compare it with another run", f"{_line('diff', folder)} OTHER_RUN"),
-    )
+    command = [str(word) for word in run["command"]]
+    again = [Command("Run it all again", in_its_folder(run, shlex.join(command)))]
+    return (*(again if command[:1] == ["precisionlab"] else ()), open_command(run))
+
+
+def in_its_folder(run: Mapping[str, Any], line: str) -> str:
+    """A command as it was typed, in the folder where it was; runs of older versions do not say where that is."""
+    begun = run.get("started_in")
+    return f"cd {shlex.quote(str(begun))} && {line}" if begun else line
 
 
 def open_command(run: Mapping[str, Any]) -> Command:
@@ -143,8 +181,13 @@ def open_command(run: Mapping[str, Any]) -> Command:
 
 
 def folder_of(run: Mapping[str, Any]) -> PurePath:
-    """The run's folder as it was given; runs of older versions did not note it, and stand in the current one."""
-    return PurePath(str(run.get("folder") or "."))
+    """The run's folder; runs of older versions did not note it, and stand in the current one."""
+    return _absolute(run, str(run.get("folder") or "."))
+
+
+def _absolute(run: Mapping[str, Any], path: str) -> PurePath:
+    """A path that was given; as it is where an older version did not note where the run was started."""
+    return PurePath(str(run.get("started_in") or ""), path)
 
 
 def _path(path: str) -> str:

@@ -13,6 +13,7 @@ from precisionlab.compare.confidence import inconclusive_bounds
 from precisionlab.compare.tolerance import Tolerance
 from precisionlab.evaluate.prepare import Prepared, Source
 from precisionlab.evaluate.run_folder import RunFolder
+from precisionlab.export.offers import names_in_file, refusals
 from precisionlab.model import Model
 from precisionlab.model.compiled import Fusions
 from precisionlab.model.held import held_layers, held_text
@@ -55,7 +56,8 @@ def run_facts(
 ) -> dict[str, Any]:
     """The content of `run.json`; `engines` are those that the plans were measured on, None where all is emulated.
 
-    `folder` is the run's own, as it was given: commands that the report shows name it.
+    `folder` is the run's own, as it was given: commands that the report shows name it, below the folder that the run
+    was started in, as they do with other paths that were given so.
     """
     backend, dataset, model = ready.backend, ready.dataset, ready.backend.model
     known = versions()
@@ -67,6 +69,7 @@ def run_facts(
         "versions": {**known, "python": sys.version.split()[0]},
         "command": [Path(sys.argv[0]).name.replace("__main__.py", "precisionlab"), *sys.argv[1:]],
         "folder": str(folder),
+        "started_in": str(Path.cwd()),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "backend": backend.name,
         "figures": backend.figures,
@@ -103,9 +106,20 @@ def run_facts(
         "seconds": round(seconds, 3),
         "annotated": {"file": None if note else ANNOTATED, "note": note},
         "precisions": {
-            r.precision.value: {**_precision_facts(model, r, names), **_own_groups(r, fusions)} for r in results
+            r.precision.value: {
+                **_precision_facts(model, r, names),
+                "not_for": _not_for(model, r) if r.met and not note else {},
+                **_own_groups(r, fusions),
+            }
+            for r in results
         },
     }
+
+
+def _not_for(model: Model, result: PrecisionResult) -> dict[str, str]:
+    """Why the plan found cannot be exported for some tools; not asked of models that are too large for a copy."""
+    repaired = model if result.repaired is None else result.repaired.model
+    return refusals(repaired, result.plan, result.table, names_in_file(repaired))
 
 
 def _held(model: Model) -> dict[str, Any]:

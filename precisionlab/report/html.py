@@ -43,7 +43,14 @@ from precisionlab.report.cells import (
     visible,
 )
 from precisionlab.report.columns import SCHEMAS
-from precisionlab.report.commands import commands_of, longer_command, next_command, run_commands
+from precisionlab.report.commands import (
+    commands_of,
+    folder_of,
+    in_its_folder,
+    longer_command,
+    next_command,
+    run_commands,
+)
 from precisionlab.report.details import error_labels
 from precisionlab.report.graph import draw_graph
 from precisionlab.report.hazards import hazards
@@ -124,7 +131,8 @@ def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str,
         spreads=spreads_of(tables.samples),
         commands=[commands_of(run, section) for section in sections],
         run_commands=run_commands(run),
-        longer=longer_command(run),
+        longer=in_its_folder(run, longer) if (longer := longer_command(run)) else "",
+        folder=str(folder_of(run)),
         graph=draw_graph(tables.layers, list(run["precisions"])) if kind == "page" else None,
         variants=variants,
         outputs=list(dict.fromkeys(row["output"] for row in tables.variants if not is_part(row))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +94,12 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def redraw(files: RunFiles) -> str:
-    """The page of `report.html`, from the run's files alone. Raises OptionError where a value is none of a sweep's."""
+    """The page of `report.html`, from the run's files alone; commands on it name the folder where these lie now.
+
+    Raises OptionError where a value is none of a sweep's.
+    """
     with values_told(str(files.folder)):
-        return page_of(files)
+        return page_of(replace(files, run={**files.run, "folder": str(files.folder.absolute())}))
 
 
 @contextmanager

@@ -58,7 +58,8 @@ class PrecisionSection:
     `proven` says whether no pin can be released; None where none was to be proved; `strict`, that this holds for more
     than was asked. `absorbed` is the number of tensors with an Inf that does the outputs no harm. `fused` says whether
     a pinned layer has nodes of other names. `repairs` are those that apply and were not tried, `repaired` counts those
-    that the plan has. `released` names the figure that stands for released pins.
+    that the plan has. `not_for` says of tools why the plan cannot be had for them. `released` names the figure that
+    stands for released pins.
     """
 
     name: str
@@ -95,6 +96,7 @@ class PrecisionSection:
     table: str | None
     around: str | None
     plan_file: str
+    not_for: Mapping[str, str]
     repaired_parts: RepairedView | None
     low: VariantView | None
     mixed: VariantView | None
@@ -155,8 +157,7 @@ def section_of(
     touched = int(facts["touched"])
     rows = [row for row in tables.layers if row["precision"] == name]
     views = tuple(map(layer_view, rows))
-    pins = plans[name].pins if name in plans else ()
-    repairs = plans[name].repairs if name in plans else ()
+    pins, repairs = (plans[name].pins, plans[name].repairs) if name in plans else ((), ())
     verdict = verdict_in(run, name)
     reference, low, *changed = (
         _variant(tables.variants, v) for v in ("fp32", name, f"{name} mixed", f"{name} repaired")
@@ -203,6 +204,7 @@ def section_of(
         table=facts["table"] if is_quantized(name) else None,
         around=plans[name].around.value.upper() if name in plans and is_quantized(name) else None,
         plan_file=plan_files(run["precisions"])[name],
+        not_for=facts.get("not_for") or {},  # nor of this
         low=low,
         mixed=mixed,
         layers=tuple(ranked),
