@@ -14,19 +14,26 @@ if TYPE_CHECKING:
 
 
 def emulation(
-    model: Model, dataset: Dataset, threads: int | None, memory: int | None = None, device: str = "cpu"
+    model: Model,
+    dataset: Dataset,
+    threads: int | None,
+    memory: int | None = None,
+    device: str = "cpu",
+    shaped: Model | None = None,
 ) -> OnnxRuntimeBackend:
     """The emulation, ready for the model at the shapes of the dataset's first sample.
 
-    `memory` is what this process may take; None: half of the machine's. `device` is `cpu`, `cuda` or `cuda:N`. Raises
-    ModelError where the model does not run, OptionError where the memory is too little for it or there is no such
-    device, EngineError where a GPU cannot be used.
+    `memory` is what this process may take; None: half of the machine's. `device` is `cpu`, `cuda` or `cuda:N`. `shaped`
+    is what the model is a repaired one of, at those shapes: then they are not looked for again. Raises ModelError where
+    the model does not run, OptionError where the memory is too little for it or there is no such device, EngineError
+    where a GPU cannot be used.
     """
     from precisionlab.backends.memory import default_memory
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 
     memory = memory or default_memory()
-    return OnnxRuntimeBackend(model, next(iter(dataset)), threads, memory=memory, device=device_of(device))
+    first = next(iter(dataset))
+    return OnnxRuntimeBackend(model, first, threads, memory=memory, device=device_of(device), shaped=shaped)
 
 
 def device_of(device: str) -> Device:

@@ -38,7 +38,7 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.copiers import CopierOf, copier_of
 from precisionlab.rewrite.flow import LayerCopier
-from precisionlab.rewrite.observe import Flow, Segment, cut, shape_probes
+from precisionlab.rewrite.observe import Flow, Segment, cut, shape_probes, shapes_beside
 from precisionlab.rewrite.switched import base_of
 from precisionlab.rewrite.toggle import stage_ends, stage_need
 
@@ -69,8 +69,11 @@ class OnnxRuntimeBackend(Backend):
         budget: int | None = None,
         memory: int | None = None,
         device: Device = CPU,
+        shaped: Model | None = None,
     ) -> None:
         """`first` is a sample that says the shapes, `device` where graphs run.
+
+        `shaped` is what the model is a repaired one of, or has other layers than, at the shapes of that sample.
 
         `budget` is how much a segment may show for a sample, by default what `memory`, the bytes that this process may
         take, leaves for that.
@@ -83,7 +86,7 @@ class OnnxRuntimeBackend(Backend):
         # A GPU has its own memory; what it has to hold is one sample at a time, and of that a segment.
         self.share = UNLIMITED if memory is None or device is not CPU else share_of(memory, model)
         self.budget = self.share.segment if budget is None else budget
-        self.model = at_shapes(model, self._shapes(model, first))
+        self.model = at_shapes(model, self._shapes(model, first, shaped))
         self._kept = KeptOutputs(memory)
         self._references: dict[str, Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]] = {}
         self._lock = Lock()
@@ -91,7 +94,7 @@ class OnnxRuntimeBackend(Backend):
         self._ranking: SensitivityParts | None = None
         self._original: OnnxRuntimeBackend | None = None
         if model.original is not None and model.is_rounded_by_repairs:
-            self._original = OnnxRuntimeBackend(model.original, first, threads, budget, memory, device)
+            self._original = OnnxRuntimeBackend(model.original, first, threads, budget, memory, device, shaped)
 
     @property
     def cuts(self) -> dict[str, list[int]]:
@@ -102,8 +105,11 @@ class OnnxRuntimeBackend(Backend):
             found[str(shown)] = list(accumulate(len(part) for part in parts))
         return found
 
-    def _shapes(self, model: Model, first: Sample) -> dict[str, tuple[int, ...]]:
+    def _shapes(self, model: Model, first: Sample, shaped: Model | None) -> dict[str, tuple[int, ...]]:
         shapes = {name: array.shape for name, array in first.inputs.items()}
+        known = None if shaped is None else shapes_beside(model, shaped)
+        if known is not None:
+            return {**shapes, **known}
         state = dict(first.inputs)
         # Of values nothing is shown, and their size is not known yet: only weights and nodes can be a reason to part.
         for probe in shape_probes(model, cut(model, 0, self.budget, self.share.weights, self.share.nodes)):

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from precisionlab.data.batches import (
 )
 from precisionlab.data.conform import fit
 from precisionlab.data.images import read_image
+from precisionlab.data.kept import KeptSamples
 from precisionlab.data.listing import find_listing, read_labels, read_listing
 from precisionlab.data.manifest import MANIFEST, InputSpec, Manifest, check_manifest, inside, read_manifest
 from precisionlab.data.picture import IMAGE_SUFFIXES
@@ -72,6 +73,7 @@ class Folder:
     left: int
     labels: Mapping[str, str]
     about: tuple[str, ...]
+    kept: KeptSamples = field(default_factory=KeptSamples, compare=False, repr=False)
 
     repeatable = True
 
@@ -98,7 +100,7 @@ class Folder:
         """All samples, each read when it is asked for."""
         with closing(_Stacks(self._row_inputs)) as stacks:
             for name, parts in self.samples.items():
-                yield Entry(name, partial(self._sample, name, parts, stacks))
+                yield Entry(name, partial(self.kept.of, name, partial(self._sample, name, parts, stacks)))
 
     def sha256(self, names: Sequence[str], digests: Mapping[str, str], labels: Mapping[str, str]) -> str:
         """Covers manifest, labels, listing and the samples' files, by name and content."""

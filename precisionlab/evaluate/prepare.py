@@ -68,7 +68,8 @@ class Prepared:
 
         Other layers are known to this process alone; only those that patterns make can be shared out.
         """
-        local = emulation(model, self.dataset, threads, self.local.memory, self.local.runs_on.name)
+        own = self.local
+        local = emulation(model, self.dataset, threads, own.memory, own.runs_on.name, shaped=own.model)
         return replace(self, local=local, backend=shared_out(local, self.dataset, executor))
 
     def engines(

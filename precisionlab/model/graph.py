@@ -201,7 +201,9 @@ class Model:
     whatever is pinned; where the end was cut off, the `tail`, without it. `exported` is the same for other tools,
     with the tail. `folded` counts the bytes of constants that are in memory beside those that were computed from
     them. `gone` are tensors of the file that are not here: each with the one that has its values, None for those
-    that are constants. `idle` are the nodes of the file that hand on values of those that are here.
+    that are constants. `idle` are the nodes of the file that hand on values of those that are here. `declared` are the
+    tensors as the model says them, whatever shapes `tensors` has them at. A repaired model has `copies`: tensors that
+    are computed a second time, each with the one of the original that it is like.
     """
 
     path: Path
@@ -223,6 +225,8 @@ class Model:
     inner: Mapping[str, InnerTensor] = field(default_factory=dict)
     repairs: tuple[Repair, ...] = ()
     original: Model | None = field(default=None, repr=False, compare=False)
+    declared: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False, compare=False)
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:

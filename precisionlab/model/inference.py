@@ -25,7 +25,7 @@ def infer_types(model: ir.Model) -> None:
     # onnx-ir's warning with a traceback where it has to stop would only frighten.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
-    computed = (value.shape for value in _values(model.graph) if not value.is_initializer())
+    computed = (value.shape for value in values_of(model.graph) if not value.is_initializer())
     if can_follow_values(shape for shape in computed if shape is not None):
         passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
 
@@ -52,10 +52,11 @@ def tensors_of(model: ir.Model, graph: ir.Graph | None = None) -> dict[str, Tens
     """Type and shape of each value of the main graph, or of a `graph` inside it, as its values say."""
     graph = model.graph if graph is None else graph
     containers = _containers(graph, opset_of(model))
-    return {str(v.name): _tensor_info(v, v not in containers) for v in _values(graph) if v.name}
+    return {str(v.name): tensor_info(v, v not in containers) for v in values_of(graph) if v.name}
 
 
-def _values(graph: ir.Graph) -> list[ir.Value]:
+def values_of(graph: ir.Graph) -> list[ir.Value]:
+    """The inputs, constants and node outputs of a graph."""
     return [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
 
 
@@ -78,7 +79,8 @@ def _containers(graph: ir.Graph, opset: int) -> set[ir.Value]:
     return found
 
 
-def _tensor_info(value: ir.Value, is_tensor: bool) -> TensorInfo:
+def tensor_info(value: ir.Value, is_tensor: bool = True) -> TensorInfo:
+    """A value's name, type and shape, as it says them itself."""
     dtype = value.dtype if is_tensor and isinstance(value.type, ir.TensorType) else None
     shape = None
     if value.shape is not None:

@@ -25,7 +25,7 @@ from precisionlab.model.fold import fold_constants
 from precisionlab.model.functions import inline_functions
 from precisionlab.model.graph import DIMS, Model, TensorInfo
 from precisionlab.model.idle import drop_idle
-from precisionlab.model.inference import inferred, tensors_of
+from precisionlab.model.inference import inferred, tensor_info, tensors_of, values_of
 from precisionlab.model.layers import layers_of, multiply_adds
 from precisionlab.model.lift import OWN, lift
 from precisionlab.model.light import big_as_inputs
@@ -89,15 +89,19 @@ def load_model(path: Path) -> Model:
     )
 
 
-def with_graph(original: Model, graph: ir.Model, repairs: tuple[Repair, ...]) -> Model:
+def with_graph(
+    original: Model, graph: ir.Model, repairs: tuple[Repair, ...], copies: Mapping[str, str] | None = None
+) -> Model:
     """The model with these repairs, which have made `graph` of its own; engines and tools are given that graph.
 
-    Raises ModelError where types and shapes cannot be inferred of it.
+    `copies` are tensors that it computes a second time, each with the one of the original that it is like. Raises
+    ModelError where types and shapes cannot be inferred of it.
     """
+    copies = copies or {}
     with _as_graph(original.path):
         name_nodes(graph.graph)
-        typed = inferred(graph)
-        known = _known(graph, typed)
+        declared = _as_declared(original, graph, copies)
+        known = _known(graph, inferred(graph)) if declared is None else {graph.graph: declared}
     exported = graph
     if original.tail is not None:
         exported = graph.clone()
@@ -113,8 +117,28 @@ def with_graph(original: Model, graph: ir.Model, repairs: tuple[Repair, ...]) ->
         idle=(),
         repairs=repairs,
         original=original,
+        copies=copies,
         **_layered(graph, known),
     )
+
+
+def _as_declared(original: Model, graph: ir.Model, copies: Mapping[str, str]) -> dict[str, TensorInfo] | None:
+    """The tensors of a repaired graph, where each is one of the original's or like one; None where they are inferred.
+
+    What keeps its name in a repair keeps its type and shape: to infer them takes as long as all else that is made of a
+    small model.
+    """
+    if original.bodies:
+        return None
+    found = {}
+    for value in values_of(graph.graph):
+        name = str(value.name)
+        info = tensor_info(value) if value.is_initializer() else original.declared.get(copies.get(name, name))
+        if value.name and info is None:
+            return None
+        if value.name and info is not None:
+            found[name] = _lifted(replace(info, name=name))
+    return found
 
 
 def _known(model: ir.Model, typed: ir.Model) -> dict[ir.Graph, dict[str, TensorInfo]]:
@@ -133,7 +157,7 @@ def _layered(model: ir.Model, known: Mapping[ir.Graph, dict[str, TensorInfo]]) -
     bodies = bodies_of(model, known, functions)
     layers = with_islands(layers_of(model.graph, tensors, functions, bodies), bodies)
     layers, inner = with_inside(layers, model.graph, tensors, bodies)
-    return {"tensors": tensors, "layers": layers, "bodies": bodies, "inner": inner}
+    return {"tensors": tensors, "declared": tensors, "layers": layers, "bodies": bodies, "inner": inner}
 
 
 def _checked(path: Path) -> tuple[tuple[Path, ...], bool]:

@@ -14,7 +14,7 @@ from itertools import accumulate
 import onnx_ir as ir
 
 from precisionlab.calibration.table import CalibrationTable
-from precisionlab.model import Layer, Model
+from precisionlab.model import Layer, Model, TensorInfo
 from precisionlab.model.flow import FLOATS
 from precisionlab.model.lift import OWN
 from precisionlab.plan.assign import format_of, inside_format, is_lowered, is_reference
@@ -267,6 +267,27 @@ _UNSHAPED = frozenset(
 """What a model quantises to by itself and ONNX Runtime has no kernel for that tells its shape: it is the input's."""
 
 
+def _is_probed(info: TensorInfo) -> bool:
+    # ONNX Runtime 1.32 loses a scalar that only a subgraph takes besides, when it folds its shape.
+    return info.dtype is not None and info.dtype not in _UNSHAPED and info.shape != ()
+
+
+def shapes_beside(model: Model, original: Model) -> dict[str, tuple[int, ...]] | None:
+    """What probes of a repaired model would find, where the original is at the shapes of the same data.
+
+    None where it has tensors that the original has not.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for name in (name for layer in model.layers for name in layer.outputs):
+        if not name or not _is_probed(model.tensors[name]):
+            continue
+        shape = original.tensors[of].shape if (of := model.copies.get(name, name)) in original.tensors else None
+        if shape is None or not all(isinstance(length, int) for length in shape):
+            return None
+        found[name] = tuple(int(str(length)) for length in shape)
+    return found
+
+
 def shape_probes(model: Model, parts: Sequence[Sequence[Layer]]) -> Iterator[Probe]:
     """A probe for each of the cut `parts` of the model, made when it is its turn."""
     inputs = {info.name for info in model.inputs}
@@ -296,9 +317,7 @@ def _probe(model: Model, part: Sequence[Layer], wanted: set[str], inputs: set[st
         outputs = copier.reference(layer, environment, "")
         environment.update(outputs)
         for value, copied in outputs.items():
-            known = model.tensors[str(value.name)]
-            # ONNX Runtime 1.32 loses a scalar that only a subgraph takes besides, when it folds its shape.
-            if known.dtype is not None and known.dtype not in _UNSHAPED and known.shape != ():
+            if _is_probed(model.tensors[str(value.name)]):
                 shape = builder.op("Shape", [copied], f"shape/{value.name}")
                 shape.type = ir.TensorType(ir.DataType.INT64)
                 shapes[str(shape.name)] = str(value.name)

@@ -79,6 +79,32 @@ def test_samples_come_in_the_order_of_their_names(folder: Path, one: Model) -> N
     assert not dataset.is_random
 
 
+def test_small_samples_are_read_once_and_each_time_have_arrays_of_their_own(folder: Path, one: Model) -> None:
+    np.save(folder / "a.npy", np.ones((1, 3), np.float32))
+    dataset = open_dataset(folder, one, None, 0)
+    (first,) = dataset
+    first.inputs["x"][:] = 7
+    (folder / "a.npy").unlink()
+
+    assert [s.inputs["x"].tolist() for s in dataset] == [[[1, 1, 1]]]
+    with pytest.raises(DataError, match="No such file"):
+        list(pickle.loads(pickle.dumps(dataset)))
+
+
+def test_samples_beyond_the_room_for_them_are_read_again(
+    folder: Path, one: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precisionlab.data.kept._ROOM", 20)
+    for name in ("a.npy", "b.npy"):
+        np.save(folder / name, np.ones((1, 3), np.float32))
+    dataset = open_dataset(folder, one, None, 0)
+    assert len(list(dataset)) == 2
+    for name in ("a.npy", "b.npy"):
+        np.save(folder / name, np.zeros((1, 3), np.float32))
+
+    assert [float(s.inputs["x"].sum()) for s in dataset] == [3, 0]
+
+
 def test_a_missing_batch_dimension_is_added(folder: Path, one: Model) -> None:
     np.save(folder / "a.npy", np.float32([1, 2, 3]))
     assert read(folder, one)[0]["x"].shape == (1, 3)

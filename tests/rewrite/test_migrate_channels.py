@@ -17,8 +17,17 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import AS_WRITTEN, Session
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
+from precisionlab.model.inference import infer_tensors
 from precisionlab.precision import Precision
-from precisionlab.rewrite.repairs import MIGRATE, Sight, found_repairs, is_repairable, repaired_graph
+from precisionlab.rewrite.observe import shapes_beside
+from precisionlab.rewrite.repairs import (
+    MIGRATE,
+    Sight,
+    found_repairs,
+    is_repairable,
+    repaired_graph,
+    repaired_model,
+)
 from precisionlab.rewrite.repairs.channel_values import ChannelWatch
 from precisionlab.rewrite.repairs.migrate_channels import Group, groups_of
 from precisionlab.rewrite.repairs.scale_text import read_scales, scale_texts
@@ -293,6 +302,27 @@ def test_at_any_size_of_the_input_the_bits_are_the_same(
     x = np.ldexp(random(*shape_of(model)), power).astype(np.float32)
 
     assert np.array_equal(outputs(repaired_graph(model.onnx, repairs), x)[0], outputs(model.onnx, x)[0])
+
+
+@pytest.mark.parametrize("name", [*FOLDS, "computed twice"])
+def test_a_repaired_model_has_the_types_and_shapes_that_inference_and_a_run_find(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, weights = FOLDS[name][:2] if name in FOLDS else (TestComputedTwice.RESIDUAL, TestComputedTwice.WEIGHTS)
+    first = load(proto(body, weights), tmp_path)
+    x = sample(x=random(*shape_of(first)))
+    model = OnnxRuntimeBackend(first, x, 1).model
+    with monkeypatch.context() as once:
+        once.setattr("precisionlab.model.load.inferred", None)  # nothing is inferred again
+        repaired = repaired_model(model, tuple(group.repair(some_scales(group, 0)) for group in groups_of(model)))
+
+    assert repaired.repairs
+    assert repaired.declared == infer_tensors(repaired.onnx)
+    beside, alone = OnnxRuntimeBackend(repaired, x, 1, shaped=model).model, OnnxRuntimeBackend(repaired, x, 1).model
+    assert shapes_beside(repaired, model) is not None
+    assert beside.tensors == alone.tensors
+    assert beside.layers == alone.layers
+    assert bool(repaired.copies) == (name not in FOLDS)
 
 
 class TestComputedTwice:

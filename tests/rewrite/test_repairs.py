@@ -20,9 +20,11 @@ from precisionlab.calibration.coarse import CoarseHistogram
 from precisionlab.calibration.histogram import histogram_of
 from precisionlab.errors import PlanError
 from precisionlab.model import Model, load_model
+from precisionlab.model.inference import infer_tensors
 from precisionlab.model.repair import Exactness, Repair
 from precisionlab.precision import Precision
-from precisionlab.rewrite.repairs import Sight, found_repairs, repaired_graph
+from precisionlab.rewrite.observe import shapes_beside
+from precisionlab.rewrite.repairs import Sight, found_repairs, repaired_graph, repaired_model
 
 FLOAT = TensorProto.FLOAT
 HALF = Precision.FP16.number_format
@@ -183,6 +185,15 @@ class TestSumOfSquares:
         repaired = repaired_graph(model.onnx, [repair])
 
         assert np.array_equal(outputs(model.onnx, inputs)[0], outputs(repaired, inputs)[0])
+
+    def test_types_and_shapes_are_inferred_where_it_makes_new_tensors(self, tmp_path: Path) -> None:
+        model, inputs = normalising(tmp_path, "an L2 normalisation"), {"x": random(4, 32, scale=2000)}
+
+        repaired = repaired_model(model, (only(model, inputs),))
+
+        assert repaired.tensors.keys() - model.tensors.keys()
+        assert repaired.declared == infer_tensors(repaired.onnx)
+        assert shapes_beside(repaired, model) is None
 
     def test_is_taken_back_by_the_factor_behind_where_the_mean_fits(self, tmp_path: Path) -> None:
         nodes = [

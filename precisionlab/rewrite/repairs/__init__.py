@@ -13,6 +13,7 @@ from precisionlab.model.load import with_graph
 from precisionlab.model.repair import Repair
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs.base import Proposal, RepairPass, Sight
+from precisionlab.rewrite.repairs.channel_starts import copies_in
 from precisionlab.rewrite.repairs.clamp_constant import ClampConstant
 from precisionlab.rewrite.repairs.log_hypot import LogHypot
 from precisionlab.rewrite.repairs.migrate_channels import MigrateChannels
@@ -102,7 +103,10 @@ def repaired_model(model: Model, repairs: tuple[Repair, ...]) -> Model:
     original = model.original or model
     if repairs and (why := why_left_alone(original)):
         raise PlanError(f"{original.path} {why}, and is not repaired; sweep it anew")
-    return with_graph(original, repaired_graph(original.onnx, repairs), repairs) if repairs else original
+    if not repairs:
+        return original
+    graph = repaired_graph(original.onnx, repairs)
+    return with_graph(original, graph, repairs, copies_in(graph.graph, original))
 
 
 def _can_be_carried_out(model: ir.Model, repair: Repair) -> bool:

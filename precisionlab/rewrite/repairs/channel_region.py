@@ -14,7 +14,7 @@ from precisionlab.rewrite.repairs.channel_products import convolution, gemm, mat
 from precisionlab.rewrite.repairs.channel_rules import RULES, Settled
 from precisionlab.rewrite.repairs.profiles import BlockedError, Profile, exponents, same
 from precisionlab.rewrite.repairs.region import Use
-from precisionlab.rewrite.repairs.scaling import constant
+from precisionlab.rewrite.repairs.scaling import constant_beside, other_names
 
 _LARGEST = 400
 """Values; a region of more than that is the whole model, and no search has an end."""
@@ -126,7 +126,8 @@ def _settle(node: ir.Node, values: Mapping[ir.Value, Profile]) -> Settled:
 def apply(graph: ir.Graph, region: ChannelRegion, scales: NDArray[np.int32]) -> None:
     """Scale the region's channels by 2^`scales`. A constant `x` that takes scales is called `x~channels`."""
     made = {use: region.changed(use, scales) for use in region.constants}
+    others = other_names(graph)
     for (node, index), numbers in made.items():
         value = node.inputs[index]
         assert value is not None
-        node.replace_input_with(index, constant(graph, numbers, f"{value.name}~channels"))
+        node.replace_input_with(index, constant_beside(graph, numbers, f"{value.name}~channels", others))

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from precisionlab.model import Model
 from precisionlab.rewrite.repairs.passing import is_constant
 from precisionlab.rewrite.repairs.profiles import BlockedError, Profile, channels
 
@@ -24,6 +25,12 @@ def is_copy(name: str) -> bool:
 def original_name(name: str) -> str:
     """What it was copied from; itself where it was not."""
     return name.removesuffix(_COPY)
+
+
+def copies_in(graph: ir.Graph, original: Model) -> dict[str, str]:
+    """The tensors of a repaired graph that are computed a second time, and what they are copies of."""
+    made = (str(value.name) for node in graph for value in node.outputs)
+    return {name: original_name(name) for name in made if is_copy(name) and name not in original.tensors}
 
 
 def start_of(product: ir.Node) -> tuple[ir.Value, Profile]:

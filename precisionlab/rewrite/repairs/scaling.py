@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from fractions import Fraction
 
 import numpy as np
@@ -100,11 +101,17 @@ def stand_in(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
 
 def constant(graph: ir.Graph, numbers: np.ndarray, name: str) -> ir.Value:
     """A float32 initialiser of the graph; one of this name and content is used again."""
+    return constant_beside(graph, numbers, name, other_names(graph))
+
+
+def other_names(graph: ir.Graph) -> set[str]:
+    """The names that no initialiser of the graph may have: those of all else."""
+    return set(all_names(graph)) - set(graph.initializers)
+
+
+def constant_beside(graph: ir.Graph, numbers: np.ndarray, name: str, others: Container[str]) -> ir.Value:
+    """As `constant`, where the `other_names` of the graph are known."""
     array = np.asarray(numbers, np.float32)
-    known = graph.initializers.get(name)
-    if known is not None and is_constant(known) and _is_same(known, array):
-        return known
-    others = set(all_names(graph)) - set(graph.initializers)
     while name in others or name in graph.initializers:
         known = graph.initializers.get(name)
         if known is not None and is_constant(known) and _is_same(known, array):
