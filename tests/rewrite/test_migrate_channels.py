@@ -35,6 +35,12 @@ from precisionlab.rewrite.repairs.scale_text import read_scales, scale_texts
 _RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Whatever tests ran before, each draws the same."""
+    _RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def random(*shape: int, scale: float = 1.0) -> Array:
     return (_RNG.standard_normal(shape) * scale).astype(np.float32)
 
