@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,9 @@ def side_by_side(
     samples: Dataset,
     threads: int,
     level: ort.GraphOptimizationLevel = AS_OPTIMIZED,
+    fed: Callable[[Sample], Mapping[str, Any]] | None = None,
 ) -> Iterator[Both]:
-    """Run both on each sample, at the session's `level`.
+    """Run both on each sample, at the session's `level`; `fed` gives what the other takes, by default the same.
 
     Raises ModelError where the original cannot be run, OtherFailsError (a ModelError too) where the other cannot.
     """
@@ -46,25 +47,27 @@ def side_by_side(
     two: Session | None = None
     sample: Sample | None = None
     try:
-        two = _loaded(other, threads, level)
+        two = other_session(other, threads, level)
         for sample in samples:
             wanted = one.run(sample.inputs)
-            yield Both(sample, wanted, _given(two, sample))
+            yield Both(sample, wanted, given_by(two, sample, sample.inputs if fed is None else fed(sample)))
     finally:
         one.close()
         if two is not None:
             two.close()
 
 
-def _loaded(graph: ir.Model, threads: int, level: ort.GraphOptimizationLevel) -> Session:
+def other_session(graph: ir.Model, threads: int, level: ort.GraphOptimizationLevel) -> Session:
+    """A session of the other graph. Raises OtherFailsError."""
     try:
         return Session(graph.clone(), threads, level=level)
     except ModelError as error:
         raise OtherFailsError(error, None) from None
 
 
-def _given(session: Session, sample: Sample) -> Mapping[str, Any]:
+def given_by(session: Session, sample: Sample, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What it gives for a sample of these inputs. Raises OtherFailsError."""
     try:
-        return session.run(sample.inputs)
+        return session.run(feeds)
     except ModelError as error:
         raise OtherFailsError(error, sample) from None

@@ -13,6 +13,7 @@ import click
 from precisionlab import __version__
 from precisionlab.cli.cache import cache_commands
 from precisionlab.cli.calibrate import calibrate_command
+from precisionlab.cli.compare import compare_command
 from precisionlab.cli.diff import diff_command
 from precisionlab.cli.doctor import doctor_command
 from precisionlab.cli.export import export_command
@@ -116,6 +117,7 @@ cli.add_command(verify_command)
 cli.add_command(export_command)
 cli.add_command(report_command)
 cli.add_command(diff_command)
+cli.add_command(compare_command)
 cli.add_command(calibrate_command)
 cli.add_command(cache_commands)
 cli.add_command(doctor_command)

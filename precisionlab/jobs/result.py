@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from precisionlab.results.calibration import CalibrationFindings
+from precisionlab.results.compare import CompareFindings
 from precisionlab.results.sweep import SweepFindings
 
 if TYPE_CHECKING:
@@ -52,3 +53,15 @@ class CalibrationResult(CalibrationFindings):
         from precisionlab.report.ranges import ranges_table
 
         return ranges_table(self)
+
+
+@dataclass(frozen=True)
+class CompareResult(CompareFindings):
+    """A second model beside the first; see `CompareFindings`."""
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row for each float tensor that a layer gives, as `compare.csv` has them."""
+        from precisionlab.report.compare import compare_table
+
+        return compare_table(self)

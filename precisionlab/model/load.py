@@ -55,14 +55,14 @@ def load_model(path: Path) -> Model:
 
     Raises ModelError where the file is not a valid ONNX model.
     """
-    data_files, is_known = _checked(path)
-    with _as_graph(path):
+    data_files, is_known = _checked_files(path)
+    with read_as_graph(path):
         model = ir.load(path)
     simple = _simplified(model, path, is_known)
     if not any(True for _ in model.graph):
         raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
     check_measurable(model, path)
-    with _as_graph(path):
+    with read_as_graph(path):
         typed = inferred(model)
         idle = drop_idle(model, typed)
         declared = tensors_of(typed)
@@ -71,7 +71,7 @@ def load_model(path: Path) -> Model:
     tail = simple.tail
     return Model(
         path=path,
-        sha256=_hash([path, *data_files]),
+        sha256=hash_of([path, *data_files]),
         onnx=model,
         inputs=tuple(declared[str(v.name)] for v in model.graph.inputs),
         outputs=tuple(declared[str(v.name)] for v in model.graph.outputs),
@@ -98,7 +98,7 @@ def with_graph(
     ModelError where types and shapes cannot be inferred of it.
     """
     copies = copies or {}
-    with _as_graph(original.path):
+    with read_as_graph(original.path):
         name_nodes(graph.graph)
         declared = _as_declared(original, graph, copies)
         known = _known(graph, inferred(graph)) if declared is None else {graph.graph: declared}
@@ -160,15 +160,18 @@ def _layered(model: ir.Model, known: Mapping[ir.Graph, dict[str, TensorInfo]]) -
     return {"tensors": tensors, "declared": tensors, "layers": layers, "bodies": bodies, "inner": inner}
 
 
-def _checked(path: Path) -> tuple[tuple[Path, ...], bool]:
+def _checked_files(path: Path) -> tuple[tuple[Path, ...], bool]:
     """The file's external data, and whether ONNX Runtime knows all operators. Raises ModelError for a broken file."""
-    proto = _read(path)
-    data_files = check_sound(proto, path)
-    is_known = not has_strangers(proto)
+    data_files, is_known = sound_files(path)
     if is_known:
-        del proto  # a large model is not to be in memory twice
-        _check(str(path), path)
+        check_onnx(str(path), path)
     return data_files, is_known
+
+
+def sound_files(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """The same without ONNX's own checker."""
+    proto = _read(path)
+    return check_sound(proto, path), not has_strangers(proto)
 
 
 @dataclass(frozen=True)
@@ -187,9 +190,9 @@ class _Simplified:
 
 def _simplified(model: ir.Model, path: Path, is_known: bool) -> _Simplified:
     """Have the model's graph hold what is computed of it, and nothing else."""
-    with _as_graph(path):
+    with read_as_graph(path):
         inlined = inline_functions(model)
-        _read_inner_data(model)
+        read_inner_data(model)
         passes.RemoveInitializersFromInputsPass()(model)
         model.ir_version = max(model.ir_version, 4)  # before 4 every initialiser had to be an input as well
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -199,7 +202,7 @@ def _simplified(model: ir.Model, path: Path, is_known: bool) -> _Simplified:
             name_nodes(graph)
         tail = None if is_known else cut_strangers(model, path)
         if tail is not None:
-            _check(ir.to_proto(big_as_inputs(model)[0]), path)
+            check_onnx(ir.to_proto(big_as_inputs(model)[0]), path)
         before = {str(v.name) for node in model.graph for v in node.outputs}
         folded = fold_constants(model)
     return _Simplified(inlined, tail, before, folded)
@@ -299,7 +302,8 @@ def _read(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check(model: str | onnx.ModelProto, path: Path) -> None:
+def check_onnx(model: str | onnx.ModelProto, path: Path) -> None:
+    """Raises ModelError where ONNX's checker refuses a file, or what stands in one."""
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, *CPP_ERRORS) as error:
@@ -308,7 +312,7 @@ def _check(model: str | onnx.ModelProto, path: Path) -> None:
 
 
 @contextmanager
-def _as_graph(path: Path) -> Iterator[None]:
+def read_as_graph(path: Path) -> Iterator[None]:
     """What onnx-ir raises for a graph that it cannot hold, or cannot go through, is told as a ModelError."""
     try:
         yield
@@ -320,7 +324,7 @@ def _as_graph(path: Path) -> Iterator[None]:
         raise ModelError(f"{path}: cannot be read as a graph: {what}; {cause('onnx-ir', first)}") from None
 
 
-def _read_inner_data(model: ir.Model) -> None:
+def read_inner_data(model: ir.Model) -> None:
     """Bring external data of subgraphs into memory: ONNX Runtime is given copies of them without the file's place."""
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -328,7 +332,7 @@ def _read_inner_data(model: ir.Model) -> None:
                 value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
 
 
-def _hash(files: list[Path]) -> str:
+def hash_of(files: list[Path]) -> str:
     """SHA-256 over the files' bytes, in this order."""
     digest = hashlib.sha256()
     for file in files:

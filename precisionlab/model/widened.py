@@ -7,7 +7,7 @@ computes them in float32 and leaves results between two of them unrounded: 60000
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -53,6 +53,22 @@ def widened(model: ir.Model) -> Widened:
     return Widened(copy, tuple(kinds.get(v.name) for v in model.graph.outputs))
 
 
+def round_halves(model: ir.Model, known: Sequence[Mapping[str, ir.DataType | None]]) -> None:
+    """Lift a model to float32 in place, and round all that it has in half, in subgraphs too; names stay.
+
+    `known` has the types of the values of each of its graphs, in the order of `model.graphs()`: None for what is no
+    tensor. What comes in from outside in half must be fed as values of that type.
+    """
+    lift(model, model)
+    for graph, types in zip(list(model.graphs()), known, strict=True):
+        for node in list(graph):
+            for value in node.outputs:
+                kind = types.get(str(value.name))
+                if kind in OWN and node.op_type not in KEEPS_VALUES:
+                    assert kind is not None
+                    _pair(graph, value, kind)
+
+
 def has_half(model: ir.Model) -> bool:
     """Whether the main graph may hold anything in half; where it says no, it does not."""
     given = (*model.graph.inputs, *model.graph.initializers.values())
@@ -70,22 +86,35 @@ def _named_types(graph: ir.Graph) -> Iterator[int]:
 
 
 def _round(graph: ir.Graph, value: ir.Value, kind: ir.DataType) -> None:
-    """Put a pair of Casts behind the value, which give what takes its name, and an output: whether that is finite."""
+    """Round the value, and put another output behind: whether it is finite."""
+    name = str(value.name)
+    back = _pair(graph, value, kind)
+    nothing = ir.node("Sub", [back, back])
+    told = ir.node("ReduceSum", [nothing.outputs[0]], {"keepdims": 0})
+    for node, ending in ((nothing, ":nothing"), (told, ":finite")):
+        node.outputs[0].name = f"{name}{ending}"
+    producer = back.producer()
+    assert producer is not None
+    graph.insert_after(producer, [nothing, told])
+    graph.outputs.append(told.outputs[0])
+
+
+def _pair(graph: ir.Graph, value: ir.Value, kind: ir.DataType) -> ir.Value:
+    """Put a pair of Casts behind the value, which give what takes its name and its place; returns that."""
     name = str(value.name)
     takers = list(value.uses())
     low = ir.node("Cast", [value], {"to": int(kind)})
     back = ir.node("Cast", [low.outputs[0]], {"to": int(ir.DataType.FLOAT)})
-    nothing = ir.node("Sub", [back.outputs[0], back.outputs[0]])
-    told = ir.node("ReduceSum", [nothing.outputs[0]], {"keepdims": 0})
     for use in takers:
         use.node.replace_input_with(use.idx, back.outputs[0])
     for index, output in enumerate(graph.outputs):
         if output is value:
             graph.outputs[index] = back.outputs[0]
     value.name = f"{name}:exact"
-    for node, ending in ((low, ":half"), (back, ""), (nothing, ":nothing"), (told, ":finite")):
+    for node, ending in ((low, ":half"), (back, "")):
         node.outputs[0].name = f"{name}{ending}"
+    back.outputs[0].type, back.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), value.shape
     producer = value.producer()
     assert producer is not None
-    graph.insert_after(producer, [low, back, nothing, told])
-    graph.outputs.append(told.outputs[0])
+    graph.insert_after(producer, [low, back])
+    return back.outputs[0]

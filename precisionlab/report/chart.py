@@ -7,16 +7,54 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from markupsafe import Markup
 
 from precisionlab.report.cells import show, visible
 from precisionlab.report.drawing import Scale, as_markup, labels, scale_of, ticks, tidy, tree_of
-from precisionlab.report.views import LayerView
 
 Point = tuple[float, float]
 _HALF = 0.4  # half a layer's width, less a gap, so that a single layer is a stroke that can be seen
+
+
+class Charted(Protocol):
+    """A layer as the chart has it: its place (None: as it comes), its SQNR in dB on each curve, and its pin."""
+
+    @property
+    def layer(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def index(self) -> float | None:
+        """Its place; None: as it comes."""
+        ...
+
+    @property
+    def introduced(self) -> float | None:
+        """What it loses."""
+        ...
+
+    @property
+    def inherited(self) -> float | None:
+        """What is lost so far."""
+        ...
+
+    @property
+    def mixed(self) -> float | None:
+        """What is lost under a plan."""
+        ...
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it has a pin."""
+        ...
+
+    @property
+    def pinned_to(self) -> str:
+        """To what."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +68,7 @@ class Chart:
     pins: bool
 
 
-def draw_chart(title: str, layers: Sequence[LayerView], changed: bool) -> Chart:
+def draw_chart(title: str, layers: Sequence[Charted], changed: bool) -> Chart:
     """Introduced and inherited SQNR over the layers, what is left under the plan found where it `changed`, and pins."""
     import pygal  # type: ignore[import-untyped]
 
@@ -86,7 +124,7 @@ def _places(svg: Any) -> tuple[float, float]:
     return round(left + marks[0][1] - marks[0][0] * step, 2), round(step, 4)
 
 
-def _pin_marks(pinned: Iterable[tuple[float, LayerView]], bottom: float, top: float) -> list[Any]:
+def _pin_marks(pinned: Iterable[tuple[float, Charted]], bottom: float, top: float) -> list[Any]:
     """A line from bottom to top for each pin, with a dot that says its name."""
     marks: list[Any] = []
     for x, view in pinned:

@@ -211,6 +211,36 @@ def _fidelity() -> Iterator[Column]:
     yield text_column("unsupported", "Unsupported", "Why the layer is float32 on both sides; empty where it is not.")
 
 
+def _compare() -> Iterator[Column]:
+    yield text_column("layer", "Layer", "The name of the layer of the first model that gives the tensor.")
+    yield text_column("kind", "Kind", "Its operators.")
+    yield text_column("tensor", "Tensor", "The tensor of the first model.")
+    yield text_column("twin", "Twin", "The tensor of the second model that is compared with it; empty for none.")
+    yield text_column(
+        "by", "Twin by", "What makes them twins: `name`, `given`, `the only one left`, `computed alike`; else empty."
+    )
+    yield text_column("operator", "Operator there", "The operator that gives the twin.")
+    yield text_column("type", "Type there", "The type that the second file has the twin in.")
+    flows = (
+        ("introduced", "what it has lost since the nearest twins ahead, given the first model's values there"),
+        ("inherited", "what it has lost so far"),
+    )
+    for flow, what in flows:
+        for metric in error_metrics():
+            yield metric_column(metric, f"{flow}_", flow.capitalize(), f" of {what}; empty without a twin.")
+    for name, title, what in (
+        ("nan", "NaN", "are NaN"),
+        ("inf", "Inf", "are infinite"),
+        ("new_nonfinite", "New NaN/Inf", "are NaN or Inf where the first model's are finite"),
+        ("overflow", "Overflow", "have a value in the first model that the type there cannot hold"),
+        ("underflow", "Underflow", "are 0 where the first model's are not"),
+        ("reshaped", "Other shape", "samples have another shape there, which is not compared"),
+    ):
+        said = f"How many {what}." if name == "reshaped" else f"How many of the twin's values {what}."
+        yield count_column(name, title, said)
+    yield text_column("why", "Why none", "Why there is no twin; empty where there is one.")
+
+
 VARIANTS = Schema("variants.csv", "each variant and tensor that is judged, its parts behind it", _variants)
 LAYERS = Schema("layers.csv", "each low precision and layer in topological order", layer_columns)
 SAMPLES = Schema(
@@ -222,8 +252,9 @@ SAMPLES = Schema(
 PARETO = Schema("pareto.csv", "each plan that was evaluated, in that order", _pareto)
 RANGES = Schema("ranges.csv", "each tensor in topological order", _ranges)
 FIDELITY = Schema("fidelity.csv", "each precision and tensor that a layer gives", _fidelity)
+COMPARE = Schema("compare.csv", "each float tensor that a layer of the first model gives", _compare)
 
 SCHEMAS: Mapping[str, Schema] = {
-    schema.file: schema for schema in (VARIANTS, LAYERS, SAMPLES, PARETO, RANGES, FIDELITY)
+    schema.file: schema for schema in (VARIANTS, LAYERS, SAMPLES, PARETO, RANGES, FIDELITY, COMPARE)
 }
 """File → what stands in it."""
