@@ -33,6 +33,7 @@ OTHERS = {
     # trtexec's and Polygraphy's
     *("--layerPrecisions", "--layerOutputTypes", "--precisionConstraints=obey", "--calib", "--layer-precisions"),
     *("--int8", "--fp8", "--stronglyTyped", "--strongly-typed", "--staticPlugins", "--dynamicPlugins", "--plugins"),
+    *("--save-inputs", "--data-loader-script", "--load-outputs", "--loadInputs=x:x.bin,mask:mask.bin"),
 }
 
 

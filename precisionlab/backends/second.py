@@ -24,7 +24,7 @@ from precisionlab.compare.errors import ErrorSums, ErrorTable
 from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import Judging
-from precisionlab.compare.task import TaskMetric
+from precisionlab.compare.task import Outputs, TaskMetric
 from precisionlab.data import Dataset, Sample
 from precisionlab.data.convert import LostValueError, convert
 from precisionlab.errors import ModelError
@@ -78,10 +78,12 @@ class SecondRun:
         budget: int,
         stage: Callable[[int, int], None],
         advance: Callable[[int], None],
+        shown: Callable[[Outputs, Outputs], None] = lambda first, second: None,
     ) -> Comparison:
         """Run both on all samples, with at most about `budget` bytes of one sample's values at a time.
 
-        `stage` is told of each pass and of how many; `advance` of the samples done in it. Raises ModelError where the
+        `stage` is told of each pass and of how many; `advance` of the samples done in it,
+        and `shown` of what is judged of each sample, by the first model's names. Raises ModelError where the
         first cannot be run, OtherFailsError where the second cannot.
         """
         started = time.perf_counter()
@@ -93,6 +95,8 @@ class SecondRun:
             gathering = Gathering(2 * len(part), metric if number == 1 else None)
             for result in self._results(group, samples, is_first=number == 1):
                 advance(gathering.add(result))
+                if result.values is not None:
+                    shown(*result.values)
             gathered.append((part, gathering))
         inherited, introduced, spreads = _statistics(gathered)
         broken = self._broken(inherited, introduced)

@@ -20,6 +20,7 @@ from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Dataset, Sample
 from precisionlab.data.sample import digest
+from precisionlab.data.saved import is_raw
 from precisionlab.rewrite.toggle import stage_ends
 from precisionlab.system.executors import Executor
 from precisionlab.system.versions import versions
@@ -141,7 +142,9 @@ def _chunks(wanted: Sequence[Wanted]) -> list[Chunk]:
     return [Chunk(tuple(wanted[start : start + size])) for start in range(0, len(wanted), size)]
 
 
-def _anywhere(hook: str) -> str:
-    """The hook with the whole path of its file, if it has one: workers may run in another folder."""
-    module, _, function = hook.rpartition(":")
-    return f"{Path(module).resolve()}:{function}" if module.endswith(".py") else hook
+def _anywhere(origin: str) -> str:
+    """The hook or the saved inputs with whole paths, if these have one: workers may run in another folder."""
+    module, _, function = origin.rpartition(":")
+    if module.endswith(".py"):
+        return f"{Path(module).resolve()}:{function}"
+    return origin if is_raw(origin) or (module and not origin.endswith(".py")) else str(Path(origin).resolve())

@@ -47,6 +47,9 @@ _OTHER_COLUMNS = 44  # what the table of layers needs beside the names
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 @click.option("--memory", metavar="SIZE", help="Memory to take, such as 4G.  [default: half of the machine's]")
 @click.option("--out", type=click.Path(), help="Where the files go.  [default: reports/<model>-vs-<other>]")
+@click.option(
+    "--save-outputs", type=click.Path(), metavar="FILE", help="Write both models' outputs as Polygraphy's RunResults."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
 @click.pass_context
@@ -65,6 +68,7 @@ def compare_command(
     threads: int | None,
     memory: str | None,
     out: str | None,
+    save_outputs: str | None,
     as_json: bool,
     opened: bool,
 ) -> None:
@@ -91,6 +95,7 @@ def compare_command(
             memory=memory,
             skip_bad=skip_bad,
             out=out,
+            save_outputs=save_outputs,
             observer=observer,
         )
     if as_json:

@@ -25,7 +25,10 @@ from precisionlab.errors import OptionError
 @click.command("sweep")
 @click.argument("model", type=click.Path(path_type=str))
 @click.option(
-    "--data", type=click.Path(), help="Folder of samples (.npz, .npy, images), or a hook package.module:function."
+    "--data",
+    type=click.Path(),
+    help="Folder of samples (.npz, .npy, images), a hook package.module:function, or what Polygraphy or trtexec has "
+    "saved: inputs.json, loadInputs=x:x.bin.",
 )
 @click.option(
     "--precisions",

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     names=backend_lines,
     help="What measures: {names}, auto.",
 )
+@click.option(
+    "--save-outputs",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the outputs in float32 and under the plan as Polygraphy's RunResults.",
+)
 @engine_options
 @work_options
 @click.pass_context
@@ -47,6 +53,7 @@ def verify_command(
     threads: int | None,
     memory: str | None,
     device: str,
+    save_outputs: str | None,
     **engine: Any,
 ) -> None:
     """Measure PLAN (a plan.json) and its certificate again: that it is right, and that each of its pins is needed.
@@ -59,7 +66,8 @@ def verify_command(
     with progress() as observer:
         found = verify(
             plan, model=model, data=data, metric=metric, backend=backend, processes=processes, dask=dask,
-            threads=threads, memory=memory, device=device, engine=engine_options_of(engine), observer=observer,
+            threads=threads, memory=memory, device=device, engine=engine_options_of(engine),
+            save_outputs=save_outputs, observer=observer,
         )  # fmt: skip
     _print(found, sys.stdout)
     ctx.exit(0 if found.holds else 1)

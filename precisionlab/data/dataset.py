@@ -17,6 +17,7 @@ from precisionlab.data.inspect import Collector, Look
 from precisionlab.data.manifest import Manifest
 from precisionlab.data.noise import Noise, noise
 from precisionlab.data.sample import Entry, Sample, Skipped, Source, digest
+from precisionlab.data.saved import is_raw, is_saved, open_raw, open_saved
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo
 
@@ -162,16 +163,25 @@ class Dataset:
 
 
 def open_dataset(data: str | Path, model: Model, limit: int | None, seed: int) -> Dataset:
-    """The samples of a folder, or of a hook (`package.module:function`). With a limit, so many chosen by the seed.
+    """The samples of a folder, of a hook (`package.module:function`), or of what other tools have saved.
+
+    These are Polygraphy's saved inputs (`.json`, or a folder of nothing else) and trtexec's raw files
+    (`loadInputs=NAME:FILE`). With a limit, so many chosen by the seed.
 
     Reads no sample yet (a hook with a limit is passed through once, to be counted): `checked` does. Raises
     DataError where there is no sample, or the manifest, the labels, the listing or the hook cannot be used.
     """
+    if is_raw(str(data)):
+        raw = open_raw(str(data), model)
+        return Dataset(model.inputs, model.outputs, Manifest(), raw, seed, chosen=_choose(raw.names, limit, seed))
     if is_hook(str(data)) and not os.path.isdir(data):  # noqa: PTH112 - pathlib's raises where the name is too long
         hook = open_hook(str(data), model)
         # Only to choose among them must they be counted beforehand.
         names = None if limit is None else hook.all_names()
         return Dataset(model.inputs, model.outputs, Manifest(), hook, seed, chosen=_choose(names, limit, seed))
+    if is_saved(Path(data)):
+        saved = open_saved(Path(data), model)
+        return Dataset(model.inputs, model.outputs, Manifest(), saved, seed, chosen=_choose(saved.names, limit, seed))
     folder = open_folder(Path(data), model)
     chosen = _choose(folder.names, limit, seed)
     return Dataset(model.inputs, model.outputs, folder.manifest, folder, seed, folder.labels, chosen)

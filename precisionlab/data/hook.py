@@ -31,6 +31,9 @@ from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo
 from precisionlab.system.usercode import import_named
 
+LOADER = "load_data"
+"""The function of a file that is named alone, as Polygraphy calls it in a `--data-loader-script`."""
+
 MOST_SAMPLES = 1_000_000
 """Beyond this a hook is taken for one that never ends."""
 
@@ -56,7 +59,7 @@ class Hook:
 
     def name_of(self, index: int) -> str:
         """The sample's name, such as `function[0]`."""
-        return f"{self.spec.rpartition(':')[2]}[{index}]"
+        return f"{LOADER if self.spec.endswith('.py') else self.spec.rpartition(':')[2]}[{index}]"
 
     def entries(self) -> Generator[Entry, None, None]:
         """All samples of one pass, in the order that the function gives them in."""
@@ -204,7 +207,7 @@ def _raise(error: DataError) -> Sample:
 def is_hook(spec: str) -> bool:
     """Whether this is written as a hook, and not as a folder."""
     module, _, function = spec.rpartition(":")
-    return bool(module) and function.isidentifier()
+    return spec.endswith(".py") or (bool(module) and function.isidentifier())
 
 
 def open_hook(spec: str, model: Model) -> Hook:
@@ -213,7 +216,7 @@ def open_hook(spec: str, model: Model) -> Hook:
     Raises DataError where it cannot be imported or called.
     """
     with _told(spec):
-        function = import_named(spec)
+        function = import_named(f"{spec}:{LOADER}" if spec.endswith(".py") else spec)
     if not callable(function):
         raise DataError(f"{spec}: is no function, but a {type(function).__name__}")
     return Hook(spec, function, model.inputs)

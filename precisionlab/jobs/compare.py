@@ -17,6 +17,7 @@ from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_t
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, Source, prepare
+from precisionlab.evaluate.run_results import RunResults
 from precisionlab.evaluate.samples import spaced_samples
 from precisionlab.jobs.result import CompareResult
 from precisionlab.model import Model, load_model
@@ -52,6 +53,7 @@ def compare(
     memory: str | int | None = None,
     skip_bad: bool = False,
     out: str | Path | None = None,
+    save_outputs: str | Path | None = None,
     page: bool = True,
     observer: Observer | None = None,
 ) -> CompareResult:
@@ -62,7 +64,7 @@ def compare(
     theirs), or where the same operator makes them of twins and the same constants. `tolerance` is what counts as right
     on the worst output, by default what its precision is held to: that of INT8 where it quantises, else that of FP16.
     Writes compare.json, compare.csv and compare.html (not without `page`) to `out`, by default
-    `reports/<model>-vs-<other>`.
+    `reports/<model>-vs-<other>`; `save_outputs` is a file for both models' outputs as Polygraphy's RunResults.
 
     Raises PrecisionLabError for input that cannot be used: ModelError where inputs or outputs do not fit.
     """
@@ -84,7 +86,10 @@ def compare(
         judging = ready.with_groups(ready.judging(bounds), NoJournal(), observer)
         _check_judged(judging, twins, bounds, second)
         run = SecondRun(ready.local.model, second, twins, judging, ready.local.threads)
-        comparison = _compared(run, ready, second, observer)
+        kept = RunResults(
+            (f"first {first.path.name}", f"second {second.path.name}"), [info.name for info in first.outputs]
+        )
+        comparison = _compared(run, ready, second, kept if save_outputs is not None else None, observer)
         _check_figures(bounds, comparison)
         few = spaced_samples(ready.dataset, comparison)
         observer.stage("how steady the first model is", len(few))
@@ -106,17 +111,22 @@ def compare(
             folder=folder,
         )
         _write(result, page)
+        if save_outputs is not None:
+            kept.write(Path(save_outputs))
     return result
 
 
-def _compared(run: SecondRun, ready: Prepared, second: OtherModel, observer: Observer) -> Comparison:
+def _compared(
+    run: SecondRun, ready: Prepared, second: OtherModel, kept: RunResults | None, observer: Observer
+) -> Comparison:
     def stage(number: int, of: int) -> None:
         part = f", part {number} of {of}" if of > 1 else ""
         observer.stage(f"{second.path.name} beside the first{part}", len(ready.dataset))
 
     assert ready.local.memory is not None
     budget = ready.local.memory // _QUARTER
-    return run.compare(ready.dataset, ready.metric, budget, stage, observer.advance)
+    show = (lambda first, second: None) if kept is None else kept.add
+    return run.compare(ready.dataset, ready.metric, budget, stage, observer.advance, show)
 
 
 def _check_metric(bounds: Tolerance, metric: str | None) -> None:

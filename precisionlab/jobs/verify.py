@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from precisionlab.backends.base import Backend
+from precisionlab.backends.base import Backend, Detail, Evaluation
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.registry import EMULATION, choose_backend
@@ -16,11 +16,13 @@ from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_tolerance
+from precisionlab.data import Dataset
 from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
+from precisionlab.evaluate.run_results import RunResults
 from precisionlab.jobs.grouping import Grouped, as_far_as_kept
 from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, ranges_of_method
 from precisionlab.jobs.plan_source import (
@@ -98,6 +100,7 @@ def verify(
     processes: int | None = None,
     dask: str | None = None,
     engine: EngineOptions | None = None,
+    save_outputs: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Verification:
     """Measure a plan and its certificate again: its figures, and those with each pin released.
@@ -105,7 +108,8 @@ def verify(
     Model, data, and how these were sampled are those of the `run.json` beside the plan, unless `model` and `data` name
     others; a hook or a task metric of the run is code, and must be named again. INT8 ranges are found anew, by the
     plan's own method. With `backend` "tensorrt" each figure is an engine's. Nothing is taken from the run's journal,
-    and nothing but engines is written. Raises PlanError where the plan cannot be read, is another model's, says neither
+    and nothing is written but engines, and to `save_outputs` the final outputs of all samples, in float32 and under the
+    plan, as Polygraphy's RunResults. Raises PlanError where the plan cannot be read, is another model's, says neither
     model nor data, or where its run names code.
     """
     observer = observer or Silent()
@@ -147,6 +151,8 @@ def verify(
         found = evaluator.compare("the plan", asked, table)
         held_out = evaluator.hold_to("the plan", asked, table)
         certificate = _proof(evaluator, asked, bare, table, found, bounds)
+        if save_outputs is not None:
+            _save_outputs(Path(save_outputs), evaluator, asked, table, ready.dataset)
         same = None
         if asked.repairs:
             known = Grouped(*grouped_as_in(run, _original(loaded)))
@@ -185,6 +191,20 @@ def _proof(
         return evaluator.judge(f"without the pin of {released}", plan.with_pins(pins), table, found)
 
     return certificate_of(releasable, without, found, judged, bounds)
+
+
+def _save_outputs(
+    path: Path, evaluator: Evaluator, plan: PrecisionPlan, table: CalibrationTable | None, samples: Dataset
+) -> None:
+    runners = ("precisionlab float32", f"precisionlab {plan.default} plan, {evaluator.backend.figures}")
+    kept = RunResults(runners, [info.name for info in evaluator.model.outputs])
+    evaluator.observer.stage("outputs to save", len(samples))
+    asked = Evaluation(plan, table, Detail.NONFINITE, True, evaluator.judging, evaluator.arithmetic)
+    for done, found in enumerate(evaluator.backend.results(asked, samples), 1):
+        assert found.values is not None
+        kept.add(*found.values)
+        evaluator.observer.advance(done)
+    kept.write(path)
 
 
 def _trials(

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from precisionlab.data.hook import is_hook
+from precisionlab.data.saved import is_raw
 from precisionlab.errors import OptionError
 from precisionlab.report.cells import bounds_of, is_quantized
 from precisionlab.report.section import PrecisionSection
@@ -96,7 +97,9 @@ def _metric(run: Mapping[str, Any]) -> list[str]:
 
 def _named(run: Mapping[str, Any], spec: str) -> str:
     """A folder, or code of the user's; a module is found by its name, and a file like other paths."""
-    if not is_hook(spec):
+    if is_raw(spec):
+        return spec
+    if not is_hook(spec) or spec.endswith(".py"):
         return _path(str(_absolute(run, spec)))
     module, _, name = spec.rpartition(":")
     return f"{_absolute(run, module)}:{name}" if module.endswith(".py") else spec

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from models import DIGITS
+from polygraphy.comparator import RunResults
 
 from precisionlab.cli import cli
 from precisionlab.errors import PlanError
@@ -175,3 +177,13 @@ def test_code_that_only_the_runs_folder_names_is_not_run(
         assert printed.exit_code == 2
         assert f"if the code is yours, give it again: {option} {named}" in printed.output
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.slow
+def test_the_outputs_of_a_plan_can_be_saved_for_polygraphy(found: Path, tmp_path: Path) -> None:
+    verify(found / PLAN, threads=2, save_outputs=tmp_path / "outputs.json")
+    results = RunResults.load(str(tmp_path / "outputs.json"))
+    assert list(results.keys()) == ["precisionlab float32", "precisionlab fp16 plan, emulated"]
+    true, low = (np.concatenate([one["logits"] for one in iterations]) for iterations in results.values())
+    assert true.shape == (64, 10)
+    assert 0 < np.square(low - true).sum() < 1e-3 * np.square(true).sum()
