@@ -25,3 +25,8 @@ def _shown(sign: str) -> str:
     if sign == "\n" or unicodedata.category(sign) not in ("Cc", "Cf", "Cs"):
         return sign
     return ascii(sign)[1:-1]
+
+
+def shortened(name: str, width: int) -> str:
+    """The end of a long name, which tells more than its beginning."""
+    return name if len(name) <= width else "…" + name[-width + 1 :]

@@ -161,7 +161,7 @@ def _variants(diff: RunDiff) -> Table:
 def _layers(diff: RunDiff, width: int) -> Table:
     from rich.table import Table
 
-    from precisionlab.cli.summary import shortened
+    from precisionlab.cli.console import shortened
 
     table = Table(box=None, pad_edge=False, header_style="bold", title="layers that changed most, SQNR in dB")
     table.title_justify = "left"

@@ -8,7 +8,8 @@ from typing import TextIO
 import pandas as pd
 from rich.table import Table
 
-from precisionlab.cli.summary import console_for, shortened
+from precisionlab.cli.console import shortened
+from precisionlab.cli.summary import console_for
 from precisionlab.jobs.result import CalibrationResult
 
 _ROWS = 8

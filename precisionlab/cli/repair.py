@@ -72,7 +72,8 @@ def _print(found: RepairResult, stream: TextIO) -> None:
     """What was repaired and what that did, and the verdict."""
     from rich.table import Table
 
-    from precisionlab.cli.summary import console_for, shortened
+    from precisionlab.cli.console import shortened
+    from precisionlab.cli.summary import console_for
     from precisionlab.rewrite.repairs import PASSES
     from precisionlab.system.wording import counted, number
 
@@ -125,7 +126,7 @@ def _print(found: RepairResult, stream: TextIO) -> None:
 
 def _print_causes(found: RepairResult, console: Console) -> None:
     """Why it breaks, of the first few layers."""
-    from precisionlab.cli.summary import shortened
+    from precisionlab.cli.console import shortened
 
     for layer, why in list(found.causes.items())[:_CAUSES]:
         console.print(f"  {shortened(layer, 60)}: {why}")

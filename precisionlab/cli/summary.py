@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from precisionlab.cli.console import Console
+from precisionlab.cli.worst_layers import print_worst_layers
 from precisionlab.compare.confidence import inconclusive_bounds
 from precisionlab.compare.metrics import SQNR, AgreementMetric, Metric, brief_metrics
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.jobs.result import SweepResult
-from precisionlab.model.selections import moving_layers
 from precisionlab.plan.file import plan_files
 from precisionlab.report.commands import longer_command, repair_command_line
 from precisionlab.report.inside import (
@@ -24,7 +24,6 @@ from precisionlab.report.inside import (
     kernels_text,
     nans_line,
 )
-from precisionlab.report.layer_rows import layer_errors
 from precisionlab.report.repair_views import EXACTNESS, scale_texts
 from precisionlab.report.rows import rows_text
 from precisionlab.report.shipping import next_commands, recommendation_of
@@ -41,7 +40,6 @@ _STYLES = {Tone.GOOD: "", Tone.BAD: "red", Tone.OPEN: "bright_black"}
 _MARKED = {**_STYLES, Tone.GOOD: "green"}
 _WIDTH = 80
 _WORST = 8
-_OTHER_COLUMNS = 52  # what the table of layers needs beside the names
 
 
 def print_summary(result: SweepResult, stream: TextIO) -> None:
@@ -204,10 +202,7 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         console.print(f"  {repair}", soft_wrap=True)
     if outcome.ranked:
         console.print()
-        console.print(_worst_layers(result, outcome, console.width - _OTHER_COLUMNS))
-        plan = outcome.plan
-        marks = ", ".join(["* pinned"] * bool(plan.pins or not plan.repairs) + ["~ repaired"] * bool(plan.repairs))
-        console.print(f"own: introduced by the layer itself; so far: with what it inherited; {marks}", style="dim")
+        print_worst_layers(console, result, outcome)
 
 
 def _print_repairs(console: Console, outcome: PrecisionResult) -> None:
@@ -336,33 +331,3 @@ def _worst_part(outcome: PrecisionResult) -> str:
 
 def _held_out(count: int) -> str:
     return f"{count} were held out" if count else "none was held out"
-
-
-def _worst_layers(result: SweepResult, outcome: PrecisionResult, width: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"worst layers in {outcome.precision}")
-    table.title_justify = "left"
-    table.add_column("#", justify="right")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("kind", max_width=16, overflow="ellipsis", no_wrap=True)
-    for name in ("own dB", "so far dB", "largest"):
-        table.add_column(name, justify="right", no_wrap=True)
-    pinned, moving = {pin.layer for pin in outcome.plan.pins}, moving_layers(result.model)
-    repaired = {repair.layer for repair in outcome.plan.repairs}
-    for place, name in enumerate(outcome.ranked[:_WORST], 1):
-        layer = result.model.layer[name]
-        own = layer_errors(layer, outcome.low.comparison.introduced)
-        far = layer_errors(layer, outcome.low.comparison.inherited)
-        table.add_row(
-            str(place),
-            shortened(name, width) + (" *" if name in pinned else " ~" if name in repaired else ""),
-            layer.kind,
-            decibel(own.sqnr) if own and name not in moving.own else "–",
-            decibel(far.sqnr) if far and name not in moving.so_far else "–",
-            f"{far.max_ref:.3g}" if far else "–",
-        )
-    return table
-
-
-def shortened(name: str, width: int) -> str:
-    """The end of a long name, which tells more than its beginning."""
-    return name if len(name) <= width else "…" + name[-width + 1 :]

@@ -77,7 +77,8 @@ def _print(found: Verification, stream: TextIO) -> None:
     """A table of what was measured beside what the plan claims, and the verdict."""
     from rich.table import Table
 
-    from precisionlab.cli.summary import console_for, shortened
+    from precisionlab.cli.console import shortened
+    from precisionlab.cli.summary import console_for
     from precisionlab.jobs.verify import repair_name
     from precisionlab.system.wording import counted
 
@@ -138,7 +139,7 @@ def _print(found: Verification, stream: TextIO) -> None:
 
 def _left_out(release: RepairRelease) -> str:
     """What the plan is without."""
-    from precisionlab.cli.summary import shortened
+    from precisionlab.cli.console import shortened
 
     if release.together > 1:
         return f"without {release.together} repairs of channels"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import shlex
 from collections.abc import Mapping
 from functools import cache
@@ -161,6 +162,7 @@ def load_template() -> Template:
         figure=figure_cell,
         count=lambda value: show(value, ".0f"),
         percent=percent,
+        output_share=_output_share,
         percentage=lambda share, form=".1f": show(None if share is None else 100 * share, form),
         bound=bound_text,
         axis=axis_text,
@@ -186,6 +188,13 @@ def load_template() -> Template:
         ends=_ends,
     )
     return environment.get_template("report.html.j2")
+
+
+def _output_share(share: float | None) -> str:
+    """A share as a percentage without its sign; NaN is a layer that breaks an output by itself."""
+    return (
+        "breaks it" if share is not None and math.isnan(share) else show(None if share is None else 100 * share, ".1f")
+    )
 
 
 def _tones(scheme: int) -> Markup:

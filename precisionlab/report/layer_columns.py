@@ -52,7 +52,8 @@ def _layer() -> Iterator[Column]:
     yield count_column(
         "rank",
         "Rank",
-        "Its place in the ranking, of which 1 is the worst; empty for layers that the precision does not touch.",
+        "Its place among the layers, of which 1 is the worst: by `output_share`, where that was not measured by the "
+        "error that it introduces; empty for layers that the precision does not touch.",
     )
 
 
@@ -148,6 +149,13 @@ def _alone() -> Iterator[Column]:
         "Alone → output",
         f"What this layer's precision alone does to the worst final output, all others in float32; {searched}.",
         "dB",
+    )
+    yield number_column(
+        "output_share",
+        "Share of output error",
+        "The squared error that it alone makes in the final output that it harms most, relative to the signal's, as a "
+        f"share of what all layers make so, one by one: 0 to 1; NaN where it alone breaks an output; {searched}.",
+        required=False,
     )
     yield count_column("alone_nonfinite", "NaN + Inf alone", "The new NaN and Inf in the final outputs by it alone.")
     yield count_column(

@@ -24,7 +24,8 @@ from precisionlab.report.cells import Row
 from precisionlab.report.column_kinds import SPREAD_PARTS
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost
-from precisionlab.search.rank import relative_gain
+from precisionlab.search.rank import output_shares, relative_gain
+from precisionlab.search.worst import worst_first
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.tactics import LayerSum
@@ -37,7 +38,7 @@ def layer_rows(result: SweepFindings) -> list[Row]:
     rows = []
     sources, moving = layer_inputs(result.model.layers), moving_layers(result.model)
     for outcome in result.precisions:
-        lookups = _Lookups.of(outcome)
+        lookups = _Lookups.of(result.model, outcome)
         rows += [
             _placed(_layer_row(result, outcome, lookups, index, layer, " ".join(map(str, sources[index]))), moving)
             for index, layer in enumerate(result.model.layers)
@@ -73,15 +74,17 @@ class _Lookups:
     releases: Mapping[str, Figures]
     costs: Mapping[str, LayerCost]
     repairs: Mapping[str, Sequence[str]]
+    shares: Mapping[str, float]
 
     @classmethod
-    def of(cls, outcome: PrecisionResult) -> _Lookups:
+    def of(cls, model: Model, outcome: PrecisionResult) -> _Lookups:
         return cls(
-            {name: place for place, name in enumerate(outcome.ranked, 1)},
+            {name: place for place, name in enumerate(worst_first(model, outcome), 1)},
             {pin.layer: pin for pin in outcome.plan.pins},
             {r.layer: r.figures for r in outcome.certificate.releases} if outcome.certificate else {},
             {cost.layer: cost for cost in outcome.low.cost.layers} if outcome.low.cost else {},
             repair_kinds(outcome.plan.repairs),
+            output_shares(outcome.sensitivities),
         )
 
 
@@ -133,6 +136,7 @@ def _layer_row(
         "ref_max": inherited.max_ref if inherited else None,
         "overflow": inherited.overflow if inherited else None,
         **_sensitivity_columns(outcome.sensitivities.get(layer.name)),
+        "output_share": lookups.shares.get(layer.name),
         "alone_samples": outcome.sensitivity_samples.get(layer.name),
         **_error_columns("introduced", layer_errors(layer, outcome.low.comparison.introduced)),
         **_spread_columns("introduced", layer, outcome.low.comparison.spreads.introduced, result.samples),

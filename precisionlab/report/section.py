@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
@@ -26,6 +27,7 @@ from precisionlab.report.cells import (
     show,
     tolerance_text,
     value_text,
+    visible,
 )
 from precisionlab.report.chart import Chart, draw_chart
 from precisionlab.report.details import details_json
@@ -36,6 +38,8 @@ from precisionlab.report.inside import inside_lines
 from precisionlab.report.repair_views import RepairedView, repaired_view
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
 from precisionlab.search.verdict import State, Verdict
+from precisionlab.search.worst import order_words
+from precisionlab.system.prefix import common_prefix
 from precisionlab.system.wording import counted, rungs
 
 WORST_SHOWN = 10  # layers in a notebook's short form
@@ -110,6 +114,16 @@ class PrecisionSection:
     def met(self) -> bool:
         """Whether the verdict is that the tolerance is met."""
         return self.verdict.met
+
+    @cached_property
+    def prefix(self) -> str:
+        """What the names of most layers begin with, as it is shown; empty where that is nothing much."""
+        return common_prefix(visible(view.layer) for view in self.layers)
+
+    @property
+    def order(self) -> str:
+        """What the layers are ordered by, in words."""
+        return order_words(sum(view.share is not None for view in self.layers), self.touched)
 
     @property
     def bare_words(self) -> str:

@@ -250,7 +250,10 @@ def _chosen(values: Iterable[float | None], choose: Callable[[Iterable[float]], 
 
 @dataclass(frozen=True)
 class LayerView:
-    """One row of the layer table; `repairs` are those that the plan found has for it, in words."""
+    """One row of the layer table; `repairs` are those that the plan found has for it, in words.
+
+    `share` is its share of the final outputs' error, NaN where it alone breaks one; None where it was not measured.
+    """
 
     index: float | None
     rank: float | None
@@ -259,6 +262,7 @@ class LayerView:
     shape: str
     runs_in: str
     alone: float | None
+    share: float | None
     introduced: float | None
     max_error: float | None
     nonfinite: float | None
@@ -282,6 +286,13 @@ class LayerView:
     def over(self) -> bool:
         """Whether the reference goes beyond the largest value of what the outputs are held in."""
         return self.ref_max is not None and self.ref_max > self.held_in.largest
+
+    @property
+    def stays_broken(self) -> bool:
+        """Whether its outputs hold NaN or Inf under the plan found too, without a pin."""
+        if self.pinned or not self.inherited_nonfinite or self.mixed is None:
+            return False
+        return math.isnan(self.mixed) or self.mixed == -math.inf
 
     @property
     def measured(self) -> bool:
@@ -312,6 +323,7 @@ def layer_view(row: Row) -> LayerView:
         shape=as_text(row, "shape"),
         runs_in=as_text(row, "runs_in"),
         alone=as_number(row, "alone_sqnr_db", "alone_nonfinite"),
+        share=as_number(row, "output_share", "alone_nonfinite") if "output_share" in row else None,
         introduced=as_number(row, "introduced_sqnr_db", "introduced_nan"),
         max_error=as_number(row, "introduced_max_error", "introduced_nan"),
         nonfinite=None if nan is None or inf is None else nan + inf,

@@ -21,6 +21,7 @@ from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel
 from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.outcome import CompiledVariant, EngineResult, EngineVariant, PrecisionResult, Variant
+from precisionlab.search.worst import worst_first
 from precisionlab.system.deadline import Deadline
 from precisionlab.system.observer import Observer
 from precisionlab.system.wording import counted
@@ -171,14 +172,12 @@ def candidates(model: Model, found: PrecisionResult) -> Iterator[PrecisionPlan]:
     if found.mixed is not found.low:
         yield plan
     others = [name for name in found.ranked if name not in plan.pinned()]
+    place = {name: number for number, name in enumerate(worst_first(model, found), 1)}
     count = 1
     while others:
         names = others[: min(count, len(others))]
         reason = f"not right on the GPU without it: rank {{}} of {len(found.ranked)} in the emulation"
-        pins = [
-            Pin(name, model.layer[name].nodes, Precision.FP32, reason.format(found.ranked.index(name) + 1))
-            for name in names
-        ]
+        pins = [Pin(name, model.layer[name].nodes, Precision.FP32, reason.format(place[name])) for name in names]
         yield plan.with_pins((*plan.pins, *pins))
         if count >= len(others):
             return

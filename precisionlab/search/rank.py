@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from precisionlab.compare.errors import ErrorSums
@@ -85,6 +85,39 @@ def rank_by_sensitivity(
         return 2, -harm / (weights[name] if weights else 1.0), place[name]
 
     return Ranking(tuple(sorted(first.order, key=key)), first.required)
+
+
+def output_shares(sensitivities: Sensitivities) -> dict[str, float]:
+    """Layer → its share of the final outputs' error, of those that were measured alone.
+
+    That is its Σerr² / Σref² of the output or part that it alone harms most, of the sum of these over all layers: 0 to
+    1. NaN for a layer that alone makes an output NaN, or Inf where the reference is finite: no share says how bad that
+    is. 0 where no layer does any harm.
+    """
+    harms = {name: relative_error(outputs) for name, outputs in sensitivities.items()}
+    total = sum(harm for harm in harms.values() if math.isfinite(harm))
+    return {name: (harm / total if harm else 0.0) if math.isfinite(harm) else math.nan for name, harm in harms.items()}
+
+
+def by_share(
+    order: Sequence[str], sensitivities: Sensitivities, broken: Collection[str], absorbed: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The layers as people are shown them, the worst first.
+
+    First those that alone make an output NaN or Inf, and those of the `broken` ones, which give NaN or Inf themselves,
+    that were not measured alone. Then by share of the outputs' error, the largest first; then those that were not
+    measured; last those of them whose NaN or Inf is `absorbed` behind them. Ties, and what was not measured, in the
+    given order.
+    """
+    shares = output_shares(sensitivities)
+
+    def key(name: str) -> tuple[int, float]:
+        share = shares.get(name)
+        if share is None:
+            return 3 if name in absorbed else 0 if name in broken else 2, 0.0
+        return (0, 0.0) if math.isnan(share) else (1, -share)
+
+    return tuple(sorted(order, key=key))
 
 
 def _of(names: Iterable[str], introduced: Mapping[str, ErrorSums]) -> list[ErrorSums]:

@@ -151,7 +151,7 @@ def test_larger_real_runs_can_be_read_by_everybody(
         opened.photograph(f"{real.name}-{width}-{scheme}")
         if (width, scheme) in AUDITED:
             # The rows are alike, and a browser full of them is asked for ten seconds: those of one layer stand for all.
-            name = column(page, "#layers-1", 3)[0]
+            name = layer_names(page, "#layers-1")[0]
             for table in page.locator("[data-layers]").all():
                 table.locator(".tools input").fill(name)
                 table.locator(".open:visible").first.click()
@@ -215,6 +215,18 @@ def column(page: Any, table: str, place: int) -> list[str]:
     return [text.strip() for text in found]
 
 
+def layer_names(page: Any, table: str) -> list[str]:
+    """The whole names of the layers that are shown; the eye sees less of them."""
+    found: list[str] = page.locator(f"{table} tbody tr:not([hidden]):not(.details) > th").all_text_contents()
+    return [text.strip() for text in found]
+
+
+def key_of(page: Any, table: str, key: str) -> list[str]:
+    """The cells of the column with this key."""
+    place = page.locator(f"{table} thead th[data-key={key}]").evaluate("head => head.cellIndex + 1")
+    return column(page, table, place)
+
+
 def numbers(page: Any, table: str, head: str) -> list[float]:
     """The finite figures of the column with this head, as they stand."""
     heads = page.locator(f"{table} thead th").all_inner_texts()
@@ -226,17 +238,32 @@ def test_tables_are_sorted_and_filtered(browser: Any, digits: Path) -> None:
     with Opened(browser, digits) as opened:
         page, table = opened.page, "#layers-1"
         assert column(page, table, 1)[:3] == ["1", "2", "3"]
+        page.locator(f"{table} .columns").click()
         page.locator(f"{table} thead button", has_text="Place").click()
-        assert column(page, table, 2) == [str(n) for n in range(17)]
+        assert key_of(page, table, "index") == [str(n) for n in range(17)]
         page.locator(f"{table} thead button", has_text="Place").click()
-        assert column(page, table, 2)[0] == "16"
+        assert key_of(page, table, "index")[0] == "16"
         head = page.locator(f"{table} th", has_text="Place")
         assert head.get_attribute("aria-sort") == "descending"
         page.locator(f"{table} .open").first.click()
         page.locator(f"{table} input").fill("pinned norm")
         assert page.locator(f"{table} output").inner_text() == "4 of 17 layers"
-        assert set(column(page, table, 3)) == {"/norm/square", "/norm/variance", "/norm/add_eps", "/norm/std"}
+        assert set(layer_names(page, table)) == {"/norm/square", "/norm/variance", "/norm/add_eps", "/norm/std"}
         assert page.locator(f"{table} tr.details").count() == 0
+        opened.check_quiet()
+
+
+def test_the_table_of_layers_fits_its_page_a_line_a_row(browser: Any, real: Run) -> None:
+    with Opened(browser, real.page) as opened:
+        page = opened.page
+        frame = page.locator("#layers-1 .opens")
+        assert frame.evaluate("f => f.scrollWidth <= f.clientWidth")
+        heights = page.locator("#layers-1 tbody tr:not([hidden])").evaluate_all("rows => rows.map(r => r.offsetHeight)")
+        assert max(heights) <= 1.5 * min(heights) <= 60
+        seen = page.locator("#layers-1 thead th:visible").evaluate_all("heads => heads.map(h => h.dataset.key)")
+        assert seen == ["rank", "layer", "kind", "share", "introduced", "inherited", "cause"]
+        page.locator("#layers-1 .columns").click()
+        assert page.locator("#layers-1 thead th:visible").count() == 15
         opened.check_quiet()
 
 
@@ -366,16 +393,17 @@ def test_the_keyboard_reaches_everything(browser: Any, digits: Path) -> None:
 def test_tables_of_larger_runs_are_sorted_and_filtered(browser: Any, real: Run) -> None:
     with Opened(browser, real.page) as opened:
         page, table, count = opened.page, "#layers-1", len(real.layers)
+        page.locator(f"{table} .columns").click()
         page.locator(f"{table} thead button", has_text="Place").click()
-        assert column(page, table, 2) == [str(n) for n in range(count)]
-        assert [name.strip() for name in column(page, table, 3)] == list(real.layers["layer"])
-        page.locator(f"{table} thead button", has_text="Introduced SQNR").click()
-        shown = numbers(page, table, "Introduced SQNR")
+        assert key_of(page, table, "index") == [str(n) for n in range(count)]
+        assert layer_names(page, table) == list(real.layers["layer"])
+        page.locator(f"{table} thead [data-key=introduced] button").click()
+        shown = numbers(page, table, "Introduced, dB")
         assert shown == sorted(shown)
         assert len(shown) > count / 5
         last = real.layers.iloc[-1]
         page.locator(f"{table} .tools input").fill(last["layer"])
-        assert last["layer"] in column(page, table, 3)
+        assert last["layer"] in layer_names(page, table)
         assert page.locator(f"{table} output").inner_text().endswith(f" of {count} layers")
         opened.check_quiet()
 

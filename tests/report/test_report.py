@@ -257,10 +257,42 @@ def test_random_data_is_warned_of(draw: Any) -> None:
 
 def test_nonfinite_figures_are_shown_as_such_and_absent_ones_as_dashes() -> None:
     page = Page(render(*report()))
-    broken = page.row("2", "1", "LayerNorm_1/Sum_1")
-    assert broken[5:12] == ["NaN", "NaN", "NaN", "15", "−∞", "65.5", "3.49e+05 > 65504"]
-    assert page.row("–", "3", "Shape_3")[5:12] == ["–"] * 7
+    broken = page.row("2", "LayerNorm_1/Sum_1")
+    assert broken[2:7] == ["Conv", "–", "NaN", "−∞", "pinned FP32 overflow"]
+    assert broken[7:] == ["1", "1×8", "NaN", "NaN", "15", "65.5", "3.49e+05 > 65504", "pinned to FP32: reaches 3.5e+05"]
+    assert page.row("–", "Shape_3")[2:] == [
+        *("Conv", "–", "–", "–", "fixed: integers", "3", "1×8"),
+        *(["–"] * 6),
+    ]
     assert page.row("fp32")[9] == "∞"
+
+
+def test_what_an_absorbed_inf_is_not_pinned_for_is_said_where_the_plan_is_right() -> None:
+    run, variants, layers, plans = report()
+    broken = layers.assign(mixed_sqnr_db=[-INF, 65.5, 65.5, NAN], inherited_inf=[3, 3, 0, None])
+    said = "not pinned: the Inf is absorbed behind it"
+    assert said in Page(render(run, variants, broken, plans)).row("1", "Conv_0")[6]
+    assert said not in Page(render(run, variants, layers, plans)).row("1", "Conv_0")[6]
+    not_met = run | {"precisions": {"fp16": run["precisions"]["fp16"] | NOT_MET}}
+    assert said not in Page(render(not_met, variants, broken, plans)).text
+
+
+def test_shares_of_the_output_error_are_shown_and_what_the_order_is_by() -> None:
+    run, variants, layers, plans = report()
+    shared = layers.assign(output_share=[0.25, NAN, 0.75, NAN])
+    page = Page(render(run, variants, shared, plans))
+    assert [page.row(*start)[3] for start in (("1", "Conv_0"), ("2", "LayerNorm_1/Sum_1"), ("–", "Shape_3"))] == [
+        *("25.0", "breaks it", "–"),
+    ]
+    assert "Ordered by share of the output error" in page.text
+    assert "Ordered by the error that each introduces itself" in Page(render(run, variants, layers, plans)).text
+
+
+def test_what_most_names_begin_with_is_left_out_to_the_eye_alone() -> None:
+    html = render(*report(["/encoder/layer/Conv", "/encoder/layer/Sum", "/encoder/layer/Tanh", "Shape"]))
+    assert Page(html).row("1", "/encoder/layer/Conv")
+    assert '<bdi class="name cut"><span class="pre">/encoder/layer/</span>Conv</bdi>' in html
+    assert "stands for <code>/encoder/layer/</code>" in html
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_pins_on_several_rungs_are_counted_by_rung() -> None:
     html = render(run, variants, layers, plans)
     page = Page(html)
     assert "3 of 4 layers stay in FP32 (2) and BF16 (1)" in page.text
-    assert page.row("1", "0", "Conv_0")[-1] == "pinned to BF16"
+    assert page.row("1", "Conv_0")[-1] == "pinned to BF16"
     assert "<title>Conv_0: pinned to BF16</title>" in html
 
 

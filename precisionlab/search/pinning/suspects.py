@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from precisionlab.backends.base import SensitivityRequest
 from precisionlab.compare.comparison import Comparison
@@ -17,7 +18,7 @@ from precisionlab.search.pinning.choice import Aim
 from precisionlab.search.pinning.reasons import reason_of
 from precisionlab.search.pinning.rounds import ranked_in_rounds
 from precisionlab.search.pinning.task import Task
-from precisionlab.search.rank import Ranking, rank, rank_by_sensitivity
+from precisionlab.search.rank import Ranking, by_share, rank, rank_by_sensitivity
 from precisionlab.system.deadline import Watched
 
 _SHARE = 0.5
@@ -40,11 +41,23 @@ class Suspects:
     by_cost: bool = False
     """Whether the harm was divided by what pinning a layer costs."""
 
+    @cached_property
+    def _told_order(self) -> tuple[str, ...]:
+        """The order that people are told of a layer's rank by, as tables have it; by cost it is the search's own."""
+        if self.by_cost:
+            return self.ranking.order
+        return by_share(self.ranking.order, self.sensitivities, self.ranking.required)
+
     def reason(self, layer: Layer, precision: Precision) -> str:
         """Why the layer is pinned to a precision."""
-        order = self.ranking.order
         return reason_of(
-            layer, precision, order, self.causes, self.sensitivities, by_cost=self.by_cost, clamped=self.clamped
+            layer,
+            precision,
+            self._told_order,
+            self.causes,
+            self.sensitivities,
+            by_cost=self.by_cost,
+            clamped=self.clamped,
         )
 
 
