@@ -187,7 +187,7 @@ def _outputs(found: CompareFindings) -> Table:
 def _layers(console: Console, found: CompareFindings) -> Table:
     from rich.table import Table
 
-    from precisionlab.cli.summary import shortened
+    from precisionlab.cli.console import shortened
     from precisionlab.report.cells import show, visible
 
     table = Table(box=None, pad_edge=False, header_style="bold", title="what introduces most, SQNR in dB")
