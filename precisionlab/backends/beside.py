@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,18 +45,13 @@ def side_by_side(
 
     Raises ModelError where the original cannot be run, OtherFailsError (a ModelError too) where the other cannot.
     """
-    one = Session(original.clone(), threads, level=level)
-    two: Session | None = None
-    sample: Sample | None = None
-    try:
-        two = other_session(other, threads, level)
+    with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
+        coming = pool.submit(other_session, other, threads, level)
+        one = opened.enter_context(closing(Session(original.clone(), threads, level=level)))
+        two = opened.enter_context(closing(coming.result()))
         for sample in samples:
             wanted = one.run(sample.inputs)
             yield Both(sample, wanted, given_by(two, sample, sample.inputs if fed is None else fed(sample)))
-    finally:
-        one.close()
-        if two is not None:
-            two.close()
 
 
 def other_session(graph: ir.Model, threads: int, level: ort.GraphOptimizationLevel) -> Session:

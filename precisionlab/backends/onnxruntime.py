@@ -20,7 +20,7 @@ from precisionlab.backends.memory import UNLIMITED, share_of
 from precisionlab.backends.ranking import SensitivityParts, pays
 from precisionlab.backends.runner import Ready, Runner, State, side_by_side
 from precisionlab.backends.sensitivity import Reference, SensitivityStages, judged_outputs
-from precisionlab.backends.session import Session, as_float32
+from precisionlab.backends.session import UNPACKED, Session, as_float32
 from precisionlab.backends.switched import SwitchedSessions, can_be_switched, parts_of, pinned_to_float32
 from precisionlab.backends.toggling import Toggling, border_bytes, can_be_toggled, low_of
 from precisionlab.backends.watching import Watch, Watching, constant_outputs
@@ -113,7 +113,7 @@ class OnnxRuntimeBackend(Backend):
         state = dict(first.inputs)
         # Of values nothing is shown, and their size is not known yet: only weights and nodes can be a reason to part.
         for probe in shape_probes(model, cut(model, 0, self.budget, self.share.weights, self.share.nodes)):
-            session = Session(probe.graph, self.threads)
+            session = Session(probe.graph, self.threads, entries=UNPACKED)
             values = session.run({feed: state[name] for feed, name in probe.feeds.items()})
             shapes.update((name, tuple(values[output].tolist())) for output, name in probe.shapes.items())
             state.update((name, values[output]) for output, name in probe.fetches.items())

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ AS_OPTIMIZED = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 """The level at which ONNX Runtime fuses and folds what it can."""
 AS_WRITTEN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 """The level at which each node is a kernel of its own: nothing is fused or folded."""
+UNPACKED = MappingProxyType({"session.disable_prepacking": "1"})
+"""For a graph that runs once: packing its weights would take longer than the run."""
 
 
 class Session:
@@ -66,7 +69,9 @@ class Session:
         threads: int,
         providers: Sequence[Any] = ("CPUExecutionProvider",),
         level: ort.GraphOptimizationLevel = AS_OPTIMIZED,
+        entries: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`entries` are more of ONNX Runtime's own settings of a session."""
         _share_arena()
         _give_back_what_is_freed()
         options = ort.SessionOptions()
@@ -78,6 +83,8 @@ class Session:
         # Threads that spin after a run would fight with those that sum the errors.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
+        for name, value in entries.items():
+            options.add_session_config_entry(name, value)
         # Shape comes before what else is ready: else what a probe asks the shapes of is all held to the end.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self._run_options = ort.RunOptions()

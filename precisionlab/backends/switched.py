@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from precisionlab.backends.device import CPU, Device, Running
-from precisionlab.backends.runner import Ready, side_by_side
+from precisionlab.backends.runner import Ready, sessions_of
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.plan.arithmetic import Arithmetic
@@ -35,9 +35,6 @@ _PARTS, _LEAST = 16, 32
 
 _ON_GPU = 64
 """Nodes of a part on a GPU: to begin and end a run takes as long there as dozens of kernels."""
-
-_MAKERS = 4
-"""Sessions of parts that are made side by side: each is a sixteenth of the model, and a thread's work."""
 
 
 def pinned_to_float32(plan: PrecisionPlan) -> frozenset[str]:
@@ -91,7 +88,7 @@ class SwitchedSessions:
         switching = in_branches if device is CPU else in_values
         self._parts = list(switched_parts(model, base_of(plan), table, self.cut, copier, switching))
         self._set = {is_pinned: device.value(np.asarray(is_pinned)) for is_pinned in (False, True)}
-        self._sessions = list(side_by_side(device.session, (p.graph for p in self._parts), _MAKERS, device))
+        self._sessions = list(sessions_of((part.graph for part in self._parts), device))
 
     def of(self, plan: PrecisionPlan) -> Ready:
         """What runs the plan."""
@@ -120,7 +117,7 @@ class SwitchedSessions:
             self._beside = None
             flow = Flow.REFERENCE if is_reference(plan) else Flow.VARIANT
             made = list(segments(self.model, plan, self._table, self.cut, (flow,), (), self._copier_of))
-            sessions = side_by_side(self.device.session, (segment.graph for segment in made), _MAKERS, self.device)
+            sessions = sessions_of((segment.graph for segment in made), self.device)
             self._beside = plan, list(zip(made, sessions, strict=True))
         return self._beside[1]
 

@@ -140,6 +140,7 @@ def _terms(model: Model, layer: Layer, precision: Precision, arithmetic: Arithme
     node = nodes[0]
     values = node.inputs[:2]
     constant: Callable[[], Array] | None = None
+    weight: ir.Value | None = None
     names: list[str | None] = []
     for value in values:
         assert value is not None
@@ -149,11 +150,16 @@ def _terms(model: Model, layer: Layer, precision: Precision, arithmetic: Arithme
         if constant is not None or value.dtype != ir.DataType.FLOAT:
             return None
         folded = nodes if arithmetic.fusing is Fusing.FOLDED else nodes[:1]
-        constant = partial(_handed, folded, value, precision, arithmetic.constants)
+        constant, weight = partial(_handed, folded, value, precision, arithmetic.constants), value
         names.append(None)
     if node.op_type in CONVOLUTIONS and names[1] is not None:
         return None
-    norm = 0.0 if constant is None else _largest_norm(node, constant(), on_the_left=names[0] is None)
+    norm = 0.0
+    if weight is not None and constant is not None:
+        key = f"precisionlab.norm.{node.name}.{precision}.{arithmetic.constants}"
+        if key not in weight.meta or folded_scale(nodes) is not None:
+            weight.meta[key] = _largest_norm(node, constant(), on_the_left=names[0] is None)
+        norm = weight.meta[key]
     return _Terms(node, (names[0], names[1]), constant, norm, products_of(node, model.tensors))
 
 
