@@ -251,18 +251,22 @@ class OnnxRuntimeBackend(Backend):
                 self._switched = key, made
             return self._switched[1]
 
-    def _toggling(self, request: SensitivityRequest, samples: int) -> Toggling | None:
-        """What toggles layers in the sessions that a search's plans share; None where they cannot be."""
-        model, low, arithmetic = request.judging.watched(self.model), low_of(request), request.arithmetic
+    def can_toggle(self, request: SensitivityRequest, samples: int) -> bool:
+        """Whether layers are toggled in sessions that live on: whatever is asked for together, they are made once."""
+        model, low = request.judging.watched(self.model), low_of(request)
         layers = frozenset(request.layers) | pinned_to_float32(low)
-        if not can_be_switched(model, base_of(low), layers, arithmetic, self.runs_on):
-            return None
+        if self.share.is_parted or not can_be_switched(model, base_of(low), layers, request.arithmetic, self.runs_on):
+            return False
         if not can_be_toggled(model, request):
-            return None
+            return False
         kept = samples * border_bytes(model, parts_of(model, self.budget, self.runs_on))
-        if kept > self.share.samples // 2:
-            return None
-        return Toggling(self._sessions_for(model, low, request.table, request.judging, arithmetic), request)
+        return kept <= self.share.samples // 2
+
+    def _toggling(self, request: SensitivityRequest) -> Toggling:
+        """What toggles layers in the sessions that a search's plans share."""
+        model, low = request.judging.watched(self.model), low_of(request)
+        sessions = self._sessions_for(model, low, request.table, request.judging, request.arithmetic)
+        return Toggling(sessions, request)
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
@@ -270,8 +274,8 @@ class OnnxRuntimeBackend(Backend):
         if self.share.is_parted:
             yield from branch_sensitivities(self.model, request, every, self.threads, self.budget, self.share)
             return
-        if (toggling := self._toggling(request, len(every))) is not None:
-            yield from toggling.sensitivities(every, self.threads)
+        if self.can_toggle(request, len(every)):
+            yield from self._toggling(request).sensitivities(every, self.threads)
             return
         self._switched = None
         layers, reference = frozenset(request.layers), self.kept_reference(request.judging)

@@ -65,6 +65,7 @@ class SpreadBackend(Backend):
         self.workers = executor.workers
         self._budget = inner.budget
         self._is_parted = inner.share.is_parted
+        self._can_toggle = inner.can_toggle
         self._pays = partial(pays, inner.model, budget=inner.budget, share=inner.share, device=inner.runs_on)
         self._source = source
         self._executor = executor
@@ -82,11 +83,18 @@ class SpreadBackend(Backend):
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Stage after stage. A task is a stage with many samples: its sessions cost about as much as its runs.
 
-        Or sample after sample, where sessions live on from one to the next.
+        Or sample after sample, where sessions live on from one to the next; of fewer samples than there are workers
+        each has some of the layers.
         """
         wanted = _wanted(samples)
-        by_sample = self._is_parted or self._pays(request)
-        tasks = [Chunk((each,)) for each in wanted] if by_sample else self._stages(request, wanted)
+        if self._can_toggle(request, 1):
+            shares = max(1, self.workers // len(wanted))
+            layers = [request.layers[start::shares] for start in range(min(shares, len(request.layers)))]
+            tasks = [Chunk((each,), layers=some) for each in wanted for some in layers]
+        elif self._is_parted or self._pays(request):
+            tasks = [Chunk((each,)) for each in wanted]
+        else:
+            tasks = self._stages(request, wanted)
         function = partial(worker.sensitivities, self._source, request, len(wanted))
         for found in self._executor.map(function, tasks):
             yield from found

@@ -46,10 +46,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One task: a few samples; of sensitivities, through one of their stages."""
+    """One task: a few samples; of sensitivities, through one of their stages, or to some of the layers."""
 
     samples: tuple[Wanted, ...]
     stage: int | None = None
+    layers: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         first, last = self.samples[0].name, self.samples[-1].name
@@ -89,6 +90,8 @@ def evaluate(source: Source, evaluation: Evaluation, chunk: Chunk) -> list[Sampl
 def sensitivities(source: Source, request: SensitivityRequest, count: int, chunk: Chunk) -> list[Sensitivities]:
     """Each sample's sensitivity to each layer of one stage, or of all. The chunk's samples are some of `count`."""
     opened = _open(source)
+    if chunk.layers is not None:
+        request = replace(request, layers=chunk.layers)
     if chunk.stage is None:  # all stages: their sessions are not made for each
         return list(opened.backend.sensitivities(request, opened.read(chunk.samples)))
     key = (replace(request, table=None), _digest(request.table), count)

@@ -23,11 +23,12 @@ from models import DIGITS, calibrate, load, plan_for, proto
 from precisionlab.backends.base import Backend, Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.spread import SpreadBackend, source_of
-from precisionlab.backends.worker import Source
+from precisionlab.backends.worker import Chunk, Source
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.judging import judging_of
+from precisionlab.compare.sensitivity import merged
 from precisionlab.compare.task import Accuracy
 from precisionlab.data import Dataset, open_dataset, random_dataset
 from precisionlab.errors import DataError, ModelError, OptionError, PrecisionLabError
@@ -204,6 +205,30 @@ def test_random_inputs_and_hooks_are_opened_by_workers_too(tmp_path: Path, pool:
         part = data.only(data.names[3:5])
         assert labels(spread, plan, part) == labels(backend, plan, part)
         assert labels(spread, plan, list(part)) == labels(backend, plan, part)
+
+
+def test_layers_of_a_single_sample_are_shared_between_processes_to_the_same_bits(
+    tmp_path: Path, pool: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "(float[4,8] x) => (float[4,8] y) { a = MatMul(x, w) s = Softmax(a) m = MatMul(s, a) y = Tanh(m) }"
+    weight = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    model = load(proto(text, {"w": weight}), tmp_path)
+    data = random_dataset(model, {}, seed=3).checked()
+    backend = OnnxRuntimeBackend(model, next(iter(data)), threads=1)
+    spread = SpreadBackend(backend, source_of(backend, data), pool)
+    layers = tuple(layer.name for layer in model.layers)
+    plans = plan_for(model, Precision.FP32), plan_for(model, Precision.FP16)
+    request = SensitivityRequest(*plans, layers, None, judging_of(model))
+    tasks: list[Chunk] = []
+    ran = pool.map
+    monkeypatch.setattr(pool, "map", lambda function, chunks: ran(function, tasks.extend(chunks) or tasks))
+
+    one = data.only(data.names[:1])
+    found = merged(list(spread.sensitivities(request, one)))
+
+    assert [chunk.layers for chunk in tasks] == [layers[::2], layers[1::2]]
+    expected = merged(list(backend.sensitivities(request, one)))
+    assert {name: repr(found[name]) for name in layers} == {name: repr(expected[name]) for name in layers}
 
 
 def labels(backend: Backend, plan: Any, samples: Any) -> list[str | None]:
