@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any, Protocol
 
 from markupsafe import Markup
 
-from precisionlab.report.cells import show, visible
-from precisionlab.report.drawing import Scale, as_markup, labels, scale_of, ticks, tidy, tree_of
+from precisionlab.report.cells import visible
+from precisionlab.report.drawing import SETTLED, Scale, as_markup, labels, scale_of, ticks, tidy, tree_of
 
 Point = tuple[float, float]
 _HALF = 0.4  # half a layer's width, less a gap, so that a single layer is a stroke that can be seen
@@ -68,8 +67,11 @@ class Chart:
     pins: bool
 
 
-def draw_chart(title: str, layers: Sequence[Charted], changed: bool) -> Chart:
-    """Introduced and inherited SQNR over the layers, what is left under the plan found where it `changed`, and pins."""
+def draw_chart(title: str, layers: Sequence[Charted], changed: bool, met: bool = True) -> Chart:
+    """Introduced and inherited SQNR over the layers, what is left under the plan found where it `changed`, and pins.
+
+    `met` says whether that plan is right: only then its curve has the colour of one that is.
+    """
     import pygal  # type: ignore[import-untyped]
 
     places = [float(number) if view.index is None else view.index for number, view in enumerate(layers)]
@@ -80,11 +82,13 @@ def draw_chart(title: str, layers: Sequence[Charted], changed: bool) -> Chart:
         # Else the plan found is the variant without pins, and its curve the same.
         "mixed": [view.mixed if changed else None for view in layers],
     }
-    scale = scale_of((v for curve in figures.values() for v in curve if v is not None), unit=10, least=20)
+    scale = scale_of((v for curve in figures.values() for v in curve if v is not None), 10, 20, SETTLED)
     chart = pygal.XY(
         width=1000,
-        height=360,
+        height=380,
         margin=4,
+        x_title="Layer, by its place in the network",
+        y_title="SQNR, dB",
         margin_right=12,
         range=scale.range,
         xrange=(min(places) - _HALF, max(places) + _HALF),
@@ -105,7 +109,7 @@ def draw_chart(title: str, layers: Sequence[Charted], changed: bool) -> Chart:
             chart.add(name, strokes)
             names.append(name)
     tree = tree_of(chart)
-    tidy(tree, names)
+    tidy(tree, [f"{name} missed" if name == "mixed" and not met else name for name in names])
     first, step = _places(tree)
     words = f"{title}: SQNR over the layers of the network. The layer table below holds all its figures."
     return Chart(as_markup(tree, words), first, step, "mixed" in names, bool(pinned))
@@ -146,7 +150,7 @@ def _strokes(
         number, (_, value) = item
         if value is None:
             return None
-        return show(value, "g") if not math.isfinite(value) else ("finite", 0 if joined else number)
+        return scale.lane_of(value) or ("finite", 0 if joined else number)
 
     points: list[Point | None] = []
     for key, items in groupby(enumerate(zip(places, values, strict=True)), key=stretch):

@@ -13,20 +13,30 @@ from markupsafe import Markup
 
 from precisionlab.report.cells import show
 
+SETTLED = 120.0
+"""Above so many dB an SQNR is drawn as no error: float32's own sums leave less, and one such spike flattens a chart."""
+
 
 @dataclass(frozen=True)
 class Scale:
-    """Where figures stand: finite ones on an axis, the others in lanes of their own."""
+    """Where figures stand: finite ones on an axis, the others in lanes of their own, with those above `most`."""
 
     low: float
     high: float
     lanes: Mapping[str, float]
     lane_height: float
+    most: float = math.inf
+
+    def lane_of(self, value: float) -> str | None:
+        """The lane that a figure stands in; None for one that has its place on the axis."""
+        if value > self.most:
+            return "∞"
+        return None if math.isfinite(value) else show(value, "g")
 
     def place(self, value: float, shift: float = 0.0) -> float:
         """The height of a figure; `shift` in −1…1 keeps curves that share a lane apart."""
-        lane = self.lanes.get(show(value, "g"))
-        return value if lane is None else lane + shift * self.lane_height / 4
+        lane = self.lane_of(value)
+        return value if lane is None else self.lanes[lane] + shift * self.lane_height / 4
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -42,16 +52,17 @@ class Scale:
     @property
     def labels(self) -> list[dict[str, Any]]:
         """What stands at the axis."""
-        lanes = [{"value": height, "label": kind} for kind, height in self.lanes.items()]
+        top = "∞" if math.isinf(self.most) else f"> {self.most:g}"
+        lanes = [{"value": height, "label": top if kind == "∞" else kind} for kind, height in self.lanes.items()]
         return labels(ticks(self.low, self.high, 6)) + lanes
 
 
-def scale_of(values: Iterable[float], unit: float, least: float) -> Scale:
+def scale_of(values: Iterable[float], unit: float, least: float, most: float = math.inf) -> Scale:
     """A scale with room for the finite values and a lane for each kind of other that occurs.
 
-    Its ends are multiples of `unit`, and `least` apart at least.
+    Its ends are multiples of `unit`, and `least` apart at least. Values above `most` are drawn as infinite ones.
     """
-    found = list(values)
+    found = [math.inf if value > most else value for value in values]
     finite = [value for value in found if math.isfinite(value)] or [0.0, 3 * least]
     low, high = math.floor(min(finite) / unit) * unit, math.ceil(max(finite) / unit) * unit
     high = max(high, low + least)
@@ -61,7 +72,7 @@ def scale_of(values: Iterable[float], unit: float, least: float) -> Scale:
     lanes: dict[str, float] = {kind: low - (place + 0.4) * height for place, kind in enumerate(below, 1)}
     if "∞" in kinds:
         lanes["∞"] = high + 1.4 * height
-    return Scale(low, high, lanes, height)
+    return Scale(low, high, lanes, height, most)
 
 
 def labels(values: Iterable[float], unit: str = "") -> list[dict[str, Any]]:

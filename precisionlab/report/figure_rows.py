@@ -16,11 +16,20 @@ _HELD_OUT = "on the samples held out"
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One row of the verdict: a figure of the reference, without pins, and with them. `below` belongs to another."""
+    """One row of the verdict: a figure of the reference, without pins, and with them. `below` belongs to another.
+
+    `missed` says of each cell whether its figure is not what was asked; it is shorter where none is asked of.
+    """
 
     label: str
     cells: tuple[str, ...]
     below: bool = False
+    missed: tuple[bool, ...] = ()
+
+    @property
+    def marked(self) -> tuple[tuple[str, bool], ...]:
+        """Each cell, and whether its figure is not what was asked."""
+        return tuple((cell, place < len(self.missed) and self.missed[place]) for place, cell in enumerate(self.cells))
 
 
 def figure_rows(
@@ -34,8 +43,11 @@ def figure_rows(
     if low is None:
         return ()
     variants = [low] if mixed is None else [low, mixed]
-    rows = [_row("Worst output’s SQNR, dB", [ABSENT, *(show(v.worst.sqnr, ".1f") for v in variants)])]
-    rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.worst.held_out.sqnr, ".1f") for v in variants)])
+    asked = {bound.figure: bound for bound in bounds}
+    headline = [ABSENT, *(show(v.worst.sqnr, ".1f") for v in variants)]
+    rows = [_row("Worst output’s SQNR, dB", headline, asked.get(SQNR), variants)]
+    held_out = [ABSENT, *(show(v.worst.held_out.sqnr, ".1f") for v in variants)]
+    rows += _row_below(_HELD_OUT, held_out, asked.get(SQNR), variants)
     rows += _row_below("95 % interval", [ABSENT, *(_interval(v) for v in variants)])
     for kind in AlternativeKind:
         rows += _row_below(kind.words, [ABSENT, *(_under(v, kind) for v in variants)])
@@ -43,18 +55,21 @@ def figure_rows(
         if _has_row(bound):
             figures = [v.of(bound) for v in variants]
             label = axis_text(bound)
-            rows.append(_row(label[0].upper() + label[1:], [ABSENT, *(value_text(bound, f) for f, _ in figures)]))
-            rows += _row_below(_HELD_OUT, [ABSENT, *(value_text(bound, held) for _, held in figures)])
+            cells = [[ABSENT, *(value_text(bound, figure[place]) for figure in figures)] for place in (0, 1)]
+            rows.append(_row(label[0].upper() + label[1:], cells[0], bound, variants))
+            rows += _row_below(_HELD_OUT, cells[1], bound, variants)
     if metric:
-        rows.append(_row(metric, [show(low.reference_metric, ".3f"), *(show(v.metric, ".3f") for v in variants)]))
+        figures_of_task = [show(low.reference_metric, ".3f"), *(show(v.metric, ".3f") for v in variants)]
+        rows.append(_row(metric, figures_of_task, asked.get("metric"), variants))
         everyone = [reference, *variants]
         held = [show(v.held_out_metric, ".3f") if v else ABSENT for v in everyone]
-        rows += _row_below(_HELD_OUT, held)
+        rows += _row_below(_HELD_OUT, held, asked.get("metric"), variants)
         rows += _row_below("95 % interval, ±", [_half_width(v) for v in everyone])
     if any(v.cost is not None for v in variants):
         kinds = " and ".join(dict.fromkeys(v.cost_figures for v in variants))
         rows.append(_row(f"Cost, % of FP32 ({kinds})", ["100", *(_percentage(v.cost) for v in variants)]))
-    rows.append(_row("Tensors with new NaN or Inf", [ABSENT, *(show(v.nonfinite_tensors, ".0f") for v in variants)]))
+    broken = [ABSENT, *(show(v.nonfinite_tensors, ".0f") for v in variants)]
+    rows.append(_row("Tensors with new NaN or Inf", broken, asked.get("nonfinite"), variants))
     if any(v.held_out_nonfinite not in (None, v.nonfinite_tensors) for v in variants):
         rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.held_out_nonfinite, ".0f") for v in variants)])
     return tuple(rows)
@@ -66,13 +81,26 @@ def _has_row(bound: Bound) -> bool:
     return metric.tabled if isinstance(metric, RunMetric) else bound.figure != SQNR
 
 
-def _row(label: str, cells: Sequence[str]) -> FigureRow:
-    return FigureRow(label, tuple(cells))
+def _row(
+    label: str, cells: Sequence[str], bound: Bound | None = None, variants: Sequence[VariantView] = ()
+) -> FigureRow:
+    """A row; `bound` is what its figures on the samples that chose were held to, those of the reference not."""
+    return FigureRow(label, tuple(cells), missed=_missed(bound, variants, 0))
 
 
-def _row_below(label: str, cells: Sequence[str]) -> list[FigureRow]:
-    """A row that belongs to the one above; none where it would be empty."""
-    return [] if set(cells) == {ABSENT} else [FigureRow(label, tuple(cells), below=True)]
+def _row_below(
+    label: str, cells: Sequence[str], bound: Bound | None = None, variants: Sequence[VariantView] = ()
+) -> list[FigureRow]:
+    """A row that belongs to the one above, of the samples held out; none where it would be empty."""
+    if set(cells) == {ABSENT}:
+        return []
+    return [FigureRow(label, tuple(cells), below=True, missed=_missed(bound, variants, 1))]
+
+
+def _missed(bound: Bound | None, variants: Sequence[VariantView], place: int) -> tuple[bool, ...]:
+    """Of the reference and of each variant, whether its figure is not what the bound asks."""
+    figures = [] if bound is None else [variant.of(bound)[place] for variant in variants]
+    return (False, *(figure is not None and bound is not None and not bound.admits(figure) for figure in figures))
 
 
 def _interval(variant: VariantView) -> str:

@@ -26,7 +26,7 @@ from precisionlab.report.cells import (
     value_text,
     visible,
 )
-from precisionlab.report.drawing import Scale, as_markup, labels, round_step, scale_of, ticks, tidy, tree_of
+from precisionlab.report.drawing import SETTLED, Scale, as_markup, labels, round_step, scale_of, ticks, tidy, tree_of
 from precisionlab.system.wording import counted
 
 _FEWEST = 3
@@ -70,7 +70,7 @@ class Front:
     plans: tuple[PlanView, ...]
     bought: tuple[str, ...]
     others: bool
-    chosen: bool
+    chosen: PlanView | None
 
 
 def draw_front(title: str, bound: Bound | None, rows: Sequence[Row], target: str) -> Front | None:
@@ -86,7 +86,7 @@ def draw_front(title: str, bound: Bound | None, rows: Sequence[Row], target: str
     axes = f"{figure_text(bound)}{in_unit(bound)} against cost in % of FP32, {kinds} for {target}"
     words = _words(plans, bound)
     svg = _draw(plans, front, bound, f"{title}: {axes}. {words}")
-    chosen = any(plan.chosen for plan in plans)
+    chosen = next((plan for plan in plans if plan.chosen), None)
     return Front(svg, axes, words, axis_text(bound), front, _bought(front, bound), bool(others), chosen)
 
 
@@ -142,8 +142,10 @@ def _draw(plans: Sequence[PlanView], front: Sequence[PlanView], bound: Bound, de
     room = max((right - left) * 0.05, 0.05)
     chart = pygal.XY(
         width=1000,
-        height=340,
+        height=360,
         margin=4,
+        x_title="Cost, % of FP32",
+        y_title=axis_text(bound)[:1].upper() + axis_text(bound)[1:],
         margin_right=12,
         range=scale.range,
         xrange=(left - room, right + room),
@@ -166,16 +168,19 @@ def _draw(plans: Sequence[PlanView], front: Sequence[PlanView], bound: Bound, de
         points, size = series[name]
         chart.add(name, points, stroke=not size, show_dots=bool(size), dots_size=size)
     tree = tree_of(chart)
-    tidy(tree, names)
+    # What was taken has the colour of a plan that is right only where it met the tolerance.
+    is_right = all(plan.meets for plan in plans if plan.chosen)
+    tidy(tree, [f"{name} missed" if name == "found" and not is_right else name for name in names])
     return as_markup(tree, description)
 
 
 def _scale(plans: Sequence[PlanView], bound: Bound) -> Scale:
     values = [plan.value for plan in plans] + [bound.value]
-    finite = [value for value in values if math.isfinite(value)]
+    most = max(SETTLED, bound.value) if bound.of_metric.unit == "dB" else math.inf
+    finite = [value for value in values if math.isfinite(value) and value <= most]
     least = bound.of_metric.least_span
     span = max(max(finite) - min(finite), 0.1 * abs(bound.value) if least is None else least)
-    return scale_of(values, round_step(span / 6), span)
+    return scale_of(values, round_step(span / 6), span, most)
 
 
 def _stairs(front: Sequence[PlanView], scale: Scale) -> list[Any]:

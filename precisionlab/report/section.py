@@ -224,13 +224,13 @@ def section_of(
         layers=tuple(ranked),
         worst=tuple(view for view in ranked[:WORST_SHOWN] if view.rank is not None),
         details=details_json(rows) if charted else None,
-        chart=_chart(title, views, bool(pins or repairs)) if charted else None,
+        chart=_chart(title, views, bool(pins or repairs), verdict.met) if charted else None,
         front=_front(name, bound, tables.pareto, run) if charted else None,
     )
 
 
-def _chart(title: str, views: Sequence[LayerView], changed: bool) -> Chart | None:
-    return draw_chart(title, views, changed) if any(view.measured for view in views) else None
+def _chart(title: str, views: Sequence[LayerView], changed: bool, met: bool) -> Chart | None:
+    return draw_chart(title, views, changed, met) if any(view.measured for view in views) else None
 
 
 def metric_name(rows: Iterable[Row]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from precisionlab.report.cells import Row, as_flag, as_number, show
+from precisionlab.report.drawing import SETTLED
 
 COLUMNS = 40
 
@@ -40,11 +41,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Spreads:
-    """All of a page, and the ends of the axis that they share, in dB."""
+    """All of a page, and the ends of the axis that they share, in dB; `beyond`: its last bar has all above too."""
 
     rows: tuple[Spread, ...]
     low: float
     high: float
+    beyond: bool
 
 
 def spreads_of(rows: Sequence[Row]) -> Spreads | None:
@@ -53,12 +55,12 @@ def spreads_of(rows: Sequence[Row]) -> Spreads | None:
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return None
-    low, high = 10 * math.floor(min(finite) / 10), 10 * math.ceil(max(finite) / 10)
+    low, high = 10 * math.floor(min(finite) / 10), 10 * math.ceil(min(max(finite), SETTLED) / 10)
     high = max(high, low + 10)
     found = []
     for (variant, output), group in groupby(rows, key=lambda row: (str(row["variant"]), str(row["output"]))):
         found.append(_spread(variant, output, list(group), low, high))
-    return Spreads(tuple(found), low, high)
+    return Spreads(tuple(found), low, high, max(finite) > high)
 
 
 def _spread(variant: str, output: str, rows: Sequence[Row], low: float, high: float) -> Spread:

@@ -182,7 +182,7 @@ class Page(HTMLParser):
 def test_verdict_says_before_and_after() -> None:
     page = Page(render(*report()))
     assert "1 of 4 layers pinned to fp32 make it right" in page.text
-    assert page.row("Worst output’s SQNR, dB")[1:] == ["–", "−0.3", "57.0"]
+    assert page.row("Worst output’s SQNR, dB")[1:] == ["–", "✗ −0.3", "57.0"]
     assert page.row("accuracy")[1:] == ["1.000", "0.065", "1.000"]
     assert page.row("Tensors with new NaN or Inf")[1:] == ["–", "41", "0"]
     assert "SQNR ≥ 30 dB; no new NaN, and no Inf but where FP16 cannot hold a value" in page.text
@@ -319,7 +319,7 @@ def test_worst_of_several_outputs_is_nan_where_one_is() -> None:
         for output, sqnr, nan in (("good", 50.0, 0), ("broken", NAN, 3), ("labels", NAN, None))
     ]
     page = Page(render(run, pd.DataFrame(variants), layers, plans))
-    assert page.row("Worst output’s SQNR, dB")[2] == "NaN"
+    assert page.row("Worst output’s SQNR, dB")[2] == "✗ NaN"
     assert page.row("good")[1] == "50.0"
     assert page.row("broken")[1] == "NaN"
     assert page.row("labels")[1] == "–"  # integers have no SQNR
@@ -421,6 +421,32 @@ def test_nonfinite_values_have_lanes_of_their_own() -> None:
     assert drawn["inherited"].count("M") == 3  # the curve breaks where it leaves the numbers
     heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", drawn["introduced"])]
     assert max(heights) == heights[2] == heights[3] > heights[0]
+
+
+def test_what_lies_above_120_decibels_flattens_no_chart() -> None:
+    layers = report()[2]
+    spiked = layers.assign(inherited_sqnr_db=[800.0, *layers["inherited_sqnr_db"][1:]])
+    run, variants, _, plans = report()
+    html = render(run, variants, spiked, plans)
+    assert "&gt; 120</text>" in html
+    assert ">500</text>" not in html
+    heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", curves(spiked)["introduced"])]
+    level = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", curves(layers)["introduced"])]
+    assert heights[0] - heights[2] == pytest.approx(level[0] - level[2], rel=0.3)
+
+
+def test_axes_say_what_they_show() -> None:
+    html = render(*report())
+    assert 'class="title">Layer, by its place in the network</text>' in html
+    assert ">SQNR, dB</text>" in html
+
+
+def test_the_curve_of_a_plan_that_is_not_right_is_not_drawn_as_one_that_is() -> None:
+    run, *rest = report()
+    assert 'class="curve mixed"' in render(run, *rest)
+    html = render(run | {"precisions": {"fp16": run["precisions"]["fp16"] | NOT_MET}}, *rest)
+    assert 'class="curve mixed missed"' in html
+    assert 'class="curve mixed"' not in html
 
 
 def test_pins_are_marked_and_named() -> None:

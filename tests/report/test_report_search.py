@@ -179,7 +179,7 @@ def test_a_bound_on_another_figure_has_its_own_rows() -> None:
     run["tolerance"]["fp16"] = "sqnr>=30, top1>=0.99"
     page = Page(render(run, *rest))
     assert page.row("Equal top-1")[1:] == ["–", "1.000", "1.000"]
-    assert ["–", "0.960", "0.960"] in [[c.strip() for c in row[1:]] for row in page.rows]
+    assert ["–", "✗ 0.960", "✗ 0.960"] in [[c.strip() for c in row[1:]] for row in page.rows]
 
 
 @pytest.mark.parametrize("draw", [render, render_fragment])
@@ -349,8 +349,16 @@ def test_fewer_than_three_plans_or_unknown_costs_make_no_chart() -> None:
 
 def test_plans_without_a_number_stand_in_lanes() -> None:
     html = drawn([*PLANS, plan(3, NAN, 0.52), plan(3, -INF, 0.52), plan(9, INF, 0.9, on_front=True)])
-    assert {"NaN", "−∞", "∞"} <= set(re.findall(r">(NaN|−∞|∞)</text>", html))
+    assert {"NaN", "−∞", "&gt; 120"} <= set(re.findall(r">(NaN|−∞|&gt; 120)</text>", html))
     assert "<title>3 pins, NaN dB, 52.00 % of FP32</title>" in html
+
+
+def test_the_plan_found_is_marked_as_failing_where_it_does_not_meet_the_tolerance() -> None:
+    failing = [row | {"meets": False} for row in PLANS]
+    assert '<g class="curve found missed">' in drawn(failing)
+    assert "the plan found (large), NOT met" in drawn(failing)
+    assert '<g class="curve found">' in drawn(PLANS)
+    assert "NOT met</li>" not in drawn(PLANS)
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, 0.0])
