@@ -89,6 +89,7 @@ class Session:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self._run_options = ort.RunOptions()
         self._run_options.log_severity_level = 4
+        self.inputs = [str(v.name) for v in graph.graph.inputs]
         self.outputs = [str(v.name) for v in graph.graph.outputs]
         self._floats = frozenset(str(v.name) for v in graph.graph.inputs if v.dtype == ir.DataType.FLOAT)
         try:

@@ -17,6 +17,7 @@ from precisionlab.cli.compare import compare_command
 from precisionlab.cli.diff import diff_command
 from precisionlab.cli.doctor import doctor_command
 from precisionlab.cli.export import export_command
+from precisionlab.cli.extract import extract_command
 from precisionlab.cli.fidelity import fidelity_command
 from precisionlab.cli.interrupts import Interrupts
 from precisionlab.cli.repair import repair_command
@@ -118,6 +119,7 @@ cli.add_command(export_command)
 cli.add_command(report_command)
 cli.add_command(diff_command)
 cli.add_command(compare_command)
+cli.add_command(extract_command)
 cli.add_command(calibrate_command)
 cli.add_command(cache_commands)
 cli.add_command(doctor_command)

@@ -107,7 +107,10 @@ def compare(
             tolerance=bounds,
             verdict=compare_verdict(comparison, bounds, grounds, rows),
             notes=tuple(_notes(first, second, twins, judging)),
-            facts=_facts(first, second, ready, seed, metric, time.perf_counter() - started),
+            facts={
+                **_facts(first, second, ready, seed, metric, time.perf_counter() - started),
+                "match": dict(match or {}),
+            },
             folder=folder,
         )
         _write(result, page)
@@ -199,10 +202,11 @@ def _facts(
     import onnxruntime
 
     data = ready.dataset
+    origin = str(Path(data.origin).absolute()) if Path(data.origin).exists() else data.origin
     return {
-        "model": {"path": str(model.path), "sha256": model.sha256},
-        "other": {"path": str(other.path), "sha256": other.sha256},
-        "data": {"origin": data.origin, "sha256": data.sha256, "samples": len(data), "seed": seed},
+        "model": {"path": str(model.path.absolute()), "sha256": model.sha256},
+        "other": {"path": str(other.path.absolute()), "sha256": other.sha256},
+        "data": {"origin": origin, "sha256": data.sha256, "samples": len(data), "seed": seed},
         "metric": metric,
         "figures": "computed in float32 by ONNX Runtime's CPU provider, node by node",
         "created": time.strftime("%Y-%m-%dT%H:%M:%S"),

@@ -88,6 +88,32 @@ def load_other(path: Path) -> OtherModel:
 
     Raises ModelError where the file is not a valid ONNX model, or a cut end of it leaves nothing.
     """
+    model, data_files = _written(path)
+    with read_as_graph(path):
+        typed = inferred(model)
+        known = [tensors_of(typed, graph) for graph in typed.graphs()]
+    if any(info.dtype is None for info in known[0].values()):
+        asked = _asked(model)
+        known[0] = {n: i if i.dtype is not None else replace(i, dtype=asked.get(n)) for n, i in known[0].items()}
+    if has_half(model):
+        round_halves(model, [{name: info.dtype for name, info in infos.items()} for infos in known])
+    return OtherModel(
+        path=path,
+        sha256=hash_of([path, *data_files]),
+        onnx=model,
+        inputs=tuple(known[0][str(v.name)] for v in model.graph.inputs),
+        outputs=tuple(known[0][str(v.name)] for v in model.graph.outputs),
+        tensors=known[0],
+        data_files=frozenset(data_files),
+    )
+
+
+def as_written(path: Path) -> ir.Model:
+    """The file's graph with functions inlined and nodes sorted and named, its types as they are. Raises ModelError."""
+    return _written(path)[0]
+
+
+def _written(path: Path) -> tuple[ir.Model, tuple[Path, ...]]:
     data_files, is_known = sound_files(path)
     with read_as_graph(path):
         model = ir.load(path)
@@ -105,22 +131,7 @@ def load_other(path: Path) -> OtherModel:
             name_nodes(graph)
         if not is_known:
             cut_strangers(model, path)
-        typed = inferred(model)
-        known = [tensors_of(typed, graph) for graph in typed.graphs()]
-    if any(info.dtype is None for info in known[0].values()):
-        asked = _asked(model)
-        known[0] = {n: i if i.dtype is not None else replace(i, dtype=asked.get(n)) for n, i in known[0].items()}
-    if has_half(model):
-        round_halves(model, [{name: info.dtype for name, info in infos.items()} for infos in known])
-    return OtherModel(
-        path=path,
-        sha256=hash_of([path, *data_files]),
-        onnx=model,
-        inputs=tuple(known[0][str(v.name)] for v in model.graph.inputs),
-        outputs=tuple(known[0][str(v.name)] for v in model.graph.outputs),
-        tensors=known[0],
-        data_files=frozenset(data_files),
-    )
+    return model, data_files
 
 
 def _asked(model: ir.Model) -> dict[str, ir.DataType]:

@@ -114,6 +114,12 @@ def _sqnr(errors: ErrorSums | None) -> float | None:
 def _steps(found: CompareFindings) -> list[tuple[str, list[str]]]:
     """What to do now, each with its command."""
     facts = found.facts
-    sweep = ["sweep", facts["model"]["path"], "--data", facts["data"]["origin"]]
-    steps = [("What the layers lose in precisions that this tool gives them, and which pins repair that:", sweep)]
+    model, other, data = (facts[name][key] for name, key in (("model", "path"), ("other", "path"), ("data", "origin")))
+    steps = []
+    if worst := found.worst_rows(1):
+        cut = ["extract", model, "--other", other, "--data", data, "--layer", worst[0].layer]
+        pairs = [word for ours, theirs in facts["match"].items() for word in ("--match", f"{ours}={theirs}")]
+        steps.append(("The worst layer of both as models of their own, with its inputs, for a report:", [*cut, *pairs]))
+    sweep = ["sweep", model, "--data", data]
+    steps.append(("What the layers lose in precisions that this tool gives them, and which pins repair that:", sweep))
     return [(text, ["precisionlab", *map(str, words)]) for text, words in steps]

@@ -6,7 +6,9 @@ import lzma
 import math
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -107,3 +109,14 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int) -> NDArray[Any]:
     with archive.open(member) as stream:
         array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
         return array
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name, whatever the names are: `numpy.savez` takes no array that is called `file`.
+
+    The same arrays give the same bytes. Raises ValueError for Python objects, which would be pickles.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
+                npy.write_array(stream, np.asanyarray(array), allow_pickle=False)

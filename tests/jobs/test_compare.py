@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,6 +216,19 @@ def test_the_command_prints_the_verdict_and_writes_three_files_that_say_the_same
     assert float(rows[0]["inherited_sqnr_db"]) == content["layers"][0]["inherited_sqnr_db"]
     page = (tmp_path / "out" / "compare.html").read_text()
     assert content["verdict"]["sentence"].replace(">", "&gt;") in page
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs, data = made(tmp_path, proto(BODY, {**WEIGHTS, "v": -WEIGHTS["v"]}))
+    run(ours, theirs, "--data", data, "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "compare.html").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    shown = [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", page, re.S)]
+    assert len(shown) == 2
+    for text in shown:
+        assert CliRunner().invoke(cli, shlex.split(text)[1:], catch_exceptions=False).exit_code in (0, 1)
 
 
 def test_a_second_model_that_is_not_right_exits_with_1_and_one_that_does_not_fit_with_2(tmp_path: Path) -> None:
