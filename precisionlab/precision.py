@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from precisionlab.errors import OptionError
+from precisionlab.system.wording import meant
 
 if TYPE_CHECKING:
     import numpy as np
@@ -220,8 +221,9 @@ class Precision(str, Enum):
         try:
             return cls(text.strip().lower())
         except ValueError:
-            names = ", ".join(p.value for p in cls)
-            raise OptionError(f"unknown precision {text.strip()!r}; use one of {names}") from None
+            names = [precision.value for precision in cls]
+            said = f"unknown precision {text.strip()!r}{meant(text.strip(), names)}"
+            raise OptionError(f"{said}; use one of {', '.join(names)}") from None
 
 
 def any_quantized(precisions: Iterable[Precision]) -> bool:

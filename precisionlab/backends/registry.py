@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from precisionlab.errors import OptionError
+from precisionlab.system.wording import meant
 
 if TYPE_CHECKING:
     from precisionlab.backends.engine import EngineBackend
@@ -48,7 +49,8 @@ class Kind:
 
     `package` is the Python package that it works by, `remedy` the command that installs it. `needs_gpu`: it is of no
     use without one. `why_not` says why `auto` passes over it on this machine: None where it takes it, "" where there
-    is nothing to say. `open` is None where there are no engines: all is emulated.
+    is nothing to say. `open` is None where there are no engines: all is emulated. `check` raises EngineError where the
+    package is missing, and loads nothing.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Kind:
     needs_gpu: bool
     why_not: Callable[[], str | None]
     open: Opener | None
+    check: Callable[[], None] = lambda: None
 
 
 class Choice(NamedTuple):
@@ -71,6 +74,12 @@ def _why_not_tensorrt() -> str | None:
     from precisionlab.backends.tensorrt.obstacle import why_not_used
 
     return why_not_used()
+
+
+def _check_tensorrt(package: str) -> None:
+    from precisionlab.backends.tensorrt.api import check_installed
+
+    check_installed(package)
 
 
 def _open_tensorrt(*given: Any, **named: Any) -> AbstractContextManager[EngineBackend]:
@@ -90,6 +99,7 @@ _KINDS = {
             needs_gpu=True,
             why_not=_why_not_tensorrt,
             open=_open_tensorrt,
+            check=lambda: _check_tensorrt("tensorrt"),
         ),
         Kind(
             RTX,
@@ -99,6 +109,7 @@ _KINDS = {
             needs_gpu=False,
             why_not=lambda: "",
             open=_open_tensorrt,
+            check=lambda: _check_tensorrt("tensorrt_rtx"),
         ),
         Kind(
             EMULATION,
@@ -140,7 +151,8 @@ def choose_backend(name: str) -> Choice:
     if name == AUTO:
         return _preferred()
     if name not in _KINDS:
-        raise OptionError(f"unknown backend {name!r}; use one of {', '.join(backend_names())}")
+        names = backend_names()
+        raise OptionError(f"unknown backend {name!r}{meant(name, names)}; use one of {', '.join(names)}")
     return Choice(name)
 
 

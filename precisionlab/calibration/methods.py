@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from precisionlab.errors import OptionError
+from precisionlab.system.wording import meant
 
 if TYPE_CHECKING:
     from precisionlab.calibration.histogram import Histogram
@@ -125,4 +126,4 @@ def choices() -> tuple[str, ...]:
 def check_method(name: str, known: Collection[str]) -> None:
     """Raises OptionError for a name that is not among those known."""
     if name not in known:
-        raise OptionError(f"unknown calibration method {name!r}; use one of {', '.join(known)}")
+        raise OptionError(f"unknown calibration method {name!r}{meant(name, known)}; use one of {', '.join(known)}")

@@ -7,12 +7,22 @@ import sys
 
 import click
 
+from precisionlab.cli.help import Command
 from precisionlab.cli.listing import Listing, method_names
+from precisionlab.cli.verbosity import verbosity_options
 from precisionlab.cli.work import work_options
 from precisionlab.errors import OptionError
 
 
-@click.command("calibrate")
+@click.command(
+    "calibrate",
+    cls=Command,
+    short_help="Find INT8 ranges, as a TensorRT calibration cache.",
+    examples={
+        "model.onnx --data calib_data/": "a calibration cache with ranges by entropy",
+        "model.onnx --data calib_data/ --method auto": "by whichever method loses least",
+    },
+)
 @click.argument("model", required=False, type=click.Path())
 @click.option(
     "--data", default="calib_data", show_default=True, help="Folder of samples, or a hook package.module:function."
@@ -46,6 +56,7 @@ from precisionlab.errors import OptionError
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
 @work_options
 @click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
+@verbosity_options
 def calibrate_command(
     model: str | None,
     data: str,

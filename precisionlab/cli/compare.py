@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from precisionlab.cli.help import Command
 from precisionlab.cli.listing import Listing, metric_names
+from precisionlab.cli.verbosity import verbosity_options
 from precisionlab.errors import OptionError
 
 if TYPE_CHECKING:
@@ -21,7 +23,15 @@ _WORST = 8
 _OTHER_COLUMNS = 44  # what the table of layers needs beside the names
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    cls=Command,
+    short_help="Hold a second model beside the first, layer by layer.",
+    examples={
+        "model.onnx quantized.onnx --data samples/": "where a quantised model goes astray",
+        "model.onnx other.onnx --data samples/ --match y=output_0": "with a tensor that has another name there",
+    },
+)
 @click.argument("model", type=click.Path(path_type=str))
 @click.argument("other", type=click.Path(path_type=str))
 @click.option("--data", required=True, type=click.Path(), help="Folder of samples, or a hook package.module:function.")
@@ -52,6 +62,7 @@ _OTHER_COLUMNS = 44  # what the table of layers needs beside the names
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
+@verbosity_options
 @click.pass_context
 def compare_command(
     ctx: click.Context,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from precisionlab.cli.help import Command
 from precisionlab.cli.report import open_page, write_page
 from precisionlab.errors import OptionError
 
@@ -21,7 +22,15 @@ _STYLES = {"worse": "red", "better": "green", "mixed": "yellow"}
 _MOST = 300  # letters of a name or a reason
 
 
-@click.command("diff")
+@click.command(
+    "diff",
+    cls=Command,
+    short_help="Say what became better and worse between two runs.",
+    examples={
+        "reports/before reports/after": "what moved, and whether a verdict did",
+        'reports/before reports/after --fail-if "sqnr drop>1"': "in CI",
+    },
+)
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on standard output.")

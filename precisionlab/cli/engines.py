@@ -14,31 +14,29 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _TUNING = (
-    click.option(
-        "--optimization-level", type=int, metavar="0…5", help="Engines: 0 is built soonest, 5 searches longest."
-    ),
-    click.option("--avg-timing", type=int, metavar="RUNS", help="Engines: average a kernel's time over so many runs."),
-    click.option("--dla", type=int, metavar="CORE", help="Engines: run on this DLA core; what it cannot, on the GPU."),
+    click.option("--optimization-level", type=int, metavar="0…5", help="0 is built soonest, 5 searches longest."),
+    click.option("--avg-timing", type=int, metavar="RUNS", help="Average a kernel's time over so many runs."),
+    click.option("--dla", type=int, metavar="CORE", help="Run on this DLA core; what it cannot, on the GPU."),
     click.option(
         "--weight-streaming",
         metavar="SIZE",
-        help="Engines: so much of the weights on the GPU, such as 2G or auto, the rest in host memory.",
+        help="So much of the weights on the GPU, such as 2G or auto, the rest in host memory.",
     ),
-    click.option("--version-compatible", is_flag=True, help="Engines: load with later versions of TensorRT too."),
+    click.option("--version-compatible", is_flag=True, help="Load with later versions of TensorRT too."),
     click.option(
         "--io-format",
         "formats",
         multiple=True,
         metavar="NAME:FORMAT",
-        help="Engines: store this input or output so, as image:hwc or image:chw32.  [default: chw]",
+        help="Store this input or output so, as image:hwc or image:chw32.  [default: chw]",
     ),
-    click.option("--refit", is_flag=True, help="Engines: can be given other weights later."),
+    click.option("--refit", is_flag=True, help="Can be given other weights later."),
     click.option(
         "--plugins",
         multiple=True,
         type=click.Path(),
         metavar="LIBRARY",
-        help="Engines: load this library of TensorRT plugins first; may be given again.",
+        help="Load this library of TensorRT plugins first; may be given again.",
     ),
 )
 """What is left to TensorRT where it is not asked for."""
@@ -48,15 +46,15 @@ _BUILDING = (
         "engine_shapes",
         multiple=True,
         metavar="NAME:MIN,OPT,MAX",
-        help="Engines: shapes of a dynamic input, as image:1x3x224x224,4x3x224x224,8x3x224x224.  [default: the data's]",
+        help="Shapes of a dynamic input, as image:1x3x224x224,4x3x224x224,8x3x224x224.  [default: the data's]",
     ),
-    click.option("--workspace", metavar="SIZE", help="Engines: memory for a build, such as 4G.  [default: TensorRT's]"),
+    click.option("--workspace", metavar="SIZE", help="Memory for a build, such as 4G.  [default: TensorRT's]"),
     click.option(
         "--observe",
         default="256M",
         show_default=True,
         metavar="SIZE",
-        help="Engines: bytes of layer outputs to look at in one engine; 0 looks at none.",
+        help="Bytes of layer outputs to look at in one engine; 0 looks at none.",
     ),
     *_TUNING,
 )
@@ -65,17 +63,17 @@ _SEARCHING = (
     click.option(
         "--typed",
         is_flag=True,
-        help="Engines: strongly typed, so that the plan is the types of the model (TensorRT 10 on).",
+        help="Strongly typed, so that the plan is the types of the model (TensorRT 10 on).",
     ),
-    click.option("--prefer", is_flag=True, help="Engines: pins are wishes (PREFER, not OBEY)."),
+    click.option("--prefer", is_flag=True, help="Pins are wishes (PREFER, not OBEY)."),
     click.option(
         "--hold-float",
         is_flag=True,
-        help="Engines: hold what the plan has in float beside int8; else TensorRT may run any layer in int8.",
+        help="Hold what the plan has in float beside int8; else TensorRT may run any layer in int8.",
     ),
-    click.option("--engine-calibration", is_flag=True, help="Engines: TensorRT finds the int8 ranges by itself."),
-    click.option("--builds", default=8, show_default=True, help="Engines: build no more of each precision than this."),
-    click.option("--engines", type=click.Path(), help="Engines: keep them here.  [default: in the run's folder]"),
+    click.option("--engine-calibration", is_flag=True, help="TensorRT finds the int8 ranges by itself."),
+    click.option("--builds", default=8, show_default=True, help="Build no more of each precision than this."),
+    click.option("--engines", type=click.Path(), help="Keep them here.  [default: in the run's folder]"),
 )
 """How engines of plans are searched and kept."""
 

@@ -7,11 +7,21 @@ from typing import Any
 import click
 
 from precisionlab.cli.engines import build_tuning_options, tuning_of
+from precisionlab.cli.help import Command
+from precisionlab.cli.verbosity import verbosity_options
 
 FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-onnx", "repaired-onnx")
 
 
-@click.command("export")
+@click.command(
+    "export",
+    cls=Command,
+    short_help="Write a plan as another tool wants it.",
+    examples={
+        "plan.json --format trtexec --out build.sh": "a script that builds the engine",
+        "plan.json --format typed-onnx --out typed.onnx": "a strongly typed model, for TensorRT 11 and TensorRT-RTX",
+    },
+)
 @click.argument("plan", type=click.Path())
 @click.option("--format", "target", type=click.Choice(FORMATS), required=True, help="What the plan is for.")
 @click.option("--out", type=click.Path(), help="The file to write.  [default: standard output, for text alone]")
@@ -36,6 +46,7 @@ FORMATS = ("trtexec", "polygraphy", "modelopt", "onnxruntime", "json", "typed-on
 @build_tuning_options
 @click.option("--typed", is_flag=True, help="For a strongly typed network: the plan is the types of a model beside.")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
+@verbosity_options
 def export_command(
     plan: str,
     target: str,

@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from precisionlab.cli.engines import build_options, build_options_of
+from precisionlab.cli.help import Command
+from precisionlab.cli.verbosity import verbosity_options
 
 if TYPE_CHECKING:
     from precisionlab.results.fidelity import FidelityResult, PrecisionFidelity
 
 
-@click.command("fidelity")
+@click.command(
+    "fidelity",
+    cls=Command,
+    short_help="Hold the emulation against real kernels.",
+    examples={
+        "model.onnx --data samples/": "against the half kernels of ONNX Runtime on a GPU",
+        "model.onnx --data samples/ --against tensorrt": "against engines",
+    },
+)
 @click.argument("model", type=click.Path(path_type=str))
 @click.option("--data", required=True, type=click.Path(), help="Folder of samples, or a hook package.module:function.")
 @click.option("--precisions", default="fp16,bf16,int8", show_default=True, help="Precisions to compare.")
@@ -46,6 +56,7 @@ if TYPE_CHECKING:
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
 @click.option("--threads", type=int, help="Threads to use.  [default: all processors]")
 @click.option("--out", type=click.Path(), help="Where the files go.  [default: reports/<model>-fidelity]")
+@verbosity_options
 @click.pass_context
 def fidelity_command(
     ctx: click.Context,

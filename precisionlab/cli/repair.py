@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from precisionlab.cli.help import Command
+from precisionlab.cli.verbosity import verbosity_options
+
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -18,7 +21,15 @@ if TYPE_CHECKING:
 _CAUSES = 8
 
 
-@click.command("repair")
+@click.command(
+    "repair",
+    cls=Command,
+    short_help="Rewrite what breaks into what does not, without pins.",
+    examples={
+        "model.onnx --data samples/": "write model.repaired.onnx, which is right in FP16",
+        "model.onnx --data samples/ --precision int8": "move outlier channels into weights",
+    },
+)
 @click.argument("model", type=click.Path())
 @click.option("--data", required=True, type=click.Path(), help="The samples: a folder, or a Python function.")
 @click.option("--out", type=click.Path(), help="The repaired model.  [default: MODEL.repaired.onnx in this folder]")
@@ -34,6 +45,7 @@ _CAUSES = 8
 @click.option(
     "--memory", metavar="SIZE", help="Memory that may be taken, such as 4G.  [default: half of the machine's]"
 )
+@verbosity_options
 @click.pass_context
 def repair_command(
     ctx: click.Context,

@@ -9,10 +9,19 @@ from pathlib import Path
 
 import click
 
+from precisionlab.cli.help import Command
+
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
 
 
-@click.command("report")
+@click.command(
+    "report",
+    cls=Command,
+    short_help="Draw a run's report again.",
+    examples={
+        "reports/model --open": "draw it again, and show it",
+    },
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The page to write.  [default: report.html in the folder]")
 @click.option("--open", "opened", is_flag=True, help="Open it in the browser.")

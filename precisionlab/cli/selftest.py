@@ -6,11 +6,22 @@ from pathlib import Path
 
 import click
 
+from precisionlab.cli.help import Command
+from precisionlab.cli.verbosity import verbosity_options
 
-@click.command("selftest")
+
+@click.command(
+    "selftest",
+    cls=Command,
+    short_help="Try the TensorRT backend on this machine's GPU.",
+    examples={
+        "": "small engines are built, run and looked into",
+    },
+)
 @click.option(
     "--out", default="reports/selftest", show_default=True, type=click.Path(), help="Where engines and logs go."
 )
+@verbosity_options
 @click.pass_context
 def selftest_command(ctx: click.Context, out: str) -> None:
     """Try the TensorRT backend on this machine's GPU: engines, pins, INT8 both ways, layers, times.

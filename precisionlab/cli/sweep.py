@@ -10,19 +10,34 @@ from typing import Any
 import click
 
 from precisionlab.cli.engines import engine_options, engine_options_of
+from precisionlab.cli.help import Command
 from precisionlab.cli.listing import (
+    Choosing,
     Listing,
     backend_lines,
     float_precisions,
     low_precisions,
     method_names,
     metric_names,
+    pin_precisions,
+    target_names,
 )
+from precisionlab.cli.verbosity import verbosity_options
 from precisionlab.cli.work import work_options
 from precisionlab.errors import OptionError
 
 
-@click.command("sweep")
+@click.command(
+    "sweep",
+    cls=Command,
+    short_help="Find what breaks, make it right, and prove it.",
+    examples={
+        "model.onnx --data samples/": "what breaks in FP16 and INT8, and the plan that makes it right",
+        'model.onnx --data samples/ --precisions int8 --tolerance "top1>=0.99"': "INT8 alone, held to the classes",
+        "model.onnx --data samples/ --budget 30m --open": "end after half an hour, and show the report",
+        "model.onnx --data samples/ --plan plan.json": "measure a plan that is there",
+    },
+)
 @click.argument("model", type=click.Path(path_type=str))
 @click.option(
     "--data",
@@ -52,7 +67,12 @@ from precisionlab.errors import OptionError
 @click.option("--max-pins", type=int, help="Pin no more layers than this.")
 @click.option("--no-repair", is_flag=True, help="Leave the graph as it is: search for pins alone.")
 @click.option(
-    "--minimize", default="pins", show_default=True, help="Meet the tolerance with as few pins, or as cheaply: cost."
+    "--minimize",
+    default="pins",
+    show_default=True,
+    cls=Choosing,
+    names=("pins", "cost"),
+    help="Meet the tolerance with as few pins, or as cheaply: cost.",
 )
 @click.option(
     "--spend", metavar="SHARE", help="Make the error as small as so much added cost allows, such as 5%, instead."
@@ -60,10 +80,17 @@ from precisionlab.errors import OptionError
 @click.option(
     "--ladder",
     metavar="LIST",
+    cls=Listing,
+    names=pin_precisions,
     help="Precisions that pins may have, such as fp16,fp32.  [default: fp32; all with --minimize cost]",
 )
 @click.option(
-    "--target", default="a100", show_default=True, help="The GPU that costs are for: a100, h100, l4, orin, t4."
+    "--target",
+    default="a100",
+    show_default=True,
+    cls=Listing,
+    names=target_names,
+    help="The GPU that costs are for: {names}.",
 )
 @click.option("--max-cost", metavar="SHARE", help="The most that a plan may cost, as a share of FP32's, such as 80%.")
 @click.option(
@@ -89,6 +116,7 @@ from precisionlab.errors import OptionError
     "--calibration",
     cls=Listing,
     names=method_names,
+    more=("auto",),
     help="How int8 ranges are found: {names}, auto.  "
     "[default: entropy, and where that does not hold auto, before any pin]",
 )
@@ -98,6 +126,7 @@ from precisionlab.errors import OptionError
     show_default=True,
     cls=Listing,
     names=backend_lines,
+    more=("auto",),
     help="What builds and runs the variants: {names}, auto: tensorrt where it and a GPU are.",
 )
 @engine_options
@@ -120,17 +149,23 @@ from precisionlab.errors import OptionError
 )
 @click.option(
     "--layers",
+    cls=Choosing,
+    names=("patterns", "compiled"),
     help="The units that are pinned: patterns, or compiled: the fused kernels of an engine. Default: patterns; "
     "compiled with tensorrt-rtx.",
 )
 @click.option(
     "--kernels",
+    cls=Choosing,
+    names=("tensorrt", "onnxruntime"),
     default="tensorrt",
     show_default=True,
     help="Whose rounding inside of layers in half is emulated: tensorrt, or onnxruntime (CUDA's).",
 )
 @click.option(
     "--sums",
+    cls=Choosing,
+    names=("float32", "half", "half-single"),
     default="float32",
     show_default=True,
     help="What TensorRT's kernels in half keep running sums in: float32, and what is found is measured once more with "
@@ -143,6 +178,7 @@ from precisionlab.errors import OptionError
 @work_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
+@verbosity_options
 @click.pass_context
 def sweep_command(
     ctx: click.Context,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precisionlab.cli.engines import engine_options, engine_options_of
+from precisionlab.cli.help import Command
 from precisionlab.cli.listing import Listing, backend_lines
+from precisionlab.cli.verbosity import verbosity_options
 from precisionlab.cli.work import work_options
 
 if TYPE_CHECKING:
@@ -18,7 +20,15 @@ if TYPE_CHECKING:
     from precisionlab.search.certificate import Figures, RepairRelease
 
 
-@click.command("verify")
+@click.command(
+    "verify",
+    cls=Command,
+    short_help="Measure a plan and its certificate again.",
+    examples={
+        "reports/model/plan.json": "on the samples that the plan was found on",
+        "plan.json --model model.onnx --data other/": "on other samples",
+    },
+)
 @click.argument("plan", type=click.Path())
 @click.option("--model", type=click.Path(), help="The model.  [default: that of the run.json beside the plan]")
 @click.option("--data", type=click.Path(), help="The samples.  [default: those of the run.json beside the plan]")
@@ -39,6 +49,7 @@ if TYPE_CHECKING:
 )
 @engine_options
 @work_options
+@verbosity_options
 @click.pass_context
 def verify_command(
     ctx: click.Context,

@@ -177,6 +177,14 @@ def _row_group(model: Model, picked: Picked, within: frozenset[str]) -> RowGroup
     return RowGroup(by, picked.tensors, ahead, picked.score, picked.sorted_by, *how)
 
 
+def has_named(model: Model, name: str) -> bool:
+    """Whether a tensor of the model is called so, or what a range or a slice is of: its sizes are known later."""
+    match = _RANGE.fullmatch(name) or _SLICE.fullmatch(name)
+    return any(
+        known in model.values or known in model.inner for known in (name, *(match.groups()[:1] if match else ()))
+    )
+
+
 def with_named(judging: Judging, model: Model, name: str) -> Judging:
     """With what a bound names judged as well. Raises OptionError where there is no such thing."""
     by_name = {tensor.name: tensor for tensor in judging.tensors}

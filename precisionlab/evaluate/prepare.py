@@ -28,6 +28,7 @@ from precisionlab.system.executors import Executor
 from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import parse_share
 from precisionlab.system.plain import of_kind
+from precisionlab.system.wording import counted
 
 if TYPE_CHECKING:
     from precisionlab.backends.engine import EngineBackend
@@ -130,6 +131,8 @@ def prepare(
     where the model does not run.
     """
     dataset = checked(_dataset(model, source), source.skip_bad, observer)
+    if source.data is not None and source.samples is not None and len(dataset) < source.samples:
+        observer.note(f"{counted(source.samples, 'sample')} were asked for, and {len(dataset)} are there: all are used")
     chosen, held_out = split(dataset, source.holdout, observer)
     made = metric_of(metric, dataset)
     local = emulation(model, dataset, threads, memory, device)

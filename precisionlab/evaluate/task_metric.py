@@ -38,39 +38,47 @@ def metric_of(spec: str | None, dataset: Dataset) -> Callable[[], TaskMetric] | 
     return partial(Accuracy, manifest.output or outputs[0])
 
 
+def check_metric(spec: str) -> None:
+    """Raises OptionError where the user's metric cannot be loaded."""
+    with _told(spec):
+        load_metric(spec)
+
+
+@contextmanager
+def _told(spec: str) -> Iterator[None]:
+    """What goes wrong in the user's own code, as an OptionError that names the line."""
+    try:
+        yield
+    except PrecisionLabError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OptionError(f"metric {spec!r}: {what} ({frame.filename}, line {frame.lineno})") from error
+
+
 def _users_own(spec: str, halves: Collection[str]) -> Callable[[], TaskMetric]:
     """The user's metric; what goes wrong inside it is told as an OptionError that names the line.
 
     It is given float16 in these outputs, as the model's file does.
     """
 
-    @contextmanager
-    def told() -> Iterator[None]:
-        try:
-            yield
-        except PrecisionLabError:
-            raise
-        except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise OptionError(f"metric {spec!r}: {what} ({frame.filename}, line {frame.lineno})") from error
-
     class Told:
         def __init__(self) -> None:
-            with told():
+            with _told(spec):
                 self._metric = made()
                 self.name = str(getattr(self._metric, "name", spec.rpartition(":")[2]))
                 self.higher_is_better = bool(getattr(self._metric, "higher_is_better", True))
 
         def update(self, outputs: Outputs, label: str) -> None:
-            with told():
+            with _told(spec):
                 self._metric.update({**outputs, **_in_half(outputs, halves)}, label)
 
         def compute(self) -> float:
-            with told():
+            with _told(spec):
                 return float(self._metric.compute())
 
-    with told():
+    with _told(spec):
         made = load_metric(spec)
     return Told
 

@@ -36,7 +36,7 @@ from precisionlab.system.lock import held_file
 from precisionlab.system.observer import Observer, Silent
 from precisionlab.system.parsing import check_workers
 from precisionlab.system.release import release_of
-from precisionlab.system.wording import counted, either
+from precisionlab.system.wording import counted, either, meant
 
 _ADVICE = "choose another --out"
 
@@ -79,7 +79,7 @@ def export_plan(
     read or is another model's, the target cannot be told it, or a file cannot be written.
     """
     if target not in FORMATS:
-        raise OptionError(f"unknown format {target!r}; use one of {', '.join(FORMATS)}")
+        raise OptionError(f"unknown format {target!r}{meant(target, FORMATS)}; use one of {', '.join(FORMATS)}")
     if hold_float and target not in _HOLDING:
         raise OptionError(
             f"--hold-float is for {either(sorted(_HOLDING))}: in {target} the model itself says its types"

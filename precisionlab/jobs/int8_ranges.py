@@ -63,8 +63,8 @@ def _refuted(evaluator: Evaluator, default: CalibrationTable, tolerance: Toleran
     """By which figures the default's ranges do not hold; empty where they do."""
     low = compared_with(evaluator, DEFAULT_METHOD, default, introduced=True)
     if not meets(low, tolerance):
-        return figures_text(low, tolerance)
+        return f": {figures_text(low, tolerance)}"
     held_out = held_to(evaluator, DEFAULT_METHOD, default)
     if held_out is None or meets(held_out, tolerance):
         return ""
-    return f"{figures_text(held_out, tolerance)} on the held-out samples"
+    return f": {figures_text(held_out, tolerance)} on the held-out samples"

@@ -29,6 +29,7 @@ from precisionlab.search.outcome import PrecisionResult, Variant
 from precisionlab.search.undefined import undefined_outputs
 from precisionlab.search.verdict import Terms
 from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.runlog import RunLog
 
 
 def sweep(
@@ -154,11 +155,13 @@ def sweep(
 def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
     """The whole job, as `sweep` tells it."""
     started, schedule = time.perf_counter(), Schedule(request.options.budget)
-    with open_work(request, Foretelling(observer, schedule)) as work:
+    log = RunLog(Foretelling(observer, schedule))
+    with open_work(request, log) as work:
         job = SweepJob(work.evaluator, work.options, work.cost, work.ready.local.look, work.stage)
         options, layers = work.options, len(work.evaluator.model.layers)
-        observer.note(announcement(options.precisions, layers, len(work.ready.chosen), searched=work.plan is None))
+        log.note(announcement(options.precisions, layers, len(work.ready.chosen), searched=work.plan is None))
         reference, values = _reference(job, work)
+        log.begin(work.run.path)
         begun = time.perf_counter()
         fp32_engine = job.reference_engine(reference)
         an_engine = 0.0 if fp32_engine is None else time.perf_counter() - begun
@@ -171,7 +174,7 @@ def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
             found: tuple[PrecisionResult, ...] = (measured(job, work, request.plan, values.methods),)
         else:
             if schedule.said:
-                observer.note(schedule.said)
+                log.note(schedule.said)
             found = results(job, work, values.methods, schedule)
         on_terms = tuple(_on_its_terms(one, reference, request, work) for one in found)
         facts = _facts(request, work, job.grounds, on_terms, time.perf_counter() - started)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 from precisionlab.backends.engine import EngineBackend
+from precisionlab.backends.registry import KINDS
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.judging import has_named, judging_of
 from precisionlab.compare.metrics import AgreementMetric, Scope
 from precisionlab.compare.tolerance import Bound
 from precisionlab.errors import OptionError
+from precisionlab.evaluate.task_metric import check_metric
 from precisionlab.model import Model
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import PrecisionPlan
@@ -22,6 +25,21 @@ def check_precisions(model: Model, options: Options, plan: PrecisionPlan | None)
     """Raises ModelError where a precision asked for cannot be had at the model's opset."""
     for precision in options.precisions:
         check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
+
+
+def check_ahead(model: Model, options: Options, backend: str) -> None:
+    """What needs no sample: outputs that a tolerance names, the user's metric, and the package that builds engines.
+
+    Raises OptionError for an output that the model has not and a metric that cannot be loaded, EngineError for a
+    package that is not installed.
+    """
+    named = {bound.output for precision in options.precisions for bound in options.tolerance_of(precision)}
+    for name in sorted(name for name in named if name is not None):
+        if not has_named(model, name):
+            judging_of(model, [name])
+    if options.metric is not None:
+        check_metric(options.metric)
+    KINDS[backend].check()
 
 
 def check_choosable(model: Model, engines: EngineBackend, options: Options, plan: PrecisionPlan | None) -> None:

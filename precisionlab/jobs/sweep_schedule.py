@@ -14,7 +14,7 @@ from precisionlab.precision import Precision
 from precisionlab.search.outcome import Variant
 from precisionlab.search.pins import most_evaluations, most_left
 from precisionlab.system.deadline import Deadline
-from precisionlab.system.observer import Foretold, Observer
+from precisionlab.system.observer import Foretold, Observer, Tried, tell_of
 from precisionlab.system.wording import counted, duration
 
 _BARE = 3.0
@@ -184,3 +184,7 @@ class Foretelling:
     def note(self, text: str) -> None:
         """Something worth a line."""
         self._observer.note(text)
+
+    def tried(self, plan: Tried) -> None:
+        """A plan has been evaluated."""
+        tell_of(plan, self._observer)

@@ -28,7 +28,7 @@ from precisionlab.jobs.grouping import (
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import Means
 from precisionlab.jobs.repaired_file import repairs_text
-from precisionlab.jobs.sweep_checks import check_choosable, check_precisions
+from precisionlab.jobs.sweep_checks import check_ahead, check_choosable, check_precisions
 from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
 from precisionlab.model import Model, load_model
 from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
@@ -94,6 +94,7 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
     plan = _plan_of(request, grouped.model)
     options = _as_planned(request.options, plan)
     check_precisions(grouped.model, options, plan)
+    check_ahead(grouped.model, options, run.backend)
     with open_executor(run.processes, run.dask) or nullcontext() as executor, ExitStack() as opened:
         folder = run.out or _default_folder(grouped.model, plan)
         opened.enter_context(held_folder(folder, observer.note))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from precisionlab.system.observer import Observer
+from precisionlab.system.observer import Observer, Tried, tell_of
 from precisionlab.system.wording import duration
 
 
@@ -69,3 +69,7 @@ class Watched:
     def note(self, text: str) -> None:
         """Something worth a line."""
         self._observer.note(text)
+
+    def tried(self, plan: Tried) -> None:
+        """A plan has been evaluated."""
+        tell_of(plan, self._observer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def counted(number: int, noun: str) -> str:
@@ -16,6 +17,12 @@ def either(names: Iterable[str]) -> str:
     """`fp32, fp16 or bf16`."""
     *first, last = map(str, names)
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """` (did you mean 'fp16'?)` for a name that is close to one of these; empty else."""
+    close = get_close_matches(name.lower(), list(names), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def one_line(text: str, most: int = 2000) -> str:

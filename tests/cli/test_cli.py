@@ -306,8 +306,10 @@ def test_in_a_terminal_a_bar_shows_the_work_and_notes_stay_above_it(monkeypatch:
     result = run("sweep", MODEL, *DATA, "--samples", "4", "--precisions", "fp16", "--no-repair")
     assert result.exit_code == 0
     assert ANSI.search(result.stderr)
-    assert "4 pins: sqnr" in result.stderr
-    assert "/4" in result.stderr
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.stderr)
+    assert re.search(r"\n +\d+ +4 +sqnr [0-9.]+ +holds +[0-9.]+ s", shown)
+    assert "best so far 4 pins" in shown
+    assert "/4" in shown
 
 
 # Quick to start
@@ -454,7 +456,9 @@ BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
     "no output to judge": (no_float_output, "no float output (integer, boolean or shape flow))"),
     "a metric bound without labels": (unlabelled, "the data has no labels with a metric"),
     "a metric without labels": (metric_without_labels, "sample.npz has no label, which the metric needs"),
-    "no such metric": (options("--metric", "none.py:figure"), "random inputs have no labels"),
+    "no such metric": (options("--metric", "none.py:figure"), "none.py: no such Python file"),
+    "a metric of random inputs": (options("--metric", "math:sqrt"), "random inputs have no labels"),
+    "no such output": (options("--tolerance", "sqnr[nowhere]>=30"), "its outputs are "),
     "no such plan": (options("--plan", "none.json"), "none.json: cannot be read"),
     "a plan of another model": (plan_of_another_model, "made for another model"),
     "a file as run folder": (out_is_a_file, "taken: cannot be written"),

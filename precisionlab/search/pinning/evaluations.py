@@ -18,6 +18,7 @@ from precisionlab.search.pinning.suspects import Suspects
 from precisionlab.search.pinning.task import Task
 from precisionlab.search.pins import Verdict, most_evaluations, most_left
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
+from precisionlab.system.observer import Tried, tell_of
 from precisionlab.system.wording import counted
 
 
@@ -117,11 +118,16 @@ class Evaluations:
         if passes and (self._fewest is None or (len(assignment), cost) < self._fewest):
             self._fewest = (len(assignment), cost)
             self._task.evaluator.journal.keep_plan(f"{self._task.precision}", self.plan(assignment))
-        so_far = f"; best so far {counted(self._fewest[0], 'pin')}" if self._fewest else ""
-        self._task.evaluator.observer.note(
-            f"  {counted(len(assignment), 'pin')}{figures_text(comparison, self.strict)}: "
-            f"{'holds' if passes else 'does not hold'}{so_far}"
+        plan = Tried(
+            precision=f"{self._task.precision}",
+            number=len(self.comparisons) - 1,
+            pins=len(assignment),
+            figures=figures_text(comparison, self.strict),
+            holds=passes,
+            best=self._fewest[0] if self._fewest else None,
+            seconds=comparison.seconds,
         )
+        tell_of(plan, self._task.evaluator.observer)
 
     # What they are
 
@@ -184,4 +190,4 @@ def figures_text(comparison: Comparison, tolerance: Tolerance) -> str:
     figures = [f"{bound.figure} {bound.of(comparison):.4g}" for bound in tolerance]
     if comparison.nonfinite:
         figures.append(f"NaN or Inf in {counted(len(comparison.nonfinite), 'tensor')}")
-    return f": {', '.join(figures)}"
+    return ", ".join(figures)
