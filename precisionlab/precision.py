@@ -94,7 +94,7 @@ _FORMATS = {
         itemsize=4,
         opset=6,
         sqnr_db=30.0,
-        colours=("#66717d", "#8a95a1"),
+        colours=("#b0418c", "#d673b4"),
     ),
     "fp16": Format(
         *("FLOAT16", "FP16", "HALF"),

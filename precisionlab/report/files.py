@@ -208,6 +208,7 @@ def write_results(
     """
     from precisionlab.report.csvfile import to_csv
     from precisionlab.report.histograms import HISTOGRAMS, histograms_text
+    from precisionlab.report.network import NETWORK, network_text
     from precisionlab.report.pareto import pareto_table
     from precisionlab.report.redraw import page_of, read_run, summary_of
     from precisionlab.report.tables import samples_table
@@ -230,7 +231,8 @@ def write_results(
         write_whole(drafts / "pareto.csv", to_csv(pareto_table(result)))
         write_whole(drafts / "samples.csv", to_csv(samples_table(result)))
         write_whole(drafts / HISTOGRAMS, histograms_text(result))
-        tables = ("variants.csv", "layers.csv", "pareto.csv", "samples.csv", HISTOGRAMS)
+        write_whole(drafts / NETWORK, network_text(result.model))
+        tables = ("variants.csv", "layers.csv", "pareto.csv", "samples.csv", HISTOGRAMS, NETWORK)
         facts = with_digests(result.run, drafts, (*tables, *plans.values()))
         write_whole(drafts / RUN_FILE, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         # Drawn from what will lie in the folder, so that it can be drawn again to the same bytes.

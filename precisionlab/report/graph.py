@@ -20,9 +20,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from precisionlab.report.cells import Row, as_flag, as_number, as_text, show
+from precisionlab.report.cells import Row, as_flag, as_number, as_text, show, visible
 from precisionlab.report.folds import find_folds
 from precisionlab.report.layout import lay_out
+from precisionlab.report.network import Network
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class Graph:
     folds: int
 
 
-def draw_graph(layers: Sequence[Row], precisions: Sequence[str]) -> Graph | None:
-    """The graph of the rows of `layers.csv`; None where they do not say what feeds what, as older runs' do not."""
+def draw_graph(layers: Sequence[Row], precisions: Sequence[str], network: Network | None = None) -> Graph | None:
+    """The graph of the rows of `layers.csv`; None where they do not say what feeds what, as older runs' do not.
+
+    `network` has its tensors, the model's inputs and outputs, and attributes; None leaves these out.
+    """
     rows = {name: [row for row in layers if row["precision"] == name] for name in precisions}
     first = next(iter(rows.values()), [])
     if not first or "inputs" not in first[0]:
@@ -52,6 +56,7 @@ def draw_graph(layers: Sequence[Row], precisions: Sequence[str]) -> Graph | None
         "lanes": {source: _hundredths(lane) for source, lane in layout.lanes.items()},
         "folds": [(fold.start, fold.size, fold.times) for fold in folds],
         "precisions": [_figures(name, mine) for name, mine in rows.items()],
+        "network": None if network is None or len(network.layers) != len(first) else _network(network),
     }
     return Graph(_as_data(content), len(first), sum(map(len, inputs)), len(folds))
 
@@ -73,7 +78,26 @@ def _figures(name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "inherited": [_short(as_number(row, "inherited_sqnr_db", "inherited_nan")) for row in rows],
         "runs": [(as_text(row, "pinned_to") or as_text(row, "runs_in")).upper() for row in rows],
         "pinned": [index for index, row in enumerate(rows) if as_flag(row, "pinned")],
+        "fixed": [index for index, row in enumerate(rows) if as_text(row, "fixed")],
         "repaired": [index for index, row in enumerate(rows) if "repair" in row and as_text(row, "repair")],
+    }
+
+
+def _network(network: Network) -> dict[str, Any]:
+    """The network in short: lists in the order of the fields, names as they are shown."""
+    return {
+        "tensors": [[visible(tensor.name), visible(tensor.shape), tensor.kind] for tensor in network.tensors],
+        "inputs": network.inputs,
+        "outputs": network.outputs,
+        "gives": [layer.gives for layer in network.layers],
+        "takes": [layer.takes for layer in network.layers],
+        "nodes": [
+            [
+                [visible(node.operator), {visible(k): visible(v) for k, v in node.attributes.items()}]
+                for node in one.nodes
+            ]
+            for one in network.layers
+        ],
     }
 
 
@@ -92,9 +116,3 @@ def _as_data(content: Any) -> Markup:
     """JSON that ends no script element and starts no markup, whatever stands in it."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-# Folding
-
-
-# Layout

@@ -1,8 +1,8 @@
 """The HTML report: one file that opens from disk, offline, and answers without a manual.
 
 Is it right, and what is that worth? Which layers, and why? What is given up? What now? Everything is drawn from
-exactly what stands in `run.json`, `variants.csv`, `layers.csv`, `pareto.csv`, `samples.csv`, `histograms.json` and
-the plans, so that a report can be drawn again from a run's folder.
+exactly what stands in `run.json`, `variants.csv`, `layers.csv`, `pareto.csv`, `samples.csv`, `histograms.json`,
+`network.json` and the plans, so that a report can be drawn again from a run's folder.
 
 Names come from strangers' models. Jinja2 escapes whatever it prints; the markup made here are the charts, which an
 XML serialiser writes, and what a script is to know stands beside it as JSON that no browser runs. The page's content
@@ -57,6 +57,7 @@ from precisionlab.report.graph import draw_graph
 from precisionlab.report.hazards import hazards
 from precisionlab.report.histograms import RunHistograms, histograms_json
 from precisionlab.report.inside import emulated_words, engines_line, kernels_text
+from precisionlab.report.network import Network
 from precisionlab.report.repair_views import repair_title
 from precisionlab.report.section import Tables, metric_name, section_of
 from precisionlab.report.shipping import recommendation
@@ -89,15 +90,17 @@ def render(
     pareto: pd.DataFrame | None = None,
     samples: pd.DataFrame | None = None,
     histograms: RunHistograms | None = None,
+    network: Network | None = None,
 ) -> str:
     """The whole page.
 
     `run` is what `run.json` holds; `variants`, `layers`, `pareto` (None: no plans were kept) and `samples` are the
     tables of `precisionlab.report.columns`; `plans` maps each precision to the plan found, and `histograms` is what
-    `histograms.json` holds (the last two tables are None of an older run, which has none).
+    `histograms.json` holds, `network` what `network.json` does (these and the last two tables are None of an older
+    run, which has none).
     """
     tables = Tables(records_of(variants), records_of(layers), _rows(pareto), _rows(samples), histograms)
-    return _draw("page", run, tables, plans)
+    return _draw("page", run, tables, plans, network)
 
 
 def render_fragment(
@@ -114,7 +117,13 @@ def _rows(table: pd.DataFrame | None) -> list[Row]:
     return [] if table is None else records_of(table)
 
 
-def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str, PrecisionPlan]) -> str:
+def _draw(
+    kind: str,
+    run: Mapping[str, Any],
+    tables: Tables,
+    plans: Mapping[str, PrecisionPlan],
+    network: Network | None = None,
+) -> str:
     variants = [variant_view(list(rows)) for _, rows in groupby(tables.variants, key=lambda row: row["variant"])]
     sections = [section_of(name, run, tables, plans, kind == "page") for name in run["precisions"]]
     advice = recommendation(run, tables.variants, sections)
@@ -134,7 +143,7 @@ def _draw(kind: str, run: Mapping[str, Any], tables: Tables, plans: Mapping[str,
         run_commands=run_commands(run),
         longer=in_its_folder(run, longer) if (longer := longer_command(run)) else "",
         folder=str(folder_of(run)),
-        graph=draw_graph(tables.layers, list(run["precisions"])) if kind == "page" else None,
+        graph=draw_graph(tables.layers, list(run["precisions"]), network) if kind == "page" else None,
         variants=variants,
         outputs=list(dict.fromkeys(row["output"] for row in tables.variants if not is_part(row))),
         has_parts=any(map(is_part, tables.variants)),

@@ -19,6 +19,7 @@ from precisionlab.report.csvfile import from_csv
 from precisionlab.report.earlier import check_schema, facts_under_current_names, under_current_names
 from precisionlab.report.histograms import HISTOGRAMS, RunHistograms, read_histograms
 from precisionlab.report.markdown import render_markdown
+from precisionlab.report.network import NETWORK, Network, read_network
 from precisionlab.report.schema import Schema
 from precisionlab.report.section import Tables
 from precisionlab.report.written import altered
@@ -54,7 +55,8 @@ _PRECISION: Mapping[str, Any] = dict.fromkeys(
 class RunFiles:
     """What a run's folder holds: `run.json`, the tables, and the plan of each precision.
 
-    `samples` and `histograms` are None in runs of older versions, which had no `samples.csv` or `histograms.json`.
+    `samples`, `histograms` and `network` are None in runs of older versions, which had no `samples.csv`,
+    `histograms.json` or `network.json`.
     `run["altered"]` names the files that are not as they were written.
     """
 
@@ -66,6 +68,7 @@ class RunFiles:
     plans: Mapping[str, PrecisionPlan]
     samples: pd.DataFrame | None
     histograms: RunHistograms | None
+    network: Network | None = None
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -90,6 +93,7 @@ def read_run(folder: Path) -> RunFiles:
         {name: _plan(folder / file) for name, file in plan_files(run["precisions"]).items()},
         _table(folder, SAMPLES) if is_there(folder, SAMPLES.file) else None,
         _histograms(folder / HISTOGRAMS) if is_there(folder, HISTOGRAMS) else None,
+        _network(folder / NETWORK) if is_there(folder, NETWORK) else None,
     )
 
 
@@ -129,7 +133,8 @@ def page_of(files: RunFiles) -> str:
     """The page of `report.html`."""
     from precisionlab.report.html import render
 
-    return render(files.run, files.variants, files.layers, files.plans, files.pareto, files.samples, files.histograms)
+    tables = (files.variants, files.layers, files.plans, files.pareto, files.samples)
+    return render(files.run, *tables, files.histograms, files.network)
 
 
 def summary_of(files: RunFiles) -> str:
@@ -190,6 +195,13 @@ def _histograms(path: Path) -> RunHistograms:
         return read_histograms(_text(path))
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"not the histograms of a run: {error}") from None
+
+
+def _network(path: Path) -> Network:
+    try:
+        return read_network(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"not the network of a run: {error}") from None
 
 
 def _plan(path: Path) -> PrecisionPlan:

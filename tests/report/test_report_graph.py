@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 from browser import Opened, chromium, needs_browser
 from test_report import HOSTILE, Page, errors, layer, report
 
-from precisionlab.model import Layer
+from precisionlab.data import Dataset
+from precisionlab.model import Layer, Model
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
@@ -23,6 +25,15 @@ from precisionlab.report.graph import draw_graph, read_inputs
 from precisionlab.report.html import render, render_fragment
 from precisionlab.report.layer_rows import layer_inputs
 from precisionlab.report.layout import lay_out
+from precisionlab.report.network import (
+    LayerFacts,
+    Network,
+    NodeFacts,
+    TensorFacts,
+    network_of,
+    network_text,
+    read_network,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -404,3 +415,132 @@ def test_names_of_strangers_are_text_in_the_graph(browser: Any, tmp_path: Path) 
         assert page.locator("[data-graph] :is(img, svg)").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         opened.check_quiet()
+
+
+# Tensors, the model's ends, and saving
+
+
+def test_the_network_is_read_back_as_it_was_written(bundled: tuple[Model, Dataset]) -> None:
+    model = bundled[0]
+    found = read_network(network_text(model))
+    assert found == network_of(model)
+    assert [found.tensors[place].name for place in (*found.inputs, *found.outputs)] == ["image", "logits"]
+    assert [len(layer.gives) for layer in found.layers] == [len(layer.outputs) for layer in model.layers]
+    first, stem = found.layers[0], next(layer for layer in found.layers if layer.nodes[0].operator == "Conv")
+    assert first.takes == found.inputs
+    assert stem.nodes[0].attributes["kernel_shape"] == "(3, 3)"
+    assert found.tensors[stem.gives[0]].kind == "float"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"tensors": [], "inputs": [0], "outputs": [], "layers": []}'], ids=str
+)
+def test_what_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_network(text)
+
+
+def network(names: list[str]) -> Network:
+    """Two layers, one after the other, of a model with an input and an output of these names."""
+    start, middle, end = (TensorFacts(name, "1×8", "float") for name in names)
+    node = NodeFacts("Conv", {"strides": "(2, 2)"})
+    return Network((start, middle, end), (0,), (2,), (LayerFacts((1,), (0,), (node,)), LayerFacts((2,), (1,), (node,))))
+
+
+def chain_of_two(found: Network, **changes: Any) -> str:
+    run, variants, _, _ = report()
+    rows = [row | changes for row in rows_of(["Conv", "Conv"], [[], [0]])]
+    plans = {"fp16": PrecisionPlan("ab" * 32, Precision.FP16)}
+    return render(run, variants, pd.DataFrame(rows), plans, network=found)
+
+
+def test_a_network_of_other_layers_is_left_out() -> None:
+    assert data_of(chain_of_two(network(["x", "h", "y"])))["network"]["inputs"] == [0]
+    assert data_of(chain_of_two(Network((), (), (), ())))["network"] is None
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_strangers_names_of_tensors_end_no_script(name: str) -> None:
+    plain, hostile = Page(chain_of_two(network(["x", "h", "y"]))), Page(chain_of_two(network([name, name, name])))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+
+
+@pytest.mark.thorough
+@needs_browser
+def test_the_models_inputs_and_outputs_its_tensors_and_attributes_are_shown(browser: Any, tmp_path: Path) -> None:
+    with Opened(browser, file_of(tmp_path, chain_of_two(network(["x", "h", "y"])))) as opened:
+        page = opened.page
+        assert status(page) == "All 2 layers shown. Besides: what the model takes and gives (2)."
+        assert {"x", "h", "1×8 float", "strides", "(2, 2)"} <= set(
+            page.locator("[data-of=details] :is(dd bdi, dd, dt)").all_inner_texts()
+        ) | {text.split(" ", 1)[-1] for text in page.locator("[data-of=details] dd").all_inner_texts()}
+        page.locator("canvas").focus()
+        page.keyboard.press("Home")
+        assert title(page) == "x"
+        assert "Model input" in page.locator("[data-of=details]").inner_text()
+        page.keyboard.press("End")
+        assert title(page) == "y"
+        opened.check_quiet()
+
+
+@pytest.mark.thorough
+@needs_browser
+@pytest.mark.parametrize("name", ["plain", HOSTILE[1]])
+def test_the_graph_is_saved_as_svg_and_png(browser: Any, tmp_path: Path, name: str) -> None:
+    from PIL import Image
+
+    html = chain_of_two(network([name, name, name]), layer=name, pinned=True, pinned_to="fp32")
+    with Opened(browser, file_of(tmp_path, html)) as opened:
+        saved = {}
+        for kind in ("svg", "png"):
+            with opened.page.expect_download() as download:
+                opened.page.locator(f"[data-do={kind}]").click()
+            assert download.value.suggested_filename == f"graph.fp16.{kind}"
+            saved[kind] = tmp_path / kind
+            download.value.save_as(saved[kind])
+        assert opened.complaints == []
+    tree = ElementTree.parse(saved["svg"])  # our own page wrote it
+    tags = [element.tag.rpartition("}")[2] for element in tree.iter()]
+    assert set(tags) == {"svg", "rect", "path", "g", "title", "text", "circle"}
+    assert tags.count("circle") == 2, "a dot for each pin"
+    assert "1×8" in [element.text for element in tree.iter() if element.tag.endswith("text")]
+    with Image.open(saved["png"]) as picture:
+        colours = picture.convert("RGB").getcolors(1 << 24)
+        assert picture.width > 300
+        assert colours is not None
+        assert len(colours) > 5
+
+
+@pytest.mark.thorough
+@needs_browser
+def test_pins_are_seen_from_afar_and_are_no_shapes(browser: Any, tmp_path: Path) -> None:
+    """A pin in a network so long that a layer is a pixel high has a dot that is larger, in a colour of its own."""
+    kinds = ["Relu"] * 600
+    run, variants, _, _ = report()
+    rows = rows_of(kinds, [[i - 1] if i else [] for i in range(600)])
+    for number, row in enumerate(rows):
+        row["kind"] = f"Relu{number}"  # nothing repeats, so that nothing folds
+    rows[300] |= {"pinned": True, "pinned_to": "fp32"}
+    rows[301] |= {"fixed": "shape flow", "runs_in": "fp32"}
+    html = render(run, variants, pd.DataFrame(rows), {"fp16": PrecisionPlan("ab" * 32, Precision.FP16)})
+    with Opened(browser, file_of(tmp_path, html)) as opened:
+        page = opened.page
+        page.locator("[data-of=colour]").select_option("runs")
+        page.locator("[data-do=fit]").click()
+        page.wait_for_timeout(100)
+        purple = "getComputedStyle(document.querySelector('[data-graph]')).getPropertyValue('--g-pinned').trim()"
+        count = page.evaluate(
+            """colour => {
+              const [r, g, b] = [1, 3, 5].map(n => parseInt(colour.slice(n, n + 2), 16));
+              const canvas = document.querySelector("canvas");
+              const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+              let found = 0;
+              for (let i = 0; i < data.length; i += 4) found += data[i] === r && data[i + 1] === g && data[i + 2] === b;
+              return found;
+            }""",
+            page.evaluate(purple),
+        )
+        assert count >= 20
+        legend = page.locator("[data-of=legend]").inner_text()
+        assert "no float arithmetic" in legend
+        assert "FP32" in legend
