@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from precisionlab.report.diff import Change, RunDiff
+    from precisionlab.report.diff.plans import PrecisionChange
 
 _LAYERS = 10
 _STYLES = {"worse": "red", "better": "green", "mixed": "yellow"}
@@ -42,6 +43,7 @@ _MOST = 300  # letters of a name or a reason
     help='Exit with 1 where a plan found became worse by more, such as "sqnr drop>1" or "cost rise>5%"; may be given '
     "several times.",
 )
+@click.option("--other-model", is_flag=True, help="Compare runs of different models, or of different data, too.")
 @click.option("--open", "opened", is_flag=True, help="Open the page of --html in the browser.")
 @click.pass_context
 def diff_command(
@@ -51,14 +53,18 @@ def diff_command(
     as_json: bool,
     html: Path | None,
     fail_if: tuple[str, ...],
+    other_model: bool,
     opened: bool,
 ) -> None:
     """Say what became better and what worse from the run in the folder RUN_A to that in RUN_B.
 
+    What each ships stands first. A figure is the same where each run's lies within the other's 95 % interval over
+    samples.
+
     Exits with 1 where a tolerance that A met is not met any more, or a condition of --fail-if holds; with 0 where not;
     with 2 for folders that cannot be used.
     """
-    from precisionlab.report.diff import diff_runs, diff_to_dict, render_diff
+    from precisionlab.report.diff import check_comparable, diff_runs, diff_to_dict, render_diff
     from precisionlab.report.redraw import altered_text, read_run, values_told
 
     if opened and html is None:
@@ -68,6 +74,8 @@ def diff_command(
         if (said := altered_text(files)) is not None:
             click.echo(said, err=True)
     with values_told(f"{run_a} or {run_b}"):
+        if not other_model:
+            check_comparable(before, after)
         diff = diff_runs(before, after, fail_if)
         if html is not None:
             write_page(html, render_diff(diff))
@@ -85,27 +93,29 @@ def diff_command(
 
 
 def print_diff(diff: RunDiff, stream: TextIO) -> None:
-    """Print tables that fit 80 columns, without colour where there is no terminal."""
+    """Print tables that fit 80 columns, without colour where there is no terminal: first what each run ships."""
     from precisionlab.cli.summary import console_for
     from precisionlab.system.wording import counted
 
     console = console_for(stream)
-    for letter, files in (("A", diff.before), ("B", diff.after)):
+    for letter, files, advice in zip("AB", (diff.before, diff.after), diff.advice, strict=True):
         console.print(_text(f"{letter}: {files.folder}, {files.run['model']['path']}, {files.run['created']}"))
-    if diff.settings:
-        console.print()
-        console.print(_settings(diff))
+        console.print(_text(f"   {advice.sentence}"), style="bold")
     for precision in diff.precisions:
         console.print()
         marks = " → ".join(str(verdict.mark) for verdict in precision.verdicts)
         style = f"bold {_STYLES.get(precision.trend, '')}".strip()
         console.print(f"{precision.name}: {precision.trend}; tolerance {marks}", style=style)
+        console.print(_plans(precision))
         for pin in precision.pins:
             what = f"{pin.before or 'no pin'} → {pin.after or 'no pin'}"
             console.print(_text(f"  {what}: {pin.layer}"))
         for repair in precision.repairs:
             before, after = (text or "no repair" for text in repair.texts)
             console.print(_text(f"  {before} → {after}: {repair.repair}"))
+    if diff.settings:
+        console.print()
+        console.print(_settings(diff))
     console.print()
     console.print(_variants(diff))
     if diff.layers:
@@ -149,18 +159,32 @@ def _table(first: str, others: tuple[str, ...]) -> Table:
     return table
 
 
-def _variants(diff: RunDiff) -> Table:
+def _figures(first: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant", overflow="fold")
+    table.add_column(first, overflow="fold")
     table.add_column("figure", overflow="fold", max_width=30)
     for name in ("A", "B", "B − A"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
+    return table
+
+
+def _plans(precision: PrecisionChange) -> Table:
+    """The plans found, whose figures are what ships."""
+    table = _figures("the plan found")
+    a, b = precision.variants
+    for place, change in enumerate(precision.shown):
+        name = (a if a == b else f"{a} → {b}") if place == 0 else ""
+        table.add_row(_text(name), _text(change.label), *change.texts, _trend(change))
+    return table
+
+
+def _variants(diff: RunDiff) -> Table:
+    """The variants of both runs; the plans found stand above."""
+    table = _figures("variant")
     shown = [(variant.name, variant.shown) for variant in diff.variants if not variant.reference]
-    # Plans that are called otherwise in the two runs: one has pins, say, and the other repairs.
-    shown += [(" → ".join(p.variants), p.shown) for p in diff.precisions if p.variants[0] != p.variants[1]]
     for name, changes in shown:
         for place, change in enumerate(changes):
             table.add_row(_text(name) if place == 0 else "", _text(change.label), *change.texts, _trend(change))
@@ -188,4 +212,6 @@ def _layers(diff: RunDiff, width: int) -> Table:
 
 
 def _trend(change: Change) -> str:
+    if change.is_within and change.texts[2]:
+        return "same: within the interval"
     return "" if change.trend == "same" else change.trend

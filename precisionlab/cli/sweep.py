@@ -130,7 +130,9 @@ from precisionlab.errors import OptionError
     help="What builds and runs the variants: {names}, auto: tensorrt where it and a GPU are.",
 )
 @engine_options
-@click.option("--out", type=click.Path(), help="The run's folder.  [default: reports/<model>]")
+@click.option(
+    "--out", type=click.Path(), help="The run's folder.  [default: reports/<model>, or beside a run with other options]"
+)
 @click.option("--samples", type=int, help="Use so many samples, chosen by the seed.")
 @click.option(
     "--holdout",

@@ -14,6 +14,7 @@ from precisionlab.errors import PrecisionLabError
 from precisionlab.evaluate.samples import spaced_samples
 from precisionlab.evaluate.values import ObservedValues
 from precisionlab.jobs.result import SweepResult
+from precisionlab.jobs.run_place import REQUEST, request_digest
 from precisionlab.jobs.sweep_checks import check_cost, check_tolerance
 from precisionlab.jobs.sweep_precisions import measured, results
 from precisionlab.jobs.sweep_request import SweepRequest, data_options, run_options, sweep_options
@@ -108,7 +109,7 @@ def sweep(
     `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
     (one of `precisionlab.calibration.methods`, or auto). `skip_bad` goes on past samples that cannot be used. `metric`
     names the user's own task metric, `package.module:name`. The files of the run go to `out`, by default
-    `reports/<model>`; a run that was killed goes on from there.
+    `reports/<model>`, or beside a run with other options that lies there; a run that was killed goes on from there.
 
     Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
     """
@@ -234,6 +235,7 @@ def _facts(
     facts = run_facts(
         work.ready, request.source, options, target, results, work.engines, work.grouped.fusions, work.run.path, seconds
     )
+    facts[REQUEST] = request_digest(request, work.ready.local.model)
     facts["layers"]["note"] = work.grouped.note
     facts["judging"] = list(work.judging.notes)
     facts["arithmetic"] = {**options.arithmetic.to_plain(), "words": options.arithmetic.words}

@@ -28,6 +28,7 @@ from precisionlab.jobs.grouping import (
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import Means
 from precisionlab.jobs.repaired_file import repairs_text
+from precisionlab.jobs.run_place import default_folder
 from precisionlab.jobs.sweep_checks import check_ahead, check_choosable, check_precisions
 from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
 from precisionlab.model import Model, load_model
@@ -96,7 +97,7 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
     check_precisions(grouped.model, options, plan)
     check_ahead(grouped.model, options, run.backend)
     with open_executor(run.processes, run.dask) or nullcontext() as executor, ExitStack() as opened:
-        folder = run.out or _default_folder(grouped.model, plan)
+        folder = run.out or default_folder(request, grouped.model, observer.note)
         opened.enter_context(held_folder(folder, observer.note))
         given = grouped.model
         ready = prepare(given, request.source, options.metric, run.threads, executor, observer, run.memory, run.device)
@@ -244,11 +245,6 @@ def _as_fused(options: Options, grouped: Grouped) -> Options:
         return options
     fusing = Fusing.TYPED if grouped.fusions is None else Fusing.COMPILED
     return replace(options, arithmetic=replace(options.arithmetic, fusing=fusing))
-
-
-def _default_folder(model: Model, plan: PrecisionPlan | None) -> Path:
-    """`reports/<model>`; measuring a plan must not overwrite the sweep that found it."""
-    return Path("reports") / (model.name if plan is None else f"{model.name}-plan")
 
 
 def _context(model: Model, ready: Prepared, options: Options, engines: EngineBackend | None) -> dict[str, Any]:

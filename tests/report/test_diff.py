@@ -18,11 +18,12 @@ from test_report import HOSTILE, INF, NAN, Page, Report, errors, report, said, v
 
 from precisionlab.cli import cli
 from precisionlab.errors import OptionError
+from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Precision
-from precisionlab.report.diff import Change, Condition, RunDiff, diff_runs, render_diff
-from precisionlab.report.redraw import RunFiles
+from precisionlab.report.diff import Change, Condition, RunDiff, check_comparable, diff_runs, diff_to_dict, render_diff
+from precisionlab.report.redraw import RunFiles, read_run
 
 
 def files(found: Report | None = None, name: str = "a") -> RunFiles:
@@ -281,3 +282,64 @@ def test_names_of_strangers_are_text(name: str, capsys: pytest.CaptureFixture[st
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
     print_diff(diffs[0], sys.stdout)
     assert "\t" not in capsys.readouterr().out
+
+
+# What ships, what compares, and what is the same
+
+
+def with_interval(sqnr: float, low: float, high: float) -> Any:
+    run, variants, layers, plans = report()
+    variants = variants.copy()
+    own = (variants["variant"] == "fp16 mixed") & variants["sqnr_db"].notna()
+    variants.loc[own, ["sqnr_db", "sqnr_low_db", "sqnr_high_db"]] = [sqnr, low, high]
+    return run, variants, layers, plans
+
+
+def plan_sqnr(before: Any, after: Any) -> Any:
+    (precision,) = diff_runs(files(before), files(after, "b")).precisions
+    return next(c for c in precision.found if c.name == "sqnr" and not c.held_out)
+
+
+def test_figures_within_each_others_interval_are_the_same_and_the_difference_is_shown() -> None:
+    change = plan_sqnr(with_interval(40, 37, 43), with_interval(38, 36, 41))
+    assert change.is_within
+    assert change.trend == "same"
+    assert change.texts == ("40.0", "38.0", "−2.0")
+
+
+@pytest.mark.parametrize(
+    ("after", "trend"), [((36, 35, 41), "worse"), ((38, 37, 39), "worse"), ((44, 39, 47), "better")]
+)
+def test_figures_beyond_either_interval_are_not(after: tuple[float, float, float], trend: str) -> None:
+    change = plan_sqnr(with_interval(40, 37, 43), with_interval(*after))
+    assert not change.is_within
+    assert change.trend == trend
+
+
+def test_a_condition_of_the_user_counts_within_the_interval_too() -> None:
+    runs = files(with_interval(40, 37, 43)), files(with_interval(38, 36, 41), "b")
+    assert diff_runs(*runs, ("sqnr drop>1",)).failures
+    assert not diff_runs(*runs, ("sqnr drop>3",)).failures
+
+
+@pytest.mark.parametrize(("key", "what"), [("model", "models"), ("data", "data")])
+def test_runs_of_different_models_or_data_are_refused(key: str, what: str) -> None:
+    run, variants, layers, plans = report()
+    other = {**run, key: {**run[key], "sha256": "f" * 64}}
+    with pytest.raises(OptionError, match=f"are of different {what}: .*--other-model"):
+        check_comparable(files(), files((other, variants, layers, plans), "b"))
+    check_comparable(files(), files(name="b"))
+
+
+def test_what_ships_stands_first(swept_digits: SweepResult) -> None:
+    assert swept_digits.folder is not None
+    run = read_run(swept_digits.folder)
+    diff = diff_runs(run, run)
+    taken = diff.advice[1].taken
+    assert diff.precisions[0].name == taken
+    said = diff_to_dict(diff)
+    assert said["ships"]["b"] == {"precision": taken, "sentence": diff.advice[1].sentence}
+    out = CliRunner().invoke(cli, ["diff", str(run.folder), str(run.folder)])
+    assert out.exit_code == 0
+    assert " ".join(out.stdout.split()).count(diff.advice[0].sentence) == 2
+    assert out.stdout.index(diff.advice[0].sentence.split()[0]) < out.stdout.index("the plan found")

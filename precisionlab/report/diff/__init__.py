@@ -8,5 +8,6 @@ from precisionlab.report.diff.conditions import Condition
 from precisionlab.report.diff.figures import Change
 from precisionlab.report.diff.machine import diff_to_dict
 from precisionlab.report.diff.page import render_diff
+from precisionlab.report.diff.shipped import check_comparable
 
-__all__ = ["Change", "Condition", "RunDiff", "diff_runs", "diff_to_dict", "render_diff"]
+__all__ = ["Change", "Condition", "RunDiff", "check_comparable", "diff_runs", "diff_to_dict", "render_diff"]

@@ -1,6 +1,7 @@
 """One figure of two runs: what it is called, how it is written, and whether it became better or worse.
 
-Nothing decides by a rounding: a change that no page would show is none.
+Nothing decides by a rounding: a change that no page would show is none; nor is one that lies within what other samples
+might have changed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from precisionlab.compare.metrics import METRICS, Metric, Scope
 from precisionlab.report.cells import show
 
+Ends = tuple[float, float]
 WORSE, BETTER, SAME = "worse", "better", "same"
 
 
@@ -72,7 +74,8 @@ class Change:
     """One figure in both runs; None where it does not exist, NaN where it was measured as such.
 
     `kind` is a key such as "sqnr", `output` the output that it belongs to (None: the worst), `held_out` whether it is
-    that of the samples that chose nothing.
+    that of the samples that chose nothing. `intervals` are the 95 % intervals of A's figure and of B's over samples;
+    None where there is none.
     """
 
     kind: str
@@ -80,6 +83,7 @@ class Change:
     after: float | None
     output: str | None = None
     held_out: bool = False
+    intervals: tuple[Ends | None, Ends | None] = (None, None)
 
     @property
     def of(self) -> Kind:
@@ -110,8 +114,21 @@ class Change:
         return self.before - self.after if self.of.more else self.after - self.before
 
     @property
+    def is_within(self) -> bool:
+        """Whether each run's figure lies within the other's interval: other samples might have turned them round."""
+        figures = (self.after, self.before)
+        return all(
+            ends is not None and figure is not None and ends[0] <= figure <= ends[1]
+            for ends, figure in zip(self.intervals, figures, strict=True)
+        )
+
+    @property
     def trend(self) -> str:
-        """Worse, better or the same; the same too where one of the two is missing, or no digit shown differs."""
+        """Worse, better or the same; the same too where one is missing, or no digit shown differs, or `is_within`."""
+        return SAME if self.is_within else self._trend
+
+    @property
+    def _trend(self) -> str:
         loss = self.loss
         if loss is None:
             return SAME
@@ -123,7 +140,7 @@ class Change:
     def texts(self) -> tuple[str, str, str]:
         """A's figure, B's, and the change as it is written, with its sign."""
         form = self.of.form
-        change = "" if self.loss is None or self.trend == SAME else _signed(self, form)
+        change = "" if self.loss is None or self._trend == SAME else _signed(self, form)
         return show(self.before, form), show(self.after, form), change
 
 

@@ -17,6 +17,10 @@ def diff_to_dict(diff: RunDiff) -> dict[str, Any]:
         "b": str(diff.after.folder),
         "worse": bool(diff.failures),
         "failures": list(diff.failures),
+        "ships": {
+            side: {"precision": advice.taken, "sentence": advice.sentence}
+            for side, advice in zip("ab", diff.advice, strict=True)
+        },
         "settings": [{"name": s.name, "a": s.before, "b": s.after} for s in diff.settings],
         "precisions": [
             {
@@ -60,4 +64,5 @@ def _repair_dict(change: RepairChange) -> dict[str, Any]:
 
 def _change_dict(change: Change) -> dict[str, Any]:
     a, b = (None if value is None else json_number(value) for value in (change.before, change.after))
-    return {"figure": change.name, "held_out": change.held_out, "a": a, "b": b, "trend": change.trend}
+    within = {"within_interval": True} if change.is_within else {}
+    return {"figure": change.name, "held_out": change.held_out, "a": a, "b": b, "trend": change.trend, **within}

@@ -8,9 +8,9 @@ from itertools import groupby
 
 from precisionlab.compare.metrics import SQNR
 from precisionlab.report.cells import records_of
-from precisionlab.report.diff.figures import SAME, Change, output_kinds, run_kinds
+from precisionlab.report.diff.figures import SAME, Change, Ends, output_kinds, run_kinds
 from precisionlab.report.redraw import RunFiles
-from precisionlab.report.views import ErrorFigures, VariantView, variant_view
+from precisionlab.report.views import ErrorFigures, OutputFigures, VariantView, variant_view
 
 
 @dataclass(frozen=True)
@@ -62,4 +62,14 @@ def changes_of(old: VariantView, new: VariantView) -> Iterable[Change]:
 
 
 def _errors(old: ErrorFigures, new: ErrorFigures, output: str | None, held_out: bool) -> Iterable[Change]:
-    return [Change(name, old.of(name), new.of(name), output, held_out) for name in output_kinds()]
+    return [
+        Change(name, old.of(name), new.of(name), output, held_out, (_ends(old, name), _ends(new, name)))
+        for name in output_kinds()
+    ]
+
+
+def _ends(figures: ErrorFigures, name: str) -> Ends | None:
+    """The interval of a figure over samples, where the tables have one: of the SQNR of those that chose."""
+    if name != SQNR or not isinstance(figures, OutputFigures) or figures.low is None or figures.high is None:
+        return None
+    return figures.low, figures.high
