@@ -38,6 +38,7 @@ from precisionlab.report.csvfile import from_csv, guarded, to_csv, unguarded
 from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render
 from precisionlab.report.markdown import code, render_markdown, text
+from precisionlab.report.network import network_of
 from precisionlab.report.pareto import pareto_table
 from precisionlab.report.redraw import page_of, read_run, redraw, summary_of
 from precisionlab.report.schema import Column, Kind, Schema
@@ -190,7 +191,7 @@ def test_the_report_is_drawn_again_to_the_same_bytes(digits: SweepResult, folder
     assert page.read_bytes() == moved(before, digits, folder) != before
     histograms = read_histograms(histograms_text(digits))
     tables = (digits.variants, digits.layers, digits.plans, pareto_table(digits), samples_table(digits))
-    live = render(digits.run, *tables, histograms)
+    live = render(digits.run, *tables, histograms, network_of(digits.model))
     assert live.encode() == before
 
 
