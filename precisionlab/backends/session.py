@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from google.protobuf.message import EncodeError
+from numpy.typing import NDArray
 
 from precisionlab.backends.refusals import check_memory, why_not_loaded, why_not_run
 from precisionlab.errors import ModelError
@@ -202,22 +203,22 @@ def _create(
     finally:
         for name, tensor in large.items():
             graph.graph.initializers[name].const_value = tensor
-    values = _shared(list(large.values()))
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in contents_of(list(large.values()))]
     options.add_external_initializers(list(large), values)
     session = ort.InferenceSession(content, options, providers=list(providers), disabled_optimizers=_ACROSS_LAYERS)
     return session, values
 
 
-def _shared(tensors: Sequence[ir.TensorProtocol]) -> list[ort.OrtValue]:
-    """The tensors' contents as a session takes them. Many are read, and rounded, side by side."""
+def contents_of(tensors: Sequence[ir.TensorProtocol]) -> list[NDArray[Any]]:
+    """The tensors as arrays. Where they are large they are read, and rounded, side by side."""
 
-    def value(tensor: ir.TensorProtocol) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+    def content(tensor: ir.TensorProtocol) -> NDArray[Any]:
+        return np.ascontiguousarray(tensor.numpy())
 
     if sum(tensor.nbytes for tensor in tensors) < _WORTH_THREADS:
-        return [value(tensor) for tensor in tensors]
+        return [content(tensor) for tensor in tensors]
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(value, tensors))
+        return list(pool.map(content, tensors))
 
 
 @cache

@@ -57,3 +57,20 @@ def test_a_weight_that_is_computed_is_handed_over_anew_for_each_sample_and_a_con
         work(x, weight)
     assert [set(given[given != 0].tolist()) for given in recorder.weights] == [{1.0}, {2.0}, {2.0}, {1.0}]
     assert recorder.weights[1] is recorder.weights[2], "the same weight is not handed over again"
+
+
+def test_a_weight_of_a_matrix_product_is_sent_once_and_a_computed_operand_each_time() -> None:
+    sent: list[Array] = []
+
+    class Sending(Products):
+        def _device(self, value: Any) -> Any:
+            sent.append(value)
+            return super()._device(value)
+
+    inputs = ir.Value(name="x"), ir.Value(name="w")
+    node = ir.Node(DOMAIN, "MatMul", inputs, [ir.AttrString(SUMS, Sums.HALF.value)])
+    work = Sending(Recorder(), 0, (9, 0)).of(node)  # type: ignore[arg-type]
+    weight, x = np.ones((4, 3), np.float32), np.ones((2, 4), np.float32)
+    for operand in (weight, weight, weight.copy(), weight):
+        work(x, operand)
+    assert len([array for array in sent if array.shape == weight.shape]) == 3

@@ -213,7 +213,15 @@ def test_products_that_do_not_depend_on_each_other_share_a_step() -> None:
         WEIGHTS,
     )
     assert shape_of(model) == [(["n"], ["a", "b", "c"]), (["ra", "s", "y"], [])]
-    assert len(assert_the_same(model, x=X).graphs) == 3  # two steps, and the products' constants
+    assert len(assert_the_same(model, x=X).graphs) == 2
+
+
+def test_weights_that_are_computed_of_constants_have_a_session_of_their_own_and_others_none() -> None:
+    text = "(float[2,2] x) => (float[2,2] y) {{ {made} a = MatMul(x, {weight}) y = Relu(a) }}"
+    plain = proto(text.format(made="", weight="v"), WEIGHTS)
+    computed = proto(text.format(made="t = Transpose(v)", weight="t"), WEIGHTS)
+    counts = [len(assert_the_same(model, x=X).graphs) for model in (plain, computed)]
+    assert counts == [1, 2]
 
 
 def test_products_behind_products_are_steps_one_after_the_other() -> None:

@@ -81,6 +81,23 @@ _Layouts = dict[tuple[tuple[int, ...], ...], tuple[Any, _Layout | None]]
 computed of the inputs; and the layout."""
 
 
+class _Placed:
+    """The second operand of a product: a weight, which is the same array in every run, is sent to the GPU once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, Any] = (None, None)
+
+    def of(self, value: Any, place: Callable[[Any], Any]) -> Any:
+        """The operand in the GPU's memory; what is computed there is not held on to."""
+        if not isinstance(value, np.ndarray):
+            return place(value)
+        array, known = self._last
+        if array is not value:
+            known = place(value)
+            self._last = value, known
+        return known
+
+
 class DeviceProducts:
     """Makes what computes products on one GPU."""
 
@@ -91,9 +108,9 @@ class DeviceProducts:
     def of(self, node: ir.Node) -> Work:
         """What computes a node of `rewrite.sums`; its layouts live as long."""
         layouts: _Layouts = {}
-        return partial(self._run, node, layouts, on_cpu(node))
+        return partial(self._run, node, layouts, _Placed(), on_cpu(node))
 
-    def _run(self, node: ir.Node, layouts: _Layouts, other: Work, a: Any, b: Any) -> Any:
+    def _run(self, node: ir.Node, layouts: _Layouts, placed: _Placed, other: Work, a: Any, b: Any) -> Any:
         """The product; in this machine's memory of operands that lie there (doubles), or fit no layout."""
         shapes = (tuple(a.shape), tuple(b.shape))
         is_convolution = node.op_type in (CONV, CONV_TRANSPOSE)
@@ -108,7 +125,7 @@ class DeviceProducts:
         if layout is None or not isinstance(a, DeviceArray | np.ndarray) or _is_double(a) or _is_double(b):
             return self._there(other(_host(a), _host(b)))
         given = self._device(a)
-        taken = given if is_convolution else self._device(b)
+        taken = given if is_convolution else placed.of(b, self._device)
         out = self._empty(layout)
         for launch in layout.launches:
             weights = given if launch.weights is None else launch.weights

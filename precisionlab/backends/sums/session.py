@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from precisionlab.backends.session import contents_of
 from precisionlab.model.flow import outer_values
 from precisionlab.rewrite.sums import Part, constants_of, is_product, part_of, steps_of
 
@@ -148,11 +149,13 @@ def _constant_operands(
         for value in dict.fromkeys(v for node in graph.graph if is_product(node) for v in node.inputs)
         if value is not None and value in constants
     ]
-    if not wanted:
-        return {}
-    session = open_session(part_of(graph, (), wanted, constants, {}).graph)
-    found = {name: _on_host(value) for name, value in session.run({}).items()}
-    session.close()
+    held = [value for value in wanted if value.const_value is not None]
+    tensors = [value.const_value for value in held if value.const_value is not None]
+    found: dict[str, Any] = {str(v.name): array for v, array in zip(held, contents_of(tensors), strict=True)}
+    if computed := [value for value in wanted if value.const_value is None]:
+        session = open_session(part_of(graph, (), computed, constants, {}).graph)
+        found.update((name, _on_host(value)) for name, value in session.run({}).items())
+        session.close()
     return found
 
 
