@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,6 +62,11 @@ class CalibrationTable:
     def scales(self) -> dict[str, float]:
         """Tensor name → scale, of those that have a range."""
         return {name: found.scale for name, found in self.ranges.items() if not found.is_empty}
+
+    @property
+    def methods(self) -> dict[str, int]:
+        """Method → how many tensors have their range by it, the most frequent first."""
+        return dict(Counter(found.method for found in self.ranges.values() if not found.is_empty).most_common())
 
     @property
     def digest(self) -> str:

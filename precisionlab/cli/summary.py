@@ -184,8 +184,8 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         _print_compiled(console, compiled)
     if (unscaled := outcome.unscaled) is not None:
         console.print(f"WARNING: {unscaled.title}: {unscaled.why}; {REMEDY}.", style="yellow")
-    if outcome.table is not None:
-        console.print(f"ranges: {outcome.low.plan.calibration} over {outcome.table.samples} samples")
+    if outcome.ranges_text:
+        console.print(f"ranges: {outcome.ranges_text}")
     if low.nonfinite:
         first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.watched)
         count = counted(len(low.nonfinite), "tensor")

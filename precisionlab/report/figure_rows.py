@@ -44,34 +44,34 @@ def figure_rows(
         return ()
     variants = [low] if mixed is None else [low, mixed]
     asked = {bound.figure: bound for bound in bounds}
-    headline = [ABSENT, *(show(v.worst.sqnr, ".1f") for v in variants)]
+    all_of = [reference, *variants]
+    headline = [show(v.worst.sqnr, ".1f") if v else ABSENT for v in all_of]
     rows = [_row("Worst output’s SQNR, dB", headline, asked.get(SQNR), variants)]
-    held_out = [ABSENT, *(show(v.worst.held_out.sqnr, ".1f") for v in variants)]
+    held_out = [show(v.worst.held_out.sqnr, ".1f") if v else ABSENT for v in all_of]
     rows += _row_below(_HELD_OUT, held_out, asked.get(SQNR), variants)
     rows += _row_below("95 % interval", [ABSENT, *(_interval(v) for v in variants)])
     for kind in AlternativeKind:
         rows += _row_below(kind.words, [ABSENT, *(_under(v, kind) for v in variants)])
     for bound in bounds:
         if _has_row(bound):
-            figures = [v.of(bound) for v in variants]
+            figures = [v.of(bound) if v else (None, None) for v in all_of]
             label = axis_text(bound)
-            cells = [[ABSENT, *(value_text(bound, figure[place]) for figure in figures)] for place in (0, 1)]
+            cells = [[value_text(bound, figure[place]) for figure in figures] for place in (0, 1)]
             rows.append(_row(label[0].upper() + label[1:], cells[0], bound, variants))
             rows += _row_below(_HELD_OUT, cells[1], bound, variants)
     if metric:
         figures_of_task = [show(low.reference_metric, ".3f"), *(show(v.metric, ".3f") for v in variants)]
         rows.append(_row(metric, figures_of_task, asked.get("metric"), variants))
-        everyone = [reference, *variants]
-        held = [show(v.held_out_metric, ".3f") if v else ABSENT for v in everyone]
+        held = [show(v.held_out_metric, ".3f") if v else ABSENT for v in all_of]
         rows += _row_below(_HELD_OUT, held, asked.get("metric"), variants)
-        rows += _row_below("95 % interval, ±", [_half_width(v) for v in everyone])
+        rows += _row_below("95 % interval, ±", [_half_width(v) for v in all_of])
     if any(v.cost is not None for v in variants):
         kinds = " and ".join(dict.fromkeys(v.cost_figures for v in variants))
         rows.append(_row(f"Cost, % of FP32 ({kinds})", ["100", *(_percentage(v.cost) for v in variants)]))
-    broken = [ABSENT, *(show(v.nonfinite_tensors, ".0f") for v in variants)]
+    broken = [show(v.nonfinite_tensors, ".0f") if v else ABSENT for v in all_of]
     rows.append(_row("Tensors with new NaN or Inf", broken, asked.get("nonfinite"), variants))
     if any(v.held_out_nonfinite not in (None, v.nonfinite_tensors) for v in variants):
-        rows += _row_below(_HELD_OUT, [ABSENT, *(show(v.held_out_nonfinite, ".0f") for v in variants)])
+        rows += _row_below(_HELD_OUT, [show(v.held_out_nonfinite, ".0f") if v else ABSENT for v in all_of])
     return tuple(rows)
 
 

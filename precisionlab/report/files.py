@@ -35,7 +35,6 @@ from precisionlab.search.options import Options
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
 from precisionlab.system.disk import write_whole, write_whole_bytes
 from precisionlab.system.versions import versions
-from precisionlab.system.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,9 +169,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         ],
         "first_nonfinite": first,
         "first_nonfinite_layer": layer,
-        "table": None
-        if result.table is None
-        else f"{result.low.plan.calibration} over {counted(result.table.samples, 'sample')}",
+        "table": result.ranges_text or None,
     }
 
 

@@ -28,12 +28,13 @@ from precisionlab.report.network import Network
 
 @dataclass(frozen=True)
 class Graph:
-    """What the page draws. `data` is JSON that can stand inside a script element."""
+    """What the page draws. `data` is JSON that can stand inside a script element; `network`: with tensors."""
 
     data: Markup
     layers: int
     links: int
     folds: int
+    network: bool
 
 
 def draw_graph(layers: Sequence[Row], precisions: Sequence[str], network: Network | None = None) -> Graph | None:
@@ -58,7 +59,8 @@ def draw_graph(layers: Sequence[Row], precisions: Sequence[str], network: Networ
         "precisions": [_figures(name, mine) for name, mine in rows.items()],
         "network": None if network is None or len(network.layers) != len(first) else _network(network),
     }
-    return Graph(_as_data(content), len(first), sum(map(len, inputs)), len(folds))
+    is_whole = content["network"] is not None
+    return Graph(_as_data(content), len(first), sum(map(len, inputs)), len(folds), is_whole)
 
 
 def read_inputs(rows: Sequence[Row]) -> list[list[int]]:

@@ -62,6 +62,7 @@ from precisionlab.report.repair_views import repair_title
 from precisionlab.report.section import Tables, metric_name, section_of
 from precisionlab.report.shipping import recommendation
 from precisionlab.report.spread import spreads_of
+from precisionlab.report.terms import TERMS
 from precisionlab.report.views import is_part, variant_view
 from precisionlab.search.grounds import steadiness_text
 
@@ -187,6 +188,8 @@ def load_template() -> Template:
         error_labels=error_labels,
         tabled_metrics=tabled_metrics,
         head_of=head_of,
+        term=term,
+        terms=TERMS,
         engines_line=engines_line,
         kernels_text=kernels_text,
         emulated_words=emulated_words,
@@ -222,8 +225,16 @@ def _ends() -> str:
 
 
 def head_of(file: str, column: str) -> Markup:
-    """The head of a table's column, in which an arrow does not end a line."""
-    return Markup(str(escape(SCHEMAS[file].column(column).head)).replace(" →", "&nbsp;→"))
+    """The head of a table's column, in which an arrow does not end a line, with what it is as a tooltip."""
+    found = SCHEMAS[file].column(column)
+    head = str(escape(found.head)).replace(" →", "&nbsp;→")
+    return Markup(f'<abbr title="{escape(found.what.replace("`", ""))}">{head}</abbr>')
+
+
+def term(word: str, meant: str = "") -> Markup:
+    """A word of the report with what it means as a tooltip; `meant` is the term that it stands for, if not itself."""
+    said = TERMS.get(meant or word.partition(",")[0])
+    return Markup(f'<abbr title="{escape(said)}">{escape(word)}</abbr>') if said else escape(word)
 
 
 def _csp_hash(script: str) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from precisionlab.backends.equivalence import Equivalence
+from precisionlab.calibration.methods import AUTO
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.metrics import SQNR
@@ -27,7 +28,7 @@ from precisionlab.search.cost import PlanCost
 from precisionlab.search.pareto import Point
 from precisionlab.search.unscaled import UnscaledSums
 from precisionlab.search.verdict import NO_TERMS, Condition, Evidence, Mark, State, Terms, Verdict, verdict_of
-from precisionlab.system.wording import decibel, number, rungs
+from precisionlab.system.wording import counted, decibel, number, rungs
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.backend import Inside
@@ -236,6 +237,18 @@ class PrecisionResult:
         """The plan found: the one that was taken on the GPU, where there is one."""
         taken = None if self.engine is None else self.engine.mixed
         return self.mixed.plan if taken is None else taken.variant.plan
+
+    @property
+    def ranges_text(self) -> str:
+        """By which method int8 ranges were found, of how many samples, and what `auto` took; empty without ranges."""
+        if self.table is None:
+            return ""
+        said = f"{self.low.plan.calibration} over {counted(self.table.samples, 'sample')}"
+        if self.low.plan.calibration != AUTO:
+            return said
+        methods = self.table.methods
+        taken = (f"{method} for {counted(count, 'tensor')}" for method, count in methods.items())
+        return f"{said}: took {', '.join(taken) if len(methods) > 1 else next(iter(methods), 'none')}"
 
     @property
     def inside(self) -> Inside | None:

@@ -23,6 +23,7 @@ from precisionlab.report.columns import PARETO
 from precisionlab.report.histograms import histograms_text, read_histograms
 from precisionlab.report.html import render, render_fragment
 from precisionlab.report.machine import to_json
+from precisionlab.report.network import network_of
 from precisionlab.search.pareto import front
 from precisionlab.search.rank import relative_gain
 
@@ -134,7 +135,9 @@ def test_pareto_read_back_gives_the_same_report(digits: SweepResult) -> None:
     pd.testing.assert_frame_equal(read, pareto.pareto_table(digits), check_dtype=False)
     histograms = read_histograms(histograms_text(digits))
     samples = tables.samples_table(digits)
-    html = render(digits.run, digits.variants, digits.layers, digits.plans, read, samples, histograms)
+    html = render(
+        digits.run, digits.variants, digits.layers, digits.plans, read, samples, histograms, network_of(digits.model)
+    )
     assert html == (digits.folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -167,7 +170,7 @@ def test_the_verdict_names_the_samples_and_the_figures_on_both() -> None:
     page = Page(render(*report()))
     assert "48 samples chose, 16 were held out and chose nothing; 9 plans evaluated" in page.text
     held = [[c.strip() for c in row[1:]] for row in page.rows if row and row[0] == "on the samples held out"]
-    assert held == [["–", "56.8", "56.8"], ["0.938", "0.938", "0.938"], ["–", "0", "0"]]
+    assert held == [["∞", "56.8", "56.8"], ["0.938", "0.938", "0.938"], ["0", "0", "0"]]
     assert page.row("95 % interval")[1:] == ["–", "55.5 to 58.5", "55.5 to 58.5"]
     assert page.row("95 % interval, ±")[1:] == ["0.020"] * 3
     assert page.row("Cost, % of FP32 (estimated)")[1:] == ["100", "51.2", "51.2"]
@@ -178,8 +181,8 @@ def test_a_bound_on_another_figure_has_its_own_rows() -> None:
     run, *rest = report()
     run["tolerance"]["fp16"] = "sqnr>=30, top1>=0.99"
     page = Page(render(run, *rest))
-    assert page.row("Equal top-1")[1:] == ["–", "1.000", "1.000"]
-    assert ["–", "✗ 0.960", "✗ 0.960"] in [[c.strip() for c in row[1:]] for row in page.rows]
+    assert page.row("Equal top-1")[1:] == ["1.000", "1.000", "1.000"]
+    assert ["0.960", "✗ 0.960", "✗ 0.960"] in [[c.strip() for c in row[1:]] for row in page.rows]
 
 
 @pytest.mark.parametrize("draw", [render, render_fragment])
@@ -223,7 +226,7 @@ def test_what_is_not_proven_is_not_called_so() -> None:
     assert "Proven:" not in page.text
     run["precisions"]["fp16"]["proven"] = None
     page = Page(render(run, *rest))
-    assert "roven" not in page.text
+    assert "roven" not in page.text.rpartition(" Words ")[0]
     assert page.row("Layer", "Pinned to")[-1] != "SQNR, dB, if released"
 
 
@@ -269,6 +272,14 @@ def test_variants_show_cost_and_what_was_held_out() -> None:
     assert "Cost is estimated for NVIDIA A100 : it compares plans" in page.text
 
 
+def test_where_figures_come_from_has_a_column_only_where_they_differ() -> None:
+    run, variants, layers, plans = report()
+    alike, apart = (Page(render(run, v, layers, plans)) for v in (variants, variants.assign(figures=["a", "b", "b"])))
+    assert "All figures are emulated." in alike.text
+    heads = [next(row for row in page.rows if row and row[0] == "Variant") for page in (alike, apart)]
+    assert ["Figures" in head for head in heads] == [False, True]
+
+
 def test_rows_of_outputs_are_as_wide_as_those_of_variants() -> None:
     run, _, layers, plans = report()
     both = pd.DataFrame([variant("fp16", "fp16", output) for output in ("a", "b")])
@@ -276,7 +287,7 @@ def test_rows_of_outputs_are_as_wide_as_those_of_variants() -> None:
         for held in (16, 0):
             run["data"]["held_out"] = held
             html = render(run, both.assign(metric_name=named), layers, plans)
-            table = html[html.index('class="figures compact"') :].split("</table>")[0]
+            table = html[html.index('class="figures compact variants"') :].split("</table>")[0]
             widths = set()
             for row in re.findall(r"<tr.*?</tr>", table, re.S):
                 spans = re.findall(r'colspan="(\d+)"', row)
