@@ -12,7 +12,7 @@ from precisionlab.cli.help import Command
 from precisionlab.cli.verbosity import verbosity_options
 
 if TYPE_CHECKING:
-    from precisionlab.results.fidelity import FidelityResult, PrecisionFidelity
+    from precisionlab.results.fidelity import FidelityFindings, PrecisionFidelity
 
 
 @click.command(
@@ -106,7 +106,7 @@ def fidelity_command(
     ctx.exit(1 if any(goal.met is False for found in result.found for goal in found.goals) else 0)
 
 
-def print_fidelity(result: FidelityResult, stream: TextIO) -> None:
+def print_fidelity(result: FidelityFindings, stream: TextIO) -> None:
     """Print tables that fit 80 columns."""
     from precisionlab.cli.summary import console_for
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from precisionlab.cli.help import Command
-
-_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
 
 
 @click.command(
@@ -60,14 +56,7 @@ def _warn(text: str) -> None:
 
 
 def open_page(path: Path) -> None:
-    """Open a page in the browser; where there is none, or no display for it, say where the page lies.
+    """Open a page in the browser, or say on standard error where it lies."""
+    from precisionlab.system import browser
 
-    On standard error, so that what a command prints for machines stays as it is.
-    """
-    import webbrowser  # with all that it imports, only for who opens a page
-
-    address = path.resolve().as_uri()
-    # Without a display webbrowser would start a browser inside the terminal, and wait for it.
-    has_display = sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in _DISPLAYS)
-    if not has_display or not webbrowser.open(address):
-        click.echo(f"no browser could be opened here; open this yourself: {address}", err=True)
+    browser.open_page(path, _warn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
@@ -100,8 +101,14 @@ def load_metric(spec: str) -> Callable[[], TaskMetric]:
         found = import_named(spec)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise OptionError(f"metric {spec!r} cannot be loaded: {error}") from None
-    if isinstance(found, type) and hasattr(found, "update") and hasattr(found, "compute"):
+    if isinstance(found, type) and _is_metric(found):
         return cast(Callable[[], TaskMetric], found)
+    if _is_metric(found):  # an object, as it is now: each variant has a copy
+        return lambda: cast(TaskMetric, copy.deepcopy(found))
     if callable(found) and not isinstance(found, type):
         return lambda: MeanOf(found)
     raise OptionError(f"metric {spec!r} must be a class with update() and compute(), or a function")
+
+
+def _is_metric(found: Any) -> bool:
+    return hasattr(found, "update") and hasattr(found, "compute")

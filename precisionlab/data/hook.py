@@ -29,7 +29,7 @@ from precisionlab.data.conform import fit
 from precisionlab.data.sample import Arrays, Entry, Remark, Sample
 from precisionlab.errors import DataError
 from precisionlab.model import Model, TensorInfo
-from precisionlab.system.usercode import import_named
+from precisionlab.system.usercode import import_named, is_object
 
 LOADER = "load_data"
 """The function of a file that is named alone, as Polygraphy calls it in a `--data-loader-script`."""
@@ -168,16 +168,42 @@ class Hook:
     def _copied(self, item: Any, index: int) -> tuple[Arrays, str | None]:
         """The arrays and the label of what the function has given. Raises DataError where it is neither."""
         where = f"{self.spec}: sample {index}"
-        arrays, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+        arrays, label = self._parted(item)
         if not isinstance(arrays, Mapping):
             raise DataError(
-                f"{where} is a {type(item).__name__}; it must be a dict from input name to array, or (dict, label)"
+                f"{where} is a {type(item).__name__}; it must be a dict from input name to array, or (dict, label), or "
+                "an array for each input in the model's order, with or without a label behind"
             )
         with _told(where):
             # A copy: loaders fill the same buffer again, while earlier samples still run beside this one.
-            copies = {str(key): np.array(value) for key, value in arrays.items()}
+            copies = {str(key): _array(value) for key, value in arrays.items()}
             text = None if label is None else str(label.tolist() if hasattr(label, "tolist") else label)
         return copies, text
+
+    def _parted(self, item: Any) -> tuple[Any, Any]:
+        """What the function gives as inputs by name, and its label: arrays alone are those of the inputs, in order."""
+        if isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], Mapping):
+            return item[0], item[1]
+        names = [info.name for info in self.inputs]
+        if _is_array(item) and len(names) == 1:
+            return {names[0]: item}, None
+        if isinstance(item, tuple | list) and len(item) in (len(names), len(names) + 1):
+            arrays = dict(zip(names, item, strict=False))
+            if all(map(_is_array, arrays.values())):
+                return arrays, item[len(names)] if len(item) > len(names) else None
+        return item, None
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array: NumPy's, or a tensor of torch and its like."""
+    return hasattr(value, "__array__") and hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    """A copy as NumPy has it; of a tensor of torch that is on a GPU, or is learned, too."""
+    if hasattr(value, "detach") and hasattr(value, "cpu"):
+        value = value.detach().cpu()
+    return np.array(value)
 
 
 class _Row(NamedTuple):
@@ -217,9 +243,23 @@ def open_hook(spec: str, model: Model) -> Hook:
     """
     with _told(spec):
         function = import_named(f"{spec}:{LOADER}" if spec.endswith(".py") else spec)
+        if is_object(spec):
+            function = _called(function)
     if not callable(function):
         raise DataError(f"{spec}: is no function, but a {type(function).__name__}")
     return Hook(spec, function, model.inputs)
+
+
+def _called(given: Any) -> Any:
+    """A function that gives the samples of an object: of a function itself, else what the object holds, in its order.
+
+    A map-style data set of torch has a length and no end.
+    """
+    if isinstance(given, Iterable):
+        return lambda: given
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        return lambda: (given[index] for index in range(len(given)))
+    return given
 
 
 @contextmanager

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import traceback
+import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +19,7 @@ import onnx_ir as ir
 from precisionlab.compare.task import Accuracy, Outputs, TaskMetric, load_metric
 from precisionlab.data import Dataset
 from precisionlab.errors import DataError, OptionError, PrecisionLabError
+from precisionlab.system.usercode import import_named, is_object
 
 
 def metric_of(spec: str | None, dataset: Dataset) -> Callable[[], TaskMetric] | None:
@@ -90,6 +94,16 @@ def _in_half(outputs: Outputs, names: Collection[str]) -> Outputs:
 
 def source_of(metric: str) -> str:
     """The hash of the file that holds the user's metric: its figures are void once it was edited."""
+    if is_object(metric):
+        return _source_of_object(import_named(metric))
     module = metric.rpartition(":")[0]
     path = module if module.endswith(".py") else getattr(importlib.import_module(module), "__file__", None)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+
+
+def _source_of_object(found: Any) -> str:
+    """The hash of a class's or a function's own source; for what has state, or none, a word that never comes again."""
+    if isinstance(found, type) or inspect.isfunction(found):
+        with suppress(OSError, TypeError):
+            return hashlib.sha256(inspect.getsource(found).encode()).hexdigest()
+    return uuid.uuid4().hex

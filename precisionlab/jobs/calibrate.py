@@ -30,6 +30,7 @@ from precisionlab.data import Dataset, Sample, inside, open_dataset, read_manife
 from precisionlab.errors import DataError, OptionError
 from precisionlab.evaluate.ranges import best_table
 from precisionlab.evaluate.samples import checked
+from precisionlab.jobs.objects import DataSource, ModelSource, takes_objects
 from precisionlab.jobs.result import CalibrationResult
 from precisionlab.model import Model, load_model
 from precisionlab.model.quantized import own_flags
@@ -39,7 +40,8 @@ from precisionlab.search.options import check_calibration
 from precisionlab.system.disk import drafted, told, write_whole, write_whole_bytes
 from precisionlab.system.executors import open_executor
 from precisionlab.system.lock import held_file, held_folder
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.notebook import observer_of
+from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import check_at_least, check_workers, parse_memory
 from precisionlab.system.versions import versions
 
@@ -50,9 +52,10 @@ _CHUNK = 16
 _ELSEWHERE = "choose another place"
 
 
+@takes_objects
 def calibrate(
-    model: str | Path | None = None,
-    data: str | Path = "calib_data",
+    model: ModelSource | None = None,
+    data: DataSource = "calib_data",
     *,
     method: str = DEFAULT_METHOD,
     percentile: float = DEFAULT_PERCENTILE,
@@ -81,7 +84,7 @@ def calibrate(
 
     Raises PrecisionLabError for input that cannot be used.
     """
-    observer = observer or Silent()
+    observer = observer_of(observer)
     tensorrt = cache_release(tensorrt)
     _check(method, percentile, shard)
     check_at_least(1, samples=samples)
@@ -139,7 +142,7 @@ def merge(
 
     Raises DataError where they do not belong together or to the data, or where one is missing or comes twice.
     """
-    observer = observer or Silent()
+    observer = observer_of(observer)
     tensorrt = cache_release(tensorrt)
     _check(method, percentile, None)
     check_workers(threads)
@@ -201,8 +204,8 @@ def _collect(
     if earlier:
         observer.note(f"going on after {len(done)} of {len(chosen)} samples")
         observer.advance(len(done))
-    if earlier and not left:
-        return earlier
+        if not left:
+            return earlier
     collector = backend.collector(tensors)
     if earlier:
         collector.restore(earlier.histograms)
@@ -211,11 +214,9 @@ def _collect(
         collector.add(batch, partial(_advance, observer, len(done)))
         done += names
         if time.monotonic() - saved > _SAVE_EVERY:
-            _save(path, CalibrationState(context, tuple(done), collector.histograms()))
+            _saved(path, CalibrationState(context, tuple(done), collector.histograms()))
             saved = time.monotonic()
-    state = CalibrationState(context, tuple(done), collector.histograms())
-    _save(path, state)
-    return state
+    return _saved(path, CalibrationState(context, tuple(done), collector.histograms()))
 
 
 def _batches(dataset: Dataset, backend: Backend) -> Iterator[tuple[list[str], Iterable[Sample]]]:
@@ -363,9 +364,10 @@ def _earlier(path: Path, context: Mapping[str, Any], tensors: tuple[str, ...]) -
     return state if same and tuple(state.histograms) == tensors else None
 
 
-def _save(path: Path, state: CalibrationState) -> None:
+def _saved(path: Path, state: CalibrationState) -> CalibrationState:
     with told(path, _ELSEWHERE):
         write_whole_bytes(path, state.to_bytes())
+    return state
 
 
 def _state_file(shard: Path) -> Path:

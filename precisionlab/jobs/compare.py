@@ -19,6 +19,7 @@ from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, Source, prepare
 from precisionlab.evaluate.run_results import RunResults
 from precisionlab.evaluate.samples import spaced_samples
+from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, takes_objects
 from precisionlab.jobs.result import CompareResult
 from precisionlab.model import Model, load_model
 from precisionlab.model.other import OtherModel, load_other
@@ -29,7 +30,8 @@ from precisionlab.search.grounds import Grounds
 from precisionlab.search.undefined import undefined_outputs
 from precisionlab.system.disk import drafted, told, write_whole
 from precisionlab.system.lock import held_folder
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.notebook import observer_of
+from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import check_at_least, check_workers, parse_memory
 from precisionlab.system.versions import versions
 from precisionlab.system.wording import counted
@@ -39,13 +41,14 @@ _QUARTER = 4
 """The share of the memory that one sample's values may take: sessions, weights and copies are there too."""
 
 
+@takes_objects
 def compare(
-    model: str | Path,
-    other: str | Path,
-    data: str | Path,
+    model: ModelSource,
+    other: ModelSource,
+    data: DataSource,
     *,
     tolerance: str | Iterable[str] = (),
-    metric: str | None = None,
+    metric: MetricSource | None = None,
     match: Mapping[str, str] | None = None,
     samples: int | None = None,
     seed: int = 0,
@@ -69,7 +72,7 @@ def compare(
     Raises PrecisionLabError for input that cannot be used: ModelError where inputs or outputs do not fit.
     """
     started = time.perf_counter()
-    observer = observer or Silent()
+    observer = observer_of(observer)
     check_at_least(1, samples=samples)
     check_at_least(0, seed=seed)
     check_workers(threads)

@@ -33,7 +33,8 @@ from precisionlab.rewrite.typed.beside import Beside
 from precisionlab.search.options import check_calibration
 from precisionlab.system.disk import drafted, told, write_whole_bytes
 from precisionlab.system.lock import held_file
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.notebook import observer_of
+from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import check_workers
 from precisionlab.system.release import release_of
 from precisionlab.system.wording import counted, either, meant
@@ -100,7 +101,7 @@ def export_plan(
     asked = read_plan_for(loaded, path)
     check_calibration(asked.calibration)
     source = source_of(run, data)
-    observer = observer or Silent()
+    observer = observer_of(observer)
     found = Needs(loaded, asked, source, threads, observer)
     file = None if out is None else _checked(Path(out), (path, loaded.path, *loaded.data_files))
     if target == REPAIRED:

@@ -28,18 +28,20 @@ from precisionlab.evaluate.prepare import Prepared, Source, prepare
 from precisionlab.evaluate.ranges import operands_of
 from precisionlab.evaluate.run_results import RunResults
 from precisionlab.jobs.faults import INPUTS, EmulatedFault, Fault, SecondFault, worst_of
+from precisionlab.jobs.objects import DataSource, ModelSource, takes_objects
 from precisionlab.jobs.plan_source import RUN_FILE, arithmetic_of, model_of, run_beside, source_of
+from precisionlab.jobs.result import ExtractResult
 from precisionlab.model import Model, TensorInfo, load_model
 from precisionlab.model.other import load_other
 from precisionlab.model.twins import twins_of
 from precisionlab.precision import Precision
-from precisionlab.results.extract import Extract
 from precisionlab.rewrite.part import Region, region_of, upstream
 from precisionlab.search.options import parse_precisions
 from precisionlab.system.disk import drafted, make_folder, temporary_folder, told, write_whole
 from precisionlab.system.lock import held_folder
+from precisionlab.system.notebook import observer_of
 from precisionlab.system.npyfile import write_npz
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import check_at_least, check_workers, parse_memory
 from precisionlab.system.versions import versions
 
@@ -57,14 +59,15 @@ class _Wanted:
     end: tuple[str, ...]
 
 
+@takes_objects
 def extract(
-    source: str | Path,
-    data: str | Path | None = None,
+    source: ModelSource,
+    data: DataSource | None = None,
     *,
     layer: str | None = None,
     start: Iterable[str] = (),
     end: Iterable[str] = (),
-    other: str | Path | None = None,
+    other: ModelSource | None = None,
     match: Mapping[str, str] | None = None,
     precision: str | None = None,
     tolerance: str | None = None,
@@ -76,7 +79,7 @@ def extract(
     skip_bad: bool = False,
     out: str | Path | None = None,
     observer: Observer | None = None,
-) -> Extract:
+) -> ExtractResult:
     """Cut a fault out of a model: the part that shows it, its inputs, and what it should and does give.
 
     `source` is a model, or the folder of a sweep, which says model, data and precision. The fault is that of
@@ -88,7 +91,7 @@ def extract(
 
     Raises PrecisionLabError for input that cannot be used.
     """
-    observer = observer or Silent()
+    observer = observer_of(observer)
     check_at_least(1, keep=keep, samples=samples)
     check_at_least(0, seed=seed)
     check_workers(threads)
@@ -192,7 +195,7 @@ class _Cutting:
         self._model = ready.local.model
         self._keep, self._bound = keep, bound
 
-    def result(self, wanted: _Wanted) -> Extract:
+    def result(self, wanted: _Wanted) -> ExtractResult:
         """The part, written and measured."""
         every = self._fault.compare(self._ready.dataset)
         outputs, worst = self._outputs(wanted, every)
@@ -313,7 +316,7 @@ class _Cutting:
         write_whole(folder / f"{INPUTS}.json", json.dumps(feeds) + "\n")
         return (*files, f"{INPUTS}.json")
 
-    def _written(self, region: Region, names: Sequence[str], what: str, whole: float, is_layer: bool) -> Extract:
+    def _written(self, region: Region, names: Sequence[str], what: str, whole: float, is_layer: bool) -> ExtractResult:
         from precisionlab.report.extract import readme
 
         self._observer.stage("the part, as it was written", len(names))
@@ -329,7 +332,7 @@ class _Cutting:
                     write_npz(drafts / name / f"{index}.npz", arrays)
                     files.append(f"{name}/{index}.npz")
             write_whole(drafts / "outputs.json", results.text)
-            found = Extract(
+            found = ExtractResult(
                 self._model.path.name, what, region.layers, region.outputs, tuple(names), whole, figure,
                 self._bound, is_layer,
                 self._facts(region, drafts, [*files, "outputs.json"]),

@@ -31,19 +31,22 @@ from precisionlab.data import Dataset, open_dataset
 from precisionlab.errors import OptionError, PrecisionLabError
 from precisionlab.evaluate.ranges import operands_of, typical_sqnr
 from precisionlab.evaluate.samples import checked
+from precisionlab.jobs.objects import DataSource, ModelSource, takes_objects
+from precisionlab.jobs.result import FidelityResult
 from precisionlab.model import Model, load_model
 from precisionlab.plan.arithmetic import Arithmetic, parse_arithmetic
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
-from precisionlab.results.fidelity import FidelityResult, PrecisionFidelity, Row, to_json
+from precisionlab.results.fidelity import PrecisionFidelity, Row, to_json
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.rewrite.real import one_node_layers
 from precisionlab.rewrite.typed import save_typed, typed_model
 from precisionlab.search.options import parse_precisions
 from precisionlab.system.disk import drafted, temporary_folder, told, write_whole
 from precisionlab.system.lock import held_folder
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.notebook import observer_of
+from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import check_at_least, check_workers
 from precisionlab.system.versions import versions
 
@@ -53,9 +56,10 @@ PATTERNS, NODES = "patterns", "nodes"
 _RESULT, _ROWS, _PAGE = "fidelity.json", "fidelity.csv", "fidelity.html"
 
 
+@takes_objects
 def fidelity(
-    model: str | Path,
-    data: str | Path,
+    model: ModelSource,
+    data: DataSource,
     *,
     precisions: str | Iterable[str] = ("fp16", "bf16", "int8"),
     against: str = CUDA,
@@ -86,7 +90,7 @@ def fidelity(
     Raises PrecisionLabError for input that cannot be used; OptionError where this machine has no real arithmetic in a
     precision.
     """
-    observer = observer or Silent()
+    observer = observer_of(observer)
     formats = parse_precisions(precisions)
     if against not in AGAINST:
         raise OptionError(f"unknown opponent {against!r}; hold the emulation against one of {', '.join(AGAINST)}")

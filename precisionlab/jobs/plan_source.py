@@ -15,6 +15,7 @@ from precisionlab.plan.arithmetic import Arithmetic
 from precisionlab.plan.file import REPAIRED, check_model, plan_from_dict, read_plan_content
 from precisionlab.rewrite.repairs import repaired_model
 from precisionlab.system.plainfiles import is_there
+from precisionlab.system.usercode import is_object
 
 RUN_FILE = "run.json"
 _HOLDOUT = 0.25  # of a plan that stands alone; as in a sweep
@@ -46,6 +47,10 @@ def metric_of(run: Mapping[str, Any], metric: str | None) -> str | None:
 
 
 def _code(what: str, named: str, option: str) -> PlanError:
+    if is_object(named):
+        return PlanError(
+            f"{RUN_FILE}: its {what} came from an object of a Python session, {named.partition(':')[2]}; give it again"
+        )
     return PlanError(
         f"{RUN_FILE}: its {what} come{'s' if what[-1] != 's' else ''} from Python code, {named!r}, which is not run "
         f"because a file says so; if the code is yours, give it again: {option} {named}"

@@ -14,6 +14,7 @@ from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, parse_holdout, prepare
 from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, int8_ranges
+from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, takes_objects
 from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.jobs.repaired_file import beside_original, is_as_promised, write_repaired
 from precisionlab.model import Model, load_model
@@ -24,7 +25,8 @@ from precisionlab.search.migrating import find_migrations
 from precisionlab.search.options import parse_around
 from precisionlab.search.repairing import Found, find_repairs
 from precisionlab.system.lock import held_file
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.notebook import observer_of
+from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import check_workers, parse_memory
 from precisionlab.system.wording import either
 
@@ -55,9 +57,10 @@ class RepairResult:
         return self.after.met and (self.held_out is None or self.held_out[1].met)
 
 
+@takes_objects
 def repair(
-    model: str | Path,
-    data: str | Path,
+    model: ModelSource,
+    data: DataSource,
     *,
     precision: str | None = None,
     around: str = "fp32",
@@ -66,7 +69,7 @@ def repair(
     samples: int | None = None,
     seed: int = 0,
     holdout: str | float = 0.25,
-    metric: str | None = None,
+    metric: MetricSource | None = None,
     skip_bad: bool = False,
     threads: int | None = None,
     memory: str | int | None = None,
@@ -83,7 +86,7 @@ def repair(
 
     Raises PrecisionLabError (ModelError, DataError, OptionError) for input that cannot be used.
     """
-    observer = observer or Silent()
+    observer = observer_of(observer)
     check_workers(threads, None)
     low = Precision.FP16 if precision is None else _low(precision)
     beside = parse_around(around)

@@ -38,7 +38,8 @@ from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.system.disk import TEMPORARY_ADVICE, temporary_folder, told, write_whole
 from precisionlab.system.lock import held_folder
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.notebook import observer_of
+from precisionlab.system.observer import Observer
 
 SAMPLES = 8
 FAULT = ("up", "peak", "down")
@@ -88,7 +89,7 @@ def selftest(folder: Path, observer: Observer | None = None) -> Iterator[Step]:
     """
     layers: list[tuple[str, float, float]] = []
     steps: list[Step] = []
-    observer = observer or Silent()
+    observer = observer_of(observer)
     with held_folder(folder, observer.note):
         for step in _steps(folder, observer, layers):
             steps.append(step)

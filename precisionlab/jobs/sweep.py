@@ -13,6 +13,7 @@ from precisionlab.backends.steadiness import steadiness
 from precisionlab.errors import PrecisionLabError
 from precisionlab.evaluate.samples import spaced_samples
 from precisionlab.evaluate.values import ObservedValues
+from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, takes_objects
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.run_place import REQUEST, request_digest
 from precisionlab.jobs.sweep_checks import check_cost, check_tolerance
@@ -29,13 +30,15 @@ from precisionlab.search.grounds import Grounds
 from precisionlab.search.outcome import PrecisionResult, Variant
 from precisionlab.search.undefined import undefined_outputs
 from precisionlab.search.verdict import Terms
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.notebook import observer_of
+from precisionlab.system.observer import Observer
 from precisionlab.system.runlog import RunLog
 
 
+@takes_objects
 def sweep(
-    model: str | Path,
-    data: str | Path | None = None,
+    model: ModelSource,
+    data: DataSource | None = None,
     *,
     precisions: str | Iterable[str] = ("fp16", "int8"),
     tolerance: str | Iterable[str] = (),
@@ -60,7 +63,7 @@ def sweep(
     dask: str | None = None,
     around: str = "fp32",
     calibration: str | None = None,
-    metric: str | None = None,
+    metric: MetricSource | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     random: bool = False,
     max_cost: str | float | None = None,
@@ -150,7 +153,7 @@ def sweep(
         plan=None if plan is None else Path(plan),
         random_asked=random,
     )
-    return run_sweep(request, observer or Silent())
+    return run_sweep(request, observer_of(observer))
 
 
 def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:

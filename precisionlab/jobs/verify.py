@@ -25,6 +25,7 @@ from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
 from precisionlab.evaluate.run_results import RunResults
 from precisionlab.jobs.grouping import Grouped, as_far_as_kept
 from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, ranges_of_method
+from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, takes_objects
 from precisionlab.jobs.plan_source import (
     arithmetic_of,
     grouped_as_in,
@@ -41,6 +42,7 @@ from precisionlab.plan.assign import lowest_of, read_plan_for
 from precisionlab.plan.file import read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import any_quantized
+from precisionlab.report.fragment import verification_card
 from precisionlab.rewrite.plans import completed
 from precisionlab.search.certificate import (
     Certificate,
@@ -53,11 +55,13 @@ from precisionlab.search.options import check_calibration
 from precisionlab.search.outcome import overridden_text
 from precisionlab.system.executors import open_executor
 from precisionlab.system.lock import held_folder
-from precisionlab.system.observer import Observer, Silent
+from precisionlab.system.notebook import observer_of
+from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import check_workers, parse_memory
+from precisionlab.system.wording import counted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """What a plan was measured to be, beside what it says of itself.
 
@@ -86,13 +90,31 @@ class Verification:
             return False
         return self.certificate.proven and (self.held_out is None or self.held_out.met)
 
+    @property
+    def sentence(self) -> str:
+        """What came of it."""
+        what = f"{counted(len(self.plan.pins), 'pin')} and {counted(len(self.plan.repairs), 'repair')}"
+        how = "verified" if self.holds else "NOT verified"
+        return f"{how}: {self.plan.default} with {what}, {self.figures} on {counted(sum(self.samples), 'sample')}"
 
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Verification({self.sentence})"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the plan's figures, those with each pin released, and what was claimed."""
+        releases = [(f"without the pin of {r.layer}", r.layer, r.figures.values) for r in self.certificate.releases]
+        rows = [("the plan", "", self.certificate.figures.values), *releases]
+        return verification_card(self.sentence, self.holds, rows, self.claimed, self.overridden)
+
+
+@takes_objects
 def verify(
     plan: str | Path,
     *,
-    model: str | Path | None = None,
-    data: str | Path | None = None,
-    metric: str | None = None,
+    model: ModelSource | None = None,
+    data: DataSource | None = None,
+    metric: MetricSource | None = None,
     backend: str = "auto",
     threads: int | None = None,
     memory: str | int | None = None,
@@ -112,7 +134,7 @@ def verify(
     plan, as Polygraphy's RunResults. Raises PlanError where the plan cannot be read, is another model's, says neither
     model nor data, or where its run names code.
     """
-    observer = observer or Silent()
+    observer = observer_of(observer)
     check_workers(threads, processes)
     path = Path(plan)
     content = read_plan_content(path)

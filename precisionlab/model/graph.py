@@ -187,7 +187,7 @@ class IdleNode:
     source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """One checked model. `onnx` is never changed after loading: rewrites make new graphs.
 
@@ -227,6 +227,10 @@ class Model:
     original: Model | None = field(default=None, repr=False, compare=False)
     declared: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False, compare=False)
     copies: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"Model({ascii(self.path.name)[1:-1]}: {len(self.layers)} layers, opset {self.opset})"
 
     @cached_property
     def layer(self) -> Mapping[str, Layer]:

@@ -19,12 +19,12 @@ from precisionlab.report.html import load_template
 if TYPE_CHECKING:
     import pandas as pd
 
-    from precisionlab.results.fidelity import FidelityResult, PrecisionFidelity, Row
+    from precisionlab.results.fidelity import FidelityFindings, PrecisionFidelity, Row
 
 _FLOWS = ("introduced", "inherited")
 
 
-def fidelity_table(result: FidelityResult) -> pd.DataFrame:
+def fidelity_table(result: FidelityFindings) -> pd.DataFrame:
     """One row for each tensor that a layer gives, precision by precision."""
     rows = [
         {
@@ -46,7 +46,7 @@ def fidelity_table(result: FidelityResult) -> pd.DataFrame:
     return FIDELITY.frame(rows)
 
 
-def fidelity_page(result: FidelityResult) -> str:
+def fidelity_page(result: FidelityFindings) -> str:
     """The whole page, which opens offline."""
     sections = [(found, _scatters(found)) for found in result.found]
     page = load_template().environment.get_template("fidelity.html.j2")

@@ -107,7 +107,7 @@ class PrecisionFidelity:
 
 
 @dataclass(frozen=True)
-class FidelityResult:
+class FidelityFindings:
     """All precisions of one model. `facts` is what stands in the JSON beside the figures."""
 
     model: str
@@ -122,7 +122,7 @@ def _apart(first: float, second: float) -> float:
     return 0.0 if first == second else abs(first - second)
 
 
-def to_json(result: FidelityResult) -> dict[str, Any]:
+def to_json(result: FidelityFindings) -> dict[str, Any]:
     """The figures and what they come from; a final figure that is not finite is text, one that is not there null."""
     return {"schema": FIDELITY_SCHEMA, **result.facts, "precisions": [plain(found) for found in result.found]}
 
