@@ -45,10 +45,8 @@ from precisionlab.system.observer import Observer
 from precisionlab.system.parsing import check_at_least, check_workers, parse_memory
 from precisionlab.system.versions import versions
 
-CACHE_FILE = "calibration.cache"
-PAGE_FILE = "calibration.html"
-_SAVE_EVERY = 5.0  # seconds of work that a kill may cost
-_CHUNK = 16
+CACHE_FILE, PAGE_FILE = "calibration.cache", "calibration.html"
+_SAVE_EVERY, _CHUNK = 5.0, 16  # seconds of work that a kill may cost, samples that are counted at a time
 _ELSEWHERE = "choose another place"
 
 
@@ -214,9 +212,11 @@ def _collect(
         collector.add(batch, partial(_advance, observer, len(done)))
         done += names
         if time.monotonic() - saved > _SAVE_EVERY:
-            _saved(path, CalibrationState(context, tuple(done), collector.histograms()))
+            _save(path, CalibrationState(context, tuple(done), collector.histograms()))
             saved = time.monotonic()
-    return _saved(path, CalibrationState(context, tuple(done), collector.histograms()))
+    state = CalibrationState(context, tuple(done), collector.histograms())
+    _save(path, state)
+    return state
 
 
 def _batches(dataset: Dataset, backend: Backend) -> Iterator[tuple[list[str], Iterable[Sample]]]:
@@ -364,10 +364,9 @@ def _earlier(path: Path, context: Mapping[str, Any], tensors: tuple[str, ...]) -
     return state if same and tuple(state.histograms) == tensors else None
 
 
-def _saved(path: Path, state: CalibrationState) -> CalibrationState:
+def _save(path: Path, state: CalibrationState) -> None:
     with told(path, _ELSEWHERE):
         write_whole_bytes(path, state.to_bytes())
-    return state
 
 
 def _state_file(shard: Path) -> Path:
