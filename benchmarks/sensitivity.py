@@ -1,14 +1,14 @@
 """What the ranking by sensitivity costs: `python -m benchmarks.sensitivity [CASES] [--samples 8] [--repeats 3]`.
 
 For each model: the time that a sweep ranks its L layers in, by what each alone does to the final outputs (in rounds:
-all on the worst of N samples, a quarter on the next, six on all; setting up included), over the time of L·N plain ONNX
-Runtime passes of the same samples in the same process; the same with `--whole` for all layers on all samples; and what
-a certificate costs for each pin, in passes over the samples. Seconds are by the clock, and in brackets of processor
-time, which tells more where the machine has other work. Needs the prepared models (`make models`).
+all on the worst of N samples, a quarter on the next, six on two more; setting up included), over the time of L·N plain
+ONNX Runtime passes of the same samples in the same process; the same with `--whole` for all layers on all samples; and
+what a certificate costs for each pin, in passes over the samples. Seconds are by the clock, and in brackets of
+processor time, which tells more where the machine has other work. Needs the prepared models (`make models`).
 
 The floor: running each layer's rest of the network and no more is 0.5 of the passes where the layers are alike and
 all behind each other, less where the network has branches or its first layers are the dear ones; rounding comes on top.
-Rounds measure L + max(8, L/4) + 6·6 pairs of a layer and a sample, of L·8.
+Rounds measure L + max(8, L/4) + 6·2 pairs of a layer and a sample, of L·8.
 
 Beside it with `--whole`, for models of repeated blocks, whether measuring one block would do: the rank correlation
 (Spearman) of the layers' sensitivities between the blocks, and how many times larger that to a layer is in one block

@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.backends.base import SensitivityRequest
-from precisionlab.backends.device import CPU, Running
+from precisionlab.backends.device import CPU
 from precisionlab.backends.memory import Share
 from precisionlab.backends.runner import Runner, State, side_by_side
-from precisionlab.backends.sensitivity import is_same, judged_outputs
+from precisionlab.backends.sensitivity import judged_outputs
+from precisionlab.backends.stretches import StretchPart
+from precisionlab.backends.walk import Values, differing, through
 from precisionlab.compare.judged import judged_differences, judged_sensitivities
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
@@ -27,7 +30,7 @@ from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.observe import Flow, Segment, cut, largest_need
-from precisionlab.rewrite.toggle import Stretch, costs_of, stretch_of
+from precisionlab.rewrite.toggle import costs_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -80,66 +83,38 @@ def _outputs(
     parts: Sequence[Sequence[Any]],
     samples: Sequence[Sample],
     threads: int,
-) -> Generator[Sensitivities, None, list[dict[str, Arrays]]]:
+) -> Generator[Sensitivities, None, list[dict[str, Values]]]:
     """For each sample and toggled layer the tensors behind the last part that differ from the base's."""
-    base: list[Arrays] = [dict(sample.inputs) for sample in samples]
-    branches: list[dict[str, Arrays]] = [{} for _ in samples]
-    plan, other, table, copier = request.plan, request.other, request.table, copier_of(request.arithmetic)
-    start = 0
-    for part in parts:
-        stop = start + len(part)
+    base: list[Values] = [dict(sample.inputs) for sample in samples]
+    branches: list[dict[str, Values]] = [{} for _ in samples]
+    for stop, layers_here in zip(accumulate(len(part) for part in parts), parts, strict=True):
+        part = StretchPart(model, request, stop - len(layers_here), stop, layers, CPU)
         before = list(base)
-        passed: list[dict[str, Arrays]] = [{} for _ in samples]
-        begun = None
-        if any(branches) or not any(layer.name in layers for layer in part):
-            # Those toggled before come first: they need what the base holds in front of this part.
-            plain = stretch_of(model, plan, other, (), table, start, stop, copier)
-            session = CPU.session(plain.graph)
-            go_on = partial(_go_on, plain, session)
-            passed = list(side_by_side(go_on, zip(before, branches, strict=True), threads))
-            if not any(layer.name in layers for layer in part):
-                begun = list(side_by_side(partial(_begin, plain, session), before, threads))
-            session.close()
-        if begun is None:
-            stretch = stretch_of(model, plan, other, layers, table, start, stop, copier)
-            session = CPU.session(stretch.graph)
-            begun = list(side_by_side(partial(_begin, stretch, session), before, threads))
-            session.close()
+        # Those toggled before come first: they need what the base holds in front of this part.
+        if any(branches):
+            passed = list(side_by_side(partial(_go_on, part), zip(before, branches, strict=True), threads))
+            if part.layers:
+                part.close()
+        else:
+            passed = branches
+        begun = list(side_by_side(part.begun if part.layers else partial(_untouched, part), before, threads))
+        part.close()
         for i, (alive, own) in enumerate(begun):
             base[i] = {name: value for name, value in {**before[i], **alive}.items() if model.is_needed(name, stop)}
-            branches[i] = {
-                layer: {
-                    name: value
-                    for name, value in changed.items()
-                    if name in base[i] and not is_same(base[i][name], value)
-                }
-                for layer, changed in {**passed[i], **own}.items()
-            }
-        start = stop
+            every = {**passed[i], **own}
+            branches[i] = {layer: differing(changed, base[i]) for layer, changed in every.items()}
         yield {}
     return branches
 
 
-def _begin(stretch: Stretch, session: Running, base: Arrays) -> tuple[Arrays, dict[str, Arrays]]:
-    """The base's values behind a part, and those of the layers toggled in it."""
-    values = session.run({feed: base[name] for name, feed in stretch.feeds.items()})
-    alive = {name: values[shown] for name, shown in stretch.alive.items()}
-    own = {layer: {name: values[shown] for name, shown in b.items()} for layer, b in stretch.branches.items()}
-    return alive, own
+def _untouched(part: StretchPart, base: Values) -> tuple[Values, dict[str, Values]]:
+    return part.base(base), {}
 
 
-def _go_on(stretch: Stretch, session: Running, sample: tuple[Arrays, dict[str, Arrays]]) -> dict[str, Arrays]:
+def _go_on(part: StretchPart, sample: tuple[Values, dict[str, Values]]) -> dict[str, Values]:
     """The values behind a part of the layers toggled before it."""
     base, branches = sample
-    return {name: _through(stretch, session, base, changed) for name, changed in branches.items()}
-
-
-def _through(stretch: Stretch, session: Running, base: Arrays, changed: Arrays) -> Arrays:
-    """What a branch has behind a part: as before where the part takes nothing that it changes."""
-    if changed.keys().isdisjoint(stretch.feeds):
-        return changed
-    values = session.run({feed: changed.get(name, base[name]) for name, feed in stretch.feeds.items()})
-    return {**changed, **{name: values[shown] for name, shown in stretch.alive.items()}}
+    return {name: through(part, base, changed) for name, changed in branches.items()}
 
 
 def _finals(

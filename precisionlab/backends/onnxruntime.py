@@ -22,7 +22,8 @@ from precisionlab.backends.runner import Ready, Runner, State, side_by_side
 from precisionlab.backends.sensitivity import Reference, SensitivityStages, judged_outputs
 from precisionlab.backends.session import UNPACKED, Session, as_float32
 from precisionlab.backends.switched import SwitchedSessions, can_be_switched, parts_of, pinned_to_float32
-from precisionlab.backends.toggling import Toggling, border_bytes, can_be_toggled, low_of
+from precisionlab.backends.toggling import Toggling, can_be_toggled, low_of
+from precisionlab.backends.walk import border_bytes
 from precisionlab.backends.watching import Watch, Watching, constant_outputs
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
@@ -91,7 +92,7 @@ class OnnxRuntimeBackend(Backend):
         self._references: dict[str, Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]] = {}
         self._lock = Lock()
         self._switched: tuple[Any, SwitchedSessions] | None = None
-        self._ranking: SensitivityParts | None = None
+        self._ranking: Toggling | SensitivityParts | None = None
         self._original: OnnxRuntimeBackend | None = None
         if model.original is not None and model.is_rounded_by_repairs:
             self._original = OnnxRuntimeBackend(model.original, first, threads, budget, memory, device, shaped)
@@ -251,22 +252,23 @@ class OnnxRuntimeBackend(Backend):
                 self._switched = key, made
             return self._switched[1]
 
-    def can_toggle(self, request: SensitivityRequest, samples: int) -> bool:
+    def can_toggle(self, request: SensitivityRequest) -> bool:
         """Whether layers are toggled in sessions that live on: whatever is asked for together, they are made once."""
         model, low = request.judging.watched(self.model), low_of(request)
         layers = frozenset(request.layers) | pinned_to_float32(low)
         if self.share.is_parted or not can_be_switched(model, base_of(low), layers, request.arithmetic, self.runs_on):
             return False
-        if not can_be_toggled(model, request):
-            return False
-        kept = samples * border_bytes(model, parts_of(model, self.budget, self.runs_on))
-        return kept <= self.share.samples // 2
+        return can_be_toggled(model, request) and self._toggled_at_once(model) > 0
+
+    def _toggled_at_once(self, model: Model) -> int:
+        """How many samples there is room for that layers are toggled on."""
+        return self.share.samples // 2 // max(1, border_bytes(model, parts_of(model, self.budget, self.runs_on)))
 
     def _toggling(self, request: SensitivityRequest) -> Toggling:
         """What toggles layers in the sessions that a search's plans share."""
         model, low = request.judging.watched(self.model), low_of(request)
         sessions = self._sessions_for(model, low, request.table, request.judging, request.arithmetic)
-        return Toggling(sessions, request)
+        return Toggling(sessions, request, self._toggled_at_once(model))
 
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
@@ -274,14 +276,9 @@ class OnnxRuntimeBackend(Backend):
         if self.share.is_parted:
             yield from branch_sensitivities(self.model, request, every, self.threads, self.budget, self.share)
             return
-        if self.can_toggle(request, len(every)):
-            yield from self._toggling(request).sensitivities(every, self.threads)
-            return
-        self._switched = None
         layers, reference = frozenset(request.layers), self.kept_reference(request.judging)
         if (ranking := self._ranking_for(request, reference)) is not None:
-            for sample in every:
-                yield from ranking.of(sample, layers, self.threads)
+            yield from ranking.of(every, layers, self.threads)
             return
         need, where = stage_need(self.model, layers, stage_ends(self.model, layers, len(every), self.budget))
         threads = self.share.side_by_side(self.model, self.threads, need, where)
@@ -293,12 +290,17 @@ class OnnxRuntimeBackend(Backend):
         for sensitivities_of in stages.each():
             yield from side_by_side(partial(sensitivities_of, threads=at_once), every, threads, self.runs_on)
 
-    def _ranking_for(self, request: SensitivityRequest, reference: Reference) -> SensitivityParts | None:
+    def _ranking_for(self, request: SensitivityRequest, reference: Reference) -> Toggling | SensitivityParts | None:
         """The sessions that the rounds of a ranking share; they stay until a plan is evaluated."""
         if self._ranking is None or not self._ranking.is_for(request):
             self._ranking = None  # no more than one at a time takes memory
+            if self.can_toggle(request):
+                self._ranking = self._toggling(request)
+                return self._ranking
+            self._switched = None
             if pays(self.model, request, self.budget, self.share, self.runs_on):
-                self._ranking = SensitivityParts(self.model, request, self.budget, self.runs_on, reference)
+                sessions = SensitivityParts(self.model, request, self.budget, self.share, self.runs_on, reference)
+                self._ranking = sessions
         return self._ranking
 
 

@@ -31,6 +31,10 @@ Reference = Callable[[Sample], Arrays]
 """What is judged of the reference, for a sample, in the host's memory."""
 
 
+_FIRST = 64
+"""Numbers that tell most values apart that are not the same."""
+
+
 class SensitivityStages:
     """The stages of one request, each by its number, counted from 0. Threads may share it."""
 
@@ -163,7 +167,9 @@ def is_same(a: Any, b: Any) -> bool:
     """Whether two values are known to be the same bit for bit; those in a GPU's memory are not looked at for that."""
     if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
         return False
-    return a.shape == b.shape and a.tobytes() == b.tobytes()
+    if a.shape != b.shape or a.reshape(-1)[:_FIRST].tobytes() != b.reshape(-1)[:_FIRST].tobytes():
+        return False
+    return a.tobytes() == b.tobytes()
 
 
 def judged_outputs(model: Model) -> list[str]:

@@ -87,7 +87,7 @@ class SpreadBackend(Backend):
         each has some of the layers.
         """
         wanted = _wanted(samples)
-        if self._can_toggle(request, 1):
+        if self._can_toggle(request):
             shares = max(1, self.workers // len(wanted))
             layers = [request.layers[start::shares] for start in range(min(shares, len(request.layers)))]
             tasks = [Chunk((each,), layers=some) for each in wanted for some in layers]

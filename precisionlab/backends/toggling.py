@@ -7,31 +7,28 @@ to the end, and no session.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Running
 from precisionlab.backends.runner import side_by_side
-from precisionlab.backends.sensitivity import is_same, judged_outputs
+from precisionlab.backends.sensitivity import Arrays, is_same, judged_outputs
 from precisionlab.backends.switched import SwitchedSessions, pinned_to_float32
-from precisionlab.compare.judged import judged_differences, judged_sensitivities
-from precisionlab.compare.sensitivity import Sensitivities, Sensitivity
+from precisionlab.backends.walk import Values, Walk, Way, values_before
+from precisionlab.compare.judged import judged_differences
+from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.data import Sample
-from precisionlab.model import Layer, Model
+from precisionlab.model import Model
 from precisionlab.plan.assign import is_reference
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.copiers import copier_of
-from precisionlab.rewrite.observe import Segment, output_bytes
+from precisionlab.rewrite.observe import Segment
 from precisionlab.rewrite.switched import base_of
-
-Values = dict[str, Any]
-"""Tensors by name, as the device has them."""
 
 
 def low_of(request: SensitivityRequest) -> PrecisionPlan:
@@ -52,109 +49,97 @@ def can_be_toggled(model: Model, request: SensitivityRequest) -> bool:
     return all(copier.is_exact(layer, float32) for layer in model.layers)
 
 
-def border_bytes(model: Model, parts: Sequence[Sequence[Layer]]) -> int:
-    """What of one sample's values is kept between the parts."""
-    sizes, made, total = output_bytes(model), set[str](), 0
-    for part, stop in zip(parts, accumulate(len(part) for part in parts), strict=True):
-        made.update(o for layer in part for o in layer.outputs)
-        total += sum(sizes[o] for o in made if model.is_needed(o, stop))
-    return total
-
-
-@dataclass(frozen=True)
-class _Way:
-    """A sample's way under the base: the values in front of each part, the final outputs, and what they are held to.
-
-    `error` is that of the whole variant in the low precision.
-    """
-
-    before: Sequence[Values]
-    outputs: Values
-    reference: Mapping[str, Any]
-    error: Mapping[str, Any]
-
-
 class Toggling:
     """One request's sessions: those of the base beside the ones that are shared."""
 
-    def __init__(self, sessions: SwitchedSessions, request: SensitivityRequest) -> None:
-        self._sessions, self._request = sessions, request
+    def __init__(self, sessions: SwitchedSessions, request: SensitivityRequest, at_once: int) -> None:
+        """`at_once` is how many samples there is room for."""
+        self._sessions, self._request, self._at_once = sessions, request, at_once
         self._model, self._host = sessions.model, sessions.device.host
         self._names = judged_outputs(self._model)
         self._all = frozenset(layer.name for layer in self._model.layers)
-        self._pinned = self._pins_of(request.plan)
-        self._base = sessions.beside(request.plan)
+        base, other = self._pins_of(request.plan), self._pins_of(request.other)
+        self._parts = [
+            _SwitchedPart(sessions, index, own, base, other) for index, own in enumerate(sessions.beside(request.plan))
+        ]
 
-    def sensitivities(self, samples: Sequence[Sample], threads: int) -> Iterator[Sensitivities]:
-        """Of each part its layers' sensitivities, for each sample in the samples' order."""
-        toggled, start, device = frozenset(self._request.layers), 0, self._sessions.device
+    def is_for(self, request: SensitivityRequest) -> bool:
+        """Whether the request is this one, or of fewer layers."""
+        own = self._request
+        return replace(request, layers=own.layers) == own and set(own.layers).issuperset(request.layers)
+
+    def of(self, samples: Sequence[Sample], layers: Collection[str], threads: int) -> Iterator[Sensitivities]:
+        """How sensitive all that is judged of each sample is to each of these layers, part by part."""
+        device = self._sessions.device
         threads = device.threads(threads, self._sessions.each)
-        at_once = threads if len(samples) == 1 else 1  # a single sample has its toggled layers side by side
-        threads = max(1, min(threads, len(samples)))
-        ways = list(side_by_side(self._way, samples, threads, device))
-        for part, stop in enumerate(self._sessions.stops):
-            names = [layer.name for layer in self._model.layers[start:stop] if layer.name in toggled]
-            start = stop
-            if names:
-                yield from side_by_side(partial(self._of_part, part, names, at_once), ways, threads, device)
+        walk = Walk(self._model, self._parts, self._request.judging, device)
+        for start in range(0, len(samples), self._at_once):
+            some = samples[start : start + self._at_once]
+            ways = list(side_by_side(self._way, some, min(threads, len(some)), device))
+            yield from walk.sensitivities(ways, layers, threads)
 
     def _pins_of(self, plan: PrecisionPlan) -> frozenset[str]:
         return self._all if is_reference(plan) else pinned_to_float32(plan)
 
-    def _way(self, sample: Sample) -> _Way:
-        request, state = self._request, dict(sample.inputs)
-        before: list[Values] = []
-        for part, (segment, session) in enumerate(self._base):
-            before.append(state)
-            state = self._behind(part, {**state, **_run(segment, session, state)})
-        outputs = {name: self._host(state[name]) for name in self._names}
+    def _way(self, sample: Sample) -> Way:
+        request = self._request
+        before = values_before(self._model, self._parts, sample.inputs)
+        outputs = {name: self._host(before[-1][name]) for name in self._names}
         switched = partial(self._through, sample.inputs)
         if is_reference(request.plan):
             reference, variant = outputs, switched(self._pins_of(request.other))
         else:
             reference, variant = switched(self._all), outputs
-        return _Way(before, outputs, reference, judged_differences(request.judging, reference, variant))
+        return Way(before, outputs, reference, judged_differences(request.judging, reference, variant))
 
     def _through(self, inputs: Mapping[str, Any], pinned: frozenset[str]) -> Values:
         """The final outputs with these pins."""
         state = dict(inputs)
-        for part in range(len(self._base)):
-            state = self._behind(part, {**state, **self._sessions.run(part, state, pinned)})
+        for index, part in enumerate(self._parts):
+            state.update(self._sessions.run(index, state, pinned))
+            state = {name: value for name, value in state.items() if self._model.is_needed(name, part.stop)}
         return {name: self._host(state[name]) for name in self._names}
 
-    def _behind(self, part: int, values: Mapping[str, Any]) -> Values:
-        """Those of the values that are needed behind a part."""
-        stop = self._sessions.stops[part]
-        return {name: value for name, value in values.items() if self._model.is_needed(name, stop)}
 
-    def _of_part(self, part: int, names: Sequence[str], threads: int, way: _Way) -> Sensitivities:
-        before = way.before[part]
+class _SwitchedPart:
+    """One part: the base's own session, and the one that has each layer behind a switch."""
+
+    is_one_run = False
+
+    def __init__(
+        self,
+        sessions: SwitchedSessions,
+        index: int,
+        own: tuple[Segment, Running],
+        base: Collection[str],
+        other: Collection[str],
+    ) -> None:
+        """`base` and `other` are what the two plans pin to float32."""
+        self._sessions, self._index = sessions, index
+        self._segment, self._session = own
+        self._base, self._other = frozenset(base), frozenset(other)
+        self.layers = tuple(layer.name for layer in sessions.cut[index])
+        self.stop = sessions.stops[index]
+        self.takes = frozenset(of for _, of in self._segment.feeds.values())
+        made = (name for layer in sessions.cut[index] for name in layer.outputs)
+        self._needed = frozenset(name for name in made if sessions.model.is_needed(name, self.stop))
+
+    def base(self, values: Arrays) -> Values:
+        """What the base's own session gives."""
+        found = self._session.run({own: values[of] for own, (_, of) in self._segment.feeds.items()})
+        return {self._segment.fetches[own][1]: value for own, value in found.items()}
+
+    def toggled(self, values: Arrays, layers: Sequence[str]) -> dict[str, Values]:
+        """A run for each layer."""
         # On a CPU what is not changed at all is known for that: by the same kernels, one run of the part beside.
-        known = self._behind(part, self._sessions.run(part, before, self._pinned)) if self._is_on_cpu else {}
-        found = side_by_side(partial(self._toggled, part, way, known), names, threads, self._sessions.device)
-        return dict(zip(names, found, strict=True))
+        known = self._switched(values, self._base) if self._sessions.device is CPU else {}
+        found = {}
+        for name in layers:
+            changed = self._switched(values, self._base | {name} if name in self._other else self._base - {name})
+            is_known = bool(known) and all(is_same(known[tensor], value) for tensor, value in changed.items())
+            found[name] = {} if is_known else changed
+        return found
 
-    @property
-    def _is_on_cpu(self) -> bool:
-        return self._sessions.device is CPU
-
-    def _toggled(self, part: int, way: _Way, known: Values, name: str) -> Mapping[str, Sensitivity]:
-        request = self._request
-        is_pinned = name in self._pins_of(request.other)
-        pinned = self._pinned | {name} if is_pinned else self._pinned - {name}
-        changed = self._behind(part, self._sessions.run(part, way.before[part], pinned))
-        if known and all(is_same(known[tensor], value) for tensor, value in changed.items()):
-            changed = {}
-        for later in range(part + 1, len(self._base)):
-            segment, session = self._base[later]
-            if changed.keys().isdisjoint(of for _, of in segment.feeds.values()):
-                continue
-            changed.update(_run(segment, session, {**way.before[later], **changed}))
-            changed = self._behind(later, changed)
-        outputs = {of: self._host(changed[of]) if of in changed else way.outputs[of] for of in self._names}
-        return judged_sensitivities(request.judging, way.reference, outputs, way.error)
-
-
-def _run(segment: Segment, session: Running, values: Mapping[str, Any]) -> Values:
-    found = session.run({own: values[of] for own, (_, of) in segment.feeds.items()})
-    return {segment.fetches[own][1]: value for own, value in found.items()}
+    def _switched(self, values: Arrays, pinned: Collection[str]) -> Values:
+        found = self._sessions.run(self._index, values, pinned)
+        return {name: value for name, value in found.items() if name in self._needed}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -196,10 +197,19 @@ class ErrorTable:
 
 def limits_of(formats: Sequence[Format]) -> NDArray[np.float32]:
     """The largest value of each format, and the one from which on it may round to Inf, float32 (formats, 2)."""
+    if len(formats) == 1:
+        return _limits_alone(formats[0])
     kinds = {id(f): f for f in formats}  # there are few, and a table is made for each sample
     limits = np.array([(f.largest, f.overflowing) for f in kinds.values()], np.float32).reshape(-1, 2)
     place = {kind: at for at, kind in enumerate(kinds)}
     return limits[np.array([place[id(f)] for f in formats], np.intp)]
+
+
+@cache
+def _limits_alone(held_in: Format) -> NDArray[np.float32]:
+    limits = np.array([(held_in.largest, held_in.overflowing)], np.float32)
+    limits.flags.writeable = False
+    return limits
 
 
 def error_sums(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precisionlab.compare.choices import flips_of, without
-from precisionlab.compare.errors import Agreement, ErrorSums, agreement
+from precisionlab.compare.errors import Agreement, ErrorSums, agreement, error_sums
 from precisionlab.compare.gather import output_errors
 from precisionlab.compare.judging import Judged, Judging, Part, RowGroup
 from precisionlab.compare.output import OutputErrors, PartErrors
@@ -62,14 +62,14 @@ def judged_sensitivities(judging: Judging, reference: Arrays, output: Arrays, er
         if tensor.name not in pairs or not _has_errors(pairs[tensor.name].reference):
             continue
         pair, whole = pairs[tensor.name], error[tensor.name]
-        errors, difference = _errors(tensor, pair), _difference(pair)
-        assert errors.errors is not None
+        (errors, measured), difference = _measured(tensor, pair), _difference(pair)
+        assert errors is not None
         parts = {
-            part.name: PartSensitivity(errors.parts[part.name], _product(part.of(difference), part.of(whole)))
+            part.name: PartSensitivity(measured[part.name], _product(part.of(difference), part.of(whole)))
             for part in tensor.parts
-            if part.name in errors.parts
+            if part.name in measured
         }
-        sensitivities[tensor.name] = Sensitivity(errors.errors, _product(difference, whole), parts)
+        sensitivities[tensor.name] = Sensitivity(errors, _product(difference, whole), parts)
     return sensitivities
 
 
@@ -205,20 +205,30 @@ def _variance(values: NDArray[np.float64]) -> float:
 
 
 def _errors(judged: Judged, pair: _Pair) -> OutputErrors:
-    whole = output_errors(pair.reference, pair.output)
-    parts = _parts_of(judged, pair.reference, pair.output, whole.errors)
-    if pair.matched is not None:
-        extra = pair.matched.extra
-        if whole.errors is not None and extra.size:
-            alone = output_errors(np.zeros_like(extra, dtype=pair.reference.dtype), extra).errors
-            more = _parts_of(judged, np.zeros_like(extra, dtype=pair.reference.dtype), extra, alone)
-            whole = replace(whole, errors=None if alone is None else whole.errors + alone)
-            parts = {name: part + more[name] if name in more else part for name, part in parts.items()}
-        whole = replace(whole, top1=_row_agreement(pair, pair.matched))
-    if judged.role and judged.counts:  # the largest of what lies within is no class, and no bound is about it
-        whole = replace(whole, top1=Agreement())
+    errors, parts = _measured(judged, pair)
     strict = None if pair.strict is None else _errors(judged, pair.strict)
-    return replace(whole, parts=parts, role=judged.role, counts=judged.counts, rows=pair.counts, strict=strict)
+    return OutputErrors(errors, _agreement(judged, pair), parts, judged.role, judged.counts, pair.counts, strict)
+
+
+def _measured(judged: Judged, pair: _Pair) -> tuple[ErrorSums | None, dict[str, PartErrors]]:
+    """The errors of a tensor as a whole, None where it has none, and of its parts."""
+    errors = error_sums(pair.reference, pair.output) if _has_errors(pair.reference) else None
+    parts = _parts_of(judged, pair.reference, pair.output, errors)
+    if pair.matched is not None and errors is not None and pair.matched.extra.size:
+        extra = pair.matched.extra
+        nothing = np.zeros_like(extra, dtype=pair.reference.dtype)
+        alone = error_sums(nothing, extra) if is_float(nothing) else None
+        more = _parts_of(judged, nothing, extra, alone)
+        errors = None if alone is None else errors + alone
+        parts = {name: part + more[name] if name in more else part for name, part in parts.items()}
+    return errors, parts
+
+
+def _agreement(judged: Judged, pair: _Pair) -> Agreement:
+    """The same largest values; the largest of what lies within is no class, and no bound is about it."""
+    if (judged.role and judged.counts) or not isinstance(pair.reference, np.ndarray):
+        return Agreement()
+    return agreement(pair.reference, pair.output) if pair.matched is None else _row_agreement(pair, pair.matched)
 
 
 def _parts_of(

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from models import calibrate, digits, load, proto
 
-from precisionlab.backends import onnxruntime
+from precisionlab.backends import onnxruntime, switched, walk
 from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Cpu, Device
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
@@ -18,7 +18,7 @@ from precisionlab.backends.switched import SwitchedSessions, can_be_switched
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.judging import judging_of
-from precisionlab.compare.sensitivity import Sensitivities, merged
+from precisionlab.compare.sensitivity import Sensitivities, merged, to_plain
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.arithmetic import ONNXRUNTIME, TENSORRT, Arithmetic, Sums
@@ -263,6 +263,29 @@ def test_layers_are_toggled_in_shared_sessions_as_in_stages_of_their_own(
             for output, sensitivity in outputs.items():
                 beside = other[name][output].errors.sqnr
                 assert sensitivity.errors.sqnr == pytest.approx(beside, abs=0.01) or min(beside, 1e9) > 120
+
+
+@pytest.mark.parametrize("is_switched", [True, False])
+@pytest.mark.parametrize("room", [1, 1000])
+def test_however_many_layers_wait_between_parts_and_on_whatever_threads_the_bits_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, is_switched: bool
+) -> None:
+    model, data = attention(tmp_path), samples()
+    if not is_switched:
+        monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    monkeypatch.setattr(switched, "_LEAST", 2)
+    plans = PrecisionPlan(model.sha256, Precision.FP32), plan_for(model, Precision.FP16)
+    names = tuple(layer.name for layer in model.layers if precision_of(layer, plans[1]) is not Precision.FP32)
+    request = SensitivityRequest(*plans, names, None, judging_of(model))
+    expected = merged(list(OnnxRuntimeBackend(model, data[0], 1).sensitivities(request, data)))
+
+    monkeypatch.setattr(walk, "_ROOM", room)
+
+    for threads in (1, 3):
+        backend = OnnxRuntimeBackend(model, data[0], threads)
+        found = list(backend.sensitivities(request, data))
+        assert backend._ranking is not None
+        assert to_plain(merged(found)) == to_plain(expected)
 
 
 def test_a_layer_that_changes_nothing_has_no_effect_at_all(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ranking in rounds: all layers on the worst sample, the better part on the next, those in front on all of the worst.
+"""Ranking in rounds: all layers on the worst sample, the better part on the next, those in front on two more.
 
 What one layer alone does to the outputs is nearly the same from sample to sample, so that one sample tells the layers
 that matter from those that do not: on five real models the worst one, and no other, gave as few pins as eight did in
@@ -18,8 +18,8 @@ from precisionlab.search.rank import Ranking
 _SECOND, _LEAST_SECOND = 1 / 4, 8
 """The share of the layers, and their least number, that are measured on the second worst sample as well."""
 
-_THIRD = 6
-"""As many are measured on all of the worst samples: where few pins are needed, these decide which."""
+_THIRD, _SAMPLES_THIRD = 6, 2
+"""So many are measured on so many samples more: where few pins are needed, these decide which."""
 
 Measured = Callable[[Sequence[str], Sequence[str]], Sensitivities]
 """What these layers alone do to the outputs, over samples of these names; fewer layers where time is spent."""
@@ -61,7 +61,7 @@ def ranked_in_rounds(
 def _rounds(layers: Sequence[str], worst: Sequence[str]) -> list[tuple[int, Sequence[str]]]:
     """How many layers of those in front each round measures, and on which samples."""
     second = max(_LEAST_SECOND, math.ceil(len(layers) * _SECOND))
-    rounds = [(len(layers), worst[:1]), (second, worst[1:2]), (_THIRD, worst[2:])]
+    rounds = [(len(layers), worst[:1]), (second, worst[1:2]), (_THIRD, worst[2 : 2 + _SAMPLES_THIRD])]
     return [(count, samples) for count, samples in rounds if samples]
 
 
