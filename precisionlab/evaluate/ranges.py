@@ -27,11 +27,30 @@ Compare = Callable[[str, CalibrationTable, bool], Comparison]
 
 
 @dataclass(frozen=True)
+class MeasuredRanges:
+    """The INT8 model under the ranges of one method: its worst output's SQNR, that of its typical sample; in dB."""
+
+    method: str
+    sqnr: float
+    typical: float
+    taken: bool
+
+
+@dataclass(frozen=True)
 class ChosenRanges:
-    """A table, and by which figures it was chosen, as a line for the user; empty where it was asked for."""
+    """A table, and what it was chosen by; nothing where it was asked for."""
 
     table: CalibrationTable
-    figures: str = ""
+    measured: tuple[MeasuredRanges, ...] = ()
+
+    @property
+    def figures(self) -> str:
+        """The same as a line for the user; empty where nothing was measured."""
+        if not self.measured:
+            return ""
+        said = ", ".join(f"{one.method} {one.sqnr:.1f} ({one.typical:.1f})" for one in self.measured)
+        taken = next(one.method for one in self.measured if one.taken)
+        return f"  SQNR of the final output by ranges (typical sample), dB: {said}; taken: {taken}"
 
 
 def best_table(model: Model, methods: Mapping[str, CalibrationTable], compare: Compare) -> ChosenRanges:
@@ -43,9 +62,8 @@ def best_table(model: Model, methods: Mapping[str, CalibrationTable], compare: C
     mixed = cheapest_ranges(model, methods, {name: comparison.introduced for name, comparison in found.items()})
     found[AUTO] = compare("the cheapest method for each tensor", mixed, False)
     best = least_lossy(found)
-    figures = ", ".join(f"{name} {c.worst('sqnr'):.1f} ({typical_sqnr(c):.1f})" for name, c in found.items())
-    text = f"  SQNR of the final output by ranges (typical sample), dB: {figures}; taken: {best}"
-    return ChosenRanges(mixed if best == AUTO else methods[best], text)
+    measured = (MeasuredRanges(name, c.worst("sqnr"), typical_sqnr(c), name == best) for name, c in found.items())
+    return ChosenRanges(mixed if best == AUTO else methods[best], tuple(measured))
 
 
 def least_lossy(found: Mapping[str, Comparison]) -> str:

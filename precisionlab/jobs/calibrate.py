@@ -28,7 +28,7 @@ from precisionlab.calibration.table import CalibrationTable, network_scales
 from precisionlab.compare.comparison import Comparison
 from precisionlab.data import Dataset, Sample, inside, open_dataset, read_manifest
 from precisionlab.errors import DataError, OptionError
-from precisionlab.evaluate.ranges import best_table
+from precisionlab.evaluate.ranges import ChosenRanges, best_table
 from precisionlab.evaluate.samples import checked
 from precisionlab.jobs.objects import DataSource, ModelSource, takes_objects
 from precisionlab.jobs.result import CalibrationResult
@@ -251,10 +251,10 @@ def _finish(
     from precisionlab.report.calibration import render_calibration
     from precisionlab.report.csvfile import to_csv
 
-    count = int(source["samples"])
     values = {name: percentile if found.parameter is PERCENTILE else found.default for name, found in METHODS.items()}
-    methods = {name: table_of(histograms, name, count, value) for name, value in values.items()}
-    table = _best(backend, dataset, methods, observer) if method == AUTO else methods[method]
+    methods = {name: table_of(histograms, name, int(source["samples"]), value) for name, value in values.items()}
+    chosen = _best(backend, dataset, methods, observer) if method == AUTO else ChosenRanges(methods[method])
+    table = chosen.table
     path = Path(cache) if cache else folder / CACHE_FILE
     content = write_cache(network_scales(table, backend.model.gone), tensorrt)
     fingerprint = Fingerprint.of(
@@ -267,8 +267,7 @@ def _finish(
         cache=content,
         table=table,
     )
-    facts = fingerprint.facts()
-    facts["cache"] = {**facts["cache"], "path": str(path)}
+    facts = (known := fingerprint.facts()) | {"cache": {**known["cache"], "path": str(path)}}
     result = CalibrationResult(backend.model, table, methods, histograms, facts, folder, path)
     beside = path.name + ".json"
     # The cache takes its place last, as it may lie elsewhere; its fingerprint after it, as that has its digest.
@@ -282,7 +281,9 @@ def _finish(
         write_whole(cache_drafts / path.name, content.decode("utf-8"))
         write_whole(cache_drafts / beside, fingerprint.to_json())
         write_whole(drafts / "ranges.csv", to_csv(result.ranges))
-        write_whole(drafts / PAGE_FILE, render_calibration(result.facts, result.ranges, histograms))
+        write_whole(
+            drafts / PAGE_FILE, render_calibration(result.facts, result.ranges, histograms, chosen.measured, Path.cwd())
+        )
         (drafts / "onnxruntime").mkdir()
         for name, tables in onnxruntime_tables(table).items():
             write_whole_bytes(drafts / "onnxruntime" / name, tables)
@@ -291,7 +292,7 @@ def _finish(
 
 def _best(
     backend: Backend, dataset: Dataset, methods: Mapping[str, CalibrationTable], observer: Observer
-) -> CalibrationTable:
+) -> ChosenRanges:
     def compare(name: str, table: CalibrationTable, introduced: bool) -> Comparison:
         plan = plan_for(backend.model, Precision.INT8, table)
         observer.stage(f"int8, ranges by {name}", len(dataset))
@@ -299,7 +300,7 @@ def _best(
 
     found = best_table(backend.model, methods, compare)
     observer.note(found.figures)
-    return found.table
+    return found
 
 
 def _check(method: str, percentile: float, shard: tuple[int, int] | None) -> None:

@@ -9,19 +9,23 @@ such, and "–" stands for a figure that was never taken.
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.lint import MOST_CLIPPED
 from precisionlab.calibration.methods import AUTO, METHODS, words_of
-from precisionlab.report.html import Row, as_flag, as_number, as_text, load_template, records_of, show
+from precisionlab.data.hook import is_hook
+from precisionlab.evaluate.ranges import MeasuredRanges
+from precisionlab.precision import Precision
+from precisionlab.report.cells import short_percent
+from precisionlab.report.commands import Command
+from precisionlab.report.html import Row, as_flag, as_number, as_text, load_template, records_of
+from precisionlab.report.sparkline import Sparkline, sparkline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,20 +39,28 @@ SHOWN = 10  # tensors in the short tables
 _NAMED = 5  # tensors that a warning names
 
 
-def render_calibration(facts: Mapping[str, Any], ranges: pd.DataFrame, histograms: Mapping[str, Histogram]) -> str:
+def render_calibration(
+    facts: Mapping[str, Any],
+    ranges: pd.DataFrame,
+    histograms: Mapping[str, Histogram],
+    measured: Sequence[MeasuredRanges] = (),
+    started_in: PurePath | None = None,
+) -> str:
     """The whole page.
 
     `facts` is what the fingerprint says beside the ranges (`Fingerprint.facts`; what it lacks is left out; it may
     name the file as `cache`, or `cache.path`), `ranges` the table documented in `precisionlab.report.columns`,
-    `histograms` those that the ranges were taken from; a tensor without one has no picture.
+    `histograms` those that the ranges were taken from; a tensor without one has no picture. `measured` is what `auto`
+    chose by. Paths in commands are made absolute where `started_in` says which folder they were given in.
     """
     records = records_of(ranges)
     methods = tuple(name for name in METHODS if name in ranges)  # an older file may lack a method
     tensors = tuple(_tensor(i, row, methods, histograms.get(str(row["tensor"]))) for i, row in enumerate(records))
     samples = _fact(facts, "data", "samples")
     warnings = tuple(_warnings(tensors, None if samples is None else int(samples)))
+    elsewhere = tuple(_about_tensors([tensor for tensor in tensors if not tensor.operand]))
     model, folder = _fact(facts, "model", "path"), _fact(facts, "data", "folder")
-    cache = _cache(facts)
+    cache, base = _cache(facts), PurePath() if started_in is None else started_in
     random = "folder" in (facts.get("data") or {}) and folder is None  # as the fingerprint writes it
     page = load_template().environment.get_template("calibration.html.j2")
     text = page.render(
@@ -56,6 +68,9 @@ def render_calibration(facts: Mapping[str, Any], ranges: pd.DataFrame, histogram
         model_name="calibration" if model is None else PurePath(str(model)).name,
         model_hash=_fact(facts, "model", "sha256"),
         folder=folder,
+        commands=_commands(base, model, folder, cache),
+        measured=measured,
+        elsewhere=elsewhere,
         data_hash=_fact(facts, "data", "sha256"),
         samples=samples,
         skipped=_fact(facts, "data", "skipped"),
@@ -63,9 +78,10 @@ def render_calibration(facts: Mapping[str, Any], ranges: pd.DataFrame, histogram
         method=facts.get("method"),
         method_words=_method_words(facts.get("method"), tensors),
         tensorrt=facts.get("tensorrt") or _fact(facts, "cache", "tensorrt"),
-        cache=cache or "FILE",
+        cache=str(base / cache) if cache else "FILE",
+        model_path=None if model is None else str(base / str(model)),
         cache_known=cache is not None,
-        cache_literal=repr(cache or "FILE"),
+        cache_literal=repr(str(base / cache) if cache else "FILE"),
         versions=facts.get("versions") or {},
         tensors=tensors,
         operands=sum(tensor.operand for tensor in tensors),
@@ -76,10 +92,25 @@ def render_calibration(facts: Mapping[str, Any], ranges: pd.DataFrame, histogram
         disputed=_top(tensors, lambda t: t.disagreement, SAME),
         methods=methods,
         drawing=Sparkline,
-        most_clipped=percent(MOST_CLIPPED),
+        most_clipped=short_percent(MOST_CLIPPED),
     )
     # A path on a POSIX system may hold bytes that are not UTF-8, as lone surrogates that no file can take.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _commands(base: PurePath, model: Any, folder: Any, cache: str | None) -> tuple[Command, ...]:
+    """What checks and measures the cache, where its model is known."""
+    if model is None:
+        return ()
+    path = str(base / str(model))
+    data = [] if folder is None else ["--data", str(folder) if is_hook(str(folder)) else str(base / str(folder))]
+    lint = ["cache", "lint", "FILE" if cache is None else str(base / cache), "--model", path]
+    sweep = ["sweep", path, *data, "--precisions", str(Precision.INT8)]
+    about = "Is every tensor there that INT8 needs, are the scales sound, is it still this model’s?"
+    return (
+        Command(f"Check it. {about}", shlex.join(["precisionlab", *lint])),
+        Command("Measure the model in INT8", shlex.join(["precisionlab", *sweep])),
+    )
 
 
 def _fact(facts: Mapping[str, Any], group: str, key: str) -> Any:
@@ -102,13 +133,6 @@ def _method_words(method: Any, tensors: Sequence[TensorView]) -> str:
     if words and words[0] == AUTO and taken:
         said += ": " + ", ".join(f"{name} for {_tensors(number)}" for name, number in taken.most_common())
     return said
-
-
-def percent(share: float | None) -> str:
-    """A share as percent, with three digits that count; less than everything is never rounded up to 100."""
-    if share is None or not math.isfinite(share):
-        return show(share, "g")
-    return show(min(100 * share, 99.9) if share < 1 else 100 * share, ".3g")
 
 
 def _tensors(number: int) -> str:
@@ -172,12 +196,12 @@ class TensorView:
     @property
     def clipped_text(self) -> str:
         """The clipped share in percent."""
-        return percent(self.clipped_share)
+        return short_percent(self.clipped_share)
 
     @property
     def zeros_text(self) -> str:
         """The share of exact zeros in percent."""
-        return percent(self.zeros_share)
+        return short_percent(self.zeros_share)
 
 
 def _tensor(index: int, row: Row, methods: Iterable[str], histogram: Histogram | None) -> TensorView:
@@ -210,7 +234,7 @@ def _threshold(method: str, row: Row, histogram: Histogram | None, chosen: bool,
     amax = as_number(row, method, column)
     counted = histogram is not None and histogram.count > 0 and amax is not None and math.isfinite(amax)
     clipped = histogram.clipped(amax) / histogram.count if counted and histogram and amax is not None else None
-    return Threshold(method, amax, percent(clipped), chosen)
+    return Threshold(method, amax, short_percent(clipped), chosen)
 
 
 def _top(
@@ -236,12 +260,17 @@ class Warn:
 
 
 def _warnings(tensors: Sequence[TensorView], samples: int | None) -> Iterable[Warn]:
+    """What speaks against the ranges: of tensors only where an int8 layer takes them."""
     if samples is not None and samples < FEW_SAMPLES:
         yield Warn(
             f"Few samples: {samples}",
             f"Others will go beyond these ranges. Calibrate with {FEW_SAMPLES} at the least, and with some hundreds "
             "where there are any.",
         )
+    yield from _about_tensors([tensor for tensor in tensors if tensor.operand])
+
+
+def _about_tensors(tensors: Sequence[TensorView]) -> Iterable[Warn]:
     yield from _about(
         (t for t in tensors if t.nonfinite),
         "NaN or Inf",
@@ -267,7 +296,7 @@ def _warnings(tensors: Sequence[TensorView], samples: int | None) -> Iterable[Wa
     )
     yield from _about(
         (t for t in tensors if t.heavy),
-        f"More than {percent(MOST_CLIPPED)} % of the values clipped",
+        f"More than {short_percent(MOST_CLIPPED)} % of the values clipped",
         "This is no longer a tail of outliers. Look at the pictures, and try the method capped or max.",
         worst=lambda t: t.clipped_share or 0.0,
     )
@@ -283,14 +312,10 @@ def _warnings(tensors: Sequence[TensorView], samples: int | None) -> Iterable[Wa
 def _about(
     found: Iterable[TensorView], what: str, text: str, worst: Callable[[TensorView], float] = lambda _: 0.0
 ) -> Iterable[Warn]:
-    """A warning about tensors, those that an int8 layer takes first, then the worst; none where there are none."""
-    tensors = sorted(found, key=lambda tensor: (not tensor.operand, -worst(tensor)))
+    """A warning about tensors, the worst first; none where there are none."""
+    tensors = sorted(found, key=lambda tensor: -worst(tensor))
     if tensors:
-        operands = sum(tensor.operand for tensor in tensors)
-        feed = f", {operands or 'none'} of which feed{'s' if operands == 1 else ''} an INT8 layer"
-        if len(tensors) == 1:
-            feed = f", which {'feeds an' if operands else 'feeds no'} INT8 layer"
-        title = f"{what}: {_tensors(len(tensors))}{feed}"
+        title = f"{what}: {_tensors(len(tensors))}"
         yield Warn(title, text, tuple(tensors[:_NAMED]), len(tensors) - _NAMED)
 
 
@@ -302,97 +327,3 @@ def _headline(tensors: Sequence[TensorView], warnings: Sequence[Warn], random: b
     if warnings:
         return f"Look at {'this' if len(warnings) == 1 else f'these {len(warnings)} points'} before you trust them"
     return "Nothing in the data speaks against them"
-
-
-# The picture of a histogram
-
-COLUMNS = 64
-
-
-@dataclass(frozen=True)
-class Sparkline:
-    """A histogram as two SVG paths in a box of WIDTH × HEIGHT.
-
-    `kept` is the outline of what lies within the range, to be filled; `clipped` has a single stroke for each column
-    beyond it. `threshold` is where the range ends on the drawing; None where that is not on it. `words` say the
-    same for those who do not see it.
-    """
-
-    WIDTH = 2 * COLUMNS + 2  # two for each column, one of margin at both ends, so that no line is cut in half
-    HEIGHT = 28
-
-    kept: str
-    clipped: str
-    threshold: float | None
-    words: str
-
-
-def sparkline(histogram: Histogram, amax: float) -> Sparkline | None:
-    """Where the values of a tensor lie between 0 and the largest, and where its range ends; None for nothing but zeros.
-
-    The height of a column is logarithmic. Exact zeros are not drawn: every range keeps them, and those of a
-    ReLU would flatten all else. Values count as clipped bin by bin, as `Histogram.clipped` counts them.
-
-    Paths written by hand and not by pygal, as the chart of the sweep's report is: pygal gives 10 kB of groups, labels
-    and tooltips for a picture that needs 300 bytes and no axis, and there are 700 of them on a page.
-    """
-    if histogram.amax == 0:
-        return None
-    counts = histogram.bins.copy()
-    counts[0] -= histogram.zeros
-    place = np.minimum((np.arange(counts.size) + 0.5) * (histogram.width / histogram.amax) * COLUMNS, COLUMNS - 1)
-    shown = 0 <= amax <= histogram.amax
-    end = COLUMNS * (amax / histogram.amax) if shown else float(COLUMNS)  # in columns
-    first_beyond = math.ceil(amax / histogram.width) if shown and amax < histogram.amax else counts.size
-    # The column that the range ends in is split there, and a bin is drawn on the side that it counts to.
-    kept = _columns(place[:first_beyond], counts[:first_beyond], 0, max(math.ceil(end) - 1, 0))
-    clipped = _columns(place[first_beyond:], counts[first_beyond:], min(int(end), COLUMNS - 1), COLUMNS - 1)
-    top = max(int((kept + clipped).max()), 1)
-    return Sparkline(
-        _outline(_heights(kept, top), end),
-        _strokes(_heights(clipped, top), end),
-        round(1 + 2 * end, 1) if shown else None,
-        _words(histogram, amax, shown),
-    )
-
-
-def _columns(place: NDArray[np.float64], counts: NDArray[np.int64], first: int, last: int) -> NDArray[np.float64]:
-    """Bins added up into columns; those that fall beside first … last count to the nearest of these."""
-    columns = np.clip(place.astype(np.int64), first, last)
-    return np.asarray(np.bincount(columns, weights=counts, minlength=COLUMNS), np.float64)
-
-
-def _heights(columns: NDArray[np.float64], top: int) -> list[int]:
-    """Logarithmic heights; what is not empty can be seen."""
-    room = Sparkline.HEIGHT - 1
-    return [max(1, round(room * math.log1p(count) / math.log1p(top))) if count else 0 for count in columns]
-
-
-def _outline(heights: Sequence[int], end: float) -> str:
-    """The outline of columns up to `end`, with equal neighbours drawn as one."""
-    base, drawn, at, height = Sparkline.HEIGHT, "", 0.0, 0
-    for column, now in enumerate([*heights[: math.ceil(end)], 0]):
-        here = min(float(column), end)
-        if now != height:
-            drawn += (f"H{1 + 2 * here:.4g}" if here > at else "") + f"V{base - now}"
-            at, height = here, now
-    return f"M1 {base}{drawn}z" if drawn else ""
-
-
-def _strokes(heights: Sequence[int], end: float) -> str:
-    """One upright stroke in the middle of each column, of the part beyond `end` in the one that is split."""
-    return "".join(
-        f"M{1 + max(column, end) + column + 1:.4g} {Sparkline.HEIGHT}v-{height}"
-        for column, height in enumerate(heights)
-        if height
-    )
-
-
-def _words(histogram: Histogram, amax: float, shown: bool) -> str:
-    start = f"Histogram of the magnitudes up to {show(histogram.amax, '.3g')}. "
-    if not shown:
-        return f"{start}The range ends at {show(amax, '.3g')}, outside the picture."
-    beyond = histogram.clipped(amax)
-    where = "there" if amax == histogram.amax else f"at {percent(amax / histogram.amax)} % of that"
-    lies = "nothing lies" if not beyond else f"{percent(beyond / histogram.count)} % of the values lie"
-    return f"{start}The range ends {where}; {lies} beyond."

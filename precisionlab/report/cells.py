@@ -99,6 +99,13 @@ def percent(share: float | None, form: str = ".1f") -> str:
     return ABSENT if share is None else f"{show(100 * share, form)} %"
 
 
+def short_percent(share: float | None) -> str:
+    """A share as percent, with three digits that count; less than everything is never rounded up to 100."""
+    if share is None or not math.isfinite(share):
+        return show(share, "g")
+    return show(min(100 * share, 99.9) if share < 1 else 100 * share, ".3g")
+
+
 _CONTROLS = {**{code: 0x2400 + code for code in range(0x20)}, 0x7F: 0x2421}
 
 

@@ -15,6 +15,7 @@ from precisionlab.report.cells import visible
 from precisionlab.report.columns import FIDELITY
 from precisionlab.report.drawing import as_markup, scale_of, tidy, tree_of
 from precisionlab.report.html import load_template
+from precisionlab.system.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,34 @@ def fidelity_page(result: FidelityFindings) -> str:
     """The whole page, which opens offline."""
     sections = [(found, _scatters(found)) for found in result.found]
     page = load_template().environment.get_template("fidelity.html.j2")
-    return page.render(result=result, facts=result.facts, sections=sections)
+    met = [goal.met for found in result.found for goal in found.goals]
+    return page.render(
+        result=result,
+        facts=result.facts,
+        sections=sections,
+        headline=headline(result.found),
+        tone="missed"
+        if missed
+        else "met"
+        if any(goal.met for found in result.found for goal in found.goals)
+        else "open",
+    )
+
+
+def headline(found: Sequence[PrecisionFidelity]) -> str:
+    """Whether the emulation can be trusted here, in a sentence without a full stop."""
+    goals = [(one, goal) for one in found for goal in one.goals]
+    judged = [goal for _, goal in goals if goal.met is not None]
+    missed = [f"{one.precision.value.upper()}: {goal.name}" for one, goal in goals if goal.met is False]
+    others = len(goals) - len(judged)
+    left_out = f"; {others} {'has' if others == 1 else 'have'} no figure" if others else ""
+    if not judged:
+        return "Nothing was compared: no goal has a figure"
+    if missed:
+        are = "is" if len(missed) == 1 else "are"
+        return f"{len(missed)} of {counted(len(judged), 'goal')} {are} missed: {'; '.join(missed)}{left_out}"
+    every = {1: "its one goal is", 2: "both goals are"}.get(len(judged), f"all {len(judged)} goals are")
+    return f"The emulation is true here: {every} met{left_out}"
 
 
 def _scatters(found: PrecisionFidelity) -> list[tuple[str, Markup]]:

@@ -8,6 +8,7 @@ import io
 import math
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ import pytest
 from test_report import HOSTILE, Page
 
 from precisionlab.calibration.histogram import BINS, Histogram, histogram_of
-from precisionlab.report.calibration import COLUMNS, Sparkline, percent, render_calibration, sparkline
+from precisionlab.evaluate.ranges import MeasuredRanges
+from precisionlab.report.calibration import render_calibration
+from precisionlab.report.cells import short_percent
+from precisionlab.report.sparkline import COLUMNS, Sparkline, sparkline
 
 NAN, INF = math.nan, math.inf
 WARNINGS = (
@@ -113,7 +117,7 @@ def test_each_warning_appears_alone_and_names_its_tensor(warning: str) -> None:
     assert warned(shown) == {warning}
     assert "Look at this before you trust them" in shown.text
     text = shown.text[: shown.text.index("Ranges that look well")]
-    assert "1 tensor, which feeds an INT8 layer." in text
+    assert "1 tensor." in text
     assert "bad" in text
     assert "good" not in text
 
@@ -137,20 +141,42 @@ def test_the_borders_of_the_warnings() -> None:
 
 
 def test_all_warnings_at_once_are_counted() -> None:
-    rows = [bad | {"tensor": f"t{i}", "operand": i == 0} for i, bad in enumerate([*BAD.values(), ALL_NAN])]
+    rows = [bad | {"tensor": f"t{i}"} for i, bad in enumerate([*BAD.values(), ALL_NAN])]
     shown = page(*rows, data={"samples": 3, "folder": "d"})
     assert warned(shown) == set(WARNINGS)
     assert "Look at these 7 points before you trust them" in shown.text
-    assert "Zero throughout: 1 tensor, which feeds no INT8 layer." in shown.text
+
+
+def test_tensors_that_feed_no_int8_layer_raise_no_alarm() -> None:
+    rows = [bad | {"tensor": f"t{i}", "operand": False} for i, bad in enumerate([*BAD.values(), ALL_NAN])]
+    shown = page(*rows)
+    assert "Nothing in the data speaks against them" in shown.text
+    assert "6 notes on tensors that feed no INT8 layer: no alarm" in shown.text
+    assert not any(a.get("class") == "banner" for _, a in shown.tags)
+    assert "notes on tensors" not in page().text
+
+
+def test_what_auto_measured_is_shown_with_what_it_took() -> None:
+    measured = [MeasuredRanges("entropy", 8.12, 8.2, False), MeasuredRanges("mse", 18.9, NAN, True)]
+    shown = Page(render_calibration(*report(method="auto"), measured))
+    assert shown.row("entropy") == ["entropy", "8.1", "8.2", "–"]
+    assert shown.row("mse") == ["mse", "18.9", "NaN", "✓ taken"]
+    assert "What auto measured" not in page().text
+
+
+def test_paths_in_commands_are_absolute_where_it_is_known_what_they_are_below() -> None:
+    text = Page(render_calibration(*report(cache="runs/a.cache"), started_in=PurePosixPath("/work"))).text
+    assert "precisionlab cache lint /work/runs/a.cache --model '/work/models/my model.onnx'" in text
+    assert "precisionlab sweep '/work/models/my model.onnx' --data '/work/calib data' --precisions int8" in text
 
 
 def test_a_warning_names_the_worst_first_and_counts_the_rest() -> None:
     rows = [row(f"t{i}", spread(), 0.5 - i / 100, operand=i != 6) for i in range(7)]
     text = page(*rows).text
     text = text[: text.index("Ranges that look well")]
-    assert "7 tensors, 6 of which feed an INT8 layer." in text
-    assert re.findall(r"\bt\d", text) == ["t5", "t4", "t3", "t2", "t1"]
-    assert "and 2 more in the table of all tensors" in text
+    assert "6 tensors." in text
+    assert re.findall(r"\bt\d", text) == ["t5", "t4", "t3", "t2", "t1", "t6"]
+    assert "and 1 more in the table of all tensors" in text
 
 
 def test_random_data_is_warned_of() -> None:
@@ -203,7 +229,7 @@ def test_nonfinite_figures_are_shown_as_such_and_absent_ones_as_dashes() -> None
     [(None, "–"), (NAN, "NaN"), (0.0, "0"), (1.0, "100"), (0.99996, "99.9"), (0.01234, "1.23"), (1e-7, "1e−05")],
 )
 def test_percent(share: float | None, text: str) -> None:
-    assert percent(share) == text
+    assert short_percent(share) == text
 
 
 def test_methods_that_disagree_most_come_first_and_operands_before_them() -> None:
@@ -371,7 +397,7 @@ def test_ids_are_unique_headers_have_scope_and_links_lead_somewhere() -> None:
     ids = [attributes["id"] for _, attributes in shown.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert all(attributes.get("scope") in ("row", "col") for tag, attributes in shown.tags if tag == "th")
-    assert {str(a["href"])[1:] for _, a in shown.tags if "href" in a} <= set(ids)
+    assert {str(a["href"])[1:] for _, a in shown.tags if "href" in a} - {"ranges.csv"[1:]} <= set(ids)
 
 
 def test_the_same_page_from_a_file() -> None:
