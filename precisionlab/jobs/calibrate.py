@@ -254,7 +254,7 @@ def _finish(
     values = {name: percentile if found.parameter is PERCENTILE else found.default for name, found in METHODS.items()}
     methods = {name: table_of(histograms, name, int(source["samples"]), value) for name, value in values.items()}
     chosen = _best(backend, dataset, methods, observer) if method == AUTO else ChosenRanges(methods[method])
-    table = chosen.table
+    table, shown_by = chosen.table, (chosen.measured, Path.cwd())
     path = Path(cache) if cache else folder / CACHE_FILE
     content = write_cache(network_scales(table, backend.model.gone), tensorrt)
     fingerprint = Fingerprint.of(
@@ -281,9 +281,7 @@ def _finish(
         write_whole(cache_drafts / path.name, content.decode("utf-8"))
         write_whole(cache_drafts / beside, fingerprint.to_json())
         write_whole(drafts / "ranges.csv", to_csv(result.ranges))
-        write_whole(
-            drafts / PAGE_FILE, render_calibration(result.facts, result.ranges, histograms, chosen.measured, Path.cwd())
-        )
+        write_whole(drafts / PAGE_FILE, render_calibration(result.facts, result.ranges, histograms, *shown_by))
         (drafts / "onnxruntime").mkdir()
         for name, tables in onnxruntime_tables(table).items():
             write_whole_bytes(drafts / "onnxruntime" / name, tables)

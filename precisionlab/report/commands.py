@@ -15,6 +15,7 @@ from precisionlab.errors import OptionError
 from precisionlab.report.cells import bounds_of, is_quantized
 from precisionlab.report.section import PrecisionSection
 from precisionlab.system.parsing import parse_duration
+from precisionlab.system.usercode import is_object
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Commands:
 
 
 _TYPED = "typed-onnx"
+_OBJECT = (
+    "the command line: samples or metric were objects of a Python session; call precisionlab.export and "
+    "precisionlab.verify there, and give them again"
+)
 _EXPORTS = (
     ("trtexec", ".sh", "TensorRT 8.6 to 10.16, with trtexec: a shell script"),
     (_TYPED, ".onnx", "TensorRT 11 and TensorRT-RTX, or any strongly typed build: a model that holds its types"),
@@ -51,18 +56,19 @@ _EXPORTS = (
 
 def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     """The commands for the plan of one precision, with absolute paths: they run wherever they are typed."""
-    folder = folder_of(run)
+    if any(is_object(str(given)) for given in (run["data"]["folder"], run["data"].get("metric"))):
+        return Commands(section.title, (), (), (_OBJECT,))
+    folder, data = folder_of(run), run["data"]["folder"]
     plan = _path(str(folder / section.plan_file))
     stem = PurePath(section.plan_file).stem
+    # Code of the user's is only ever run because it stands on the command line.
+    code = _data(run) if data is not None and is_hook(str(data)) else []
     build = tuple(
-        Command(words, _line("export", plan, "--format", target, "--out", _path(str(folder / name))))
+        Command(words, _line("export", plan, *code, "--format", target, "--out", _path(str(folder / name))))
         for target, suffix, words in _EXPORTS
         if target in _use(section) - section.not_for.keys()
         for name in [_file_name(stem, target, suffix)]
     )
-    data = run["data"]["folder"]
-    # Code of the user's is only ever run because it stands on the command line.
-    code = _data(run) if data is not None and is_hook(str(data)) else []
     code += _metric(run)
     each = " and ".join((*["repair"] * bool(section.repaired), *["pin"] * bool(section.pins or not section.repaired)))
     check = [Command(f"Measure the plan again, and that each {each} is needed", _line("verify", plan, *code))]
@@ -111,9 +117,14 @@ def _held_to(run: Mapping[str, Any], precision: str) -> list[str]:
     return [word for bound in bounds for word in ("--tolerance", str(bound))]
 
 
-def next_command(run: Mapping[str, Any], section: PrecisionSection) -> Command:
-    """The export of a precision that is taken: for trtexec, or for a strongly typed build where the run's were such."""
+def next_command(run: Mapping[str, Any], section: PrecisionSection) -> Command | None:
+    """The export of a precision that is taken: for trtexec, or for a strongly typed build where the run's were such.
+
+    None where no command line can export it.
+    """
     build = commands_of(run, section).build
+    if not build:
+        return None
     is_typed = (run["engines"] or {}).get("network") == "strongly typed"
     wanted = _TYPED if is_typed else _EXPORTS[0][0]
     found = next((command for command in build if f"--format {wanted} " in command.text), build[0])
@@ -158,10 +169,11 @@ def repair_command_line(run: Mapping[str, Any], precision: str) -> str:
 
     "" for a run on random inputs: a repair is held to samples.
     """
-    if run["data"]["folder"] is None:
+    given = (run["data"]["folder"], run["data"].get("metric"))
+    if given[0] is None or any(map(is_object, map(str, given))):
         return ""
-    given = [*_data(run), "--precision", precision, *_held_to(run, precision), *_metric(run)]
-    return _line("repair", _model(run), *given)
+    options = [*_data(run), "--precision", precision, *_held_to(run, precision), *_metric(run)]
+    return _line("repair", _model(run), *options)
 
 
 def run_commands(run: Mapping[str, Any]) -> tuple[Command, ...]:

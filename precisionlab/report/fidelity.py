@@ -57,11 +57,7 @@ def fidelity_page(result: FidelityFindings) -> str:
         facts=result.facts,
         sections=sections,
         headline=headline(result.found),
-        tone="missed"
-        if missed
-        else "met"
-        if any(goal.met for found in result.found for goal in found.goals)
-        else "open",
+        tone="missed" if False in met else "met" if True in met else "open",
     )
 
 

@@ -39,7 +39,8 @@ def recommendation_of(result: SweepFindings) -> Recommendation:
 def next_commands(result: SweepFindings, advice: Recommendation) -> tuple[str, ...]:
     """What to type next: the export of the plan that is taken, if any is, and what opens the report."""
     taken = [section for section in _sections(result, variant_rows(result)) if section.name == advice.taken]
-    return (*(next_command(result.run, section).text for section in taken), open_command(result.run).text)
+    exports = (next_command(result.run, section) for section in taken)
+    return tuple(command.text for command in (*exports, open_command(result.run)) if command is not None)
 
 
 def _sections(result: SweepFindings, rows: Sequence[Row]) -> list[PrecisionSection]:

@@ -20,7 +20,7 @@ from precisionlab.calibration.table import Range
 from precisionlab.jobs.result import SweepResult
 from precisionlab.precision import Precision
 from precisionlab.report.cells import records_of
-from precisionlab.report.commands import commands_of, run_commands
+from precisionlab.report.commands import commands_of, repair_command_line, run_commands
 from precisionlab.report.details import details_json
 from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard
 from precisionlab.report.hazards import hazards
@@ -212,6 +212,25 @@ def test_a_repaired_model_is_offered_to_any_tool_where_there_is_one() -> None:
     assert [any("repaired-onnx" in c.text for c in one.build) for one in made] == [False, True, True]
     asked = [one.check[0].words.partition("that each ")[2] for one in made]
     assert asked == ["pin is needed", "repair and pin is needed", "repair is needed"]
+
+
+@pytest.mark.parametrize("given", [{"folder": "python-object:loader"}, {"metric": "python-object:right"}])
+def test_what_only_a_python_session_has_makes_no_commands(given: dict[str, str]) -> None:
+    run, *rest = report()
+    run["data"] |= given
+    text = Page(render(run, *rest)).text
+    assert "Not for the command line: samples or metric were objects of a Python session" in text
+    assert "precisionlab export" not in text
+    assert "precisionlab verify" not in text
+    assert repair_command_line(run, "fp16") == ""
+
+
+def test_a_hook_stands_in_every_command_that_needs_its_samples() -> None:
+    run, variants, layers, plans = report()
+    run["data"]["folder"] = "package.loader:samples"
+    section = section_of("fp16", run, Tables(records_of(variants), records_of(layers), []), plans, False)
+    made = commands_of(run, section)
+    assert all("--data package.loader:samples" in command.text for command in (*made.build, *made.check))
 
 
 def test_a_plan_that_is_not_right_is_not_offered_for_building() -> None:
