@@ -1,7 +1,7 @@
-"""The pictures of a report: `python -m examples.screenshot docs` sweeps magika and photographs what it finds.
+"""The pictures of a report: `python -m examples.screenshot docs` sweeps two models and photographs what it finds.
 
-`report.png` is the top of the page, for the README, `repaired.png` what was repaired. It needs Chromium, and the
-development extra.
+`report.png` is the top of the page of the bundled example, as `make example` draws it, for the README; `repaired.png`
+what was repaired in magika. It needs Chromium, and the development extra.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from precisionlab.jobs.sweep import sweep
 
+DIGITS = Path(__file__).parents[1] / "calib_data"
 MAGIKA = Path(__file__).parent / "prepared" / "magika"
 WIDTH, HEIGHT = 1280, 1250  # the top of the page, as it opens
 
@@ -24,11 +25,14 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        sweep(MAGIKA / "magika.onnx", MAGIKA / "data", precisions="fp16,int8", out=Path(folder))
+        bundled, magika = Path(folder) / "digits", Path(folder) / "magika"
+        sweep(DIGITS / "digits.onnx", DIGITS, out=bundled)
+        sweep(MAGIKA / "magika.onnx", MAGIKA / "data", precisions="fp16", out=magika)
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.goto((Path(folder) / "report.html").as_uri())
+        page.goto((bundled / "report.html").as_uri())
         page.screenshot(path=out / "report.png")
+        page.goto((magika / "report.html").as_uri())
         page.locator("section[aria-labelledby=repaired]").screenshot(path=out / "repaired.png")
         browser.close()
     for picture in (out / "report.png", out / "repaired.png"):

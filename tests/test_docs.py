@@ -187,7 +187,7 @@ def test_what_is_marked_to_run_runs(folder: Path) -> None:
 @pytest.mark.slow
 def test_every_file_and_key_of_a_run_is_explained(folder: Path) -> None:
     text = (ROOT / "docs/reference/files.md").read_text(encoding="utf-8")
-    run, plan = (json.loads((folder / "reports/digits" / name).read_text()) for name in ("run.json", "plan.json"))
+    run, plan = (json.loads((folder / "reports/digits" / name).read_text()) for name in ("run.json", "plan.fp16.json"))
     names = {path.name for path in (folder / "reports/digits").iterdir()}
     names |= _keys(run, ("data", "layers", "model", "reference"))
     names |= _keys(next(iter(run["precisions"].values())), ("verdict",))

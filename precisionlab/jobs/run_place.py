@@ -58,7 +58,7 @@ def default_folder(request: SweepRequest, model: Model, note: Callable[[str], No
         if not is_there(folder, RUN_FILE) or _request_in(folder) == digest:
             break
     if folder != first:
-        note(f"{first} holds a run with other options, and stays; this one: precisionlab diff {first} {folder}")
+        note(f"{first} holds a run of something else, or with other options, and stays: this one goes to {folder}")
     return folder
 
 
