@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import click
 
+from precisionlab.cli.help import Command
 from precisionlab.cli.listing import Listing, low_precisions
+from precisionlab.cli.verbosity import verbosity_options
 
 
-@click.command("extract")
+@click.command(
+    "extract",
+    cls=Command,
+    short_help="Cut out the smallest part that shows a fault.",
+    examples={
+        "reports/model": "the worst layer of a sweep",
+        "model.onnx --data samples/ --layer /norm/square": "this layer, in fp16",
+        "model.onnx --data samples/ --to logits": "the fewest layers that show it there",
+        "model.onnx --data samples/ --other quantized.onnx": "the worst layer of a second model",
+    },
+)
 @click.argument("source", type=click.Path(path_type=str))
 @click.option("--data", type=click.Path(), help="The samples.  [default: those of the run in SOURCE]")
 @click.option("--layer", metavar="NAME", help="The layer to cut out.  [default: the one that introduces most]")
@@ -36,6 +48,7 @@ from precisionlab.cli.listing import Listing, low_precisions
 @click.option("--memory", metavar="SIZE", help="Memory to take, such as 4G.  [default: half of the machine's]")
 @click.option("--out", type=click.Path(), help="Where the files go.  [default: reports/<model>-extract]")
 @click.option("--json", "as_json", is_flag=True, help="Print what extract.json holds.")
+@verbosity_options
 @click.pass_context
 def extract_command(
     ctx: click.Context,
