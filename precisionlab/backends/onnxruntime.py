@@ -21,7 +21,7 @@ from precisionlab.backends.ranking import SensitivityParts, pays
 from precisionlab.backends.runner import Ready, Runner, State, side_by_side
 from precisionlab.backends.sensitivity import Reference, SensitivityStages, judged_outputs
 from precisionlab.backends.session import UNPACKED, Session, as_float32
-from precisionlab.backends.switched import SwitchedSessions, can_be_switched, parts_of, pinned_to_float32
+from precisionlab.backends.switched import Switchable, SwitchedSessions, parts_of, pinned_to_float32
 from precisionlab.backends.toggling import Toggling, can_be_toggled, low_of
 from precisionlab.backends.walk import border_bytes
 from precisionlab.backends.watching import Watch, Watching, constant_outputs
@@ -92,6 +92,7 @@ class OnnxRuntimeBackend(Backend):
         self._references: dict[str, Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]] = {}
         self._lock = Lock()
         self._switched: tuple[Any, SwitchedSessions] | None = None
+        self._switchable = Switchable(self.model, device)
         self._ranking: Toggling | SensitivityParts | None = None
         self._original: OnnxRuntimeBackend | None = None
         if model.original is not None and model.is_rounded_by_repairs:
@@ -230,7 +231,7 @@ class OnnxRuntimeBackend(Backend):
         plan, arithmetic = evaluation.plan, evaluation.arithmetic
         pinned = pinned_to_float32(plan)
         is_one = evaluation.detail is Detail.NONFINITE and not self.share.is_parted and pinned
-        if not is_one or not can_be_switched(model, base_of(plan), pinned, arithmetic, self.runs_on):
+        if not is_one or not self._switchable.is_shared(base_of(plan), pinned, arithmetic):
             self._switched = None  # no more than one thing at a time takes memory
             return None
         return self._sessions_for(model, plan, evaluation.table, evaluation.judging, arithmetic).of(plan)
@@ -256,7 +257,7 @@ class OnnxRuntimeBackend(Backend):
         """Whether layers are toggled in sessions that live on: whatever is asked for together, they are made once."""
         model, low = request.judging.watched(self.model), low_of(request)
         layers = frozenset(request.layers) | pinned_to_float32(low)
-        if self.share.is_parted or not can_be_switched(model, base_of(low), layers, request.arithmetic, self.runs_on):
+        if self.share.is_parted or not self._switchable.is_shared(base_of(low), layers, request.arithmetic):
             return False
         return can_be_toggled(model, request) and self._toggled_at_once(model) > 0
 

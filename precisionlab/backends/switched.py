@@ -42,10 +42,8 @@ def pinned_to_float32(plan: PrecisionPlan) -> frozenset[str]:
     return frozenset(name for name, precision in plan.pinned().items() if precision is Precision.FP32)
 
 
-def can_be_switched(
-    model: Model, base: PrecisionPlan, layers: Collection[str], arithmetic: Arithmetic, device: Device
-) -> bool:
-    """Whether sessions can be made for all plans of a base together that pin some of these layers, or none."""
+def can_be_switched(model: Model, base: PrecisionPlan, arithmetic: Arithmetic, device: Device) -> bool:
+    """Whether sessions can be made for all plans of a base together, but for those that pin a layer with bodies."""
     if not arithmetic.is_float32 or any(layer.inside for layer in model.layers):
         return False
     if device is CPU and is_laid_out(model):
@@ -53,9 +51,23 @@ def can_be_switched(
     if device is not CPU:
         copier = copier_of(arithmetic)(GraphBuilder(model.onnx), model, None)
         switched = (layer for layer in model.layers if can_switch(model, layer, base))
-        if not all(copier.can_be_blended(layer, base) for layer in switched):
-            return False
-    return not any(has_bodies(model, model.layer[name]) for name in layers)
+        return all(copier.can_be_blended(layer, base) for layer in switched)
+    return True
+
+
+class Switchable:
+    """Which plans of a model can share sessions; what can be said of a whole base is asked once."""
+
+    def __init__(self, model: Model, device: Device) -> None:
+        self._model, self._device = model, device
+        self._asked: tuple[tuple[PrecisionPlan, Arithmetic], bool] | None = None
+
+    def is_shared(self, base: PrecisionPlan, pinned: Collection[str], arithmetic: Arithmetic) -> bool:
+        """Whether plans of this base can share sessions that pin some of these layers to float32, or none."""
+        key = base, arithmetic
+        if self._asked is None or self._asked[0] != key:
+            self._asked = key, can_be_switched(self._model, base, arithmetic, self._device)
+        return self._asked[1] and not any(has_bodies(self._model, self._model.layer[name]) for name in pinned)
 
 
 def parts_of(model: Model, budget: int, device: Device) -> list[list[Layer]]:

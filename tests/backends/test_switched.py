@@ -14,7 +14,7 @@ from precisionlab.backends import onnxruntime, switched, walk
 from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Cpu, Device
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
-from precisionlab.backends.switched import SwitchedSessions, can_be_switched
+from precisionlab.backends.switched import Switchable, SwitchedSessions, can_be_switched
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.judging import judging_of
@@ -131,7 +131,7 @@ def test_plans_that_share_their_sessions_have_the_figures_of_sessions_of_their_o
     every = plans(model, low)
     together = judged(model, every, table, data, budget)
     assert len(made) == 1  # for all of them
-    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
     assert str(together) == str(judged(model, every, table, data, budget))  # NaN is not itself
     assert len(made) == 1
     assert len({str(one["outputs"]) for one in together}) > 2  # the pins do something
@@ -144,7 +144,7 @@ def test_a_large_table_that_is_clamped_is_judged_with_no_reference_beside(
     model, data = attention(tmp_path, rows=100, table=1e6), samples()
     assert is_clamped(model.onnx.graph.initializers["table"], Precision.FP16)
     if not shared:
-        monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+        monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
     low = plan_for(model, Precision.FP16)
     assert len(judged(model, [low, *plans(model, Precision.FP16)], None, data)) == 6
 
@@ -156,7 +156,7 @@ def test_pins_to_other_precisions_are_what_plans_that_share_have_in_common(
     every = plans(model, Precision.FP16, (Precision.FP32, Precision.BF16))
     together = judged(model, every, None, data)
     assert 1 < len(made) <= len(every)
-    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
     assert together == judged(model, every, None, data)
 
 
@@ -167,7 +167,7 @@ def test_the_arithmetic_of_another_runtime_is_switched_too(
     every = plans(model, Precision.FP16)
     together = judged(model, every, None, data, arithmetic=ONNXRUNTIME)
     assert len(made) == 1
-    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
     assert together == judged(model, every, None, data, arithmetic=ONNXRUNTIME)
 
 
@@ -179,14 +179,30 @@ class Elsewhere(Cpu):
 
 def test_what_branches_would_change_has_sessions_of_its_own(tmp_path: Path) -> None:
     model = attention(tmp_path)
-    base, pinned = plan_for(model, Precision.FP16), [layer.name for layer in model.layers]
-    assert can_be_switched(model, base, pinned, TENSORRT, CPU)
-    assert can_be_switched(model, base, pinned, TENSORRT, Elsewhere())
-    assert not can_be_switched(model, base, pinned, Arithmetic(sums=Sums.HALF), CPU)  # cut at products
+    base = plan_for(model, Precision.FP16)
+    assert can_be_switched(model, base, TENSORRT, CPU)
+    assert can_be_switched(model, base, TENSORRT, Elsewhere())
+    assert not can_be_switched(model, base, Arithmetic(sums=Sums.HALF), CPU)  # cut at products
     convolutions, _ = digits()
-    base, pinned = plan_for(convolutions, Precision.FP16), [layer.name for layer in convolutions.layers]
-    assert not can_be_switched(convolutions, base, pinned, TENSORRT, CPU)
-    assert can_be_switched(convolutions, base, pinned, TENSORRT, Elsewhere())
+    base = plan_for(convolutions, Precision.FP16)
+    assert not can_be_switched(convolutions, base, TENSORRT, CPU)
+    assert can_be_switched(convolutions, base, TENSORRT, Elsewhere())
+
+
+def test_what_can_be_said_of_a_base_is_asked_once_for_all_its_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked, real = attention(tmp_path), list[PrecisionPlan](), switched.can_be_switched
+    monkeypatch.setattr(switched, "can_be_switched", lambda m, base, *rest: asked.append(base) or real(m, base, *rest))
+    together = Switchable(model, Elsewhere())
+    bases = [plan_for(model, low) for low in (Precision.FP16, Precision.BF16)]
+
+    assert all(
+        together.is_shared(base, pinned, TENSORRT)
+        for base in bases
+        for pinned in ([], [layer.name for layer in model.layers])
+    )
+    assert asked == bases
 
 
 @pytest.mark.parametrize("low", [Precision.FP16, Precision.BF16, Precision.INT8])
@@ -205,7 +221,7 @@ def test_on_another_device_values_are_chosen_to_the_same_bits(
     device = Elsewhere()
     together = judged(model, every, table, data, device=device)
     assert len(made) == 1
-    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
     own = judged(model, every, table, data, device=device)
     if kind == "attention":
         assert together == own
@@ -256,7 +272,7 @@ def test_layers_are_toggled_in_shared_sessions_as_in_stages_of_their_own(
     plan = plan_for(model, low)
     shared = sensitivities(model, plan, table, data, restored=restored)
     assert len(made) == 1
-    monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+    monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
     own = sensitivities(model, plan, table, data, restored=restored)
     for one, other in zip((merged(part) for part in (shared, own)), (merged(own), merged(shared)), strict=True):
         for name, outputs in one.items():
@@ -272,7 +288,7 @@ def test_however_many_layers_wait_between_parts_and_on_whatever_threads_the_bits
 ) -> None:
     model, data = attention(tmp_path), samples()
     if not is_switched:
-        monkeypatch.setattr(onnxruntime, "can_be_switched", lambda *_: False)
+        monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
     monkeypatch.setattr(switched, "_LEAST", 2)
     plans = PrecisionPlan(model.sha256, Precision.FP32), plan_for(model, Precision.FP16)
     names = tuple(layer.name for layer in model.layers if precision_of(layer, plans[1]) is not Precision.FP32)
