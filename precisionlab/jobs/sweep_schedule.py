@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from precisionlab.precision import Precision
 from precisionlab.search.outcome import Variant
-from precisionlab.search.pins import most_evaluations, most_left
+from precisionlab.search.pins import likely_pins, most_evaluations, most_left
 from precisionlab.system.deadline import Deadline
 from precisionlab.system.observer import Foretold, Observer, Tried, tell_of
 from precisionlab.system.wording import counted, duration
@@ -20,8 +20,8 @@ from precisionlab.system.wording import counted, duration
 _BARE = 3.0
 """A precision as it is takes at most about so many times what float32 beside itself takes: each layer alone, sums."""
 
-_TRIES = {False: 16, True: 64}
-"""Repairs are tried in about so many evaluations at most, in a float precision and in a quantized one."""
+_TRIES = {False: 4, True: 24}
+"""Repairs are tried in about so many evaluations, in a float precision and in a quantized one."""
 
 _REPORT, _REPORT_LAYER = 0.5, 0.005
 """Seconds that tables and pages take, and of these each layer of each precision."""
@@ -41,6 +41,7 @@ class Schedule:
         self._report = 0.0
         self._is_searched, self._is_compared, self._is_met = True, False, False
         self._search: tuple[float, float] | None = None
+        self._compared_at = 0.0
 
     def begin(
         self,
@@ -64,11 +65,11 @@ class Schedule:
     def compared(self, bare: Variant) -> None:
         """The precision at hand has been measured as it is: what is estimated goes by that."""
         self._is_compared, self._is_met = True, bare.met
-        self._bare = seconds_of(bare)
+        self._bare, self._compared_at = seconds_of(bare), self._clock()
 
-    def searching(self, most: float) -> None:
-        """Pins of the precision at hand are searched for, which takes at most so many seconds from now on."""
-        self._search = (self._clock(), most)
+    def searching(self, seconds: float) -> None:
+        """Pins of the precision at hand are searched for, which takes about so many seconds from now on."""
+        self._search = (self._clock(), seconds)
 
     def finished(self) -> None:
         """The precision at hand is done."""
@@ -78,8 +79,8 @@ class Schedule:
     @property
     def needed(self) -> float:
         """About how many seconds it takes what is still to come and cannot be left out; 0 as long as nobody knows."""
-        bare, found = self._bare + self._engine, self._bare + 2 * self._engine
-        all_of_them = len(self._to_come) * (bare + found)
+        bare = self._bare + self._engine
+        all_of_them = len(self._to_come) * (bare + self._found)
         return all_of_them - (bare if self._is_compared else 0.0) + self._report
 
     def to_search(self) -> Deadline:
@@ -117,25 +118,49 @@ class Schedule:
             return f"about {duration(most)} left at most" if most else ""
         if self._pass is None:
             return ""
-        least, most = self._least(self._pass), self.needed + self._on_top(self._pass)
-        return f"about {duration(least)} to {duration(most)} left"
+        sure, searched = self._sure(self._pass), self._with_searches(self._pass)
+        if duration(sure) == duration(searched):
+            return f"about {duration(sure)} left"
+        return f"about {duration(sure)} left, about {duration(searched)} with a search"
 
-    def _least(self, a_pass: float) -> float:
-        """What is left where all that is still to come is right as it is."""
-        return self._report + (len(self._to_come) - self._is_compared) * (a_pass + self._engine)
-
-    def _on_top(self, a_pass: float) -> float:
-        """The most that tries, ranking and search may take of all that is to come."""
+    def _sure(self, a_pass: float) -> float:
+        """What is left where all that nobody has looked at yet is right as it is."""
         if not self._is_searched:
-            return 0.0
-        plans = most_evaluations(self._layers) + most_left(self._layers)
-        each = [_TRIES[precision.is_quantized] * self._bare + plans * a_pass for precision in self._to_come]
-        if self._is_met:
-            each[0] = 0.0
-        if self._search is not None:
-            since, most = self._search
-            each[0] = max(0.0, most - (self._clock() - since))
-        return sum(each)
+            return self.needed
+        unseen = (len(self._to_come) - self._is_compared) * (a_pass + self._engine)
+        found = self._found + self._search_of(self._to_come[0], a_pass) if self._is_wrong else 0.0
+        return self._report + unseen + found
+
+    def _with_searches(self, a_pass: float) -> float:
+        """What is left where all of that has to be searched for."""
+        if not self._is_searched:
+            return self.needed
+        right = self._found if self._is_compared and self._is_met else 0.0
+        unseen = self._to_come[self._is_compared :]
+        searches = sum(self._search_of(precision, a_pass) for precision in unseen)
+        own = self._search_of(self._to_come[0], a_pass) if self._is_wrong else 0.0
+        return self.needed - right + searches + own
+
+    @property
+    def _is_wrong(self) -> bool:
+        """Whether the precision at hand does not hold as it is."""
+        return self._is_compared and not self._is_met
+
+    @property
+    def _found(self) -> float:
+        """A last look at a plan that was found."""
+        return self._bare + 2 * self._engine
+
+    def _search_of(self, precision: Precision, a_pass: float) -> float:
+        """About what tries, ranking and search take; of the one that is under way, what is left of that."""
+        if self._search is not None and precision is self._to_come[0]:
+            since, seconds = self._search
+            return max(0.0, seconds - (self._clock() - since))
+        plans = most_evaluations(self._layers) + most_left(likely_pins(self._layers))
+        whole = _TRIES[precision.is_quantized] * self._bare + plans * a_pass
+        if self._is_compared and precision is self._to_come[0]:
+            return max(self._bare, whole - (self._clock() - self._compared_at))
+        return whole
 
 
 def seconds_of(variant: Variant) -> float:

@@ -52,7 +52,7 @@ class Foretold(Observer, Protocol):
     """An observer that is told what is left of the whole run too."""
 
     def left(self, text: str) -> None:
-        """What is left when the next stage begins, as `about 40 s left at most`; "" where nobody can tell."""
+        """What is left when the next stage begins, as `about 40 s left`; "" where nobody can tell."""
         ...
 
 

@@ -113,29 +113,42 @@ def test_the_first_comparison_loads_libraries_too_and_the_samples_held_out_tell_
     assert schedule.needed == pytest.approx(2 * 3 * (1.0 + 0.5) + 1.0)
 
 
-def test_what_is_left_is_told_as_a_range_that_a_search_closes() -> None:
+def test_what_is_left_is_told_without_a_search_and_with_one_until_it_is_known_which() -> None:
     schedule, clock = begun(None, FP16)
     assert schedule.to_search().left is None
     assert schedule.said == ""
-    most = 13 + 16 * 6 + 2 * (most_evaluations(100) + most_left(100))
-    assert schedule.left == f"about {REPORT + 2:.0f} s to {duration(most)} left"
+    search = 4 * 6 + 2 * (most_evaluations(100) + most_left(11))
+    assert schedule.left == f"about {REPORT + 2:.0f} s left, about {duration(13 + search)} with a search"
+    schedule.compared(took(6.0))
+    assert schedule.left == f"about {duration(7 + search)} left"
+    clock.now += 20
+    assert schedule.left == f"about {duration(7 + search - 20)} left"
+    schedule.searching(30.0)
+    assert schedule.left == "about 37 s left"
+    clock.now += 20
+    assert schedule.left == "about 17 s left"
+
+
+def test_of_precisions_that_are_still_to_come_nobody_knows_whether_they_are_searched_for() -> None:
+    schedule, _ = begun(None, FP16, Precision.INT8)
     schedule.compared(took(6.0))
     schedule.searching(30.0)
-    assert schedule.left == "about 1 s to 37 s left"
-    clock.now += 20
-    assert schedule.left == "about 1 s to 17 s left"
+    search = 24 * 6 + 2 * (most_evaluations(100) + most_left(11))
+    report = 2 * REPORT - 0.5
+    sure, with_it = report + 6 + 30 + 2, report + 6 + 30 + 12 + search
+    assert schedule.left == f"about {duration(sure)} left, about {duration(with_it)} with a search"
 
 
 def test_of_a_precision_that_is_right_as_it_is_no_search_is_to_come() -> None:
     schedule, _ = begun(None, FP16)
     schedule.compared(took(6.0, met=True))
-    assert schedule.left == "about 1 s to 7 s left"
+    assert schedule.left == "about 1 s left"
 
 
 def test_where_a_plan_is_given_no_search_is_to_come() -> None:
     schedule = Schedule(None, Clock())
     schedule.begin(took(2.0), [FP16], 100, searched=False)
-    assert schedule.left == "about 3 s to 13 s left"
+    assert schedule.left == "about 13 s left"
 
 
 def test_nothing_is_told_before_anything_is_known() -> None:

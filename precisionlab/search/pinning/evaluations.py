@@ -16,7 +16,7 @@ from precisionlab.search.pareto import Point
 from precisionlab.search.pinning.choice import Key, Trial
 from precisionlab.search.pinning.suspects import Suspects
 from precisionlab.search.pinning.task import Task
-from precisionlab.search.pins import Verdict, most_evaluations, most_left
+from precisionlab.search.pins import Verdict, likely_pins, most_evaluations, most_left
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.observer import Tried, tell_of
 from precisionlab.system.wording import counted
@@ -98,10 +98,10 @@ class Evaluations:
         self._deadline.check()
 
     @property
-    def _left_at_most(self) -> int:
-        """How many plans may still be evaluated: until one holds, to release its pins, to prove them, and around it."""
+    def _to_come(self) -> int:
+        """About how many plans are still evaluated: until one holds, to release its pins, to prove them, around it."""
         layers, tried = len(self.suspects.ranking.order), len(self.comparisons)
-        until, pins = most_evaluations(layers) - tried, layers
+        until, pins = most_evaluations(layers) - tried, likely_pins(layers)
         if self._fewest is not None:
             until, pins = 0, self._fewest[0]
         most = max(0, until) + most_left(pins)
@@ -109,7 +109,7 @@ class Evaluations:
 
     def _judged(self, assignment: Assignment) -> Comparison:
         longest = max(comparison.seconds for comparison in self.comparisons.values())
-        self._task.expected(self._left_at_most * longest)
+        self._task.expected(self._to_come * longest)
         title = f"{self._task.precision}, plan {len(self.comparisons)}: {counted(len(assignment), 'pin')}"
         return self._watched.judge(title, self.plan(assignment), self._task.table, self.comparisons[frozenset()])
 
