@@ -19,7 +19,7 @@ from models import proto
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "ci" / "precision.yml"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # processes
 
 
 def workflow() -> dict[str, Any]:
@@ -78,6 +78,7 @@ def test_the_page_about_ci_shows_the_file() -> None:
     assert "examples/ci/precision.yml" in page
 
 
+@pytest.mark.thorough
 def test_a_model_that_stays_right_passes_and_one_that_does_not_fails(checkout: Path) -> None:
     assert run(checkout, "Sweep") == 0
     assert json.loads((checkout / "result.json").read_text())["met"] is True
