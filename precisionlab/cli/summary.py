@@ -274,9 +274,7 @@ def _print_proof(console: Console, result: SweepResult, outcome: PrecisionResult
     proof = outcome.certificate
     if proof is not None and proof.proven:
         how = "" if outcome.engine is None else ", emulated"
-        said = f"{', '.join(proof.bounds)} does not hold{_or_nonfinite(proof)}"
-        worse = f", or more than {WORTH_A_REPAIR:g} dB is lost" if any(_holds(one) for one in proof.repairs) else ""
-        console.print(f"proven{how}: with {without_any(outcome)}, {said}{worse} (certificate in the plan)")
+        console.print(f"proven{how}: with {without_any(outcome)}, {lost_without(proof)} (certificate in the plan)")
     elif proof is not None and proof.figures.met:
         what = "pin and repair" if outcome.plan.repairs else "pin"
         console.print(f"not proven that every {what} is needed: the search was cut short, or one proved needless")
@@ -304,6 +302,17 @@ def without_any(outcome: PrecisionResult) -> str:
     said += ["any one repair left out"] if any(one.together == 1 for one in joint) else []
     said += ["all channels as they were"] if any(one.together > 1 for one in joint) else []
     return ", or ".join(said)
+
+
+def lost_without(proof: Certificate) -> str:
+    """What becomes of the plan found without any of that."""
+    bounds = ", ".join(proof.bounds)
+    hang = [one.hangs_on_clamping for one in proof.repairs]
+    if hang and all(hang) and not proof.releases:
+        return f"{bounds} holds only as TensorRT clamps constants"
+    said = f"{bounds} does not hold{_or_nonfinite(proof)}"
+    said += f", or more than {WORTH_A_REPAIR:g} dB is lost" if any(_holds(one) for one in proof.repairs) else ""
+    return said + (", or holds only as TensorRT clamps constants" if any(hang) else "")
 
 
 def _or_nonfinite(proof: Certificate) -> str:

@@ -118,10 +118,12 @@ def _print(found: Verification, stream: TextIO) -> None:
         if r.figures is not None and (r.together == 1 or number == first)
     ]
     worse = {repair_name(i) for i, one in enumerate(proof.repairs) if one.is_needed and one.figures and one.figures.met}
+    unclamped = {repair_name(number) for number, one in enumerate(proof.repairs) if one.hangs_on_clamping}
     for title, layer, figures, wanted in rows:
         claim = found.claimed.get(layer, {})
         cells = [cell for name in names for cell in (_figure(figures.values[name]), _figure(claim.get(name)))]
-        table.add_row(title, *cells, "holds, with clearly less" if layer in worse else _verdict(figures.met, wanted))
+        verdict = "holds, with clearly less" if layer in worse else _verdict(figures.met, wanted)
+        table.add_row(title, *cells, f"{verdict}{' where constants are not clamped' * (layer in unclamped)}")
     if found.held_out is not None:
         cells = [cell for name in names for cell in (_figure(found.held_out.values[name]), "–")]
         table.add_row("the plan, held-out samples", *cells, _verdict(found.held_out.met, True))
@@ -133,6 +135,7 @@ def _print(found: Verification, stream: TextIO) -> None:
         joint = any(one.together > 1 for one in proof.repairs)
         less += [*([f"{'all' if joint else 'any one'} of its repairs left out"] if proof.repairs else [])]
         worse_too = ", or clearly worse" if proof.repairs else ""
+        worse_too += ", or right only as TensorRT clamps constants" * any(r.hangs_on_clamping for r in proof.repairs)
         how = f", and with {' or '.join(less)} it is not{worse_too}" if less else ""
         console.print(f"verified: the plan is right{how}", style="bold green")
         return

@@ -26,7 +26,7 @@ from precisionlab.rewrite.repairs.channel_values import ChannelValues, ChannelWa
 from precisionlab.rewrite.repairs.profiles import Profile
 from precisionlab.search.alternatives import AlternativeKind, alternatives
 from precisionlab.search.causes import causes, with_insides
-from precisionlab.search.certificate import RepairRelease, repair_releases
+from precisionlab.search.certificate import RepairRelease, is_worse, repair_releases
 from precisionlab.search.repairing import Repairs
 from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.wording import counted
@@ -89,17 +89,23 @@ class RepairTrials:
 
     def judged_under(self, repairs: Repairs, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison:
         """The final outputs under a plan for the model with these repairs, with constants clamped or not: the worse."""
-        evaluator = self._evaluator(repairs)
-        reference = evaluator.compare("float32", PrecisionPlan(evaluator.model.sha256, Precision.FP32), None)
-        if not repairs and _is_alike((plan, table), self.plan(())):
-            found = self._compared(())  # which was asked for anyway
-        else:
-            found = evaluator.judge(self._title(repairs), plan, table, reference)
+        found = self._clamped(repairs, plan, table)
         otherwise = self._unclamped(repairs, plan)
         if otherwise is None:
             return found
-        unclamped = otherwise.judge(f"{self._title(repairs)}, constants not clamped", plan, table, reference)
+        title = f"{self._title(repairs)}, constants not clamped"
+        unclamped = otherwise.judge(title, plan, table, self._reference(repairs))
         return min(found, unclamped, key=lambda one: (closeness(one, self._tolerance), -len(one.nonfinite)))
+
+    def _clamped(self, repairs: Repairs, plan: PrecisionPlan, table: CalibrationTable | None) -> Comparison:
+        """The same with constants as TensorRT's builder has them."""
+        if not repairs and _is_alike((plan, table), self.plan(())):
+            return self._compared(())  # which was asked for anyway
+        return self._evaluator(repairs).judge(self._title(repairs), plan, table, self._reference(repairs))
+
+    def _reference(self, repairs: Repairs) -> Comparison:
+        evaluator = self._evaluator(repairs)
+        return evaluator.compare("float32", PrecisionPlan(evaluator.model.sha256, Precision.FP32), None)
 
     def _unclamped(self, repairs: Repairs, plan: PrecisionPlan) -> Evaluator | None:
         """What evaluates it with constants as they are rounded; None where no constant is clamped."""
@@ -113,13 +119,16 @@ class RepairTrials:
 
         A compiled engine's layers are others with other repairs; one of which any node is pinned is pinned.
         """
+        return self.judged_under(repairs, *self._pinned_as(repairs, plan))
+
+    def _pinned_as(self, repairs: Repairs, plan: PrecisionPlan) -> tuple[PrecisionPlan, CalibrationTable | None]:
         throughout, table = self._plan_by(plan.calibration, repairs)
         pinned = {node: pin for pin in plan.pins for node in pin.nodes}
         pins = {pin.layer: pin for pin in throughout.pins}
         for layer in self.model(repairs).layers:
             if (pin := next((pinned[node] for node in layer.nodes if node in pinned), None)) is not None:
                 pins[layer.name] = replace(pin, layer=layer.name, nodes=layer.nodes)
-        return self.judged_under(repairs, throughout.with_pins(pins.values()), table)
+        return throughout.with_pins(pins.values()), table
 
     def releases(self, plan: PrecisionPlan) -> tuple[RepairRelease, ...]:
         """Each of a plan's repairs left out, with the pins of the plan."""
@@ -129,7 +138,16 @@ class RepairTrials:
             found = self.judged_with_pins(plan.repairs, plan)
         except BudgetExhausted:
             return ()
-        return repair_releases(plan.repairs, found, lambda rest: self.judged_with_pins(rest, plan), self._tolerance)
+        releases = repair_releases(plan.repairs, found, lambda rest: self.judged_with_pins(rest, plan), self._tolerance)
+        return tuple(replace(one, hangs_on_clamping=self._hangs_on_clamping(one, plan)) for one in releases)
+
+    def _hangs_on_clamping(self, release: RepairRelease, plan: PrecisionPlan) -> bool:
+        """Whether a repair is needed for constants that are not clamped alone; nothing is evaluated anew."""
+        if not release.is_needed or release.figures is None or release.together > 1:
+            return False
+        rest = tuple(one for one in plan.repairs if one != release.repair)
+        found, without = (self._clamped(some, *self._pinned_as(some, plan)) for some in (plan.repairs, rest))
+        return not is_worse(found, without, self._tolerance)
 
     def whole(self, repairs: Repairs) -> tuple[Comparison, Comparison | None]:
         """All tensors in the precision, on the samples that choose, and on those held out."""

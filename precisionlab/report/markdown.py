@@ -166,11 +166,7 @@ def _repairs(section: PrecisionSection) -> Iterable[str]:
     if found is None:
         return
     yield f"### {text(section.title)}: {counted(len(found.repairs), 'repair')}"
-    proven = (
-        f"Proven: with {found.without} left out, the tolerance is not met, or more than a decibel is lost."
-        if section.proven
-        else ""
-    )
+    proven = f"Proven: with {found.without} left out, {found.lost}." if section.proven else ""
     same = f"In float32 the repaired model gives what the original gives, {text(found.same)}." if found.same else ""
     if proven or same:
         yield f"{proven} {same}".strip()

@@ -10,6 +10,7 @@ from typing import Any
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.compare.tolerance import Bound
 from precisionlab.model.repair import Exactness, Repair
+from precisionlab.plan.arithmetic import Constants
 from precisionlab.report.cells import ABSENT, value_text
 from precisionlab.report.subgraph_drawing import DrawnNode, PartDrawing, draw_part, nodes_of
 from precisionlab.rewrite.repairs import PASSES
@@ -33,7 +34,8 @@ class RepairView:
     """One repair of a plan.
 
     `scales` are the powers of two that it computes at, `left_out` is what becomes of the plan without it, and `nan` in
-    how many tensors there is a new NaN or Inf then; `together` counts those that were left out with it. `before` and
+    how many tensors there is a new NaN or Inf then; `together` counts those that were left out with it;
+    `hangs_on_clamping`: that is so where constants are not clamped, and not where TensorRT clamps them. `before` and
     `after` are drawings; None where the run has none. `changes` are the first nodes that came, went or changed, `more`
     counts the others.
     """
@@ -49,6 +51,7 @@ class RepairView:
     left_out: str
     nan: int
     together: int = 1
+    hangs_on_clamping: bool = False
     changes: tuple[str, ...] = ()
     more: int = 0
     hidden: int = 0
@@ -73,6 +76,22 @@ class RepairedView:
     def are_joint(self) -> bool:
         """Whether they were left out all at once, as channels are, to prove that they are needed."""
         return any(one.together > 1 for one in self.repairs)
+
+    @property
+    def hangs_on_clamping(self) -> bool:
+        """Whether some are needed for constants that are not clamped alone."""
+        return any(one.hangs_on_clamping for one in self.repairs)
+
+    @property
+    def lost(self) -> str:
+        """What becomes of the plan without it, in words."""
+        hang = [one.hangs_on_clamping for one in self.repairs]
+        only = "the tolerance holds only as TensorRT clamps constants"
+        if hang and all(hang):
+            return only
+        return "the tolerance does not hold, or more than a decibel is lost" + (
+            f", or {only}" if self.hangs_on_clamping else ""
+        )
 
     @property
     def without(self) -> str:
@@ -138,6 +157,7 @@ def _view(repair: Repair, entry: Mapping[str, Any], bound: Bound | None, drawn: 
         left_out=left_out,
         nan=nan,
         together=int((entry.get("left_out") or {}).get("together", 1)),
+        hangs_on_clamping=(entry.get("left_out") or {}).get("constants") == Constants.ROUNDED.value,
     )
     part = entry.get("graph")
     return _with_drawings(view, part) if drawn and part else view

@@ -6,7 +6,7 @@ from typing import Any
 
 from precisionlab.report.subgraph import changed_part
 from precisionlab.rewrite.repairs import repaired_graph
-from precisionlab.search.certificate import RepairRelease, json_number, plain_figures
+from precisionlab.search.certificate import json_number, plain_left_out
 from precisionlab.search.outcome import PrecisionResult, Repaired
 
 
@@ -22,18 +22,12 @@ def repaired_facts(repaired: Repaired) -> dict[str, Any]:
     }
 
 
-def _proof(release: RepairRelease) -> dict[str, Any]:
-    """The figures without one repair; none where the others need it."""
-    found = {"figures": None} if release.figures is None else plain_figures(release.figures)
-    return found | ({"together": release.together} if release.together > 1 else {})
-
-
 def repairs_drawn(result: PrecisionResult) -> dict[str, Any] | None:
     """The same, with each repair's proof and graphs, for `run.json`; None where nothing was repaired."""
     found = result.repaired
     if found is None:
         return None
-    proofs = [] if result.certificate is None else [_proof(one) for one in result.certificate.repairs]
+    proofs = [] if result.certificate is None else [plain_left_out(one) for one in result.certificate.repairs]
     original, repairs = (found.model.original or found.model).onnx, found.repairs
     graph, drawn = original.graph, []
     for place, repair in enumerate(repairs, 1):

@@ -11,6 +11,7 @@ from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.errors import PlanError
 from precisionlab.model.repair import Repair
+from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import MIGRATE
 from precisionlab.search.ladder import Assignment
@@ -42,12 +43,15 @@ class RepairRelease:
     `figures` is None where the others cannot be made without it: they are made of what it has made. `is_needed` says
     whether the plan is not right without it, or clearly worse; see `is_worse`. `together` counts those that were left
     out with it: of channels that are scaled for int8 each group does little by itself, and all are one repair.
+    `hangs_on_clamping`: it is needed where constants are rounded, and not where they are clamped, as TensorRT's builder
+    does; the figures are those of the first.
     """
 
     repair: Repair
     figures: Figures | None
     is_needed: bool
     together: int = 1
+    hangs_on_clamping: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,14 @@ def json_number(value: float) -> float | str:
 
 
 def _plain_release(release: RepairRelease) -> dict[str, Any]:
-    head: dict[str, Any] = {"kind": release.repair.kind, "node": release.repair.nodes[0]}
-    head |= {"together": release.together} if release.together > 1 else {}
-    return head | ({"figures": None} if release.figures is None else plain_figures(release.figures))
+    return {"kind": release.repair.kind, "node": release.repair.nodes[0], **plain_left_out(release)}
+
+
+def plain_left_out(release: RepairRelease) -> dict[str, Any]:
+    """What becomes of the plan without a repair, as JSON holds it."""
+    found: dict[str, Any] = {"together": release.together} if release.together > 1 else {}
+    found |= {"constants": Constants.ROUNDED.value} if release.hangs_on_clamping else {}
+    return found | ({"figures": None} if release.figures is None else plain_figures(release.figures))
 
 
 def plain_figures(figures: Figures) -> dict[str, Any]:

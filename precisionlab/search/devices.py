@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 from precisionlab.errors import OptionError
 from precisionlab.precision import Precision
-from precisionlab.system.wording import meant
 
 _TERA = 1e12
 _GIGA = 1e9
@@ -114,4 +113,4 @@ def find_device(name: str) -> DevicePeaks:
         if wanted in (device.name, device.capability):
             return device
     choices = ", ".join(f"{device.name} ({device.capability})" for device in DEVICES.values())
-    raise OptionError(f"unknown device {name.strip()!r}{meant(name.strip(), DEVICES)}; use one of {choices}")
+    raise OptionError(f"unknown device {name.strip()!r}; use one of {choices}")

@@ -87,7 +87,7 @@ def test_a_repair_makes_it_right_without_a_pin_and_the_terminal_says_which() -> 
     assert result.exit_code == 0
     words = " ".join(result.stdout.split())
     assert "fp16: right with 1 repair: no layer needs a pin" in words
-    assert "proven: with any one repair left out, sqnr>=30 does not hold" in words
+    assert "proven: with any one repair left out, sqnr>=30 does not hold (certificate" in words
     assert "repair /norm/square the first Inf appears here" in words
     assert "squares scaled before they are summed up" in words
     plan = json.loads(Path("reports/digits/plan.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,26 @@ def test_a_mask_is_repaired_where_no_row_is_masked_as_a_whole(tmp_path: Path) ->
     assert [one.kind for one in found.found.repairs] == ["clamp_constant"]
     assert found.same is not None
     assert found.same.is_bitwise
+
+
+def test_a_repair_that_only_constants_not_clamped_need_is_proven_by_them_and_everything_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, data = masked(tmp_path, rows=0)
+    swept = CliRunner().invoke(cli, ["sweep", str(model), "--data", str(data), "--precisions", "fp16", "--out", "run"])
+    plan = json.loads(Path("run/plan.json").read_text())["certificate"]
+    (left_out,) = plan["repairs"]
+    assert left_out["constants"] == "rounded"
+    assert not left_out["met"]
+    assert plan["proven"]
+    words = " ".join(swept.stdout.split())
+    assert "with any one repair left out, sqnr>=30 holds only as TensorRT clamps constants" in words
+    assert "with it left out, the tolerance holds only as TensorRT clamps" in Path("run/summary.md").read_text()
+    assert "where constants are not clamped: as TensorRT clamps them" in Path("run/report.html").read_text()
+
+    verified = " ".join(CliRunner().invoke(cli, ["verify", "run/plan.json"]).stdout.split())
+    assert "or right only as TensorRT clamps constants" in verified
 
 
 @pytest.mark.thorough

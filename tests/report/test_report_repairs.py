@@ -239,7 +239,7 @@ def test_repairs_that_were_left_out_all_at_once_are_not_said_to_be_needed_each()
     assert "the repairs cannot be left out: without all 2 of them the tolerance does not hold" in page.text
     assert ", if all are left out" in page.text
     assert "Each was, alone" not in page.text
-    assert "Proven: with all 2 of them left out, the tolerance is not met" in words
+    assert "Proven: with all 2 of them left out, the tolerance does not hold" in words
     assert "if all are left out" in words
 
 
