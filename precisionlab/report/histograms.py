@@ -5,14 +5,15 @@
 | key | meaning |
 |---|---|
 | samples | how many samples were counted: those that chose the pins |
-| layers | for each layer, by `index`: `outputs`, the float32 tensors that it gives, `operands`, those that int8 takes |
-| tensors | for each tensor its histogram, and where it is an operand of an int8 layer `range` and `channels` |
+| layers | for each layer, by `index`: `outputs`, float32 tensors that it gives, `operands` of int8, `weights` |
+| tensors | for each its histogram; of operands of int8 layers `range` and `channels`, of weights `channels` |
 
 A histogram is of |x| in the float32 reference: `bins` counts the finite values from 2^(exponent − 10) to 2^exponent,
 four bins of equal width to each power of two; `below` what is smaller but not zero, `zeros` exact zeros, `nonfinite`
 NaN and Inf; `amax` is the largest finite |x|. `range` is where int8 ends (`amax`), by which `method`, and how many
 values lie beyond (`clipped`). `channels` has the number of channels along `axis`, the median of their largest |x|
-(channels of zeros left out), and the largest with its channel (`place`), over the first eight samples.
+(channels of zeros left out), and the largest with its channel (`place`), over the first eight samples; of a weight its
+output channels, which int8 has a scale for each of. Weights of models that are too large for a copy are left out.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from precisionlab.calibration.table import Range
 from precisionlab.model.layers import int8_operands
 from precisionlab.report.cells import percent, show, visible
 from precisionlab.report.details import script_json
+from precisionlab.report.weights import weight_values
 from precisionlab.system.plain import of_plain
 from precisionlab.system.reading import parse_json
 
@@ -62,6 +64,7 @@ class LayerTensors:
 
     outputs: tuple[str, ...]
     operands: tuple[str, ...]
+    weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,21 @@ def histograms_text(result: SweepFindings) -> str:
     """The content of `histograms.json`."""
     values = result.values
     table = next((found.table for found in result.precisions if found.precision.is_quantized), None)
-    model = result.model
+    model, is_small = result.model, not result.run["annotated"]["note"]
+    weights = [list(weight_values(model, layer)) if is_small else [] for layer in model.layers]
     layers = [
         {
             "outputs": [name for name in layer.outputs if name in values.histograms],
             "operands": [name for name in int8_operands(model, layer) if name in values.histograms],
+            "weights": [name for name, _, _ in own],
         }
-        for layer in model.layers
+        for layer, own in zip(model.layers, weights, strict=True)
     ]
-    tensors: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, dict[str, Any]] = {
+        name: {**histogram.to_dict(), **({"channels": channels.to_dict()} if channels else {})}
+        for own in weights
+        for name, histogram, channels in own
+    }
     for name, histogram in values.histograms.items():
         tensors[name] = histogram.to_dict()
         found = table.ranges.get(name) if table else None
@@ -112,11 +121,13 @@ def read_histograms(text: str) -> RunHistograms:
     data = parse_json(text)
     try:
         tensors = {name: _tensor(found) for name, found in data["tensors"].items()}
-        layers = tuple(LayerTensors(tuple(la["outputs"]), tuple(la["operands"])) for la in data["layers"])
+        # Runs of older versions have no weights.
+        names = [(la["outputs"], la["operands"], la.get("weights", ())) for la in data["layers"]]
+        layers = tuple(LayerTensors(*map(tuple, of)) for of in names)
         samples = int(data["samples"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    unknown = next((n for la in layers for n in (*la.outputs, *la.operands) if n not in tensors), None)
+    unknown = next((n for la in layers for n in (*la.outputs, *la.operands, *la.weights) if n not in tensors), None)
     if unknown is not None:
         raise ValueError(f"no histogram of tensor {unknown!r}")
     return RunHistograms(samples, layers, tensors)
@@ -145,9 +156,13 @@ def histograms_json(found: RunHistograms) -> Markup:
     """
     places = {name: place for place, name in enumerate(found.tensors)}
     layers = {
-        str(index): [[places[n] for n in layer.outputs], [places[n] for n in layer.operands if n not in layer.outputs]]
+        str(index): [
+            [places[n] for n in layer.outputs],
+            [places[n] for n in layer.operands if n not in layer.outputs],
+            [places[n] for n in layer.weights],
+        ]
         for index, layer in enumerate(found.layers)
-        if layer.outputs or layer.operands
+        if layer.outputs or layer.operands or layer.weights
     }
     tensors = [_drawn(name, values) for name, values in found.tensors.items()]
     return script_json({"samples": found.samples, "layers": layers, "tensors": tensors})
@@ -156,6 +171,8 @@ def histograms_json(found: RunHistograms) -> Markup:
 def _drawn(name: str, values: TensorValues) -> list[Any]:
     histogram = values.histogram
     largest, words = show(histogram.amax, ".4g"), _words(histogram)
+    if values.range is None and values.channels is not None:
+        words += f". {_weight_words(values.channels)}"
     drawn: list[Any] = [visible(name), histogram.exponent, _bars(histogram), largest, words]
     if values.range is not None:
         drawn += [float(f"{values.range.amax:.6g}"), " ".join(_int8_words(values.range, values.channels))]
@@ -179,6 +196,13 @@ def _words(histogram: CoarseHistogram) -> str:
     if histogram.nonfinite:
         said.append(f"{histogram.nonfinite:,} NaN or Inf, not counted")
     return ", ".join(said)
+
+
+def _weight_words(channels: ChannelSpread) -> str:
+    return (
+        f"Of its {channels.channels} output channels the largest, {channels.place}, reaches "
+        f"{show(channels.largest, '.3g')}, the median one {show(channels.median, '.3g')}"
+    )
 
 
 def _int8_words(found: Range, channels: ChannelSpread | None) -> Iterable[str]:

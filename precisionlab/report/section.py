@@ -37,6 +37,7 @@ from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.inside import inside_lines
 from precisionlab.report.repair_views import RepairedView, repaired_view
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
+from precisionlab.report.work import Work, work_of
 from precisionlab.search.verdict import State, Verdict
 from precisionlab.search.worst import order_words
 from precisionlab.system.prefix import common_prefix
@@ -106,6 +107,7 @@ class PrecisionSection:
     mixed: VariantView | None
     layers: tuple[LayerView, ...]
     worst: tuple[LayerView, ...]
+    work: Work | None
     details: Markup | None
     chart: Chart | None
     front: Front | None
@@ -168,7 +170,6 @@ def section_of(
 ) -> PrecisionSection:
     """The section of one precision; its drawings only where `charted`."""
     facts, title = run["precisions"][name], name.upper()
-    touched = int(facts["touched"])
     rows = [row for row in tables.layers if row["precision"] == name]
     views = tuple(map(layer_view, rows))
     pins, repairs = (plans[name].pins, plans[name].repairs) if name in plans else ((), ())
@@ -208,7 +209,7 @@ def section_of(
         rungs=rungs(pin.precision.value.upper() for pin in pins),
         released=figure_text(bound) if bound else "",
         bound=bound,
-        touched=touched,
+        touched=int(facts["touched"]),
         given_up=_given_up(rows),
         cost=_cost(low, mixed, "as it is" if repairs else "without pins"),
         evaluations=int(facts["evaluations"]),
@@ -223,6 +224,7 @@ def section_of(
         mixed=mixed,
         layers=tuple(ranked),
         worst=tuple(view for view in ranked[:WORST_SHOWN] if view.rank is not None),
+        work=work_of(rows) if charted else None,
         details=details_json(rows) if charted else None,
         chart=_chart(title, views, bool(pins or repairs), verdict.met) if charted else None,
         front=_front(name, bound, tables.pareto, run) if charted else None,

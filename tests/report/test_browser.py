@@ -292,10 +292,18 @@ def test_the_table_of_layers_fits_its_page_a_line_a_row(browser: Any, real: Run)
         assert frame.evaluate("f => f.scrollWidth <= f.clientWidth")
         heights = page.locator("#layers-1 tbody tr:not([hidden])").evaluate_all("rows => rows.map(r => r.offsetHeight)")
         assert max(heights) <= 1.5 * min(heights) <= 60
-        seen = page.locator("#layers-1 thead th:visible").evaluate_all("heads => heads.map(h => h.dataset.key)")
-        assert seen == ["rank", "layer", "kind", "share", "introduced", "inherited", "cause"]
+        heads, widths = page.locator("#layers-1 table.layers > thead th"), "heads => heads.map(h => h.offsetWidth)"
+        before = heads.evaluate_all(widths)
+        page.locator("#layers-1 .open:visible").first.click()
+        assert heads.evaluate_all(widths) == before
+        seen = page.locator("#layers-1 table.layers > thead th:visible").evaluate_all(
+            "heads => heads.map(h => h.dataset.key)"
+        )
+        measured = real.layers["output_share"].notna().any()
+        shares = ["share"] if measured else []
+        assert seen == ["rank", "layer", "kind", *shares, "introduced", "inherited", "cause"]
         page.locator("#layers-1 .columns").click()
-        assert page.locator("#layers-1 thead th:visible").count() == 15
+        assert page.locator("#layers-1 table.layers > thead th:visible").count() == 15
         opened.check_quiet()
 
 
