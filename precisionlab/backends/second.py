@@ -65,6 +65,16 @@ class SecondRun:
         self._made_by = {name: layer for layer in model.layers for name in layer.outputs}
         shown = dict.fromkeys(name for layer in model.layers for name in layer.outputs)
         self.twins = tuple(twins.tensors[n] for n in shown if n in twins.tensors and _is_float(model, n))
+        self._cuts = tuple(twins.tensors[n] for n in shown if n in twins.tensors and self._is_given(n))
+
+    def _is_given(self, name: str) -> bool:
+        """Whether what comes behind a twin is given the first model's value: floats, and others of one type.
+
+        Indices too: rows that are picked otherwise were picked ahead of what takes them.
+        """
+        kind = self._model.tensors[name].dtype
+        is_same = kind == self._other.types.get(self._twins.tensors[name].read)
+        return _is_float(self._model, name) or (is_same and kind not in (None, ir.DataType.STRING))
 
     @property
     def _names(self) -> dict[str, str]:
@@ -139,7 +149,7 @@ class SecondRun:
 
     def _cut_feeds(self, group: Group, both: Both) -> dict[str, Any]:
         own = {name: value for name, value in self._fed(both.sample).items() if name in group.kept}
-        theirs = {twin.ours: twin.read for twin in self.twins}
+        theirs = {twin.ours: twin.read for twin in self._cuts}
         taken = {
             into: self._converted(both.wanted[name], theirs[name], both.sample) for name, into in group.taken.items()
         }
@@ -165,7 +175,7 @@ class SecondRun:
 
     def _group(self, part: Sequence[Twin], is_first: bool) -> Group:
         """The graphs of a pass; the first pass shows all that is judged, too."""
-        cut, taken, kept = _cut(self._other.onnx, self.twins, [twin.read for twin in part])
+        cut, taken, kept = _cut(self._other.onnx, self._cuts, [twin.read for twin in part], self._other.types)
         ours = dict.fromkeys([twin.ours for twin in part] + list(taken))
         theirs = dict.fromkeys(twin.read for twin in part)
         if is_first:
@@ -222,7 +232,7 @@ def showing(model: ir.Model, names: Collection[str]) -> ir.Model:
 
 
 def _cut(
-    model: ir.Model, twins: Sequence[Twin], wanted: Sequence[str]
+    model: ir.Model, twins: Sequence[Twin], wanted: Sequence[str], types: Mapping[str, ir.DataType | None]
 ) -> tuple[ir.Model, dict[str, str], frozenset[str]]:
     """A copy that gives what is wanted, and takes each twin's value as an input wherever it is used."""
     cut = model.clone()
@@ -231,7 +241,8 @@ def _cut(
         values = [made[name] for name in twin.taken or (twin.theirs,) if name in made]
         uses = [use for value in values for use in value.uses()]
         if uses:
-            dtype = values[0].dtype if values[0].dtype is not None else ir.DataType.FLOAT
+            kind = types.get(twin.read)
+            dtype = ir.DataType.FLOAT if kind is None or kind in OWN else kind  # half is computed in float32
             taken = ir.Value(name=f"{twin.theirs}{_ENDING}", type=ir.TensorType(dtype))
             for use in uses:
                 use.node.replace_input_with(use.idx, taken)

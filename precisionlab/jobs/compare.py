@@ -23,6 +23,7 @@ from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, tak
 from precisionlab.jobs.result import CompareResult
 from precisionlab.model import Model, load_model
 from precisionlab.model.other import OtherModel, load_other
+from precisionlab.model.selections import moving_layers
 from precisionlab.model.twins import Twins, operator_of, twins_of
 from precisionlab.precision import Precision
 from precisionlab.results.compare import CompareRow, compare_json, compare_verdict
@@ -164,6 +165,7 @@ def _check_judged(judging: Judging, twins: Twins, bounds: Tolerance, other: Othe
 
 def _rows(model: Model, other: OtherModel, twins: Twins, comparison: Comparison) -> Iterable[CompareRow]:
     floats = {name for name, info in model.tensors.items() if info.dtype is not None and info.dtype.is_floating_point()}
+    moving = moving_layers(model)
     for layer in model.layers:
         for tensor in (name for name in layer.outputs if name in floats):
             twin = twins.tensors.get(tensor)
@@ -180,8 +182,9 @@ def _rows(model: Model, other: OtherModel, twins: Twins, comparison: Comparison)
                 twin.by.value,
                 operator_of(other.values[twin.theirs]),
                 "" if kind is None else kind.name.lower(),
-                comparison.inherited[tensor],
-                comparison.introduced[tensor],
+                None if layer.name in moving.so_far else comparison.inherited[tensor],
+                None if layer.name in moving.own else comparison.introduced[tensor],
+                "its rows are picked by value, and may stand elsewhere" if layer.name in moving.so_far else "",
             )
 
 

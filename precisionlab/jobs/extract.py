@@ -33,6 +33,7 @@ from precisionlab.jobs.plan_source import RUN_FILE, arithmetic_of, model_of, run
 from precisionlab.jobs.result import ExtractResult
 from precisionlab.model import Model, TensorInfo, load_model
 from precisionlab.model.other import load_other
+from precisionlab.model.selections import moving_layers
 from precisionlab.model.twins import twins_of
 from precisionlab.precision import Precision
 from precisionlab.rewrite.part import Region, region_of, upstream
@@ -230,9 +231,11 @@ class _Cutting:
 
     def _worst(self, every: Comparison) -> str:
         """The layer that introduces most; of those without numbers the first."""
+        moving = moving_layers(self._model).own  # rows stand elsewhere, and figures say nothing
         found = [
             (worst_of(every.introduced, [tensor]), layer.name)
             for layer in self._model.layers
+            if layer.name not in moving
             for tensor in layer.outputs
             if tensor in every.introduced and every.introduced[tensor].elements
         ]

@@ -118,12 +118,12 @@ def _written(path: Path) -> tuple[ir.Model, tuple[Path, ...]]:
     with read_as_graph(path):
         model = ir.load(path)
         model.graph.sort()  # converters leave their Casts at the end; ONNX Runtime sorts, too
+        passes.RemoveInitializersFromInputsPass()(model)
+        model.ir_version = max(model.ir_version, 4)  # before 4 every initialiser had to be an input as well
         if is_known:
             check_onnx(ir.to_proto(big_as_inputs(model)[0]), path)
         inline_functions(model)
         read_inner_data(model)
-        passes.RemoveInitializersFromInputsPass()(model)
-        model.ir_version = max(model.ir_version, 4)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         own_weights(model)
         passes.RemoveUnusedNodesPass()(model)

@@ -40,7 +40,7 @@ class By(str, Enum):
 class Twin:
     """A tensor of the model, its twin in the other, and what makes them twins.
 
-    `taken` are what all that comes behind takes in its place, where that is the same values quantised: by converters
+    `taken` are what all that comes behind takes in its place, where the other alone quantises the values: by converters
     that leave a Relu to the quantiser's range, only those are the tensor.
     """
 
@@ -216,7 +216,10 @@ class _Search:
         return tuple(rejected)
 
     def _pair(self, twin: Twin) -> None:
-        self.twins[twin.ours] = replace(twin, taken=_taken(self._other.values[twin.theirs]))
+        ours = self._model.values.get(twin.ours)
+        is_alike = ours is not None and bool(_taken(ours))  # the first model quantises it as well
+        taken = () if is_alike else _taken(self._other.values[twin.theirs])
+        self.twins[twin.ours] = replace(twin, taken=taken)
         self._taken.add(twin.theirs)
 
     def by_structure(self) -> None:

@@ -238,7 +238,7 @@ def _compare() -> Iterator[Column]:
     ):
         said = f"How many {what}." if name == "reshaped" else f"How many of the twin's values {what}."
         yield count_column(name, title, said)
-    yield text_column("why", "Why none", "Why there is no twin; empty where there is one.")
+    yield text_column("why", "Why none", "Why there is no twin, or no figure of one; else empty.")
 
 
 VARIANTS = Schema("variants.csv", "each variant and tensor that is judged, its parts behind it", _variants)

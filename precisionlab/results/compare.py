@@ -27,7 +27,8 @@ class CompareRow:
 
     `twin`, `by`, `operator` and `type` are empty where it has none, and then there are no errors. `inherited` is what
     the second model has lost there so far, `introduced` since the nearest twins ahead, given the first model's values.
-    `operator` and `type` are what the second model computes it by, and in.
+    `operator` and `type` are what the second model computes it by, and in. `why` says why there is no twin, or no
+    figure of one.
     """
 
     layer: str

@@ -196,6 +196,24 @@ def test_quantised_models_of_onnx_runtime_are_compared_by_what_comes_behind_take
     assert all(row.introduced is not None and row.introduced.sqnr > 10 for row in found.rows)
 
 
+def test_rows_that_are_picked_by_value_have_no_figure_place_by_place(tmp_path: Path) -> None:
+    body = """(float[16,4] x) => (float[3,4] y) {
+        s = ReduceSum <keepdims = 0> (x, axes) v, i = TopK(s, k) r = Gather(x, i) y = Mul(r, two) }"""
+    weights = {"axes": np.array([1]), "k": np.array([3]), "two": np.float32(2)}
+    ours = proto(body, weights)
+    theirs = proto(body.replace("float[", "float16["), {**weights, "two": np.float16(2)})
+    paths = made(tmp_path, theirs, ours)
+    for file in paths[2].iterdir():
+        np.savez(file, x=RNG.standard_normal((16, 4)).astype(np.float32))
+    found = compare(*paths, out=tmp_path / "out")
+    (picked,) = (row for row in found.rows if row.tensor == "r")
+    assert picked.inherited is None
+    assert "picked by value" in picked.why
+    assert picked.introduced is not None
+    assert picked.introduced.sqnr > 60  # it is given the first model's indices
+    assert found.met
+
+
 # The command line
 
 

@@ -88,6 +88,21 @@ def test_quantised_values_stand_for_a_tensor_that_nothing_else_takes(tmp_path: P
     assert (twins.tensors["b"].theirs, twins.tensors["b"].read) == ("b", "d")
 
 
+def test_a_tensor_that_both_quantise_stands_for_itself(tmp_path: Path) -> None:
+    body = """(float[N,4] x) => (float[N,4] y) { a = MatMul(x, q) c = QuantizeLinear(a, s, z)
+        d = DequantizeLinear(c, s, z) y = MatMul(d, k) }"""
+    model = proto(body, {**WEIGHTS, "s": np.float32(0.1), "z": np.int8(0)})
+    assert all(not twin.taken for twin in found(model, model, tmp_path).tensors.values())
+
+
+def test_a_file_of_old_with_its_weights_among_the_inputs_is_read(tmp_path: Path) -> None:
+    model = proto(BODY, WEIGHTS, opset=8, ir_version=3)
+    model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4, 4]) for name in WEIGHTS
+    )
+    assert len(found(model, model, tmp_path).tensors) == 7
+
+
 def test_a_tensor_that_others_take_too_stands_for_itself(tmp_path: Path) -> None:
     theirs = """(float[N,4] x) => (float[N,4] y) { a = MatMul(x, q) c = QuantizeLinear(a, s, z)
         d = DequantizeLinear(c, s, z) e = MatMul(d, k) y = Add(e, a) }"""
