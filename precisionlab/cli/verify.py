@@ -93,8 +93,7 @@ def _print(found: Verification, stream: TextIO) -> None:
     from precisionlab.jobs.verify import repair_name
     from precisionlab.system.wording import counted
 
-    console = console_for(stream)
-    proof = found.certificate
+    console, proof = console_for(stream), found.certificate
     names = list(proof.figures.values)
     repairs = f"{counted(len(found.plan.repairs), 'repair')} and " if found.plan.repairs else ""
     console.print(

@@ -16,6 +16,7 @@ from typing import Any
 from precisionlab.compare.metrics import SQNR, Metric, brief_metrics
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import Row, figure_cell, percent, show, value_text, visible
+from precisionlab.report.commands import next_command
 from precisionlab.report.inside import emulated_words, engines_line
 from precisionlab.report.repair_views import RepairView
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
@@ -64,14 +65,16 @@ def render_markdown(run: Mapping[str, Any], tables: Tables, plans: Mapping[str, 
     `run` is what `run.json` holds, `tables` are the rows of the CSV files.
     """
     sections = [section_of(name, run, tables, plans, charted=False) for name in run["precisions"]]
+    advice = recommendation(run, tables.variants, sections)
     parts = [
         f"## precisionlab: {code(PurePath(str(run['model']['path'])).name)}",
-        f"**{text(recommendation(run, tables.variants, sections).sentence)}**",
+        f"**{text(advice.sentence)}**",
         *_warnings(run),
         "\n".join(_verdict(section, run) for section in sections),
         _variants(tables.variants, bool(run["data"]["held_out"]), any(section.repaired for section in sections)),
         *(part for section in sections for part in (*_repairs(section), *_pins(section))),
         *_reproduce(run),
+        *_next(run, [section for section in sections if section.name == advice.taken]),
     ]
     # A path on a POSIX system may hold bytes that are not UTF-8, as lone surrogates that no file can take.
     return ("\n\n".join(parts) + "\n").encode("utf-8", "backslashreplace").decode("utf-8")
@@ -216,15 +219,26 @@ def _pin(pin: PinView, section: PrecisionSection) -> list[str]:
     return cells
 
 
+def _next(run: Mapping[str, Any], taken: Sequence[PrecisionSection]) -> Iterable[str]:
+    """How to export the plan that is taken."""
+    for section in taken:
+        if (command := next_command(run, section)) is not None:
+            yield f"{text(command.words)}:\n\n{_fenced(command.text)}"
+
+
+def _fenced(command: str) -> str:
+    shown = visible(command)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence}sh\n{shown}\n{fence}"
+
+
 def _reproduce(run: Mapping[str, Any]) -> list[str]:
     data = run["data"]
-    command = visible(shlex.join(map(str, run["command"])))
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     samples = f"{data['choosing']} samples chose, {data['held_out'] or 'none'} held out; seed {data['seed']}"
     return [
         "### Reproduce",
-        f"{fence}sh\n{command}\n{fence}",
+        _fenced(shlex.join(map(str, run["command"]))),
         f"Model sha256 {code(run['model']['sha256'])}; data {text(data['name'] or 'unnamed')}, "
         f"sha256 {code(data['sha256'] or '–')}, {text(samples)}. {text(versions)}.",
     ]

@@ -73,3 +73,18 @@ def test_every_command_of_a_page_runs_from_anywhere(
         assert "Traceback" not in said
     assert opened
     assert list(elsewhere.iterdir()) == []
+
+
+def test_the_commands_of_a_calibrations_page_run_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, elsewhere = tmp_path / "begun here", tmp_path / "elsewhere"
+    shutil.copytree(DIGITS, begun / "data")
+    elsewhere.mkdir()
+    monkeypatch.chdir(begun)
+    words = ["calibrate", "data/digits.onnx", "--data", "data", "--samples", "32", "--out", "ranges"]
+    assert CliRunner().invoke(cli, words, catch_exceptions=False).exit_code == 0
+    commands = [line for line in shown(begun / "ranges" / "calibration.html") if line.startswith("precisionlab ")]
+    assert len(commands) == 2
+    monkeypatch.chdir(elsewhere)
+    for line in commands:
+        code, said = run(line, monkeypatch)
+        assert code == 0, (line, said)

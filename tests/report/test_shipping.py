@@ -54,6 +54,14 @@ def test_the_page_shows_the_export_of_what_it_takes_and_none_where_it_takes_noth
     assert "precisionlab export" not in render(*precision(made, **NOT_MET)).partition("<nav")[0]
 
 
+def test_the_summary_ends_with_the_export_of_what_it_takes() -> None:
+    run, variants, _, plans = report()
+    made = Tables(records_of(variants), [], [])
+    assert "precisionlab export plan.json --format trtexec" in render_markdown(run, made, plans)
+    not_met = run | {"precisions": {"fp16": run["precisions"]["fp16"] | NOT_MET}}
+    assert "precisionlab export" not in render_markdown(not_met, made, plans)
+
+
 def test_the_export_is_typed_where_the_runs_engines_are() -> None:
     engines = {"backend": "tensorrt-rtx", "network": "strongly typed", "device": "L4", "measured": False}
     assert "--format typed-onnx" in render(*report(engines=engines)).partition("<nav")[0]
