@@ -138,12 +138,11 @@ def _print(found: Verification, stream: TextIO) -> None:
         how = f", and with {' or '.join(less)} it is not{worse_too}" if less else ""
         console.print(f"verified: the plan is right{how}", style="bold green")
         return
-    needless = [release.layer for release in proof.releases if release.figures.met]
     for said in found.overridden:
         console.print(f"NOT verified: the engine overrides a pin: {said}", style="bold red")
     if not proof.figures.met or (found.held_out is not None and not found.held_out.met):
         console.print("NOT verified: the plan does not hold its tolerance", style="bold red")
-    for layer in needless:
+    for layer in (release.layer for release in proof.releases if release.figures.met):
         console.print(f"NOT verified: the pin of {layer} is not needed", style="bold red")
     for one in proof.repairs:
         if not one.is_needed:
