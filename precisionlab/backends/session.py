@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from threading import Event
 from types import MappingProxyType
 from typing import Any
 
@@ -44,7 +45,9 @@ _SHARED = frozenset(
 # Of a model's own Quantize/Dequantize pair and a gate behind it the remover would make one.
 _ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion", "DoubleQDQPairsRemover"]
 
-_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * 1024**2
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
+_LARGE_BLOCK, _LARGEST_KEPT, _NEVER = 4 * 1024**2, 32 * 1024**2, 2**31 - 1
+_KEPT = Event()
 
 _READERS, _WORTH_THREADS = 4, 64 * 1024**2
 """Threads that read weights side by side, where there are so many bytes of them."""
@@ -228,6 +231,17 @@ def _share_arena() -> None:
     ort.create_and_register_allocator(info, None)
 
 
+def keep_what_is_freed() -> None:
+    """Have glibc keep what is freed, for the next session to take: from now on, for the whole process.
+
+    For where a GPU does the work: there the host's memory holds weights on their way alone. Of a session that copies
+    300 MB of them two thirds of the time were page faults, and those of one process wait for each other.
+    """
+    _KEPT.set()
+    for parameter, value in ((_M_MMAP_THRESHOLD, _LARGEST_KEPT), (_M_TRIM_THRESHOLD, _NEVER), (_M_ARENA_MAX, 1)):
+        _tell_malloc(parameter, value)
+
+
 @cache
 def _give_back_what_is_freed() -> None:
     """Have glibc map large blocks, so that they go back to the system when they are freed.
@@ -235,6 +249,11 @@ def _give_back_what_is_freed() -> None:
     By default it raises the size from which it does so with every such block, up to 32 MB, and what lies among smaller
     blocks is kept: of weights of 25 MB, rounded and packed one after the other, ten times as much was held as lived.
     """
+    if not _KEPT.is_set():
+        _tell_malloc(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+
+def _tell_malloc(parameter: int, value: int) -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another libc, that does not do so
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+            ctypes.CDLL(None).mallopt(parameter, value)

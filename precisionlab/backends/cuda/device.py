@@ -18,6 +18,7 @@ from precisionlab.backends.cuda.session import PROVIDER, CudaSession, load_libra
 from precisionlab.backends.cuda.statistics import DeviceErrorTable, DeviceHistograms, Launcher
 from precisionlab.backends.cuda.sums import DeviceProducts
 from precisionlab.backends.device import Running
+from precisionlab.backends.session import keep_what_is_freed
 from precisionlab.backends.sums.session import HalfSumsSession, has_products
 from precisionlab.backends.tensorrt.cuda import Cuda, GpuFacts
 from precisionlab.errors import EngineError, OptionError
@@ -38,6 +39,7 @@ class Gpu:
                 '(`pip uninstall onnxruntime && pip install "precisionlab[cuda]"`), or leave --device'
             )
         load_libraries()
+        keep_what_is_freed()
         self._number = number
         self.name = f"cuda:{number}"
         cuda = Cuda.load()
