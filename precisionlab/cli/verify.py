@@ -16,6 +16,7 @@ from precisionlab.cli.work import work_options
 if TYPE_CHECKING:
     from typing import TextIO
 
+    from precisionlab.cli.console import Console
     from precisionlab.jobs.verify import Verification
     from precisionlab.search.certificate import Figures, RepairRelease
 
@@ -138,6 +139,12 @@ def _print(found: Verification, stream: TextIO) -> None:
         how = f", and with {' or '.join(less)} it is not{worse_too}" if less else ""
         console.print(f"verified: the plan is right{how}", style="bold green")
         return
+    _print_faults(console, found)
+
+
+def _print_faults(console: Console, found: Verification) -> None:
+    """What keeps the plan from being verified, a line each."""
+    proof = found.certificate
     for said in found.overridden:
         console.print(f"NOT verified: the engine overrides a pin: {said}", style="bold red")
     if not proof.figures.met or (found.held_out is not None and not found.held_out.met):
