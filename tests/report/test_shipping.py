@@ -6,6 +6,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ from precisionlab.report.html import render, render_fragment
 from precisionlab.report.machine import to_json
 from precisionlab.report.markdown import render_markdown
 from precisionlab.report.section import Tables, section_of
-from precisionlab.report.shipping import recommendation, recommendation_of
+from precisionlab.report.shipping import next_commands, recommendation, recommendation_of
 from precisionlab.search.recommendation import Recommendation
 
 TAKEN = "Take FP16: right with 1 pin (emulated; accuracy 1.000, FP32's 1.000), 51 % of FP32's cost (estimated)."
@@ -113,6 +114,20 @@ def test_what_hangs_on_clamped_constants_says_so() -> None:
     assert "clamping" not in advice((run, held, layers, plans)).sentence
     found = advice((run, hung, layers, plans)).sentence
     assert "That hangs on TensorRT clamping constants that FP16 cannot hold" in found
+
+
+def test_a_search_that_was_cut_short_is_gone_on_with(swept_digits: SweepResult) -> None:
+    cut = [replace(one, stopped="cut short", mixed=replace(one.mixed, met=False)) for one in swept_digits.precisions]
+    verdicts = {one.precision.value: {"verdict": one.verdict.to_dict()} for one in cut}
+    facts = {name: swept_digits.run["precisions"][name] | verdicts[name] for name in verdicts}
+    command = ["precisionlab", "sweep", "model.onnx", "--max-evaluations", "4"]
+    result = replace(
+        swept_digits, precisions=tuple(cut), run={**swept_digits.run, "precisions": facts, "command": command}
+    )
+    found = recommendation_of(result)
+    assert found.taken is None
+    assert next_commands(result, found)[0] == "precisionlab sweep model.onnx --max-evaluations 8"
+    assert len(next_commands(result, found)) == 2
 
 
 @pytest.mark.slow
