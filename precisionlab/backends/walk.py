@@ -28,6 +28,10 @@ _ROOM = 32 * 1024**2
 """Bytes of toggled layers' values that wait between two parts at most."""
 
 
+_ON_GPU = 4
+"""Toggled layers for each thread that wait on a GPU: threads wait for one another as seldom as that."""
+
+
 class Part(Protocol):
     """Consecutive layers of a model, up to `stop`. Threads may share it.
 
@@ -136,7 +140,7 @@ class Walk:
     def _most(self, ways: Sequence[Way], threads: int) -> int:
         """So many toggled layers' values may wait between two parts: as many as fit."""
         if self._device is not CPU:
-            return threads
+            return _ON_GPU * threads
         every = (values.values() for way in ways for values in way.before)
         border = max((sum(getattr(value, "nbytes", 0) for value in values) for values in every), default=0)
         return max(threads, _ROOM // max(1, border))

@@ -281,24 +281,26 @@ def test_layers_are_toggled_in_shared_sessions_as_in_stages_of_their_own(
                 assert sensitivity.errors.sqnr == pytest.approx(beside, abs=0.01) or min(beside, 1e9) > 120
 
 
-@pytest.mark.parametrize("is_switched", [True, False])
+@pytest.mark.parametrize("kind", ["switched", "with branches", "elsewhere"])
 @pytest.mark.parametrize("room", [1, 1000])
 def test_however_many_layers_wait_between_parts_and_on_whatever_threads_the_bits_are_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, is_switched: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, kind: str
 ) -> None:
     model, data = attention(tmp_path), samples()
-    if not is_switched:
+    device = Elsewhere() if kind == "elsewhere" else CPU
+    if kind == "with branches":
         monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
     monkeypatch.setattr(switched, "_LEAST", 2)
     plans = PrecisionPlan(model.sha256, Precision.FP32), plan_for(model, Precision.FP16)
     names = tuple(layer.name for layer in model.layers if precision_of(layer, plans[1]) is not Precision.FP32)
     request = SensitivityRequest(*plans, names, None, judging_of(model))
-    expected = merged(list(OnnxRuntimeBackend(model, data[0], 1).sensitivities(request, data)))
+    expected = merged(list(OnnxRuntimeBackend(model, data[0], 1, device=device).sensitivities(request, data)))
 
     monkeypatch.setattr(walk, "_ROOM", room)
+    monkeypatch.setattr(walk, "_ON_GPU", min(room, 4))
 
     for threads in (1, 3):
-        backend = OnnxRuntimeBackend(model, data[0], threads)
+        backend = OnnxRuntimeBackend(model, data[0], threads, device=device)
         found = list(backend.sensitivities(request, data))
         assert backend._ranking is not None
         assert to_plain(merged(found)) == to_plain(expected)
