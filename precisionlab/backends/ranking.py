@@ -24,6 +24,9 @@ from precisionlab.model import Model
 from precisionlab.plan.assign import is_lowered
 from precisionlab.rewrite.toggle import costs_of, part_ends, stage_need
 
+_MAKERS = 4
+"""Sessions that are made side by side."""
+
 _LARGE = 128 * 1024**2
 """Bytes of weights from which on sessions take turns: those here hold them packed five times over."""
 
@@ -69,6 +72,7 @@ class SensitivityParts:
         self._request, self._device = request, device
         self._finals = Finals(model, request, device, reference)
         self._parts = [StretchPart(model, request, start, stop, every, device) for start, stop in pairwise((0, *ends))]
+        list(side_by_side(StretchPart.prepare, self._parts, _MAKERS, device))
 
     def is_for(self, request: SensitivityRequest) -> bool:
         """Whether the request is this one, or of other layers."""

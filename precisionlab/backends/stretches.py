@@ -13,6 +13,9 @@ from precisionlab.model import Model
 from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.toggle import Stretch, stretch_of
 
+_BUILDING = Lock()
+"""Graphs are made one at a time, as a copy of a node with bodies touches the model's own values; sessions are not."""
+
 
 class StretchPart:
     """The layers from `start` up to `stop`; each of its two sessions is made when it is needed first."""
@@ -45,6 +48,10 @@ class StretchPart:
         """What the base gives, and each toggled layer: of one run."""
         return self._run(True, values)
 
+    def prepare(self) -> None:
+        """Make the session without branches."""
+        self._session(False)
+
     def close(self) -> None:
         """Let go of the sessions; they are made again when they are needed."""
         for _, session in self._sessions.values():
@@ -62,6 +69,7 @@ class StretchPart:
             if is_toggled not in self._sessions:
                 plan, other, table = self._request.plan, self._request.other, self._request.table
                 copier, layers = copier_of(self._request.arithmetic), self.layers if is_toggled else ()
-                stretch = stretch_of(self._model, plan, other, layers, table, self._start, self.stop, copier)
+                with _BUILDING:
+                    stretch = stretch_of(self._model, plan, other, layers, table, self._start, self.stop, copier)
                 self._sessions[is_toggled] = stretch, self._device.session(stretch.graph)
             return self._sessions[is_toggled]
