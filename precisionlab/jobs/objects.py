@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from precisionlab.errors import ModelError
+from precisionlab.errors import ModelError, OptionError
 from precisionlab.system.disk import make_folder, told, write_whole_bytes
 from precisionlab.system.usercode import named
 
@@ -51,11 +51,22 @@ def takes_objects(job: Callable[P, R]) -> Callable[P, R]:
             for name in _NAMED:
                 value = bound.arguments.get(name)
                 if value is not None and not isinstance(value, str | Path):
+                    _check_here(name, bound.arguments)
                     value = _samples(value) if name == "data" else value
                     bound.arguments[name] = stack.enter_context(named(value))
             return job(*bound.args, **bound.kwargs)
 
     return wrapped
+
+
+def _check_here(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raises OptionError for an object that other processes would have to know."""
+    elsewhere = next((option for option in ("processes", "dask") if arguments.get(option)), None)
+    if elsewhere is not None:
+        raise OptionError(
+            f"{name} is an object of this process, which others do not know: leave {elsewhere}, or give files or an "
+            "importable name"
+        )
 
 
 def model_file(model: Any) -> Any:

@@ -270,6 +270,12 @@ def test_a_run_of_objects_wants_them_again_and_takes_them(here: Path) -> None:
     assert precisionlab.verify(found.folder / "plan.json", data=ROWS, threads=1).holds
 
 
+@pytest.mark.parametrize("option", [{"processes": 2}, {"dask": "tcp://127.0.0.1:1"}])
+def test_objects_stay_in_this_process(option: dict[str, Any], here: Path) -> None:
+    with pytest.raises(OptionError, match="data is an object of this process"):
+        swept(small(), ROWS, **option)
+
+
 def test_an_object_cannot_be_found_once_the_call_has_ended(here: Path) -> None:
     swept(small(), ROWS)
     with pytest.raises(DataError, match="was an object of a Python session"):
