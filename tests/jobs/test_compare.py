@@ -175,6 +175,7 @@ def test_half_in_branches_is_rounded_too(tmp_path: Path) -> None:
     assert found.comparison.worst("sqnr") == 0.0  # the product is below half's smallest number, and 0 there
 
 
+@pytest.mark.slow
 def test_quantised_models_of_onnx_runtime_are_compared_by_what_comes_behind_takes(tmp_path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -236,7 +237,7 @@ def test_the_command_prints_the_verdict_and_writes_three_files_that_say_the_same
     assert content["verdict"]["sentence"].replace(">", "&gt;") in page
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_commands_of_the_page_run_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs, data = made(tmp_path, proto(BODY, {**WEIGHTS, "v": -WEIGHTS["v"]}))
     run(ours, theirs, "--data", data, "--out", tmp_path / "out")

@@ -107,6 +107,7 @@ def test_int8_comes_with_its_ranges_and_shows_the_same_figure(tmp_path: Path) ->
     assert set(inputs) <= set(cache.scales)
 
 
+@pytest.mark.slow
 def test_a_second_model_is_cut_at_the_same_place_in_its_own_types(tmp_path: Path) -> None:
     body = "({t}[N,4] x) => ({t}[N,4] y) {{ a = MatMul(x, w) b = Exp(a) c = MatMul(b, v) y = Tanh(c) }}"
     weights = {"w": RNG.standard_normal((4, 4)).astype(np.float32), "v": RNG.standard_normal((4, 4)).astype(np.float32)}
@@ -138,7 +139,7 @@ def check_commands(folder: Path, wanted: int) -> None:
             assert run(*shlex.split(line)[1:], "--out", "run").exit_code == wanted
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_commands_of_an_emulated_extract_run(tmp_path: Path) -> None:
     extract(MODEL, DIGITS, samples=8, threads=2, out=tmp_path / "out")
     check_commands(tmp_path / "out", 1)

@@ -83,7 +83,7 @@ def test_report_export_and_diff_take_a_result_or_its_folder(swept_digits: SweepR
 # Results
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_results_are_a_line_each(swept_digits: SweepResult, tmp_path: Path) -> None:
     assert swept_digits.folder is not None
     results = [

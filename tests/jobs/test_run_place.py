@@ -38,7 +38,7 @@ def run(*options: str) -> str:
     return next(line for line in found.stdout.splitlines() if line.startswith("Report: ")).split("/")[-2]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_other_options_go_to_a_folder_of_their_own_and_the_same_ones_back_to_theirs(here: Path) -> None:
     assert run() == "model"
     first = (here / "reports/model/run.json").read_bytes()
@@ -52,7 +52,7 @@ def test_other_options_go_to_a_folder_of_their_own_and_the_same_ones_back_to_the
     assert "tolerance of fp16" in found.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_another_model_of_the_same_name_is_another_run_which_diff_compares_where_it_is_told(here: Path) -> None:
     assert run() == "model"
     write(2.0)
