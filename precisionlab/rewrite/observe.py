@@ -275,13 +275,14 @@ def _is_probed(info: TensorInfo) -> bool:
 def shapes_beside(model: Model, original: Model) -> dict[str, tuple[int, ...]] | None:
     """What probes of a repaired model would find, where the original is at the shapes of the same data.
 
-    None where it has tensors that the original has not.
+    None where it has tensors that no layer of the original gives: only what layers give was looked at.
     """
+    seen = frozenset(name for layer in original.layers for name in layer.outputs)
     found: dict[str, tuple[int, ...]] = {}
     for name in (name for layer in model.layers for name in layer.outputs):
         if not name or not _is_probed(model.tensors[name]):
             continue
-        shape = original.tensors[of].shape if (of := model.copies.get(name, name)) in original.tensors else None
+        shape = original.tensors[of].shape if (of := model.copies.get(name, name)) in seen else None
         if shape is None or not all(isinstance(length, int) for length in shape):
             return None
         found[name] = tuple(int(str(length)) for length in shape)

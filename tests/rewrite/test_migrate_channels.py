@@ -18,6 +18,7 @@ from precisionlab.backends.session import AS_WRITTEN, Session
 from precisionlab.errors import PlanError
 from precisionlab.model import Model
 from precisionlab.model.inference import infer_tensors
+from precisionlab.model.layers import one_node_a_layer
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import shapes_beside
 from precisionlab.rewrite.repairs import (
@@ -329,6 +330,18 @@ def test_a_repaired_model_has_the_types_and_shapes_that_inference_and_a_run_find
     assert beside.tensors == alone.tensors
     assert beside.layers == alone.layers
     assert bool(repaired.copies) == (name not in FOLDS)
+
+
+def test_shapes_inside_of_a_layer_were_not_looked_at(tmp_path: Path) -> None:
+    body = "(float[N, 16] x) => (float[N, 8] y) { u = MatMul(x, w)  h = Relu(u)  y = MatMul(h, w2) }"
+    first, x = load(proto(body, {"w": W, "w2": W2}), tmp_path), sample(x=random(3, 16))
+    model = OnnxRuntimeBackend(first, x, 1).model
+    alone = one_node_a_layer(model)
+
+    assert [layer.op_types for layer in model.layers] == [("MatMul", "Relu"), ("MatMul",)]
+    assert shapes_beside(model, model) == {"h": (3, 16), "y": (3, 8)}
+    assert shapes_beside(alone, model) is None
+    assert OnnxRuntimeBackend(alone, x, 1, shaped=model).model.tensors["u"].shape == (3, 16)
 
 
 class TestComputedTwice:
