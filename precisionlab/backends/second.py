@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
-from precisionlab.backends.beside import Both, given_by, other_session, side_by_side
+from precisionlab.backends.beside import Both, OtherFailsError, given_by, other_session, side_by_side
 from precisionlab.backends.session import AS_WRITTEN, Session
 from precisionlab.compare.comparison import Comparison, Spreads
 from precisionlab.compare.errors import ErrorSums, ErrorTable
@@ -94,7 +94,7 @@ class SecondRun:
 
         `stage` is told of each pass and of how many; `advance` of the samples done in it,
         and `shown` of what is judged of each sample, by the first model's names. Raises ModelError where the
-        first cannot be run, OtherFailsError where the second cannot.
+        first or the second cannot be run, with the second's path.
         """
         started = time.perf_counter()
         parts = list(_parted(self.twins, self._model, budget))
@@ -127,6 +127,9 @@ class SecondRun:
                     table.add(row, true, _like(both.given[twin.read], true))
                     table.add(row + len(group.twins), true, _like(own[twin.read], true))
                 yield self._judged(both, table) if is_first else SampleResult(table, {}, None, None)
+        except OtherFailsError as error:
+            on = "" if error.sample is None else f"on sample {error.sample.name}, "
+            raise ModelError(f"{self._other.path}: {on}{error}") from None
         finally:
             if alone is not None:
                 alone.close()

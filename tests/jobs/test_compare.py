@@ -138,7 +138,7 @@ def test_a_bound_of_a_tensor_without_a_twin_is_refused_and_one_with_a_twin_is_ju
 
 def test_a_second_model_that_cannot_run_on_the_samples_is_named(tmp_path: Path) -> None:
     theirs = proto("(float[5,4] x) => (float[5,4] y) { y = Tanh(x) }")
-    with pytest.raises(ModelError, match=r"ONNX Runtime cannot run the model"):
+    with pytest.raises(ModelError, match=r"other\.onnx: on sample 0\.npz, ONNX Runtime cannot run the model"):
         compare(*made(tmp_path, theirs), out=tmp_path / "out")
 
 
