@@ -307,6 +307,18 @@ def test_figures_within_each_others_interval_are_the_same_and_the_difference_is_
     assert change.texts == ("40.0", "38.0", "−2.0")
 
 
+def test_what_is_made_of_the_same_sums_is_the_same_too() -> None:
+    before, after = with_interval(40, 37, 43), with_interval(38, 36, 41)
+    for content, value in ((before, 0.01), (after, 0.0126)):
+        content[1].loc[content[1]["variant"] == "fp16 mixed", "rel_l2"] = value
+    (precision,) = diff_runs(files(before), files(after, "b")).precisions
+    found = {c.name: c for c in precision.found if not c.held_out and c.output is None}
+    assert found["rel_l2"].trend == "same"
+    assert found["rel_l2"].texts[2]
+    (other,) = diff_runs(files(before), files(with_interval(20, 19, 21), "b")).precisions
+    assert next(c for c in other.found if c.name == "sqnr").trend == "worse"
+
+
 @pytest.mark.parametrize(
     ("after", "trend"), [((36, 35, 41), "worse"), ((38, 37, 39), "worse"), ((44, 39, 47), "better")]
 )

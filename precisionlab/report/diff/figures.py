@@ -75,7 +75,7 @@ class Change:
 
     `kind` is a key such as "sqnr", `output` the output that it belongs to (None: the worst), `held_out` whether it is
     that of the samples that chose nothing. `intervals` are the 95 % intervals of A's figure and of B's over samples;
-    None where there is none.
+    None where there is none. `beside` is another figure of the same sums, which says whether this one is within.
     """
 
     kind: str
@@ -84,6 +84,7 @@ class Change:
     output: str | None = None
     held_out: bool = False
     intervals: tuple[Ends | None, Ends | None] = (None, None)
+    beside: Change | None = None
 
     @property
     def of(self) -> Kind:
@@ -116,6 +117,8 @@ class Change:
     @property
     def is_within(self) -> bool:
         """Whether each run's figure lies within the other's interval: other samples might have turned them round."""
+        if self.beside is not None:
+            return self.beside.is_within
         figures = (self.after, self.before)
         return all(
             ends is not None and figure is not None and ends[0] <= figure <= ends[1]

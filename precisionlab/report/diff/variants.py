@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from precisionlab.compare.metrics import SQNR
+from precisionlab.compare.metrics import METRICS, SQNR, ErrorMetric
 from precisionlab.report.cells import records_of
 from precisionlab.report.diff.figures import SAME, Change, Ends, output_kinds, run_kinds
 from precisionlab.report.redraw import RunFiles
@@ -62,14 +62,20 @@ def changes_of(old: VariantView, new: VariantView) -> Iterable[Change]:
 
 
 def _errors(old: ErrorFigures, new: ErrorFigures, output: str | None, held_out: bool) -> Iterable[Change]:
-    return [
-        Change(name, old.of(name), new.of(name), output, held_out, (_ends(old, name), _ends(new, name)))
-        for name in output_kinds()
-    ]
+    headline = Change(SQNR, old.of(SQNR), new.of(SQNR), output, held_out, (_ends(old), _ends(new)))
+    # Those that are made of the same sums say the same in another unit, and would turn with the same samples.
+    beside = {name: headline if _says_the_same(name) else None for name in output_kinds()}
+    others = {n: Change(n, old.of(n), new.of(n), output, held_out, beside=beside[n]) for n in output_kinds()}
+    return list({**others, SQNR: headline}.values())
 
 
-def _ends(figures: ErrorFigures, name: str) -> Ends | None:
-    """The interval of a figure over samples, where the tables have one: of the SQNR of those that chose."""
-    if name != SQNR or not isinstance(figures, OutputFigures) or figures.low is None or figures.high is None:
+def _says_the_same(name: str) -> bool:
+    metric = METRICS[name]
+    return isinstance(metric, ErrorMetric) and not metric.decisive and metric.resampled is not None
+
+
+def _ends(figures: ErrorFigures) -> Ends | None:
+    """The interval of the SQNR over samples, where the tables have one: of those that chose."""
+    if not isinstance(figures, OutputFigures) or figures.low is None or figures.high is None:
         return None
     return figures.low, figures.high
