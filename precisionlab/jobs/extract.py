@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from precisionlab.errors import OptionError
 from precisionlab.evaluate.prepare import Prepared, Source, prepare
 from precisionlab.evaluate.ranges import operands_of
 from precisionlab.evaluate.run_results import RunResults
-from precisionlab.jobs.faults import INPUTS, EmulatedFault, Fault, SecondFault, worst_of
+from precisionlab.jobs.faults import CACHE, FIRST, INPUTS, SECOND, EmulatedFault, Fault, SecondFault, worst_of
 from precisionlab.jobs.objects import DataSource, ModelSource, takes_objects
 from precisionlab.jobs.plan_source import RUN_FILE, arithmetic_of, model_of, run_beside, source_of
 from precisionlab.jobs.result import ExtractResult
@@ -47,6 +48,7 @@ from precisionlab.system.parsing import check_at_least, check_workers, parse_mem
 from precisionlab.system.versions import versions
 
 EXPECTED, FOUND = "expected", "found"
+_NUMBERED = re.compile(r"\d+\.npz")
 _QUARTER = 4
 Values = Mapping[str, NDArray[Any]]
 
@@ -323,7 +325,10 @@ class _Cutting:
         from precisionlab.report.extract import readme
 
         self._observer.stage("the part, as it was written", len(names))
-        with told(self._folder, "choose another folder with --out"), drafted(self._folder, "extract.json") as drafts:
+        with (
+            told(self._folder, "choose another folder with --out"),
+            drafted(self._folder, "extract.json", _earlier(self._folder)) as drafts,
+        ):
             files = list(self._save(region, names, drafts))
             figure, outputs = self._fault.measure(region, drafts)
             results = RunResults(("float32", self._fault.name), region.outputs)
@@ -360,6 +365,15 @@ class _Cutting:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "versions": versions(),
         }
+
+
+def _earlier(folder: Path) -> list[str]:
+    """What an earlier extract has left in the folder, which would be taken for this one's; links are left alone."""
+    found = [name for name in (FIRST, SECOND, CACHE) if (folder / name).is_file()]
+    for inner in (INPUTS, EXPECTED, FOUND):
+        if (folder / inner).is_dir() and not (folder / inner).is_symlink():
+            found += [f"{inner}/{file.name}" for file in (folder / inner).iterdir() if _NUMBERED.fullmatch(file.name)]
+    return found
 
 
 def _is_plain(values: Sequence[Values], name: str) -> bool:

@@ -145,6 +145,28 @@ def test_the_commands_of_an_emulated_extract_run(tmp_path: Path) -> None:
     check_commands(tmp_path / "out", 1)
 
 
+def test_nothing_of_an_earlier_extract_is_left_and_nothing_else_goes(tmp_path: Path) -> None:
+    body = "(float[2,4] x) => (float[2,4] y) { a = Mul(x, big) y = Mul(a, big) }"
+    model, data = small(tmp_path, body, {"big": np.float32(1e4)}, x=np.ones((2, 4), np.float32))
+    out = tmp_path / "out"
+    extract(model, data, keep=2, precision="int8", out=out, end=["y"])
+    (out / "inputs" / "mine.npz").write_text("mine")
+    (out / "calibration.cache").write_text("old")
+    found = extract(model, data, out=out, end=["y"])
+    there = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert there == {*found.files, "inputs/mine.npz"}
+
+
+def test_files_behind_a_link_are_left_alone(tmp_path: Path) -> None:
+    body = "(float[2,4] x) => (float[2,4] y) { a = Mul(x, big) y = Mul(a, big) }"
+    model, data = small(tmp_path, body, {"big": np.float32(1e4)}, x=np.ones((2, 4), np.float32))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "inputs").symlink_to(data)
+    with pytest.raises(OptionError, match="link"):
+        extract(model, data, out=tmp_path / "out")
+    assert {path.name for path in data.iterdir()} == {"0.npz", "1.npz"}
+
+
 def test_a_run_says_model_data_and_precision(swept_digits: SweepResult, tmp_path: Path) -> None:
     assert swept_digits.folder is not None
     found = run("extract", swept_digits.folder, "--out", tmp_path / "out", "--json", "--threads", "2")
