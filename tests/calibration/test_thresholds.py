@@ -277,7 +277,9 @@ def test_the_table_says_what_is_clipped_and_counted() -> None:
 
 
 def test_an_unknown_method_is_an_option_error() -> None:
-    with pytest.raises(OptionError, match="unknown calibration method 'minmax'; use one of entropy, capped"):
+    with pytest.raises(
+        OptionError, match=r"unknown calibration method 'minmax' \(did you mean 'max'\?\); use one of entropy, capped"
+    ):
         table_of({}, "minmax", 1)
 
 

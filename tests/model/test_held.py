@@ -20,9 +20,9 @@ from precisionlab.errors import ModelError, PlanError
 from precisionlab.export import Subject
 from precisionlab.export.constraints import constraints_of
 from precisionlab.export.modelopt import modelopt_json
+from precisionlab.export.offers import names_in_file
 from precisionlab.export.polygraphy import polygraphy_script
 from precisionlab.export.trtexec import trtexec_command
-from precisionlab.jobs.export import _names
 from precisionlab.jobs.plan_source import run_beside
 from precisionlab.jobs.sweep import sweep
 from precisionlab.model import Model
@@ -56,7 +56,7 @@ BRANCHES = """(float[4,8] x, bool flag) => (float[4,8] y) {
 
 
 def _subject(model: Model, pinned: Iterable[str] = ()) -> Subject:
-    return Subject(model, plan_for(model, Precision.FP16, pinned), None, {}, _names(model), "10.16.1")
+    return Subject(model, plan_for(model, Precision.FP16, pinned), None, {}, names_in_file(model), "10.16.1")
 
 
 def _text(content: str | bytes) -> str:
@@ -97,7 +97,7 @@ def test_every_export_holds_it(unknown: Model) -> None:
     excluded = json.loads(_text(modelopt_json(subject).content))["autocast"]["nodes_to_exclude"]
     assert excluded == [r"^gelu\Z", r"^iff\Z"]
     # A plan of float32 alone asks for nothing.
-    whole = Subject(unknown, plan_for(unknown, Precision.FP32), None, {}, _names(unknown), "10.16.1")
+    whole = Subject(unknown, plan_for(unknown, Precision.FP32), None, {}, names_in_file(unknown), "10.16.1")
     assert pins_of(unknown, whole.plan) == ()
 
 
@@ -158,7 +158,7 @@ def test_names_are_counted_in_bodies_too(tmp_path: Path) -> None:
     model = load(proto(BRANCHES, {"w": W}), tmp_path)
     file = onnx.load_model(model.path)
     assert len(file.graph.node) == 3
-    assert _names(model) == Counter(["mm", "iff", "square", "shape", "same", "inner", "deep", "flat", "last"])
+    assert names_in_file(model) == Counter(["mm", "iff", "square", "shape", "same", "inner", "deep", "flat", "last"])
 
 
 QUANTISED = """(int8[2,2] x) => (float[2,2] y) {
