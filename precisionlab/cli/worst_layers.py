@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from rich.table import Table
@@ -30,7 +31,13 @@ def print_worst_layers(console: Console, result: SweepResult, outcome: Precision
     console.print(f"own: introduced by the layer itself; so far: with what it inherited; {marks}", style="dim")
     if prefix:
         console.print(f"at the beginning of a name … stands for {prefix}", style="dim")
-    console.print(f"order: {order_words(len(outcome.sensitivities), len(outcome.ranked))}", style="dim")
+    order, above = _order(outcome), itertools.takewhile(lambda one: one is not outcome, result.precisions)
+    if order not in {_order(one) for one in above if one.ranked}:  # said once for all tables that have it
+        console.print(f"order: {order}", style="dim")
+
+
+def _order(outcome: PrecisionResult) -> str:
+    return order_words(len(outcome.sensitivities), len(outcome.ranked))
 
 
 def _table(

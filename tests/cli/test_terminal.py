@@ -62,6 +62,12 @@ def test_nothing_and_everything_cannot_be_asked_for_together(swept: tuple[str, .
     assert "give one of them" in result.stderr
 
 
+def test_what_all_tables_of_layers_are_ordered_by_is_said_once(swept: tuple[str, ...]) -> None:
+    result = run(*swept, "--precisions", "fp16,bf16")
+    assert result.stdout.count("worst layers in") == 2
+    assert result.stdout.count("order: ") == 1
+
+
 # The run's log
 
 
