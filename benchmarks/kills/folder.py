@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from precisionlab.system.runlog import RUN_LOG
+
 
 class BrokenError(Exception):
     """Something that must hold does not."""
@@ -79,7 +81,7 @@ def contents(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_dir():
+        if path.is_dir() or name == RUN_LOG:  # what each run tells of its own way
             continue
         content = path.read_bytes().replace(str(folder).encode(), b"RUN")
         if path.suffix in (".json", ".jsonl", ".html", ".md"):

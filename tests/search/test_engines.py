@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from models import DIGITS, ROUNDED
 
+from precisionlab.backends import registry
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.session import Session
@@ -163,6 +164,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         )
 
     monkeypatch.setattr(opening, "open_engines", open_emulated)
+    monkeypatch.setattr(registry, "_check_tensorrt", lambda package: None)  # nothing of it is needed here
     return settings
 
 
