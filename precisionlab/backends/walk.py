@@ -27,7 +27,6 @@ Values = dict[str, Any]
 _ROOM = 32 * 1024**2
 """Bytes of toggled layers' values that wait between two parts at most."""
 
-
 _ON_GPU = 4
 """Toggled layers for each thread that wait on a GPU: threads wait for one another as seldom as that."""
 

@@ -149,12 +149,10 @@ def _clamped_place(array: NDArray[np.float32], precision: Precision) -> int | No
 
         return clamped_place(array, *_limits(precision))
     flat = np.asarray(array, np.float32).reshape(-1)
-    beyond, lost = np.zeros(0, np.int64), None
-    for part, is_beyond, is_lost in _clamped_parts(flat, precision):
-        beyond = np.concatenate([beyond, part.start + np.flatnonzero(is_beyond)])
-        if lost is None and is_lost.any():
-            lost = int(part.start + is_lost.argmax())
-    return int(beyond[np.abs(flat[beyond]).argmax()]) if beyond.size else lost
+    beyond, underflow = _clamped_in_a_piece(flat, *_limits(precision))
+    if beyond.any():
+        return int(np.where(beyond, np.abs(flat), 0).argmax())
+    return int(underflow.argmax()) if underflow.any() else None
 
 
 def _limits(precision: Precision) -> tuple[np.float32, np.float32]:
@@ -173,12 +171,17 @@ def _clamped_parts(
     By their magnitudes, in pieces that a core's cache holds: rounding an array and comparing takes copies of its size,
     and fifteen times as long.
     """
-    first_beyond, last_underflow = _limits(precision)
+    limits = _limits(precision)
     flat = np.ascontiguousarray(array).reshape(-1)
     for start in range(0, flat.size, _PIECE):
         part = slice(start, start + _PIECE)
-        magnitude = np.abs(flat[part])
-        with np.errstate(invalid="ignore"):
-            beyond = (magnitude >= first_beyond) & (magnitude < np.inf)
-            underflow = (magnitude <= last_underflow) & (magnitude > 0)
-        yield part, beyond, underflow
+        yield part, *_clamped_in_a_piece(flat[part], *limits)
+
+
+def _clamped_in_a_piece(
+    piece: NDArray[np.float32], first_beyond: np.float32, last_underflow: np.float32
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the numbers are beyond the precision, and which would be rounded to 0."""
+    magnitude = np.abs(piece)
+    with np.errstate(invalid="ignore"):
+        return (magnitude >= first_beyond) & (magnitude < np.inf), (magnitude <= last_underflow) & (magnitude > 0)
