@@ -15,7 +15,7 @@ from precisionlab.compare.comparison import Comparison, Spreads
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judging import Judging, judging_of
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.sensitivity import Sensitivities, Toggled
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
@@ -72,7 +72,7 @@ class SensitivityRequest:
     """Each of `layers`, one at a time, as `other` has it, while all others run under `plan`.
 
     What a layer alone does: `plan` is float32 throughout, `other` the low precision. What restoring a
-    layer buys: the other way round.
+    layer buys: the other way round. `values` asks for the final outputs, with each layer toggled.
     """
 
     plan: PrecisionPlan
@@ -81,6 +81,7 @@ class SensitivityRequest:
     table: CalibrationTable | None
     judging: Judging
     arithmetic: Arithmetic = TENSORRT
+    values: bool = False
 
 
 class Collector(Protocol):
@@ -130,8 +131,13 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def toggled(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Toggled]:
+        """What each layer does, toggled by itself: some layers at a time, each on the samples in their order."""
+
     def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
         """How sensitive all that is judged is to each layer: for each sample, in the samples' order."""
+        for toggled in self.toggled(request, samples):
+            yield toggled.sensitivities
 
     def compare(
         self,

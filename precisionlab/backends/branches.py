@@ -19,11 +19,11 @@ from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU
 from precisionlab.backends.memory import Share
 from precisionlab.backends.runner import Runner, State, side_by_side
-from precisionlab.backends.sensitivity import judged_outputs
+from precisionlab.backends.sensitivity import judged_outputs, told_of
 from precisionlab.backends.stretches import StretchPart
 from precisionlab.backends.walk import Values, differing, through
-from precisionlab.compare.judged import judged_differences, judged_sensitivities
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.judged import judged_differences
+from precisionlab.compare.sensitivity import Toggled
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
@@ -48,10 +48,10 @@ _READ_BYTE = 2e-9
 
 def branch_sensitivities(
     model: Model, request: SensitivityRequest, samples: Iterable[Sample], threads: int, budget: int, share: Share
-) -> Iterator[Sensitivities]:
-    """Each sample's sensitivity to each layer: for as many layers at a time as there is room for their values.
+) -> Iterator[Toggled]:
+    """What each layer does to each sample: for as many layers at a time as there is room for their values.
 
-    Empty sensitivities come in between, behind each part: then whoever takes them may stop.
+    Some without a layer come in between, behind each part: then whoever takes them may stop.
     """
     model = request.judging.watched(model)
     names = judged_outputs(model)
@@ -70,9 +70,10 @@ def branch_sensitivities(
         first, width = 0, min(most, _enough(model, count))
         while layers := request.layers[first : first + width]:
             outputs = yield from _outputs(model, request, frozenset(layers), parts, chunk, threads)
-            for (reference, base, error), branches in zip(finals, outputs, strict=True):
+            for sample, (reference, base, error), branches in zip(chunk, finals, outputs, strict=True):
                 found = {layer: {name: branches[layer].get(name, base[name]) for name in names} for layer in layers}
-                yield {layer: judged_sensitivities(request.judging, reference, found[layer], error) for layer in layers}
+                told = {layer: told_of(request, reference, found[layer], error) for layer in layers}
+                yield Toggled(sample.name, told)
             first, width = first + width, min(most, 2 * width)
 
 
@@ -83,7 +84,7 @@ def _outputs(
     parts: Sequence[Sequence[Any]],
     samples: Sequence[Sample],
     threads: int,
-) -> Generator[Sensitivities, None, list[dict[str, Values]]]:
+) -> Generator[Toggled, None, list[dict[str, Values]]]:
     """For each sample and toggled layer the tensors behind the last part that differ from the base's."""
     base: list[Values] = [dict(sample.inputs) for sample in samples]
     branches: list[dict[str, Values]] = [{} for _ in samples]
@@ -103,7 +104,7 @@ def _outputs(
             base[i] = {name: value for name, value in {**before[i], **alive}.items() if model.is_needed(name, stop)}
             every = {**passed[i], **own}
             branches[i] = {layer: differing(changed, base[i]) for layer, changed in every.items()}
-        yield {}
+        yield Toggled("", {})
     return branches
 
 

@@ -29,7 +29,7 @@ from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.judging import Judging
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.sensitivity import Toggled
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.model.layers import one_node_a_layer
@@ -271,7 +271,7 @@ class OnnxRuntimeBackend(Backend):
         sessions = self._sessions_for(model, low, request.table, request.judging, request.arithmetic)
         return Toggling(sessions, request, self._toggled_at_once(model))
 
-    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
+    def toggled(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Toggled]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
         every = list(samples)
         if self.share.is_parted:
@@ -288,8 +288,8 @@ class OnnxRuntimeBackend(Backend):
         at_once = threads if len(every) == 1 else 1  # a single sample has its toggled layers side by side
         threads = max(1, min(threads, len(every)))
         stages = SensitivityStages(self.model, request, len(every), self.budget, self.runs_on, reference)
-        for sensitivities_of in stages.each():
-            yield from side_by_side(partial(sensitivities_of, threads=at_once), every, threads, self.runs_on)
+        for toggled_of in stages.each():
+            yield from side_by_side(partial(toggled_of, threads=at_once), every, threads, self.runs_on)
 
     def _ranking_for(self, request: SensitivityRequest, reference: Reference) -> Toggling | SensitivityParts | None:
         """The sessions that the rounds of a ranking share; they stay until a plan is evaluated."""

@@ -18,7 +18,7 @@ from precisionlab.backends.runner import side_by_side
 from precisionlab.backends.sensitivity import Finals, Reference
 from precisionlab.backends.stretches import StretchPart
 from precisionlab.backends.walk import Walk, Way, border_bytes, values_before
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.sensitivity import Toggled
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.assign import is_lowered
@@ -79,14 +79,14 @@ class SensitivityParts:
         is_alike = replace(request, layers=()) == replace(self._request, layers=())
         return is_alike and self._every.issuperset(request.layers)
 
-    def of(self, samples: Sequence[Sample], layers: Collection[str], threads: int) -> Iterator[Sensitivities]:
-        """How sensitive all that is judged of each sample is to each of these layers, part by part."""
-        walk = Walk(self._model, self._parts, self._request.judging, self._device)
+    def of(self, samples: Sequence[Sample], layers: Collection[str], threads: int) -> Iterator[Toggled]:
+        """What each of these layers does to each sample, part by part."""
+        walk = Walk(self._model, self._parts, self._request, self._device)
         for start in range(0, len(samples), self._at_once):
             some = samples[start : start + self._at_once]
             ways = list(side_by_side(self._way, some, min(threads, len(some)), self._device))
-            yield from walk.sensitivities(ways, layers, threads)
+            yield from walk.toggled(ways, layers, threads)
 
     def _way(self, sample: Sample) -> Way:
         reference, base, error = self._finals.of(sample)
-        return Way(values_before(self._model, self._parts, sample.inputs), base, reference, error)
+        return Way(sample.name, values_before(self._model, self._parts, sample.inputs), base, reference, error)

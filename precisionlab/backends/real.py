@@ -28,7 +28,7 @@ from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import Judging
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.sensitivity import Toggled
 from precisionlab.data import Sample
 from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model import Layer, Model
@@ -175,7 +175,7 @@ class RealBackend(Backend):
         """Takes the histograms from the emulation's reference passes."""
         return self._emulation.collector(tensors)
 
-    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
+    def toggled(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Toggled]:
         """Raises EngineError: nothing is ranked by real layers."""
         raise EngineError("layers are toggled in the emulation alone; rank there")
 

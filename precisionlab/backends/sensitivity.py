@@ -13,7 +13,7 @@ from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Device, Running
 from precisionlab.backends.runner import side_by_side
 from precisionlab.compare.judged import judged_differences, judged_sensitivities
-from precisionlab.compare.sensitivity import Sensitivities, Sensitivity
+from precisionlab.compare.sensitivity import Toggled, Told
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
@@ -21,7 +21,7 @@ from precisionlab.precision import Precision
 from precisionlab.rewrite.copiers import copier_of
 from precisionlab.rewrite.toggle import Stage, stage_ends, stage_of, whole
 
-StageFunction = Callable[..., Sensitivities]
+StageFunction = Callable[..., Toggled]
 """Takes a sample, and how many threads to use for it."""
 
 Arrays = Mapping[str, Any]
@@ -71,10 +71,10 @@ class SensitivityStages:
         with ThreadPoolExecutor(1) as maker:
             upcoming = [maker.submit(self.made, 0)] if self.count else []
             for index in range(self.count):
-                sensitivities_of = upcoming.pop().result()
+                toggled_of = upcoming.pop().result()
                 if index + 1 < self.count:
                     upcoming.append(maker.submit(self.made, index + 1))
-                yield sensitivities_of
+                yield toggled_of
 
     def stage(self, index: int) -> StageFunction:
         """The function of this stage; the last one asked for is kept."""
@@ -90,7 +90,7 @@ class SensitivityStages:
         start = self._stops[index - 1] if index else 0
         layers = frozenset(self._request.layers)
         stage = stage_of(self._model, plan, other, layers, table, start, self._stops[index], self._copier)
-        return _StageRunner(stage, self._finals, self._device).sensitivities_of
+        return _StageRunner(stage, self._finals, self._device).toggled_of
 
 
 class Finals:
@@ -98,7 +98,7 @@ class Finals:
 
     def __init__(self, model: Model, request: SensitivityRequest, device: Device, reference: Reference | None) -> None:
         self._host = device.host
-        self.judging = request.judging
+        self.request = request
         self.names = judged_outputs(model)
         self._reference, float32 = reference, PrecisionPlan(model.sha256, Precision.FP32)
         plans = (float32, request.plan, request.other)
@@ -123,7 +123,7 @@ class Finals:
                 outputs[plan] = {name: self._host(values[names[name]]) for name in self.names}
             finals = [outputs[plan] for plan in self._plans]
             reference, base, variant = finals[0], finals[1], finals[self._low]
-            error = judged_differences(self.judging, reference, variant)
+            error = judged_differences(self.request.judging, reference, variant)
             self._known[sample.name] = (reference, base, error)
         return self._known[sample.name]
 
@@ -136,20 +136,21 @@ class _StageRunner:
         self._head = device.session(stage.head)
         self._rest = None if stage.rest is None else device.session(stage.rest)
 
-    def sensitivities_of(self, sample: Sample, threads: int = 1) -> Sensitivities:
-        """How sensitive all that is judged of one sample is to each toggled layer of the stage; `threads` at a time."""
+    def toggled_of(self, sample: Sample, threads: int = 1) -> Toggled:
+        """What each toggled layer of the stage does to one sample; `threads` of them at a time."""
         reference, base, error = self._finals.of(sample)
         values = self._head.run(sample.inputs)
         alive = {name: values[shown] for name, shown in self._stage.alive.items()}
 
-        def toggled(branch: Mapping[str, str]) -> Mapping[str, Sensitivity]:
+        def toggled(branch: Mapping[str, str]) -> Told:
             changed = {name: values[shown] for name, shown in branch.items()}
             every = self._outputs(base, alive, changed)
             outputs = {name: self._host(every[name]) for name in self._finals.names}
-            return judged_sensitivities(self._finals.judging, reference, outputs, error)
+            return told_of(self._finals.request, reference, outputs, error)
 
         branches = self._stage.branches
-        return dict(zip(branches, side_by_side(toggled, branches.values(), threads, self._device), strict=True))
+        told = side_by_side(toggled, branches.values(), threads, self._device)
+        return Toggled(sample.name, dict(zip(branches, told, strict=True)))
 
     def _outputs(self, base: Arrays, alive: Arrays, changed: Arrays) -> Arrays:
         """The final outputs with these tensors changed; the base's own where they are the same after all."""
@@ -161,6 +162,15 @@ class _StageRunner:
             feeds = {feed: state[name] for name, feed in self._stage.feeds.items()}
             outputs.update((self._stage.fetches[name], v) for name, v in self._rest.run(feeds).items())
         return outputs
+
+
+def told_of(request: SensitivityRequest, reference: Arrays, outputs: Arrays, error: Arrays) -> Told:
+    """What is judged tells of a toggled layer, beside the reference; `error` is that of the whole variant."""
+    judging = request.judging
+    sensitivities = judged_sensitivities(judging, reference, outputs, error)
+    if not request.values:
+        return Told(sensitivities)
+    return Told(sensitivities, {name: value for name, value in outputs.items() if name not in judging.within})
 
 
 def is_same(a: Any, b: Any) -> bool:

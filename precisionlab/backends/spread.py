@@ -17,7 +17,7 @@ from precisionlab.backends.ranking import pays
 from precisionlab.backends.worker import Chunk, Source, Wanted
 from precisionlab.calibration.histogram import Histogram, Histograms
 from precisionlab.compare.gather import SampleResult
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.sensitivity import Toggled
 from precisionlab.data import Dataset, Sample
 from precisionlab.data.sample import digest
 from precisionlab.data.saved import is_raw
@@ -80,7 +80,7 @@ class SpreadBackend(Backend):
         for found in self._executor.map(function, _chunks(_wanted(samples))):
             yield from found
 
-    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
+    def toggled(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Toggled]:
         """Stage after stage. A task is a stage with many samples: its sessions cost about as much as its runs.
 
         Or sample after sample, where sessions live on from one to the next; of fewer samples than there are workers
@@ -95,7 +95,7 @@ class SpreadBackend(Backend):
             tasks = [Chunk((each,)) for each in wanted]
         else:
             tasks = self._stages(request, wanted)
-        function = partial(worker.sensitivities, self._source, request, len(wanted))
+        function = partial(worker.toggled, self._source, request, len(wanted))
         for found in self._executor.map(function, tasks):
             yield from found
 

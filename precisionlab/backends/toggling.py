@@ -19,7 +19,7 @@ from precisionlab.backends.sensitivity import Arrays, is_same, judged_outputs
 from precisionlab.backends.switched import SwitchedSessions, pinned_to_float32
 from precisionlab.backends.walk import Values, Walk, Way, values_before
 from precisionlab.compare.judged import judged_differences
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.sensitivity import Toggled
 from precisionlab.data import Sample
 from precisionlab.model import Model
 from precisionlab.plan.assign import is_reference
@@ -68,15 +68,15 @@ class Toggling:
         own = self._request
         return replace(request, layers=own.layers) == own and set(own.layers).issuperset(request.layers)
 
-    def of(self, samples: Sequence[Sample], layers: Collection[str], threads: int) -> Iterator[Sensitivities]:
-        """How sensitive all that is judged of each sample is to each of these layers, part by part."""
+    def of(self, samples: Sequence[Sample], layers: Collection[str], threads: int) -> Iterator[Toggled]:
+        """What each of these layers does to each sample, part by part."""
         device = self._sessions.device
         threads = device.threads(threads, self._sessions.each)
-        walk = Walk(self._model, self._parts, self._request.judging, device)
+        walk = Walk(self._model, self._parts, self._request, device)
         for start in range(0, len(samples), self._at_once):
             some = samples[start : start + self._at_once]
             ways = list(side_by_side(self._way, some, min(threads, len(some)), device))
-            yield from walk.sensitivities(ways, layers, threads)
+            yield from walk.toggled(ways, layers, threads)
 
     def _pins_of(self, plan: PrecisionPlan) -> frozenset[str]:
         return self._all if is_reference(plan) else pinned_to_float32(plan)
@@ -90,7 +90,7 @@ class Toggling:
             reference, variant = outputs, switched(self._pins_of(request.other))
         else:
             reference, variant = switched(self._all), outputs
-        return Way(before, outputs, reference, judged_differences(request.judging, reference, variant))
+        return Way(sample.name, before, outputs, reference, judged_differences(request.judging, reference, variant))
 
     def _through(self, inputs: Mapping[str, Any], pinned: frozenset[str]) -> Values:
         """The final outputs with these pins."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
 
+from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.runner import side_by_side
-from precisionlab.backends.sensitivity import Arrays, is_same, judged_outputs
-from precisionlab.compare.judged import judged_sensitivities
-from precisionlab.compare.judging import Judging
-from precisionlab.compare.sensitivity import Sensitivities, Sensitivity
+from precisionlab.backends.sensitivity import Arrays, is_same, judged_outputs, told_of
+from precisionlab.compare.sensitivity import Toggled, Told
 from precisionlab.model import Layer, Model
 from precisionlab.rewrite.observe import output_bytes
 
@@ -61,12 +60,13 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Way:
-    """A sample's way under the base: the values in front of each part, and behind the last.
+    """The way of a sample of this name under the base: the values in front of each part, and behind the last.
 
     `outputs` are the base's final outputs, `reference` what they are held to, in the host's memory; `error` is that of
     the whole variant in the low precision.
     """
 
+    sample: str
     before: Sequence[Values]
     outputs: Arrays
     reference: Arrays
@@ -119,12 +119,12 @@ _Branch = tuple[int, Way, Values]
 class Walk:
     """Goes with toggled layers through parts that stay."""
 
-    def __init__(self, model: Model, parts: Sequence[Part], judging: Judging, device: Device) -> None:
-        self._parts, self._judging, self._device = parts, judging, device
+    def __init__(self, model: Model, parts: Sequence[Part], request: SensitivityRequest, device: Device) -> None:
+        self._parts, self._request, self._device = parts, request, device
         self._names = judged_outputs(model)
 
-    def sensitivities(self, ways: Sequence[Way], layers: Collection[str], threads: int) -> Iterator[Sensitivities]:
-        """How sensitive all that is judged is to each of these layers: part by part, for each way in turn."""
+    def toggled(self, ways: Sequence[Way], layers: Collection[str], threads: int) -> Iterator[Toggled]:
+        """What each of these layers does: part by part, for each way in turn."""
         most = self._most(ways, threads)
         for tasks in _filled(self._tasks(ways, layers, most, threads), most):
             begun = side_by_side(self._begin, tasks, threads, self._device)
@@ -134,7 +134,7 @@ class Walk:
             told = list(side_by_side(self._on, dealt, threads, self._device))
             in_turn = (told[at % threads][at // threads] for at in range(len(branches)))
             for task in tasks:
-                yield {name: next(in_turn) for name in task.names}
+                yield Toggled(task.way.sample, {name: next(in_turn) for name in task.names})
 
     def _most(self, ways: Sequence[Way], threads: int) -> int:
         """So many toggled layers' values may wait between two parts: as many as fit."""
@@ -158,7 +158,7 @@ class Walk:
         toggled = self._parts[task.index].toggled(before, task.names)
         return [differing(toggled[name], behind) for name in task.names]
 
-    def _on(self, branches: Sequence[_Branch]) -> list[Mapping[str, Sensitivity]]:
+    def _on(self, branches: Sequence[_Branch]) -> list[Told]:
         """From behind their parts to the outputs, and what these tell."""
         changed = [own for _, _, own in branches]
         for index, part in enumerate(self._parts):
@@ -167,10 +167,10 @@ class Walk:
                     changed[i] = differing(through(part, way.before[index], changed[i]), way.before[index + 1])
         return [self._told(way, own) for (_, way, _), own in zip(branches, changed, strict=True)]
 
-    def _told(self, way: Way, changed: Values) -> Mapping[str, Sensitivity]:
+    def _told(self, way: Way, changed: Values) -> Told:
         host = self._device.host
         outputs = {name: host(changed[name]) if name in changed else way.outputs[name] for name in self._names}
-        return judged_sensitivities(self._judging, way.reference, outputs, way.error)
+        return told_of(self._request, way.reference, outputs, way.error)
 
 
 def _filled(tasks: Iterable[_Task], most: int) -> Iterator[list[_Task]]:

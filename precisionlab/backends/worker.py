@@ -23,7 +23,7 @@ from precisionlab.backends.sensitivity import SensitivityStages
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.gather import SampleResult
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.sensitivity import Toggled
 from precisionlab.data import Dataset, Sample, open_dataset, random_dataset
 from precisionlab.data.sample import Entry, digest
 from precisionlab.errors import DataError, ModelError, OptionError, PrecisionLabError
@@ -87,13 +87,13 @@ def evaluate(source: Source, evaluation: Evaluation, chunk: Chunk) -> list[Sampl
     return list(results_of(opened.read(chunk.samples)))
 
 
-def sensitivities(source: Source, request: SensitivityRequest, count: int, chunk: Chunk) -> list[Sensitivities]:
-    """Each sample's sensitivity to each layer of one stage, or of all. The chunk's samples are some of `count`."""
+def toggled(source: Source, request: SensitivityRequest, count: int, chunk: Chunk) -> list[Toggled]:
+    """What each layer of one stage, or of all, does to each sample. The chunk's samples are some of `count`."""
     opened = _open(source)
     if chunk.layers is not None:
         request = replace(request, layers=chunk.layers)
     if chunk.stage is None:  # all stages: their sessions are not made for each
-        return list(opened.backend.sensitivities(request, opened.read(chunk.samples)))
+        return list(opened.backend.toggled(request, opened.read(chunk.samples)))
     key = (replace(request, table=None), _digest(request.table), count)
     backend = opened.backend
     reference = backend.kept_reference(request.judging)
@@ -101,8 +101,8 @@ def sensitivities(source: Source, request: SensitivityRequest, count: int, chunk
         key,
         lambda: SensitivityStages(backend.model, request, count, backend.budget, backend.runs_on, reference),
     )
-    sensitivities_of = stages.stage(chunk.stage)
-    return [sensitivities_of(sample) for sample in opened.read(chunk.samples)]
+    toggled_of = stages.stage(chunk.stage)
+    return [toggled_of(sample) for sample in opened.read(chunk.samples)]
 
 
 def histograms(source: Source, tensors: tuple[str, ...], chunk: Chunk) -> dict[str, Histogram]:

@@ -9,7 +9,7 @@ import click
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Data": ("data", "model", "samples", "holdout", "seed", "shapes", "random", "skip_bad", "match"),
-    "What is right": ("precisions", "precision", "tolerance", "metric"),
+    "What is right": ("precisions", "precision", "tolerance", "metric", "each_layer"),
     "Search": (
         *("plan", "max_pins", "no_repair", "minimize", "spend", "ladder", "target", "max_cost"),
         *("budget", "max_evaluations"),

@@ -63,6 +63,13 @@ from precisionlab.errors import OptionError
     "{names}; may be given several times.  [default: sqnr>=30, for int8 sqnr>=20]",
 )
 @click.option("--metric", metavar="SPEC", help="Your own task metric: package.module:name or file.py:name.")
+@click.option(
+    "--each-layer",
+    type=int,
+    metavar="N",
+    help="Measure each layer by itself too, on N samples: the outputs and the task metric with it alone in the low "
+    "precision, and alone in fp32. About a pass for each layer and sample.",
+)
 @click.option("--plan", type=click.Path(), help="Measure this plan.json instead of searching for one.")
 @click.option("--max-pins", type=int, help="Pin no more layers than this.")
 @click.option("--no-repair", is_flag=True, help="Leave the graph as it is: search for pins alone.")
@@ -190,6 +197,7 @@ def sweep_command(
     precisions: str,
     tolerance: tuple[str, ...],
     metric: str | None,
+    each_layer: int | None,
     plan: str | None,
     max_pins: int | None,
     no_repair: bool,
@@ -265,6 +273,7 @@ def sweep_command(
             around=around,
             calibration=calibration,
             metric=metric,
+            each_layer=each_layer,
             shapes=_shapes(shapes),
             engine=engine_options_of(engine),
             observer=observer,

@@ -12,7 +12,6 @@ from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.search.outcome import PrecisionResult
-from precisionlab.search.rank import output_shares
 from precisionlab.search.worst import order_words, worst_first
 from precisionlab.system.prefix import common_prefix
 from precisionlab.system.wording import decibel
@@ -43,7 +42,7 @@ def _order(outcome: PrecisionResult) -> str:
 def _table(
     console: Console, result: SweepResult, outcome: PrecisionResult, names: tuple[str, ...], prefix: str
 ) -> Table:
-    shares, width = output_shares(outcome.sensitivities), console.width - _OTHER_COLUMNS
+    shares, width = outcome.output_shares, console.width - _OTHER_COLUMNS
     table = Table(box=None, pad_edge=False, header_style="bold", title=f"worst layers in {outcome.precision}")
     table.title_justify = "left"
     table.add_column("#", justify="right")

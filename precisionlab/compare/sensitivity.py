@@ -9,6 +9,7 @@ from typing import Any
 
 from precisionlab.compare.errors import Agreement, ErrorSums
 from precisionlab.compare.output import OutputErrors, PartErrors
+from precisionlab.compare.task import Outputs
 from precisionlab.system.plain import of_kind
 
 
@@ -64,6 +65,30 @@ def gain_of(errors: ErrorSums, along: float) -> float:
 
 Sensitivities = Mapping[str, Mapping[str, Sensitivity]]
 """Layer → final output → sensitivity; an output that the layer does not reach is left out."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What all that is judged of one sample tells of one layer that was toggled.
+
+    `values` are the final outputs themselves, where they were asked for.
+    """
+
+    outputs: Mapping[str, Sensitivity]
+    values: Outputs | None = None
+
+
+@dataclass(frozen=True)
+class Toggled:
+    """What one sample tells of some layers, each toggled by itself. Without a layer it only says that work goes on."""
+
+    sample: str
+    layers: Mapping[str, Told]
+
+    @property
+    def sensitivities(self) -> Sensitivities:
+        """What is judged of it."""
+        return {name: told.outputs for name, told in self.layers.items()}
 
 
 def merged(parts: Sequence[Sensitivities]) -> Sensitivities:

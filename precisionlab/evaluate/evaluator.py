@@ -99,18 +99,6 @@ class Evaluator:
 
         Where the observer raises BudgetExhausted, of the layers that have been measured by then.
         """
-        named = frozenset(request.layers)  # whatever their order, they are the same ones
-        toggled = [layer.name for layer in self.model.layers if layer.name in named]
-        layers = hashlib.sha256(json.dumps(toggled).encode()).hexdigest()
-        key = {
-            "toggled": layers,
-            "plan": _key(request.plan, request.table),
-            "other": _key(request.other, request.table),
-            "on": _digest(samples),
-            "judged": self.judging.digest,
-            **self._under,
-        }
-
         parts: list[Sensitivities] = []
 
         def work() -> Any:
@@ -123,9 +111,23 @@ class Evaluator:
             return to_plain(merged(parts))
 
         try:
-            return self.journalled(title, key, work, from_plain, partial(self._fits_layers, request.layers))
+            key, fits = self.toggling_key(request, samples), partial(self._fits_layers, request.layers)
+            return self.journalled(title, key, work, from_plain, fits)
         except BudgetExhausted:
             return _whole(parts, len(samples))
+
+    def toggling_key(self, request: SensitivityRequest, samples: Dataset) -> dict[str, Any]:
+        """What the journal knows a request by, on these samples."""
+        named = frozenset(request.layers)  # whatever their order, they are the same ones
+        toggled = [layer.name for layer in self.model.layers if layer.name in named]
+        return {
+            "toggled": hashlib.sha256(json.dumps(toggled).encode()).hexdigest(),
+            "plan": _key(request.plan, request.table),
+            "other": _key(request.other, request.table),
+            "on": _digest(samples),
+            "judged": self.judging.digest,
+            **self._under,
+        }
 
     def _compared(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from precisionlab.report.figure import Figure
 
 _WORST = ("precision", "layer", "kind", "output_share", "introduced_sqnr_db", "inherited_sqnr_db", "cause", "pinned_to")
+_BY_ITSELF = ("layer", "kind", "one_on_sqnr_db", "one_on_metric", "one_off_sqnr_db", "one_off_metric")
 _SUMMARY = ("variant", "pins", "repairs", "met", "sqnr_db", "top1", "metric", "cost_of_fp32")
 
 
@@ -67,6 +68,19 @@ class SweepResult(SweepFindings):
         order = ordered["precision"].map(names.index)
         placed = ordered.assign(place=order).sort_values(["place", "rank"], kind="stable")
         found: pd.DataFrame = _few(placed, _WORST).reset_index(drop=True)
+        return found
+
+    def by_itself(self, precision: str | None = None) -> pd.DataFrame:
+        """Each layer alone in the low precision, and alone in float32, the worst first: of the first precision.
+
+        The columns are those of `layers.csv`. Raises OptionError for a precision that was not swept, and where a sweep
+        had no `each_layer`.
+        """
+        name = self._swept(precision)
+        rows = self.layers[(self.layers["precision"] == name) & self.layers["each_samples"].notna()]
+        if rows.empty:
+            raise OptionError(f"{name}: no layer was measured by itself; sweep with each_layer, a number of samples")
+        found: pd.DataFrame = _few(rows.sort_values("rank", kind="stable"), _BY_ITSELF).reset_index(drop=True)
         return found
 
     def plot(self, precision: str | None = None) -> Figure:

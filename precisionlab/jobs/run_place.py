@@ -27,6 +27,7 @@ def request_digest(request: SweepRequest, model: Model) -> str:
     command with more of these goes on in the same folder.
     """
     options = asdict(replace(request.options, budget=None, max_evaluations=None))
+    del options["each_layer"]  # what is measured besides changes nothing of what is found
     run, source = request.run, request.source
     asked = {
         "model": model.sha256,

@@ -71,6 +71,7 @@ def sweep(
     layers: str | None = None,
     kernels: str = "tensorrt",
     sums: str = "float32",
+    each_layer: int | None = None,
     engine: EngineOptions | None = None,
     observer: Observer | None = None,
 ) -> SweepResult:
@@ -111,7 +112,9 @@ def sweep(
 
     `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
     (one of `precisionlab.calibration.methods`, or auto). `skip_bad` goes on past samples that cannot be used. `metric`
-    names the user's own task metric, `package.module:name`. The files of the run go to `out`, by default
+    names the user's own task metric, `package.module:name`. With `each_layer` every layer is measured by itself too, on
+    so many of the samples that choose: the outputs and the task metric with it alone in the low precision, and with it
+    alone in float32; that takes about a pass for each layer and sample. The files of the run go to `out`, by default
     `reports/<model>`, or beside a run with other options that lies there; a run that was killed goes on from there.
 
     Raises PrecisionLabError (ModelError, DataError, PlanError, OptionError) for input that cannot be used.
@@ -134,6 +137,7 @@ def sweep(
             max_cost=max_cost,
             kernels=kernels,
             sums=sums,
+            each_layer=each_layer,
         ),
         source=data_options(
             data, shapes=shapes, samples=samples, seed=seed, holdout=holdout, skip_bad=skip_bad, random=random

@@ -10,6 +10,7 @@ from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import closeness
 from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.jobs.each_layer import with_each_layer
 from precisionlab.jobs.int8_ranges import NO_RANGES, Methods, Ranges
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import Means, RepairTrials
@@ -42,7 +43,8 @@ def results(job: SweepJob, work: SweepWork, methods: Methods, schedule: Schedule
         ranges = one.ranges()
         bare = job.bare(precision, ranges)
         schedule.compared(bare.before)
-        found.append(replace(one, deadline=schedule.to_search()).result(ranges, bare))
+        result = replace(one, deadline=schedule.to_search()).result(ranges, bare)
+        found.append(_by_itself(result, bare.table, work, schedule.to_search()))
         schedule.finished()
     return tuple(found)
 
@@ -53,14 +55,21 @@ def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Methods) -> Pr
     assert asked is not None
     if not asked.repairs:
         found = job.measure(asked, methods)
-        return _compiled(found, found.table, work, work)
+        return _compiled(_by_itself(found, found.table, work, Deadline(None)), found.table, work, work)
     repaired = work.repaired(repaired_for(work.evaluator.model, plan))
     sub = _job_of(job, repaired)
     outcome = sub.measure(read_plan_for(sub.model, plan), sub.methods)
     same = _same(repaired.evaluator.model, work)
     bare = job.bare(asked.default, job.ranges_by(asked.calibration, methods) if methods else NO_RANGES)
     kept = Repaired(sub.model, outcome.low, (), same)
-    return _compiled(_combined(bare, replace(outcome, certificate=None), kept), bare.table, work, repaired)
+    combined = _combined(bare, replace(outcome, certificate=None), kept)
+    return _compiled(_by_itself(combined, bare.table, work, Deadline(None)), bare.table, work, repaired)
+
+
+def _by_itself(
+    found: PrecisionResult, table: CalibrationTable | None, work: SweepWork, deadline: Deadline
+) -> PrecisionResult:
+    return with_each_layer(found, work.evaluator, table, work.options.each_layer, deadline)
 
 
 @dataclass(frozen=True)

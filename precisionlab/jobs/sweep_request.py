@@ -84,11 +84,12 @@ def sweep_options(
     max_cost: str | float | None,
     kernels: str,
     sums: str,
+    each_layer: int | None,
 ) -> Options:
     """What is looked for. Raises OptionError for a value that cannot be."""
     check_calibration(calibration)
     check_at_least(0, max_pins=max_pins)
-    check_at_least(1, max_evaluations=max_evaluations)
+    check_at_least(1, max_evaluations=max_evaluations, each_layer=each_layer)
     rungs, arithmetic = parse_ladder(ladder), parse_arithmetic(kernels, sums)
     check_ladder(rungs, arithmetic)
     return Options(
@@ -106,6 +107,7 @@ def sweep_options(
         max_cost=parse_share(max_cost, "max_cost"),
         arithmetic=arithmetic,
         repair=repair,
+        each_layer=each_layer,
     )
 
 

@@ -162,6 +162,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "rows": rows_text(model, result.low, names),
         "engine": None if result.engine is None else _engine_facts(result.engine),
         "compiled": [_compiled_facts(compiled) for compiled in result.compiled],
+        "each_layer": _each_layer_facts(result),
         "unscaled": None if result.unscaled is None else result.unscaled.to_dict(),
         "inconclusive": [
             {"bound": str(bound), "low": json_number(ends.low), "high": json_number(ends.high)}
@@ -170,6 +171,24 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "first_nonfinite": first,
         "first_nonfinite_layer": layer,
         "table": result.ranges_text or None,
+    }
+
+
+def _each_layer_facts(result: PrecisionResult) -> dict[str, Any] | None:
+    """What figures of each layer by itself stand beside: float32, and the precision throughout, on the same samples."""
+    each, low = result.each_layer, result.low.comparison
+    if each is None:
+        return None
+    sqnr, metric, reference = (
+        None if value is None else json_number(value)
+        for value in (each.low.sqnr, each.low.metric, each.reference_metric)
+    )
+    return {
+        "samples": each.samples,
+        "metric": low.metric_name if each.low.metric is not None else None,
+        "higher_is_better": low.higher_is_better,
+        "reference": {"metric": reference},
+        "low": {"sqnr": sqnr, "nonfinite": each.low.nonfinite, "metric": metric},
     }
 
 

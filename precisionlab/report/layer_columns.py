@@ -23,6 +23,7 @@ def layer_columns() -> Iterator[Column]:
     yield from _pin()
     yield from _size()
     yield from _alone()
+    yield from _by_itself()
     yield from _flow("introduced", "what the layer loses given the reference's inputs")
     yield from _flow("inherited", "what its outputs have lost so far, without pins; empty of rows picked by value")
     yield number_column(
@@ -154,7 +155,8 @@ def _alone() -> Iterator[Column]:
         "output_share",
         "Share of output error",
         "The squared error that it alone makes in the final output that it harms most, relative to the signal's, as a "
-        f"share of what all layers make so, one by one: 0 to 1; NaN where it alone breaks an output; {searched}.",
+        "share of what all layers make so, one by one: 0 to 1; NaN where it alone breaks an output; rests on "
+        "`alone_samples`, or where no pin was searched for on `each_samples`; else empty.",
         required=False,
     )
     yield count_column("alone_nonfinite", "NaN + Inf alone", "The new NaN and Inf in the final outputs by it alone.")
@@ -170,6 +172,31 @@ def _alone() -> Iterator[Column]:
         "Gain",
         f"An estimate: the final outputs' squared error, relative to the signal's, that should go if it is pinned; "
         f"{searched}.",
+    )
+
+
+def _by_itself() -> Iterator[Column]:
+    """What `--each-layer` measures; empty without it, and where time did not do."""
+    parts = {
+        "one_on": ("Only it", "with this layer alone in the low precision, all others in float32"),
+        "one_off": ("All but it", "with all in the low precision but this layer, in float32"),
+    }
+    for prefix, (title, what) in parts.items():
+        yield number_column(
+            f"{prefix}_sqnr_db", f"{title}, SQNR", f"The worst final output {what}.", "dB", required=False
+        )
+        yield number_column(f"{prefix}_metric", f"{title}, task metric", f"The task metric {what}.", required=False)
+        yield count_column(
+            f"{prefix}_nonfinite",
+            f"{title}, NaN + Inf",
+            f"The new NaN and Inf in the final outputs {what}.",
+            required=False,
+        )
+    yield count_column(
+        "each_samples",
+        "By itself on samples",
+        "On how many samples these six were measured, the same ones for all layers.",
+        required=False,
     )
 
 

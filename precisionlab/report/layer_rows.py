@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.half_sums import half_sums_sqnr
@@ -24,11 +24,12 @@ from precisionlab.report.cells import Row
 from precisionlab.report.column_kinds import SPREAD_PARTS
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost
-from precisionlab.search.rank import output_shares, relative_gain
+from precisionlab.search.rank import relative_gain
 from precisionlab.search.worst import worst_first
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.tactics import LayerSum
+    from precisionlab.evaluate.each_layer import EachLayer
     from precisionlab.results.sweep import SampleNames, SweepFindings
     from precisionlab.search.outcome import PrecisionResult
 
@@ -84,7 +85,7 @@ class _Lookups:
             {r.layer: r.figures for r in outcome.certificate.releases} if outcome.certificate else {},
             {cost.layer: cost for cost in outcome.low.cost.layers} if outcome.low.cost else {},
             repair_kinds(outcome.plan.repairs),
-            output_shares(outcome.sensitivities),
+            outcome.output_shares,
         )
 
 
@@ -138,6 +139,7 @@ def _layer_row(
         **_sensitivity_columns(outcome.sensitivities.get(layer.name)),
         "output_share": lookups.shares.get(layer.name),
         "alone_samples": outcome.sensitivity_samples.get(layer.name),
+        **_by_itself_columns(layer, outcome.each_layer),
         **_error_columns("introduced", layer_errors(layer, outcome.low.comparison.introduced)),
         **_spread_columns("introduced", layer, outcome.low.comparison.spreads.introduced, result.samples),
         **_error_columns("inherited", inherited),
@@ -198,6 +200,21 @@ def _sensitivity_columns(outputs: Mapping[str, Sensitivity] | None) -> Row:
         "alone_nonfinite": sum(sensitivity.errors.new_nonfinite for sensitivity in outputs.values()),
         "gain": relative_gain(outputs),
     }
+
+
+def _by_itself_columns(layer: Layer, each: EachLayer | None) -> Row:
+    """The outputs with the layer alone in the precision, and alone in float32; empty where that was not measured."""
+    parts = {"one_on": each.one_on if each else {}, "one_off": each.one_off if each else {}}
+    found: dict[str, Any] = {}
+    for prefix, figures in parts.items():
+        own = figures.get(layer.name)
+        found |= {
+            f"{prefix}_sqnr_db": own.sqnr if own else None,
+            f"{prefix}_metric": own.metric if own else None,
+            f"{prefix}_nonfinite": own.nonfinite if own else None,
+        }
+    measured = any(layer.name in figures for figures in parts.values())
+    return {**found, "each_samples": each.samples if each and measured else None}
 
 
 def layer_errors(layer: Layer, errors: Mapping[str, ErrorSums]) -> ErrorSums | None:

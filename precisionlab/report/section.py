@@ -31,6 +31,7 @@ from precisionlab.report.cells import (
 )
 from precisionlab.report.chart import Chart, draw_chart
 from precisionlab.report.details import details_json
+from precisionlab.report.each_layer import ByItself, by_itself
 from precisionlab.report.figure_rows import FigureRow, figure_rows
 from precisionlab.report.front import Front, draw_front
 from precisionlab.report.histograms import RunHistograms
@@ -108,6 +109,7 @@ class PrecisionSection:
     layers: tuple[LayerView, ...]
     worst: tuple[LayerView, ...]
     work: Work | None
+    by_itself: ByItself | None
     details: Markup | None
     chart: Chart | None
     front: Front | None
@@ -179,8 +181,7 @@ def section_of(
     )
     mixed = next(filter(None, changed), None)
     last = mixed or low
-    bounds = bounds_of(str(run["tolerance"][name]))
-    bound = bounds[0] if bounds else None
+    bound = next(iter(bounds := bounds_of(str(run["tolerance"][name]))), None)
     ranked = sorted(views, key=lambda view: math.inf if view.rank is None else view.rank)
     return PrecisionSection(
         name=name,
@@ -225,6 +226,7 @@ def section_of(
         layers=tuple(ranked),
         worst=tuple(view for view in ranked[:WORST_SHOWN] if view.rank is not None),
         work=work_of(rows) if charted else None,
+        by_itself=by_itself(facts.get("each_layer"), rows, title) if charted else None,
         details=details_json(rows) if charted else None,
         chart=_chart(title, views, bool(pins or repairs), verdict.met) if charted else None,
         front=_front(name, bound, tables.pareto, run) if charted else None,

@@ -10,7 +10,7 @@ from precisionlab.compare.metrics import SQNR, ErrorMetric, Scope, output_metric
 from precisionlab.compare.tolerance import Bound
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Format
-from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text
+from precisionlab.report.cells import Row, as_flag, as_format, as_number, as_text, is_absent
 from precisionlab.report.repair_views import repair_title
 from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.verdict import Mark, State
@@ -311,6 +311,14 @@ class PinView:
     measured: LayerView | None
 
 
+def _share(row: Row) -> float | None:
+    """The share of the output error; NaN where the layer was measured alone, in either way, and breaks one."""
+    counted = "alone_nonfinite"
+    if is_absent(row[counted]) and "one_on_nonfinite" in row:
+        counted = "one_on_nonfinite"
+    return as_number(row, "output_share", counted)
+
+
 def layer_view(row: Row) -> LayerView:
     """One layer from its row."""
     nan, inf = as_number(row, "introduced_nan"), as_number(row, "introduced_inf")
@@ -323,7 +331,7 @@ def layer_view(row: Row) -> LayerView:
         shape=as_text(row, "shape"),
         runs_in=as_text(row, "runs_in"),
         alone=as_number(row, "alone_sqnr_db", "alone_nonfinite"),
-        share=as_number(row, "output_share", "alone_nonfinite") if "output_share" in row else None,
+        share=_share(row) if "output_share" in row else None,
         introduced=as_number(row, "introduced_sqnr_db", "introduced_nan"),
         max_error=as_number(row, "introduced_max_error", "introduced_nan"),
         nonfinite=None if nan is None or inf is None else nan + inf,

@@ -40,7 +40,7 @@ class Options:
     search is done. `max_cost` is the most that a plan may cost, as a share of float32's; None: whatever it takes.
     `typed` says that the engines take each layer's type from the model, where its sums can be asked for in float32.
     `arithmetic` is how variants are emulated. `repair` says whether the model may be repaired before pins are searched
-    for.
+    for. `each_layer`: on so many samples each layer is measured by itself; None: on none.
     """
 
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
@@ -59,6 +59,7 @@ class Options:
     max_cost: float | None = None
     arithmetic: Arithmetic = TENSORRT
     repair: bool = True
+    each_layer: int | None = None
 
     def tolerance_of(self, precision: Precision) -> Tolerance:
         """The tolerance that this precision is held to."""

@@ -15,6 +15,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.sensitivity import Sensitivities
 from precisionlab.compare.tolerance import Bound, Tolerance
+from precisionlab.evaluate.each_layer import EachLayer
 from precisionlab.evaluate.running_sums import RunningSum
 from precisionlab.model import Model
 from precisionlab.model.repair import Repair
@@ -26,6 +27,7 @@ from precisionlab.search.causes import Cause
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
 from precisionlab.search.pareto import Point
+from precisionlab.search.rank import output_shares, shares_of
 from precisionlab.search.unscaled import UnscaledSums
 from precisionlab.search.verdict import NO_TERMS, Condition, Evidence, Mark, State, Terms, Verdict, verdict_of
 from precisionlab.system.wording import counted, decibel, number, rungs
@@ -155,6 +157,7 @@ class PrecisionResult:
     the precision, without pins. `repairs` are those that apply where it breaks without pins, where none was tried.
     `repaired` is the model that the plan is for, with its repairs; None where it is for the model as it is. `low` is
     that as it is in any case, and of it are ranking and causes.
+    `each_layer` has each layer of it by itself, None where that was not asked for.
     `unscaled` is what would become of the plan were the integer sums of int8 kept in half; None where nothing would.
     """
 
@@ -182,6 +185,14 @@ class PrecisionResult:
     unscaled: UnscaledSums | None = None
     sensitivity_samples: Mapping[str, int] = field(default_factory=dict)
     repaired: Repaired | None = None
+    each_layer: EachLayer | None = None
+
+    @cached_property
+    def output_shares(self) -> Mapping[str, float]:
+        """Each layer's share of the outputs' error: by the ranking; without one as each was measured by itself."""
+        if self.sensitivities or self.each_layer is None:
+            return output_shares(self.sensitivities)
+        return shares_of({name: 10 ** (-found.sqnr / 10) for name, found in self.each_layer.one_on.items()})
 
     @property
     def met(self) -> bool:

@@ -94,22 +94,25 @@ def output_shares(sensitivities: Sensitivities) -> dict[str, float]:
     1. NaN for a layer that alone makes an output NaN, or Inf where the reference is finite: no share says how bad that
     is. 0 where no layer does any harm.
     """
-    harms = {name: relative_error(outputs) for name, outputs in sensitivities.items()}
+    return shares_of({name: relative_error(outputs) for name, outputs in sensitivities.items()})
+
+
+def shares_of(harms: Mapping[str, float]) -> dict[str, float]:
+    """The same of each layer's Σerr² / Σref²; what is not finite breaks an output."""
     total = sum(harm for harm in harms.values() if math.isfinite(harm))
     return {name: (harm / total if harm else 0.0) if math.isfinite(harm) else math.nan for name, harm in harms.items()}
 
 
 def by_share(
-    order: Sequence[str], sensitivities: Sensitivities, broken: Collection[str], absorbed: Collection[str] = ()
+    order: Sequence[str], shares: Mapping[str, float], broken: Collection[str], absorbed: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """The layers as people are shown them, the worst first.
+    """The layers as people are shown them, the worst first; `shares` are their `output_shares`.
 
     First those that alone make an output NaN or Inf, and those of the `broken` ones, which give NaN or Inf themselves,
     that were not measured alone. Then by share of the outputs' error, the largest first; then those that were not
     measured; last those of them whose NaN or Inf is `absorbed` behind them. Ties, and what was not measured, in the
     given order.
     """
-    shares = output_shares(sensitivities)
 
     def key(name: str) -> tuple[int, float]:
         share = shares.get(name)

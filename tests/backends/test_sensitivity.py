@@ -288,7 +288,7 @@ def test_sensitivities_stage_by_stage_are_those_part_by_part_but_for_last_bits(d
     request = digits.alone(low_plan(digits.model, PLANS[2]))
     expected = digits.sensitivities(request)
     stages = SensitivityStages(digits.model, request, len(digits.samples), DEFAULT_BUDGET).each()
-    found = [sensitivities_of(sample) for sensitivities_of in stages for sample in digits.samples]
+    found = [toggled_of(sample).sensitivities for toggled_of in stages for sample in digits.samples]
     for name, outputs in merged(found).items():
         for output, sensitivity in outputs.items():
             assert_alike(expected[name][output].errors, sensitivity.errors, name)
@@ -322,7 +322,7 @@ def test_where_the_stages_are_cut_changes_no_more_than_last_bits(digits: Work, w
     expected = digits.sensitivities(request)
     for samples, budget in cuts.values():
         stages = SensitivityStages(digits.model, request, samples, budget).each()
-        found = merged([sensitivities_of(s) for sensitivities_of in stages for s in digits.samples])
+        found = merged([toggled_of(s).sensitivities for toggled_of in stages for s in digits.samples])
         for name, outputs in expected.items():
             for output, sensitivity in outputs.items():
                 assert_alike(found[name][output].errors, sensitivity.errors, f"{samples}, {budget}: {name}")

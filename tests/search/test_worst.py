@@ -30,12 +30,12 @@ def test_shares_are_of_the_sum_and_what_breaks_an_output_has_none() -> None:
 
 def test_the_largest_share_stands_first_whatever_the_search_had_in_front() -> None:
     measured = {"inf": sensitivity(0.0), "small": sensitivity(0.5), "large": sensitivity(1.0)}
-    assert by_share(["inf", "small", "large"], measured, broken=["inf"]) == ("large", "small", "inf")
+    assert by_share(["inf", "small", "large"], output_shares(measured), broken=["inf"]) == ("large", "small", "inf")
 
 
 def test_what_alone_breaks_an_output_stands_before_all_others() -> None:
     measured = {"a": sensitivity(1.0), "nan": sensitivity(math.nan)}
-    assert by_share(["a", "nan"], measured, broken=[]) == ("nan", "a")
+    assert by_share(["a", "nan"], output_shares(measured), broken=[]) == ("nan", "a")
 
 
 def test_without_shares_the_broken_come_first_and_what_is_absorbed_last() -> None:
@@ -51,7 +51,7 @@ def test_without_shares_the_broken_come_first_and_what_is_absorbed_last() -> Non
 
 def test_what_was_not_measured_stands_behind_what_was_but_for_the_broken() -> None:
     measured = {"a": sensitivity(0.1)}
-    assert by_share(["broken", "b", "a"], measured, broken=["broken"]) == ("broken", "a", "b")
+    assert by_share(["broken", "b", "a"], output_shares(measured), broken=["broken"]) == ("broken", "a", "b")
 
 
 def test_the_order_is_said_in_words() -> None:

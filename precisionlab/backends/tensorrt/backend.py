@@ -32,7 +32,7 @@ from precisionlab.compare.errors import ErrorTable
 from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judged import errors_within, judged_errors
 from precisionlab.compare.judging import Judging, judging_of
-from precisionlab.compare.sensitivity import Sensitivities
+from precisionlab.compare.sensitivity import Toggled
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.errors import BuildError
@@ -154,7 +154,7 @@ class TensorRTBackend(EngineBackend):
         """The reference's: ranges are of float32 values, whatever runs the variant."""
         return self._reference.collector(tensors)
 
-    def sensitivities(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Sensitivities]:
+    def toggled(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Toggled]:
         """Raises BuildError: each toggled layer would be an engine of its own."""
         raise BuildError("an engine's layers cannot be toggled one by one; the emulation ranks them")
 

@@ -18,7 +18,7 @@ from precisionlab.search.pinning.choice import Aim
 from precisionlab.search.pinning.reasons import reason_of
 from precisionlab.search.pinning.rounds import ranked_in_rounds
 from precisionlab.search.pinning.task import Task
-from precisionlab.search.rank import Ranking, by_share, rank, rank_by_sensitivity
+from precisionlab.search.rank import Ranking, by_share, output_shares, rank, rank_by_sensitivity
 from precisionlab.system.deadline import Watched
 
 _SHARE = 0.5
@@ -46,7 +46,7 @@ class Suspects:
         """The order that people are told of a layer's rank by, as tables have it; by cost it is the search's own."""
         if self.by_cost:
             return self.ranking.order
-        return by_share(self.ranking.order, self.sensitivities, self.ranking.required)
+        return by_share(self.ranking.order, output_shares(self.sensitivities), self.ranking.required)
 
     def reason(self, layer: Layer, precision: Precision) -> str:
         """Why the layer is pinned to a precision."""
