@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from precisionlab.backends.base import Backend
 
 if TYPE_CHECKING:
     from precisionlab.backends.tensorrt.backend import Inside
-    from precisionlab.backends.tensorrt.jobs import Latency
+    from precisionlab.backends.tensorrt.jobs import EngineTimes
     from precisionlab.calibration.table import CalibrationTable
     from precisionlab.data import Sample
     from precisionlab.plan.plan import PrecisionPlan
@@ -59,7 +58,5 @@ class EngineBackend(Backend):
         """The ONNX nodes that each kernel of an engine in this precision runs, by profile. Raises BuildError."""
 
     @abstractmethod
-    def latency(
-        self, plan: PrecisionPlan, table: CalibrationTable | None, sample: Sample
-    ) -> tuple[Latency, Mapping[str, float]]:
-        """How long the engine takes for one sample, and in that each layer that runs in kernels of its own; in ms."""
+    def times(self, plan: PrecisionPlan, table: CalibrationTable | None, sample: Sample) -> EngineTimes:
+        """How long the engine takes for one sample, and what in it."""

@@ -259,7 +259,8 @@ class _Steps:
         )
 
     def _times(self) -> tuple[bool, str]:
-        latency, layers = self._backend.latency(self._plan(Precision.FP32), None, next(iter(self._dataset)))
+        times = self._backend.times(self._plan(Precision.FP32), None, next(iter(self._dataset)))
+        latency, layers = times.latency, times.layers
         total = sum(layers.values())
         return latency.median > 0 and total > 0, (
             f"{latency.median:.4f} ms a run ({latency.low:.4f} to {latency.high:.4f}), "

@@ -25,6 +25,7 @@ from precisionlab.jobs.sweep_work import SweepWork, open_work
 from precisionlab.model.portable import read_otherwise
 from precisionlab.precision import any_quantized
 from precisionlab.report.files import run_facts, write_results
+from precisionlab.report.kernel_times import kernel_times
 from precisionlab.results.sweep import SampleNames
 from precisionlab.search.grounds import Grounds
 from precisionlab.search.outcome import PrecisionResult, Variant
@@ -186,6 +187,7 @@ def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
             found = results(job, work, values.methods, schedule)
         on_terms = tuple(_on_its_terms(one, reference, request, work) for one in found)
         facts = _facts(request, work, job.grounds, on_terms, time.perf_counter() - started)
+        facts["fp32_times"] = kernel_times(fp32_engine)
         ready = work.ready
         names = SampleNames(ready.chosen.names, ready.held_out.names if ready.held_out else ())
         result = SweepResult(ready.backend.model, reference, on_terms, facts, values, names, work.run.path, fp32_engine)

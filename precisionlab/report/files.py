@@ -25,6 +25,7 @@ from precisionlab.report.annotate import ANNOTATED, annotated_model, why_not_ann
 from precisionlab.report.cells import records_of
 from precisionlab.report.earlier import RUN_SCHEMA
 from precisionlab.report.inside import inside_facts, kernel_facts
+from precisionlab.report.kernel_times import kernel_times
 from precisionlab.report.repaired import repaired_facts, repairs_drawn
 from precisionlab.report.rows import rows_text
 from precisionlab.results.sweep import SampleNames, SweepFindings
@@ -195,7 +196,7 @@ def _each_layer_facts(result: PrecisionResult) -> dict[str, Any] | None:
 def _engine_facts(engine: EngineResult) -> dict[str, Any]:
     """What was measured of one precision on the GPU, beside the tables."""
     taken = engine.mixed
-    facts = {"met": engine.met, "builds": engine.builds, "notes": list(engine.notes)}
+    facts = {"met": engine.met, "builds": engine.builds, "notes": list(engine.notes), "times": kernel_times(taken)}
     return {**facts, **({"warnings": [], "pins": []} if taken is None else inside_facts(taken.inside))}
 
 

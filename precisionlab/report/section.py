@@ -36,6 +36,7 @@ from precisionlab.report.figure_rows import FigureRow, figure_rows
 from precisionlab.report.front import Front, draw_front
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.inside import inside_lines
+from precisionlab.report.kernel_times import Times, times_view
 from precisionlab.report.repair_views import RepairedView, repaired_view
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
 from precisionlab.report.work import Work, work_of
@@ -109,6 +110,7 @@ class PrecisionSection:
     layers: tuple[LayerView, ...]
     worst: tuple[LayerView, ...]
     work: Work | None
+    times: Times | None
     by_itself: ByItself | None
     details: Markup | None
     chart: Chart | None
@@ -216,8 +218,7 @@ def section_of(
         evaluations=int(facts["evaluations"]),
         first_nonfinite=facts["first_nonfinite"],
         first_nonfinite_layer=facts["first_nonfinite_layer"],
-        # The run may hold the table for every precision; only int8 uses it.
-        table=facts["table"] if is_quantized(name) else None,
+        table=facts["table"] if is_quantized(name) else None,  # the run may hold it for all; only int8 uses it
         around=plans[name].around.value.upper() if name in plans and is_quantized(name) else None,
         plan_file=plan_files(run["precisions"])[name],
         not_for=facts.get("not_for") or {},  # nor of this
@@ -226,6 +227,7 @@ def section_of(
         layers=tuple(ranked),
         worst=tuple(view for view in ranked[:WORST_SHOWN] if view.rank is not None),
         work=work_of(rows) if charted else None,
+        times=times_view((facts["engine"] or {}).get("times"), run.get("fp32_times")) if charted else None,
         by_itself=by_itself(facts.get("each_layer"), rows, title) if charted else None,
         details=details_json(rows) if charted else None,
         chart=_chart(title, views, bool(pins or repairs), verdict.met) if charted else None,

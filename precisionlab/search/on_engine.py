@@ -79,13 +79,13 @@ class EngineStage:
         evaluator, backend = self._evaluator, self._backend
         comparison = evaluator.compare(f"{name} engine, every layer", plan, table)
         held_out = evaluator.hold_outputs_to(f"{name} engine", plan, table)
-        latency, times = backend.latency(plan, table, next(iter(evaluator.chosen)))
-        self._keep_times(plan, times)
+        times = backend.times(plan, table, next(iter(evaluator.chosen)))
+        self._keep_times(plan, times.layers)
         met = meets(comparison, tolerance) and (held_out is None or meets(held_out, tolerance))
         variant = Variant(
             f"{name} engine", plan, comparison, backend.figures, tolerance, met, held_out, self.cost.of(plan)
         )
-        return EngineVariant(variant, backend.inside(plan, table), latency, times)
+        return EngineVariant(variant, backend.inside(plan, table), times.latency, times.layers, times.kernels)
 
     def measure_plan(
         self,

@@ -77,13 +77,14 @@ class Variant:
 class EngineVariant:
     """A variant as a real engine: measured errors, what the engine is inside, and its time for one sample.
 
-    `times` has the milliseconds of each layer whose time could be told apart.
+    `times` has the milliseconds of each layer whose time could be told apart, `kernels` those of the engine's layers.
     """
 
     variant: Variant
     inside: Inside
     latency: Latency
     times: Mapping[str, float]
+    kernels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,12 @@ def test_engines_are_measured_beside_the_emulation_and_each_figure_says_which_it
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["engines"]["device"] == "Stand-in GPU 8.9"
     assert run["engines"]["tensorrt"] == "10.3.0"
+    times = run["precisions"]["fp16"]["engine"]["times"]
+    assert [(kind["name"], kind["kernels"]) for kind in times["kinds"]] == [("Emulated", len(result.model.layers))]
+    assert {kind["name"] for kind in times["types"]} == {"fp16", "fp32"}
+    page = (tmp_path / "report.html").read_text()
+    assert '<h2 id="time">' in page
+    assert "In FP32, ms" in page
 
 
 def test_of_one_precision_three_engines_are_built_where_the_emulation_was_right(

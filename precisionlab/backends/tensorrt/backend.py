@@ -15,7 +15,7 @@ from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.api import Features
 from precisionlab.backends.tensorrt.buffers import widened
-from precisionlab.backends.tensorrt.jobs import NOTHING, Arrays, BuildJob, Built, Latency, LayerPin, Watch
+from precisionlab.backends.tensorrt.jobs import NOTHING, Arrays, BuildJob, Built, EngineTimes, Latency, LayerPin, Watch
 from precisionlab.backends.tensorrt.latency import times_of_layers
 from precisionlab.backends.tensorrt.looking import DEBUG, UNFUSED, UNSEEN, Looking, Seen, View
 from precisionlab.backends.tensorrt.network import NetworkLayer
@@ -303,13 +303,11 @@ class TensorRTBackend(EngineBackend):
         built = self.built(PrecisionPlan(self.model.sha256, precision), None)
         return tuple(tuple(layer.nodes for layer in layers if layer.nodes) for layers in built.by_profile)
 
-    def latency(
-        self, plan: PrecisionPlan, table: CalibrationTable | None, sample: Sample
-    ) -> tuple[Latency, Mapping[str, float]]:
-        """How long the engine takes for one sample, and in that each layer that runs in kernels of its own; in ms."""
+    def times(self, plan: PrecisionPlan, table: CalibrationTable | None, sample: Sample) -> EngineTimes:
+        """How long the engine takes for one sample, and what in it."""
         built = self.built(plan, table)
         latency, kernels = self._engines.latency(built.engine, sample.inputs)
-        return latency, times_of_layers(kernels, built.layers, self.model.layers).times
+        return EngineTimes(latency, times_of_layers(kernels, built.layers, self.model.layers).times, kernels)
 
     # The layers' outputs
 

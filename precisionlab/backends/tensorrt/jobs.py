@@ -210,6 +210,19 @@ class Built:
 
 
 @dataclass(frozen=True)
+class EngineTimes:
+    """How long an engine takes, in milliseconds: as a whole, and while it is watched.
+
+    `layers` has each layer of the model that runs in kernels of its own, `kernels` each of the engine's own layers by
+    its name; both are empty where TensorRT does not tell them.
+    """
+
+    latency: Latency
+    layers: Mapping[str, float]
+    kernels: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Latency:
     """How long an engine takes for one sample, milliseconds, of `runs` warm runs; measured by CUDA events."""
 
