@@ -120,6 +120,10 @@ class SwitchedSessions:
         feeds.update((own, self._set[layer in pinned]) for own, layer in of.switches.items())
         return {of.fetches[own]: value for own, value in session.run(feeds).items()}
 
+    def takes(self, part: int) -> frozenset[str]:
+        """The tensors that a part takes."""
+        return frozenset(self._parts[part].feeds.values())
+
     def beside(self, plan: PrecisionPlan) -> list[tuple[Segment, Running]]:
         """A plan's own sessions over the same parts, that show what other parts and the outputs take.
 

@@ -15,7 +15,7 @@ from typing import Any
 from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Running
 from precisionlab.backends.runner import side_by_side
-from precisionlab.backends.sensitivity import Arrays, is_same, judged_outputs
+from precisionlab.backends.sensitivity import Arrays, judged_outputs
 from precisionlab.backends.switched import SwitchedSessions, pinned_to_float32
 from precisionlab.backends.walk import Values, Walk, Way, values_before
 from precisionlab.compare.judged import judged_differences
@@ -50,7 +50,7 @@ def can_be_toggled(model: Model, request: SensitivityRequest) -> bool:
 
 
 class Toggling:
-    """One request's sessions: those of the base beside the ones that are shared."""
+    """One request's way through the sessions that are shared; on a GPU the base has some of its own beside them."""
 
     def __init__(self, sessions: SwitchedSessions, request: SensitivityRequest, at_once: int) -> None:
         """`at_once` is how many samples there is room for."""
@@ -58,10 +58,13 @@ class Toggling:
         self._model, self._host = sessions.model, sessions.device.host
         self._names = judged_outputs(self._model)
         self._all = frozenset(layer.name for layer in self._model.layers)
-        base, other = self._pins_of(request.plan), self._pins_of(request.other)
-        self._parts = [
-            _SwitchedPart(sessions, index, own, base, other) for index, own in enumerate(sessions.beside(request.plan))
-        ]
+        pins = self._pins_of(request.plan), self._pins_of(request.other)
+        self._parts: list[_SwitchedPart]
+        if sessions.device is CPU:
+            self._parts = [_SwitchedPart(sessions, index, *pins) for index in range(len(sessions.cut))]
+        else:
+            own = sessions.beside(request.plan)
+            self._parts = [_PartWithOwnBase(sessions, index, *pins, one) for index, one in enumerate(own)]
 
     def is_for(self, request: SensitivityRequest) -> bool:
         """Whether the request is this one, or of fewer layers."""
@@ -102,44 +105,49 @@ class Toggling:
 
 
 class _SwitchedPart:
-    """One part: the base's own session, and the one that has each layer behind a switch."""
+    """One part, which has each layer behind a switch, in the base and with a layer toggled."""
 
     is_one_run = False
+
+    def __init__(self, sessions: SwitchedSessions, index: int, base: Collection[str], other: Collection[str]) -> None:
+        """`base` and `other` are what the two plans pin to float32."""
+        self._sessions, self._index = sessions, index
+        self._base, self._other = frozenset(base), frozenset(other)
+        self.layers = tuple(layer.name for layer in sessions.cut[index])
+        self.stop = sessions.stops[index]
+        self.takes = sessions.takes(index)
+        made = (name for layer in sessions.cut[index] for name in layer.outputs)
+        self._needed = frozenset(name for name in made if sessions.model.is_needed(name, self.stop))
+
+    def base(self, values: Arrays) -> Values:
+        """What stands behind the part with none of its layers toggled."""
+        return self._switched(values, self._base)
+
+    def toggled(self, values: Arrays, layers: Sequence[str]) -> dict[str, Values]:
+        """A run for each layer."""
+        pins = {name: self._base | {name} if name in self._other else self._base - {name} for name in layers}
+        return {name: self._switched(values, pinned) for name, pinned in pins.items()}
+
+    def _switched(self, values: Arrays, pinned: Collection[str]) -> Values:
+        found = self._sessions.run(self._index, values, pinned)
+        return {name: value for name, value in found.items() if name in self._needed}
+
+
+class _PartWithOwnBase(_SwitchedPart):
+    """The same where a switch is a kernel for each value that is rounded: the base has a session without any."""
 
     def __init__(
         self,
         sessions: SwitchedSessions,
         index: int,
-        own: tuple[Segment, Running],
         base: Collection[str],
         other: Collection[str],
+        own: tuple[Segment, Running],
     ) -> None:
-        """`base` and `other` are what the two plans pin to float32."""
-        self._sessions, self._index = sessions, index
+        super().__init__(sessions, index, base, other)
         self._segment, self._session = own
-        self._base, self._other = frozenset(base), frozenset(other)
-        self.layers = tuple(layer.name for layer in sessions.cut[index])
-        self.stop = sessions.stops[index]
-        self.takes = frozenset(of for _, of in self._segment.feeds.values())
-        made = (name for layer in sessions.cut[index] for name in layer.outputs)
-        self._needed = frozenset(name for name in made if sessions.model.is_needed(name, self.stop))
 
     def base(self, values: Arrays) -> Values:
         """What the base's own session gives."""
         found = self._session.run({own: values[of] for own, (_, of) in self._segment.feeds.items()})
         return {self._segment.fetches[own][1]: value for own, value in found.items()}
-
-    def toggled(self, values: Arrays, layers: Sequence[str]) -> dict[str, Values]:
-        """A run for each layer."""
-        # On a CPU what is not changed at all is known for that: by the same kernels, one run of the part beside.
-        known = self._switched(values, self._base) if self._sessions.device is CPU else {}
-        found = {}
-        for name in layers:
-            changed = self._switched(values, self._base | {name} if name in self._other else self._base - {name})
-            is_known = bool(known) and all(is_same(known[tensor], value) for tensor, value in changed.items())
-            found[name] = {} if is_known else changed
-        return found
-
-    def _switched(self, values: Arrays, pinned: Collection[str]) -> Values:
-        found = self._sessions.run(self._index, values, pinned)
-        return {name: value for name, value in found.items() if name in self._needed}
