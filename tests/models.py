@@ -140,6 +140,11 @@ class Flows:
         (self._segment,) = segments(model, plan, table, parts, Flow, Flow, copier_of(arithmetic))
         self._session = CPU.session(self._segment.graph)
 
+    @property
+    def constants(self) -> list[str]:
+        """The names of the graph's initialisers."""
+        return list(self._segment.graph.graph.initializers)
+
     def __call__(self, **inputs: Any) -> dict[Key, Array]:
         """All values by flow and name; what the variant shares with the reference stands there twice."""
         arrays = sample(**inputs).inputs

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from precisionlab.backends.handed import lookup_tables
 from precisionlab.backends.session import Session
 from precisionlab.backends.sums.operands import on_cpu
 from precisionlab.backends.sums.session import HalfSumsSession, has_products
@@ -131,7 +132,7 @@ class Cpu:
         return HalfSumsSession(graph, self._plain, on_cpu) if has_products(graph) else self._plain(graph)
 
     def _plain(self, graph: ir.Model) -> Session:
-        return Session(graph, 1)
+        return Session(graph, 1, handed=lookup_tables(graph))
 
     def errors(self, formats: Sequence[Format]) -> Summing:
         """An empty error table."""

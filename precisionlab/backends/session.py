@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from threading import Event
 from types import MappingProxyType
@@ -74,8 +74,12 @@ class Session:
         providers: Sequence[Any] = ("CPUExecutionProvider",),
         level: ort.GraphOptimizationLevel = AS_OPTIMIZED,
         entries: Mapping[str, str] = MappingProxyType({}),
+        handed: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`entries` are more of ONNX Runtime's own settings of a session."""
+        """`entries` are more of ONNX Runtime's own settings of a session.
+
+        `handed` are initialisers, by name, that each run is given as the device has them: see `handed`.
+        """
         _share_arena()
         _give_back_what_is_freed()
         options = ort.SessionOptions()
@@ -99,11 +103,12 @@ class Session:
         try:
             # The session reads the shared weights where they are, so they must live as long as it does.
             self._session: ort.InferenceSession | None
-            self._session, self._weights = _create(graph, options, providers)
+            self._session, self._weights = _create(graph, options, providers, handed)
         except RAISED as error:
             check_memory(error)
             raise ModelError(f"ONNX Runtime cannot load the model: {why_not_loaded(error)}") from None
         self.types = {str(info.name): _element(str(info.type)) for info in self._session.get_outputs()}
+        self._handed = dict(handed)
         self._is_of_many = len(graph.graph) >= _MANY
         self._files = _external(graph)
         self._let_go()  # ONNX Runtime has packed copies of most by now; what it has not is read again
@@ -114,7 +119,8 @@ class Session:
         if not self.outputs:
             return {}
         try:
-            values = self._values(self._session, {name: self._fed(name, value) for name, value in feeds.items()})
+            given = {name: self._fed(name, value) for name, value in feeds.items()}
+            values = self._values(self._session, given | self._handed)
         except RAISED as error:
             check_memory(error)
             raise ModelError(f"ONNX Runtime cannot run the model: {why_not_run(error)}") from None
@@ -131,7 +137,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the graph and its weights now; it runs no more."""
-        self._session, self._weights = None, []
+        self._session, self._weights, self._handed = None, [], {}
         self._let_go()
         if self._is_of_many:
             _give_back_small_blocks()
@@ -182,16 +188,16 @@ def serialized(graph: ir.Model) -> bytes:
 
 
 def _create(
-    graph: ir.Model, options: ort.SessionOptions, providers: Sequence[Any]
+    graph: ir.Model, options: ort.SessionOptions, providers: Sequence[Any], handed: Collection[str]
 ) -> tuple[ort.InferenceSession, list[ort.OrtValue]]:
-    """A session whose large weights are shared with the model in memory, neither written nor copied.
+    """A session whose large weights are shared with the model in memory and not written; `handed` are inputs of it.
 
     So a model with more than protobuf's 2 GB works, and a session costs little beside its run. Returns the
     session and the weights.
     """
     large = {}
     for name, value in graph.graph.initializers.items():
-        if (tensor := value.const_value) is None:
+        if (tensor := value.const_value) is None or name in handed:
             continue
         if tensor.nbytes > _INLINE_BYTES and value.dtype in _SHARED:
             large[str(name)] = tensor
@@ -202,7 +208,8 @@ def _create(
             graph.graph.initializers[name].const_value = ir.ExternalTensor(
                 "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tuple(tensor.shape.numpy())), name=name
             )
-        content = serialized(graph)
+        with _as_inputs(graph, handed):
+            content = serialized(graph)
     finally:
         for name, tensor in large.items():
             graph.graph.initializers[name].const_value = tensor
@@ -210,6 +217,19 @@ def _create(
     options.add_external_initializers(list(large), values)
     session = ort.InferenceSession(content, options, providers=list(providers), disabled_optimizers=_ACROSS_LAYERS)
     return session, values
+
+
+@contextmanager
+def _as_inputs(graph: ir.Model, names: Collection[str]) -> Iterator[None]:
+    """These initialisers are inputs of the graph meanwhile."""
+    values = [graph.graph.initializers.pop(name) for name in names]
+    graph.graph.inputs.extend(values)
+    try:
+        yield
+    finally:
+        for value in values:
+            graph.graph.inputs.remove(value)
+            graph.graph.initializers.add(value)
 
 
 def contents_of(tensors: Sequence[ir.TensorProtocol]) -> list[NDArray[Any]]:

@@ -212,6 +212,8 @@ class LayerCopier:
             scales = self._unscaled(node, precision, border) if first else None
             if scales is None:
                 outputs = self._node(node, inputs, captured, prefix, attributes, precision)
+                if _is_lookup(node):
+                    outputs = [self._looked_up(node, outputs[0], precision if first else border)]
             else:
                 outputs = [rounded_sums(self._builder, node, inputs, scales, prefix, attributes)]
             for old, new in zip(node.outputs, outputs, strict=True):
@@ -224,6 +226,13 @@ class LayerCopier:
         return {
             v: self._output(v, inside[v], nodes, border) for v in nodes_outputs(nodes) if str(v.name) in layer.outputs
         }
+
+    def _looked_up(self, node: ir.Node, rows: ir.Value, precision: Precision) -> ir.Value:
+        """What a node takes of a table of constants."""
+        table = node.inputs[0]
+        assert table is not None
+        known = self._model.tensors.get(str(table.name))
+        return self._gates.taken(rows, table, precision) if known and known.dtype in FLOATS else rows
 
     def _fuses(self, layer: Layer, precision: Precision) -> bool:
         """Whether what stands behind the layer's first node is computed in its accumulator."""

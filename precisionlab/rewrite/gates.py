@@ -19,6 +19,7 @@ from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
 from precisionlab.rewrite.constants import (
+    clamped_in,
     clamped_tensor,
     constant_array,
     held_tensor,
@@ -26,6 +27,15 @@ from precisionlab.rewrite.constants import (
     quantized_tensor,
     round_scalar,
 )
+
+_SMALLEST = np.float32(2.0**-149)
+"""The smallest float32 above 0."""
+
+_BROADCASTS = 8
+"""ONNX's first opset whose Min and Max take a scalar beside a tensor."""
+
+_LARGE_TABLE = 1 << 20
+"""Bytes of a table from which its rows are clamped where they are taken."""
 
 WEIGHT_SCALES = 2
 """Which scales weights have in int8; of others a journal is not taken over. 1: a weight on the left had one."""
@@ -143,13 +153,32 @@ class Gates:
         return made
 
     def table(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
-        """An initialiser that rows are taken from: clamped, and rounded where they are taken, which is cheaper."""
-        if self._constants is Constants.CLAMPED and is_clamped(original, precision):
+        """An initialiser that rows are taken from: rounded where they are taken (`taken`), which is cheaper."""
+        if self._is_clamped(original, precision) and not self._is_raised(original, precision):
             clamped = self._clamp(original, precision, weights)
             if self.switch is None:  # then the original is taken by no node, which ONNX Runtime refuses of large ones
                 return clamped
             return self._chosen(self._builder.weight(original, weights), clamped, precision)
         return self.weight(original, Precision.FP32, None, weights)
+
+    def taken(self, rows: ir.Value, original: ir.Value, precision: Precision) -> ir.Value:
+        """Rows of such a table: what TensorRT would have put in the place of numbers that round to 0 stands in them."""
+        if not self._is_clamped(original, precision) or not self._is_raised(original, precision):
+            return rows
+        return self._chosen(rows, raised(self._builder, rows, precision), precision)
+
+    def _is_clamped(self, original: ir.Value, precision: Precision) -> bool:
+        return self._constants is Constants.CLAMPED and is_clamped(original, precision)
+
+    def _is_raised(self, original: ir.Value, precision: Precision) -> bool:
+        """Whether numbers that would be 0 are all that is clamped of a large table: a copy of it costs more than nodes.
+
+        Numbers beyond the precision are clamped in the table, where Inf stands apart from them.
+        """
+        tensor, clamped = original.const_value, clamped_in(original, precision)
+        assert tensor is not None
+        is_worth = tensor.nbytes >= _LARGE_TABLE and self._builder.opset >= _BROADCASTS
+        return is_worth and clamped is not None and abs(clamped[1]) < precision.number_format.largest
 
     def limit(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
         """An initialiser that TensorRT makes a parameter of a layer, as Clip's limits: rounded, and never clamped."""
@@ -164,7 +193,7 @@ class Gates:
 
     def _clamp(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
         """The model's initialiser, with the nearest number for each that the precision cannot hold."""
-        if self._constants is not Constants.CLAMPED or not is_clamped(original, precision):
+        if not self._is_clamped(original, precision):
             return self._builder.weight(original, weights)
         key = (original, precision)
         if key not in self._clamped:
@@ -196,6 +225,27 @@ class Gates:
         return builder.op(
             "DequantizeLinear", [low, scale, zero], f"{value.name}:from_int8", domain=MICROSOFT, **attributes
         )
+
+
+def raised(builder: GraphBuilder, value: ir.Value, precision: Precision) -> ir.Value:
+    """The value, float32, with what is rounded to the precision's least number where it would be rounded to 0.
+
+    Each keeps its sign; 0, Inf and NaN stay. What `clamped_array` does to a constant, but for the last bits, which go
+    when it is rounded: each value times least / |value|, or 1 from the least number on. Not by Where: of −0 and 0 ONNX
+    Runtime's makes 0.
+    """
+    builder = builder.home(value)
+    least = np.float32(precision.number_format.least)
+
+    def number(name: str, what: np.float32) -> ir.Value:
+        return builder.constant(ir.tensor(np.asarray(what)), f"{value.name}:{precision}_{name}")
+
+    limit = number("least", least)
+    magnitude = builder.op("Abs", [value], f"{value.name}:magnitude")
+    at_most = builder.op("Min", [magnitude, limit], f"{value.name}:at_most_least")
+    above_0 = builder.op("Max", [at_most, number("smallest", _SMALLEST)], f"{value.name}:above_0")
+    factor = builder.op("Div", [limit, above_0], f"{value.name}:factor")
+    return builder.op("Mul", [value, factor], f"{value.name}:raised")
 
 
 def rounded_attributes(node: ir.Node, precision: Precision, constants: Constants) -> dict[str, ir.Attr]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
-from models import DIGITS
+from models import DIGITS, load, proto
 from numpy.typing import NDArray
 
 from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.device import CPU, Cpu, parse_device
+from precisionlab.backends.handed import lookup_tables
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.session import Session
 from precisionlab.calibration.histogram import Histogram, Histograms
@@ -41,6 +43,46 @@ def test_devices_are_told_by_name_and_number(text: str, number: int | None) -> N
 def test_another_device_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match="write cpu, cuda or cuda:N"):
         parse_device(text)
+
+
+LOOKED_UP = """
+(int64[n] ids, bool which) => (float[n, 256] y, float[n, 8] z) {
+    rows = Gather(table, ids)
+    y = If(which) <
+        then_branch = then () => (float[n, 256] a) { a = Gather(table, ids) },
+        else_branch = other () => (float[n, 256] b) { b = Neg(rows) }
+    >
+    z = MatMul(rows, weight)
+}"""
+
+
+def test_a_table_that_rows_are_taken_from_is_handed_to_the_session_and_others_are_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((1100, 256), (256, 8)))
+    model = load(proto(LOOKED_UP, {"table": table, "weight": weight}), tmp_path).onnx
+    assert list(lookup_tables(model)) == ["table"]
+    ids = np.array([5, 1099, 0])
+    for which in (True, False):
+        found, whole = (
+            one.run({"ids": ids, "which": np.array(which)}) for one in (CPU.session(model), Session(model, 1))
+        )
+        assert np.array_equal(found["y"], table[ids] if which else -table[ids])
+        assert np.array_equal(found["z"], whole["z"])
+    assert list(model.graph.initializers) == ["weight", "table"]
+    assert [value.name for value in model.graph.inputs] == ["ids", "which"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "(int64[n] ids) => (float[n, 256] y, float[1100, 256] z) { y = Gather(table, ids) z = Neg(table) }",
+        "(int64[n] ids) => (float[n, 256] y, float[1100, 256] table) { y = Gather(table, ids) }",
+    ],
+)
+def test_what_is_no_table_alone_stays_in_the_graph(tmp_path: Path, body: str) -> None:
+    model = load(proto(body, {"table": np.ones((1100, 256), np.float32)}), tmp_path).onnx
+    assert not lookup_tables(model)
+    assert CPU.session(model).run({"ids": np.array([0])})["y"].shape[0] == 1
 
 
 @pytest.mark.parametrize("command", [["sweep"], ["calibrate"], ["verify"]])

@@ -266,3 +266,21 @@ def test_the_reference_keeps_its_constants(tmp_path: Path) -> None:
     model = load(proto(SUM, {"k": LOST}), tmp_path)
     values = Flows(model, plan_for(model, FP16))(x=np.zeros(3, np.float32))
     assert values[Flow.REFERENCE, "y"].tolist() == LOST.tolist()
+
+
+@pytest.mark.parametrize("opset", [7, 17])
+@pytest.mark.parametrize("beyond", [False, True])
+def test_rows_of_a_large_table_are_those_of_the_table_that_half_holds(tmp_path: Path, opset: int, beyond: bool) -> None:
+    table = np.zeros((2**14, 16), np.float32)
+    numbers = [n for n in (*SIGNED, *SPECIAL) if beyond or not BEYOND <= abs(n) < np.inf]
+    table.reshape(-1)[: len(numbers)] = numbers
+    body = "(int64[n] ids) => (float[n, 16] y) { y = Gather(table, ids) }"
+    model = load(proto(body, {"table": table}, opset=opset), tmp_path)
+    flows = Flows(model, plan_for(model, FP16))
+    found = flows(ids=np.arange(-8, 12))
+    held = constant_array(table, FP16, Constants.CLAMPED)[np.arange(-8, 12)]
+    for flow in (Flow.VARIANT, Flow.ALONE):
+        assert np.array_equal(bits(found[flow, "y"]), bits(held))
+    assert np.array_equal(bits(found[Flow.REFERENCE, "y"]), bits(table[np.arange(-8, 12)]))
+    copies = [name for name in flows.constants if "clamped" in name]
+    assert bool(copies) == (beyond or opset == 7)
