@@ -96,6 +96,8 @@ def _others(row: Row) -> Iterable[tuple[str, str]]:
         more = f" and {len(names) - _NODES} more" if len(names) > _NODES else ""
         yield "ONNX nodes", visible(" + ".join(names[:_NODES])) + more
     yield "Without pins", as_text(row, "runs_in").upper()
+    yield "Outputs with only it low", _by_itself(row, "one_on")
+    yield "Outputs with all low but it", _by_itself(row, "one_off")
     yield "In the engine", _cell(row, "engine_types").upper().replace(" ", " and ")
     yield "Its pin there", _cell(row, "engine_pin")
     yield "Adds up there", _sum(row)
@@ -116,6 +118,15 @@ def _others(row: Row) -> Iterable[tuple[str, str]]:
     cost = as_number(row, "cost_us")
     if cost is not None:
         yield "Cost without pins", f"{show(cost, '.3g')} µs, {as_text(row, 'cost_figures')}"
+
+
+def _by_itself(row: Row, prefix: str) -> str:
+    """`35.4 dB, task metric 0.981`; empty where it was not measured."""
+    counted = f"{prefix}_nonfinite"
+    if counted not in row or as_number(row, counted) is None:
+        return ""
+    sqnr, metric = as_number(row, f"{prefix}_sqnr_db", counted), as_number(row, f"{prefix}_metric")
+    return f"{show(sqnr, '.1f')} dB" + ("" if metric is None else f", task metric {show(metric, '.3f')}")
 
 
 def _sum(row: Row) -> str:

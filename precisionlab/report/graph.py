@@ -93,6 +93,7 @@ def _network(network: Network) -> dict[str, Any]:
         "outputs": network.outputs,
         "gives": [layer.gives for layer in network.layers],
         "takes": [layer.takes for layer in network.layers],
+        "weights": [layer.weights for layer in network.layers],
         "nodes": [
             [
                 [visible(node.operator), {visible(k): visible(v) for k, v in node.attributes.items()}]

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 from browser import Opened, chromium, needs_browser
+from models import load, proto
 from test_report import HOSTILE, Page, errors, layer, report
 
 from precisionlab.data import Dataset
@@ -430,10 +432,29 @@ def test_the_network_is_read_back_as_it_was_written(bundled: tuple[Model, Datase
     assert first.takes == found.inputs
     assert stem.nodes[0].attributes["kernel_shape"] == "(3, 3)"
     assert found.tensors[stem.gives[0]].kind == "float"
+    weight = found.tensors[stem.weights[0]]
+    assert (weight.shape.split("×")[2:], weight.kind) == (["3", "3"], "float")
+
+
+def test_a_network_of_an_older_version_has_no_weights_and_is_read(bundled: tuple[Model, Dataset]) -> None:
+    content = json.loads(network_text(bundled[0]))
+    for one in content["layers"]:
+        del one["weights"]
+    found = read_network(json.dumps(content))
+    assert {layer.weights for layer in found.layers} == {()}
+    assert [layer.nodes for layer in found.layers] == [layer.nodes for layer in network_of(bundled[0]).layers]
+
+
+def test_a_weight_of_one_number_is_shown_with_it(tmp_path: Path) -> None:
+    body = '(float[1,8] x) => (float[1,8] y) { ["clip"] y = Clip(x, low, high) }'
+    model = load(proto(body, {"low": np.float32(0), "high": np.float32(6.5)}), tmp_path)
+    (layer,) = network_of(model).layers
+    shapes = [network_of(model).tensors[place].shape for place in layer.weights]
+    assert shapes == ["scalar = 0", "scalar = 6.5"]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", '{"tensors": [], "inputs": [0], "outputs": [], "layers": []}'], ids=str
+    "text", ["", "{}", "[1]", '{"tensors": [], "inputs": [0], "outputs": [], "layers": []}', '{"layers": [3]}'], ids=str
 )
 def test_what_is_no_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -480,6 +501,8 @@ def test_the_models_inputs_and_outputs_its_tensors_and_attributes_are_shown(brow
         assert "Model input" in page.locator("[data-of=details]").inner_text()
         page.keyboard.press("End")
         assert title(page) == "y"
+        page.locator(".layers .open").first.click()
+        assert {"Takes", "Gives", "strides"} <= set(page.locator(".panel dt").all_inner_texts())
         opened.check_quiet()
 
 
