@@ -26,8 +26,8 @@ def print_worst_layers(console: Console, result: SweepResult, outcome: Precision
     plan, names = outcome.plan, worst_first(result.model, outcome)[:_SHOWN]
     prefix = common_prefix(names)
     console.print(_table(console, result, outcome, names, prefix))
-    marks = ", ".join(["* pinned"] * bool(plan.pins or not plan.repairs) + ["~ repaired"] * bool(plan.repairs))
-    console.print(f"own: introduced by the layer itself; so far: with what it inherited; {marks}", style="dim")
+    marks = (*["; * pinned"] * bool(plan.pins), *["; ~ repaired"] * bool(plan.repairs))
+    console.print(f"own: introduced by the layer itself; so far: with what it inherited{''.join(marks)}", style="dim")
     if prefix:
         console.print(f"at the beginning of a name … stands for {prefix}", style="dim")
     order, above = _order(outcome), itertools.takewhile(lambda one: one is not outcome, result.precisions)
@@ -36,7 +36,7 @@ def print_worst_layers(console: Console, result: SweepResult, outcome: Precision
 
 
 def _order(outcome: PrecisionResult) -> str:
-    return order_words(len(outcome.sensitivities), len(outcome.ranked))
+    return order_words(len(outcome.output_shares), len(outcome.ranked))
 
 
 def _table(

@@ -7,13 +7,11 @@ from dataclasses import replace
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.evaluate.each_layer import each_layer
 from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.jobs.sweep_schedule import BY_ITSELF
 from precisionlab.model import Model
 from precisionlab.search.outcome import PrecisionResult
 from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
 from precisionlab.system.wording import counted, duration
-
-_COMPARED = 6.0
-"""Comparing the precision as it is, each layer's own error and all, takes about so many plain passes."""
 
 
 def with_each_layer(
@@ -48,11 +46,11 @@ def announcement(found: PrecisionResult, samples: int) -> str:
     """How much there is to do: a pass runs what follows the layer, so half of the model on average."""
     layers = len(found.ranked)
     comparison = found.low.comparison
-    plain = comparison.seconds / max(1, comparison.samples) / _COMPARED
+    one = comparison.seconds / max(1, comparison.samples) / BY_ITSELF
     return (
         f"each of {counted(layers, 'layer')} by itself, alone in {found.precision} and alone in fp32, on "
         f"{counted(samples, 'sample')}: {2 * layers * samples:,} passes through what follows the layer, "
-        f"about {duration(layers * samples * plain)}"
+        f"about {duration(2 * layers * samples * one)}"
     )
 
 

@@ -15,7 +15,7 @@ from precisionlab.jobs.int8_ranges import NO_RANGES, Methods, Ranges
 from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.jobs.repaired_file import beside_original, check_promise, is_as_promised, repairs_text
-from precisionlab.jobs.sweep_schedule import Schedule
+from precisionlab.jobs.sweep_schedule import Schedule, seconds_of
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork
 from precisionlab.model import Model
@@ -44,6 +44,7 @@ def results(job: SweepJob, work: SweepWork, methods: Methods, schedule: Schedule
         bare = job.bare(precision, ranges)
         schedule.compared(bare.before)
         result = replace(one, deadline=schedule.to_search()).result(ranges, bare)
+        schedule.searched()
         found.append(_by_itself(result, bare.table, work, schedule.to_search()))
         schedule.finished()
     return tuple(found)
@@ -99,6 +100,8 @@ class _Precision:
         tries.move_to(self.deadline)  # for the proof that each repair is needed
         if not found.repairs:
             return self._pinned(ranges)
+        if not found.broken:  # what is left is to look at it once more, and to leave each repair out
+            self.job.expected(seconds_of(bare.before))
         means = self.work.repaired(trials.model(found.repairs))
         repaired = self._repaired(bare, trials, found, means)
         if needless := _needless(repaired):

@@ -23,6 +23,9 @@ _BARE = 3.0
 _TRIES = {False: 4, True: 24}
 """Repairs are tried in about so many evaluations, in a float precision and in a quantized one."""
 
+BY_ITSELF = 12.0
+"""A comparison takes about so many times what one run does of all that follows a layer, half of the model."""
+
 _REPORT, _REPORT_LAYER = 0.5, 0.005
 """Seconds that tables and pages take, and of these each layer of each precision."""
 
@@ -42,6 +45,8 @@ class Schedule:
         self._is_searched, self._is_compared, self._is_met = True, False, False
         self._search: tuple[float, float] | None = None
         self._compared_at = 0.0
+        self._runs_by_itself, self._through_at = 0.0, 0.0
+        self._is_through = False
 
     def begin(
         self,
@@ -51,21 +56,30 @@ class Schedule:
         engine: float = 0.0,
         *,
         searched: bool = True,
+        by_itself: float = 0.0,
     ) -> None:
         """Float32 has been measured, and these precisions are to come, `searched` or with a plan that is given.
 
-        An engine took so many seconds, 0 for none.
+        An engine took so many seconds, 0 for none. Each layer is measured by itself on the share `by_itself` of the
+        samples.
         """
         self._is_searched = searched
         self._to_come, self._layers, self._engine = list(precisions), layers, engine
         self._pass = _seconds_warm(reference)
         self._bare = _BARE * self._pass
         self._report = _REPORT + _REPORT_LAYER * layers * len(precisions)
+        self._runs_by_itself = 2 * layers * by_itself
 
     def compared(self, bare: Variant) -> None:
         """The precision at hand has been measured as it is: what is estimated goes by that."""
         self._is_compared, self._is_met = True, bare.met
         self._bare, self._compared_at = seconds_of(bare), self._clock()
+        if self._pass is not None:  # the first of a run may have loaded what takes long
+            self._pass = min(self._pass, _seconds_warm(bare))
+
+    def searched(self) -> None:
+        """The plan of the precision at hand is found; what is left of it is each layer by itself."""
+        self._is_through, self._through_at = True, self._clock()
 
     def searching(self, seconds: float) -> None:
         """Pins of the precision at hand are searched for, which takes about so many seconds from now on."""
@@ -75,6 +89,7 @@ class Schedule:
         """The precision at hand is done."""
         del self._to_come[:1]
         self._is_compared, self._is_met, self._search = False, False, None
+        self._is_through = False
 
     @property
     def needed(self) -> float:
@@ -118,7 +133,8 @@ class Schedule:
             return f"about {duration(most)} left at most" if most else ""
         if self._pass is None:
             return ""
-        sure, searched = self._sure(self._pass), self._with_searches(self._pass)
+        each = self._each_layers
+        sure, searched = self._sure(self._pass) + each, self._with_searches(self._pass) + each
         if duration(sure) == duration(searched):
             return f"about {duration(sure)} left"
         return f"about {duration(sure)} left, about {duration(searched)} with a search"
@@ -128,14 +144,17 @@ class Schedule:
         if not self._is_searched:
             return self.needed
         unseen = (len(self._to_come) - self._is_compared) * (a_pass + self._engine)
-        found = self._found + self._search_of(self._to_come[0], a_pass) if self._is_wrong else 0.0
+        found = 0.0
+        if self._is_wrong:  # as long as repairs are tried they may be all that it takes
+            tries = self._tries_of(self._to_come[0]) if self._search is None else self._search_of(self._to_come[0], 0.0)
+            found = self._found + tries
         return self._report + unseen + found
 
     def _with_searches(self, a_pass: float) -> float:
         """What is left where all of that has to be searched for."""
         if not self._is_searched:
             return self.needed
-        right = self._found if self._is_compared and self._is_met else 0.0
+        right = self._found if self._is_compared and not self._is_wrong else 0.0
         unseen = self._to_come[self._is_compared :]
         searches = sum(self._search_of(precision, a_pass) for precision in unseen)
         own = self._search_of(self._to_come[0], a_pass) if self._is_wrong else 0.0
@@ -143,8 +162,15 @@ class Schedule:
 
     @property
     def _is_wrong(self) -> bool:
-        """Whether the precision at hand does not hold as it is."""
-        return self._is_compared and not self._is_met
+        """Whether the precision at hand does not hold as it is, and no plan of it is found."""
+        return self._is_compared and not self._is_met and not self._is_through
+
+    @property
+    def _each_layers(self) -> float:
+        """What is left of measuring each layer by itself, in all precisions that are to come."""
+        done = self._clock() - self._through_at if self._is_through else 0.0
+        one = self._runs_by_itself * (self._pass or 0.0) / BY_ITSELF
+        return max(0.0, len(self._to_come) * one - min(done, one))
 
     @property
     def _found(self) -> float:
@@ -157,7 +183,11 @@ class Schedule:
             since, seconds = self._search
             return max(0.0, seconds - (self._clock() - since))
         plans = most_evaluations(self._layers) + most_left(likely_pins(self._layers))
-        whole = _TRIES[precision.is_quantized] * self._bare + plans * a_pass
+        return self._tries_of(precision) + plans * a_pass
+
+    def _tries_of(self, precision: Precision) -> float:
+        """About what is left of trying repairs."""
+        whole = _TRIES[precision.is_quantized] * self._bare
         if self._is_compared and precision is self._to_come[0]:
             return max(self._bare, whole - (self._clock() - self._compared_at))
         return whole

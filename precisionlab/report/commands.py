@@ -200,6 +200,17 @@ def folder_of(run: Mapping[str, Any]) -> PurePath:
     return _absolute(run, str(run.get("folder") or "."))
 
 
+def seen_from(here: PurePath, run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The run with paths as they are short in the folder where it was started; the same where its own lies elsewhere.
+
+    Commands made from it run in that folder alone.
+    """
+    folder = folder_of(run)
+    if run.get("started_in") != str(here) or not folder.is_relative_to(here):
+        return run
+    return {**run, "started_in": None, "folder": str(folder.relative_to(here))}
+
+
 def _absolute(run: Mapping[str, Any], path: str) -> PurePath:
     """A path that was given; as it is where an older version did not note where the run was started."""
     return PurePath(str(run.get("started_in") or ""), path)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from precisionlab.report.cells import Row, is_quantized, show
-from precisionlab.report.commands import longer_command, next_command, open_command
+from precisionlab.report.commands import longer_command, next_command, open_command, seen_from
 from precisionlab.report.section import Doubt, PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.variant_rows import variant_rows
 from precisionlab.report.views import VariantView, variant_view
@@ -37,12 +38,12 @@ def recommendation_of(result: SweepFindings) -> Recommendation:
 
 
 def next_commands(result: SweepFindings, advice: Recommendation) -> tuple[str, ...]:
-    """What to type next: the export of the plan that is taken, else what goes on; and what opens the report."""
-    sections = _sections(result, variant_rows(result))
-    exports = [next_command(result.run, section) for section in sections if section.name == advice.taken]
+    """What to type next here: the export of the plan that is taken, else what goes on; and what opens the report."""
+    sections, run = _sections(result, variant_rows(result)), seen_from(Path.cwd(), result.run)
+    exports = [next_command(run, section) for section in sections if section.name == advice.taken]
     is_open = any(section.verdict.state is State.NOT_FINISHED for section in sections)
-    longer = longer_command(result.run) if is_open and advice.taken is None else ""
-    return (*filter(None, (longer, *(one.text for one in exports if one))), open_command(result.run).text)
+    longer = longer_command(run) if is_open and advice.taken is None else ""
+    return (*filter(None, (longer, *(one.text for one in exports if one))), open_command(run).text)
 
 
 def _sections(result: SweepFindings, rows: Sequence[Row]) -> list[PrecisionSection]:

@@ -16,7 +16,7 @@ from precisionlab.cli import progress
 from precisionlab.cli.console import Console
 from precisionlab.compare.comparison import Comparison
 from precisionlab.jobs.sweep import sweep
-from precisionlab.jobs.sweep_schedule import Foretelling, Schedule, announcement
+from precisionlab.jobs.sweep_schedule import BY_ITSELF, Foretelling, Schedule, announcement
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.outcome import Variant
@@ -120,9 +120,10 @@ def test_what_is_left_is_told_without_a_search_and_with_one_until_it_is_known_wh
     search = 4 * 6 + 2 * (most_evaluations(100) + most_left(11))
     assert schedule.left == f"about {REPORT + 2:.0f} s left, about {duration(13 + search)} with a search"
     schedule.compared(took(6.0))
-    assert schedule.left == f"about {duration(7 + search)} left"
+    # Repairs are tried first, and may be all that it takes.
+    assert schedule.left == f"about {duration(7 + 24)} left, about {duration(7 + search)} with a search"
     clock.now += 20
-    assert schedule.left == f"about {duration(7 + search - 20)} left"
+    assert schedule.left == f"about {7 + 6} s left, about {duration(7 + search - 18)} with a search"
     schedule.searching(30.0)
     assert schedule.left == "about 37 s left"
     clock.now += 20
@@ -137,6 +138,22 @@ def test_of_precisions_that_are_still_to_come_nobody_knows_whether_they_are_sear
     report = 2 * REPORT - 0.5
     sure, with_it = report + 6 + 30 + 2, report + 6 + 30 + 12 + search
     assert schedule.left == f"about {duration(sure)} left, about {duration(with_it)} with a search"
+
+
+def test_what_is_left_of_each_layer_by_itself_is_told_too_and_comes_last() -> None:
+    clock = Clock()
+    schedule = Schedule(None, clock)
+    schedule.begin(took(3.0), [FP16], 100, by_itself=0.5)
+    each = 2 * 100 * 0.5 * 3 / BY_ITSELF
+    schedule.compared(took(9.0))
+    schedule.searching(30.0)
+    assert schedule.left == f"about {duration(REPORT + 9 + 30 + each)} left"
+    schedule.searched()
+    assert schedule.left == f"about {duration(REPORT + each)} left"
+    clock.now += 20
+    assert schedule.left == f"about {duration(REPORT + each - 20)} left"
+    schedule.finished()
+    assert schedule.left == "about 1 s left"
 
 
 def test_of_a_precision_that_is_right_as_it_is_no_search_is_to_come() -> None:

@@ -6,7 +6,9 @@ import html
 import io
 import json
 import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -128,6 +130,27 @@ def test_a_search_that_was_cut_short_is_gone_on_with(swept_digits: SweepResult) 
     assert found.taken is None
     assert next_commands(result, found)[0] == "precisionlab sweep model.onnx --max-evaluations 8"
     assert len(next_commands(result, found)) == 2
+
+
+def test_what_to_type_next_is_short_where_the_run_lies_below_the_folder_that_one_is_in(
+    swept_digits: SweepResult, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    below = {**swept_digits.run, "started_in": str(tmp_path), "folder": "reports/my run"}
+    result, advice = replace(swept_digits, run=below), recommendation_of(swept_digits)
+    monkeypatch.chdir(tmp_path)
+    export, opens = next_commands(result, advice)
+    assert re.fullmatch(
+        r"precisionlab export 'reports/my run/plan\.fp16\.json' --format \w+ --out 'reports/[^/]+'", export
+    )
+    assert opens == "precisionlab report 'reports/my run' --open"
+    absolute = replace(result, run={**below, "folder": str(tmp_path / "out")})
+    assert next_commands(absolute, advice)[-1] == "precisionlab report out --open"
+    elsewhere = replace(result, run={**below, "folder": "/elsewhere"})
+    assert next_commands(elsewhere, advice)[-1] == "precisionlab report /elsewhere --open"
+    monkeypatch.chdir(tmp_path.parent)
+    assert (
+        next_commands(result, advice)[-1] == f"precisionlab report {shlex.quote(f'{tmp_path}/reports/my run')} --open"
+    )
 
 
 @pytest.mark.slow

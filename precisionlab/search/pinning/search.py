@@ -12,7 +12,7 @@ from precisionlab.search.pinning.finding import found_pins
 from precisionlab.search.pinning.proving import certificate, widen_front
 from precisionlab.search.pinning.suspects import suspects_by_own_error, suspects_by_sensitivity
 from precisionlab.search.pinning.task import Task
-from precisionlab.search.pins import most_evaluations
+from precisionlab.search.pins import likely_pins, most_evaluations, most_left
 from precisionlab.system.wording import counted, duration
 
 _ROUNDS = 2
@@ -69,6 +69,7 @@ class PinSearch:
             task.note(f"{', '.join(map(str, task.tolerance))} does not hold; no time is left to search for pins")
             return
         most = most_evaluations(layers)
+        task.expected((most + most_left(likely_pins(layers))) * each)
         limits = [
             f"{duration(left)}, its part of what is left of the run's --budget" if left is not None else "",
             counted(options.max_evaluations, "evaluation") if options.max_evaluations is not None else "",
