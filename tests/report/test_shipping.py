@@ -139,18 +139,16 @@ def test_what_to_type_next_is_short_where_the_run_lies_below_the_folder_that_one
     result, advice = replace(swept_digits, run=below), recommendation_of(swept_digits)
     monkeypatch.chdir(tmp_path)
     export, opens = next_commands(result, advice)
-    assert re.fullmatch(
-        r"precisionlab export 'reports/my run/plan\.fp16\.json' --format \w+ --out 'reports/[^/]+'", export
-    )
+    plan = "'reports/my run/plan.fp16"
+    assert export == f"precisionlab export {plan}.json' --format trtexec --out {plan}.trtexec.sh'"
     assert opens == "precisionlab report 'reports/my run' --open"
     absolute = replace(result, run={**below, "folder": str(tmp_path / "out")})
     assert next_commands(absolute, advice)[-1] == "precisionlab report out --open"
     elsewhere = replace(result, run={**below, "folder": "/elsewhere"})
     assert next_commands(elsewhere, advice)[-1] == "precisionlab report /elsewhere --open"
     monkeypatch.chdir(tmp_path.parent)
-    assert (
-        next_commands(result, advice)[-1] == f"precisionlab report {shlex.quote(f'{tmp_path}/reports/my run')} --open"
-    )
+    whole = shlex.quote(f"{tmp_path}/reports/my run")
+    assert next_commands(result, advice)[-1] == f"precisionlab report {whole} --open"
 
 
 @pytest.mark.slow
