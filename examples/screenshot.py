@@ -9,9 +9,11 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from precisionlab.jobs.sweep import sweep
+from precisionlab.report.redraw import page_of, read_run
 
 DIGITS = Path(__file__).parents[1] / "calib_data"
 MAGIKA = Path(__file__).parent / "prepared" / "magika"
@@ -30,14 +32,23 @@ def main() -> int:
         sweep(MAGIKA / "magika.onnx", MAGIKA / "data", precisions="fp16", out=magika)
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.goto((bundled / "report.html").as_uri())
+        page.goto(_at_home(bundled).as_uri())
         page.screenshot(path=out / "report.png")
-        page.goto((magika / "report.html").as_uri())
+        page.goto(_at_home(magika).as_uri())
         page.locator("section[aria-labelledby=repaired]").screenshot(path=out / "repaired.png")
         browser.close()
     for picture in (out / "report.png", out / "repaired.png"):
         print(f"{picture}: {picture.stat().st_size / 1e3:.0f} kB")
     return 0
+
+
+def _at_home(folder: Path) -> Path:
+    """The page as a user has it who swept at home: its commands name no temporary folder."""
+    files = read_run(folder)
+    run = {**files.run, "started_in": "/home/me", "folder": f"reports/{folder.name}"}
+    page = folder / "home.html"
+    page.write_text(page_of(replace(files, run=run)), encoding="utf-8")
+    return page
 
 
 if __name__ == "__main__":
