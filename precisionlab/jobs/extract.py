@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.second import showing
 from precisionlab.backends.session import AS_WRITTEN, Session
-from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.metrics import SQNR
 from precisionlab.compare.tolerance import default_tolerance, parse_tolerance
 from precisionlab.data.saved import feeds_of
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.prepare import Prepared, Source, prepare
-from precisionlab.evaluate.ranges import operands_of
 from precisionlab.evaluate.run_results import RunResults
+from precisionlab.jobs.fault_ranges import fault_ranges, plan_of_run
 from precisionlab.jobs.faults import CACHE, FIRST, INPUTS, SECOND, EmulatedFault, Fault, SecondFault, worst_of
 from precisionlab.jobs.objects import DataSource, ModelSource, takes_objects
 from precisionlab.jobs.plan_source import RUN_FILE, arithmetic_of, model_of, run_beside, source_of
@@ -86,11 +84,12 @@ def extract(
     """Cut a fault out of a model: the part that shows it, its inputs, and what it should and does give.
 
     `source` is a model, or the folder of a sweep, which says model, data and precision. The fault is that of
-    `precision`, emulated without pins, or with `other` that of a second model (`match` as in `compare`). `layer`
-    is the one to cut out, by default the one that introduces most; `start` and `end` are tensors instead: all between
-    them, and with an `end` alone the fewest layers ahead of it that are below `tolerance` (a bound of sqnr) by
-    themselves. A part begins further ahead where an input is not finite, or has no twin. `keep` samples are saved, the
-    worst first. What was written is read back and measured. Writes to `out`, by default `reports/<model>-extract`.
+    `precision`, emulated without pins (with the run's own INT8 ranges), or with `other` that of a second model (`match`
+    as in `compare`). `layer` is the one to cut out, by default the one that introduces most; `start` and `end` are
+    tensors instead: all between them, and with an `end` alone the fewest layers ahead of it that are below `tolerance`
+    (a bound of sqnr) by themselves. A part begins further ahead where an input is not finite, or has no twin. `keep`
+    samples are saved, the worst first. What was written is read back and measured. Writes to `out`, by default
+    `reports/<model>-extract`.
 
     Raises PrecisionLabError for input that cannot be used.
     """
@@ -155,13 +154,10 @@ def _fault(
         assert ready.local.memory is not None
         return SecondFault(ready, second, twins, ready.local.memory // _QUARTER, observer)
     kind = _precision(precision, run)
-    table = None
-    if kind.is_quantized:
-        observer.stage("int8 ranges", len(ready.dataset))
-        collector = ready.local.collector(operands_of(ready.local.model))
-        collector.add(ready.dataset, observer.advance)
-        table = table_of(collector.histograms(), DEFAULT_METHOD, len(ready.dataset))
-    return EmulatedFault(ready, kind, table, arithmetic_of(run, at), observer)
+    plan = plan_of_run(at.parent, run, kind)
+    table = fault_ranges(ready, at.parent, run, plan, observer) if kind.is_quantized else None
+    around = Precision.FP32 if plan is None else plan.around
+    return EmulatedFault(ready, kind, table, arithmetic_of(run, at), observer, around)
 
 
 def _precision(asked: str | None, run: Mapping[str, Any]) -> Precision:
@@ -358,6 +354,7 @@ class _Cutting:
             "other": {"path": str(second.other.path), "sha256": second.other.sha256} if second else None,
             "match": second.match(region) if second else {},
             "precision": fault.precision.value if isinstance(fault, EmulatedFault) else None,
+            "around": fault.around.value if isinstance(fault, EmulatedFault) else None,
             "fault": fault.name,
             "inputs": list(region.inputs),
             "data": {"origin": self._ready.dataset.origin, "sha256": self._ready.dataset.sha256},

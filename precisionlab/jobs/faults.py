@@ -65,13 +65,14 @@ class Fault(Protocol):
 
 @dataclass(frozen=True)
 class EmulatedFault:
-    """A precision without pins, as it is emulated."""
+    """A precision without pins, as it is emulated; `around` is that of the float layers around int8 ones."""
 
     ready: Prepared
     precision: Precision
     table: CalibrationTable | None
     arithmetic: Arithmetic
     observer: Observer
+    around: Precision = Precision.FP32
 
     @property
     def name(self) -> str:
@@ -81,7 +82,7 @@ class EmulatedFault:
     def compare(self, samples: Dataset) -> Comparison:
         """See `Fault`."""
         self.observer.stage(f"{self.name}: the whole model", len(samples))
-        plan = plan_for(self.ready.local.model, self.precision, self.table)
+        plan = plan_for(self.ready.local.model, self.precision, self.table, around=self.around)
         return self.ready.local.compare(
             plan, self.table, samples, self.observer.advance, metric=None, introduced=True, arithmetic=self.arithmetic
         )
@@ -107,7 +108,7 @@ class EmulatedFault:
         part = load_model(folder / FIRST)
         samples = open_dataset(folder / INPUTS, part, None, 0)
         backend = OnnxRuntimeBackend(part, next(iter(samples)), self.ready.local.threads)
-        plan: PrecisionPlan = plan_for(backend.model, self.precision, self.table)
+        plan: PrecisionPlan = plan_for(backend.model, self.precision, self.table, around=self.around)
         judging = judging_of(backend.model)
         asked = Evaluation(plan, self.table, Detail.NONFINITE, True, judging, self.arithmetic)
         found, sums = [], dict[str, ErrorSums]()

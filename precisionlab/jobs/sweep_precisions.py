@@ -62,7 +62,7 @@ def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Methods) -> Pr
     outcome = sub.measure(read_plan_for(sub.model, plan), sub.methods)
     same = _same(repaired.evaluator.model, work)
     bare = job.bare(asked.default, job.ranges_by(asked.calibration, methods) if methods else NO_RANGES)
-    kept = Repaired(sub.model, outcome.low, (), same)
+    kept = Repaired(sub.model, outcome.low, (), same, bare.table)
     combined = _combined(bare, replace(outcome, certificate=None), kept)
     return _compiled(_by_itself(combined, bare.table, work, Deadline(None)), bare.table, work, repaired)
 
@@ -157,7 +157,7 @@ class _Precision:
             ),
             evaluations=bare.evaluations + found.evaluations + outcome.evaluations,
         )
-        return _combined(bare, outcome, Repaired(sub.model, outcome.low, found.released, same))
+        return _combined(bare, outcome, Repaired(sub.model, outcome.low, found.released, same, bare.table))
 
     def _is_better(self, repaired: PrecisionResult, pinned: PrecisionResult) -> bool:
         """Whether the plan with repairs is right with less, or nearer to it where neither is."""

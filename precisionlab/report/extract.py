@@ -58,6 +58,7 @@ def _commands(found: Extract) -> list[str]:
         return [shlex.join(map(visible, words))]
     precision = Precision(facts["precision"])
     words = ["precisionlab", "sweep", "model.onnx", "--data", "inputs", "--precisions", precision.value, "--no-repair"]
+    words += ["--around", facts["around"]] if facts["around"] != Precision.FP32.value else []
     flags = [f"--{precision.value}"]
     if precision.is_quantized:
         flags += ["--calibration-cache", "calibration.cache"]

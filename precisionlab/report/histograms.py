@@ -87,7 +87,7 @@ class RunHistograms:
 def histograms_text(result: SweepFindings) -> str:
     """The content of `histograms.json`."""
     values = result.values
-    table = next((found.table for found in result.precisions if found.precision.is_quantized), None)
+    table = next((found.own_ranges for found in result.precisions if found.precision.is_quantized), None)
     model, is_small = result.model, not result.run["annotated"]["note"]
     weights = [list(weight_values(model, layer)) if is_small else [] for layer in model.layers]
     layers = [

@@ -125,14 +125,16 @@ class CompiledVariant:
 class Repaired:
     """The model with repairs, in one low precision.
 
-    `bare` is the variant of it without pins. `released` are repairs that were found, and are not needed or do not help.
-    `same` says how it lies beside the original in float32, over all samples.
+    `bare` is the variant of it without pins, `ranges` are those of the model as it is, None without int8. `released`
+    are repairs that were found, and are not needed or do not help. `same` says how it lies beside the original in
+    float32, over all samples.
     """
 
     model: Model
     bare: Variant
     released: tuple[Repair, ...]
     same: Equivalence
+    ranges: CalibrationTable | None
 
     @property
     def repairs(self) -> tuple[Repair, ...]:
@@ -187,6 +189,11 @@ class PrecisionResult:
     sensitivity_samples: Mapping[str, int] = field(default_factory=dict)
     repaired: Repaired | None = None
     each_layer: EachLayer | None = None
+
+    @property
+    def own_ranges(self) -> CalibrationTable | None:
+        """The int8 ranges of the model as it is; None without int8."""
+        return self.table if self.repaired is None else self.repaired.ranges
 
     @cached_property
     def output_shares(self) -> Mapping[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -105,6 +106,32 @@ def test_int8_comes_with_its_ranges_and_shows_the_same_figure(tmp_path: Path) ->
     cache = read_cache_file(tmp_path / "out" / "calibration.cache")
     inputs = np.load(tmp_path / "out" / "inputs" / "0.npz")
     assert set(inputs) <= set(cache.scales)
+
+
+def test_an_int8_part_of_a_run_has_the_runs_own_ranges(swept_digits: SweepResult, tmp_path: Path) -> None:
+    assert swept_digits.folder is not None
+    found = extract(swept_digits.folder, precision="int8", threads=2, out=tmp_path / "out")
+    assert found.shown
+    (outcome,) = (one for one in swept_digits.precisions if one.precision.is_quantized)
+    assert outcome.own_ranges is not None
+    scales = read_cache_file(tmp_path / "out" / "calibration.cache").scales
+    assert scales
+    for name, scale in scales.items():
+        assert np.float32(outcome.own_ranges.scales[name]) == np.float32(scale), name
+
+
+def test_where_a_run_holds_no_ranges_they_are_found_anew_and_that_is_said(
+    swept_digits: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert swept_digits.folder is not None
+    folder = shutil.copytree(swept_digits.folder, tmp_path / "run")
+    (folder / "histograms.json").unlink()
+    found = run("extract", folder, "--precision", "int8", "--out", tmp_path / "out", "--threads", "2")
+    assert found.exit_code == 0, found.output
+    assert "the run holds no int8 ranges of this model as it is: they are found anew, by entropy" in found.output
+    (folder / "histograms.json").write_text("{}")
+    with pytest.raises(PlanError, match="not the histograms of a run"):
+        extract(folder, precision="int8", threads=2, out=tmp_path / "out")
 
 
 @pytest.mark.slow
