@@ -135,6 +135,14 @@ def _outputs() -> Iterator[Column]:
         yield metric_column(agreement, "", "", "; empty where it has no class axis.")
     for held in (*error_metrics(), *agreement_metrics()):
         yield metric_column(held, "held_out_", "Held out", " on the samples held out.")
+    for end, word in (("low", "lower"), ("high", "upper")):
+        yield number_column(
+            f"held_out_{SQNR}_{end}_db",
+            f"Held out, {word} end of the SQNR",
+            f"The {word} end of the 95 % interval of its SQNR over the samples held out; empty as the other.",
+            "dB",
+            required=False,
+        )
 
 
 def _samples() -> Iterator[Column]:

@@ -123,11 +123,12 @@ def _output_columns(name: str, comparison: Comparison, held_out: Comparison | No
         "counts": found.counts,
         "worst_part": worst_part if worst_part != name else "",
         **_figure_columns("", name, comparison),
-        **_interval_columns(name, comparison),
+        **_interval_columns("", name, comparison),
         "nan": e.nan if e else None,
         "inf": e.inf if e else None,
         **{metric.column: _agreement(metric, found) for metric in agreement_metrics()},
         **_figure_columns("held_out_", name, held_out),
+        **_interval_columns("held_out_", name, held_out),
         **{f"held_out_{metric.column}": _agreement(metric, held) for metric in agreement_metrics()},
     }
 
@@ -143,11 +144,12 @@ def _part_columns(output: str, name: str, comparison: Comparison, held_out: Comp
         "counts": found.counts and name in found.judged,
         "worst_part": "",
         **_figure_columns("", name, comparison),
-        **_interval_columns(name, comparison),
+        **_interval_columns("", name, comparison),
         "nan": found.parts[name].errors.nan,
         "inf": found.parts[name].errors.inf,
         **{metric.column: None for metric in agreement_metrics()},
         **_figure_columns("held_out_", name, held_out),
+        **_interval_columns("held_out_", name, held_out),
         **{f"held_out_{metric.column}": None for metric in agreement_metrics()},
     }
 
@@ -163,6 +165,9 @@ def _agreement(metric: AgreementMetric, errors: OutputErrors | None) -> float | 
     return metric.of(errors.top1) if errors and errors.top1.total else None
 
 
-def _interval_columns(name: str, comparison: Comparison) -> Row:
-    ends = interval(comparison, Bound(SQNR, True, 0.0, name))
-    return {"sqnr_low_db": ends.low if ends else None, "sqnr_high_db": ends.high if ends else None}
+def _interval_columns(prefix: str, name: str, comparison: Comparison | None) -> Row:
+    ends = interval(comparison, Bound(SQNR, True, 0.0, name)) if comparison is not None else None
+    return {
+        f"{prefix}{SQNR}_low_db": ends.low if ends else None,
+        f"{prefix}{SQNR}_high_db": ends.high if ends else None,
+    }

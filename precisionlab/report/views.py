@@ -38,20 +38,25 @@ class ErrorFigures:
 
 
 @dataclass(frozen=True)
-class OutputFigures(ErrorFigures):
+class IntervalFigures(ErrorFigures):
+    """The same with the ends of the SQNR's interval over samples; None where there is none."""
+
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class OutputFigures(IntervalFigures):
     """What one output of a variant has lost, or the worst of all its outputs.
 
-    `held_out` is the same on the samples that chose nothing. `low` and `high` are the ends of the SQNR's interval.
-    `part_of`, `role`, `counts` and `worst_part` are those of `variants.csv`; the worst of all has as `worst_part` the
-    name of the output or part that it is.
+    `held_out` is the same on the samples that chose nothing. `part_of`, `role`, `counts` and `worst_part` are those of
+    `variants.csv`; the worst of all has as `worst_part` the name of the output or part that it is.
     """
 
     name: str
     nan: float | None
     inf: float | None
-    low: float | None
-    high: float | None
-    held_out: ErrorFigures
+    held_out: IntervalFigures
     part_of: str = ""
     role: str = ""
     counts: bool = True
@@ -196,7 +201,7 @@ def _output(row: Row) -> OutputFigures:
         inf=as_number(row, "inf"),
         low=as_number(row, "sqnr_low_db"),
         high=as_number(row, "sqnr_high_db"),
-        held_out=ErrorFigures(_figures(row, "held_out_", held)),
+        held_out=IntervalFigures(_figures(row, "held_out_", held), *_held_out_ends(row)),
         part_of=_text(row, "part_of"),
         role=_text(row, "role"),
         counts=as_flag(row, "counts") if "counts" in row else True,
@@ -217,24 +222,30 @@ def _figures(row: Row, prefix: str, counted: str | None) -> dict[str, float | No
 def _worst(every: Sequence[OutputFigures]) -> OutputFigures:
     outputs = [o for o in every if o.counts and not o.part_of]
     worst = _worst_errors(outputs)
-    # The interval is that of the output with the least SQNR.
     least = next((o for o in outputs if o.sqnr is not None and o.sqnr == worst.sqnr), None)
     return OutputFigures(
         name="worst output",
         figures=worst.figures,
         nan=_chosen((o.nan for o in outputs), sum),
         inf=_chosen((o.inf for o in outputs), sum),
-        low=least.low if least else None,
-        high=least.high if least else None,
+        low=worst.low,
+        high=worst.high,
         held_out=_worst_errors([o.held_out for o in outputs]),
         worst_part=(least.worst_part or least.name) if least and len(every) > 1 else "",
     )
 
 
-def _worst_errors(errors: Sequence[ErrorFigures]) -> ErrorFigures:
-    return ErrorFigures(
-        {m.name: _chosen((e.of(m.name) for e in errors), min if m.higher_is_better else max) for m in output_metrics()}
-    )
+def _worst_errors(errors: Sequence[IntervalFigures]) -> IntervalFigures:
+    """The worst of each figure; the interval is that of the output with the least SQNR."""
+    figures = {
+        m.name: _chosen((e.of(m.name) for e in errors), min if m.higher_is_better else max) for m in output_metrics()
+    }
+    least = next((e for e in errors if e.sqnr is not None and e.sqnr == figures[SQNR]), None)
+    return IntervalFigures(figures, least.low if least else None, least.high if least else None)
+
+
+def _held_out_ends(row: Row) -> tuple[float | None, float | None]:
+    return _optional(row, f"held_out_{SQNR}_low_db"), _optional(row, f"held_out_{SQNR}_high_db")
 
 
 def _chosen(values: Iterable[float | None], choose: Callable[[Iterable[float]], float]) -> float | None:

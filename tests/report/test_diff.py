@@ -307,6 +307,26 @@ def test_figures_within_each_others_interval_are_the_same_and_the_difference_is_
     assert change.texts == ("40.0", "38.0", "−2.0")
 
 
+def test_held_out_figures_are_the_same_within_their_own_interval() -> None:
+    def held_out(sqnr: float, *ends: float) -> Any:
+        run, variants, layers, plans = report()
+        variants = variants.copy()
+        own = (variants["variant"] == "fp16 mixed") & variants["sqnr_db"].notna()
+        variants.loc[own, "held_out_sqnr_db"] = sqnr
+        for name, end in zip(("held_out_sqnr_low_db", "held_out_sqnr_high_db"), ends, strict=False):
+            variants.loc[own, name] = end
+        return run, variants, layers, plans
+
+    def change(before: Any, after: Any) -> Any:
+        (precision,) = diff_runs(files(before), files(after, "b")).precisions
+        return next(c for c in precision.found if c.name == "sqnr" and c.held_out)
+
+    near = change(held_out(40, 37, 43), held_out(38, 36, 41))
+    assert (near.trend, near.texts) == ("same", ("40.0", "38.0", "−2.0"))
+    assert change(held_out(40, 37, 43), held_out(36, 35, 41)).trend == "worse"
+    assert change(held_out(40), held_out(38)).trend == "worse"  # of older versions, which say nothing of it
+
+
 def test_what_is_made_of_the_same_sums_is_the_same_too() -> None:
     before, after = with_interval(40, 37, 43), with_interval(38, 36, 41)
     for content, value in ((before, 0.01), (after, 0.0126)):

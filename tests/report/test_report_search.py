@@ -58,6 +58,10 @@ def test_variants_say_what_chose_and_what_was_held_out(digits: SweepResult) -> N
     assert ends is not None
     assert (row["sqnr_low_db"], row["sqnr_high_db"]) == (ends.low, ends.high)
     assert ends.low <= row["sqnr_db"] <= ends.high
+    held_ends = interval(found.held_out, Bound("sqnr", True, 0.0, "logits"))
+    assert held_ends is not None
+    assert (row["held_out_sqnr_low_db"], row["held_out_sqnr_high_db"]) == (held_ends.low, held_ends.high)
+    assert held_ends.low <= row["held_out_sqnr_db"] <= held_ends.high
 
 
 def test_variants_say_what_they_cost(digits: SweepResult) -> None:

@@ -10,7 +10,7 @@ from precisionlab.compare.metrics import METRICS, SQNR, ErrorMetric
 from precisionlab.report.cells import records_of
 from precisionlab.report.diff.figures import SAME, Change, Ends, output_kinds, run_kinds
 from precisionlab.report.redraw import RunFiles
-from precisionlab.report.views import ErrorFigures, OutputFigures, VariantView, variant_view
+from precisionlab.report.views import ErrorFigures, IntervalFigures, VariantView, variant_view
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _says_the_same(name: str) -> bool:
 
 
 def _ends(figures: ErrorFigures) -> Ends | None:
-    """The interval of the SQNR over samples, where the tables have one: of those that chose."""
-    if not isinstance(figures, OutputFigures) or figures.low is None or figures.high is None:
+    """The interval of the SQNR over samples, where the tables have one; older runs have none of those held out."""
+    if not isinstance(figures, IntervalFigures) or figures.low is None or figures.high is None:
         return None
     return figures.low, figures.high
