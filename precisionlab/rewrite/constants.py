@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -111,17 +112,23 @@ def clamped_number(array: NDArray[np.float32], precision: Precision) -> tuple[fl
 
 
 def held_tensor(tensor: ir.TensorProtocol, precision: Precision, constants: Constants) -> ir.LazyTensor:
-    """What a kernel in the precision is handed of a float32 tensor; read and rounded when its content is asked for."""
-    shape = ir.Shape(tuple(tensor.shape.numpy()))
-    return ir.LazyTensor(lambda: ir.tensor(constant_array(tensor.numpy(), precision, constants)), tensor.dtype, shape)
+    """What a kernel in the precision is handed of a float32 tensor; read and rounded when its content is asked for.
+
+    Of a tensor it is always the same one, so that who keeps its content knows it again.
+    """
+
+    def held() -> ir.TensorProtocol:
+        return ir.tensor(constant_array(tensor.numpy(), precision, constants))
+
+    return _once_of(tensor, f"held.{precision}.{constants}", held)
 
 
 def quantized_tensor(tensor: ir.TensorProtocol, scales: NDArray[np.float32], axis: int | None) -> ir.LazyTensor:
     """A float32 tensor in steps of its scales, as QuantizeLinear and DequantizeLinear to int8 leave it.
 
     `scales` are those of the channels along `axis`, float32 (channels,), or of all, float32 (). The content is read and
-    rounded when it is asked for. Source: the ONNX operators of these names: q = saturate(round(x / scale)), ties to
-    even, and q · scale.
+    rounded when it is asked for; of a tensor and scales it is always the same one. Source: the ONNX operators of these
+    names: q = saturate(round(x / scale)), ties to even, and q · scale.
     """
     shape = tuple(tensor.shape.numpy())
     along = [-1 if i == axis else 1 for i in range(len(shape))] if axis is not None else ()
@@ -133,13 +140,22 @@ def quantized_tensor(tensor: ir.TensorProtocol, scales: NDArray[np.float32], axi
         steps += 0.0  # an integer has no −0
         return ir.tensor(np.multiply(steps, scales.reshape(along), out=steps))
 
-    return ir.LazyTensor(quantized, tensor.dtype, ir.Shape(shape))
+    of = hashlib.sha256(scales.tobytes()).hexdigest()
+    return _once_of(tensor, f"quantized.{axis}.{of}", quantized)
 
 
 def clamped_tensor(tensor: ir.TensorProtocol, precision: Precision) -> ir.LazyTensor:
     """The float32 tensor clamped, and not rounded yet; read and clamped each time that its content is asked for."""
-    shape = ir.Shape(tuple(tensor.shape.numpy()))
-    return ir.LazyTensor(lambda: ir.tensor(clamped_array(tensor.numpy(), precision)), ir.DataType.FLOAT, shape)
+    return _once_of(tensor, f"clamped.{precision}", lambda: ir.tensor(clamped_array(tensor.numpy(), precision)))
+
+
+def _once_of(tensor: ir.TensorProtocol, what: str, content: Callable[[], ir.TensorProtocol]) -> ir.LazyTensor:
+    """A float32 tensor of the same shape with this content, computed when it is asked for; made once of a tensor."""
+    key = f"precisionlab.{what}"
+    if key not in tensor.meta:
+        tensor.meta[key] = ir.LazyTensor(content, ir.DataType.FLOAT, ir.Shape(tuple(tensor.shape.numpy())))
+    made: ir.LazyTensor = tensor.meta[key]
+    return made
 
 
 def _clamped_place(array: NDArray[np.float32], precision: Precision) -> int | None:

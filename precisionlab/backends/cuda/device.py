@@ -17,15 +17,24 @@ from precisionlab.backends.cuda.kernels import Kernels
 from precisionlab.backends.cuda.session import PROVIDER, CudaSession, load_libraries
 from precisionlab.backends.cuda.statistics import DeviceErrorTable, DeviceHistograms, Launcher
 from precisionlab.backends.cuda.sums import DeviceProducts
+from precisionlab.backends.cuda.weights import DeviceWeights
 from precisionlab.backends.device import Running
+from precisionlab.backends.handed import LOOKUPS, PRODUCTS, to_hand
+from precisionlab.backends.refusals import check_memory, why_not_run
 from precisionlab.backends.session import keep_what_is_freed
 from precisionlab.backends.sums.session import HalfSumsSession, has_products
 from precisionlab.backends.tensorrt.cuda import Cuda, GpuFacts
 from precisionlab.errors import EngineError, OptionError
+from precisionlab.model.expression import RAISED
 from precisionlab.precision import Format
 
 _AT_ONCE = 4
 """Samples side by side at most: more only wait for Python, which hands them their values."""
+
+_WEIGHTS = 4
+"""One part in so many of the GPU's memory is for weights that sessions to come may share."""
+
+_SHARED = {**LOOKUPS, **PRODUCTS}
 
 
 class Gpu:
@@ -50,6 +59,8 @@ class Gpu:
         self.title = f"a GPU ({self.facts.name})"
         self._cuda, self._pool = cuda, ThreadPoolExecutor(_AT_ONCE)
         self._launcher = Launcher(cuda, kernels)
+        _, memory = cuda.memory()
+        self._weights = DeviceWeights(self._sent, memory // _WEIGHTS)
         self._products = DeviceProducts(self._launcher, number, self.facts.compute_capability)
 
     def threads(self, asked: int, each: int) -> int:
@@ -68,7 +79,15 @@ class Gpu:
         return self._plain(graph)
 
     def _plain(self, graph: ir.Model) -> CudaSession:
-        return CudaSession(graph, self._number)
+        return CudaSession(graph, self._number, self._weights.of(to_hand(graph, _SHARED)))
+
+    def _sent(self, array: NDArray[Any]) -> DeviceArray:
+        """A weight in the GPU's memory. Raises MemoryError where there is no room, EngineError for what else fails."""
+        try:
+            return self.value(array)
+        except RAISED as error:
+            check_memory(error)
+            raise EngineError(f"a weight cannot be copied to GPU {self._number}: {why_not_run(error)}") from None
 
     def errors(self, formats: Sequence[Format]) -> DeviceErrorTable:
         """An empty error table."""

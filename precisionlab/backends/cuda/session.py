@@ -29,8 +29,11 @@ def load_libraries() -> None:
 class CudaSession(Session):
     """One graph on one GPU. TF32 is off: float32 means float32."""
 
-    def __init__(self, graph: ir.Model, number: int) -> None:
-        """Raises ModelError where ONNX Runtime cannot load the graph, EngineError where its CUDA does not start."""
+    def __init__(self, graph: ir.Model, number: int, handed: Mapping[str, DeviceArray]) -> None:
+        """`handed` are initialisers, by name, that are in the GPU's memory already.
+
+        Raises ModelError where ONNX Runtime cannot load the graph, EngineError where its CUDA does not start.
+        """
         options = {
             "device_id": str(number),
             "use_tf32": "0",
@@ -39,7 +42,7 @@ class CudaSession(Session):
             "arena_extend_strategy": "kSameAsRequested",
         }
         self._number = number
-        super().__init__(graph, 1, ((PROVIDER, options), "CPUExecutionProvider"))
+        super().__init__(graph, 1, ((PROVIDER, options), "CPUExecutionProvider"), handed=handed)
         assert self._session is not None
         # Only float32 is summed up on the GPU; shapes and indices are wanted in the host's memory.
         self._on_device = {info.name: info.type == "tensor(float)" for info in self._session.get_outputs()}
