@@ -31,6 +31,8 @@ _RESET = (
     ".pl table{table-layout:auto}.pl thead{border:0;vertical-align:inherit}"
     ".pl tr{vertical-align:inherit;text-align:inherit}"
     ".pl tr,.pl th,.pl td{line-height:inherit;white-space:inherit;padding:0}.pl th{font-weight:inherit}"
+    ".pl h2,.pl h3,.pl h4{line-height:inherit}"
+    ".pl code{color:inherit;background:none;padding:0;white-space:inherit}"
 )
 """What the notebook's style says and ours, which comes behind, does not."""
 _WORST = 10

@@ -15,25 +15,12 @@ from precisionlab.jobs.result import SweepResult
 
 pytestmark = [needs_browser, pytest.mark.thorough]
 
-# What applies to tables of JupyterLab 4.2's packages/rendermime/style/base.css (BSD-3-Clause, Project Jupyter
-# Contributors), with values in the place of its variables.
-JUPYTERLAB = """
-.jp-RenderedHTMLCommon{color:#111;font-family:serif;font-size:14px;line-height:1.6;padding-right:20px}
-.jp-RenderedHTMLCommon table{border-collapse:collapse;border-spacing:0;border:none;color:#f0f;font-size:12px;
-table-layout:fixed;margin-left:auto;margin-bottom:1em;margin-right:auto}
-.jp-RenderedHTMLCommon thead{border-bottom:1px solid #000;vertical-align:bottom}
-.jp-RenderedHTMLCommon td,.jp-RenderedHTMLCommon th,.jp-RenderedHTMLCommon tr{vertical-align:middle;padding:.5em;
-line-height:normal;white-space:normal;max-width:none;border:none}
-.jp-RenderedMarkdown.jp-RenderedHTMLCommon td,.jp-RenderedMarkdown.jp-RenderedHTMLCommon th{max-width:none}
-:not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon td,:not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon th,
-:not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon tr{text-align:right}
-.jp-RenderedHTMLCommon th{font-weight:bold}
-.jp-RenderedHTMLCommon tbody tr:nth-child(odd){background:#fff}
-.jp-RenderedHTMLCommon tbody tr:nth-child(even){background:#abc}
-.jp-RenderedHTMLCommon tbody tr:hover{background:#0ff}
-.jp-RenderedHTMLCommon p{text-align:left;margin:0 0 1em}
-.jp-RenderedHTMLCommon h3{font-size:2em;margin:1em 0}
-"""
+LAB = Path(__file__).parent / "jupyterlab"
+"""JupyterLab's own style of outputs that are HTML, and its two themes."""
+
+
+def jupyterlab(theme: str = "light") -> str:
+    return "".join((LAB / name).read_text() for name in (f"theme-{theme}.css", "rendermime.css"))
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +45,20 @@ def results(swept_digits: SweepResult, tmp_path_factory: pytest.TempPathFactory)
 
 
 def page(fragment: str, path: Path, style: str, is_light: bool = True) -> Path:
-    theme, outer = str(is_light).lower(), "jp-RenderedHTMLCommon jp-RenderedHTML"
+    theme, outer = str(is_light).lower(), "jp-RenderedHTMLCommon jp-RenderedHTML jp-OutputArea-output"
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title><style>{style}</style>'
-        f'<body data-jp-theme-light="{theme}"><div class="{outer}">{fragment}</div></body>'
+        f'<body class="jp-ThemedContainer" data-jp-theme-light="{theme}">'
+        f'<div class="{outer}" data-mime-type="text/html">{fragment}</div></body>'
     )
     return path
 
 
-LOOK = """() => [...document.querySelectorAll('.pl td, .pl th, .pl table, .pl tr, .pl h3, .pl p')].map(e => {
+LOOK = """() => [...document.querySelectorAll('.pl *')].map(e => {
     const s = getComputedStyle(e);
-    return [e.tagName, s.textAlign, s.verticalAlign, s.padding, s.whiteSpace, s.fontSize, s.color, s.backgroundColor,
-            s.margin, s.borderBottomWidth, s.tableLayout, s.fontWeight, s.lineHeight].join(' ');
+    return [e.tagName, s.textAlign, s.verticalAlign, s.padding, s.whiteSpace, s.fontSize, s.fontFamily, s.color,
+            s.backgroundColor, s.margin, s.borderBottomWidth, s.tableLayout, s.fontWeight, s.lineHeight,
+            s.listStyleType, s.textDecorationLine, s.display].join(' ');
 })"""
 
 
@@ -79,7 +68,7 @@ def test_a_result_looks_the_same_with_jupyterlabs_style_as_without(
 ) -> None:
     fragment = results[name]._repr_html_()
     looks = []
-    for style in ("", JUPYTERLAB):
+    for style in ("", jupyterlab()):
         with Opened(browser, page(fragment, tmp_path / "page.html", style)) as opened:
             looks.append(opened.page.evaluate(LOOK))
             opened.photograph(f"notebook-{name}-{'jupyterlab' if style else 'plain'}")
@@ -93,7 +82,9 @@ def test_a_result_looks_the_same_with_jupyterlabs_style_as_without(
 def test_a_result_is_dark_where_the_notebook_is(
     is_light: bool, scheme: str, results: dict[str, Any], browser: Any, tmp_path: Path
 ) -> None:
-    file = page(results["diff"]._repr_html_(), tmp_path / "page.html", JUPYTERLAB, is_light)
+    file = page(
+        results["diff"]._repr_html_(), tmp_path / "page.html", jupyterlab("light" if is_light else "dark"), is_light
+    )
     with Opened(browser, file, scheme=scheme) as opened:
         ground = opened.page.evaluate("getComputedStyle(document.querySelector('.pl')).backgroundColor")
     channels = [int(part) for part in ground.removeprefix("rgb(").rstrip(")").split(",")]
