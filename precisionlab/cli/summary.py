@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TextIO
 
 from rich.padding import Padding
@@ -9,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from precisionlab.cli.console import Console
-from precisionlab.cli.worst_layers import print_worst_layers
+from precisionlab.cli.worst_layers import by_itself_lines, print_worst_layers
 from precisionlab.compare.confidence import inconclusive_bounds
 from precisionlab.compare.metrics import SQNR, AgreementMetric, Metric, brief_metrics
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.jobs.result import SweepResult
 from precisionlab.plan.file import plan_files
-from precisionlab.report.commands import longer_command, repair_command_line
+from precisionlab.report.commands import longer_command, repair_command_line, seen_from
 from precisionlab.report.inside import (
     emulated_words,
     inside_facts,
@@ -197,9 +198,12 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         console.print(Padding(pin.reason, (0, 0, 0, 6)))
     if len(pins) > _WORST:
         console.print(f"  … and {len(pins) - _WORST} more, in the plan")
-    if outcome.repairs and (repair := repair_command_line(result.run, name)):
+    if outcome.repairs and (repair := repair_command_line(seen_from(Path.cwd(), result.run), name)):
         console.print("a repair may do without pins; none was tried:")
         console.print(f"  {repair}", soft_wrap=True)
+    if outcome.each_layer is not None:
+        for line in by_itself_lines(outcome, outcome.each_layer):
+            console.print(line)
     if outcome.ranked:
         console.print()
         print_worst_layers(console, result, outcome)

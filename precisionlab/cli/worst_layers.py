@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 from rich.table import Table
 
 from precisionlab.cli.console import Console, shortened
+from precisionlab.evaluate.each_layer import EachLayer, LayerFigures
 from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.report.layer_rows import layer_errors
 from precisionlab.search.outcome import PrecisionResult
 from precisionlab.search.worst import order_words, worst_first
 from precisionlab.system.prefix import common_prefix
-from precisionlab.system.wording import decibel
+from precisionlab.system.wording import counted, decibel, number
 
 _SHOWN = 8
 _OTHER_COLUMNS = 52  # what the table of layers needs beside the names
@@ -33,6 +35,26 @@ def print_worst_layers(console: Console, result: SweepResult, outcome: Precision
     order, above = _order(outcome), itertools.takewhile(lambda one: one is not outcome, result.precisions)
     if order not in {_order(one) for one in above if one.ranked}:  # said once for all tables that have it
         console.print(f"order: {order}", style="dim")
+
+
+def by_itself_lines(outcome: PrecisionResult, each: EachLayer) -> Iterator[str]:
+    """Which layer harms most alone in the low precision, and which buys most alone in float32."""
+    metric = outcome.low.comparison.metric_name or ""
+
+    def told(found: LayerFigures) -> str:
+        return f"{decibel(found.sqnr)} dB" + ("" if found.metric is None else f", {metric} {number(found.metric, 3)}")
+
+    def worth(found: LayerFigures) -> float:
+        return -math.inf if math.isnan(found.sqnr) else found.sqnr
+
+    samples = counted(each.samples, "sample")
+    yield f"each layer by itself, on {samples}; {outcome.precision} throughout: {told(each.low)}"
+    if each.one_on:
+        worst = min(each.one_on, key=lambda name: worth(each.one_on[name]))
+        yield f"  only one in {outcome.precision}: worst {worst}, {told(each.one_on[worst])}"
+    if each.one_off:
+        best = max(each.one_off, key=lambda name: worth(each.one_off[name]))
+        yield f"  all but one in it: best without {best}, {told(each.one_off[best])}"
 
 
 def _order(outcome: PrecisionResult) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from precisionlab.backends import onnxruntime
 from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.memory import Share
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.cli.summary import print_summary
 from precisionlab.compare.judging import judging_of
 from precisionlab.compare.task import Accuracy, Outputs, TaskMetric
 from precisionlab.data import Dataset
@@ -209,6 +212,20 @@ def test_a_sweep_tells_of_every_layer_by_itself(swept: SweepResult) -> None:
     few = swept.by_itself()
     assert list(few) == ["layer", "kind", "one_on_sqnr_db", "one_on_metric", "one_off_sqnr_db", "one_off_metric"]
     assert list(few["layer"]) == list(ranked.sort_values("rank")["layer"])
+
+
+def test_the_terminal_names_the_worst_and_what_buys_most(swept: SweepResult) -> None:
+    stream = io.StringIO()
+    print_summary(swept, stream)
+    told = " ".join(stream.getvalue().split())
+    worst = swept.layers.sort_values("one_on_sqnr_db").iloc[0]
+    assert "each layer by itself, on 4 samples; bf16 throughout: " in told
+    assert f"only one in bf16: worst {worst['layer']}, {worst['one_on_sqnr_db']:.1f} dB, confidence" in told
+    best = swept.layers["one_off_sqnr_db"].max()
+    found = re.search(r"all but one in it: best without (\S+), (\S+) dB, confidence", told)
+    assert found is not None
+    assert found[2] == f"{best:.1f}"
+    assert swept.layers.set_index("layer")["one_off_sqnr_db"][found[1]] == best
 
 
 def test_the_page_shows_them_the_worst_first_and_the_tables_are_read_again(swept: SweepResult) -> None:
