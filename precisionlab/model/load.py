@@ -58,6 +58,7 @@ def load_model(path: Path) -> Model:
     data_files, is_known = _checked_files(path)
     with read_as_graph(path):
         model = ir.load(path)
+        _map_data(model)
     simple = _simplified(model, path, is_known)
     if not any(True for _ in model.graph):
         raise ModelError(f"{path}: no node leads to an output; there is nothing to compare")
@@ -322,6 +323,17 @@ def read_as_graph(path: Path) -> Iterator[None]:
             first = first.__cause__
         what = "its nodes and tensors make no graph that can be followed; export the model again"
         raise ModelError(f"{path}: cannot be read as a graph: {what}; {cause('onnx-ir', first)}") from None
+
+
+def _map_data(model: ir.Model) -> None:
+    """Map all external data, of which nothing is read yet.
+
+    Threads that first look at the same would get in each other's way (onnx-ir: "The array should be loaded only once").
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.numpy()
 
 
 def read_inner_data(model: ir.Model) -> None:

@@ -416,6 +416,13 @@ def test_external_data_is_read_hashed_and_run(tmp_path: Path) -> None:
     assert load_model(path).sha256 != model.sha256
 
 
+def test_external_data_is_mapped_before_threads_look_at_it(tmp_path: Path) -> None:
+    weights = [value.const_value for value in load_model(external(tmp_path)).onnx.graph.initializers.values()]
+    mapped = [weight for weight in weights if isinstance(weight, ir.ExternalTensor)]
+    assert mapped
+    assert all(weight.raw is not None for weight in mapped)
+
+
 @pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "sub/../../weights.bin", "", "link.bin"])
 def test_external_data_that_leaves_the_folder_is_refused(tmp_path: Path, location: str) -> None:
     folder = tmp_path / "model"
