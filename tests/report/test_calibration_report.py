@@ -8,16 +8,19 @@ import io
 import math
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import Opened, chromium, needs_browser
+from models import DIGITS
 from test_report import HOSTILE, Page
 
 from precisionlab.calibration.histogram import BINS, Histogram, histogram_of
 from precisionlab.evaluate.ranges import MeasuredRanges
+from precisionlab.jobs.calibrate import calibrate
 from precisionlab.report.calibration import render_calibration
 from precisionlab.report.cells import short_percent
 from precisionlab.report.sparkline import COLUMNS, Sparkline, sparkline
@@ -415,3 +418,17 @@ def test_seven_hundred_tensors_stay_small() -> None:
     html = render_calibration(facts(), pd.DataFrame(rows), jagged)
     assert html.count('class="hist"') > 700
     assert len(html.encode()) < 3_000_000
+
+
+@pytest.mark.thorough
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_page_of_a_real_calibration_can_be_read_by_everybody(tmp_path: Path, width: int, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    calibrate(DIGITS / "digits.onnx", DIGITS, samples=8, tensorrt="8.6.1", out=tmp_path)
+    with chromium() as browser, Opened(browser, tmp_path / "calibration.html", width, scheme) as opened:
+        opened.photograph(f"calibration-{width}-{scheme}")
+        assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert [found["id"] for found in Axe().run(opened.page).response["violations"]] == []
+        opened.check_quiet()

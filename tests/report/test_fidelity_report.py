@@ -64,6 +64,7 @@ def test_a_narrow_screen_scrolls_down_alone(result: FidelityFindings, tmp_path: 
 
     (tmp_path / "fidelity.html").write_text(fidelity_page(result), encoding="utf-8")
     with chromium() as browser, Opened(browser, tmp_path / "fidelity.html", 390, scheme) as opened:
+        opened.photograph(f"fidelity-390-{scheme}")
         every = "[...document.querySelectorAll('body *')].filter(e => e.clientWidth && !e.closest('svg'))"
         wide = f"{every}.filter(e => e.scrollWidth > e.clientWidth + 1)"
         assert opened.page.evaluate("document.documentElement.scrollWidth") == 390
