@@ -28,7 +28,7 @@ from precisionlab.calibration.find import table_of
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Sample, open_dataset
 from precisionlab.model import load_model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
@@ -72,7 +72,7 @@ class Figures:
         model = backend.model
         self._table = None
         if low.is_quantized:
-            tensors = sorted({name for layer in model.layers for name in int8_operands(model, layer)})
+            tensors = sorted({name for layer in model.layers for name in quantized_operands(model, layer)})
             collector = backend.collector(tensors)
             collector.add(samples, lambda done: None)
             self._table = table_of(collector.histograms(), "max", len(samples))

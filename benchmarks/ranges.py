@@ -27,7 +27,7 @@ from precisionlab.compare.task import Accuracy, TaskMetric, load_metric
 from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.evaluate.ranges import best_table, typical_sqnr
 from precisionlab.model import Model, load_model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.system.observer import Silent
@@ -60,7 +60,9 @@ def _print(name: str, model: Model, known: list[Sample], judged: list[Sample]) -
     backend = OnnxRuntimeBackend(model, known[0])
     dataset = open_dataset(PREPARED / name / "data", model, None, 0)
     metric = _metric(name, dataset)
-    operands = tuple(dict.fromkeys(o for layer in backend.model.layers for o in int8_operands(backend.model, layer)))
+    operands = tuple(
+        dict.fromkeys(o for layer in backend.model.layers for o in quantized_operands(backend.model, layer))
+    )
     collector = backend.collector(operands)
     collector.add(known, lambda done: None)
     histograms = collector.histograms()

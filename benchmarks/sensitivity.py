@@ -36,7 +36,7 @@ from precisionlab.compare.judging import judging_of
 from precisionlab.compare.sensitivity import Sensitivities, merged
 from precisionlab.evaluate.samples import worst_samples
 from precisionlab.model import Model, load_model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -84,7 +84,7 @@ def _measure(case: str, count: int, repeats: int, threads: int, whole: bool) -> 
     backend = OnnxRuntimeBackend(load_model(path), samples[0], threads)
     model, table = backend.model, None
     if CASES[case] is Precision.INT8:
-        collector = backend.collector(tuple({o: None for la in model.layers for o in int8_operands(model, la)}))
+        collector = backend.collector(tuple({o: None for la in model.layers for o in quantized_operands(model, la)}))
         collector.add(samples, lambda done: None)
         table = table_of(collector.histograms(), "max", count)
     low = plan_for(model, CASES[case], table)

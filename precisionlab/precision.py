@@ -24,17 +24,23 @@ class Format:
     the precision is), `builders` the TensorRTs with flags that have it, where not all do; `computed_as` the precision
     that a GPU without arithmetic of its own for it computes in instead, where it does. Of a value: `largest` is the
     largest finite one, `normal` the smallest with all digits, `least` the smallest above 0 (subnormal), `epsilon` the
-    distance from 1 to the next; of a quantized format in steps. `itemsize` is in bytes. `opset` is ONNX's first with a
-    Cast to and from it. `colours` are its own in a report, light and dark. `sqnr_db` is what it is held to by default:
-    noise of a thousandth of the signal's power for floats, of a hundredth for int8, as models in good health reach and
-    task metrics do not notice. `rungs` are the precisions that a pin to better ones may have, the cheapest first.
-    `levels` are the steps on each side of 0 of a format that needs ranges; None for floats. `clamps_constants`:
-    TensorRT's builder puts the nearest number in the place of a constant that would become Inf or 0 in it.
+    distance from 1 to the next. `itemsize` is in bytes. `opset` is ONNX's first with a Cast to and from it. `colours`
+    are its own in a report, light and dark. `sqnr_db` is what it is held to by default: noise of a thousandth of the
+    signal's power for floats, of a hundredth for quantized formats, as models in good health reach and task metrics do
+    not notice. `rungs` are the precisions that a pin may have in its place, the cheapest first; another quantized one
+    where it is asked for.
+
+    `is_quantized`: its values are steps of a scale, amax / `largest`, so that it needs ranges, and other layers are in
+    a float format around; `normal`, `least` and `epsilon` are in steps then, and a grid whose steps are all of one size
+    has its `normal` beyond its largest. `is_implicit`: weakly typed TensorRT quantises to it from ranges alone, by its
+    builder flag and a calibration cache (implicit quantization); another one needs Q/DQ nodes in the model.
+    `clamps_constants`: TensorRT's builder puts the nearest number in the place of a constant that would be Inf or 0.
     `sums_in_itself`: kernels may keep the running sum of products in it too; in other formats that is in float32 or
     int32. `stored_as` is the precision that it is in all but the sums of matrix products, where it is one for pins
     alone.
 
-    Sources: IEEE 754 binary16 and binary32; bfloat16 is binary32's first half.
+    Sources: IEEE 754 binary16 and binary32; bfloat16 is binary32's first half; E4M3 without infinities: P. Micikevicius
+    et al., "FP8 formats for deep learning", 2022, table 1.
     """
 
     dtype: str
@@ -49,7 +55,8 @@ class Format:
     sqnr_db: float
     colours: tuple[str, str]
     rungs: tuple[str, ...] = ("fp32",)
-    levels: int | None = None
+    is_quantized: bool = False
+    is_implicit: bool = False
     builders: str = ""
     computed_as: str = ""
     clamps_constants: bool = False
@@ -57,9 +64,14 @@ class Format:
     stored_as: str = ""
 
     @property
-    def is_quantized(self) -> bool:
-        """Whether its values are steps of a scale: it needs ranges, and other layers are in a float format around."""
-        return self.levels is not None
+    def is_uniform(self) -> bool:
+        """Whether its values are all as far apart as the least two."""
+        return self.normal > self.largest
+
+    @property
+    def lowest(self) -> float:
+        """The least value: of integers in two's complement one step below the largest's negative."""
+        return -self.normal if self.is_uniform else -self.largest
 
     def holds(self, other: Format) -> bool:
         """Whether every value of the other is one of its own, in range and in digits."""
@@ -130,15 +142,26 @@ _FORMATS = {
         rungs=("fp16", "fp16-sums32", "fp32"),
         builders="TensorRT 10.0 to 10.16",
     ),
+    "fp8": Format(
+        *("FLOAT8E4M3FN", "FP8", "FP8"),
+        *(448.0, 2.0**-6, 2.0**-9, 2.0**-3),
+        itemsize=1,
+        opset=19,
+        sqnr_db=20.0,
+        colours=("#c2632f", "#d9804f"),
+        rungs=("int8", "fp16", "fp16-sums32", "bf16", "fp32"),
+        is_quantized=True,
+    ),
     "int8": Format(
         *("INT8", "INT8", "INT8"),
-        *(127.0, 1.0, 1.0, 1.0),
+        *(127.0, 128.0, 1.0, 2.0**-7),
         itemsize=1,
         opset=10,
         sqnr_db=20.0,
         colours=("#e08a2e", "#e29a48"),
-        rungs=("fp16", "fp16-sums32", "bf16", "fp32"),
-        levels=127,
+        rungs=("fp8", "fp16", "fp16-sums32", "bf16", "fp32"),
+        is_quantized=True,
+        is_implicit=True,
     ),
 }
 
@@ -150,6 +173,7 @@ class Precision(str, Enum):
     FP16 = "fp16"
     FP16_SUMS32 = "fp16-sums32"
     BF16 = "bf16"
+    FP8 = "fp8"
     INT8 = "int8"
 
     def __str__(self) -> str:
@@ -229,3 +253,9 @@ class Precision(str, Enum):
 def any_quantized(precisions: Iterable[Precision]) -> bool:
     """Whether one of them needs ranges."""
     return any(precision.is_quantized for precision in precisions)
+
+
+def quantized_of(precisions: Iterable[Precision]) -> tuple[Precision, ...]:
+    """Those that need ranges, each once, in the order of their definition."""
+    found = set(precisions)
+    return tuple(precision for precision in Precision if precision.is_quantized and precision in found)

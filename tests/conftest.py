@@ -22,6 +22,7 @@ THOROUGH = frozenset(
             "determinism",
             "engines",
             "executors",
+            "fp8",
             "fuzz",
             "kill",
             "memory",

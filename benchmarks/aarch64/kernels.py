@@ -34,7 +34,7 @@ def found() -> Iterator[tuple[str, str]]:
     yield "histogram", _hash(counts)
     yield "entropy's divergences", _hash(calibration.divergences(counts.astype(np.float64)))
     kept = np.arange(128, counts.size, 7).astype(np.float64)
-    errors = calibration.squared_errors(counts.astype(np.float64), 1 / 256, kept, 127.0)
+    errors = calibration.squared_errors(counts.astype(np.float64), 1 / 256, kept, 127.0, 128.0, 2.0**-7)
     yield "mse's squared errors", _hash(errors)
     for name, block in (("tensor cores", 16), ("single products", 1), ("blocks of 4", 4)):
         yield f"sums in half, {name}", _hash(_added_up(sums.add_up, block))
@@ -43,7 +43,8 @@ def found() -> Iterator[tuple[str, str]]:
     for precision in (Precision.FP16, Precision.BF16):
         yield f"constants in {precision}", _hash(rounded_array(first, precision), rounded_array(second, precision))
     weight = _pair(96 * 131)[0].reshape(96, 131)
-    yield "weights in int8", _hash(weight_scales(weight, 0), quantised(weight, weight_scales(weight, 0), 0))
+    scales = weight_scales(weight, 0, Precision.INT8.number_format)
+    yield "weights in int8", _hash(scales, quantised(weight, scales, 0, Precision.INT8))
 
 
 def _pair(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

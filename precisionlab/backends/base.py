@@ -19,7 +19,7 @@ from precisionlab.compare.sensitivity import Sensitivities, Toggled
 from precisionlab.compare.task import TaskMetric
 from precisionlab.data import Sample
 from precisionlab.model import Layer, Model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.assign import format_of, inside_format, precision_of
 from precisionlab.plan.plan import PrecisionPlan
@@ -264,7 +264,7 @@ def _overflows(layer: Layer, known: ErrorSums, plan: PrecisionPlan) -> bool:
 
 def _rounds_to_inf(model: Model, layer: Layer, plan: PrecisionPlan, known: Mapping[str, ErrorSums]) -> bool:
     """Whether the layer takes values that are too large for the format that it rounds them to. int8 clips instead."""
-    quantized = int8_operands(model, layer) if precision_of(layer, plan).is_quantized else ()
+    quantized = quantized_operands(model, layer) if precision_of(layer, plan).is_quantized else ()
     limit = format_of(layer, plan).overflowing
     return any(known[name].max_ref >= limit for name in layer.inputs if name in known and name not in quantized)
 

@@ -83,7 +83,9 @@ def real_device(text: str) -> RealDevice:
 
 def check_real(precision: Precision, device: RealDevice) -> None:
     """Raises OptionError where the device does not compute in the precision."""
-    if not precision.is_low_float:
+    if precision.is_quantized:
+        if not precision.number_format.is_uniform:
+            raise OptionError(f"ONNX Runtime has no products in {precision}, only casts to it; leave {precision} out")
         return
     if device.number is None:
         raise OptionError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.model import Model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 
 
 def cheapest_ranges(
@@ -18,12 +19,12 @@ def cheapest_ranges(
 
     `introduced` has for each method the error that each layer introduces on its own, by output tensor. The
     cost of a tensor's range is the sum of Σerr² / Σref² over the outputs of the layers that quantise it;
-    ties, and tensors that no int8 layer takes, go to the first method.
+    ties, and tensors that no such layer takes, go to the first method.
     """
     first = next(iter(methods))
     takers: dict[str, list[str]] = {}
     for layer in model.layers:
-        for tensor in int8_operands(model, layer):
+        for tensor in quantized_operands(model, layer):
             takers.setdefault(tensor, []).extend(layer.outputs)
     ranges: dict[str, Range] = {}
     for tensor in methods[first].ranges:
@@ -31,7 +32,7 @@ def cheapest_ranges(
         costs = {name: sum(_noise(introduced[name].get(o)) for o in outputs) for name in methods}
         best = min(methods, key=lambda name: (costs[name], list(methods).index(name)))
         ranges[tensor] = methods[best].ranges[tensor]
-    return CalibrationTable(ranges, methods[first].samples)
+    return replace(methods[first], ranges=ranges)
 
 
 def _noise(errors: ErrorSums | None) -> float:

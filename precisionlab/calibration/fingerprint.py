@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from precisionlab.calibration.cache import CacheError, read_limited
 from precisionlab.calibration.table import CalibrationTable, Range
+from precisionlab.precision import Precision
 from precisionlab.system.reading import parse_json
 
 FINGERPRINT_SCHEMA = 1
@@ -146,13 +147,17 @@ def fingerprint_from_json(text: str | bytes, where: str) -> Fingerprint:
 def _range_facts(found: Range) -> dict[str, Any]:
     return {
         "amax": found.amax,
-        "scale": found.scale,
+        "scale": found.scale(_CACHED),
         "largest": found.largest,
         "count": found.count,
         "clipped": found.clipped,
         "nonfinite": found.nonfinite,
         "method": found.method,
     }
+
+
+_CACHED = Precision.INT8.number_format
+"""What a calibration cache has ranges of."""
 
 
 def _range_from(facts: _Keys) -> Range:
@@ -165,7 +170,7 @@ def _range_from(facts: _Keys) -> Range:
         nonfinite=facts.count("nonfinite"),
     )
     # The scale stands there for other programs; amax is the truth, and two that differ were edited by hand.
-    if not math.isclose(facts.magnitude("scale"), found.scale, rel_tol=1e-6):
+    if not math.isclose(facts.magnitude("scale"), found.scale(_CACHED), rel_tol=1e-6):
         raise facts.error("scale", "is not amax / 127")
     return found
 

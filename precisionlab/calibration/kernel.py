@@ -151,20 +151,24 @@ def divergences(counts):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def squared_errors(counts, width, candidates, levels):  # type: ignore[no-untyped-def]
-    """Σ count · (centre − its int8 value)² for each candidate number of bins kept; float64 as `candidates`.
+def squared_errors(counts, width, candidates, largest, normal, epsilon):  # type: ignore[no-untyped-def]
+    """Σ count · (centre − its quantized value)² for each candidate number of bins kept; float64 as `candidates`.
 
-    Values are taken at their bins' centres, (j + 0.5) · width; int8 has `levels` steps up to the threshold.
+    Values are taken at their bins' centres, (j + 0.5) · width; the threshold is the format's `largest` value. From its
+    `normal` value on the distance to the next is `epsilon` of the power of two below, and before it as at `normal`.
     """
     found = np.empty(candidates.size)
+    least = normal * epsilon
     for index in range(candidates.size):
-        step = candidates[index] * width / levels
+        step = candidates[index] * width / largest
         error = 0.0
         for j in range(counts.size):
             if counts[j] > 0:
                 centre = (j + 0.5) * width
                 # Both positive: floor(x + 0.5) rounds to nearest, and centres seldom stand on a tie.
-                level = min(np.floor(centre / step + 0.5), levels)
+                steps = min(centre / step, largest)
+                apart = least if steps < normal else epsilon * 2.0 ** math.floor(math.log2(steps))
+                level = min(np.floor(steps / apart + 0.5) * apart, largest)
                 error += counts[j] * (centre - level * step) ** 2
         found[index] = error
     return found

@@ -7,12 +7,13 @@ help is there at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from precisionlab.errors import OptionError
-from precisionlab.system.wording import meant
+from precisionlab.precision import Format, Precision
+from precisionlab.system.wording import either, meant
 
 if TYPE_CHECKING:
     from precisionlab.calibration.histogram import Histogram
@@ -42,15 +43,17 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Method:
-    """One method: `find` gives the threshold of a histogram, by the value of `parameter` where it has one.
+    """One method: `find` gives a histogram's threshold for a format, by the value of `parameter` where it has one.
 
-    `words` say what the range is, as a phrase that follows the name.
+    `words` say what the range is, as a phrase that follows the name. `counts_levels`: it goes by how many values of
+    one distance there are, and says nothing of a format whose values lie closer together near zero.
     """
 
     name: str
-    find: Callable[[Histogram, float], float]
+    find: Callable[[Histogram, float, Format], float]
     words: str
     parameter: Parameter | None = None
+    counts_levels: bool = False
 
     @property
     def default(self) -> float:
@@ -62,31 +65,31 @@ class Method:
         return self.name if self.parameter is None else f"{self.name} {value:g}"
 
 
-def _entropy(histogram: Histogram, _: float) -> float:
+def _entropy(histogram: Histogram, _: float, __: Format) -> float:
     from precisionlab.calibration.thresholds import entropy
 
     return entropy(histogram)
 
 
-def _capped(histogram: Histogram, _: float) -> float:
+def _capped(histogram: Histogram, _: float, __: Format) -> float:
     from precisionlab.calibration.thresholds import capped_entropy
 
     return capped_entropy(histogram)
 
 
-def _percentile(histogram: Histogram, share: float) -> float:
+def _percentile(histogram: Histogram, share: float, _: Format) -> float:
     from precisionlab.calibration.thresholds import percentile
 
     return percentile(histogram, share)
 
 
-def _mse(histogram: Histogram, _: float) -> float:
+def _mse(histogram: Histogram, _: float, number_format: Format) -> float:
     from precisionlab.calibration.thresholds import mse
 
-    return mse(histogram)
+    return mse(histogram, number_format)
 
 
-def _max(histogram: Histogram, _: float) -> float:
+def _max(histogram: Histogram, _: float, __: Format) -> float:
     return histogram.amax
 
 
@@ -97,8 +100,9 @@ _ALL = (
         "entropy",
         _entropy,
         "the range that loses the least information (KL divergence, TensorRT’s published algorithm)",
+        counts_levels=True,
     ),
-    Method("capped", _capped, "as entropy, but at most one value in 10 000 is clipped"),
+    Method("capped", _capped, "as entropy, but at most one value in 10 000 is clipped", counts_levels=True),
     Method("percentile", _percentile, "the range that keeps the given share of the values", PERCENTILE),
     Method("mse", _mse, "the range with the least squared error"),
     Method("max", _max, "the whole range, nothing clipped"),
@@ -108,7 +112,25 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 """Name → method, in the order in which they are told of; the first is what is taken without a word."""
 
 DEFAULT_METHOD = _ALL[0].name
+_WHOLE = _ALL[-1].name
 DEFAULT_PERCENTILE = PERCENTILE.default
+
+
+def methods_of(precision: Precision) -> dict[str, Method]:
+    """Name → method, of those that a quantized precision has; the first is what is taken without a word.
+
+    Where values lie closer together near zero, a wide range costs nothing but what vanishes below the least of them,
+    and the first is the one that clips nothing.
+    """
+    if precision.number_format.is_uniform:
+        return METHODS
+    left = {name: method for name, method in METHODS.items() if not method.counts_levels}
+    return {_WHOLE: left[_WHOLE], **left}
+
+
+def default_method(precision: Precision) -> str:
+    """The method that is taken without a word."""
+    return next(iter(methods_of(precision)))
 
 
 def words_of(name: str) -> str:
@@ -127,3 +149,13 @@ def check_method(name: str, known: Collection[str]) -> None:
     """Raises OptionError for a name that is not among those known."""
     if name not in known:
         raise OptionError(f"unknown calibration method {name!r}{meant(name, known)}; use one of {', '.join(known)}")
+
+
+def check_method_of(name: str, precisions: Iterable[Precision]) -> None:
+    """Raises OptionError for a method, or `auto`, that a quantized one of these precisions has not."""
+    for precision in precisions:
+        if precision.is_quantized and name not in (*methods_of(precision), AUTO):
+            raise OptionError(
+                f"calibration {name}: it counts values of one distance, and those of {precision} lie closer together "
+                f"near zero; use {either((*methods_of(precision), AUTO))} with {precision}"
+            )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from precisionlab.precision import Format, Precision
 from precisionlab.system.plain import Amount, Count
 
 _SMALLEST_SCALE = 2.0**-126
@@ -18,7 +19,7 @@ INT8_LEVELS = 127  # symmetric: −127 … 127 stand for −amax … amax (Tenso
 
 @dataclass(frozen=True)
 class Range:
-    """The largest |x| that a tensor's int8 values stand for, and what it is taken from.
+    """The largest |x| that a tensor's quantized values stand for, and what it is taken from.
 
     `largest` is the largest finite |x| seen, `count` how many finite values were, `clipped` how many of
     them lie beyond `amax`, `nonfinite` how many NaN and Inf took no part. Nothing at all was seen of a tensor that is
@@ -32,13 +33,12 @@ class Range:
     clipped: Count = 0
     nonfinite: Count = 0
 
-    @property
-    def scale(self) -> float:
-        """amax / 127, the step between two int8 values; 1/127 for a tensor that was zero throughout.
+    def scale(self, number_format: Format) -> float:
+        """The step of the format: amax / its largest value; that of 1 for a tensor that was zero throughout.
 
         Never below the smallest normal float32, which is what scales are kept in.
         """
-        return max((self.amax or 1.0) / INT8_LEVELS, _SMALLEST_SCALE)
+        return max((self.amax or 1.0) / number_format.largest, _SMALLEST_SCALE)
 
     @property
     def is_empty(self) -> bool:
@@ -53,15 +53,32 @@ class Range:
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """Tensor name → range, over `samples` samples."""
+    """Tensor name → range, over `samples` samples, found for the values of a quantized `precision`.
+
+    `others` are the tables of other precisions that a plan has beside it.
+    """
 
     ranges: Mapping[str, Range]
     samples: int
+    precision: Precision = Precision.INT8
+    others: tuple[CalibrationTable, ...] = field(default=())
+
+    def of(self, precision: Precision) -> CalibrationTable:
+        """The table of a quantized precision. Raises KeyError where there is none."""
+        found = next((table for table in (self, *self.others) if table.precision is precision), None)
+        if found is None:
+            raise KeyError(precision.value)
+        return found
+
+    def scale(self, tensor: str, precision: Precision) -> float:
+        """The step of a tensor's values in a quantized precision. Raises KeyError where it has no range."""
+        return self.of(precision).ranges[tensor].scale(precision.number_format)
 
     @property
     def scales(self) -> dict[str, float]:
-        """Tensor name → scale, of those that have a range."""
-        return {name: found.scale for name, found in self.ranges.items() if not found.is_empty}
+        """Tensor name → scale, of those that have a range; in this table's own precision."""
+        number_format = self.precision.number_format
+        return {name: found.scale(number_format) for name, found in self.ranges.items() if not found.is_empty}
 
     @property
     def methods(self) -> dict[str, int]:
@@ -71,8 +88,15 @@ class CalibrationTable:
     @property
     def digest(self) -> str:
         """SHA-256 over the tensors and their ranges: two tables with the same one quantise alike."""
-        text = "\n".join(f"{name}\0{found.amax.hex()}" for name, found in sorted(self.ranges.items()))
-        return hashlib.sha256(text.encode()).hexdigest()
+        lines = [f"{name}\0{found.amax.hex()}" for name, found in sorted(self.ranges.items())]
+        lines += [f"{self.precision}"] if self.precision is not Precision.INT8 else []
+        lines += [f"{table.precision}\0{table.digest}" for table in self.others]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def tables_in(table: CalibrationTable | None) -> tuple[CalibrationTable, ...]:
+    """The table and those beside it, one of each precision; none of None."""
+    return () if table is None else (table, *table.others)
 
 
 def network_scales(table: CalibrationTable, gone: Mapping[str, str | None]) -> dict[str, float]:
@@ -85,14 +109,14 @@ def network_scales(table: CalibrationTable, gone: Mapping[str, str | None]) -> d
     return scales | {name: scales[kept] for name, kept in gone.items() if kept in scales}
 
 
-def weight_scales(weight: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
+def weight_scales(weight: NDArray[np.float32], axis: int | None, number_format: Format) -> NDArray[np.float32]:
     """Scale of each channel along `axis`, float32 (channels,), or of the whole tensor, float32 ().
 
-    scale = max |w| / 127; a channel of zeros gets 1/127. (TensorRT: weights are quantised
-    symmetrically, per output channel.)
+    scale = max |w| / the format's largest value (127 of int8); that of 1 for a channel of zeros. (TensorRT: weights are
+    quantised symmetrically, per output channel.)
     """
     magnitude = np.abs(weight)
     amax = magnitude.max(initial=0) if axis is None else magnitude.max(
         axis=tuple(i for i in range(weight.ndim) if i != axis), initial=0
     )  # fmt: skip
-    return np.asarray(np.where(amax == 0, 1.0, amax) / INT8_LEVELS, np.float32)
+    return np.asarray(np.where(amax == 0, 1.0, amax) / number_format.largest, np.float32)

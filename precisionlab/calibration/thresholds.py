@@ -1,4 +1,4 @@
-"""From a histogram to the range that int8 stands for: the searches of `precisionlab.calibration.methods`.
+"""From a histogram to the range that quantized values stand for: the searches of `precisionlab.calibration.methods`.
 
 `percentile` clips the given share; `mse` minimises the squared error; `entropy`
 is the published TensorRT algorithm (S. Migacz, "8-bit Inference with TensorRT", GTC 2017, slides 20–38): 2048
@@ -13,7 +13,7 @@ import numpy as np
 
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.methods import DEFAULT_PERCENTILE
-from precisionlab.calibration.table import INT8_LEVELS
+from precisionlab.precision import Format
 
 _MSE_STRIDE = 8
 
@@ -31,8 +31,8 @@ def percentile(histogram: Histogram, share: float = DEFAULT_PERCENTILE) -> float
     return min((index + 1) * histogram.width, histogram.amax)
 
 
-def mse(histogram: Histogram) -> float:
-    """The threshold with the smallest squared error, from 128 bins up in steps of 8.
+def mse(histogram: Histogram, number_format: Format) -> float:
+    """The threshold with the smallest squared error by the format's own values, from 128 bins up in steps of 8.
 
     The error of pytorch-quantization's `_compute_amax_mse`: values at their bins' centres, rounded to nearest.
     Candidates are edges of bins here, centres there; exact zeros, which any threshold keeps, take no part.
@@ -45,7 +45,8 @@ def mse(histogram: Histogram) -> float:
     candidates = np.arange(kernel.LEVELS, used + _MSE_STRIDE, _MSE_STRIDE)
     counts = histogram.bins[:used].astype(np.float64)
     counts[0] -= histogram.zeros  # an exact zero is kept exactly by any threshold
-    errors = kernel.squared_errors(counts, histogram.width, candidates, INT8_LEVELS)
+    grid = number_format.largest, number_format.normal, number_format.epsilon
+    errors = kernel.squared_errors(counts, histogram.width, candidates, *grid)
     return min(float(candidates[int(np.argmin(errors))]) * histogram.width, histogram.amax)
 
 

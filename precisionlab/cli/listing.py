@@ -55,7 +55,7 @@ def pin_precisions() -> Iterable[str]:
     """The precisions that a pin may have."""
     from precisionlab.precision import Precision
 
-    return (precision.value for precision in Precision if not precision.is_quantized)
+    return (precision.value for precision in Precision)
 
 
 def metric_names() -> Iterable[str]:

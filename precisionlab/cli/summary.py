@@ -25,6 +25,7 @@ from precisionlab.report.inside import (
     kernels_text,
     nans_line,
 )
+from precisionlab.report.quantized_choice import choice_in
 from precisionlab.report.repair_views import EXACTNESS, scale_texts
 from precisionlab.report.rows import rows_text
 from precisionlab.report.shipping import next_commands, recommendation_of
@@ -87,6 +88,9 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         console.print(_engines(result))
     for outcome in result.precisions:
         _print_precision(console, result, outcome)
+    if (choice := choice_in(result)) is not None:
+        console.print()
+        console.print(f"{choice.question} {choice.sentence} (the report has the layers, and why)")
     if result.folder is not None:
         console.print()
         console.print(f"Report: {result.folder / 'report.html'}")

@@ -93,11 +93,9 @@ from precisionlab.errors import OptionError
 )
 @click.option(
     "--target",
-    default="a100",
-    show_default=True,
     cls=Listing,
     names=target_names,
-    help="The GPU that costs are for: {names}.",
+    help="The GPU that costs are for: {names}.  [default: the first that has the precisions]",
 )
 @click.option("--max-cost", metavar="SHARE", help="The most that a plan may cost, as a share of FP32's, such as 80%.")
 @click.option(
@@ -204,7 +202,7 @@ def sweep_command(
     minimize: str,
     spend: str | None,
     ladder: str | None,
-    target: str,
+    target: str | None,
     budget: str | None,
     max_evaluations: int | None,
     around: str,

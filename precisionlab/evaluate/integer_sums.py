@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from precisionlab.calibration.grid import rounded_to_grid, spread_along
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.model import Model
@@ -89,7 +90,10 @@ def _read(data: Any) -> dict[str, IntegerSums]:
 
 @dataclass(frozen=True)
 class _Product:
-    """One int8 product of an activation, `tensor` with its scale `step`, and a constant; `lost` as in IntegerSums."""
+    """One quantized product of an activation, `tensor`, with its scale `step`, and a constant.
+
+    `lost` is as in IntegerSums.
+    """
 
     node: ir.Node
     index: int
@@ -97,21 +101,23 @@ class _Product:
     tensor: str
     step: float
     lost: float
+    precision: Precision
 
     def levels(self) -> NDArray[np.float32]:
-        """The weight's integers, as float32; read anew, so that no weight is held."""
+        """The weight in steps of its scales, float32; read anew, so that no weight is held."""
         tensor = self.node.inputs[self.index].const_value  # type: ignore[union-attr]
         assert tensor is not None
         weight = tensor.numpy()
-        shape = [1] * weight.ndim
-        shape[self.axis] = -1
-        found = np.clip(np.rint(weight / weight_scales(weight, self.axis).reshape(shape)), -128, 127)
+        number_format = self.precision.number_format
+        spread = spread_along(weight_scales(weight, self.axis, number_format), self.axis, weight.ndim)
+        found = rounded_to_grid(np.asarray(weight / spread, np.float32), number_format)
         let_go(tensor)
         return np.asarray(self._turned(found, self.index), np.float32)
 
     def sums(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The integer sums of one sample's activation, as float32."""
-        levels = self._turned(np.clip(np.rint(value / np.float32(self.step)), -128, 127), 1 - self.index)
+        """The sums in steps of one sample's activation, float32."""
+        levels = rounded_to_grid(value / np.float32(self.step), self.precision.number_format)
+        levels = self._turned(levels, 1 - self.index)
         operands = (self.levels(), levels) if self.index == 0 else (levels, self.levels())
         return np.asarray(np.matmul(*operands), np.float32)
 
@@ -124,17 +130,17 @@ class _Product:
 def _products(model: Model, plan: PrecisionPlan, table: CalibrationTable) -> dict[str, _Product]:
     products = {}
     for layer in model.layers:
-        is_int8 = layer.quantizable and precision_of(layer, plan).is_quantized
-        if not is_int8 or around_of(layer, plan) is not Precision.FP16:
+        precision = precision_of(layer, plan)
+        if not (layer.quantizable and precision.is_quantized) or around_of(layer, plan) is not Precision.FP16:
             continue
         node = model.node[layer.nodes[0]]
-        found, scales = weight_by_channel(node), product_scales(node, table, model.tensors)
+        found, scales = weight_by_channel(node), product_scales(node, table, model.tensors, precision)
         if found is None or scales is None:
             continue
         tensor = str(node.inputs[1 - found[0]].name)  # type: ignore[union-attr]
         with np.errstate(under="ignore"):
             lost = float((scales.astype(np.float16) == 0).mean())
-        products[layer.name] = _Product(node, *found, tensor, table.ranges[tensor].scale, lost)
+        products[layer.name] = _Product(node, *found, tensor, table.scale(tensor, precision), lost, precision)
     return products
 
 

@@ -1,34 +1,39 @@
-"""The INT8 ranges of a job: all methods from one pass, and `auto`, which runs and compares them and takes the best."""
+"""The ranges of a job: all methods from one pass, and `auto`, which runs and compares them and takes the best."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from precisionlab.calibration.auto import cheapest_ranges
 from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD, METHODS
+from precisionlab.calibration.histogram import Histogram
+from precisionlab.calibration.methods import AUTO, default_method, methods_of
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import interval
 from precisionlab.compare.tolerance import Bound
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.model import Model
-from precisionlab.model.layers import int8_operands
-from precisionlab.precision import Precision
+from precisionlab.model.layers import quantized_operands
+from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision, quantized_of
 from precisionlab.rewrite.plans import plan_for
 
 _EXACT = 20 * math.log10(2**24)  # dB; a relative error of float32's last digit
 
 Compare = Callable[[str, CalibrationTable, bool], Comparison]
-"""Compares the INT8 model under a table, by its name; the flag asks for each layer's own error too."""
+"""Compares the quantized model under a table, by its name; the flag asks for each layer's own error."""
+
+Methods = Mapping[str, CalibrationTable]
+"""By each calibration method the ranges of a model in one quantized precision."""
 
 
 @dataclass(frozen=True)
 class MeasuredRanges:
-    """The INT8 model under the ranges of one method: its worst output's SQNR, that of its typical sample; in dB."""
+    """The model under the ranges of one method: its worst output's SQNR, and that of its typical sample; in dB."""
 
     method: str
     sqnr: float
@@ -54,7 +59,7 @@ class ChosenRanges:
 
 
 def best_table(model: Model, methods: Mapping[str, CalibrationTable], compare: Compare) -> ChosenRanges:
-    """The table under which the INT8 model loses least: one method for all tensors, or the cheapest for each.
+    """The table under which the quantized model loses least: one method for all tensors, or the cheapest for each.
 
     Each candidate is run and compared, and judged by the error of the worst final output.
     """
@@ -93,28 +98,61 @@ def _or_least(sqnr: float) -> float:
     return -math.inf if math.isnan(sqnr) else sqnr
 
 
-def ranges_by_method(evaluator: Evaluator) -> Mapping[str, CalibrationTable]:
-    """By each method the ranges of every tensor that an int8 layer quantises; from one pass."""
-    chosen, observer = evaluator.chosen, evaluator.observer
-    observer.stage("int8 ranges", len(chosen))
-    collector = evaluator.backend.collector(operands_of(evaluator.model))
-    collector.add(chosen, observer.advance)
-    found = collector.histograms()
-    return {name: table_of(found, name, len(chosen)) for name in METHODS}
+def ranges_by_method(evaluator: Evaluator, precision: Precision) -> Methods:
+    """By each method of the precision the ranges of every tensor that a quantized layer takes; from one pass."""
+    return tables_by_method(_histograms(evaluator), len(evaluator.chosen), precision)
 
 
-def ranges_by(evaluator: Evaluator, method: str) -> CalibrationTable:
-    """By one method the ranges of every tensor that an int8 layer quantises."""
+def tables_by_method(histograms: Mapping[str, Histogram], samples: int, precision: Precision) -> Methods:
+    """The same from histograms that are known, over so many samples."""
+    return {name: table_of(histograms, name, samples, precision=precision) for name in methods_of(precision)}
+
+
+def ranges_by(evaluator: Evaluator, method: str, precision: Precision) -> CalibrationTable:
+    """By one method the ranges of every tensor that a quantized layer takes."""
+    return table_of(_histograms(evaluator), method, len(evaluator.chosen), precision=precision)
+
+
+def _histograms(evaluator: Evaluator) -> Mapping[str, Histogram]:
     chosen, observer = evaluator.chosen, evaluator.observer
-    observer.stage("int8 ranges", len(chosen))
+    observer.stage("ranges", len(chosen))
     collector = evaluator.backend.collector(operands_of(evaluator.model))
     collector.add(chosen, observer.advance)
-    return table_of(collector.histograms(), method, len(chosen))
+    return collector.histograms()
+
+
+def method_of(plan: PrecisionPlan, precision: Precision) -> str:
+    """The method by which a plan has the ranges of one of its quantized precisions.
+
+    That which it names is of its default, or of those that it has in pins alone; another's is the one that its
+    precision has without a word.
+    """
+    named = plan.calibration
+    is_other = plan.default.is_quantized and precision is not plan.default
+    if named is None or is_other or named not in (*methods_of(precision), AUTO):
+        return default_method(precision)
+    return named
+
+
+def ranges_of_plan(
+    evaluator: Evaluator, plan: PrecisionPlan, methods: Mapping[Precision, Methods] | None = None
+) -> tuple[PrecisionPlan, ChosenRanges]:
+    """The ranges of every quantized precision of a plan, each by its method, and the plan with its method's name.
+
+    `methods` None: they are found from a pass. The table is that of the default, with the others beside it.
+    """
+    wanted = sorted(quantized_of(plan.precisions), key=lambda precision: precision is not plan.default)
+    if methods is None:
+        histograms = _histograms(evaluator)
+        methods = {p: tables_by_method(histograms, len(evaluator.chosen), p) for p in wanted}
+    found = [chosen_ranges(evaluator, methods[p], method_of(plan, p)) for p in wanted]
+    table = replace(found[0].table, others=tuple(one.table for one in found[1:]))
+    return replace(plan, calibration=method_of(plan, wanted[0])), replace(found[0], table=table)
 
 
 def operands_of(model: Model) -> tuple[str, ...]:
-    """The tensors that int8 layers quantise, each once, in topological order of the layers."""
-    return tuple(dict.fromkeys(name for layer in model.layers for name in int8_operands(model, layer)))
+    """The tensors that quantized layers take, each once, in topological order of the layers."""
+    return tuple(dict.fromkeys(name for layer in model.layers for name in quantized_operands(model, layer)))
 
 
 def chosen_ranges(evaluator: Evaluator, methods: Mapping[str, CalibrationTable], method: str) -> ChosenRanges:
@@ -125,15 +163,15 @@ def chosen_ranges(evaluator: Evaluator, methods: Mapping[str, CalibrationTable],
 
 
 def compared_with(evaluator: Evaluator, name: str, table: CalibrationTable, introduced: bool) -> Comparison:
-    """The int8 model under these ranges, with float32 around its int8 layers."""
-    plan = plan_for(evaluator.model, Precision.INT8, table)
-    return evaluator.compare(_title(name), plan, table, introduced=introduced)
+    """The model in the table's precision under these ranges, with float32 around its quantized layers."""
+    plan = plan_for(evaluator.model, table.precision, table)
+    return evaluator.compare(_title(name, table.precision), plan, table, introduced=introduced)
 
 
 def held_to(evaluator: Evaluator, name: str, table: CalibrationTable) -> Comparison | None:
     """The same on the samples held out; None where none are."""
-    return evaluator.hold_to(_title(name), plan_for(evaluator.model, Precision.INT8, table), table)
+    return evaluator.hold_to(_title(name, table.precision), plan_for(evaluator.model, table.precision, table), table)
 
 
-def _title(name: str) -> str:
-    return f"{Precision.INT8}" + ("" if name == DEFAULT_METHOD else f", ranges by {name}")
+def _title(name: str, precision: Precision) -> str:
+    return f"{precision}" + ("" if name == default_method(precision) else f", ranges by {name}")

@@ -1,11 +1,11 @@
-"""What the tensors of the float32 reference hold: histograms, channels, and from the same pass the int8 ranges."""
+"""What the tensors of the float32 reference hold: histograms, channels, and from the same pass quantized ranges."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.channels import ChannelMaxima, ChannelSpread, channel_axes
 from precisionlab.calibration.coarse import CoarseHistogram
-from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import METHODS
+from precisionlab.calibration.methods import methods_of
 from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import Sample
 from precisionlab.evaluate.evaluator import Evaluator
-from precisionlab.evaluate.ranges import operands_of
+from precisionlab.evaluate.ranges import Methods, operands_of, tables_by_method
 from precisionlab.model import Layer, Model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
@@ -35,16 +34,17 @@ Look = Callable[[Iterable[Sample], Callable[[str, NDArray[Any]], None]], None]
 
 @dataclass(frozen=True)
 class ObservedValues:
-    """Over `samples` samples: tensor → histogram and channels, and the int8 ranges by method.
+    """Over `samples` samples: tensor → histogram and channels, and by quantized precision the ranges by method.
 
-    `histograms` has every float32 tensor that a layer gives, rounds inside, or int8 quantises; `channels` those that
-    int8 quantises, over the first samples. `channels` and `methods` are empty where no int8 was asked for.
+    `histograms` has every float32 tensor that a layer gives, rounds inside, or a quantized one takes; `channels` those
+    that a quantized one takes, over the first samples. `channels` and `methods` are empty where no such precision was
+    asked for.
     """
 
     samples: int
     histograms: Mapping[str, CoarseHistogram]
     channels: Mapping[str, ChannelSpread]
-    methods: Mapping[str, CalibrationTable]
+    methods: Mapping[Precision, Methods]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the journal."""
@@ -53,8 +53,11 @@ class ObservedValues:
             "histograms": {name: found.to_dict() for name, found in self.histograms.items()},
             "channels": {name: found.to_dict() for name, found in self.channels.items()},
             "methods": {
-                method: {name: asdict(found) for name, found in table.ranges.items()}
-                for method, table in self.methods.items()
+                precision.value: {
+                    method: {name: asdict(found) for name, found in table.ranges.items()}
+                    for method, table in methods.items()
+                }
+                for precision, methods in self.methods.items()
             },
         }
 
@@ -62,19 +65,27 @@ class ObservedValues:
     def from_dict(cls, data: Mapping[str, Any]) -> ObservedValues:
         """What `to_dict` wrote. Raises ValueError where it is something else."""
         samples = of_kind(Count, data["samples"])
-        tables = of_kind(Mapping[str, Mapping[str, Range]], data["methods"])
-        if not all(math.isfinite(found.amax) for table in tables.values() for found in table.values()):
+        given = of_kind(Mapping[str, Mapping[str, Mapping[str, Range]]], data["methods"])
+        tables = {Precision(name): methods for name, methods in given.items()}
+        every = (found for methods in tables.values() for table in methods.values() for found in table.values())
+        if not all(math.isfinite(found.amax) for found in every):
             raise ValueError("a range without an end")
         return cls(
             samples,
             {name: CoarseHistogram.from_dict(found) for name, found in data["histograms"].items()},
             of_kind(Mapping[str, ChannelSpread], data["channels"]),
-            {method: CalibrationTable(ranges, samples) for method, ranges in tables.items()},
+            {
+                precision: {method: CalibrationTable(ranges, samples, precision) for method, ranges in found.items()}
+                for precision, found in tables.items()
+            },
         )
 
 
-def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedValues:
-    """What the tensors hold on the samples that choose, from one pass; with `int8` the ranges too, by each method."""
+def observed_values(evaluator: Evaluator, quantized: Collection[Precision], look: Look) -> ObservedValues:
+    """What the tensors hold on the samples that choose, from one pass; of quantized precisions the ranges too.
+
+    Those are by each method that the precision has.
+    """
     model, chosen = evaluator.model, evaluator.chosen
     operands = operands_of(model)
     shown = (name for layer in model.layers for name in (*rounded_inside(model, layer), *layer.outputs))
@@ -82,27 +93,29 @@ def observed_values(evaluator: Evaluator, int8: bool, look: Look) -> ObservedVal
     tensors = tuple(dict.fromkeys((*given, *operands)))
 
     def work() -> dict[str, Any]:
-        evaluator.observer.stage("int8 ranges and histograms" if int8 else "histograms", len(chosen))
+        evaluator.observer.stage("ranges and histograms" if quantized else "histograms", len(chosen))
         collector = evaluator.backend.collector(tensors)
         collector.add(chosen, evaluator.observer.advance)
         # One after the other: of thousands of tensors all at once are hundreds of MB.
-        quantised = {name: collector.histogram(name) for name in operands} if int8 else {}
+        taken = {name: collector.histogram(name) for name in operands} if quantized else {}
         return ObservedValues(
             len(chosen),
             {name: CoarseHistogram.of(collector.histogram(name)) for name in tensors},
-            _channels(evaluator, look) if int8 else {},
-            {method: table_of(quantised, method, len(chosen)) for method in METHODS} if int8 else {},
+            _channels(evaluator, look) if quantized else {},
+            {precision: tables_by_method(taken, len(chosen), precision) for precision in quantized},
         ).to_dict()
 
-    key = {"values": hashlib.sha256(json.dumps(tensors).encode()).hexdigest(), Precision.INT8.value: int8}
+    names = [precision.value for precision in quantized]
+    key = {"values": hashlib.sha256(json.dumps(tensors).encode()).hexdigest(), "quantized": names}
 
     def fits(found: ObservedValues) -> bool:
-        ranges = [found.methods[method].ranges.keys() if method in found.methods else () for method in METHODS]
+        tables = (found.methods.get(p, {}).get(method) for p in quantized for method in methods_of(p))
+        ranges = [() if table is None else table.ranges.keys() for table in tables]
         return (
             found.samples == len(chosen)
             and found.histograms.keys() == set(tensors)
             and found.channels.keys() <= set(operands)
-            and (not int8 or all(set(names) == set(operands) for names in ranges))
+            and all(set(names) == set(operands) for names in ranges)
         )
 
     return evaluator.journalled("histograms", key, work, ObservedValues.from_dict, fits)

@@ -18,6 +18,7 @@ from precisionlab.export.modelopt_rules import left_alone
 from precisionlab.export.subject import Export, Subject, command_line
 from precisionlab.model import Layer, Model
 from precisionlab.plan.assign import around_of, precision_of
+from precisionlab.plan.weak import explicit_layer
 from precisionlab.precision import Precision
 
 CACHE = "calibration.cache"
@@ -40,6 +41,12 @@ def modelopt_json(subject: Subject) -> Export:
     low = {layer for layer, precision in of.items() if precision.is_quantized}
     quantized = [layer for layer in model.layers if layer.name in low]
     floats = {name: around_of(model.layer[name], subject.plan) if name in low else p for name, p in of.items()}
+    explicit = explicit_layer(model, subject.plan)
+    if explicit is not None:
+        raise PlanError(
+            f"the plan has layer {explicit.name!r} in {of[explicit.name]}, and ModelOpt takes a plan's own scales for "
+            "int8 alone, by a calibration cache; export it as typed-onnx"
+        )
     if summed := [layer for layer, precision in of.items() if precision.is_for_pins]:
         raise PlanError(
             f"the plan has layer {summed[0]!r} in {of[summed[0]]}, and AutoCast puts no Casts around a product; "

@@ -1,16 +1,19 @@
-"""A plan's int8 layers as a Q/DQ model for ONNX Runtime, with the plan's own scales.
+"""A plan's quantized layers as a Q/DQ model for ONNX Runtime, with the plan's own scales.
 
 Not by onnxruntime's quantizer: that gives the quantised tensor to all that take it, the pinned layers among them, and
-adjusts ranges of its own accord. Here QuantizeLinear and DequantizeLinear stand before the two operands of each int8
-layer alone, int8 with zero point 0, weights per channel and stored as int8, no quantised bias.
+adjusts ranges of its own accord. Here QuantizeLinear and DequantizeLinear stand before the two operands of each
+quantized layer alone, with zero point 0, weights per channel and stored quantised, no quantised bias.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
+from precisionlab.calibration.grid import rounded_to_grid, spread_along
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError, PlanError
 from precisionlab.export.subject import Export, Subject
@@ -27,14 +30,19 @@ _MICROSOFT = "com.microsoft"  # whose own operators have it at every opset
 
 
 def onnxruntime_model(subject: Subject) -> Export:
-    """The model's bytes. Raises PlanError where no layer is in int8, ModelError where the file would exceed 2 GiB."""
+    """The model's bytes.
+
+    Raises PlanError where no layer is quantized, or the opset has not the type, ModelError where the file would exceed
+    2 GiB.
+    """
     quantized = check_quantizes(subject)
+    _check_opset(subject, quantized.values())
     _ = subject.scales  # says so where there are none
     assert subject.table is not None
     model = subject.model.onnx.clone()
     quantizer = _Quantizer(model, subject.table)
-    for name in quantized:
-        quantizer.quantize(name)
+    for name, precision in quantized.items():
+        quantizer.quantize(name, precision)
     quantizer.drop_unused()
     give_edges(model.graph, subject.model.halves)
     if quantizer.domain:
@@ -50,12 +58,25 @@ def onnxruntime_model(subject: Subject) -> Export:
     return Export(content, notes=_notes(subject, quantizer.domain))
 
 
-def check_quantizes(subject: Subject) -> list[str]:
-    """The first node of each int8 layer. Raises PlanError where there is none."""
-    found = [layer.nodes[0] for layer in subject.model.layers if precision_of(layer, subject.plan).is_quantized]
+def check_quantizes(subject: Subject) -> dict[str, Precision]:
+    """The first node of each quantized layer, and its precision. Raises PlanError where there is none."""
+    known = {layer.nodes[0]: precision_of(layer, subject.plan) for layer in subject.model.layers}
+    found = {name: precision for name, precision in known.items() if precision.is_quantized}
     if not found:
-        raise PlanError("the plan has no int8 layer, and a Q/DQ model has nothing else; export it as typed-onnx")
+        raise PlanError("the plan has no quantized layer, and a Q/DQ model has nothing else; export it as typed-onnx")
     return found
+
+
+def _check_opset(subject: Subject, precisions: Iterable[Precision]) -> None:
+    """Raises PlanError where the model's opset has no QuantizeLinear to a precision, in ONNX or of ONNX Runtime."""
+    opset = opset_of(subject.model.onnx)
+    for precision in precisions:
+        needed = precision.number_format.opset
+        if not precision.number_format.is_uniform and opset < needed:
+            raise PlanError(
+                f"{precision} in a Q/DQ model needs opset {needed} or newer, this one has {opset}; export the plan as "
+                "typed-onnx, which converts it, or convert the model first (onnx.version_converter.convert_version)"
+            )
 
 
 class _Quantizer:
@@ -65,51 +86,61 @@ class _Quantizer:
         self._graph = model.graph
         self._table = table
         self._nodes = {str(node.name): node for node in model.graph}
-        self._made: dict[tuple[ir.Value, int | None], ir.Value] = {}
+        self._made: dict[tuple[ir.Value, int | None, Precision], ir.Value] = {}
         self._names = set(all_names(model.graph))
         self.domain = "" if opset_of(model) >= _PER_CHANNEL else _MICROSOFT
 
-    def quantize(self, name: str) -> None:
+    def quantize(self, name: str, precision: Precision) -> None:
         """Both operands of this node."""
         node = self._nodes[name]
         for index, value in enumerate(node.inputs[:2]):
             if value is None:
                 continue
             axis = weight_axis(node, index) if value.is_initializer() else None
-            key = (value, axis)
+            key = (value, axis, precision)
             if key not in self._made:
-                made = self._weight(value, axis) if value.is_initializer() else self._activation(value)
+                is_weight = value.is_initializer()
+                made = self._weight(value, axis, precision) if is_weight else self._activation(value, precision)
                 self._made[key] = made
             node.replace_input_with(index, self._made[key])
 
     def drop_unused(self) -> None:
         """Take out the float weights that nothing takes any more."""
         kept = {*self._graph.inputs, *self._graph.outputs}
-        for value, _ in self._made:
+        for value, *_ in self._made:
             if value.is_initializer() and not value.uses() and value not in kept:
                 del self._graph.initializers[str(value.name)]
 
-    def _activation(self, value: ir.Value) -> ir.Value:
-        scale = np.asarray(self._table.ranges[str(value.name)].scale, np.float32)
-        parameters = self._parameters(str(value.name), scale)
-        low = self._node("QuantizeLinear", [value, *parameters], f"{value.name}_int8", None, after=value.producer())
-        return self._node(
-            "DequantizeLinear", [low, *parameters], f"{value.name}_from_int8", None, after=low.producer(), like=value
-        )
+    def _activation(self, value: ir.Value, precision: Precision) -> ir.Value:
+        scale = np.asarray(self._table.scale(str(value.name), precision), np.float32)
+        parameters, name = self._parameters(str(value.name), scale, precision), f"{value.name}_{precision}"
+        taken = self._kept(value) if _loses_relu(value, precision) else value
+        low = self._node("QuantizeLinear", [taken, *parameters], name, None, after=taken.producer(), kind=precision)
+        name = f"{value.name}_from_{precision}"
+        return self._node("DequantizeLinear", [low, *parameters], name, None, after=low.producer(), like=value)
 
-    def _weight(self, value: ir.Value, axis: int | None) -> ir.Value:
+    def _kept(self, value: ir.Value) -> ir.Value:
+        """What a Relu gives, as it is, by a node that ONNX Runtime does not look through."""
+        name = new_name(f"{value.name}_kept", self._names)
+        node = ir.Node("", "Abs", [value], name=name)
+        output = node.outputs[0]
+        output.name, output.shape, output.type = name, value.shape, value.type
+        self._graph.insert_after(value.producer(), node)  # type: ignore[arg-type]
+        return output
+
+    def _weight(self, value: ir.Value, axis: int | None, precision: Precision) -> ir.Value:
         assert value.const_value is not None
-        weight = value.const_value.numpy()
-        scales = weight_scales(weight, axis)
-        shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if axis is not None else []
+        weight, number_format = value.const_value.numpy(), precision.number_format
+        scales = weight_scales(weight, axis, number_format)
+        spread = spread_along(scales, axis, weight.ndim)
         # As QuantizeLinear does: the quotient in float32, ties to even, saturated.
-        low = np.clip(np.rint(weight / scales.reshape(shape)), -128, 127).astype(np.int8)
-        stored = self._constant(low, f"{value.name}_int8")
-        parameters = self._parameters(str(value.name), scales)
-        return self._node("DequantizeLinear", [stored, *parameters], f"{value.name}_from_int8", axis, None, like=value)
+        steps = rounded_to_grid(np.asarray(weight, np.float32) / spread, number_format)
+        stored = self._constant(steps.astype(number_format.numpy), f"{value.name}_{precision}")
+        parameters, name = self._parameters(str(value.name), scales, precision), f"{value.name}_from_{precision}"
+        return self._node("DequantizeLinear", [stored, *parameters], name, axis, None, like=value)
 
-    def _parameters(self, name: str, scales: np.ndarray) -> list[ir.Value]:
-        zeros = np.zeros(scales.shape, np.int8)
+    def _parameters(self, name: str, scales: np.ndarray, precision: Precision) -> list[ir.Value]:
+        zeros = np.zeros(scales.shape, precision.number_format.numpy)
         return [self._constant(scales, f"{name}_scale"), self._constant(zeros, f"{name}_zero_point")]
 
     def _constant(self, array: np.ndarray, name: str) -> ir.Value:
@@ -128,15 +159,16 @@ class _Quantizer:
         axis: int | None,
         after: ir.Node | None,
         like: ir.Value | None = None,
+        kind: Precision = Precision.INT8,
     ) -> ir.Value:
-        """A new node behind `after`, or at the graph's start; returns its output."""
+        """A new node behind `after`, or at the graph's start; returns its output, of the type of `like` or `kind`."""
         name = new_name(name, self._names)
         attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
         node = ir.Node(self.domain, operator, inputs, attributes, name=f"{name}_{operator}")
         output = node.outputs[0]
         output.name = name
         output.shape = inputs[0].shape
-        output.type = ir.TensorType(ir.DataType.INT8) if like is None else like.type
+        output.type = ir.TensorType(kind.number_format.element) if like is None else like.type
         if after is not None:
             self._graph.insert_after(after, node)
         elif len(self._graph):
@@ -144,9 +176,18 @@ class _Quantizer:
         return output
 
 
+def _loses_relu(value: ir.Value, precision: Precision) -> bool:
+    """Whether ONNX Runtime 1.32 would take away the Relu that gives it, which stays below 0 then.
+
+    Its optimiser does so before a QuantizeLinear to FP8 with zero point 0, as if that were the type's least value.
+    """
+    producer = value.producer()
+    return not precision.number_format.is_uniform and producer is not None and producer.op_type == "Relu"
+
+
 def _notes(subject: Subject, domain: str) -> tuple[str, ...]:
-    low = sorted((subject.asked | {subject.plan.around}) - {Precision.FP32, Precision.INT8})
-    notes = [f"layers in {precision} stand in fp32: this model holds the int8 layers alone" for precision in low]
+    low = sorted(p for p in subject.asked | {subject.plan.around} if p.is_low_float)
+    notes = [f"layers in {precision} stand in fp32: this model holds the quantized layers alone" for precision in low]
     if domain:
         notes.append(
             f"the model's opset has no scales per channel, so Q/DQ are ONNX Runtime's own ({domain}); "

@@ -17,14 +17,14 @@ from precisionlab.model import Model
 from precisionlab.model.quantized import own_flags
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import check_weak
-from precisionlab.precision import Precision, any_quantized
+from precisionlab.precision import Precision, any_quantized, quantized_of
 
 
 @dataclass(frozen=True)
 class Subject:
     """A plan with all that an export may need of it.
 
-    `table` is None where the plan has no int8 layer, `profiles` has each dynamic input,
+    `table` is None where the plan has no quantized layer, `profiles` has each dynamic input,
     `more_profiles` the same once more for each further profile. `names` counts how often the
     file to be handed on gives a name to a node, in bodies too: the loaded model has a name for every node, and each
     name once in a graph. `tensorrt` is the version that calibration caches are written for. `file` is what is handed on
@@ -71,9 +71,12 @@ class Subject:
 
     @property
     def scales(self) -> dict[str, float]:
-        """Tensor name → int8 scale. Raises PlanError where the plan has int8 layers, and no ranges are known."""
+        """Tensor name → scale. Raises PlanError where the plan has quantized layers, and no ranges are known."""
         if self.table is None:
-            raise PlanError("the plan has int8 layers, and their ranges are not known; give the samples with --data")
+            kinds = " and ".join(precision.value for precision in quantized_of(self.asked))
+            raise PlanError(
+                f"the plan has {kinds} layers, and their ranges are not known; give the samples with --data"
+            )
         return self.table.scales
 
     @property

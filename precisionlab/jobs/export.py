@@ -26,7 +26,7 @@ from precisionlab.plan.arithmetic import Fusing
 from precisionlab.plan.assign import precision_of, read_plan_for
 from precisionlab.plan.file import read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.plan.weak import check_weak
+from precisionlab.plan.weak import check_weak, explicit_layer
 from precisionlab.precision import any_quantized
 from precisionlab.rewrite.parted import layers_apart
 from precisionlab.rewrite.typed.beside import Beside
@@ -107,7 +107,7 @@ def export_plan(
     if target == REPAIRED:
         return _repaired(loaded, found, path, _required(file, "the model is a file"), observer)
     prepared = _prepared(loaded, file) if target in _NAMING and not typed else None
-    if target in _HOLDING and not typed:
+    if target in _HOLDING and not typed and (target in _SHAPED or explicit_layer(loaded, asked) is None):
         check_weak(loaded, asked)  # before samples are read in vain
     for note in () if target == _ONNXRUNTIME else tensorrt_notes(loaded):
         if not (note.is_silent and target == TYPED):  # that is put right there, with a note
@@ -117,7 +117,7 @@ def export_plan(
     with nullcontext() if file is None else held_file(file, observer.note, _ADVICE):
         if loaded.repairs and not is_told(path):
             found.same()
-        asked, table = found.ranges() if _has_int8(loaded, asked) else (asked, None)
+        asked, table = found.ranges() if _is_quantized(loaded, asked) else (asked, None)
         profiles, *more = found.profiles(shapes) if target in _SHAPED else ({},)
         subject = Subject(
             loaded, asked, table, profiles, names_in_file(loaded), tensorrt or default_release(), prepared, hold_float,
@@ -165,7 +165,7 @@ def _tell_apart(model: Model, plan: PrecisionPlan, path: Path, observer: Observe
         )
 
 
-def _has_int8(model: Model, plan: PrecisionPlan) -> bool:
+def _is_quantized(model: Model, plan: PrecisionPlan) -> bool:
     return any(precision_of(layer, plan).is_quantized for layer in model.layers)
 
 

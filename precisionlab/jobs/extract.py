@@ -155,7 +155,7 @@ def _fault(
         return SecondFault(ready, second, twins, ready.local.memory // _QUARTER, observer)
     kind = _precision(precision, run)
     plan = plan_of_run(at.parent, run, kind)
-    table = fault_ranges(ready, at.parent, run, plan, observer) if kind.is_quantized else None
+    table = fault_ranges(ready, at.parent, run, plan, kind, observer) if kind.is_quantized else None
     around = Precision.FP32 if plan is None else plan.around
     return EmulatedFault(ready, kind, table, arithmetic_of(run, at), observer, around)
 

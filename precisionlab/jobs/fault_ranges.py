@@ -1,4 +1,4 @@
-"""The INT8 ranges of a fault that is cut out: those of the run that it is of, or found anew where there is none."""
+"""The ranges of a fault that is cut out: those of the run that it is of, or found anew where there is none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import AUTO, DEFAULT_METHOD
+from precisionlab.calibration.methods import AUTO, default_method
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.errors import PlanError
 from precisionlab.evaluate.prepare import Prepared
@@ -32,28 +32,33 @@ def plan_of_run(folder: Path, run: Mapping[str, Any], precision: Precision) -> P
 
 
 def fault_ranges(
-    ready: Prepared, folder: Path, run: Mapping[str, Any], plan: PrecisionPlan | None, observer: Observer
+    ready: Prepared,
+    folder: Path,
+    run: Mapping[str, Any],
+    plan: PrecisionPlan | None,
+    precision: Precision,
+    observer: Observer,
 ) -> CalibrationTable:
-    """The ranges of the run in the folder, as `histograms.json` has them; `run` is empty of a model alone.
+    """A precision's ranges of the run in the folder, as `histograms.json` has them; `run` is empty of a model alone.
 
     Where they are not all there, by the method of its `plan` over all samples, which is said.
     """
     wanted = operands_of(ready.local.model)
-    known = _written(folder) if run else None
+    known = _written(folder, precision) if run else None
     if known is not None and known.ranges.keys() >= set(wanted):
-        observer.note(f"int8 ranges: those of the run, over {counted(known.samples, 'sample')}")
-        return CalibrationTable({name: known.ranges[name] for name in wanted}, known.samples)
-    method = plan.calibration if plan is not None and plan.calibration not in (None, AUTO) else DEFAULT_METHOD
-    assert method is not None
+        observer.note(f"{precision} ranges: those of the run, over {counted(known.samples, 'sample')}")
+        return CalibrationTable({name: known.ranges[name] for name in wanted}, known.samples, precision)
+    named = None if plan is None or plan.calibration == AUTO else plan.calibration
+    method = named or default_method(precision)
     if run:
-        observer.note(f"the run holds no int8 ranges of this model as it is: they are found anew, by {method}")
-    observer.stage("int8 ranges", len(ready.dataset))
+        observer.note(f"the run holds no {precision} ranges of this model as it is: they are found anew, by {method}")
+    observer.stage(f"{precision} ranges", len(ready.dataset))
     collector = ready.local.collector(wanted)
     collector.add(ready.dataset, observer.advance)
-    return table_of(collector.histograms(), method, len(ready.dataset))
+    return table_of(collector.histograms(), method, len(ready.dataset), precision=precision)
 
 
-def _written(folder: Path) -> CalibrationTable | None:
+def _written(folder: Path, precision: Precision) -> CalibrationTable | None:
     """The ranges in a run's `histograms.json`; None where it has none. Raises PlanError for a broken file."""
     if not (folder / HISTOGRAMS).is_file():
         return None
@@ -61,5 +66,6 @@ def _written(folder: Path) -> CalibrationTable | None:
         found = read_histograms(read_inside(folder, HISTOGRAMS, LARGEST_JSON).decode())
     except (UnreadableError, ValueError, RecursionError) as error:
         raise PlanError(f"{folder / HISTOGRAMS}: not the histograms of a run ({error}); sweep again") from None
-    ranges = {name: values.range for name, values in found.tensors.items() if values.range is not None}
-    return CalibrationTable(ranges, found.samples) if ranges else None
+    tensors = found.tensors.items()
+    ranges = {name: values.ranges[precision] for name, values in tensors if precision in values.ranges}
+    return CalibrationTable(ranges, found.samples, precision) if ranges else None

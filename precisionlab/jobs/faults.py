@@ -65,7 +65,7 @@ class Fault(Protocol):
 
 @dataclass(frozen=True)
 class EmulatedFault:
-    """A precision without pins, as it is emulated; `around` is that of the float layers around int8 ones."""
+    """A precision without pins, as it is emulated; `around` is that of the float layers around quantized ones."""
 
     ready: Prepared
     precision: Precision
@@ -96,8 +96,8 @@ class EmulatedFault:
         model = self.ready.local.model
         _save(model.onnx, [Opening((n,), infos[n]) for n in region.inputs], [infos[n] for n in region.outputs],
               folder / FIRST, model.data_files)  # fmt: skip
-        if self.table is None:
-            return (FIRST,)
+        if self.table is None or not self.precision.number_format.is_implicit:
+            return (FIRST,)  # what is quantised by nodes alone has no cache
         inside = {*region.inputs, *(output for name in region.layers for output in model.layer[name].outputs)}
         scales = {name: scale for name, scale in self.table.scales.items() if name in inside}
         write_whole_bytes(folder / CACHE, write_cache(scales, _CACHE_VERSION))

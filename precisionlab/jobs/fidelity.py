@@ -19,7 +19,7 @@ from precisionlab.backends.real import RealBackend, RealDevice, check_real, real
 from precisionlab.backends.registry import EMULATION, RTX, TENSORRT
 from precisionlab.backends.tensorrt.opening import open_engines
 from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import DEFAULT_METHOD
+from precisionlab.calibration.methods import default_method
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.errors import ErrorTable
@@ -173,11 +173,12 @@ class _Job:
     def _plan(self, precision: Precision) -> tuple[PrecisionPlan, CalibrationTable | None]:
         if not precision.is_quantized:
             return plan_for(self._model, precision), None
-        self._observer.stage("int8 ranges", len(self._dataset))
+        self._observer.stage(f"{precision} ranges", len(self._dataset))
         collector = self._local.collector(operands_of(self._model))
         collector.add(self._dataset, self._observer.advance)
-        table = table_of(collector.histograms(), DEFAULT_METHOD, len(self._dataset))
-        return plan_for(self._model, precision, table, calibration=DEFAULT_METHOD), table
+        method = default_method(precision)
+        table = table_of(collector.histograms(), method, len(self._dataset), precision=precision)
+        return plan_for(self._model, precision, table, calibration=method), table
 
     def _compared(
         self, title: str, backend: Backend, plan: PrecisionPlan, table: CalibrationTable | None, *, introduced: bool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -11,17 +10,17 @@ from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import profiles_for
-from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Dataset
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, Source, prepare
-from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
+from precisionlab.evaluate.ranges import ranges_of_plan
 from precisionlab.jobs.repaired_file import same_in_float32
 from precisionlab.model import Model
 from precisionlab.model.opset import opset_of
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import quantized_of
 from precisionlab.rewrite.plans import completed
 from precisionlab.system.observer import Observer
 
@@ -37,12 +36,12 @@ class Needs:
         self._source_run: SourceRun | None = None
 
     def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
-        """The plan with the pins that int8 needs anyway, and the ranges, by the plan's own method."""
-        ready = self._prepared("the plan has int8 layers, and their ranges come from the samples; give --data")
+        """The plan with the pins that quantized layers need anyway, and the ranges, by the plan's own method."""
+        kinds = " and ".join(precision.value for precision in quantized_of(self._plan.precisions))
+        ready = self._prepared(f"the plan has {kinds} layers, and their ranges come from the samples; give --data")
         evaluator = ready.evaluator(NoJournal(), self._observer, ready.judging())
-        method = self._plan.calibration or DEFAULT_METHOD
-        table = chosen_ranges(evaluator, ranges_by_method(evaluator), method).table
-        return completed(evaluator.model, replace(self._plan, calibration=method), table), table
+        plan, found = ranges_of_plan(evaluator, self._plan)
+        return completed(evaluator.model, plan, found.table), found.table
 
     def profiles(self, shapes: Sequence[str]) -> tuple[dict[str, Profile], ...]:
         """The shapes of each dynamic input in each profile: as given, and else as the samples have them."""

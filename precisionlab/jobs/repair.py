@@ -13,8 +13,8 @@ from precisionlab.compare.tolerance import Tolerance, default_tolerance, meets, 
 from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, parse_holdout, prepare
-from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, int8_ranges
 from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, takes_objects
+from precisionlab.jobs.quantized_ranges import NO_RANGES, Ranges, ranges_that_hold
 from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.jobs.repaired_file import beside_original, is_as_promised, write_repaired
 from precisionlab.model import Model, load_model
@@ -91,7 +91,7 @@ def repair(
     low = Precision.FP16 if precision is None else _low(precision)
     beside = parse_around(around)
     if beside is not Precision.FP32 and not low.is_quantized:
-        raise OptionError(f"around {around}: is for int8; {low} has no other layers around")
+        raise OptionError(f"around {around}: is for {_quantized()}; {low} has no other layers around")
     loaded = load_model(Path(model))
     if own := why_left_alone(loaded):
         raise ModelError(f"{loaded.path}: {own}; repair the float32 model that it was made from")
@@ -113,7 +113,7 @@ def repair(
             return is_as_promised(model, same)
 
         def ranges_of(means: Means) -> Ranges:
-            return int8_ranges(means.evaluator, means.methods, bounds) if low.is_quantized else NO_RANGES
+            return ranges_that_hold(means.evaluator, means.methods(low), bounds) if low.is_quantized else NO_RANGES
 
         trials = RepairTrials(opened(loaded), low, beside, bounds, opened, ranges_of, is_same=is_same)
         before, held_before = trials.whole(())
@@ -146,6 +146,11 @@ def repair(
             file if found.repairs else None,
             why,
         )
+
+
+def _quantized() -> str:
+    """The quantized precisions that there are repairs for, in words."""
+    return either(one for one in repaired_precisions() if one.is_quantized)
 
 
 def _low(name: str) -> Precision:

@@ -13,13 +13,13 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.data import Dataset
 from precisionlab.evaluate.evaluator import Evaluator
-from precisionlab.evaluate.ranges import chosen_ranges, compared_with, least_lossy, ranges_by
+from precisionlab.evaluate.ranges import Methods, chosen_ranges, compared_with, least_lossy, ranges_by
 from precisionlab.evaluate.values import Look, observed_values
-from precisionlab.jobs.int8_ranges import NO_RANGES, Methods, Ranges, best_ranges
+from precisionlab.jobs.quantized_ranges import NO_RANGES, Ranges, best_ranges
 from precisionlab.jobs.repaired_file import same_in_float32
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, quantized_of
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.rewrite.repairs import repaired_model
 from precisionlab.rewrite.repairs.channel_values import ChannelValues, ChannelWatch
@@ -39,10 +39,9 @@ class Means:
     evaluator: Evaluator
     look: Look
 
-    @property
-    def methods(self) -> Methods:
-        """By each calibration method the int8 ranges."""
-        return observed_values(self.evaluator, True, self.look).methods
+    def methods(self, precision: Precision) -> Methods:
+        """By each calibration method the ranges in a quantized precision."""
+        return observed_values(self.evaluator, (precision,), self.look).methods[precision]
 
 
 class RepairTrials:
@@ -64,7 +63,7 @@ class RepairTrials:
         typed: bool = False,
         is_same: Callable[[Model], bool] = lambda repaired: True,
     ) -> None:
-        """`opened` makes the means of a repaired model, `ranges_of` finds the int8 ranges of one.
+        """`opened` makes the means of a repaired model, `ranges_of` finds the ranges of one.
 
         `is_same` tells of a repaired model whether its float32 is what its repairs promise.
         `typed`: engines take each layer's type from the model, and constants as they stand there.
@@ -171,7 +170,7 @@ class RepairTrials:
     def histograms(self, repairs: Repairs) -> Mapping[str, CoarseHistogram]:
         """What the tensors hold in float32, on the samples that choose."""
         means = self.means(repairs)
-        return observed_values(means.evaluator, self._precision.is_quantized, means.look).histograms
+        return observed_values(means.evaluator, quantized_of((self._precision,)), means.look).histograms
 
     def channels(self, profiles: Mapping[str, Profile]) -> Mapping[str, ChannelValues]:
         """What tensors of the model as it is hold in float32 by channels, on the samples that choose."""
@@ -186,7 +185,7 @@ class RepairTrials:
             # Opened for this alone: of dozens of sets all at once are as many models.
             evaluator = self.means(()).evaluator if not repairs else self._open(repairs).evaluator
             method = self._method()
-            table = ranges_by(evaluator, method)
+            table = ranges_by(evaluator, method, self._precision)
             plan = plan_for(evaluator.model, self._precision, table, around=self._around, calibration=method)
             self._alike[repairs] = evaluator.compare(self._title(repairs), plan, table, introduced=True)
         return self._alike[repairs]
@@ -194,7 +193,7 @@ class RepairTrials:
     def _method(self) -> str:
         """The method under whose ranges the model as it is loses least."""
         means = self.means(())
-        tables = means.methods.items()
+        tables = means.methods(self._precision).items()
         return least_lossy({name: compared_with(means.evaluator, name, table, True) for name, table in tables})
 
     def same(self, repairs: Repairs, samples: Dataset, threads: int) -> Equivalence:
@@ -215,12 +214,13 @@ class RepairTrials:
         return self._opened(repaired_model(self._evaluator(()).model, repairs))
 
     def ranges(self, repairs: Repairs) -> Ranges:
-        """The int8 ranges of the model with these repairs."""
+        """The ranges of the model with these repairs."""
         if repairs not in self._ranges:
             # Where the model as it is needed other ranges than the default's, so does what is compared with it.
             tries = bool(repairs) and self.ranges(()).method == AUTO
             means = self.means(repairs)
-            self._ranges[repairs] = best_ranges(means.evaluator, means.methods) if tries else self._ranges_of(means)
+            methods = means.methods(self._precision) if tries else {}
+            self._ranges[repairs] = best_ranges(means.evaluator, methods) if tries else self._ranges_of(means)
         return self._ranges[repairs]
 
     def plan(self, repairs: Repairs) -> tuple[PrecisionPlan, CalibrationTable | None]:
@@ -231,10 +231,11 @@ class RepairTrials:
         return plan, found.table
 
     def _plan_by(self, method: str | None, repairs: Repairs) -> tuple[PrecisionPlan, CalibrationTable | None]:
-        """As `plan`, with int8 ranges by this method."""
+        """As `plan`, with ranges by this method."""
         if method in (None, self.ranges(repairs).method):
             return self.plan(repairs)
-        table = chosen_ranges(self._evaluator(repairs), self.means(repairs).methods, method).table
+        methods = self.means(repairs).methods(self._precision)
+        table = chosen_ranges(self._evaluator(repairs), methods, method).table
         model = self.model(repairs)
         return plan_for(model, self._precision, table, around=self._around, calibration=method), table
 

@@ -16,14 +16,14 @@ from precisionlab.evaluate.values import ObservedValues
 from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, takes_objects
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.run_place import REQUEST, request_digest
-from precisionlab.jobs.sweep_checks import check_cost, check_tolerance
+from precisionlab.jobs.sweep_checks import check_target, check_tolerance
 from precisionlab.jobs.sweep_precisions import measured, results
 from precisionlab.jobs.sweep_request import SweepRequest, data_options, run_options, sweep_options
 from precisionlab.jobs.sweep_schedule import Foretelling, Schedule, announcement
 from precisionlab.jobs.sweep_search import SweepJob
 from precisionlab.jobs.sweep_work import SweepWork, open_work
 from precisionlab.model.portable import read_otherwise
-from precisionlab.precision import any_quantized
+from precisionlab.precision import quantized_of
 from precisionlab.report.files import run_facts, write_results
 from precisionlab.report.kernel_times import kernel_times
 from precisionlab.results.sweep import SampleNames
@@ -54,7 +54,7 @@ def sweep(
     minimize: str = "pins",
     spend: str | float | None = None,
     ladder: str | Iterable[str] | None = None,
-    target: str = "a100",
+    target: str | None = None,
     budget: str | float | None = None,
     max_evaluations: int | None = None,
     threads: int | None = None,
@@ -89,7 +89,8 @@ def sweep(
 
     A search ends with as few pins as it can, or with `minimize` "cost" with as cheap ones; with `spend` (such as
     "5%") it makes the error as small as that added cost allows. `max_cost` (such as "80%" of float32's) is the most
-    that a plan may cost. Cost is estimated for `target`, the GPU that the model will run on. `ladder` names the
+    that a plan may cost. Cost is estimated for `target`, the GPU that the model will run on (by default the first of
+    `precisionlab.search.devices` that has the precisions). `ladder` names the
     precisions that pins may have (such as "fp16,fp32"). `budget` (such as "30m", for all of it: what is not searched
     is done whatever it takes) and `max_evaluations` (plans with pins of each precision) end the search early, with the
     best plan so far. `processes` or a Dask cluster (the address of its scheduler)
@@ -111,7 +112,7 @@ def sweep(
     what is found is measured once more with sums in half; or "half" (tensor cores) or "half-single" (without them), and
     pins are searched for under these.
 
-    `around` is the precision of the float layers around int8 ones, `calibration` the method that finds int8 ranges
+    `around` is the precision of the float layers around quantized ones, `calibration` the method that finds ranges
     (one of `precisionlab.calibration.methods`, or auto). `skip_bad` goes on past samples that cannot be used. `metric`
     names the user's own task metric, `package.module:name`. With `each_layer` every layer is measured by itself too, on
     so many of the samples that choose: the outputs and the task metric with it alone in the low precision, and with it
@@ -153,6 +154,8 @@ def sweep(
             dask=dask,
             layers=layers,
             target=target,
+            precisions=precisions,
+            plan=plan,
             engine=engine,
         ),
         plan=None if plan is None else Path(plan),
@@ -163,6 +166,7 @@ def sweep(
 
 def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
     """The whole job, as `sweep` tells it."""
+    check_target(request.options, request.run.target)
     started, schedule = time.perf_counter(), Schedule(request.options.budget)
     log = RunLog(Foretelling(observer, schedule))
     with open_work(request, log) as work:
@@ -203,9 +207,7 @@ def _reference(job: SweepJob, work: SweepWork) -> tuple[Variant, ObservedValues]
         reference = job.reference()
         job.grounds = _grounds(work, reference)
         check_tolerance(options, reference.comparison, job.grounds)
-        check_cost(options, work.cost)
-        needs_ranges = any_quantized((*options.precisions, *(plan.precisions if plan else ())))
-        return reference, job.observed(needs_ranges)
+        return reference, job.observed(quantized_of((*options.quantized, *(plan.precisions if plan else ()))))
     except PrecisionLabError:
         work.run.discard()  # labels or a tolerance that only the reference could show to be wrong
         raise

@@ -16,7 +16,7 @@ from precisionlab.model import Model
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import CANNOT_CHOOSE_SUMS, check_weak
-from precisionlab.search.cost import CostModel
+from precisionlab.search.devices import DevicePeaks, devices_for
 from precisionlab.search.grounds import Grounds
 from precisionlab.search.options import Options
 
@@ -54,6 +54,10 @@ def check_choosable(model: Model, engines: EngineBackend, options: Options, plan
     for rung in options.ladder or ():
         if rung.is_for_pins:
             raise OptionError(f"ladder: {rung}: {CANNOT_CHOOSE_SUMS}; leave it, and name bf16 or fp32")
+        if rung.is_quantized and not rung.number_format.is_implicit:
+            raise OptionError(
+                f"ladder: {rung}: weakly typed TensorRT takes it by Q/DQ nodes alone; leave it, or --typed"
+            )
 
 
 _WITHOUT_FLOATS = (
@@ -87,8 +91,11 @@ def _why_not(bound: Bound, reference: Comparison) -> str:
     return "no output of the model has a class axis" if isinstance(metric, AgreementMetric) else _WITHOUT_FLOATS
 
 
-def check_cost(options: Options, cost: CostModel) -> None:
+def check_target(options: Options, target: DevicePeaks) -> None:
     """Raises OptionError where the target has no arithmetic in a precision asked for."""
     for precision in (*options.precisions, options.around):
-        if cost.device.peak(precision) is None:
-            raise OptionError(f"target {cost.device.name} has no {precision}; choose another --target or precision")
+        if target.peak(precision) is None:
+            others = ", ".join(device.name for device in devices_for([precision]))
+            raise OptionError(
+                f"target {target.name} has no {precision}; choose another --target ({others}) or precision"
+            )

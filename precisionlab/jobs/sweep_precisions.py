@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import closeness
 from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.ranges import Methods
 from precisionlab.jobs.each_layer import with_each_layer
-from precisionlab.jobs.int8_ranges import NO_RANGES, Methods, Ranges
 from precisionlab.jobs.plan_source import repaired_for
+from precisionlab.jobs.quantized_ranges import NO_RANGES, Ranges
 from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.jobs.repaired_file import beside_original, check_promise, is_as_promised, repairs_text
 from precisionlab.jobs.sweep_schedule import Schedule, seconds_of
@@ -21,7 +23,7 @@ from precisionlab.jobs.sweep_work import SweepWork
 from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.plan.assign import read_plan_for
-from precisionlab.precision import Precision, any_quantized
+from precisionlab.precision import Precision, quantized_of
 from precisionlab.rewrite.repairs import is_repairable
 from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.certificate import certificate_without_pins
@@ -35,7 +37,9 @@ _TRIES = 0.5
 """The share of a precision's time in which repairs are tried: what they do not mend is left to pins."""
 
 
-def results(job: SweepJob, work: SweepWork, methods: Methods, schedule: Schedule) -> tuple[PrecisionResult, ...]:
+def results(
+    job: SweepJob, work: SweepWork, methods: Mapping[Precision, Methods], schedule: Schedule
+) -> tuple[PrecisionResult, ...]:
     """Each low precision, one after the other; each may take an equal part of the time that is left."""
     found = []
     for precision in work.options.precisions:
@@ -50,7 +54,7 @@ def results(job: SweepJob, work: SweepWork, methods: Methods, schedule: Schedule
     return tuple(found)
 
 
-def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Methods) -> PrecisionResult:
+def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Mapping[Precision, Methods]) -> PrecisionResult:
     """The user's own plan, beside the precision without pins, of the model as it is."""
     asked = work.plan
     assert asked is not None
@@ -61,7 +65,7 @@ def measured(job: SweepJob, work: SweepWork, plan: Path, methods: Methods) -> Pr
     sub = _job_of(job, repaired)
     outcome = sub.measure(read_plan_for(sub.model, plan), sub.methods)
     same = _same(repaired.evaluator.model, work)
-    bare = job.bare(asked.default, job.ranges_by(asked.calibration, methods) if methods else NO_RANGES)
+    bare = job.bare(asked.default, job.ranges_of(asked.with_pins(()), methods))
     kept = Repaired(sub.model, outcome.low, (), same, bare.table)
     combined = _combined(bare, replace(outcome, certificate=None), kept)
     return _compiled(_by_itself(combined, bare.table, work, Deadline(None)), bare.table, work, repaired)
@@ -80,11 +84,11 @@ class _Precision:
     job: SweepJob
     work: SweepWork
     precision: Precision
-    methods: Methods
+    methods: Mapping[Precision, Methods]
     deadline: Deadline
 
     def ranges(self) -> Ranges:
-        """The int8 ranges of the model as it is; none for a float precision."""
+        """The ranges of the model as it is; none for a float precision."""
         return self.job.ranges(self.precision, self.methods, self.deadline)
 
     def result(self, ranges: Ranges, bare: PrecisionResult) -> PrecisionResult:
@@ -178,7 +182,13 @@ class _Precision:
         self.work.evaluator.observer.note(f"{self.precision}: {text}")
 
 
-def _trials(job: SweepJob, work: SweepWork, precision: Precision, methods: Methods, deadline: Deadline) -> RepairTrials:
+def _trials(
+    job: SweepJob,
+    work: SweepWork,
+    precision: Precision,
+    methods: Mapping[Precision, Methods],
+    deadline: Deadline,
+) -> RepairTrials:
     """The model with repairs, in emulation; what is evaluated ends by the deadline."""
 
     def watched(means: Means) -> Means:
@@ -190,7 +200,7 @@ def _trials(job: SweepJob, work: SweepWork, precision: Precision, methods: Metho
             return NO_RANGES
         sub = SweepJob(means.evaluator, work.options, work.cost, means.look)
         sub.grounds = job.grounds
-        own = methods if means.evaluator.model is work.evaluator.model else sub.observed(int8=True).methods
+        own = methods if means.evaluator.model is work.evaluator.model else sub.observed(work.options.quantized).methods
         return sub.ranges(precision, own, deadline)
 
     def opened(model: Model) -> Means:
@@ -233,7 +243,7 @@ def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:
     """The same job for the repaired model."""
     sub = SweepJob(work.evaluator, work.options, work.cost, work.ready.local.look, work.stage)
     sub.grounds, sub.expected = job.grounds, job.expected
-    sub.observed(int8=any_quantized((*work.options.precisions, *(work.plan.precisions if work.plan else ()))))
+    sub.observed(quantized_of((*work.options.quantized, *(work.plan.precisions if work.plan else ()))))
     return sub
 
 

@@ -13,7 +13,9 @@ from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.prepare import Source, parse_holdout
 from precisionlab.plan.arithmetic import parse_arithmetic
-from precisionlab.search.devices import DevicePeaks, find_device
+from precisionlab.plan.file import plan_from_dict, read_plan_content
+from precisionlab.precision import Precision
+from precisionlab.search.devices import DEFAULT, DEVICES, DevicePeaks, devices_for, find_device
 from precisionlab.search.options import (
     Grouping,
     Options,
@@ -87,13 +89,14 @@ def sweep_options(
     each_layer: int | None,
 ) -> Options:
     """What is looked for. Raises OptionError for a value that cannot be."""
-    check_calibration(calibration)
+    low = parse_precisions(precisions)
+    check_calibration(calibration, low)
     check_at_least(0, max_pins=max_pins)
     check_at_least(1, max_evaluations=max_evaluations, each_layer=each_layer)
     rungs, arithmetic = parse_ladder(ladder), parse_arithmetic(kernels, sums)
-    check_ladder(rungs, arithmetic)
+    check_ladder(rungs, low, arithmetic)
     return Options(
-        precisions=parse_precisions(precisions),
+        precisions=low,
         tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
         max_pins=max_pins,
         around=parse_around(around),
@@ -129,6 +132,17 @@ def data_options(
     return Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
 
 
+def _usual_device(precisions: str | Iterable[str], plan: str | Path | None) -> DevicePeaks:
+    """The device that costs are estimated for without a word: the usual one, or the first that has the precisions.
+
+    Those of the user's own plan, where there is one.
+    """
+    found: Iterable[Precision] = parse_precisions(precisions)
+    if plan is not None:
+        found = plan_from_dict(read_plan_content(Path(plan)), str(plan)).precisions
+    return next(iter(devices_for(found)), DEVICES[DEFAULT])
+
+
 def run_options(
     *,
     backend: str,
@@ -139,7 +153,9 @@ def run_options(
     processes: int | None,
     dask: str | None,
     layers: str | None,
-    target: str,
+    target: str | None,
+    precisions: str | Iterable[str],
+    plan: str | Path | None,
     engine: EngineOptions | None,
 ) -> RunOptions:
     """Where the work is done, checked before the samples are read: a GPU that cannot be used is told here.
@@ -162,6 +178,6 @@ def run_options(
         processes=processes,
         dask=dask,
         grouping=grouping,
-        target=find_device(target),
+        target=find_device(target) if target is not None else _usual_device(precisions, plan),
         engine=engine or EngineOptions(),
     )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import DEFAULT_METHOD
+from precisionlab.calibration.methods import default_method
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import meets
 from precisionlab.evaluate.evaluator import Evaluator
+from precisionlab.evaluate.ranges import Methods, ranges_of_plan
 from precisionlab.evaluate.running_sums import RunningSum, running_sums
 from precisionlab.evaluate.values import Look, ObservedValues, observed_values
-from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, int8_ranges, ranges_of_method
+from precisionlab.jobs.quantized_ranges import NO_RANGES, Ranges, ranges_of_method, ranges_that_hold
 from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, any_quantized, quantized_of
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.plans import completed, plan_for
 from precisionlab.rewrite.repairs import Sight, found_repairs, is_repairable
@@ -67,13 +68,13 @@ class SweepJob:
         return self._model
 
     @property
-    def methods(self) -> Mapping[str, CalibrationTable]:
-        """By each calibration method the int8 ranges, once the values are known."""
+    def methods(self) -> Mapping[Precision, Methods]:
+        """By quantized precision and calibration method the ranges, once the values are known."""
         return {} if self.values is None else self.values.methods
 
-    def observed(self, int8: bool) -> ObservedValues:
-        """What the reference's tensors hold; with `int8` its ranges too. Kept as the values from then on."""
-        self.values = observed_values(self._evaluator, int8, self._look)
+    def observed(self, quantized: Collection[Precision]) -> ObservedValues:
+        """What the reference's tensors hold, and ranges in quantized precisions. Kept as the values from then on."""
+        self.values = observed_values(self._evaluator, quantized, self._look)
         return self.values
 
     def reference(self) -> Variant:
@@ -93,24 +94,34 @@ class SweepJob:
         self._engines.announce(self._options.precisions)
         return self._engines.measure(reference.name, reference.plan, None, reference.tolerance)
 
-    def ranges(self, precision: Precision, methods: Mapping[str, CalibrationTable], deadline: Deadline) -> Ranges:
-        """The int8 ranges; none for a float precision. Where the default's do not hold, better ones are tried.
+    def ranges(self, precision: Precision, methods: Mapping[Precision, Methods], deadline: Deadline) -> Ranges:
+        """The precision's ranges; none for a float one. Where the default's do not hold, better ones are tried.
 
-        Where there is no time for that, the default's stay.
+        Where there is no time for that, the default's stay. Beside them stand those of other quantized precisions that
+        pins may have, by their usual method.
         """
         if not precision.is_quantized:
             return NO_RANGES
-        asked, default = self._options.calibration, Ranges(DEFAULT_METHOD, methods[DEFAULT_METHOD])
+        found = self._own_ranges(precision, methods, deadline)
+        rungs = [rung for rung in quantized_of(self._options.ladder or ()) if rung in precision.rungs]
+        if found.table is None or not rungs:
+            return found
+        others = tuple(methods[rung][default_method(rung)] for rung in rungs)
+        return replace(found, table=replace(found.table, others=others))
+
+    def _own_ranges(self, precision: Precision, methods: Mapping[Precision, Methods], deadline: Deadline) -> Ranges:
+        asked, usual, own = self._options.calibration, default_method(precision), methods[precision]
+        default = Ranges(usual, own[usual])
         tolerance = self._options.tolerance_of(precision)
         if asked is None and self.grounds.unknown(tolerance):
             return default
         watched = replace(self._evaluator, observer=Watched(self._evaluator.observer, deadline))
         try:
             if asked is not None:
-                return ranges_of_method(watched, methods, asked)
-            return int8_ranges(self._evaluator, methods, tolerance, watched)
+                return ranges_of_method(watched, own, asked)
+            return ranges_that_hold(self._evaluator, own, tolerance, watched)
         except BudgetExhausted as end:
-            self._evaluator.observer.note(f"int8: {end} while ranges were tried: those by {DEFAULT_METHOD} are taken")
+            self._evaluator.observer.note(f"{precision}: {end} while ranges were tried: those by {usual} are taken")
             return default
 
     def note_figures(self, ranges: Ranges) -> None:
@@ -247,14 +258,14 @@ class SweepJob:
         return replace(variant, alternatives=tuple(others))
 
     def _engine_ranges(self, table: CalibrationTable | None) -> CalibrationTable | None:
-        """The table with ranges for all that an int8 layer's nodes give too, its inside included.
+        """The table with ranges for all that a quantized layer's nodes give too, its inside included.
 
-        TensorRT looks at ranges before it fuses, and a layer that gives a tensor without one does not run in int8.
+        Weakly typed TensorRT looks at ranges before it fuses, and a layer that gives a tensor without one is in float.
         Other layers get none, so that they stay in float as the plan has them. What is no operand gets its largest
         value, which clips nothing.
         """
-        if table is None:
-            return None
+        if table is None or not table.precision.number_format.is_implicit:
+            return table
         if table.digest not in self._wide:
             self._wide[table.digest] = self._with_insides(table)
         return self._wide[table.digest]
@@ -263,24 +274,27 @@ class SweepJob:
         nodes = [self._model.node[name] for layer in self._model.layers if layer.quantizable for name in layer.nodes]
         given = (str(value.name) for node in nodes for value in node.outputs if value.name)
         tensors = tuple(name for name in given if name not in table.ranges and is_observed(self._model, name))
-        self._evaluator.observer.stage("int8 ranges inside layers", len(self._evaluator.chosen))
+        self._evaluator.observer.stage("ranges inside layers", len(self._evaluator.chosen))
         collector = self._evaluator.backend.collector(tensors)
         collector.add(self._evaluator.chosen, self._evaluator.observer.advance)
         others = table_of(collector.histograms(), "max", table.samples)
-        return CalibrationTable({**others.ranges, **table.ranges}, table.samples)
+        return replace(table, ranges={**others.ranges, **table.ranges})
 
-    def ranges_by(self, method: str | None, methods: Mapping[str, CalibrationTable]) -> Ranges:
-        """The int8 ranges by a plan's own method, or the one that is asked for."""
-        by = self._options.calibration or method or DEFAULT_METHOD
-        return ranges_of_method(self._evaluator, methods, by)
+    def ranges_of(self, plan: PrecisionPlan, methods: Mapping[Precision, Methods]) -> Ranges:
+        """The ranges by a plan's own method, or the one that is asked for; none for a plan of floats."""
+        if not any_quantized(plan.precisions):
+            return NO_RANGES
+        asked = replace(plan, calibration=self._options.calibration or plan.calibration)
+        asked, found = ranges_of_plan(self._evaluator, asked, methods)
+        return Ranges(asked.calibration, found.table, found.figures)
 
-    def measure(self, plan: PrecisionPlan, methods: Mapping[str, CalibrationTable]) -> PrecisionResult:
+    def measure(self, plan: PrecisionPlan, methods: Mapping[Precision, Methods]) -> PrecisionResult:
         """Compare the user's own plan, beside the same precision without pins."""
-        table = None
-        if methods:
-            ranges = self.ranges_by(plan.calibration, methods)
+        ranges = self.ranges_of(plan, methods)
+        table = ranges.table
+        if table is not None:
             self.note_figures(ranges)
-            table, plan = ranges.table, replace(plan, calibration=ranges.method)
+            plan = replace(plan, calibration=ranges.method)
         precision = plan.default
         bare = completed(self._model, plan.with_pins(()), table)
         plan = completed(self._model, plan, table)

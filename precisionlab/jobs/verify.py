@@ -12,7 +12,6 @@ from precisionlab.backends.base import Backend, Detail, Evaluation
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.backends.options import EngineOptions
 from precisionlab.backends.registry import EMULATION, choose_backend
-from precisionlab.calibration.methods import DEFAULT_METHOD
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_tolerance
@@ -21,10 +20,9 @@ from precisionlab.errors import EngineError, PlanError
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, prepare
-from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
+from precisionlab.evaluate.ranges import ranges_of_plan
 from precisionlab.evaluate.run_results import RunResults
 from precisionlab.jobs.grouping import Grouped, as_far_as_kept
-from precisionlab.jobs.int8_ranges import NO_RANGES, Ranges, ranges_of_method
 from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, takes_objects
 from precisionlab.jobs.plan_source import (
     arithmetic_of,
@@ -35,6 +33,7 @@ from precisionlab.jobs.plan_source import (
     run_beside,
     source_of,
 )
+from precisionlab.jobs.quantized_ranges import NO_RANGES, Ranges
 from precisionlab.jobs.repair_trials import Means, RepairTrials
 from precisionlab.model import Model, load_model
 from precisionlab.plan.arithmetic import Fusing
@@ -165,9 +164,8 @@ def verify(
         )
         table = None
         if any_quantized(asked.precisions):
-            method = asked.calibration or DEFAULT_METHOD
-            table = chosen_ranges(emulated, ranges_by_method(emulated), method).table
-            asked = replace(asked, calibration=method)
+            asked, chosen = ranges_of_plan(emulated, asked)
+            table = chosen.table
         bare = completed(evaluator.model, asked.with_pins(()), table)
         asked = completed(evaluator.model, asked, table)
         found = evaluator.compare("the plan", asked, table)
@@ -244,8 +242,8 @@ def _trials(
     def ranges_of(means: Means) -> Ranges:
         if not any_quantized(plan.precisions):
             return NO_RANGES
-        method = plan.calibration or DEFAULT_METHOD
-        return ranges_of_method(means.evaluator, ranges_by_method(means.evaluator), method)
+        of, found = ranges_of_plan(means.evaluator, plan)
+        return Ranges(of.calibration, found.table, found.figures)
 
     return RepairTrials(
         opened(known.model), plan.default, plan.around, bounds, opened, ranges_of,

@@ -323,7 +323,7 @@ def turns_of(node: ir.Node, tensors: Mapping[str, TensorInfo]) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
-def int8_operands(model: Model, layer: Layer) -> tuple[str, ...]:
+def quantized_operands(model: Model, layer: Layer) -> tuple[str, ...]:
     """The activations that the layer quantises in int8; none for layers that int8 does not touch."""
     if not layer.quantizable:
         return ()

@@ -14,6 +14,9 @@ from precisionlab.plan.file import read_plan
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Format, Precision
 
+_BY_ARITHMETIC = 9
+"""The first opset with a Where, which the emulation rounds by to values that are not all as far apart."""
+
 
 def precision_of(layer: Layer, plan: PrecisionPlan) -> Precision:
     """The precision that the layer runs in under the plan."""
@@ -41,6 +44,8 @@ def precision_under(layer: Layer, plan: PrecisionPlan, pinned: Precision | None)
 
 def can_have(layer: Layer, precision: Precision) -> bool:
     """Whether the precision is another one for this layer than that which its values are stored as."""
+    if precision.is_quantized:
+        return layer.quantizable
     return layer.is_matrix_product or not precision.is_for_pins
 
 
@@ -49,7 +54,7 @@ def read_plan_for(model: Model, path: Path) -> PrecisionPlan:
     plan = read_plan(path, model.sha256, {layer.name: layer.nodes for layer in model.layers})
     for pin in plan.pins:
         layer = model.layer[pin.layer]
-        if layer.fixed is None and not can_have(layer, pin.precision):
+        if layer.fixed is None and pin.precision.is_for_pins and not can_have(layer, pin.precision):
             raise PlanError(
                 f"{path}: pins layer {pin.layer!r} ({layer.kind}) to {pin.precision}, which is for MatMul and Gemm; "
                 f"pin it to {pin.precision.stored_as}, bf16 or fp32"
@@ -106,9 +111,11 @@ def check_opset(model: ir.Model, plan: PrecisionPlan) -> None:
     """Raises ModelError where the model's opset has no cast to a precision of the plan."""
     opset = opset_of(model)
     for precision in (plan.default, plan.around, *(pin.precision for pin in plan.pins)):
-        # What is quantized goes through operators of Microsoft's, at any opset.
-        if precision.is_low_float and opset < precision.number_format.opset:
+        needed = precision.number_format.opset
+        if precision.is_quantized:  # integers go through operators of Microsoft's, at any opset
+            needed = 0 if precision.number_format.is_uniform else _BY_ARITHMETIC
+        if precision.is_low and opset < needed:
             raise ModelError(
-                f"{precision} needs opset {precision.number_format.opset} or newer, the model has {opset}; convert it "
+                f"{precision} needs opset {needed} or newer, the model has {opset}; convert it "
                 f"(onnx.version_converter.convert_version) or leave {precision} out"
             )

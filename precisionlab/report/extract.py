@@ -59,6 +59,8 @@ def _commands(found: Extract) -> list[str]:
     precision = Precision(facts["precision"])
     words = ["precisionlab", "sweep", "model.onnx", "--data", "inputs", "--precisions", precision.value, "--no-repair"]
     words += ["--around", facts["around"]] if facts["around"] != Precision.FP32.value else []
+    if precision.is_quantized and not precision.number_format.is_implicit:
+        return [shlex.join(words)]  # no flag of Polygraphy quantises to it
     flags = [f"--{precision.value}"]
     if precision.is_quantized:
         flags += ["--calibration-cache", "calibration.cache"]

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from precisionlab.data.inspect import FEW
+from precisionlab.precision import Precision
 from precisionlab.report.cells import is_quantized, percent, show
+from precisionlab.report.engine_hazards import of_engines
 from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard, capital, linked
 from precisionlab.report.histograms import RunHistograms
-from precisionlab.report.inside import strays_text
 from precisionlab.report.section import PrecisionSection
 from precisionlab.report.sum_hazards import of_sums
 from precisionlab.report.views import LayerView, VariantView
@@ -32,14 +33,15 @@ def hazards(
     run: Mapping[str, Any], sections: Sequence[PrecisionSection], histograms: RunHistograms | None = None
 ) -> tuple[Hazard, ...]:
     """All hazards of a run, the worst first, else in the order of the page."""
-    found = list(_of_data(run, any(is_quantized(section.name) for section in sections)))
+    calibrated = [section.title for section in sections if is_quantized(section.name)]
+    found = list(_of_data(run, " and ".join(calibrated)))
     found += _of_reference(run)
     found += _of_tensorrt(run)
     for place, section in enumerate(sections, 1):
         found += _of_values(section, place)
         found += _of_verdict(section, run)
         found += of_sums(section, place)
-        found += _of_engines(section, place)
+        found += of_engines(section, place)
         if is_quantized(section.name) and histograms is not None:
             found += _of_channels(section, place, histograms)
     found += _of_cost(sections)
@@ -53,14 +55,14 @@ def _layers(number: int) -> str:
 # The data
 
 
-def _of_data(run: Mapping[str, Any], calibrated: bool) -> Iterable[Hazard]:
+def _of_data(run: Mapping[str, Any], calibrated: str) -> Iterable[Hazard]:
     data = run["data"]
     if data["random"]:
         yield Hazard(
             DANGER,
             "",
             "The samples are random numbers",
-            "They reach other values than real inputs do, so that other layers break, and INT8 ranges are wrong.",
+            "They reach other values than real inputs do, so that other layers break, and quantized ranges are wrong.",
             "Run it again with a folder of real samples (--data).",
         )
     for finding in (data.get("look") or {}).get("findings", ()):
@@ -69,14 +71,14 @@ def _of_data(run: Mapping[str, Any], calibrated: bool) -> Iterable[Hazard]:
             WARNING if finding["severity"] == "warning" else NOTE,
             "",
             f"{about}{finding['text']}" if about else capital(str(finding["text"])),
-            "All figures, the choice of pins and INT8 ranges rest on these samples.",
+            "All figures, the choice of pins and quantized ranges rest on these samples.",
             "Look at the samples, and fix them or dataset.toml where they are not what the model sees in use.",
         )
     choosing = int(data["choosing"])
     if calibrated and choosing < FEW <= int(data["samples"]):
         yield Hazard(
             WARNING,
-            "INT8",
+            calibrated,
             f"Only {choosing} samples calibrated",
             "The others were held out. Real inputs will go beyond ranges that so few samples reach.",
             f"Give more samples: {FEW} at the least that calibrate, some hundreds where there are any.",
@@ -198,13 +200,13 @@ def _of_constants(
 
 
 def _of_channels(section: PrecisionSection, place: int, histograms: RunHistograms) -> Iterable[Hazard]:
-    """Operands of int8 layers whose outlier channels leave the others few levels."""
-    found = []
+    """Operands of quantized layers whose outlier channels leave the others few levels."""
+    found, precision = [], Precision(section.name)
     for view in section.layers:
         kept = not is_quantized(view.runs_in) or view.pinned or view.index is None
-        for name, values in () if kept or view.index is None else histograms.uneven_of(int(view.index)):
-            if values.channels is not None and values.range is not None:
-                found.append((values.channels.levels(values.range.amax), view, name, values.channels))
+        for name, values in () if kept or view.index is None else histograms.uneven_of(int(view.index), precision):
+            if values.channels is not None:
+                found.append((values.channels.levels(values.ranges[precision].amax), view, name, values.channels))
     if not found:
         return
     found.sort(key=lambda one: one[0])
@@ -214,9 +216,9 @@ def _of_channels(section: PrecisionSection, place: int, histograms: RunHistogram
         NOTE if section.met else WARNING,
         section.title,
         f"Outlier channels at the input of {_layers(len(views))}",
-        f"INT8 has one scale for the whole tensor. In {name} channel {channels.place} of {channels.channels} reaches "
-        f"{show(channels.largest, '.3g')}, the median one {show(channels.median, '.3g')}: that one is left "
-        f"{show(levels, '.1f')} of 127 levels.",
+        f"{section.title} has one scale for the whole tensor. In {name} channel {channels.place} of "
+        f"{channels.channels} reaches {show(channels.largest, '.3g')}, the median one "
+        f"{show(channels.median, '.3g')}: that one is left {show(levels, '.1f')} of 127 levels.",
         "Move the scale into the weights (SmoothQuant does), quantise-aware train, or pin these layers where their "
         "errors are high." + (" The plan found holds the tolerance all the same." if section.met else ""),
         **linked(views, place),
@@ -285,82 +287,6 @@ _OF_STATES = {
 }
 
 
-# Engines
-
-
-def _of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
-    rows = {view.layer: view for view in section.layers}
-    for what, facts in _engines(section):
-        if facts.get("refused"):
-            yield Hazard(
-                DANGER,
-                section.title,
-                f"No engine of {what}: the compiler refused",
-                str(facts["refused"]),
-                "Without that, nothing is known of its kernels. Fix the model as the compiler says, or pin the layer.",
-            )
-        for verdict, severity, why in _PIN_VERDICTS:
-            pins = [pin for pin in facts.get("pins", ()) if _EARLIER.get(pin["verdict"], pin["verdict"]) == verdict]
-            advice = dict.fromkeys(str(pin["advice"]) for pin in pins if pin["advice"])
-            if pins:
-                known = [rows[pin["layer"]] for pin in pins if pin["layer"] in rows]
-                yield Hazard(
-                    severity,
-                    section.title,
-                    f"{len(pins)} of {len(facts['pins'])} pins {verdict} in the engine of {what}",
-                    why,
-                    capital("; ".join(list(advice)[:3])) or "Look at the table of pins in the engine.",
-                    **linked(known, place),
-                )
-        if said := strays_text(facts):
-            yield Hazard(
-                WARNING,
-                section.title,
-                capital(said),
-                "TensorRT may run any layer in INT8 that has scales on both sides; the emulation had these in float.",
-                "Where the measured error is right, it is faster so. Else hold them: --hold-float.",
-                **linked([rows[name] for name in map(str, facts["strays"]["layers"]) if name in rows], place),
-            )
-        for note in facts.get("notes", ()):
-            yield Hazard(
-                WARNING,
-                section.title,
-                capital(str(note)),
-                "What was measured layer by layer may not be what the engine does that you will ship.",
-                "Trust the errors of the final outputs first; they were measured on the engine itself.",
-            )
-        for text in facts.get("warnings", ()):
-            yield Hazard(
-                NOTE,
-                section.title,
-                f"TensorRT on {what}: {text}",
-                "The compiler warned while it built this engine.",
-                "Look whether it names a layer that stands among the worst.",
-            )
-
-
-_EARLIER = {"taken": "honoured", "swallowed": "overridden"}
-"""What the words were in earlier runs."""
-
-_PIN_VERDICTS = (
-    (
-        "overridden",
-        DANGER,
-        "These layers run in a lower precision than was asked for: a fused kernel took the pin away.",
-    ),
-    ("not found", WARNING, "No kernel is known to run these layers, so that nobody knows what their pins became."),
-    ("unknown", WARNING, "The engine does not tell in which precision these layers run."),
-)
-
-
-def _engines(section: PrecisionSection) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """Each engine's name and facts: the one that ran on the GPU, and those compiled for others."""
-    if section.engine is not None:
-        yield section.title, section.engine
-    for compiled in section.compiled:
-        yield f"{compiled['variant']}, compiled for {compiled['target']}", compiled
-
-
 # Cost
 
 
@@ -381,7 +307,7 @@ def _of_cost(sections: Sequence[PrecisionSection]) -> Iterable[Hazard]:
 
 
 def _no_gain(section: PrecisionSection, plan: VariantView, other: str, cost: float) -> Hazard:
-    around = f" Layers that INT8 does not take run in {section.around}." if section.around else ""
+    around = f" Layers that {section.title} does not take run in {section.around}." if section.around else ""
     try_this = " Try --around fp16." if section.around == "FP32" else ""
     return Hazard(
         WARNING,

@@ -5,15 +5,16 @@
 | key | meaning |
 |---|---|
 | samples | how many samples were counted: those that chose the pins |
-| layers | for each layer, by `index`: `outputs`, float32 tensors that it gives, `operands` of int8, `weights` |
-| tensors | for each its histogram; of operands of int8 layers `range` and `channels`, of weights `channels` |
+| layers | for each layer, by `index`: `outputs`, float32 tensors that it gives, quantized `operands`, `weights` |
+| tensors | for each its histogram; of operands of quantized layers `ranges` and `channels`, of weights `channels` |
 
 A histogram is of |x| in the float32 reference: `bins` counts the finite values from 2^(exponent − 10) to 2^exponent,
 four bins of equal width to each power of two; `below` what is smaller but not zero, `zeros` exact zeros, `nonfinite`
-NaN and Inf; `amax` is the largest finite |x|. `range` is where int8 ends (`amax`), by which `method`, and how many
-values lie beyond (`clipped`). `channels` has the number of channels along `axis`, the median of their largest |x|
-(channels of zeros left out), and the largest with its channel (`place`), over the first eight samples; of a weight its
-output channels, which int8 has a scale for each of. Weights of models that are too large for a copy are left out.
+NaN and Inf; `amax` is the largest finite |x|. `ranges` has by precision where that ends (`amax`), by which `method`,
+and how many values lie beyond (`clipped`). `channels` has the number of channels along `axis`, the median of their
+largest |x| (channels of zeros left out), and the largest with its channel (`place`), over the first eight samples; of a
+weight its output channels, each of which has a scale where it is quantized. Weights of models that are too large for a
+copy are left out.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from markupsafe import Markup
 
 from precisionlab.calibration.channels import ChannelSpread
 from precisionlab.calibration.coarse import CoarseHistogram
-from precisionlab.calibration.table import Range
-from precisionlab.model.layers import int8_operands
+from precisionlab.calibration.table import INT8_LEVELS, Range, tables_in
+from precisionlab.model.layers import quantized_operands
+from precisionlab.precision import Precision
 from precisionlab.report.cells import percent, show, visible
 from precisionlab.report.details import script_json
 from precisionlab.report.weights import weight_values
@@ -46,16 +48,16 @@ _HEIGHTS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class TensorValues:
-    """What one tensor holds. `range` and `channels` are None but for operands of int8 layers."""
+    """What one tensor holds. `ranges`, by precision, and `channels` are of operands of quantized layers alone."""
 
     histogram: CoarseHistogram
-    range: Range | None
+    ranges: Mapping[Precision, Range]
     channels: ChannelSpread | None
 
-    @property
-    def uneven(self) -> bool:
-        """Whether outlier channels leave the others few int8 levels."""
-        return self.channels is not None and self.range is not None and self.channels.is_uneven(self.range.amax)
+    def is_uneven(self, precision: Precision) -> bool:
+        """Whether outlier channels leave the others few levels of a precision whose values are all as far apart."""
+        found = self.ranges.get(precision) if precision.number_format.is_uniform else None
+        return self.channels is not None and found is not None and self.channels.is_uneven(found.amax)
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ class RunHistograms:
     layers: tuple[LayerTensors, ...]
     tensors: Mapping[str, TensorValues]
 
-    def uneven_of(self, index: int) -> tuple[tuple[str, TensorValues], ...]:
-        """The operands of a layer that have outlier channels."""
+    def uneven_of(self, index: int, precision: Precision) -> tuple[tuple[str, TensorValues], ...]:
+        """The operands of a layer that have outlier channels for a quantized precision."""
         found = self.layers[index].operands if index < len(self.layers) else ()
-        return tuple((name, self.tensors[name]) for name in found if self.tensors[name].uneven)
+        return tuple((name, self.tensors[name]) for name in found if self.tensors[name].is_uneven(precision))
 
 
 # The file
@@ -87,13 +89,13 @@ class RunHistograms:
 def histograms_text(result: SweepFindings) -> str:
     """The content of `histograms.json`."""
     values = result.values
-    table = next((found.own_ranges for found in result.precisions if found.precision.is_quantized), None)
+    tables = {table.precision: table for found in result.precisions for table in tables_in(found.own_ranges)}
     model, is_small = result.model, not result.run["annotated"]["note"]
     weights = [list(weight_values(model, layer)) if is_small else [] for layer in model.layers]
     layers = [
         {
             "outputs": [name for name in layer.outputs if name in values.histograms],
-            "operands": [name for name in int8_operands(model, layer) if name in values.histograms],
+            "operands": [name for name in quantized_operands(model, layer) if name in values.histograms],
             "weights": [name for name, _, _ in own],
         }
         for layer, own in zip(model.layers, weights, strict=True)
@@ -105,9 +107,11 @@ def histograms_text(result: SweepFindings) -> str:
     }
     for name, histogram in values.histograms.items():
         tensors[name] = histogram.to_dict()
-        found = table.ranges.get(name) if table else None
-        if found is not None:
-            tensors[name]["range"] = {"amax": found.amax, "method": found.method, "clipped": found.clipped}
+        known = {p.value: table.ranges[name] for p, table in tables.items() if name in table.ranges}
+        if known:
+            tensors[name]["ranges"] = {
+                p: {"amax": found.amax, "method": found.method, "clipped": found.clipped} for p, found in known.items()
+            }
         if name in values.channels:
             tensors[name]["channels"] = values.channels[name].to_dict()
     # A line for each tensor: for people who look, and for those who compare two runs.
@@ -134,10 +138,12 @@ def read_histograms(text: str) -> RunHistograms:
 
 
 def _tensor(data: Mapping[str, Any]) -> TensorValues:
-    content = {name: value for name, value in data.items() if name not in ("range", "channels")}
+    content = {name: value for name, value in data.items() if name not in ("range", "ranges", "channels")}
     histogram = CoarseHistogram.from_dict(content)
     channels = of_plain(ChannelSpread, data["channels"]) if "channels" in data else None
-    return TensorValues(histogram, _range(data["range"], histogram) if "range" in data else None, channels)
+    older = {Precision.INT8.value: data["range"]} if "range" in data else {}  # before there was another
+    ranges = {Precision(name): _range(found, histogram) for name, found in data.get("ranges", older).items()}
+    return TensorValues(histogram, ranges, channels)
 
 
 def _range(data: Mapping[str, Any], histogram: CoarseHistogram) -> Range:
@@ -152,7 +158,7 @@ def histograms_json(found: RunHistograms) -> Markup:
     """The histograms as the page's script draws them: `tensors`, and for each layer's index the places of its tensors.
 
     A tensor is its name, the exponent, the heights of its bars (logarithmic, one character each), the largest value as
-    a text, what else is known of the values, and for an operand of int8 where its range ends and what that means.
+    a text, what else is known of the values, and for a quantized operand by precision where its range ends, with words.
     """
     places = {name: place for place, name in enumerate(found.tensors)}
     layers = {
@@ -171,11 +177,15 @@ def histograms_json(found: RunHistograms) -> Markup:
 def _drawn(name: str, values: TensorValues) -> list[Any]:
     histogram = values.histogram
     largest, words = show(histogram.amax, ".4g"), _words(histogram)
-    if values.range is None and values.channels is not None:
+    if not values.ranges and values.channels is not None:
         words += f". {_weight_words(values.channels)}"
     drawn: list[Any] = [visible(name), histogram.exponent, _bars(histogram), largest, words]
-    if values.range is not None:
-        drawn += [float(f"{values.range.amax:.6g}"), " ".join(_int8_words(values.range, values.channels))]
+    if values.ranges:
+        ends = {
+            precision.value: [float(f"{found.amax:.6g}"), " ".join(_range_words(precision, found, values.channels))]
+            for precision, found in values.ranges.items()
+        }
+        drawn.append(ends)
     return drawn
 
 
@@ -205,12 +215,13 @@ def _weight_words(channels: ChannelSpread) -> str:
     )
 
 
-def _int8_words(found: Range, channels: ChannelSpread | None) -> Iterable[str]:
+def _range_words(precision: Precision, found: Range, channels: ChannelSpread | None) -> Iterable[str]:
     clips = "nothing" if not found.clipped else f"{percent(found.clipped_share, '.3g')} of the values"
-    yield f"INT8 ends at {show(found.amax, '.4g')} ({found.method}) and clips {clips}."
+    yield f"{precision.number_format.title} ends at {show(found.amax, '.4g')} ({found.method}) and clips {clips}."
     if channels is not None:
         where = f"channel {channels.place} of {channels.channels}"
+        levels = f": {show(channels.levels(found.amax), '.1f')} of {INT8_LEVELS} levels"
         yield (
             f"Its largest channel ({where}) reaches {show(channels.largest, '.3g')}, the median one "
-            f"{show(channels.median, '.3g')}: {show(channels.levels(found.amax), '.1f')} of 127 levels."
+            f"{show(channels.median, '.3g')}{levels if precision.number_format.is_uniform else ''}."
         )

@@ -54,10 +54,12 @@ from precisionlab.report.commands import (
 )
 from precisionlab.report.details import error_labels
 from precisionlab.report.graph import draw_graph
+from precisionlab.report.hazard import capital
 from precisionlab.report.hazards import hazards
 from precisionlab.report.histograms import RunHistograms, histograms_json
 from precisionlab.report.inside import emulated_words, engines_line, kernels_text
 from precisionlab.report.network import Network
+from precisionlab.report.quantized_choice import choice_of, tails_of
 from precisionlab.report.repair_views import repair_title
 from precisionlab.report.section import Tables, metric_name, section_of
 from precisionlab.report.shipping import recommendation
@@ -138,6 +140,7 @@ def _draw(
         precisions=sections,
         places={section.name: place for place, section in enumerate(sections, 1)},
         hazards=hazards(run, sections, tables.histograms),
+        choice=choice_of(run["precisions"], tables.layers, tails_of(tables.histograms)),
         histograms=None if tables.histograms is None else histograms_json(tables.histograms),
         spreads=spreads_of(tables.samples),
         commands=[commands_of(run, section) for section in sections],
@@ -173,6 +176,7 @@ def load_template() -> Template:
         count=lambda value: show(value, ".0f"),
         percent=percent,
         output_share=_output_share,
+        capitalize_first=capital,
         percentage=lambda share, form=".1f": show(None if share is None else 100 * share, form),
         bound=bound_text,
         axis=axis_text,

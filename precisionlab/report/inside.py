@@ -35,6 +35,7 @@ def inside_facts(inside: Inside) -> dict[str, Any]:
         "pins": pins,
         "sums": count_sums(inside.sums),
         "strays": {"layers": list(inside.strays), "held": inside.held},
+        "missed": list(inside.missed),
     }
 
 
@@ -86,7 +87,18 @@ def nans_line(engines: Mapping[str, Any]) -> str:
 
 def inside_lines(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What is to be said of an engine beside its pins; nothing of runs by older versions, which do not tell."""
-    return tuple(filter(None, [sums_text(facts["sums"]) if "sums" in facts else "", strays_text(facts)]))
+    sums = sums_text(facts["sums"]) if "sums" in facts else ""
+    return tuple(filter(None, [sums, strays_text(facts), missed_text(facts)]))
+
+
+def missed_text(facts: Mapping[str, Any]) -> str:
+    """Which layers ran in floats though the plan quantises them; empty where none did, or an older run is silent."""
+    names = [str(name) for name in facts.get("missed") or ()]
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    are = "layer that the plan quantises was" if len(names) == 1 else "layers that the plan quantises were"
+    return f"{len(names)} {are} computed in floats: {', '.join(names[:_NAMED])}{more}"
 
 
 def strays_text(facts: Mapping[str, Any]) -> str:

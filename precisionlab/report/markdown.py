@@ -17,7 +17,9 @@ from precisionlab.compare.metrics import SQNR, Metric, brief_metrics
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import Row, figure_cell, percent, show, value_text, visible
 from precisionlab.report.commands import next_command
+from precisionlab.report.hazard import capital
 from precisionlab.report.inside import emulated_words, engines_line
+from precisionlab.report.quantized_choice import choice_of, tails_of
 from precisionlab.report.repair_views import RepairView
 from precisionlab.report.section import PrecisionSection, Tables, metric_name, section_of
 from precisionlab.report.shipping import recommendation
@@ -72,12 +74,18 @@ def render_markdown(run: Mapping[str, Any], tables: Tables, plans: Mapping[str, 
         *_warnings(run),
         "\n".join(_verdict(section, run) for section in sections),
         _variants(tables.variants, bool(run["data"]["held_out"]), any(section.repaired for section in sections)),
+        *_choice(run, tables),
         *(part for section in sections for part in (*_repairs(section), *_pins(section))),
         *_reproduce(run),
         *_next(run, [section for section in sections if section.name == advice.taken]),
     ]
     # A path on a POSIX system may hold bytes that are not UTF-8, as lone surrogates that no file can take.
     return ("\n\n".join(parts) + "\n").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _choice(run: Mapping[str, Any], tables: Tables) -> list[str]:
+    choice = choice_of(run["precisions"], tables.layers, tails_of(tables.histograms))
+    return [] if choice is None else [f"**{text(choice.question)}** {text(capital(choice.sentence))}."]
 
 
 def _warnings(run: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precisionlab.calibration.histogram import Histogram
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
+from precisionlab.precision import Precision
 from precisionlab.report.columns import RANGES
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _MAGNITUDES = 128
 
 def ranges_table(result: CalibrationFindings) -> pd.DataFrame:
     """The table of `ranges.csv`."""
-    operands = {name for layer in result.model.layers for name in int8_operands(result.model, layer)}
+    operands = {name for layer in result.model.layers for name in quantized_operands(result.model, layer)}
     rows = [_row(result, name, name in operands) for name in result.table.ranges]
     return RANGES.frame(rows)
 
@@ -36,7 +37,7 @@ def _row(result: CalibrationFindings, name: str, operand: bool) -> dict[str, Any
         "tensor": name,
         "method": found.method,
         "amax": math.nan if found.is_empty else found.amax,
-        "scale": math.nan if found.is_empty else found.scale,
+        "scale": math.nan if found.is_empty else found.scale(Precision.INT8.number_format),
         "largest": found.largest,
         "count": found.count,
         "zeros": histogram.zeros,

@@ -72,6 +72,7 @@ def _candidate(run: Mapping[str, Any], variants: Sequence[Row], section: Precisi
         metric=_metric(metric_name(variants), taken),
         doubt="; ".join(map(_doubt, section.doubts)),
         caveat=_caveat(section.title, taken),
+        sqnr=None if taken is None else taken.worst.sqnr,
     )
 
 

@@ -44,13 +44,13 @@ def of_sums(section: PrecisionSection, place: int) -> Iterable[Hazard]:
 
 
 def _unscaled(section: PrecisionSection, facts: Mapping[str, Any], place: int) -> Hazard:
-    """Integer sums that other tools' models have in half."""
+    """Sums in steps that other tools' models have in half."""
     return Hazard(
         WARNING,
         section.title,
         capital(str(facts["title"])),
         f"{capital(str(facts['why']))}.",
-        f"{capital(REMEDY)}. With other tools give the weights one scale each, or leave float32 around INT8.",
+        f"{capital(REMEDY)}. With other tools give each weight one scale, or leave float32 around {section.title}.",
         **linked([view for view in section.layers if view.layer in facts["layers"]], place),
     )
 

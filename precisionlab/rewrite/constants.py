@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from precisionlab.calibration.grid import quantized_array
 from precisionlab.model.mapped import let_go
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
@@ -123,25 +124,21 @@ def held_tensor(tensor: ir.TensorProtocol, precision: Precision, constants: Cons
     return _once_of(tensor, f"held.{precision}.{constants}", held)
 
 
-def quantized_tensor(tensor: ir.TensorProtocol, scales: NDArray[np.float32], axis: int | None) -> ir.LazyTensor:
-    """A float32 tensor in steps of its scales, as QuantizeLinear and DequantizeLinear to int8 leave it.
+def quantized_tensor(
+    tensor: ir.TensorProtocol, scales: NDArray[np.float32], axis: int | None, precision: Precision
+) -> ir.LazyTensor:
+    """A float32 tensor in steps of its scales, as QuantizeLinear and DequantizeLinear to the precision leave it.
 
     `scales` are those of the channels along `axis`, float32 (channels,), or of all, float32 (). The content is read and
     rounded when it is asked for; of a tensor and scales it is always the same one. Source: the ONNX operators of these
     names: q = saturate(round(x / scale)), ties to even, and q · scale.
     """
-    shape = tuple(tensor.shape.numpy())
-    along = [-1 if i == axis else 1 for i in range(len(shape))] if axis is not None else ()
 
     def quantized() -> ir.TensorProtocol:
-        steps = np.asarray(np.divide(tensor.numpy(), scales.reshape(along)))
-        np.rint(steps, out=steps)
-        np.clip(steps, -128, 127, out=steps)
-        steps += 0.0  # an integer has no −0
-        return ir.tensor(np.multiply(steps, scales.reshape(along), out=steps))
+        return ir.tensor(quantized_array(tensor.numpy(), scales, axis, precision.number_format))
 
     of = hashlib.sha256(scales.tobytes()).hexdigest()
-    return _once_of(tensor, f"quantized.{axis}.{of}", quantized)
+    return _once_of(tensor, f"quantized.{precision}.{axis}.{of}", quantized)
 
 
 def clamped_tensor(tensor: ir.TensorProtocol, precision: Precision) -> ir.LazyTensor:

@@ -41,7 +41,7 @@ from precisionlab.rewrite.recurrent import plain, stepped
 class LayerCopier:
     """Copies layers into one graph: as they are, or in another precision with gates at the borders.
 
-    A float layer rounds its float inputs, its weights and its outputs; an int8 layer quantises the
+    A float layer rounds its float inputs, its weights and its outputs; a quantized layer quantises the
     two operands of its Conv, Gemm or MatMul, and gives its output in the precision of the float layers
     around it. Behind the Conv of a fused layer nothing is rounded: BatchNormalization, scales and activation
     are folded into its weights or computed in the accumulator's float32. A layer without one (what a compiler
@@ -242,7 +242,7 @@ class LayerCopier:
         """The scales by which a product's integer sums are multiplied behind it, in their shape; None: within it."""
         if self._arithmetic.integers is Sums.FLOAT32 or not precision.is_quantized or border is not Precision.FP16:
             return None
-        return product_scales(node, self._table, self._model.tensors)
+        return product_scales(node, self._table, self._model.tensors, precision)
 
     def _folded(self, node: ir.Node, precision: Precision) -> Mapping[int, ir.Value]:
         """A BatchNormalization's parameters by input index, as a kernel in half is handed them.

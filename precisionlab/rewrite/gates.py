@@ -12,12 +12,13 @@ from copy import copy
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.model.mapped import let_go
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
-from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
+from precisionlab.rewrite.builder import Environment, GraphBuilder
 from precisionlab.rewrite.constants import (
     clamped_in,
     clamped_tensor,
@@ -27,6 +28,7 @@ from precisionlab.rewrite.constants import (
     quantized_tensor,
     round_scalar,
 )
+from precisionlab.rewrite.fake_quantization import fake_quantized
 
 _SMALLEST = np.float32(2.0**-149)
 """The smallest float32 above 0."""
@@ -38,7 +40,7 @@ _LARGE_TABLE = 1 << 20
 """Bytes of a table from which its rows are clamped where they are taken."""
 
 WEIGHT_SCALES = 2
-"""Which scales weights have in int8; of others a journal is not taken over. 1: a weight on the left had one."""
+"""Which scales quantized weights have; of others a journal is not taken over. 1: a weight on the left had one."""
 
 # Attributes that are operands of the arithmetic, with the defaults of the ONNX specification. A half
 # kernel holds them in half. Those that are not here (epsilon, axis, …) stay as they are: kernels
@@ -87,15 +89,15 @@ class Gates:
         self._rounded.add((value, precision, self.switch))
 
     def activation(self, value: ir.Value, precision: Precision, tensor: str) -> ir.Value:
-        """The value rounded; int8 with the range that the calibration table has for `tensor`."""
+        """The value rounded; a quantized precision with the range that the calibration table has for `tensor`."""
         if not self._rounds(value, precision) or self.is_rounded(value, precision):
             return value
         key = (value, precision, None)
         if key not in self._made:
             if precision.is_quantized:
                 assert self._table is not None
-                scale = np.float32(self._table.ranges[tensor].scale)
-                self._made[key] = self._quantize(value, np.asarray(scale), None)
+                scale = np.asarray(self._table.scale(tensor, precision), np.float32)
+                self._made[key] = self._quantize(value, scale, None, precision)
             else:
                 self._made[key] = self._cast(value, precision)
                 self._rounded.add((self._made[key], precision, None))
@@ -119,7 +121,7 @@ class Gates:
         return self._choices[key]
 
     def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
-        """The model's initialiser rounded; int8 with a scale for each channel along `axis`.
+        """The model's initialiser rounded; a quantized precision with a scale for each channel along `axis`.
 
         One in float32 is rounded once for the graph, and not by nodes of it: folding those takes a session three times
         as long as all the rest.
@@ -139,11 +141,12 @@ class Gates:
         tensor = original.const_value
         assert tensor is not None
         if precision.is_quantized:
-            scales = weight_scales(tensor.numpy(), axis)
+            scales = weight_scales(tensor.numpy(), axis, precision.number_format)
             let_go(tensor)
             if original.dtype == ir.DataType.FLOAT and np.isfinite(scales).all():
-                return self._builder.constant(quantized_tensor(tensor, scales, axis), f"{original.name}:int8")
-            return self._quantize(self._builder.weight(original, weights), scales, axis)
+                low = quantized_tensor(tensor, scales, axis, precision)
+                return self._builder.constant(low, f"{original.name}:{precision}")
+            return self._quantize(self._builder.weight(original, weights), scales, axis, precision)
         if original.dtype == ir.DataType.FLOAT:
             constants = self._constants if is_clamped(original, precision) else Constants.ROUNDED
             made = self._builder.constant(held_tensor(tensor, precision, constants), f"{original.name}:{precision}")
@@ -215,16 +218,10 @@ class Gates:
             back.type = ir.TensorType(dtype)
         return back
 
-    def _quantize(self, value: ir.Value, scales: np.ndarray, axis: int | None) -> ir.Value:
-        # The contrib operators take per-channel scales at every opset, ONNX's own only from 13.
-        attributes = {} if axis is None else {"axis": axis}
-        builder = self._builder.home(value)
-        scale = builder.constant(ir.tensor(scales), f"{value.name}:scale")
-        zero = builder.constant(ir.tensor(np.zeros(scales.shape, np.int8)), f"{value.name}:zero")
-        low = builder.op("QuantizeLinear", [value, scale, zero], f"{value.name}:int8", domain=MICROSOFT, **attributes)
-        return builder.op(
-            "DequantizeLinear", [low, scale, zero], f"{value.name}:from_int8", domain=MICROSOFT, **attributes
-        )
+    def _quantize(
+        self, value: ir.Value, scales: NDArray[np.float32], axis: int | None, precision: Precision
+    ) -> ir.Value:
+        return fake_quantized(self._builder.home(value), value, scales, axis, precision)
 
 
 def raised(builder: GraphBuilder, value: ir.Value, precision: Precision) -> ir.Value:

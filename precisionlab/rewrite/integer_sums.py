@@ -26,9 +26,9 @@ _LEAST = np.float32(2.0**-126)
 
 
 def product_scales(
-    node: ir.Node, table: CalibrationTable | None, tensors: Mapping[str, TensorInfo]
+    node: ir.Node, table: CalibrationTable | None, tensors: Mapping[str, TensorInfo], precision: Precision
 ) -> NDArray[np.float32] | None:
-    """The products of both operands' scales, float32, in the shape in which they multiply the product.
+    """The products of both operands' scales in the precision, float32, in the shape that multiplies the product.
 
     None where the weight has not a scale for each channel, or the ranks are not known.
     """
@@ -40,7 +40,8 @@ def product_scales(
     shape = factors_shape(node, index, tensors)
     if weight is None or weight.const_value is None or other is None or other.is_initializer() or shape is None:
         return None
-    scales = weight_scales(weight.const_value.numpy(), axis).astype(np.float64) * table.ranges[str(other.name)].scale
+    scales = weight_scales(weight.const_value.numpy(), axis, precision.number_format).astype(np.float64)
+    scales *= table.scale(str(other.name), precision)
     let_go(weight.const_value)
     return scales.astype(np.float32).reshape(shape)
 

@@ -31,7 +31,7 @@ def plan_for(
 
 
 def completed(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -> PrecisionPlan:
-    """The plan with pins for the layers that int8 cannot hold at all, and that it does not pin already.
+    """The plan with pins for the layers that it cannot quantise at all, and that it does not pin already.
 
     There is no variant without them: their weights or ranges are not finite.
     """
@@ -41,14 +41,14 @@ def completed(model: Model, plan: PrecisionPlan, table: CalibrationTable | None)
     held = []
     for layer in model.layers:
         if layer.quantizable and layer.name not in pinned:
-            reason = unquantizable(model.node[layer.nodes[0]], table)
+            reason = unquantizable(model.node[layer.nodes[0]], table.of(plan.default))
             if reason is not None:
                 held.append(Pin(layer.name, layer.nodes, Precision.FP32, reason))
     return plan.with_pins((*plan.pins, *held))
 
 
 def unquantizable(node: ir.Node, table: CalibrationTable) -> str | None:
-    """Why int8 cannot hold this layer's operands (non-finite weights or ranges); None where it can."""
+    """Why this layer's operands cannot be quantised (non-finite weights or ranges); None where they can."""
     for value in node.inputs[:2]:
         if value is None:
             continue

@@ -60,14 +60,16 @@ class _Operands(Gates):
             return super().weight(original, precision, axis, weights)
         assert original.const_value is not None
         array = original.const_value.numpy()
-        scales = weight_scales(array, axis)
-        levels = quantised(array, scales, axis).astype(np.int16) + ZERO
+        scales = weight_scales(array, axis, precision.number_format)
+        levels = quantised(array, scales, axis, precision).astype(np.int16) + ZERO
         let_go(original.const_value)
         value = self._builder.constant(ir.tensor(levels.astype(np.uint8)), f"{original.name}:uint8")
         self.known[value] = _Operand(scales, axis)
         return value
 
-    def _quantize(self, value: ir.Value, scales: NDArray[np.float32], axis: int | None) -> ir.Value:
+    def _quantize(
+        self, value: ir.Value, scales: NDArray[np.float32], axis: int | None, precision: Precision
+    ) -> ir.Value:
         scale = self._builder.constant(ir.tensor(scales), f"{value.name}:scale")
         name = f"{value.name}:uint8"
         levels = self._builder.op("QuantizeLinear", [value, scale, self.zero], name, domain=MICROSOFT)
@@ -309,7 +311,8 @@ def unsupported(model: Model, plan: PrecisionPlan) -> dict[str, str]:
         if precision.is_low_float:
             reason = _no_half(model, layer, precision)
         elif precision.is_quantized:
-            reason = _no_integers(model, layer)
+            is_integer = precision.number_format.is_uniform
+            reason = _no_integers(model, layer) if is_integer else f"ONNX Runtime has no products in {precision}"
         if reason is not None:
             found[layer.name] = reason
     return found

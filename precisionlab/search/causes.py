@@ -188,7 +188,7 @@ def _cause(
     policy: Constants,
 ) -> Cause | None:
     precision, constants = precision_of(layer, plan), constants_of(model, layer)
-    if precision is Precision.INT8:
+    if precision.is_quantized:
         # Its operands are clipped; what it gives is held in what is around it.
         return _overflow(alone, around_of(layer, plan)) if any(e.nonfinite for e in alone) else None
     if precision is Precision.FP32:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -64,7 +64,7 @@ DEVICES: Mapping[str, DevicePeaks] = MappingProxyType(
                 "h100",
                 "NVIDIA H100 SXM5 80 GB",
                 "sm90",
-                _compute(fp32=67, fp16=989.4, bf16=989.4, int8=1978.9),
+                _compute(fp32=67, fp16=989.4, bf16=989.4, fp8=1978.9, int8=1978.9),
                 3350 * _GIGA,
                 "NVIDIA H100 Tensor Core GPU datasheet, column H100 SXM; NVIDIA H100 architecture whitepaper",
             ),
@@ -79,12 +79,12 @@ DEVICES: Mapping[str, DevicePeaks] = MappingProxyType(
                 204.8 * _GIGA,
                 "NVIDIA Jetson AGX Orin Series technical brief v1.2; FP16 and BF16 derived as half of dense INT8",
             ),
-            # With sparsity: 242 FP16 and BF16, 485 INT8.
+            # With sparsity: 242 FP16 and BF16, 485 FP8 and INT8.
             DevicePeaks(
                 "l4",
                 "NVIDIA L4 24 GB",
                 "sm89",
-                _compute(fp32=30.3, fp16=121, bf16=121, int8=242.5),
+                _compute(fp32=30.3, fp16=121, bf16=121, fp8=242.5, int8=242.5),
                 300 * _GIGA,
                 "NVIDIA L4 Tensor Core GPU datasheet, its tensor core figures (with sparsity) halved",
             ),
@@ -101,6 +101,17 @@ DEVICES: Mapping[str, DevicePeaks] = MappingProxyType(
     }
 )
 """Name → device."""
+
+
+DEFAULT = "a100"
+"""The device where none is named, but for precisions that it has not."""
+
+
+def devices_for(precisions: Iterable[Precision]) -> tuple[DevicePeaks, ...]:
+    """The devices that compute in all of these precisions; the default first, where it does."""
+    wanted = tuple(precisions)
+    found = [device for device in DEVICES.values() if all(device.peak(p) is not None for p in wanted)]
+    return tuple(sorted(found, key=lambda device: device.name != DEFAULT))
 
 
 def find_device(name: str) -> DevicePeaks:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from precisionlab.calibration.methods import check_method, choices
+from precisionlab.calibration.methods import check_method, check_method_of, choices
 from precisionlab.compare.tolerance import Tolerance, default_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
-from precisionlab.precision import Precision, any_quantized
+from precisionlab.precision import Precision, quantized_of
 from precisionlab.system.wording import either
 
 
@@ -66,15 +66,24 @@ class Options:
         return self.tolerance or default_tolerance(precision)
 
     @property
+    def quantized(self) -> tuple[Precision, ...]:
+        """The quantized precisions that layers may have, by default or by a pin."""
+        return quantized_of((*self.precisions, *(self.ladder or ())))
+
+    @property
     def chooses_sums(self) -> bool:
         """Whether pins may ask for sums in float32 without being told: it changes a figure, and the target has it."""
         return self.typed and not self.arithmetic.is_float32
 
 
-def check_calibration(method: str | None) -> None:
-    """Raises OptionError for what is neither a calibration method nor `auto`; None was not given."""
+def check_calibration(method: str | None, precisions: Iterable[Precision] = ()) -> None:
+    """Raises OptionError for what is neither a calibration method nor `auto`; None was not given.
+
+    And for one that a quantized one of these precisions has not.
+    """
     if method is not None:
         check_method(method, choices())
+        check_method_of(method, precisions)
 
 
 def parse_precisions(texts: str | Iterable[str]) -> tuple[Precision, ...]:
@@ -88,19 +97,27 @@ def parse_precisions(texts: str | Iterable[str]) -> tuple[Precision, ...]:
 
 
 def parse_ladder(texts: str | Iterable[str] | None) -> tuple[Precision, ...] | None:
-    """The precisions that pins may have. Raises OptionError where fp32 is not among them, or int8 is."""
+    """The precisions that pins may have. Raises OptionError where fp32 is not among them."""
     if texts is None:
         return None
     found = _parsed(texts)
-    if Precision.FP32 not in found or any_quantized(found):
-        low = either(precision for precision in Precision if precision.is_low_float)
+    if Precision.FP32 not in found:
+        low = either(precision for precision in Precision if precision.is_low)
         raise OptionError(f"ladder are the precisions that pins may have: fp32, and {low} beside it")
     return found
 
 
-def check_ladder(ladder: tuple[Precision, ...] | None, arithmetic: Arithmetic) -> None:
-    """Raises OptionError where a rung would change no figure: what adds up in float32 anyway needs no telling."""
+def check_ladder(
+    ladder: tuple[Precision, ...] | None, precisions: tuple[Precision, ...], arithmetic: Arithmetic
+) -> None:
+    """Raises OptionError where a rung would change no figure: what adds up in float32 anyway needs no telling.
+
+    And for a quantized rung that none of the precisions swept can have.
+    """
     for rung in ladder or ():
+        if rung.is_quantized and not any(rung in precision.rungs for precision in precisions):
+            have = either(precision for precision in Precision.low() if rung in precision.rungs)
+            raise OptionError(f"ladder: {rung}: pins of {have} alone may have it, beside --precisions {have}; leave it")
         if rung.is_for_pins and arithmetic.is_float32:
             raise OptionError(
                 f"ladder: where sums are in float32, {rung} is no other than {rung.stored_as}; "
@@ -109,7 +126,7 @@ def check_ladder(ladder: tuple[Precision, ...] | None, arithmetic: Arithmetic) -
 
 
 def parse_around(text: str) -> Precision:
-    """The precision of the float layers around int8 ones. Raises OptionError for int8, and what is for pins alone."""
+    """The precision of the float layers around quantized ones. Raises OptionError for what is no float's own."""
     precision = Precision.parse(text)
     if precision not in Precision.floats():
         raise OptionError(f"around is the precision of the float layers: {either(Precision.floats())}")

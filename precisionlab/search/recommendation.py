@@ -15,7 +15,8 @@ from precisionlab.system.wording import counted
 CHEAPER = 0.95
 """A plan is only called cheaper where it costs less than this share of the other: costs are no more exact than that.
 
-Of plans that cost the same, one without ranges to calibrate is taken, and then the one that changes least.
+Of plans that cost the same, one without ranges to calibrate is taken, then the one that changes least, then the more
+exact one.
 """
 
 
@@ -28,7 +29,7 @@ class Candidate:
     float32's, by `cost_figures` (`estimated`), or its time where `milliseconds` (of one sample, in an engine) is known;
     None where nothing is. `doubt` says how far its figure may lie with other samples, where that is on both sides of
     what was asked; empty where it is not. `caveat` is a sentence on what its rightness hangs on, or empty. `touched`
-    counts the layers that the precision touches.
+    counts the layers that the precision touches. `sqnr` is that of its worst output in dB, None where it is not known.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Candidate:
     metric: str = ""
     doubt: str = ""
     caveat: str = ""
+    sqnr: float | None = None
 
     @property
     def gains(self) -> bool:
@@ -97,7 +99,11 @@ def _best(candidates: Sequence[Candidate]) -> Candidate | None:
     """The cheapest; of those that cost about the same the one that asks least. Unknown costs come last."""
     known = [one.share for one in candidates if one.share is not None]
     near = [one for one in candidates if one.share is not None and one.share * CHEAPER <= min(known)]
-    return min(near or candidates, key=lambda one: (one.is_quantized, one.changes, one.share or 0.0), default=None)
+
+    def asked(one: Candidate) -> tuple[bool, int, float, float]:
+        return one.is_quantized, one.changes, round(one.share or 0.0, 2), -(one.sqnr if one.sqnr is not None else 0.0)
+
+    return min(near or candidates, key=asked, default=None)
 
 
 def _evidence(one: Candidate) -> str:
@@ -118,11 +124,21 @@ def _beside(other: Candidate, best: Candidate) -> str:
         return _why_not(other)
     if other.share is None or best.share is None:
         return f"{other.title} is {other.how} too, at a cost that is not known"
+    if _is_as_cheap(other, best) and other.sqnr is not None and best.sqnr is not None:
+        return f"{other.title} is {other.how} too, as cheap and less exact ({other.sqnr:.1f} dB, not {best.sqnr:.1f})"
     timed = other.milliseconds is not None
     word = "faster" if timed else "cheaper"
     amount = f"{other.milliseconds:.3g} ms" if timed else _percent(other.share)
     joint = f"but no {word}" if other.share >= best.share else f"and hardly {word}"
     return f"{other.title} is {other.how} {joint} ({amount})"
+
+
+def _is_as_cheap(other: Candidate, best: Candidate) -> bool:
+    """Whether two quantized precisions differ by their errors alone, and the other has the larger one."""
+    if not (other.is_quantized and best.is_quantized) or other.changes != best.changes:
+        return False
+    same = round(other.share or 0.0, 2) == round(best.share or 0.0, 2)
+    return same and other.sqnr is not None and best.sqnr is not None and other.sqnr < best.sqnr
 
 
 def _percent(share: float) -> str:

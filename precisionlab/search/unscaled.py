@@ -1,4 +1,4 @@
-"""What becomes of an int8 plan whose integer sums are kept in half before they are scaled.
+"""What becomes of a quantized plan whose sums are kept in half before they are scaled.
 
 So TensorRT-RTX has them in a model with half around int8 and a scale for each channel of a weight, as other tools write
 it; typed models of ours are written otherwise (see `rewrite/typed/channels.py`).
@@ -25,14 +25,15 @@ _END = Precision.FP16.number_format.largest
 
 @dataclass(frozen=True)
 class UnscaledSums:
-    """The layers whose integer sums half would harm, and what the plan would come to: its SQNR in dB, and its verdict.
+    """The layers whose sums in steps half would harm, and what the plan would come to: its SQNR in dB, and its verdict.
 
-    `met` says whether the tolerance would hold all the same.
+    `met` says whether the tolerance would hold all the same, `noun` what the sums are called.
     """
 
     layers: Mapping[str, IntegerSums]
     sqnr: float
     met: bool
+    noun: str = "integer sums"
 
     def to_dict(self) -> dict[str, Any]:
         """What run.json holds of it: the layers, and the sentences."""
@@ -49,7 +50,7 @@ class UnscaledSums:
         worst, others = self.layers[name], len(self.layers) - 1
         said = []
         if worst.beyond:
-            said.append(f"{_share(worst.beyond)} of {name}'s integer sums pass {_END:.5g}, up to {worst.largest:.4g}")
+            said.append(f"{_share(worst.beyond)} of {name}'s {self.noun} pass {_END:.5g}, up to {worst.largest:.4g}")
         if worst.lost:
             said.append(f"the scales of {_share(worst.lost)} of {name}'s channels are 0 in half")
         return "; ".join(said) + (f" (and of {counted(others, 'other layer')})" if others else "")
@@ -59,8 +60,8 @@ class UnscaledSums:
         """What that does, and to whom."""
         figure = f"{decibel(self.sqnr)} dB"
         return (
-            "where a weight has a scale for each channel and floats are half, TensorRT-RTX keeps the integer sums of a "
-            f"MatMul in half before it scales them: so written, as other tools do, this plan has {figure}, emulated"
+            f"where a weight has a scale for each channel and floats are half, TensorRT-RTX keeps the {self.noun} "
+            f"of a MatMul in half before they are scaled: so written, as others do, this plan has {figure}, emulated"
         )
 
 
@@ -78,7 +79,7 @@ def unscaled_sums(
     known: Comparison,
     look: Look,
 ) -> UnscaledSums | None:
-    """What would become of the plan; None where half would harm none of its integer sums.
+    """What would become of the plan; None where half would harm none of its sums in steps.
 
     `known` has what the reference holds of its own, `look` shows the reference's tensors sample by sample.
     """
@@ -87,8 +88,9 @@ def unscaled_sums(
     if not harmed:
         return None
     under = replace(evaluator, arithmetic=replace(evaluator.arithmetic, integers=Sums.HALF))
-    comparison = under.judge(f"{plan.default}, integer sums in half", plan, table, known)
-    return UnscaledSums(harmed, comparison.worst("sqnr"), meets(comparison, tolerance))
+    noun = "integer sums" if plan.default.number_format.is_uniform else "unscaled sums"
+    comparison = under.judge(f"{plan.default}, {noun} in half", plan, table, known)
+    return UnscaledSums(harmed, comparison.worst("sqnr"), meets(comparison, tolerance), noun)
 
 
 def _share(share: float) -> str:

@@ -17,7 +17,7 @@ from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import open_dataset, random_dataset
 from precisionlab.errors import ModelError
 from precisionlab.model import Model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.precision import Precision
 from precisionlab.rewrite.typed import typed_model
 from precisionlab.rewrite.typed.opset import convert
@@ -86,7 +86,7 @@ def test_what_the_model_says_of_itself_is_kept(tmp_path: Path) -> None:
 
 def int8(model: Model, folder: Path) -> tuple[str, ...]:
     """What is said of the typed model with all in INT8 that can be, compared on three random samples."""
-    table = CalibrationTable({n: Range(3.0) for layer in model.layers for n in int8_operands(model, layer)}, 1)
+    table = CalibrationTable({n: Range(3.0) for layer in model.layers for n in quantized_operands(model, layer)}, 1)
     samples = random_dataset(model, {info.name: tuple(map(int, info.shape or ())) for info in model.inputs}, 0)
     beside = SourceRun(model, samples, 1)
     return typed_model(model, plan_for(model, Precision.INT8), table, beside=beside).notes

@@ -52,11 +52,11 @@ def test_weights_rounded_in_other_ways_are_not_taken_for_each_other() -> None:
     scales = [np.full(3, 1 / 127, np.float32), np.full(3, 1 / 64, np.float32)]
     made = [
         *(held_tensor(own, p, c) for p in (Precision.FP16, Precision.BF16) for c in Constants),
-        *(quantized_tensor(own, scale, 0) for scale in scales),
-        quantized_tensor(own, np.float32(1 / 127).reshape(()), None),
+        *(quantized_tensor(own, scale, 0, Precision.INT8) for scale in scales),
+        quantized_tensor(own, np.float32(1 / 127).reshape(()), None, Precision.INT8),
     ]
     assert len(set(map(id, made))) == len(made)
-    assert quantized_tensor(own, scales[0].copy(), 0) is made[-3]
+    assert quantized_tensor(own, scales[0].copy(), 0, Precision.INT8) is made[-3]
 
 
 def test_threads_that_ask_at_once_wait_for_one_copy() -> None:

@@ -115,9 +115,11 @@ ABSENT = {
 READ_ONLY = {"ITensor.dtype cannot be set": strong("BuildJob.marked_as is empty where types stand in the graph")}
 """What these versions do not let anyone set."""
 
+BY_FLAG = tuple(p.name for p in Precision.low() if p.is_low_float or p.number_format.is_implicit)
+
 MADE_NAMES = {
-    ("api.py", "BuilderFlag"): tuple(p.name for p in Precision.low()),
-    ("configuration.py", "BuilderFlag"): tuple(p.name for p in Precision.low()),
+    ("api.py", "BuilderFlag"): BY_FLAG,
+    ("configuration.py", "BuilderFlag"): BY_FLAG,
     ("build.py", "DataType"): ("HALF", "BF16"),
     ("constraints.py", "DataType"): ("FLOAT", "HALF", "BF16", "INT8"),
 }

@@ -22,13 +22,15 @@ from precisionlab.data import open_dataset
 from precisionlab.errors import OptionError
 from precisionlab.jobs.calibrate import calibrated_tensors
 from precisionlab.model import load_model
+from precisionlab.precision import Precision
 
+INT8 = Precision.INT8.number_format
 SEEDS = st.integers(0, 2**32 - 1)
 KINDS = ("normal", "relu", "laplace", "uniform", "outliers", "sparse", "gelu", "few", "lognormal", "levels")
 
 
 def found_by(method: str, histogram: Histogram) -> float:
-    return METHODS[method].find(histogram, METHODS[method].default)
+    return METHODS[method].find(histogram, METHODS[method].default, INT8)
 
 
 def data(kind: str, seed: int, size: int = 20000) -> Array:
@@ -253,7 +255,7 @@ def test_thresholds_of_bare_histograms(values: list[float]) -> None:
         threshold = found_by(name, histogram)
         assert 0 <= threshold <= histogram.amax
         assert (threshold > 0) == (histogram.amax > 0), name
-        assert math.isfinite(range_of(histogram, name, threshold).scale)
+        assert math.isfinite(range_of(histogram, name, threshold).scale(INT8))
 
 
 def test_max_is_the_largest_value_and_clips_nothing() -> None:
@@ -284,7 +286,7 @@ def test_an_unknown_method_is_an_option_error() -> None:
 
 
 def test_a_zero_tensor_gets_the_scale_of_one() -> None:
-    assert Range(0.0).scale == 1 / 127
+    assert Range(0.0).scale(INT8) == 1 / 127
 
 
 # ONNX Runtime
@@ -330,7 +332,7 @@ def test_weight_scales_are_onnx_runtimes_per_channel_ones(axis: int) -> None:
     utils = pytest.importorskip("onnxruntime.quantization.quant_utils")
     weight = np.random.default_rng(12).standard_normal((6, 5, 3, 3)).astype(np.float32)
     weight *= np.geomspace(1e-6, 1e6, weight.shape[axis]).reshape([-1 if i == axis else 1 for i in range(4)])
-    ours = weight_scales(weight, axis)
+    ours = weight_scales(weight, axis, INT8)
     assert ours.dtype == np.float32
     assert ours.shape == (weight.shape[axis],)
     for channel, scale in enumerate(ours):
@@ -344,10 +346,13 @@ def test_weight_scales_are_onnx_runtimes_per_channel_ones(axis: int) -> None:
 
 def test_weight_scales_of_a_whole_tensor_and_of_zeros() -> None:
     weight = np.float32([[1, -2.54], [0, 0]])
-    assert weight_scales(weight, None) == np.float32(np.float32(2.54) / 127)
-    assert weight_scales(weight, 0).tolist() == [np.float32(2.54) / np.float32(127), np.float32(1 / 127)]
-    assert weight_scales(np.zeros((0, 3), np.float32), 1).tolist() == [np.float32(1 / 127)] * 3
-    assert weight_scales(np.zeros((2, 2), np.float32), None) == np.float32(1 / 127)
+    assert weight_scales(weight, None, INT8) == np.float32(np.float32(2.54) / 127)
+    assert weight_scales(weight, 0, INT8).tolist() == [
+        np.float32(2.54) / np.float32(127),
+        np.float32(1 / 127),
+    ]
+    assert weight_scales(np.zeros((0, 3), np.float32), 1, INT8).tolist() == [np.float32(1 / 127)] * 3
+    assert weight_scales(np.zeros((2, 2), np.float32), None, INT8) == np.float32(1 / 127)
 
 
 @given(SEEDS, st.integers(0, 3))
@@ -355,6 +360,6 @@ def test_weight_scales_of_a_whole_tensor_and_of_zeros() -> None:
 def test_int8_weights_use_all_levels_and_never_saturate(seed: int, axis: int) -> None:
     weight = np.random.default_rng(seed).standard_normal((3, 4, 2, 5)).astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(4)]
-    levels = weight.astype(np.float64) / weight_scales(weight, axis).astype(np.float64).reshape(shape)
+    levels = weight.astype(np.float64) / weight_scales(weight, axis, INT8).astype(np.float64).reshape(shape)
     most = np.abs(levels).max(axis=tuple(i for i in range(4) if i != axis))
     assert np.allclose(most, 127, rtol=1e-6)

@@ -445,7 +445,7 @@ BAD: dict[str, tuple[Callable[[], list[str | Path]], str]] = {
     "a damaged sample": (damaged_sample, "not a readable .npz file"),
     "an empty folder": (empty_folder, "no sample in it"),
     "no such folder": (options("--data", "nowhere"), "nowhere: no such folder"),
-    "an unknown precision": (options("--precisions", "fp16,fp8"), "unknown precision 'fp8'; use one of"),
+    "an unknown precision": (options("--precisions", "fp16,int5"), "unknown precision 'int5'"),
     "no precision": (options("--precisions", ""), "unknown precision"),
     "fp32 as precision": (options("--precisions", "fp32"), "fp32 is always measured"),
     "an unknown backend": (options("--backend", "cuda"), "unknown backend 'cuda'"),

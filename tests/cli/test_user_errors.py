@@ -198,7 +198,7 @@ def test_what_a_sweep_cannot_be_asked_is_told_with_what_can(tmp_path: Path) -> N
     given = ("sweep", DIGITS / "digits.onnx", "--data", DIGITS, "--samples", "2", "--out", tmp_path / "run")
     told = refused(*given, "--tolerance", "sqnr[nothing]>=3")
     assert "tolerance of 'nothing': the model has no such output, part of one, or float32 tensor" in told
-    assert "target t4 has no bf16; choose another --target or precision" in refused(
+    assert "target t4 has no bf16; choose another --target (a100, h100, orin, l4) or precision" in refused(
         *given, "--precisions", "bf16", "--target", "t4"
     )
     assert "holdout '150%': write a share below 1, such as 0.25" in refused(*given, "--holdout", "150%")

@@ -17,7 +17,7 @@ from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.integer_sums import IntegerSums, integer_sums
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.model import Model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.plan.arithmetic import ONNXRUNTIME, TENSORRT, Arithmetic
 from precisionlab.plan.plan import Pin
 from precisionlab.precision import Precision
@@ -47,7 +47,7 @@ def evaluator_of(model: Model, folder: Path, arithmetic: Arithmetic = TENSORRT) 
 
 
 def table_of(model: Model, amax: float) -> CalibrationTable:
-    return CalibrationTable({n: Range(amax) for layer in model.layers for n in int8_operands(model, layer)}, 3)
+    return CalibrationTable({n: Range(amax) for layer in model.layers for n in quantized_operands(model, layer)}, 3)
 
 
 def model_of(kind: str, folder: Path, weight: Array = WEIGHT) -> Model:
@@ -67,7 +67,7 @@ def test_the_share_and_the_largest_are_numpys(kind: str, tmp_path: Path) -> None
     model = model_of(kind, tmp_path)
     table = table_of(model, 2.5)
     found = counted(evaluator_of(model, tmp_path), table)["m"]
-    levels = np.clip(np.rint(WEIGHT / weight_scales(WEIGHT, 1)), -128, 127)
+    levels = np.clip(np.rint(WEIGHT / weight_scales(WEIGHT, 1, Precision.INT8.number_format)), -128, 127)
     sums = np.abs([np.clip(np.rint(x / np.float32(2.5 / 127)), -128, 127) @ levels for x in SAMPLES])
     assert found.beyond == (sums > 65504).mean() > 0
     assert found.largest == sums.max()

@@ -794,12 +794,15 @@ class TestOnnxRuntime:
             assert (first.op_type, activation.op_type, weight.op_type) == (
                 "QuantizeLinear", "DequantizeLinear", "DequantizeLinear",
             )  # fmt: skip
-            assert constants[first.input[1]] == np.float32(table.ranges[first.input[0]].scale)
+            assert constants[first.input[1]] == np.float32(table.scale(first.input[0], Precision.INT8))
             source = model.node[node.name].inputs[1]
             assert source is not None
             assert source.const_value is not None
             axis = 0 if node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute) else 1
-            assert np.array_equal(constants[weight.input[1]], weight_scales(source.const_value.numpy(), axis))
+            assert np.array_equal(
+                constants[weight.input[1]],
+                weight_scales(source.const_value.numpy(), axis, Precision.INT8.number_format),
+            )
             for one in (first, activation, weight):
                 assert constants[one.input[2]].dtype == np.int8
                 assert not constants[one.input[2]].any()
@@ -858,7 +861,7 @@ class TestOnnxRuntime:
 
     def test_a_plan_without_int8_is_refused(self, tmp_path: Path) -> None:
         model = chain(["a"], tmp_path)
-        with pytest.raises(PlanError, match="no int8 layer"):
+        with pytest.raises(PlanError, match="no quantized layer"):
             onnxruntime_model(subject(model, plan_of(model, FP16)))
 
     def test_the_model_in_memory_is_left_as_it_was(self, calibrated: tuple[Model, CalibrationTable]) -> None:
@@ -960,7 +963,7 @@ class TestCommand:
         for args, said in (
             ((plan, "--model", other.path, "--format", "json"), "another model"),
             ((tmp_path / "none.json", "--format", "json"), "none.json"),
-            ((plan, "--format", "onnxruntime", "--out", tmp_path / "q.onnx"), "no int8 layer"),
+            ((plan, "--format", "onnxruntime", "--out", tmp_path / "q.onnx"), "no quantized layer"),
             ((plan, "--format", "json", "--out", tmp_path), "is a folder"),
             ((plan, "--format", "json", "--out", other.path / "x.json"), "cannot be written"),
             ((plan, "--format", "json", "--out", plan), "is what the export is made from"),

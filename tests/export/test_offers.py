@@ -62,4 +62,4 @@ def test_int8_without_a_layer_that_can_have_it_is_no_model_for_onnx_runtime(tmp_
     model, _ = digits()
     assert "onnxruntime" not in refusals(model, plan_of(model, INT8), None, names_in_file(model))
     plain = chain(NAMES, tmp_path)
-    assert "no int8 layer" in refusals(plain, plan_of(plain, INT8), None, names_in_file(plain))["onnxruntime"]
+    assert "no quantized layer" in refusals(plain, plan_of(plain, INT8), None, names_in_file(plain))["onnxruntime"]

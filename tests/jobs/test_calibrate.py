@@ -39,7 +39,7 @@ from precisionlab.jobs.calibrate import CACHE_FILE, calibrate, calibrated_tensor
 from precisionlab.jobs.result import CalibrationResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.model import load_model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.precision import Precision
 from precisionlab.report.columns import RANGES
 from precisionlab.rewrite.plans import plan_for
@@ -131,7 +131,7 @@ def test_the_cache_has_every_float_tensor_once(whole: CalibrationResult) -> None
     assert cache.tensorrt == "10.16.1"
     for name, found in whole.table.ranges.items():
         assert cache.scales[name] == np.float32(found.amax / 127)
-    assert set(tensors) >= {name for layer in whole.model.layers for name in int8_operands(whole.model, layer)}
+    assert set(tensors) >= {name for layer in whole.model.layers for name in quantized_operands(whole.model, layer)}
 
 
 def test_calibrated_tensors_are_the_float_values_and_no_constants(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def _table(**amax: float) -> CalibrationTable:
 
 
 def _levels(values: Array, amax: float) -> Array:
-    scale = np.float32(Range(amax).scale)
+    scale = np.float32(Range(amax).scale(STEPS))
     return np.clip(np.rint(values / scale), -128, 127).astype(np.int64)
 
 
@@ -143,15 +143,18 @@ def test_an_int8_convolution_is_numpys_integers_exactly(tmp_path: Path) -> None:
         tmp_path,
     )
     found = _Real(model, Precision.INT8, _table(x=3.0))(x=x)[Flow.VARIANT, "y"]
-    scales = weight_scales(weight, 0)
-    q, w = np.pad(_levels(x, 3.0), ((0, 0), (0, 0), (1, 1), (1, 1))), quantised(weight, scales, 0).astype(np.int64)
+    scales = weight_scales(weight, 0, STEPS)
+    q, w = (
+        np.pad(_levels(x, 3.0), ((0, 0), (0, 0), (1, 1), (1, 1))),
+        quantised(weight, scales, 0, Precision.INT8).astype(np.int64),
+    )
     sums = np.zeros((1, 4, 6, 5), np.int64)
     for channel in range(4):
         first = 2 * (channel // 2)
         for i in range(6):
             for j in range(5):
                 sums[0, channel, i, j] = (q[0, first : first + 2, i : i + 3, j : j + 3] * w[channel]).sum()
-    factor = (np.float32(Range(3.0).scale) * scales).reshape(4, 1, 1)
+    factor = (np.float32(Range(3.0).scale(STEPS)) * scales).reshape(4, 1, 1)
     assert np.array_equal(found, sums.astype(np.float32) * factor + bias.reshape(4, 1, 1))
 
 
@@ -159,7 +162,7 @@ def test_int8_products_of_activations_are_numpys_integers_exactly(tmp_path: Path
     a, b = _drawn(2, 3, 4), 5 * _drawn(2, 4, 6, seed=1)
     model = load(proto("(float[2,3,4] a, float[2,4,6] b) => (float[2,3,6] y) { [m] y = MatMul(a, b) }"), tmp_path)
     found = _Real(model, Precision.INT8, _table(a=2.0, b=9.0))(a=a, b=b)[Flow.VARIANT, "y"]
-    factor = np.float32(Range(2.0).scale) * np.float32(Range(9.0).scale)
+    factor = np.float32(Range(2.0).scale(STEPS)) * np.float32(Range(9.0).scale(STEPS))
     assert np.array_equal(found, (_levels(a, 2.0) @ _levels(b, 9.0)).astype(np.float32) * factor)
 
 
@@ -170,9 +173,9 @@ def test_an_int8_gemm_has_its_factors_and_turned_operands(tmp_path: Path) -> Non
     }"""
     model = load(proto(body, {"w": weight, "c": c}), tmp_path)
     found = _Real(model, Precision.INT8, _table(x=2.0))(x=x)[Flow.VARIANT, "y"]
-    scales = weight_scales(weight, 0)
-    sums = _levels(x, 2.0).T @ quantised(weight, scales, 0).astype(np.int64).T
-    factor = np.float32(0.5) * np.float32(Range(2.0).scale) * scales
+    scales = weight_scales(weight, 0, STEPS)
+    sums = _levels(x, 2.0).T @ quantised(weight, scales, 0, Precision.INT8).astype(np.int64).T
+    factor = np.float32(0.5) * np.float32(Range(2.0).scale(STEPS)) * scales
     assert np.array_equal(found, sums.astype(np.float32) * factor + c * np.float32(2))
 
 
@@ -186,10 +189,10 @@ def test_an_int8_transposed_convolution_is_numpys_integers_exactly(tmp_path: Pat
     )
     assert unsupported(model, plan_for(model, Precision.INT8)) == {}
     found = _Real(model, Precision.INT8, _table(x=2.0))(x=x)[Flow.VARIANT, "y"]
-    scales = weight_scales(weight, 1)
-    q, w = _levels(x, 2.0), quantised(weight, scales, 1).astype(np.int64)
+    scales = weight_scales(weight, 1, STEPS)
+    q, w = _levels(x, 2.0), quantised(weight, scales, 1, Precision.INT8).astype(np.int64)
     sums = np.einsum("nchw,cmij->nmhiwj", q, w).reshape(1, 3, 6, 6)
-    factor = (np.float32(Range(2.0).scale) * scales).reshape(3, 1, 1)
+    factor = (np.float32(Range(2.0).scale(STEPS)) * scales).reshape(3, 1, 1)
     assert np.array_equal(found, sums.astype(np.float32) * factor)
 
 
@@ -243,6 +246,7 @@ def test_half_layers_are_close_to_the_emulation_where_nothing_overflows(monkeypa
     assert sum(abs(real[n].sqnr - emulated[n].sqnr) < 6 for n in finite) > len(finite) / 2
 
 
+STEPS = Precision.INT8.number_format
 ISLAND = """(float[4,16] x) => (float[4,16] y) { [first] a = MatMul(x, V) [low] h = Cast<to = 10>(a)
     [square] s = Mul(h, h) [root] r = Sqrt(s) [high] f = Cast<to = 1>(r) [last] y = MatMul(f, W) }"""
 

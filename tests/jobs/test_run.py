@@ -312,7 +312,7 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(model=None), "missing or not of the right kind"),
         (changed(model={"sha256": 3}), "`model.sha256` a string"),
         (changed(model={"sha256": "cd" * 32}), "made for another model (sha256 cdcdcdcdcdcd…, this one is abab"),
-        (changed(default="fp8"), "unknown precision 'fp8'; use one of fp32, fp16, fp16-sums32, bf16, int8"),
+        (changed(default="fp9"), "unknown precision 'fp9' (did you mean 'fp8'?); use one of fp32, fp16, fp16-sums32"),
         (changed(around=None), "unknown precision 'None'"),
         (changed(around="int8"), "`around` is the precision of the float layers: fp32, fp16 or bf16"),
         (changed(pins=[{"nodes": ["add"]}, {"nodes": ["add"], "precision": "bf16"}]),

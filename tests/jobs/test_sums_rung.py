@@ -177,8 +177,8 @@ def test_it_is_for_pins_alone() -> None:
 def test_on_the_ladder_it_needs_sums_in_half() -> None:
     ladder = parse_ladder("fp16-sums32,fp32")
     with pytest.raises(OptionError, match="give --sums half with it"):
-        check_ladder(ladder, Options().arithmetic)
-    check_ladder(parse_ladder("bf16,fp32"), Options().arithmetic)
+        check_ladder(ladder, Options().precisions, Options().arithmetic)
+    check_ladder(parse_ladder("bf16,fp32"), Options().precisions, Options().arithmetic)
 
 
 def test_a_pin_of_what_is_no_matrix_product_is_refused(

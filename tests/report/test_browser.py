@@ -346,14 +346,14 @@ def test_a_row_draws_the_values_of_its_tensors_and_its_error_over_the_samples(
         assert "Output /norm/square_out" in text
         assert "Error over the samples" in text
         assert panel.locator("path.bars.beyond").count() == 1, "what FP16 cannot hold"
-        assert panel.locator("path.limit.int8").count() == 0
+        assert panel.locator("path.limit.quantized").count() == 0
         page.locator("#row-1-2 .open").click()
         row = page.locator("#layers-2 tbody tr", has_text="/block1/pointwise/Conv").first
         row.locator(".open").click()
         panel = page.locator("#layers-2 tr.details")
         assert "INT8 input" in panel.inner_text()
         assert "of 127 levels" in panel.inner_text()
-        assert panel.locator("path.limit.int8").count() >= 1
+        assert panel.locator("path.limit.quantized").count() >= 1
         assert panel.locator("rect.box-plot").count() == 2
         for drawing in panel.locator("figure svg").all():
             box = drawing.bounding_box()

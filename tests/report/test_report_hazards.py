@@ -304,8 +304,8 @@ def test_outlier_channels_are_told_with_what_they_leave_the_others(met: bool, se
     layers["precision"] = layers["runs_in"] = "int8"
     layers["pinned"] = False
     counted = CoarseHistogram.of(histogram_of(np.array([40.0, 1.0], np.float32)))
-    uneven = TensorValues(counted, Range(40.0), ChannelSpread(1, 8, 1.0, 40.0, 3))
-    even = TensorValues(counted, Range(40.0), ChannelSpread(1, 8, 30.0, 40.0, 3))
+    uneven = TensorValues(counted, {Precision.INT8: Range(40.0)}, ChannelSpread(1, 8, 1.0, 40.0, 3))
+    even = TensorValues(counted, {Precision.INT8: Range(40.0)}, ChannelSpread(1, 8, 30.0, 40.0, 3))
     names = [LayerTensors((), ("even",)), *[LayerTensors((), ("x", "even"))] * 2]
     known = RunHistograms(4, tuple(names), {"x": uneven, "even": even})
     tables = Tables(records_of(variants), records_of(layers), [])

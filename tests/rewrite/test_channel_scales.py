@@ -15,7 +15,7 @@ from rtx import drive, needs_rtx
 
 from precisionlab.calibration.table import CalibrationTable, Range, weight_scales
 from precisionlab.model import Model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.plan.arithmetic import Arithmetic, Sums
 from precisionlab.precision import Precision
 from precisionlab.rewrite.typed import TypedModel, save_typed, typed_model
@@ -50,7 +50,7 @@ def model_of(kind: str, folder: Path, size: float = 1.0) -> Model:
 
 
 def table_of(model: Model, amax: float) -> CalibrationTable:
-    return CalibrationTable({n: Range(amax) for layer in model.layers for n in int8_operands(model, layer)}, 1)
+    return CalibrationTable({n: Range(amax) for layer in model.layers for n in quantized_operands(model, layer)}, 1)
 
 
 def activation(model: Model, size: float = 1.0) -> Array:
@@ -100,20 +100,20 @@ def test_no_sum_passes_half_and_no_channel_s_range_shrinks(
     weight = (rng.standard_normal((rows, 5)) * 10 ** np.linspace(-spread, 0, 5) * size).astype(np.float32)
     weight, axis = (weight.T, 0) if on_the_left else (weight, 1)
     step = float(np.float16(max(step, 6e-8)))
-    found = channel_factors(weight, axis, step)
+    found = channel_factors(weight, axis, step, Precision.INT8)
     if found is None:
         return
-    levels = quantised(weight, found.scales, axis).astype(np.float64)
+    levels = quantised(weight, found.scales, axis, Precision.INT8).astype(np.float64)
     sums = np.abs(levels).sum(axis=1 - axis).max() * 128
     assert sums * step * float(found.scale) <= 65504
     assert float(found.scale) > 0
-    assert (found.scales >= weight_scales(weight, axis) * (1 - 1e-6)).all()
+    assert (found.scales >= weight_scales(weight, axis, Precision.INT8.number_format) * (1 - 1e-6)).all()
     assert np.isfinite(found.factors.astype(np.float32)).all()
     assert (found.factors > 0).all()
 
 
 def test_factors_that_half_does_not_hold_are_none() -> None:
-    assert channel_factors(np.full((600, 2), 1e4, np.float32), 1, 500.0) is None
+    assert channel_factors(np.full((600, 2), 1e4, np.float32), 1, 500.0, Precision.INT8) is None
 
 
 # The typed model
@@ -139,7 +139,7 @@ def test_products_of_scales_that_are_0_in_half_are_not_lost(kind: str, tmp_path:
     model = model_of(kind, tmp_path, size=1e-3)
     table, x = table_of(model, 4e-3), activation(model, 1e-3)
     true = Flows(model, plan_for(model, Precision.INT8, around=FP16), table)(x=x)
-    assert (np.float16(4e-3 / 127 * weight_scales(weights(1e-3)["w"], 1)) == 0).any()
+    assert (np.float16(4e-3 / 127 * weight_scales(weights(1e-3)["w"], 1, Precision.INT8.number_format)) == 0).any()
     assert sqnr(true["reference", "y"], run(typed(model, table), x)) > 20
 
 

@@ -22,7 +22,7 @@ from precisionlab.calibration.table import CalibrationTable, Range
 from precisionlab.data import Dataset
 from precisionlab.errors import ModelError, PlanError
 from precisionlab.model import Model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.model.load import load_model
 from precisionlab.model.opset import opset_of
 from precisionlab.plan.assign import precision_of
@@ -34,6 +34,7 @@ from precisionlab.rewrite.typed.constants import quantised, scale_in
 
 FLOAT, HALF, BRAIN = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 DTYPES = {Precision.FP32: FLOAT, Precision.FP16: HALF, Precision.BF16: BRAIN}
+QUANTIZED = tuple(p for p in Precision if p.is_quantized)
 PREPARED = sorted((Path(__file__).parents[2] / "examples" / "prepared").glob("*/*.onnx"))
 
 
@@ -49,8 +50,9 @@ def typed(
 
 
 def table_for(model: Model, amax: float = 3.0) -> CalibrationTable:
-    """The same range for everything that int8 takes."""
-    return CalibrationTable({n: Range(amax) for layer in model.layers for n in int8_operands(model, layer)}, 1)
+    """The same range for everything that quantized layers take, in each such precision."""
+    ranges = {n: Range(amax) for layer in model.layers for n in quantized_operands(model, layer)}
+    return CalibrationTable(ranges, 1, others=(CalibrationTable(ranges, 1, Precision.FP8),))
 
 
 def nodes(result: TypedModel, op_type: str = "") -> dict[str, ir.Node]:
@@ -360,7 +362,7 @@ def quantised_model(kind: str, folder: Path, opset: int = 17) -> tuple[Model, di
 
 @pytest.mark.parametrize("opset", [11, 13, 17])
 @pytest.mark.parametrize("kind", QUANTISED)
-def test_int8_operands_are_quantised_as_tensorrt_wants_them(tmp_path: Path, kind: str, opset: int) -> None:
+def test_quantized_operands_are_quantised_as_tensorrt_wants_them(tmp_path: Path, kind: str, opset: int) -> None:
     model, feeds = quantised_model(kind, tmp_path, opset)
     table = table_for(model)
     result = typed(model, Precision.INT8, table=table)
@@ -454,7 +456,7 @@ def test_weights_are_quantised_to_the_nearest_level(weight: Array) -> None:
     scales = scale_in(np.maximum(np.abs(weight).max(axis=1) / np.float32(127), np.float32(1e-30)), HALF).astype(
         np.float32
     )
-    found = quantised(weight, scales, 0) * scales[:, None].astype(np.float64)
+    found = quantised(weight, scales, 0, Precision.INT8) * scales[:, None].astype(np.float64)
     assert (np.abs(found - weight) <= scales[:, None] * 0.5001).all()
 
 
@@ -587,6 +589,8 @@ def gates(graph: ir.Model, model: Model) -> set[tuple[str, int, str]]:
                 found.add((str(node.name), index, rounding[low.attributes["to"].as_int()]))
             if (back.op_type, low.op_type) == ("DequantizeLinear", "QuantizeLinear"):
                 found.add((str(node.name), index, "int8"))
+            if (back.op_type, low.op_type) == ("Mul", "Where"):
+                found.add((str(node.name), index, "fp8"))
     return found
 
 
@@ -598,7 +602,8 @@ def way(result: TypedModel, name: str, index: int) -> set[str]:
         producer = value.producer()
         if producer is None or producer.op_type not in ("Cast", "QuantizeLinear", "DequantizeLinear"):
             break
-        found |= {"int8"} if producer.op_type == "DequantizeLinear" else set()
+        kind = dtype(producer.inputs[0]) if producer.op_type == "DequantizeLinear" else None
+        found |= {str(p) for p in QUANTIZED if p.number_format.element == kind}
         value = producer.inputs[0]
     return found
 
@@ -622,7 +627,7 @@ def test_any_plan_is_typed_as_it_is_emulated(bundled: tuple[Model, Dataset], dat
             assert precision in way(result, name, index), (name, index)
     for layer in model.layers:
         precision = precision_of(layer, plan)
-        wanted = DTYPES[around if precision is Precision.INT8 else precision.stored_as]
+        wanted = DTYPES[around if precision.is_quantized else precision.stored_as]
         if layer.fixed is None:
             assert {dtype(nodes(result)[n].outputs[0]) for n in layer.nodes} <= {wanted, FLOAT}
             inner = nodes(result)[layer.nodes[0]].outputs[0]
@@ -664,6 +669,8 @@ def saved(model: Model, folder: Path) -> dict[Path, Model]:
         "int8": plan_for(model, Precision.INT8, few),
         "int8+fp16": plan_for(model, Precision.INT8, few, Precision.FP16),
         "int8+bf16": plan_for(model, Precision.INT8, few, Precision.BF16),
+        "fp8": plan_for(model, Precision.FP8, few),
+        "fp8+fp16": plan_for(model, Precision.FP8, few, Precision.FP16),
     }
     files = {folder / f"{model.name}-{name}.onnx": plan for name, plan in plans.items()}
     for file, plan in files.items():

@@ -50,14 +50,14 @@ def model_of(kind: str, folder: Path) -> Model:
 @pytest.mark.parametrize(("shape", "axis"), [((64, 40), 0), ((64, 40), 1), ((8, 3, 5), 2), ((7,), None), ((), None)])
 def test_a_weight_in_steps_is_what_onnx_runtime_makes_of_it(shape: tuple[int, ...], axis: int | None) -> None:
     weight = np.asarray(R.standard_normal(shape) * np.exp(R.standard_normal(shape) * 4), np.float32)
-    scales = weight_scales(weight, axis)
+    scales = weight_scales(weight, axis, Precision.INT8.number_format)
     kind = "" if axis is None else f"<axis = {axis}>"
     dims = ",".join(map(str, shape))
     body = f"q = QuantizeLinear{kind}(w, s, z)\ny = DequantizeLinear{kind}(q, s, z)"
     zeros = np.zeros(scales.shape, np.int8)
     model = proto(f"(float[{dims}] w) => (float[{dims}] y) {{ {body} }}", {"s": scales, "z": zeros})
     (expected,) = ort.InferenceSession(model.SerializeToString()).run(None, {"w": weight})
-    found = quantized_tensor(ir.tensor(weight), scales, axis).numpy()
+    found = quantized_tensor(ir.tensor(weight), scales, axis, Precision.INT8).numpy()
     assert found.dtype == np.float32
     assert found.tobytes() == expected.tobytes()
 

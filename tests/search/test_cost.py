@@ -25,7 +25,7 @@ from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel, LayerCost, PlanCost, Reformat, plan_cost
 from precisionlab.search.devices import DEVICES, DevicePeaks, find_device
 
-FP32, FP16, BF16, INT8 = Precision.formats()
+FP32, FP16, BF16, FP8, INT8 = Precision.formats()
 ORIENT = Path(__file__).parents[2] / "examples" / "prepared" / "orient"
 
 # Round figures: a byte takes a second, and arithmetic is either free or all that counts.
@@ -377,7 +377,7 @@ def test_sums_in_float32_cost_what_fp16_costs_and_need_no_conversion(orient: Mod
 @given(first=plans(), second=plans())
 @pytest.mark.slow
 def test_a_cost_does_not_depend_on_what_was_asked_before(orient: Model, first: Plans, second: Plans) -> None:
-    device = find_device("a100")
+    device = find_device("h100")
     costs = CostModel(orient, device)
     costs.of(first(orient))
     plan = second(orient)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import zlib
 from collections.abc import Callable, Mapping
@@ -12,13 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precisionlab.errors import OptionError
+from precisionlab.plan.arithmetic import TENSORRT
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment, lower_rungs, without_needless
-from precisionlab.search.options import Minimize, Options, parse_around, parse_ladder, parse_minimize, parse_precisions
+from precisionlab.search.options import (
+    Minimize,
+    Options,
+    check_ladder,
+    parse_around,
+    parse_ladder,
+    parse_minimize,
+    parse_precisions,
+)
 from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.parsing import parse_duration, parse_share
 
-FP32, FP16, BF16, INT8 = Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8
+FP32, FP16, BF16, FP8, INT8 = Precision.formats()
 RUNGS = {precision: precision.rungs for precision in Precision.low()}
 LADDERS = [*RUNGS.values(), (FP32,), (BF16, FP32), (FP16, FP32), (FP16, BF16)]
 
@@ -160,7 +168,7 @@ def test_a_ladder_of_fp32_alone_asks_nothing() -> None:
 
 def test_where_all_come_down_one_evaluation_says_so() -> None:
     world = World(lambda assignment: True)
-    assert set(lower_rungs(names(50), RUNGS[INT8], world).values()) == {FP16}
+    assert set(lower_rungs(names(50), RUNGS[INT8], world).values()) == {RUNGS[INT8][0]}
     assert len(world.asked) == 1
 
 
@@ -231,7 +239,7 @@ def test_a_ladder_is_read(given_: str | list[str] | None, expected: tuple[Precis
     assert parse_ladder(given_) == expected
 
 
-@pytest.mark.parametrize("text", ["", "fp16", "fp16,bf16", "int8,fp32", "fp32,fp64", ",", "fp32,", [], ["int8"]])
+@pytest.mark.parametrize("text", ["", "fp16", "fp16,bf16", "fp32,fp64", ",", "fp32,", [], ["int8"]])
 def test_a_ladder_without_fp32_or_with_what_cannot_fix_is_refused(text: str | list[str]) -> None:
     refused(lambda: parse_ladder(text))
 
@@ -311,8 +319,8 @@ def test_the_rungs_of_a_precision_are_above_it_and_end_with_fp32() -> None:
         assert low not in rungs
         assert rungs[-1] is FP32
         assert len(set(rungs)) == len(rungs)
-    assert set(RUNGS) == {FP16, BF16, INT8}
-    assert not any(a in (INT8,) for a in itertools.chain(*RUNGS.values()))
+    assert set(RUNGS) == {FP16, BF16, FP8, INT8}
+    assert [low for low, rungs in RUNGS.items() if {INT8, FP8} & set(rungs)] == [FP8, INT8]  # each the other
 
 
 def refused(read: Callable[[], object]) -> str:
@@ -321,3 +329,10 @@ def refused(read: Callable[[], object]) -> str:
         read()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_quantized_rung_is_for_pins_of_the_other_alone() -> None:
+    check_ladder((INT8, FP32), (FP8,), TENSORRT)
+    check_ladder((FP8, FP16, FP32), (FP16, INT8), TENSORRT)
+    said = refused(lambda: check_ladder((INT8, FP32), (FP16,), TENSORRT))
+    assert said == "ladder: int8: pins of fp8 alone may have it, beside --precisions fp8; leave it"

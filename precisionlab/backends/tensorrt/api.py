@@ -66,6 +66,11 @@ def load_tensorrt(name: str = TENSORRT) -> Any:
         ) from None
 
 
+def _by_flag(precision: Precision) -> bool:
+    """Whether a builder flag is all that kernels need to have it, and ranges: no Q/DQ nodes."""
+    return precision.is_low_float or precision.number_format.is_implicit
+
+
 def features_of(trt: Any) -> Features:
     """What this TensorRT module can do."""
     flags = trt.BuilderFlag
@@ -73,7 +78,7 @@ def features_of(trt: Any) -> Features:
         version=str(trt.__version__),
         pins=hasattr(flags, "OBEY_PRECISION_CONSTRAINTS"),
         calibrators=hasattr(trt, "IInt8EntropyCalibrator2") and hasattr(flags, "INT8"),
-        precisions=frozenset(p for p in Precision if p.is_low and hasattr(flags, p.name)),
+        precisions=frozenset(p for p in Precision if _by_flag(p) and hasattr(flags, p.name)),
         debug_tensors=hasattr(trt.INetworkDefinition, "mark_debug"),
         # In 8.6 a network is of implicit batch unless it is told otherwise; 10.x has kept the flag, and ignores it.
         implicit_batch=hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),

@@ -88,7 +88,8 @@ class Inside:
     """What one engine was found to be: see `pin_report.py` for pins, `got` has each layer's real data types.
 
     `sums` has how each layer that is a Conv, ConvTranspose, Gemm or MatMul adds up. `strays` are the layers that run in
-    INT8 though the plan has them in float, and `held` says whether TensorRT was asked to keep those in float.
+    INT8 though the plan has them in float, and `held` says whether TensorRT was asked to keep those in float. `missed`
+    are the layers that run in floats though the plan quantises them.
     """
 
     built: Built
@@ -97,6 +98,7 @@ class Inside:
     sums: Mapping[str, LayerSum] = field(default_factory=dict)
     strays: tuple[str, ...] = ()
     held: bool = False
+    missed: tuple[str, ...] = ()
 
     @property
     def overridden(self) -> tuple[PinReport, ...]:

@@ -12,6 +12,7 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.backend import Engines, Inside, TensorRTBackend
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
 from precisionlab.backends.tensorrt.matching import FLOATS
+from precisionlab.backends.tensorrt.missed import not_quantized
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.pin_report import PinReport, reports_of
 from precisionlab.backends.tensorrt.settings import EngineSettings
@@ -101,9 +102,10 @@ class TypedBackend(TensorRTBackend):
         reports = tuple(map(_typed_advice, reports_of(pins, (), built.layers, self.model.node)))
         if not built.is_read:
             return self._inside(built, reports)
+        missed = not_quantized(self.model, plan, built.layers)
         network = self._engines.describe(job.model, job.typed)
         settled = (_settled(report, pin, network) for report, pin in zip(reports, pins, strict=True))
-        return self._inside(built, tuple(map(self._as_summed, settled)))
+        return replace(self._inside(built, tuple(map(self._as_summed, settled))), missed=missed)
 
     def _as_summed(self, report: PinReport) -> PinReport:
         """The report, which does not say of a kernel of several products in half what it adds up in: no log tells.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from precisionlab.calibration.table import INT8_LEVELS, CalibrationTable, weight_scales
+from precisionlab.calibration.table import CalibrationTable, tables_in, weight_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Layer, Model
 from precisionlab.model.flow import is_control, is_shape_input, outer_values, subgraphs
@@ -39,15 +39,15 @@ _LENGTHS = 4
 
 @dataclass(frozen=True)
 class Assignment:
-    """Node name → the float type that it computes in; the nodes whose two operands are int8; what is not as planned.
+    """Node name → the float type that it computes in; that of its two operands' quantized precision; notes.
 
     A node that is not here has no type of its own: it takes that of what it is given, or float32. `summed` are the
-    matrix products in half that add up in float32, `split` the int8 ones whose weight has one scale, with the
-    channels' factors behind the product (see `channels.py`).
+    matrix products in half that add up in float32, `split` the quantized ones whose weight has one scale, with the
+    channels' factors behind the product (see `channels.py`). `notes` say what is not as planned.
     """
 
     dtypes: Mapping[str, ir.DataType]
-    int8: frozenset[str]
+    quantized: Mapping[str, Precision]
     notes: tuple[str, ...] = ()
     summed: frozenset[str] = frozenset()
     split: frozenset[str] = frozenset()
@@ -84,7 +84,7 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
         if pin.layer not in model.layer:
             raise PlanError(f"the plan pins layer {pin.layer!r}, which the model does not have")
     dtypes: dict[str, ir.DataType] = {}
-    int8: set[str] = set()
+    quantized: dict[str, Precision] = {}
     summed: set[str] = set()
     split: set[str] = set()
     notes: list[str] = []
@@ -98,11 +98,12 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
             continue
         reason = None
         if precision.is_quantized:
-            _check_quantizable(model, layer, table)
-            int8.add(layer.name)
+            _check_quantizable(model, layer, table, precision)
+            quantized[layer.nodes[0]] = precision
             dtype = around_of(layer, plan).number_format.element
             is_split = dtype == HALF and weight_by_channel(model.node[layer.nodes[0]]) is not None
-            reason = _too_wide(model, layer, table, dtype) or (_unsplit(model, layer, table) if is_split else None)
+            reason = _too_wide(model, layer, table, precision, dtype)
+            reason = reason or (_unsplit(model, layer, table, precision) if is_split else None)
             split.update(layer.nodes[:1] if is_split else ())
         else:
             dtype = precision.number_format.element
@@ -113,7 +114,7 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
         if precision.is_for_pins and dtype != FLOAT:
             summed.add(layer.nodes[0])
         dtypes.update(dict.fromkeys(layer.nodes, dtype))
-    return _without_float32(Assignment(dtypes, frozenset(int8), tuple(notes), frozenset(summed), frozenset(split)))
+    return _without_float32(Assignment(dtypes, quantized, tuple(notes), frozenset(summed), frozenset(split)))
 
 
 def _without_float32(assignment: Assignment) -> Assignment:
@@ -229,32 +230,37 @@ def refusals(assignment: Assignment, graph: ir.Graph, opset: int, model: Model) 
     return sum(dtype != FLOAT and not places(node, dtype, opset, model.tensors).outputs for node, dtype in wanted)
 
 
-def _check_quantizable(model: Model, layer: Layer, table: CalibrationTable | None) -> None:
-    if table is None:
-        raise PlanError(f"the plan runs layer {layer.name} in int8, which needs a calibration table; there is none")
-    reason = unquantizable(model.node[layer.nodes[0]], table)
+def _check_quantizable(model: Model, layer: Layer, table: CalibrationTable | None, precision: Precision) -> None:
+    if precision not in {found.precision for found in tables_in(table)} or table is None:
+        where = f"the plan runs layer {layer.name} in {precision}"
+        raise PlanError(f"{where}, which needs a calibration table; there is none")
+    reason = unquantizable(model.node[layer.nodes[0]], table.of(precision))
     if reason is not None:
-        raise PlanError(f"layer {layer.name} cannot run in int8: {reason}; pin it to fp32")
+        raise PlanError(f"layer {layer.name} cannot run in {precision}: {reason}; pin it to fp32")
 
 
-def _too_wide(model: Model, layer: Layer, table: CalibrationTable | None, dtype: ir.DataType) -> str | None:
-    """Why the type cannot hold what the layer's int8 operands stand for."""
+def _too_wide(
+    model: Model, layer: Layer, table: CalibrationTable | None, precision: Precision, dtype: ir.DataType
+) -> str | None:
+    """Why the type cannot hold what the layer's quantized operands stand for."""
     if dtype == FLOAT or table is None:
         return None
-    node = model.node[layer.nodes[0]]
+    node, number_format = model.node[layer.nodes[0]], precision.number_format
     for index, value in enumerate(node.inputs[:2]):
         if value is None:
             continue
         if value.const_value is not None:
-            scale = float(weight_scales(value.const_value.numpy(), weight_axis(node, index)).max(initial=0))
+            weight, axis = value.const_value.numpy(), weight_axis(node, index)
+            scale = float(weight_scales(weight, axis, number_format).max(initial=0))
         else:
-            scale = table.ranges[str(value.name)].scale
-        if not np.isfinite(converted(np.asarray(scale * INT8_LEVELS, np.float32), dtype).astype(np.float32)):
-            return f"{value.name} reaches {scale * INT8_LEVELS:.3g}, which {short(dtype)} does not hold"
+            scale = table.scale(str(value.name), precision)
+        end = scale * number_format.largest
+        if not np.isfinite(converted(np.asarray(end, np.float32), dtype).astype(np.float32)):
+            return f"{value.name} reaches {end:.3g}, which {short(dtype)} does not hold"
     return None
 
 
-def _unsplit(model: Model, layer: Layer, table: CalibrationTable | None) -> str | None:
+def _unsplit(model: Model, layer: Layer, table: CalibrationTable | None, precision: Precision) -> str | None:
     """Why the scales of the layer's channels cannot stand behind its product in half."""
     node = model.node[layer.nodes[0]]
     found = weight_by_channel(node)
@@ -269,7 +275,8 @@ def _unsplit(model: Model, layer: Layer, table: CalibrationTable | None) -> str 
         return "both operands are constants"
     if factors_shape(node, index, model.tensors) is None:
         return f"the rank of {other.name} is not known"
-    if channel_factors(weight.const_value.numpy(), axis, step_of(table, str(other.name))) is not None:
+    step = step_of(table, str(other.name), precision)
+    if channel_factors(weight.const_value.numpy(), axis, step, precision) is not None:
         return None
     return f"fp16 does not hold the scales of {weight.name} beside that of {other.name}"
 

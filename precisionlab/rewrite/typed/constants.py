@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from precisionlab.calibration.grid import rounded_to_grid, spread_along
 from precisionlab.calibration.table import weight_scales
 from precisionlab.model.mapped import let_go
 from precisionlab.plan.arithmetic import Constants
@@ -95,24 +96,30 @@ def scale_in(scale: NDArray[np.float32], dtype: ir.DataType) -> NDArray[np.gener
     return np.asarray(larger).view(dtype.numpy())
 
 
-def quantised(weight: NDArray[np.float32], scales: NDArray[np.float32], axis: int | None) -> NDArray[np.int8]:
-    """int8 of float32 weights, rounded half to even and saturated, with a scale for each channel along `axis`."""
-    shape = [1] * weight.ndim
-    if axis is not None:
-        shape[axis] = -1
-    levels = np.rint(np.asarray(weight, np.float32) / scales.reshape(shape))
-    return np.asarray(np.clip(levels, -128, 127), np.int8)
+def quantised(
+    weight: NDArray[np.float32], scales: NDArray[np.float32], axis: int | None, precision: Precision
+) -> NDArray[np.generic]:
+    """float32 weights in a quantized precision, half to even and saturated, with a scale for each channel of `axis`."""
+    number_format = precision.number_format
+    steps = np.asarray(weight, np.float32) / spread_along(scales, axis, weight.ndim)
+    return np.asarray(rounded_to_grid(steps, number_format).astype(number_format.numpy))
 
 
 def quantised_tensor(
-    tensor: ir.TensorProtocol, axis: int | None, dtype: ir.DataType
+    tensor: ir.TensorProtocol, axis: int | None, dtype: ir.DataType, precision: Precision
 ) -> tuple[ir.LazyTensor, NDArray[np.generic]]:
-    """The weight in int8, computed when it is asked for, and its scales in the type: (channels,), or ()."""
-    scales = scale_in(weight_scales(tensor.numpy(), axis), dtype)
-    return quantised_by(tensor, scales.astype(np.float32), axis), scales
+    """The weight in the precision, computed when it is asked for, and its scales in the type: (channels,), or ()."""
+    scales = scale_in(weight_scales(tensor.numpy(), axis, precision.number_format), dtype)
+    return quantised_by(tensor, scales.astype(np.float32), axis, precision), scales
 
 
-def quantised_by(tensor: ir.TensorProtocol, scales: NDArray[np.float32], axis: int | None) -> ir.LazyTensor:
-    """The weight in int8 with these scales, computed when it is asked for."""
-    shape = ir.Shape(tuple(tensor.shape.numpy()))
-    return ir.LazyTensor(lambda: ir.tensor(quantised(tensor.numpy(), scales, axis)), ir.DataType.INT8, shape)
+def quantised_by(
+    tensor: ir.TensorProtocol, scales: NDArray[np.float32], axis: int | None, precision: Precision
+) -> ir.LazyTensor:
+    """The weight in the precision with these scales, computed when it is asked for."""
+    shape, element = ir.Shape(tuple(tensor.shape.numpy())), precision.number_format.element
+
+    def quantized() -> ir.TensorProtocol:
+        return ir.tensor(quantised(tensor.numpy(), scales, axis, precision), dtype=element)
+
+    return ir.LazyTensor(quantized, element, shape)

@@ -33,11 +33,11 @@ def least_opset(assignment: Assignment, current: int) -> int:
     needed = current
     found = map(Precision.of_element, set(assignment.dtypes.values()))
     needed = max([needed, *(precision.number_format.opset for precision in found if precision is not None)])
-    if assignment.int8:
-        needed = max(needed, _PER_CHANNEL)
+    if assignment.quantized:
+        needed = max(needed, _PER_CHANNEL, *(p.number_format.opset for p in assignment.quantized.values()))
     if assignment.summed:
         needed = max(needed, LEAST_OPSET)
-    if any(assignment.dtypes[name] != FLOAT for name in assignment.int8):
+    if any(assignment.dtypes[name] != FLOAT for name in assignment.quantized):
         needed = max(needed, _HALF_SCALES)
     return needed
 

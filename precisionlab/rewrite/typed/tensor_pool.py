@@ -157,31 +157,36 @@ class Stock:
             self.clamped.append(Written(name, ir.tensor(array), precision))
         return self.constant(held(array, dtype, self._constants), dtype, name)
 
-    def quantised_weight(self, weight: ir.Value, axis: int | None, dtype: ir.DataType, consumer: ir.Node) -> ir.Value:
-        """A constant, int8 ahead, dequantised to the type with a scale for each channel along `axis`."""
-        key = ("weight", weight, axis, dtype)
+    def quantised_weight(
+        self, weight: ir.Value, axis: int | None, dtype: ir.DataType, consumer: ir.Node, precision: Precision
+    ) -> ir.Value:
+        """A constant, quantised ahead, dequantised to the type with a scale for each channel along `axis`."""
+        key = ("weight", weight, axis, dtype, precision)
         if key not in self._made:
             assert weight.const_value is not None
-            levels, scales = quantised_tensor(weight.const_value, axis, dtype)
-            low = self._initializer(levels, f"{weight.name}_int8")
+            levels, scales = quantised_tensor(weight.const_value, axis, dtype, precision)
+            low = self._initializer(levels, f"{weight.name}_{precision}")
             scale = self.constant(scales, dtype, f"{weight.name}_scale")
-            zero = self.constant(np.zeros(scales.shape, np.int8), ir.DataType.INT8, f"{weight.name}_zero")
+            zero = self._zeros(scales.shape, precision, f"{weight.name}_zero")
             attributes = [] if axis is None else [ir.AttrInt64("axis", axis)]
-            name = f"{weight.name}_from_int8"
+            name = f"{weight.name}_from_{precision}"
             made = self._node("DequantizeLinear", [low, scale, zero], name, dtype, consumer, attributes)
             made.shape = low.shape
             self._made[key] = made
         return self._made[key]
 
-    def split_weight(self, weight: ir.Value, axis: int, split: ChannelFactors, consumer: ir.Node) -> ir.Value:
-        """A constant, int8 ahead by the scales of its channels, dequantised to half with their one scale alone."""
-        key = ("split weight", weight, axis, split.scale.tobytes())
+    def split_weight(
+        self, weight: ir.Value, axis: int, split: ChannelFactors, consumer: ir.Node, precision: Precision
+    ) -> ir.Value:
+        """A constant, quantised by the scales of its channels, dequantised to half with their one scale alone."""
+        key = ("split weight", weight, axis, split.scale.tobytes(), precision)
         if key not in self._made:
             assert weight.const_value is not None
-            low = self._initializer(quantised_by(weight.const_value, split.scales, axis), f"{weight.name}_int8")
+            levels = quantised_by(weight.const_value, split.scales, axis, precision)
+            low = self._initializer(levels, f"{weight.name}_{precision}")
             scale = self.constant(split.scale, HALF, f"{weight.name}_scale")
-            inputs = [low, scale, self._zero()]
-            self._made[key] = self._node("DequantizeLinear", inputs, f"{weight.name}_from_int8", HALF, consumer, [])
+            inputs, name = [low, scale, self._zero(precision)], f"{weight.name}_from_{precision}"
+            self._made[key] = self._node("DequantizeLinear", inputs, name, HALF, consumer, [])
             self._made[key].shape = low.shape
         return self._made[key]
 
@@ -195,7 +200,12 @@ class Stock:
         given.type = ir.TensorType(HALF)
 
     def quantised_activation(
-        self, value: ir.Value, scale: NDArray[np.float32], dtype: ir.DataType, consumer: ir.Node
+        self,
+        value: ir.Value,
+        scale: NDArray[np.float32],
+        dtype: ir.DataType,
+        consumer: ir.Node,
+        precision: Precision,
     ) -> ir.Value:
         """An activation quantised with one scale, float32 (), and dequantised to the type.
 
@@ -205,19 +215,18 @@ class Stock:
         given = self.type_of(source)
         assert given is not None
         step = scale_in(scale, dtype)
-        key = ("dequantised", source, dtype)
+        key = ("dequantised", source, dtype, precision)
         if key not in self._made:
-            zero = self._zero()
+            zero, element = self._zero(precision), precision.number_format.element
             before = self._scale(step, given, f"{value.name}_scale")
             after = self._scale(step, dtype, f"{value.name}_scale")
-            quantised = ("quantised", source, before)
+            quantised = ("quantised", source, before, precision)
             if quantised not in self._made:
-                self._made[quantised] = self._node(
-                    "QuantizeLinear", [source, before, zero], f"{value.name}_int8", ir.DataType.INT8, consumer, []
-                )
+                inputs, name = [source, before, zero], f"{value.name}_{precision}"
+                self._made[quantised] = self._node("QuantizeLinear", inputs, name, element, consumer, [])
                 self._made[quantised].shape = source.shape
-            inputs = [self._made[quantised], after, zero]
-            self._made[key] = self._node("DequantizeLinear", inputs, f"{value.name}_from_int8", dtype, consumer, [])
+            inputs, name = [self._made[quantised], after, zero], f"{value.name}_from_{precision}"
+            self._made[key] = self._node("DequantizeLinear", inputs, name, dtype, consumer, [])
             self._made[key].shape = source.shape
         return self._made[key]
 
@@ -303,11 +312,15 @@ class Stock:
             self._made[key] = self.constant(scale_in(step.astype(np.float32), dtype), dtype, name)
         return self._made[key]
 
-    def _zero(self) -> ir.Value:
-        key = ("zero",)
+    def _zero(self, precision: Precision) -> ir.Value:
+        key = ("zero", precision)
         if key not in self._made:
-            self._made[key] = self.constant(np.zeros((), np.int8), ir.DataType.INT8, "int8_zero")
+            self._made[key] = self._zeros((), precision, f"{precision}_zero")
         return self._made[key]
+
+    def _zeros(self, shape: tuple[int, ...], precision: Precision, name: str) -> ir.Value:
+        number_format = precision.number_format
+        return self.constant(np.zeros(shape, number_format.numpy), number_format.element, name)
 
     def _initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         shape = ir.Shape(tuple(tensor.shape.numpy()))

@@ -50,7 +50,7 @@ class TypesPass(InPlacePass):
     2. A tensor is cast once for each type that its consumers want and that is not its own. Widening casts are
        seen through: what is narrowed again is taken from before them. So are the model's own Casts from integers
        and truth values, where half is the same by one Cast; they go where nothing takes their float32.
-    3. An int8 node takes its two operands by way of QuantizeLinear and DequantizeLinear (weights: quantised ahead,
+    3. A quantized node takes its two operands by way of QuantizeLinear and DequantizeLinear (weights: quantised ahead,
        DequantizeLinear alone), in the type that the node computes in. A matrix product in half takes its weight with
        one scale; what its channels have of that multiplies what the product gives.
     4. BatchNormalization in half takes its parameters folded. A matrix product that adds up in float32 takes what is
@@ -147,7 +147,7 @@ class TypesPass(InPlacePass):
         border = {
             str(value.name): types.border for value in (*graph.inputs, *graph.outputs) if is_float(value, types.tensors)
         }
-        assignment = Assignment(types.dtypes, frozenset())
+        assignment = Assignment(types.dtypes, {})
         inside = TypesPass(assignment, tensors, None, types.dtypes, border, self._bodies, self._constants)
         inside._type(graph, Stock(graph, tensors, border, self._constants, around), opset, functions)
         inside.ensures_types()
@@ -216,7 +216,7 @@ class TypesPass(InPlacePass):
         return dtype, where
 
     def _split(self, node: ir.Node) -> _Split:
-        """How the scale of an int8 product's weight is parted."""
+        """How the scale of a quantized product's weight is parted."""
         found = weight_by_channel(node)
         assert found is not None
         assert self._table is not None
@@ -225,7 +225,9 @@ class TypesPass(InPlacePass):
         assert weight is not None
         assert weight.const_value is not None
         assert other is not None
-        factors = channel_factors(weight.const_value.numpy(), axis, step_of(self._table, str(other.name)))
+        precision = self._assignment.quantized[str(node.name)]
+        step = step_of(self._table, str(other.name), precision)
+        factors = channel_factors(weight.const_value.numpy(), axis, step, precision)
         shape = factors_shape(node, index, self._tensors)
         assert factors is not None
         assert shape is not None
@@ -245,7 +247,7 @@ class TypesPass(InPlacePass):
             if value is None or not is_float(value, self._tensors):
                 continue
             wanted = dtype if index in where.inputs else FLOAT
-            if index < 2 and str(node.name) in self._assignment.int8:
+            if index < 2 and str(node.name) in self._assignment.quantized:
                 taken = self._quantised(node, index, value, wanted, stock)
             elif folded is not None and index in folded:
                 taken = stock.folded(folded[index], wanted, f"{node.name}_{value.name}")
@@ -259,14 +261,14 @@ class TypesPass(InPlacePass):
             node.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.0)
 
     def _quantised(self, node: ir.Node, index: int, value: ir.Value, dtype: ir.DataType, stock: Stock) -> ir.Value:
-        split = self._factors.get(node)
+        split, precision = self._factors.get(node), self._assignment.quantized[str(node.name)]
         if split is not None and value.const_value is not None:
-            return stock.split_weight(value, split.axis, split.factors, node)
+            return stock.split_weight(value, split.axis, split.factors, node, precision)
         if value.const_value is not None:
-            return stock.quantised_weight(value, weight_axis(node, index), dtype, node)
+            return stock.quantised_weight(value, weight_axis(node, index), dtype, node, precision)
         assert self._table is not None
-        scale = np.asarray(self._table.ranges[str(value.name)].scale, np.float32)
-        return stock.quantised_activation(value, scale, dtype, node)
+        scale = np.asarray(self._table.scale(str(value.name), precision), np.float32)
+        return stock.quantised_activation(value, scale, dtype, node, precision)
 
 
 def _filling(node: ir.Node, dtype: ir.DataType, constants: Constants) -> ir.Attr:

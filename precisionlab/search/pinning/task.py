@@ -84,7 +84,7 @@ class Task:
             for rung in self.precision.rungs
             if (self._is_at_hand(rung) if asked is None else rung in asked)
             and self.cost.device.peak(rung) is not None
-            and rung.number_format.opset <= self.model.opset
+            and (rung.is_quantized or rung.number_format.opset <= self.model.opset)
         )
 
     def takes(self, name: str, rung: Precision) -> bool:
@@ -96,6 +96,8 @@ class Task:
         return {name: rung if self.takes(name, rung) else Precision.FP32 for name in names}
 
     def _is_at_hand(self, rung: Precision) -> bool:
+        if rung.is_quantized:
+            return False  # its ranges are another calibration: only where it is asked for
         if rung.is_for_pins:
             return self.options.chooses_sums
         around = self.options.around if self.precision.is_quantized else self.precision

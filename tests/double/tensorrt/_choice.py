@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from precisionlab.model import Layer, Model, load_model
-from precisionlab.model.layers import int8_operands
+from precisionlab.model.layers import quantized_operands
 from precisionlab.precision import Precision
 from precisionlab.rewrite.sums import adds_up
 
@@ -189,7 +189,7 @@ def _free(
     if layer.fixed is not None:
         return Precision.FP32
     if BuilderFlag.INT8 in flags and layer.quantizable:
-        missing = [name for name in (*int8_operands(model, layer), *layer.outputs[:1]) if name not in scales]
+        missing = [name for name in (*quantized_operands(model, layer), *layer.outputs[:1]) if name not in scales]
         if not missing:
             return Precision.INT8
         log.log(

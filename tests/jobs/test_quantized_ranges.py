@@ -14,9 +14,10 @@ from precisionlab.compare.tolerance import Tolerance, parse_tolerance
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, prepare
 from precisionlab.evaluate.ranges import compared_with, held_to
-from precisionlab.jobs.int8_ranges import int8_ranges
+from precisionlab.jobs.quantized_ranges import ranges_that_hold
 from precisionlab.jobs.repair_trials import Means
 from precisionlab.model import load_model
+from precisionlab.precision import Precision
 from precisionlab.system.observer import Silent
 
 
@@ -51,27 +52,28 @@ def bound(value: float) -> Tolerance:
 
 def test_others_are_tried_where_the_held_out_samples_refute_the_default(refuted: tuple[Means, Heard]) -> None:
     means, heard = refuted
-    default = means.methods[DEFAULT_METHOD]
+    default = means.methods(Precision.INT8)[DEFAULT_METHOD]
     chosen = compared_with(means.evaluator, DEFAULT_METHOD, default, True)
     held = held_to(means.evaluator, DEFAULT_METHOD, default)
     assert held is not None
     assert held.worst("sqnr") < chosen.worst("sqnr")
     between = bound((held.worst("sqnr") + chosen.worst("sqnr")) / 2)
 
-    found = int8_ranges(means.evaluator, means.methods, between)
+    found = ranges_that_hold(means.evaluator, means.methods(Precision.INT8), between)
 
     assert any("on the held-out samples: trying others before any pin" in note for note in heard.notes)
     assert found.figures
-    best = max(compared_with(means.evaluator, name, table, True).worst("sqnr") for name, table in means.methods.items())
+    tables = means.methods(Precision.INT8).items()
+    best = max(compared_with(means.evaluator, name, table, True).worst("sqnr") for name, table in tables)
     assert found.table is not None
     assert compared_with(means.evaluator, "taken", found.table, True).worst("sqnr") >= best - 0.5  # by these alone
 
 
 def test_the_default_stays_where_it_holds_on_all_samples(refuted: tuple[Means, Heard]) -> None:
     means, heard = refuted
-    held = held_to(means.evaluator, DEFAULT_METHOD, means.methods[DEFAULT_METHOD])
+    held = held_to(means.evaluator, DEFAULT_METHOD, means.methods(Precision.INT8)[DEFAULT_METHOD])
     assert held is not None
-    found = int8_ranges(means.evaluator, means.methods, bound(held.worst("sqnr") - 1))
+    found = ranges_that_hold(means.evaluator, means.methods(Precision.INT8), bound(held.worst("sqnr") - 1))
     assert (found.method, found.figures) == (DEFAULT_METHOD, "")
     assert not any("trying others" in note for note in heard.notes)
 
@@ -80,6 +82,6 @@ def test_others_are_tried_where_the_default_does_not_hold_on_the_samples_that_ch
     refuted: tuple[Means, Heard],
 ) -> None:
     means, heard = refuted
-    found = int8_ranges(means.evaluator, means.methods, bound(90))
+    found = ranges_that_hold(means.evaluator, means.methods(Precision.INT8), bound(90))
     assert found.figures
     assert any(": trying others before any pin" in note and "held-out" not in note for note in heard.notes)
