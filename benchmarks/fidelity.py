@@ -1,6 +1,6 @@
 """How true the emulation is: `python -m benchmarks.fidelity [MODELS] --device cuda:0 --samples 8 --out DIR`.
 
-For each model what `precisionlab fidelity` finds: FP16 and BF16 against ONNX Runtime's CUDA provider, INT8 against
+For each model what `precisionlab fidelity` finds: FP16, BF16 and FP8 against ONNX Runtime's CUDA provider, INT8 against
 integers on the CPU, every node a layer of its own on both sides, as ONNX Runtime fuses nothing there, and with the
 rounding inside of its kernels emulated. FP16 also with the layers of a sweep (fp16 patterns), and just as a sweep
 emulates them (fp16 sweep: TensorRT's kernels) against the same real kernels: that is no goal, but what fusing is taken
@@ -8,8 +8,8 @@ to spare. Prints a Markdown table, and writes `fidelity.json`, `fidelity.md` and
 model is done.
 
 `python -m benchmarks.fidelity again --real DIR --packed PACKED --out OUT` holds the emulation as it is now against the
-real figures that stand in DIR, on the same samples (fp16 and bf16; the int8 figures of DIR are repeated). It needs no
-GPU.
+real figures that stand in DIR, on the same samples (fp16, bf16; the fp8 and int8 figures of DIR are repeated). It needs
+no GPU.
 
 `python -m benchmarks.fidelity pack --out /tmp/fidelity` gathers what a bare GPU machine without a network needs beside
 the repository: the models with some samples, and onnx-ir. Archives beyond 48 MB are split, so that they can travel one
@@ -44,7 +44,7 @@ from onnx import numpy_helper
 from benchmarks.processes import in_process
 
 MODELS = ("magika", "minilm_l3", "orient", "ppocr4_det", "ppocr4_rec", "vit_focus", "layout")
-CASES = ("fp16", "fp16 patterns", "fp16 sweep", "bf16", "int8")
+CASES = ("fp16", "fp16 patterns", "fp16 sweep", "bf16", "fp8", "int8")
 _SWEEP = "fp16 sweep"
 PATIENCE = 420.0  # seconds for one model
 PACKED = 16
@@ -244,7 +244,7 @@ def _again(name: str, packed: str | None, real: str, cases: str, threads: int | 
             if "found" in row:
                 row["found"] = _renamed(row["found"])
             of_case = [each for each in known if each["case"] == like]
-            is_new = "found" in row and case != "int8"
+            is_new = "found" in row and case not in ("fp8", "int8")
             rows.append(_emulated(name, packed, row, of_case, threads) if is_new else {**row, "csv": _lines(of_case)})
             print(f"  {name} {case}", file=sys.stderr, flush=True)
     return {"rows": rows}

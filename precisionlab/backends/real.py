@@ -46,7 +46,9 @@ from precisionlab.rewrite.observe import (
     row_formats,
     segments,
 )
-from precisionlab.rewrite.real import IntegerCopier, RealCopier, unsupported
+from precisionlab.rewrite.real import IntegerCopier, RealCopier
+from precisionlab.rewrite.real_float8 import OPSET, product, rows_in_float8
+from precisionlab.rewrite.real_refusals import unsupported
 
 CPU = "cpu"
 NOT_REAL = "ONNX Runtime's CPU provider computes half in float32 or in half, as the processor goes"
@@ -83,13 +85,12 @@ def real_device(text: str) -> RealDevice:
 
 def check_real(precision: Precision, device: RealDevice) -> None:
     """Raises OptionError where the device does not compute in the precision."""
-    if precision.is_quantized:
-        if not precision.number_format.is_uniform:
-            raise OptionError(f"ONNX Runtime has no products in {precision}, only casts to it; leave {precision} out")
+    if not precision.is_low_float and not is_float8(precision):
         return
     if device.number is None:
+        how = "has no products in it" if is_float8(precision) else "computes most of it in float32"
         raise OptionError(
-            f"{precision} is not real on the cpu, where ONNX Runtime computes most of it in float32; use --device "
+            f"{precision} is not real on the cpu, where ONNX Runtime {how}; use --device "
             "cuda:0 on a machine with an NVIDIA GPU, or --precisions int8"
         )
     if PROVIDER not in ort.get_available_providers():
@@ -98,6 +99,26 @@ def check_real(precision: Precision, device: RealDevice) -> None:
             "mostly in float32, which is not real); install onnxruntime-gpu on a machine with an NVIDIA GPU, or use "
             "--precisions int8"
         )
+
+
+def is_float8(precision: Precision) -> bool:
+    """Whether products of it are those of eight-bit floats, which a GPU has or has not; integers a CPU has too."""
+    return precision.is_quantized and not precision.number_format.is_uniform
+
+
+def check_float8(device: RealDevice) -> None:
+    """Raises OptionError where the GPU, or ONNX Runtime for it, has no products of E4M3."""
+    builder = GraphBuilder(ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": OPSET}), ir_version=9))
+    like = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([16, 16]))
+    rows = rows_in_float8(builder, builder.input(like, "x", ir.DataType.FLOAT), np.float32(1), 16)
+    try:
+        session = RealSession(_bytes(builder.model([product(builder, rows, rows, 16, "y")])), device, optimised=False)
+        session.run({"x": np.ones((16, 16), np.float32)})
+    except ModelError as error:
+        raise OptionError(
+            f"{Precision.FP8} is not real on {device.name}: products of E4M3 need a GPU of compute capability 8.9 or "
+            f"newer and an onnxruntime-gpu with GemmFloat8; leave fp8 out of --precisions ({error})"
+        ) from None
 
 
 class RealSession:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What is real: cuda (ONNX Runtime; int8 as integers on the CPU), tensorrt, tensorrt-rtx.",
 )
-@click.option("--device", default="cuda:0", show_default=True, help="The GPU that fp16 and bf16 run on.")
+@click.option("--device", default="cuda:0", show_default=True, help="The GPU that fp16, bf16 and fp8 run on.")
 @click.option(
     "--layers",
     help="patterns, as a sweep has them, or nodes: nothing is fused on either side.  "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,15 @@ from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.memory import default_memory
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.options import EngineOptions
-from precisionlab.backends.real import RealBackend, RealDevice, check_real, real_device, run_whole
+from precisionlab.backends.real import (
+    RealBackend,
+    RealDevice,
+    check_float8,
+    check_real,
+    is_float8,
+    real_device,
+    run_whole,
+)
 from precisionlab.backends.registry import EMULATION, RTX, TENSORRT
 from precisionlab.backends.tensorrt.opening import open_engines
 from precisionlab.calibration.find import table_of
@@ -28,12 +38,14 @@ from precisionlab.compare.gather import Gathering, SampleResult
 from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, open_dataset
-from precisionlab.errors import OptionError, PrecisionLabError
+from precisionlab.errors import ModelError, OptionError, PrecisionLabError
 from precisionlab.evaluate.ranges import operands_of, typical_sqnr
 from precisionlab.evaluate.samples import checked
 from precisionlab.jobs.objects import DataSource, ModelSource, takes_objects
 from precisionlab.jobs.result import FidelityResult
 from precisionlab.model import Model, load_model
+from precisionlab.model.load import with_graph
+from precisionlab.model.opset import opset_of
 from precisionlab.plan.arithmetic import Arithmetic, parse_arithmetic
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import Pin, PrecisionPlan
@@ -41,7 +53,9 @@ from precisionlab.precision import Precision
 from precisionlab.results.fidelity import PrecisionFidelity, Row, to_json
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.rewrite.real import one_node_layers
+from precisionlab.rewrite.real_float8 import OPSET
 from precisionlab.rewrite.typed import save_typed, typed_model
+from precisionlab.rewrite.typed.opset import convert
 from precisionlab.search.options import parse_precisions
 from precisionlab.system.disk import drafted, temporary_folder, told, write_whole
 from precisionlab.system.lock import held_folder
@@ -78,14 +92,15 @@ def fidelity(
 ) -> FidelityResult:
     """Hold the emulation against real low precision, layer by layer, on the same samples and without pins.
 
-    `against` "cuda" is ONNX Runtime: fp16 and bf16 by its CUDA provider on `device`, int8 as integers on the CPU;
-    "tensorrt" and "tensorrt-rtx" are engines, whose layers are not seen alone. `layers` are the "patterns" that a sweep
-    has, by default against engines, or "nodes": as ONNX Runtime fuses nothing there, by default the emulation does not
-    either. `kernels` says whose rounding inside of layers in half is emulated: "tensorrt", as a sweep has it, by
-    default against engines, or "onnxruntime", by default against "cuda"; `sums` what TensorRT's keep their sums in:
-    "float32", "half" or "half-single". With TensorRT's kernels the constants that ONNX Runtime is given are clamped
-    like the emulation's, else both have them rounded. `engine` says how engines are built. Writes fidelity.json,
-    fidelity.csv and fidelity.html (not without `page`) to `out`, by default `reports/<model>-fidelity`.
+    `against` "cuda" is ONNX Runtime: fp16 and bf16 by its CUDA provider on `device`, fp8 by its GemmFloat8 there, which
+    has products with constants alone, int8 as integers on the CPU; "tensorrt" and "tensorrt-rtx" are engines, whose
+    layers are not seen alone. `layers` are the "patterns" that a sweep has, by default against engines, or "nodes": as
+    ONNX Runtime fuses nothing there, by default the emulation does not either. `kernels` says whose rounding inside of
+    layers in half is emulated: "tensorrt", as a sweep has it, by default against engines, or "onnxruntime", by default
+    against "cuda"; `sums` what TensorRT's keep their sums in: "float32", "half" or "half-single". With TensorRT's
+    kernels the constants that ONNX Runtime is given are clamped like the emulation's, else both have them rounded.
+    `engine` says how engines are built. Writes fidelity.json, fidelity.csv and fidelity.html (not without `page`) to
+    `out`, by default `reports/<model>-fidelity`.
 
     Raises PrecisionLabError for input that cannot be used; OptionError where this machine has no real arithmetic in a
     precision.
@@ -108,12 +123,16 @@ def fidelity(
     if against == CUDA:
         for precision in formats:
             check_real(precision, where)
+        if any(map(is_float8, formats)):
+            check_float8(where)
     loaded = load_model(Path(model))
     for precision in formats:
         check_opset(loaded.onnx, PrecisionPlan(loaded.sha256, precision))
     folder = Path(out) if out is not None else Path("reports") / f"{loaded.name}-fidelity"
     with held_folder(folder, observer.note):
         dataset = checked(open_dataset(data, loaded, samples, seed), skip_bad, observer)
+        if against == CUDA and any(map(is_float8, formats)):
+            loaded = _for_float8(loaded, dataset, threads, observer)
         model_at = loaded if layers == PATTERNS else one_node_layers(loaded)
         local = OnnxRuntimeBackend(model_at, next(iter(dataset)), threads, memory=default_memory())
         job = _Job(local, arithmetic, dataset, folder, observer)
@@ -131,6 +150,19 @@ def fidelity(
     return result
 
 
+def _for_float8(model: Model, dataset: Dataset, threads: int | None, observer: Observer) -> Model:
+    """The model at an opset whose QuantizeLinear gives E4M3. Raises ModelError where it cannot be converted."""
+    if (opset := opset_of(model.onnx)) >= OPSET:
+        return model
+    converted = convert(model, OPSET)
+    if (fault := SourceRun(model, dataset, threads or os.cpu_count() or 1).fault(converted)) is not None:
+        raise ModelError(f"{model.path}: opset {opset} cannot be converted to {OPSET}, which fp8 needs: {fault}")
+    observer.note(
+        f"the model was converted from opset {opset} to {OPSET}: real fp8 needs that, with it all is compared"
+    )
+    return replace(with_graph(model, converted, ()), original=None)
+
+
 class _Job:
     """The comparisons of one model."""
 
@@ -146,7 +178,7 @@ class _Job:
 
     def real(self, precision: Precision, device: RealDevice) -> PrecisionFidelity:
         """Against ONNX Runtime's own arithmetic in the precision."""
-        where = RealDevice(None) if precision.is_quantized else device
+        where = device if precision.is_low_float or is_float8(precision) else RealDevice(None)
         backend = RealBackend(self._local, where)
         plan, table = self._plan(precision)
         unsupported = backend.unsupported(plan)

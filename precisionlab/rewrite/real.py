@@ -6,7 +6,6 @@ does so here and there, as the processor goes, but its integer products are real
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,26 +15,21 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.model import Layer, Model
-from precisionlab.model.flow import is_control
 from precisionlab.model.layers import layer_of
 from precisionlab.model.mapped import let_go
 from precisionlab.model.opset import opset_of
 from precisionlab.plan.arithmetic import ONNXRUNTIME, Arithmetic, Constants
-from precisionlab.plan.assign import precision_of
-from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
 from precisionlab.rewrite.builder import MICROSOFT, Environment, GraphBuilder
 from precisionlab.rewrite.flow import LayerCopier, nodes_outputs
 from precisionlab.rewrite.gates import Gates
+from precisionlab.rewrite.real_float8 import as_leading, columns_in_float8, product, rows_in_float8
 from precisionlab.rewrite.typed.constants import constants_of, converted_tensor, held, quantised
 from precisionlab.rewrite.typed.signature import FLOAT, Places, places
 
 ZERO = 128
 """Of uint8, which stands for 0: the products of two uint8 are exact on every CPU, those with int8 saturate on some."""
-
-_EXACT = 2**24
-"""Sums of products of int8 stay below this for float32 to hold every one of them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,10 @@ class _Operands(Gates):
     def __init__(self, builder: GraphBuilder, table: CalibrationTable | None, constants: Constants) -> None:
         super().__init__(builder, table, constants)
         self.known: dict[ir.Value, _Operand] = {}
+        self.float8: dict[ir.Value, ir.Value] = {}
+        """Stand-ins for operands in E4M3, each with its tensor: how long its rows must be, the weight says."""
+        self.lengths: dict[ir.Value, tuple[int, ...]] = {}
+        """Of a weight in E4M3 how many columns it has, and how long they are."""
         self.zero = builder.constant(ir.tensor(np.asarray(ZERO, np.uint8)), "real/zero")
 
     def weight(self, original: ir.Value, precision: Precision, axis: int | None, weights: Environment) -> ir.Value:
@@ -61,6 +59,13 @@ class _Operands(Gates):
         assert original.const_value is not None
         array = original.const_value.numpy()
         scales = weight_scales(array, axis, precision.number_format)
+        if not precision.number_format.is_uniform:
+            low = np.moveaxis(quantised(array, scales, axis, precision), axis or 0, 0)
+            let_go(original.const_value)
+            value = self._builder.constant(columns_in_float8(low), f"{original.name}:float8")
+            self.known[value] = _Operand(scales, axis)
+            self.lengths[value] = low.shape
+            return value
         levels = quantised(array, scales, axis, precision).astype(np.int16) + ZERO
         let_go(original.const_value)
         value = self._builder.constant(ir.tensor(levels.astype(np.uint8)), f"{original.name}:uint8")
@@ -70,6 +75,10 @@ class _Operands(Gates):
     def _quantize(
         self, value: ir.Value, scales: NDArray[np.float32], axis: int | None, precision: Precision
     ) -> ir.Value:
+        if not precision.number_format.is_uniform:
+            operand = self._builder.op("Identity", [value], f"{value.name}:operand")
+            self.known[operand], self.float8[operand] = _Operand(scales, axis), value
+            return operand
         scale = self._builder.constant(ir.tensor(scales), f"{value.name}:scale")
         name = f"{value.name}:uint8"
         levels = self._builder.op("QuantizeLinear", [value, scale, self.zero], name, domain=MICROSOFT)
@@ -85,7 +94,7 @@ class RealCopier(LayerCopier):
     folded), and gives float32 again; inside, every node is one in half, so that what it gives is rounded, in fused
     layers too. An int8 layer quantises its two operands to uint8 around 128, multiplies and sums integers, and scales
     the int32 sums; its bias and what is fused behind it are as the emulation has them. A ConvTranspose, which ONNX has
-    for floats alone, takes the integers as float32, which holds their sums exactly (see `unsupported`).
+    for floats alone, takes the integers as float32, which holds their sums exactly (see `real_refusals`).
     """
 
     def __init__(
@@ -190,6 +199,8 @@ class RealCopier(LayerCopier):
         first, second = (v for v in inputs[:2] if v is not None)
         bias = inputs[2] if len(inputs) > 2 else None
         a, b = self._operands.known[first], self._operands.known[second]
+        if first in self._operands.float8:
+            return [self._float8(node, (first, a), (second, b), bias, prefix, attributes)]
         if node.op_type == "Gemm":
             given = self._gemm(node, (first, a), (second, b), bias, prefix, attributes)
             given.shape = _of_rank(node.outputs[0].shape)
@@ -234,10 +245,42 @@ class RealCopier(LayerCopier):
         zeros = [self._operands.zero, self._operands.zero]
         sums = self._op("MatMulInteger", [*taken, *zeros], node, prefix)
         sums = self._op("Cast", [sums], node, prefix, to=int(FLOAT))
+        left = first[1].scales if first[1].axis is None else first[1].scales[:, None]  # a scale for each row
+        return self._with_factors(sums, left * second[1].scales, bias, node, prefix, attributes)
+
+    def _float8(
+        self,
+        node: ir.Node,
+        first: tuple[ir.Value, _Operand],
+        second: tuple[ir.Value, _Operand],
+        bias: ir.Value | None,
+        prefix: str,
+        attributes: Mapping[str, ir.Attr],
+    ) -> ir.Value:
+        """The same, or a MatMul, where A is rows and B columns of E4M3."""
+        name = f"{prefix}{node.name}:float8"
+        tensor, (count, length) = self._operands.float8[first[0]], self._operands.lengths[second[0]]
+        rows = rows_in_float8(self._builder, tensor, np.float32(first[1].scales), length)
+        sums = product(self._builder, rows, second[0], count, name)
+        scales = np.asarray(first[1].scales * second[1].scales, np.float32)
+        given = self._with_factors(sums, scales, bias, node, prefix, attributes)
+        given = as_leading(self._builder, given, tensor, name)
+        given.type, given.shape = ir.TensorType(FLOAT), _of_rank(node.outputs[0].shape)
+        return given
+
+    def _with_factors(
+        self,
+        sums: ir.Value,
+        scales: NDArray[np.float32],
+        bias: ir.Value | None,
+        node: ir.Node,
+        prefix: str,
+        attributes: Mapping[str, ir.Attr],
+    ) -> ir.Value:
+        """alpha · scales · sums + beta · bias."""
         alpha = np.float32(attributes["alpha"].as_float() if "alpha" in attributes else 1.0)
         beta = np.float32(attributes["beta"].as_float() if "beta" in attributes else 1.0)
-        left = first[1].scales if first[1].axis is None else first[1].scales[:, None]  # a scale for each row
-        given = self._scaled(sums, alpha * left * second[1].scales, 0, node, prefix)
+        given = self._scaled(sums, np.asarray(alpha * scales), 0, node, prefix)
         if bias is None:
             return given
         if beta != 1:
@@ -302,22 +345,6 @@ class IntegerCopier(RealCopier):
         return LayerCopier.copy(self, layer, source, precision, around, prefix)
 
 
-def unsupported(model: Model, plan: PrecisionPlan) -> dict[str, str]:
-    """Layer → why it cannot be had in truth in the precision that the plan gives it, for those that cannot."""
-    found = {}
-    for layer in model.layers:
-        precision = precision_of(layer, plan)
-        reason = None
-        if precision.is_low_float:
-            reason = _no_half(model, layer, precision)
-        elif precision.is_quantized:
-            is_integer = precision.number_format.is_uniform
-            reason = _no_integers(model, layer) if is_integer else f"ONNX Runtime has no products in {precision}"
-        if reason is not None:
-            found[layer.name] = reason
-    return found
-
-
 def one_node_layers(model: Model) -> Model:
     """The same model where every node that can be given a precision is a layer of its own."""
     layers = []
@@ -328,29 +355,6 @@ def one_node_layers(model: Model) -> Model:
             layers += [layer_of([model.node[name]], None, model.tensors) for name in layer.nodes]
     place = {node.name: i for i, node in enumerate(model.onnx.graph)}
     return replace(model, layers=tuple(sorted(layers, key=lambda layer: place[layer.nodes[0]])))
-
-
-def _no_half(model: Model, layer: Layer, precision: Precision) -> str | None:
-    opset = opset_of(model.onnx)
-    for name in layer.nodes:
-        node = model.node[name]
-        if is_control(node):
-            return f"the nodes inside of {node.op_type} are not run in {precision}"
-        if not places(node, precision.number_format.element, opset, model.tensors).outputs:
-            return f"ONNX does not define {node.op_type} in {precision} at opset {opset}"
-    return None
-
-
-def _no_integers(model: Model, layer: Layer) -> str | None:
-    node = model.node[layer.nodes[0]]
-    if node.op_type != "ConvTranspose":
-        return None
-    weight = node.inputs[1]
-    shape = None if weight is None else model.tensors[str(weight.name)].shape
-    known = [] if shape is None else [dim for i, dim in enumerate(shape) if i != 1 and isinstance(dim, int)]
-    if shape is None or len(known) != len(shape) - 1 or math.prod(known) * 127 * 128 >= _EXACT:
-        return "ONNX has no ConvTranspose of integers, and float32 does not hold the sums of this one"
-    return None
 
 
 def _attributes(node: ir.Node, dtype: ir.DataType, constants: Constants, folded: bool) -> dict[str, ir.Attr]:
@@ -367,6 +371,3 @@ def _attributes(node: ir.Node, dtype: ir.DataType, constants: Constants, folded:
 
 def _of_rank(shape: ir.Shape | None) -> ir.Shape | None:
     return None if shape is None else ir.Shape([None] * len(shape))
-
-
-__all__ = ["RealCopier", "one_node_layers", "unsupported"]

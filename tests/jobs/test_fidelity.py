@@ -26,7 +26,8 @@ from precisionlab.model import Model
 from precisionlab.plan.assign import precision_of
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import Flow, segments
-from precisionlab.rewrite.real import RealCopier, one_node_layers, unsupported
+from precisionlab.rewrite.real import RealCopier, one_node_layers
+from precisionlab.rewrite.real_refusals import unsupported
 from precisionlab.rewrite.typed.constants import quantised
 from tests.models import DIGITS, Array, calibrate, digits, load, plan_for, proto, sample
 
