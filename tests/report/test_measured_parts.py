@@ -52,9 +52,9 @@ def page_of(names: list[str] | None = None, metric: str = "accuracy") -> str:
 
 def test_each_layer_stands_with_its_figures_and_what_was_not_measured_is_a_dash() -> None:
     page = Page(page_of())
-    assert ["Conv_0", "70.0", "1.000", "1.0", "1.000", ""] in page.rows
-    assert ["LayerNorm_1/Sum_1", "NaN", "0.500", "40.0", "0.500", ""] in page.rows
-    assert ["Tanh_2", "55.0", "1.000", "–", "–", ""] in page.rows
+    assert ["Conv_0", "", "70.0", "1.000", "1.0", "1.000"] in page.rows
+    assert ["LayerNorm_1/Sum_1", "", "NaN", "0.500", "40.0", "0.500"] in page.rows
+    assert ["Tanh_2", "", "55.0", "1.000", "–", "–"] in page.rows
     assert "On 8 samples, FP16 throughout comes to −0.3 dB, accuracy 0.250" in page.text
     assert "3 layers, of 4 in all: the others there was no time for" in page.text
 
