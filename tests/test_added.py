@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.registry import Kind
 from precisionlab.backends.tensorrt.backend import Inside
-from precisionlab.backends.tensorrt.jobs import Built, Latency
+from precisionlab.backends.tensorrt.jobs import Built, EngineTimes, Latency
 from precisionlab.cli import cli
 from precisionlab.compare.comparison import Comparison
 from precisionlab.precision import Precision
@@ -148,9 +148,9 @@ class Toy(OnnxRuntimeBackend, EngineBackend):
         """None."""
         return ()
 
-    def latency(self, plan: Any, table: Any, sample: Any) -> tuple[Latency, Mapping[str, float]]:
+    def times(self, plan: Any, table: Any, sample: Any) -> EngineTimes:
         """Always the same."""
-        return Latency(1.0, 1.0, 1.0, runs=1), {}
+        return EngineTimes(Latency(1.0, 1.0, 1.0, runs=1), {}, {})
 
 
 @contextmanager

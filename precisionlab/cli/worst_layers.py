@@ -19,6 +19,7 @@ from precisionlab.system.prefix import common_prefix
 from precisionlab.system.wording import counted, decibel, number
 
 _SHOWN = 8
+_NOTHING = 0.1  # dB
 _OTHER_COLUMNS = 52  # what the table of layers needs beside the names
 _SHARE = 7  # what its share of the error takes of that
 
@@ -54,7 +55,10 @@ def by_itself_lines(outcome: PrecisionResult, each: EachLayer) -> Iterator[str]:
         yield f"  only one in {outcome.precision}: worst {worst}, {told(each.one_on[worst])}"
     if each.one_off:
         best = max(each.one_off, key=lambda name: worth(each.one_off[name]))
-        yield f"  all but one in it: best without {best}, {told(each.one_off[best])}"
+        if worth(each.one_off[best]) - worth(each.low) >= _NOTHING:  # not so of two that are no number
+            yield f"  all but one in it: best without {best}, {told(each.one_off[best])}"
+        else:
+            yield "  all but one in it: no single layer gains a tenth of a decibel"
 
 
 def _order(outcome: PrecisionResult) -> str:

@@ -36,7 +36,6 @@ def onnxruntime_model(subject: Subject) -> Export:
     2 GiB.
     """
     quantized = check_quantizes(subject)
-    _check_opset(subject, quantized.values())
     _ = subject.scales  # says so where there are none
     assert subject.table is not None
     model = subject.model.onnx.clone()
@@ -59,11 +58,15 @@ def onnxruntime_model(subject: Subject) -> Export:
 
 
 def check_quantizes(subject: Subject) -> dict[str, Precision]:
-    """The first node of each quantized layer, and its precision. Raises PlanError where there is none."""
+    """The first node of each quantized layer, and its precision.
+
+    Raises PlanError where there is none, or the model's opset has no QuantizeLinear to it.
+    """
     known = {layer.nodes[0]: precision_of(layer, subject.plan) for layer in subject.model.layers}
     found = {name: precision for name, precision in known.items() if precision.is_quantized}
     if not found:
         raise PlanError("the plan has no quantized layer, and a Q/DQ model has nothing else; export it as typed-onnx")
+    _check_opset(subject, found.values())
     return found
 
 

@@ -20,8 +20,8 @@ from precisionlab.system.wording import counted, duration
 _BARE = 3.0
 """A precision as it is takes at most about so many times what float32 beside itself takes: each layer alone, sums."""
 
-_TRIES = {False: 4, True: 24}
-"""Repairs are tried in about so many evaluations, in a float precision and in a quantized one."""
+_TRIES = {False: 5, True: 48}
+"""Repairs are tried in about so many passes, in a float precision and in a quantized one, where each has its ranges."""
 
 BY_ITSELF = 12.0
 """A comparison takes about so many times what one run does of all that follows a layer, half of the model."""
@@ -187,9 +187,10 @@ class Schedule:
 
     def _tries_of(self, precision: Precision) -> float:
         """About what is left of trying repairs."""
-        whole = _TRIES[precision.is_quantized] * self._bare
+        a_pass = self._pass or 0.0
+        whole = _TRIES[precision.is_quantized] * a_pass
         if self._is_compared and precision is self._to_come[0]:
-            return max(self._bare, whole - (self._clock() - self._compared_at))
+            return max(a_pass, whole - (self._clock() - self._compared_at))
         return whole
 
 

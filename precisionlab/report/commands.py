@@ -12,6 +12,7 @@ from typing import Any
 from precisionlab.data.hook import is_hook
 from precisionlab.data.saved import is_raw
 from precisionlab.errors import OptionError
+from precisionlab.precision import Precision
 from precisionlab.report.cells import bounds_of, is_quantized
 from precisionlab.report.section import PrecisionSection
 from precisionlab.system.parsing import parse_duration
@@ -50,7 +51,7 @@ _EXPORTS = (
     ("polygraphy", ".py", "Polygraphy: a script that holds the layers, with the command to run it"),
     ("modelopt", ".json", "NVIDIA ModelOpt: its commands and lists of nodes"),
     ("repaired-onnx", ".onnx", "Any other tool: the repaired model itself, in float32"),
-    ("onnxruntime", ".onnx", "ONNX Runtime: a model with Q/DQ nodes and the plan’s INT8 scales"),
+    ("onnxruntime", ".onnx", "ONNX Runtime: a model with Q/DQ nodes and the plan’s scales"),
 )
 
 
@@ -73,7 +74,8 @@ def commands_of(run: Mapping[str, Any], section: PrecisionSection) -> Commands:
     each = " and ".join((*["repair"] * bool(section.repaired), *["pin"] * bool(section.pins or not section.repaired)))
     check = [Command(f"Measure the plan again, and that each {each} is needed", _line("verify", plan, *code))]
     if section.met:
-        on_gpu = _line("verify", plan, *code, "--backend", "tensorrt")
+        typed = ["--typed"] if _needs_types(section) else []
+        on_gpu = _line("verify", plan, *code, "--backend", "tensorrt", *typed)
         check.append(Command("The same with TensorRT on the GPU that will run it", on_gpu))
     held_to = _held_to(run, section.name)
     beside = ["--out", _path(f"{folder}-{stem}")]
@@ -129,6 +131,13 @@ def next_command(run: Mapping[str, Any], section: PrecisionSection) -> Command |
     wanted = _TYPED if is_typed else _EXPORTS[0][0]
     found = next((command for command in build if f"--format {wanted} " in command.text), build[0])
     return replace(found, words=f"Next, for {found.words}")
+
+
+def _needs_types(section: PrecisionSection) -> bool:
+    """Whether the plan has a precision that TensorRT takes by Q/DQ nodes in the model alone."""
+    names = {section.name, *(pin.precision.lower() for pin in section.pins)}
+    kinds = (precision.number_format for precision in Precision if precision.value in names)
+    return any(kind.is_quantized and not kind.is_implicit for kind in kinds)
 
 
 def _file_name(stem: str, target: str, suffix: str) -> str:

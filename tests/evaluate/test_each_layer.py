@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import re
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from precisionlab.backends.base import Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.memory import Share
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.cli.summary import print_summary
+from precisionlab.cli.worst_layers import by_itself_lines
 from precisionlab.compare.judging import judging_of
 from precisionlab.compare.task import Accuracy, Outputs, TaskMetric
 from precisionlab.data import Dataset
@@ -221,11 +222,17 @@ def test_the_terminal_names_the_worst_and_what_buys_most(swept: SweepResult) -> 
     worst = swept.layers.sort_values("one_on_sqnr_db").iloc[0]
     assert "each layer by itself, on 4 samples; bf16 throughout: " in told
     assert f"only one in bf16: worst {worst['layer']}, {worst['one_on_sqnr_db']:.1f} dB, confidence" in told
-    best = swept.layers["one_off_sqnr_db"].max()
-    found = re.search(r"all but one in it: best without (\S+), (\S+) dB, confidence", told)
-    assert found is not None
-    assert found[2] == f"{best:.1f}"
-    assert swept.layers.set_index("layer")["one_off_sqnr_db"][found[1]] == best
+    assert "all but one in it: no single layer gains a tenth of a decibel" in told
+    (found,) = swept.precisions
+    assert found.each_layer is not None
+    better = replace(found.each_layer.low, sqnr=60.0, metric=0.5)
+    each = replace(found.each_layer, one_off={**found.each_layer.one_off, "/stem/conv": better})
+    assert list(by_itself_lines(found, each))[2] == (
+        "  all but one in it: best without /stem/conv, 60.0 dB, confidence 0.500"
+    )
+    lost = replace(found.each_layer.low, sqnr=math.nan)
+    none = replace(each, one_off={"/stem/conv": lost}, low=lost)
+    assert "no single layer gains" in list(by_itself_lines(found, none))[2]
 
 
 def test_the_page_shows_them_the_worst_first_and_the_tables_are_read_again(swept: SweepResult) -> None:

@@ -9,8 +9,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
-from models import digits
+from models import digits, load, proto
 from test_export import BF16, FP16, FP32, INT8, chain, plan_of
 
 from precisionlab.errors import PrecisionLabError
@@ -18,6 +19,7 @@ from precisionlab.export.offers import names_in_file, refusals
 from precisionlab.jobs.export import export_plan
 from precisionlab.model import Model
 from precisionlab.plan.plan import PrecisionPlan
+from precisionlab.precision import Precision
 
 FILES = {"trtexec": "a.sh", "polygraphy": "pins.py", "modelopt": "a.json", "onnxruntime": "a.onnx"}
 NAMES = ["first", "second", "third", "fourth"]
@@ -63,3 +65,13 @@ def test_int8_without_a_layer_that_can_have_it_is_no_model_for_onnx_runtime(tmp_
     assert "onnxruntime" not in refusals(model, plan_of(model, INT8), None, names_in_file(model))
     plain = chain(NAMES, tmp_path)
     assert "no quantized layer" in refusals(plain, plan_of(plain, INT8), None, names_in_file(plain))["onnxruntime"]
+
+
+@pytest.mark.parametrize("opset", [17, 19])
+def test_fp8_is_offered_to_what_holds_its_scales_alone(opset: int, tmp_path: Path) -> None:
+    text = "(float[2,8] x) => (float[2,8] y) { [m] a = MatMul(x, w) [r] y = Exp(a) }"
+    model = load(proto(text, {"w": np.eye(8, dtype=np.float32)}, opset=opset), tmp_path)
+    found = refusals(model, plan_of(model, Precision.FP8), None, names_in_file(model))
+    older = {"onnxruntime"} if opset < 19 else set[str]()
+    assert found.keys() == {"trtexec", "polygraphy", "modelopt"} | older
+    assert all("\n" not in sentence for sentence in found.values())

@@ -117,13 +117,13 @@ def test_what_is_left_is_told_without_a_search_and_with_one_until_it_is_known_wh
     schedule, clock = begun(None, FP16)
     assert schedule.to_search().left is None
     assert schedule.said == ""
-    search = 4 * 6 + 2 * (most_evaluations(100) + most_left(11))
+    search = 5 * 2 + 2 * (most_evaluations(100) + most_left(11))
     assert schedule.left == f"about {REPORT + 2:.0f} s left, about {duration(13 + search)} with a search"
     schedule.compared(took(6.0))
     # Repairs are tried first, and may be all that it takes.
-    assert schedule.left == f"about {duration(7 + 24)} left, about {duration(7 + search)} with a search"
+    assert schedule.left == f"about {duration(7 + 10)} left, about {duration(7 + search)} with a search"
     clock.now += 20
-    assert schedule.left == f"about {7 + 6} s left, about {duration(7 + search - 18)} with a search"
+    assert schedule.left == f"about {7 + 2} s left, about {duration(7 + search - 8)} with a search"
     schedule.searching(30.0)
     assert schedule.left == "about 37 s left"
     clock.now += 20
@@ -134,7 +134,7 @@ def test_of_precisions_that_are_still_to_come_nobody_knows_whether_they_are_sear
     schedule, _ = begun(None, FP16, Precision.INT8)
     schedule.compared(took(6.0))
     schedule.searching(30.0)
-    search = 24 * 6 + 2 * (most_evaluations(100) + most_left(11))
+    search = 48 * 2 + 2 * (most_evaluations(100) + most_left(11))
     report = 2 * REPORT - 0.5
     sure, with_it = report + 6 + 30 + 2, report + 6 + 30 + 12 + search
     assert schedule.left == f"about {duration(sure)} left, about {duration(with_it)} with a search"
