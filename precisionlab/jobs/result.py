@@ -92,6 +92,15 @@ class SweepResult(SweepFindings):
 
         return layers_figure(self, self.layers, self._swept(precision))
 
+    def plot_by_itself(self, precision: str | None = None) -> Figure:
+        """The outputs with each layer alone in the low precision, and alone in float32: of the first precision.
+
+        Of the task metric where it tells layers apart, else of the SQNR. Raises OptionError as `by_itself`.
+        """
+        from precisionlab.report.figure import each_figure
+
+        return each_figure(self, self.layers, self._swept(precision))
+
     def open(self) -> None:
         """Open the report in the browser; where there is none, the notebook or terminal is told where it lies."""
         _open(self.folder, "report.html")

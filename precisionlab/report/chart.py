@@ -14,7 +14,7 @@ from precisionlab.report.cells import visible
 from precisionlab.report.drawing import SETTLED, Scale, as_markup, labels, scale_of, ticks, tidy, tree_of
 
 Point = tuple[float, float]
-_HALF = 0.4  # half a layer's width, less a gap, so that a single layer is a stroke that can be seen
+HALF = 0.4  # half a layer's width, less a gap, so that a single layer is a stroke that can be seen
 
 
 class Charted(Protocol):
@@ -91,7 +91,7 @@ def draw_chart(title: str, layers: Sequence[Charted], changed: bool, met: bool =
         y_title="SQNR, dB",
         margin_right=12,
         range=scale.range,
-        xrange=(min(places) - _HALF, max(places) + _HALF),
+        xrange=(min(places) - HALF, max(places) + HALF),
         y_labels=scale.labels,
         x_labels=labels(ticks(min(places), max(places), 12, whole=True)),
         show_legend=False,
@@ -105,8 +105,8 @@ def draw_chart(title: str, layers: Sequence[Charted], changed: bool, met: bool =
         chart.add("pins", _pin_marks(pinned, *scale.ends), show_dots=True, dots_size=4)
         names.append("pins")
     for name, values in figures.items():
-        if strokes := _strokes(places, values, scale, shifts[name], joined=name != "introduced"):
-            chart.add(name, strokes)
+        if drawn := strokes(places, values, scale, shifts[name], joined=name != "introduced"):
+            chart.add(name, drawn)
             names.append(name)
     tree = tree_of(chart)
     tidy(tree, [f"{name} missed" if name == "mixed" and not met else name for name in names])
@@ -137,10 +137,10 @@ def _pin_marks(pinned: Iterable[tuple[float, Charted]], bottom: float, top: floa
     return marks
 
 
-def _strokes(
+def strokes(
     places: Sequence[float], values: Sequence[float | None], scale: Scale, shift: float, joined: bool
 ) -> list[Point | None]:
-    """One curve as strokes, None between two of them.
+    """One curve as strokes, None between two of them; each is as wide as its layers, less a gap.
 
     Layers next to each other that share a lane make one stroke; finite ones make one where `joined`,
     and one each where not. A layer without a figure is a gap.
@@ -159,7 +159,7 @@ def _strokes(
             continue
         if isinstance(key, str):  # a lane: its two ends are enough
             run = [run[0], run[-1]]
-            points += [(run[0][0] - _HALF, run[0][1]), (run[1][0] + _HALF, run[1][1]), None]
+            points += [(run[0][0] - HALF, run[0][1]), (run[1][0] + HALF, run[1][1]), None]
         else:
-            points += [end for x, y in run for end in ((x - _HALF, y), (x + _HALF, y))] + [None]
+            points += [end for x, y in run for end in ((x - HALF, y), (x + HALF, y))] + [None]
     return points

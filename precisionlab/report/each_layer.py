@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from precisionlab.report.cells import Row, as_number, as_text, show
 from precisionlab.report.drawing import SETTLED
+from precisionlab.report.each_chart import EachPoint, draw_each
 
 _MOST = 25
 """Rows that are shown; all stand in layers.csv."""
@@ -50,6 +53,7 @@ class ByItself:
     whole: str
     reference: str
     at: float | None
+    chart: Markup
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,14 @@ def by_itself(facts: Mapping[str, Any] | None, rows: Sequence[Row], title: str) 
         whole=f"{show(whole['sqnr'], '.1f')} dB" + (f", {metric} {show(whole['metric'], '.3f')}" if metric else ""),
         reference=show(reference, ".3f") if metric else "",
         at=axis.place(whole[by]),
+        chart=_chart(found, whole[by], by, figure, title),
     )
+
+
+def _chart(found: Sequence[_Figures], whole: float | None, by: str, figure: str, title: str) -> Markup:
+    points = [EachPoint(one.index, one.on[by], one.off[by]) for one in sorted(found, key=lambda one: one.index)]
+    words = f"{title}: {figure} with each layer alone in it, and alone in FP32, in the network's order"
+    return draw_each(words, figure, points, whole, decibels=by == "sqnr")
 
 
 def _worst_first(rows: Sequence[Row]) -> list[Row]:

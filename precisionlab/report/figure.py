@@ -8,8 +8,10 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from precisionlab.errors import OptionError
 from precisionlab.report.cells import records_of, visible
 from precisionlab.report.chart import draw_chart
+from precisionlab.report.each_layer import by_itself
 from precisionlab.report.views import layer_view
 from precisionlab.results.sweep import SweepFindings
 from precisionlab.system.disk import told, write_whole
@@ -21,6 +23,8 @@ text{fill:#525c67;font:13px system-ui,sans-serif}
 .curve path{fill:none;stroke-width:2;stroke-linecap:round}
 .introduced path{stroke:#b3541e;stroke-width:3}.inherited path{stroke:#2b6cb0}
 .mixed path{stroke:#1d7a46;stroke-dasharray:4 5}
+.one-on path{stroke:#b3541e;stroke-width:3}.one-off path{stroke:#2b6cb0;stroke-width:1.8}
+.whole path{stroke:#b3261e;stroke-dasharray:5 4}
 .pins path{stroke:#6b3fa0;stroke-width:1.2;stroke-dasharray:2 3}.pins circle{fill:#6b3fa0}
 """
 
@@ -58,6 +62,19 @@ def layers_figure(result: SweepFindings, layers: pd.DataFrame, precision: str) -
     title = f"{result.model.path.name}, {precision}: SQNR over the layers, dB"
     chart = draw_chart(title, [layer_view(row) for row in rows], bool(plan.pins or plan.repairs), outcome.met)
     return standing(title, str(chart.svg))
+
+
+def each_figure(result: SweepFindings, layers: pd.DataFrame, precision: str) -> Figure:
+    """Each layer alone in the precision and alone in float32, in the network's order.
+
+    Raises OptionError where none was measured so.
+    """
+    rows = [row for row in records_of(layers) if row["precision"] == precision]
+    found = by_itself(result.run["precisions"][precision]["each_layer"], rows, precision.upper())
+    if found is None:
+        raise OptionError(f"{precision}: no layer was measured by itself; sweep with each_layer, a number of samples")
+    title = f"{result.model.path.name}, {precision}: {found.figure} with each layer by itself"
+    return standing(title, str(found.chart))
 
 
 def standing(title: str, svg: str) -> Figure:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -213,6 +214,9 @@ def test_a_sweep_tells_of_every_layer_by_itself(swept: SweepResult) -> None:
     few = swept.by_itself()
     assert list(few) == ["layer", "kind", "one_on_sqnr_db", "one_on_metric", "one_off_sqnr_db", "one_off_metric"]
     assert list(few["layer"]) == list(ranked.sort_values("rank")["layer"])
+    drawn = ElementTree.fromstring(swept.plot_by_itself().svg)  # ours
+    curves = {str(group.get("class")) for group in drawn.iter("{http://www.w3.org/2000/svg}g")}
+    assert {"curve one-on", "curve one-off", "curve whole"} <= curves
 
 
 def test_the_terminal_names_the_worst_and_what_buys_most(swept: SweepResult) -> None:
@@ -252,8 +256,9 @@ def test_without_it_nothing_is_shown_or_guessed(swept_digits: SweepResult) -> No
     assert swept_digits.folder is not None
     assert 'id="each"' not in (swept_digits.folder / "report.html").read_text()
     assert swept_digits.layers[["one_on_sqnr_db", "one_off_metric", "each_samples"]].isna().all(axis=None)
-    with pytest.raises(OptionError, match="each_layer"):
-        swept_digits.by_itself("fp16")
+    for asked in (swept_digits.by_itself, swept_digits.plot_by_itself):
+        with pytest.raises(OptionError, match="each_layer"):
+            asked("fp16")
 
 
 def test_so_many_layers_by_themselves_must_be_a_number_of_samples(tmp_path: Path) -> None:
