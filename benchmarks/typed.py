@@ -1,11 +1,11 @@
 """Plans as strongly typed models, built by TensorRT-RTX: `python -m benchmarks.typed [MODELS] [--peers] [--json FILE]`.
 
-For each model: FP16, BF16, INT8 (among float32 and among FP16 layers), and the plans with pins that a short sweep
-finds. Each becomes a typed model, which is
+For each model: FP16, BF16, INT8 and FP8 (among float32 and among FP16 layers), and the plans with pins that a short
+sweep finds. Each becomes a typed model, which is
 
 * checked by ONNX's checker with full type inference,
-* run by ONNX Runtime on the CPU, beside what the emulation says (INT8 as it stands; FP16 and BF16 loosely, as that
-  provider computes them in float32 wherever it likes, and lacks many BF16 kernels),
+* run by ONNX Runtime on the CPU, beside what the emulation says (INT8 and FP8 as they stand; FP16 and BF16 loosely, as
+  that provider computes them in float32 wherever it likes, and lacks many BF16 kernels),
 * built by the real TensorRT-RTX for SM89 and SM120, which needs no GPU. From the builder's own list of kernels: their
   number, the copies that do nothing but convert, and for each layer whether it is compiled in the type that the plan
   asks. A layer is, where its kernels take or give that type, or where they do not tell and the network, which a
@@ -73,7 +73,10 @@ from precisionlab.system.observer import Silent
 from precisionlab.system.plainfiles import make_plain_folder
 
 COMPUTES = ("SM89", "SM120")
-VARIANTS = ("fp16", "bf16", "int8", "int8 among fp16", "int8 mixed", "fp16 mixed", "fp16 with fp32")
+VARIANTS = (
+    *("fp16", "bf16", "int8", "int8 among fp16", "int8 mixed", "fp8", "fp8 among fp16", "fp8 mixed"),
+    *("fp16 mixed", "fp16 with fp32"),
+)
 PATIENCE = 900.0  # seconds for one model
 PEER_PATIENCE = 180.0
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -113,6 +116,7 @@ onnx.save(float16.convert_float_to_float16(onnx.load(sys.argv[1]), keep_io_types
 """
 
 Row = dict[str, Any]
+_QUANTIZED = frozenset(precision.value for precision in Precision if precision.is_quantized)
 
 
 @dataclass(frozen=True)
@@ -216,18 +220,17 @@ def _variants(model: Model, data: Path, samples: int, budget: str, folder: Path)
         )
         return found.precisions
 
-    fp16, int8 = searched("fp16,int8")
+    fp16, *quantized = searched("fp16,int8,fp8")
     plain = PrecisionPlan(model.sha256, Precision.FP16)
-    low = completed(model, PrecisionPlan(model.sha256, Precision.INT8, calibration=int8.plan.calibration), int8.table)
-    among = PrecisionPlan(model.sha256, Precision.INT8, low.pins, Precision.FP16, low.calibration)
-    variants = [
-        Variant("fp16", plain, None),
-        Variant("bf16", PrecisionPlan(model.sha256, Precision.BF16), None),
-        Variant("int8", low, int8.table),
-        Variant("int8 among fp16", among, int8.table),
-    ]
-    if int8.plan.pins != low.pins:
-        variants.append(Variant("int8 mixed", int8.plan, int8.table))
+    variants = [Variant("fp16", plain, None), Variant("bf16", PrecisionPlan(model.sha256, Precision.BF16), None)]
+    for one in quantized:
+        bare = PrecisionPlan(model.sha256, one.precision, calibration=one.plan.calibration)
+        low = completed(model, bare, one.table)
+        among = PrecisionPlan(model.sha256, one.precision, low.pins, Precision.FP16, low.calibration)
+        variants.append(Variant(f"{one.precision}", low, one.table))
+        variants.append(Variant(f"{one.precision} among fp16", among, one.table))
+        if one.plan.pins != low.pins:
+            variants.append(Variant(f"{one.precision} mixed", one.plan, one.table))
     if fp16.plan.pins:
         variants.append(Variant("fp16 mixed", fp16.plan, None))
         variants.append(Variant("fp16 with fp32", searched("fp16", "fp32")[0].plan, None))
@@ -359,12 +362,13 @@ def explained(found: Mapping[str, Any]) -> str:
             same = "it picks or moves values, in fp32, and is rounded before or behind to the same"
             return f"{same}; {_in_network(found)}"
         return f"a kernel of its own that takes and gives fp32; {_in_network(found)}"
-    if found["asked"] == "int8" and "int8" not in found["got"]:
+    if found["asked"] in _QUANTIZED and found["asked"] not in found["got"]:
         return "computed in floats on quantised values: Q and DQ stand inside its kernel, or in those before it"
-    if "int8" in found["got"] and operators <= _MOVING:
-        return "moved behind the QuantizeLinear that follows: it picks or moves values, and gives the same of int8"
-    if "int8" in found["got"] and found["fused"] and found["network"] == [found["asked"]]:
-        return f"its kernel, which runs other layers too, takes or gives their int8; {_in_network(found)}"
+    taken = " and ".join(name for name in found["got"] if name in _QUANTIZED)
+    if taken and operators <= _MOVING:
+        return f"moved behind the QuantizeLinear that follows: it picks or moves values, and gives the same of {taken}"
+    if taken and found["fused"] and found["network"] == [found["asked"]]:
+        return f"its kernel, which runs other layers too, takes or gives their {taken}; {_in_network(found)}"
     return f"not explained: {found['verdict']}, {' and '.join(found['got'])} in its kernels; {_in_network(found)}"
 
 

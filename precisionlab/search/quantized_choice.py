@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from precisionlab.precision import Precision
 from precisionlab.system.wording import counted
 
 ALIKE = 1.0
@@ -18,6 +19,9 @@ ALIKE = 1.0
 
 EVEN = 11.6
 """amax over rms where both lose as much."""
+
+_SHORT, _LONG = Precision.INT8.value, Precision.FP8.value
+"""What short tails and long ones speak for."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,16 @@ class LayerChoice:
 
     @property
     def why(self) -> str:
-        """What speaks for it, of its operands' tails."""
+        """What its operands' tails have to do with it; "though" where they would have it otherwise.
+
+        So it is where INT8's range clips what lies far out, or where weights or small values decide.
+        """
         if self.tail is None:
             return ""
-        reach = f"its operands reach {self.tail:.3g} times their rms"
-        return f"{reach}: {'long' if self.tail > EVEN else 'short'} tails"
+        is_long = self.tail > EVEN
+        speaks_for = _LONG if is_long else _SHORT
+        though = "though " if self.better and self.better != speaks_for else ""
+        return f"{though}its operands reach {self.tail:.3g} times their rms: {'long' if is_long else 'short'} tails"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ def test_a_histogram_tells_the_tail_to_a_few_percent() -> None:
 
 def test_each_layer_has_its_better_one_and_the_reason() -> None:
     own = {"int8": {"a": 40.0, "b": 20.0, "c": 30.0, "d": 9.0}, "fp8": {"a": 31.0, "b": 29.0, "c": 30.5}}
+    other = quantized_choice(TITLES, own, {}, {"a": 20.0})
+    assert other is not None
+    assert other.layers[0].why == "though its operands reach 20 times their rms: long tails"
     found = quantized_choice(TITLES, own, {"a": "Conv"}, {"a": 4.0, "b": 50.0})
     assert found is not None
     assert [(one.layer, one.better) for one in found.layers] == [("a", "int8"), ("b", "fp8"), ("c", "")]
