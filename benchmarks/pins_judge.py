@@ -132,12 +132,16 @@ def compare(pairs: Iterable[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]
 
 
 def session(model: onnx.ModelProto, threads: int = 0) -> ort.InferenceSession:
-    """A session of ONNX Runtime on the CPU that leaves Q/DQ pairs as they are."""
+    """A session of ONNX Runtime on the CPU that leaves Q/DQ pairs as they are, and Relu and Clip before them.
+
+    Before FP8 its optimiser takes Relus away, and refuses Clips (`findings/onnxruntime_clip_before_float8.sh`).
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    providers, left = ["CPUExecutionProvider"], ["ReluQuantRewrite", "ClipQuantRewrite"]
+    return ort.InferenceSession(model.SerializeToString(), options, providers=providers, disabled_optimizers=left)
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -42,8 +42,10 @@ _SHARED = frozenset(
 # These reach across layers although the value between is shown: a scale or a transpose goes into the MatMul
 # behind it. What a layer gives must not depend on what else its segment holds. NchwcTransformer does so too, in
 # the last bits of a pooling's sum, and stays: without it a model of small convolutions takes half as long again.
-# Of a model's own Quantize/Dequantize pair and a gate behind it the remover would make one.
-_ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion", "DoubleQDQPairsRemover"]
+# Of a model's own Quantize/Dequantize pair and a gate behind it the remover would make one. Before a QuantizeLinear to
+# FP8 the rewrites take a Relu away, as if it were one before uint8, and do not know what to make of a Clip (1.32).
+_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
+_ACROSS_LAYERS = ["MatMulScaleFusion", "MatmulTransposeFusion", "DoubleQDQPairsRemover", *_REWRITES]
 
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
 _LARGE_BLOCK, _LARGEST_KEPT, _NEVER = 4 * 1024**2, 32 * 1024**2, 2**31 - 1

@@ -117,15 +117,16 @@ class _Quantizer:
     def _activation(self, value: ir.Value, precision: Precision) -> ir.Value:
         scale = np.asarray(self._table.scale(str(value.name), precision), np.float32)
         parameters, name = self._parameters(str(value.name), scale, precision), f"{value.name}_{precision}"
-        taken = self._kept(value) if _loses_relu(value, precision) else value
+        taken = self._kept(value) if _is_rewritten(value, precision) else value
         low = self._node("QuantizeLinear", [taken, *parameters], name, None, after=taken.producer(), kind=precision)
         name = f"{value.name}_from_{precision}"
         return self._node("DequantizeLinear", [low, *parameters], name, None, after=low.producer(), like=value)
 
     def _kept(self, value: ir.Value) -> ir.Value:
-        """What a Relu gives, as it is, by a node that ONNX Runtime does not look through."""
+        """What a Relu or Clip gives, as it is, by a node that ONNX Runtime does not look through."""
+        largest = self._constant(np.asarray(np.finfo(np.float32).max), "float32_largest")
         name = new_name(f"{value.name}_kept", self._names)
-        node = ir.Node("", "Abs", [value], name=name)
+        node = ir.Node("", "Min", [value, largest], name=name)
         output = node.outputs[0]
         output.name, output.shape, output.type = name, value.shape, value.type
         self._graph.insert_after(value.producer(), node)  # type: ignore[arg-type]
@@ -179,13 +180,14 @@ class _Quantizer:
         return output
 
 
-def _loses_relu(value: ir.Value, precision: Precision) -> bool:
-    """Whether ONNX Runtime 1.32 would take away the Relu that gives it, which stays below 0 then.
+def _is_rewritten(value: ir.Value, precision: Precision) -> bool:
+    """Whether ONNX Runtime 1.32 would harm the node that gives it.
 
-    Its optimiser does so before a QuantizeLinear to FP8 with zero point 0, as if that were the type's least value.
+    Before a QuantizeLinear to FP8 with zero point 0 its optimiser takes a Relu away, as if that were the type's least
+    value, and loads no model with a Clip there.
     """
     producer = value.producer()
-    return not precision.number_format.is_uniform and producer is not None and producer.op_type == "Relu"
+    return not precision.number_format.is_uniform and producer is not None and producer.op_type in ("Relu", "Clip")
 
 
 def _notes(subject: Subject, domain: str) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class TensorInfo:
 class Obstacle(Enum):
     """Of which kind the reason is that a layer cannot be given a precision."""
 
-    QUANTIZED = "it computes in int8, as the model says"
+    QUANTIZED = "it is quantised, as the model says"
     OTHER_TYPE = "it computes in a float type that is none of ours"
     FUNCTION = "it calls a model-local function that could not be inlined"
     OTHER = "anything else"

@@ -26,6 +26,7 @@ from precisionlab.model.flow import (
 )
 from precisionlab.model.graph import Body, Layer, Model, Obstacle, TensorInfo
 from precisionlab.model.lift import own_of
+from precisionlab.precision import Precision
 
 QUANTIZABLE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _SCALES = frozenset({"Add", "Sub", "Mul", "Div"})
@@ -125,13 +126,16 @@ def is_anchor(node: ir.Node) -> bool:
 
 
 def _quantized(node: ir.Node) -> Fixed | None:
-    """Why a node with both operands dequantised, which a compiler runs in int8, has no other precision to be given."""
+    """Why a node with both operands dequantised, which a compiler runs in integers or fp8, has no other precision."""
     if not is_anchor(node):
         return None
     producers = [None if value is None else value.producer() for value in node.inputs[:2]]
     if any(producer is None or producer.op_type != "DequantizeLinear" for producer in producers):
         return None
-    return Fixed("computes in int8, as the model says: its operands are quantised", obstacle=Obstacle.QUANTIZED)
+    stored = [producer.inputs[0] for producer in producers if producer is not None]
+    is_fp8 = any(value is not None and value.dtype == Precision.FP8.number_format.element for value in stored)
+    kind = Precision.FP8 if is_fp8 else Precision.INT8
+    return Fixed(f"computes in {kind}, as the model says: its operands are quantised", obstacle=Obstacle.QUANTIZED)
 
 
 def _fused_after(

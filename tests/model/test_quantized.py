@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from models import compared, load, plan_for, proto, sample
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from quantized import explicit, in_body, in_function
 
+from precisionlab.backends.session import Session
 from precisionlab.backends.tensorrt.explicit import quantization_flags
 from precisionlab.backends.tensorrt.network import NetworkLayer, NetworkTensor
 from precisionlab.backends.tensorrt.pins import enabled_in
@@ -42,6 +43,19 @@ def test_they_are_found_in_the_graph_in_bodies_and_in_functions(
     assert "is quantised already in part" in (quantized_already(loaded) or "")
     found = lint(read_cache(write_cache({"x": 0.1}, "10.9.0"), "c"), loaded, None)
     assert [finding.kind for finding in found if finding.kind == "explicit"] == ["explicit"]
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2, TensorProto.INT8])
+@pytest.mark.parametrize("op", ["Relu(m)", "Clip(m, a, b)"])
+def test_no_relu_before_such_nodes_is_taken_away(dtype: int, op: str, tmp_path: Path) -> None:
+    """ONNX Runtime's optimiser does so before FP8, as if 0 were its least value, and refuses a Clip there."""
+    body = f"""(float[4] x) => (float[4] y) {{ n = Neg(x) m = Neg(n) r = {op} q = QuantizeLinear(r, s, z)
+        d = DequantizeLinear(q, s, z) y = Exp(d) }}"""
+    weights = {"s": np.float32(0.25)} | ({"a": np.float32(0), "b": np.float32(9)} if "Clip" in op else {})
+    model = proto(body, weights, opset=19, ir_version=9)
+    model.graph.initializer.append(helper.make_tensor("z", dtype, [], bytes(1), raw=True))
+    given = Session(load(model, tmp_path).onnx, 1).run({"x": np.float32([-2, -0.5, 0.5, 2])})
+    assert np.allclose(given["y"], np.exp([0, 0, 0.5, 2]))
 
 
 def test_a_model_without_such_nodes_needs_nothing(tmp_path: Path) -> None:
