@@ -34,6 +34,8 @@ class Format:
     a float format around; `normal`, `least` and `epsilon` are in steps then, and a grid whose steps are all of one size
     has its `normal` beyond its largest. `is_implicit`: weakly typed TensorRT quantises to it from ranges alone, by its
     builder flag and a calibration cache (implicit quantization); another one needs Q/DQ nodes in the model.
+    `is_weight_only`: constant weights alone are stored in it, each block of them with a scale, and products are
+    computed in the float format around: it needs no ranges. `around` is that format where nobody says.
     `clamps_constants`: TensorRT's builder puts the nearest number in the place of a constant that would be Inf or 0.
     `sums_in_itself`: kernels may keep the running sum of products in it too; in other formats that is in float32 or
     int32. `stored_as` is the precision that it is in all but the sums of matrix products, where it is one for pins
@@ -50,13 +52,15 @@ class Format:
     normal: float
     least: float
     epsilon: float
-    itemsize: int
+    itemsize: float
     opset: int
     sqnr_db: float
     colours: tuple[str, str]
     rungs: tuple[str, ...] = ("fp32",)
     is_quantized: bool = False
     is_implicit: bool = False
+    is_weight_only: bool = False
+    around: str = "fp32"
     builders: str = ""
     computed_as: str = ""
     clamps_constants: bool = False
@@ -163,6 +167,18 @@ _FORMATS = {
         is_quantized=True,
         is_implicit=True,
     ),
+    "int4": Format(
+        *("INT4", "INT4", "INT4"),
+        *(7.0, 8.0, 1.0, 2.0**-3),
+        itemsize=0.5,
+        opset=21,
+        sqnr_db=20.0,
+        colours=("#8a6fb3", "#a48ccb"),
+        rungs=("int8", "fp16", "bf16", "fp32"),
+        is_quantized=True,
+        is_weight_only=True,
+        around="fp16",
+    ),
 }
 
 
@@ -175,6 +191,7 @@ class Precision(str, Enum):
     BF16 = "bf16"
     FP8 = "fp8"
     INT8 = "int8"
+    INT4 = "int4"
 
     def __str__(self) -> str:
         return self.value
@@ -186,8 +203,23 @@ class Precision(str, Enum):
 
     @cached_property
     def is_quantized(self) -> bool:
-        """Whether it needs ranges; float layers then stand around its own."""
+        """Whether its values are steps of a scale; float layers then stand around its own."""
         return self.number_format.is_quantized
+
+    @cached_property
+    def is_weight_only(self) -> bool:
+        """Whether it is for constant weights, and computes in the float format around."""
+        return self.number_format.is_weight_only
+
+    @cached_property
+    def needs_ranges(self) -> bool:
+        """Whether it quantises activations."""
+        return self.is_quantized and not self.is_weight_only
+
+    @property
+    def around(self) -> Precision:
+        """The precision of the float layers around its own, where nobody says."""
+        return Precision(self.number_format.around)
 
     @property
     def is_low(self) -> bool:
@@ -252,10 +284,15 @@ class Precision(str, Enum):
 
 def any_quantized(precisions: Iterable[Precision]) -> bool:
     """Whether one of them needs ranges."""
+    return any(precision.needs_ranges for precision in precisions)
+
+
+def any_scaled(precisions: Iterable[Precision]) -> bool:
+    """Whether one of them has scales: by ranges, or of weights alone."""
     return any(precision.is_quantized for precision in precisions)
 
 
 def quantized_of(precisions: Iterable[Precision]) -> tuple[Precision, ...]:
     """Those that need ranges, each once, in the order of their definition."""
     found = set(precisions)
-    return tuple(precision for precision in Precision if precision.is_quantized and precision in found)
+    return tuple(precision for precision in Precision if precision.needs_ranges and precision in found)

@@ -24,6 +24,7 @@ THOROUGH = frozenset(
             "executors",
             "fp8",
             "fuzz",
+            "int4",
             "kill",
             "memory",
             "node_models",

@@ -264,7 +264,7 @@ def _overflows(layer: Layer, known: ErrorSums, plan: PrecisionPlan) -> bool:
 
 def _rounds_to_inf(model: Model, layer: Layer, plan: PrecisionPlan, known: Mapping[str, ErrorSums]) -> bool:
     """Whether the layer takes values that are too large for the format that it rounds them to. int8 clips instead."""
-    quantized = quantized_operands(model, layer) if precision_of(layer, plan).is_quantized else ()
+    quantized = quantized_operands(model, layer) if precision_of(layer, plan).needs_ranges else ()
     limit = format_of(layer, plan).overflowing
     return any(known[name].max_ref >= limit for name in layer.inputs if name in known and name not in quantized)
 

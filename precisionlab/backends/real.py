@@ -85,6 +85,8 @@ def real_device(text: str) -> RealDevice:
 
 def check_real(precision: Precision, device: RealDevice) -> None:
     """Raises OptionError where the device does not compute in the precision."""
+    if precision.is_weight_only:
+        raise OptionError(f"{precision} is for weights alone, with products in floats; leave {precision} out")
     if not precision.is_low_float and not is_float8(precision):
         return
     if device.number is None:

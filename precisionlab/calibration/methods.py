@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from precisionlab.calibration.blocks import METHODS as BLOCK_METHODS
 from precisionlab.errors import OptionError
 from precisionlab.precision import Format, Precision
 from precisionlab.system.wording import either, meant
@@ -119,9 +120,13 @@ DEFAULT_PERCENTILE = PERCENTILE.default
 def methods_of(precision: Precision) -> dict[str, Method]:
     """Name → method, of those that a quantized precision has; the first is what is taken without a word.
 
+    Of weights' blocks it finds the scales from the weights themselves.
+
     Where values lie closer together near zero, a wide range costs nothing but what vanishes below the least of them,
     and the first is the one that clips nothing.
     """
+    if precision.is_weight_only:
+        return {name: METHODS[name] for name in BLOCK_METHODS}
     if precision.number_format.is_uniform:
         return METHODS
     left = {name: method for name, method in METHODS.items() if not method.counts_levels}
@@ -154,6 +159,11 @@ def check_method(name: str, known: Collection[str]) -> None:
 def check_method_of(name: str, precisions: Iterable[Precision]) -> None:
     """Raises OptionError for a method, or `auto`, that a quantized one of these precisions has not."""
     for precision in precisions:
+        if precision.is_weight_only and name not in (*methods_of(precision), AUTO):
+            raise OptionError(
+                f"calibration {name}: {precision} has scales of blocks of weights, and no ranges of tensors; use "
+                f"{either((*methods_of(precision), AUTO))} with {precision}"
+            )
         if precision.is_quantized and name not in (*methods_of(precision), AUTO):
             raise OptionError(
                 f"calibration {name}: it counts values of one distance, and those of {precision} lie closer together "

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from precisionlab.calibration.blocks import Blocks
 from precisionlab.precision import Format, Precision
 from precisionlab.system.plain import Amount, Count
 
@@ -55,13 +56,15 @@ class Range:
 class CalibrationTable:
     """Tensor name → range, over `samples` samples, found for the values of a quantized `precision`.
 
-    `others` are the tables of other precisions that a plan has beside it.
+    `others` are the tables of other precisions that a plan has beside it. That of a precision for weights alone has no
+    ranges, and says in `blocks` how these are quantised.
     """
 
     ranges: Mapping[str, Range]
     samples: int
     precision: Precision = Precision.INT8
     others: tuple[CalibrationTable, ...] = field(default=())
+    blocks: Blocks | None = None
 
     def of(self, precision: Precision) -> CalibrationTable:
         """The table of a quantized precision. Raises KeyError where there is none."""
@@ -90,8 +93,14 @@ class CalibrationTable:
         """SHA-256 over the tensors and their ranges: two tables with the same one quantise alike."""
         lines = [f"{name}\0{found.amax.hex()}" for name, found in sorted(self.ranges.items())]
         lines += [f"{self.precision}"] if self.precision is not Precision.INT8 else []
+        lines += [self.blocks.digest] if self.blocks is not None else []
         lines += [f"{table.precision}\0{table.digest}" for table in self.others]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def block_table(size: int, method: str, precision: Precision = Precision.INT4) -> CalibrationTable:
+    """What a precision for weights alone has in the place of ranges."""
+    return CalibrationTable({}, 0, precision, blocks=Blocks(size, method))
 
 
 def tables_in(table: CalibrationTable | None) -> tuple[CalibrationTable, ...]:

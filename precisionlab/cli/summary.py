@@ -33,6 +33,7 @@ from precisionlab.report.variant_rows import engines_of
 from precisionlab.rewrite.repairs import PASSES
 from precisionlab.search.certificate import WORTH_A_REPAIR, Certificate, RepairRelease
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
+from precisionlab.search.size import saved_words
 from precisionlab.search.undefined import Undefined
 from precisionlab.search.unscaled import REMEDY
 from precisionlab.search.verdict import Mark, State, Tone
@@ -190,7 +191,10 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
     if (unscaled := outcome.unscaled) is not None:
         console.print(f"WARNING: {unscaled.title}: {unscaled.why}; {REMEDY}.", style="yellow")
     if outcome.ranges_text:
-        console.print(f"ranges: {outcome.ranges_text}")
+        is_blocks = outcome.precision.is_weight_only
+        console.print(f"{'scales' if is_blocks else 'ranges'}: {outcome.ranges_text}")
+    if saved := saved_words(result.model, outcome.plan):
+        console.print(f"weights: {saved}")
     if low.nonfinite:
         first = next(layer for layer in result.model.layers if low.nonfinite[0] in layer.watched)
         count = counted(len(low.nonfinite), "tensor")

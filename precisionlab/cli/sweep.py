@@ -111,11 +111,16 @@ from precisionlab.errors import OptionError
 )
 @click.option(
     "--around",
-    default="fp32",
-    show_default=True,
     cls=Listing,
     names=float_precisions,
-    help="Precision of the float layers around int8 ones: {names}.",
+    help="Precision of the float layers around quantized ones: {names}.  [default: fp32, around int4 fp16]",
+)
+@click.option(
+    "--block",
+    type=int,
+    default=128,
+    show_default=True,
+    help="How many numbers of an int4 weight have one scale, at most: 16, 32, 64, 128.",
 )
 @click.option(
     "--calibration",
@@ -205,7 +210,8 @@ def sweep_command(
     target: str | None,
     budget: str | None,
     max_evaluations: int | None,
-    around: str,
+    around: str | None,
+    block: int,
     calibration: str | None,
     backend: str,
     out: str | None,
@@ -269,6 +275,7 @@ def sweep_command(
             processes=processes,
             dask=dask,
             around=around,
+            block=block,
             calibration=calibration,
             metric=metric,
             each_layer=each_layer,

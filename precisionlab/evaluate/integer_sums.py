@@ -131,7 +131,7 @@ def _products(model: Model, plan: PrecisionPlan, table: CalibrationTable) -> dic
     products = {}
     for layer in model.layers:
         precision = precision_of(layer, plan)
-        if not (layer.quantizable and precision.is_quantized) or around_of(layer, plan) is not Precision.FP16:
+        if not (layer.quantizable and precision.needs_ranges) or around_of(layer, plan) is not Precision.FP16:
             continue
         node = model.node[layer.nodes[0]]
         found, scales = weight_by_channel(node), product_scales(node, table, model.tensors, precision)

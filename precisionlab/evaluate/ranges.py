@@ -11,16 +11,19 @@ from precisionlab.calibration.auto import cheapest_ranges
 from precisionlab.calibration.find import table_of
 from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.methods import AUTO, default_method, methods_of
-from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.table import CalibrationTable, block_table
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import interval
 from precisionlab.compare.tolerance import Bound
+from precisionlab.errors import PlanError
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.model import Model
+from precisionlab.model.blocks import LARGEST
 from precisionlab.model.layers import quantized_operands
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision, quantized_of
 from precisionlab.rewrite.plans import plan_for
+from precisionlab.system.wording import either
 
 _EXACT = 20 * math.log10(2**24)  # dB; a relative error of float32's last digit
 
@@ -121,6 +124,29 @@ def _histograms(evaluator: Evaluator) -> Mapping[str, Histogram]:
     return collector.histograms()
 
 
+def block_methods(size: int | None, precision: Precision = Precision.INT4) -> Methods:
+    """By each method the scales of weights in blocks of at most so many numbers (None: the largest); from no pass."""
+    return {method: block_table(size or LARGEST, method, precision) for method in methods_of(precision)}
+
+
+def block_ranges(plan: PrecisionPlan) -> tuple[PrecisionPlan, CalibrationTable]:
+    """The scales of a plan that quantises weights alone, and the plan with its method's name; from no pass.
+
+    Raises PlanError where the plan names `auto`, which only samples tell.
+    """
+    precision = next(p for p in plan.precisions if p.is_weight_only)
+    method = method_of(plan, precision)
+    if method == AUTO:
+        known = either(methods_of(precision))
+        raise PlanError(f"the plan has `calibration` {AUTO} for {precision}, which is measured; name {known} in it")
+    return replace(plan, calibration=method), block_methods(plan.block, precision)[method]
+
+
+def named_method(method: str, table: CalibrationTable) -> str:
+    """The method that a plan names: that which was taken, where the table is of weights alone."""
+    return method if table.blocks is None else table.blocks.method
+
+
 def method_of(plan: PrecisionPlan, precision: Precision) -> str:
     """The method by which a plan has the ranges of one of its quantized precisions.
 
@@ -141,13 +167,18 @@ def ranges_of_plan(
 
     `methods` None: they are found from a pass. The table is that of the default, with the others beside it.
     """
-    wanted = sorted(quantized_of(plan.precisions), key=lambda precision: precision is not plan.default)
+    found = set(plan.precisions)
+    wanted = [precision for precision in Precision if precision.is_quantized and precision in found]
+    wanted.sort(key=lambda precision: precision is not plan.default)
     if methods is None:
-        histograms = _histograms(evaluator)
-        methods = {p: tables_by_method(histograms, len(evaluator.chosen), p) for p in wanted}
-    found = [chosen_ranges(evaluator, methods[p], method_of(plan, p)) for p in wanted]
-    table = replace(found[0].table, others=tuple(one.table for one in found[1:]))
-    return replace(plan, calibration=method_of(plan, wanted[0])), replace(found[0], table=table)
+        ranged = quantized_of(found)
+        histograms = _histograms(evaluator) if ranged else {}
+        methods = {p: tables_by_method(histograms, len(evaluator.chosen), p) for p in ranged}
+    methods = {**methods, **{p: block_methods(plan.block, p) for p in wanted if p.is_weight_only}}
+    chosen = [chosen_ranges(evaluator, methods[p], method_of(plan, p)) for p in wanted]
+    table = replace(chosen[0].table, others=tuple(one.table for one in chosen[1:]))
+    named = named_method(method_of(plan, wanted[0]), table)
+    return replace(plan, calibration=named), replace(chosen[0], table=table)
 
 
 def operands_of(model: Model) -> tuple[str, ...]:

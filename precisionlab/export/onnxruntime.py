@@ -16,7 +16,9 @@ from google.protobuf.message import EncodeError
 from precisionlab.calibration.grid import rounded_to_grid, spread_along
 from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.errors import ModelError, PlanError
+from precisionlab.export.nbits import OPERATOR, packed_weight
 from precisionlab.export.subject import Export, Subject
+from precisionlab.model.blocks import WEIGHT, blocked_axis
 from precisionlab.model.edges import give_edges
 from precisionlab.model.names import all_names, new_name
 from precisionlab.model.opset import opset_of
@@ -44,7 +46,7 @@ def onnxruntime_model(subject: Subject) -> Export:
         quantizer.quantize(name, precision)
     quantizer.drop_unused()
     give_edges(model.graph, subject.model.halves)
-    if quantizer.domain:
+    if quantizer.domain or any(precision.is_weight_only for precision in quantized.values()):
         model.graph.opset_imports[_MICROSOFT] = 1
     if subject.model.tail is not None:
         graft(model, subject.model.tail)
@@ -83,19 +85,23 @@ def _check_opset(subject: Subject, precisions: Iterable[Precision]) -> None:
 
 
 class _Quantizer:
-    """Puts Q/DQ before operands of one graph, once for each tensor."""
+    """Puts Q/DQ before operands of one graph, once for each tensor, and ONNX Runtime's products of blocks."""
 
     def __init__(self, model: ir.Model, table: CalibrationTable) -> None:
         self._graph = model.graph
         self._table = table
         self._nodes = {str(node.name): node for node in model.graph}
         self._made: dict[tuple[ir.Value, int | None, Precision], ir.Value] = {}
+        self._packed: dict[tuple[ir.Value, int | None, Precision], tuple[ir.Value, ir.Value]] = {}
         self._names = set(all_names(model.graph))
         self.domain = "" if opset_of(model) >= _PER_CHANNEL else _MICROSOFT
 
     def quantize(self, name: str, precision: Precision) -> None:
-        """Both operands of this node."""
+        """Both operands of this node, or of a precision for weights alone the weight."""
         node = self._nodes[name]
+        if precision.is_weight_only:
+            self._pack(node, precision)
+            return
         for index, value in enumerate(node.inputs[:2]):
             if value is None:
                 continue
@@ -107,10 +113,33 @@ class _Quantizer:
                 self._made[key] = made
             node.replace_input_with(index, self._made[key])
 
+    def _pack(self, node: ir.Node, precision: Precision) -> None:
+        """Put ONNX Runtime's product with a weight in blocks in the place of the node, and of its bias an Add."""
+        weight, bias, given = node.inputs[WEIGHT], node.inputs[2] if len(node.inputs) > 2 else None, node.outputs[0]
+        assert weight is not None
+        key = (weight, blocked_axis(node), precision)
+        packed = packed_weight(node, self._table.of(precision))
+        if key not in self._packed:
+            stored = self._constant(packed.weight, f"{weight.name}_{precision}")
+            self._packed[key] = (stored, self._constant(packed.scales, f"{weight.name}_scale"))
+        attributes = [ir.AttrInt64(name, value) for name, value in packed.attributes.items()]
+        last = ir.Node(_MICROSOFT, OPERATOR, [node.inputs[0], *self._packed[key]], attributes, name=node.name)
+        self._graph.insert_after(node, last)
+        if bias is not None:
+            last.outputs[0].name = new_name(f"{given.name}_product", self._names)
+            added = ir.Node("", "Add", [last.outputs[0], bias], name=new_name(f"{node.name}_bias", self._names))
+            self._graph.insert_after(last, added)
+            last = added
+        taken, name = last.outputs[0], given.name
+        taken.type, taken.shape = given.type, given.shape
+        ir.convenience.replace_all_uses_with(given, taken, replace_graph_outputs=True)
+        self._graph.remove(node, safe=True)
+        taken.name = name
+
     def drop_unused(self) -> None:
         """Take out the float weights that nothing takes any more."""
         kept = {*self._graph.inputs, *self._graph.outputs}
-        for value, *_ in self._made:
+        for value, *_ in (*self._made, *self._packed):
             if value.is_initializer() and not value.uses() and value not in kept:
                 del self._graph.initializers[str(value.name)]
 
@@ -193,7 +222,9 @@ def _is_rewritten(value: ir.Value, precision: Precision) -> bool:
 def _notes(subject: Subject, domain: str) -> tuple[str, ...]:
     low = sorted(p for p in subject.asked | {subject.plan.around} if p.is_low_float)
     notes = [f"layers in {precision} stand in fp32: this model holds the quantized layers alone" for precision in low]
-    if domain:
+    if any(precision.is_weight_only for precision in subject.asked):
+        notes.append(f"weights in int4 stand in ONNX Runtime's own {OPERATOR} ({_MICROSOFT}), which no other tool has")
+    elif domain:
         notes.append(
             f"the model's opset has no scales per channel, so Q/DQ are ONNX Runtime's own ({domain}); "
             f"other tools need opset {_PER_CHANNEL}"

@@ -11,7 +11,7 @@ from precisionlab.calibration.methods import AUTO, default_method
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.errors import PlanError
 from precisionlab.evaluate.prepare import Prepared
-from precisionlab.evaluate.ranges import operands_of
+from precisionlab.evaluate.ranges import block_methods, operands_of
 from precisionlab.plan.file import plan_files, plan_from_dict, read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -43,6 +43,9 @@ def fault_ranges(
 
     Where they are not all there, by the method of its `plan` over all samples, which is said.
     """
+    if precision.is_weight_only:
+        method = default_method(precision) if plan is None or plan.calibration is None else plan.calibration
+        return block_methods(None if plan is None else plan.block, precision)[method]
     wanted = operands_of(ready.local.model)
     known = _written(folder, precision) if run else None
     if known is not None and known.ranges.keys() >= set(wanted):

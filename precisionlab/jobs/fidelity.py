@@ -39,7 +39,7 @@ from precisionlab.compare.judged import judged_errors
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, open_dataset
 from precisionlab.errors import ModelError, OptionError, PrecisionLabError
-from precisionlab.evaluate.ranges import operands_of, typical_sqnr
+from precisionlab.evaluate.ranges import block_methods, operands_of, typical_sqnr
 from precisionlab.evaluate.samples import checked
 from precisionlab.jobs.objects import DataSource, ModelSource, takes_objects
 from precisionlab.jobs.result import FidelityResult
@@ -205,6 +205,9 @@ class _Job:
     def _plan(self, precision: Precision) -> tuple[PrecisionPlan, CalibrationTable | None]:
         if not precision.is_quantized:
             return plan_for(self._model, precision), None
+        if precision.is_weight_only:
+            method, table = next(iter(block_methods(None, precision).items()))
+            return plan_for(self._model, precision, table, around=precision.around, calibration=method), table
         self._observer.stage(f"{precision} ranges", len(self._dataset))
         collector = self._local.collector(operands_of(self._model))
         collector.add(self._dataset, self._observer.advance)

@@ -106,5 +106,5 @@ def _compiled(model: Model, run: RunOptions, options: Options, engines: Opener, 
 
 def _typed_as(options: Options) -> Precision:
     """What the engine is compiled in: half precision where that is swept, or stands around int8; else float32."""
-    floats = [p for p in (*options.precisions, options.around) if p.is_low_float]
+    floats = [p for p in (*options.precisions, *map(options.around_of, options.precisions)) if p.is_low_float]
     return Precision.FP16 if Precision.FP16 in floats else floats[0] if floats else Precision.FP32

@@ -15,12 +15,12 @@ from precisionlab.data import Dataset
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, Source, prepare
-from precisionlab.evaluate.ranges import ranges_of_plan
+from precisionlab.evaluate.ranges import block_ranges, ranges_of_plan
 from precisionlab.jobs.repaired_file import same_in_float32
 from precisionlab.model import Model
 from precisionlab.model.opset import opset_of
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.precision import quantized_of
+from precisionlab.precision import any_quantized, quantized_of
 from precisionlab.rewrite.plans import completed
 from precisionlab.system.observer import Observer
 
@@ -36,7 +36,13 @@ class Needs:
         self._source_run: SourceRun | None = None
 
     def ranges(self) -> tuple[PrecisionPlan, CalibrationTable]:
-        """The plan with the pins that quantized layers need anyway, and the ranges, by the plan's own method."""
+        """The plan with the pins that quantized layers need anyway, and the ranges, by the plan's own method.
+
+        Of weights alone the scales, which take no samples.
+        """
+        if not any_quantized(self._plan.precisions):
+            plan, table = block_ranges(self._plan)
+            return completed(self._model, plan, table), table
         kinds = " and ".join(precision.value for precision in quantized_of(self._plan.precisions))
         ready = self._prepared(f"the plan has {kinds} layers, and their ranges come from the samples; give --data")
         evaluator = ready.evaluator(NoJournal(), self._observer, ready.judging())

@@ -8,7 +8,7 @@ from precisionlab.calibration.methods import AUTO, default_method
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.evaluate.evaluator import Evaluator
-from precisionlab.evaluate.ranges import Methods, chosen_ranges, compared_with, held_to
+from precisionlab.evaluate.ranges import Methods, chosen_ranges, compared_with, held_to, named_method
 from precisionlab.search.pinning import figures_text
 
 
@@ -54,7 +54,7 @@ def best_ranges(evaluator: Evaluator, methods: Methods) -> Ranges:
 def ranges_of_method(evaluator: Evaluator, methods: Methods, method: str) -> Ranges:
     """The ranges by one method, or with `auto` the best of all."""
     found = chosen_ranges(evaluator, methods, method)
-    return Ranges(method, found.table, found.figures)
+    return Ranges(named_method(method, found.table), found.table, found.figures)
 
 
 def _refuted(evaluator: Evaluator, default: CalibrationTable, tolerance: Tolerance) -> str:

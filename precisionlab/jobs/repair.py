@@ -89,7 +89,7 @@ def repair(
     observer = observer_of(observer)
     check_workers(threads, None)
     low = Precision.FP16 if precision is None else _low(precision)
-    beside = parse_around(around)
+    beside = parse_around(around) or Precision.FP32
     if beside is not Precision.FP32 and not low.is_quantized:
         raise OptionError(f"around {around}: is for {_quantized()}; {low} has no other layers around")
     loaded = load_model(Path(model))

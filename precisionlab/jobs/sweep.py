@@ -62,7 +62,8 @@ def sweep(
     device: str = "cpu",
     processes: int | None = None,
     dask: str | None = None,
-    around: str = "fp32",
+    around: str | None = None,
+    block: int = 128,
     calibration: str | None = None,
     metric: MetricSource | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -112,7 +113,8 @@ def sweep(
     what is found is measured once more with sums in half; or "half" (tensor cores) or "half-single" (without them), and
     pins are searched for under these.
 
-    `around` is the precision of the float layers around quantized ones, `calibration` the method that finds ranges
+    `around` is the precision of the float layers around quantized ones (by default fp32, and fp16 around int4), `block`
+    the most numbers of a weight in int4 that have one scale, `calibration` the method that finds ranges
     (one of `precisionlab.calibration.methods`, or auto). `skip_bad` goes on past samples that cannot be used. `metric`
     names the user's own task metric, `package.module:name`. With `each_layer` every layer is measured by itself too, on
     so many of the samples that choose: the outputs and the task metric with it alone in the low precision, and with it
@@ -129,6 +131,7 @@ def sweep(
             max_pins=max_pins,
             repair=repair,
             around=around,
+            block=block,
             calibration=calibration,
             metric=metric,
             minimize=minimize,

@@ -24,7 +24,7 @@ from precisionlab.search.options import Options
 def check_precisions(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
     """Raises ModelError where a precision asked for cannot be had at the model's opset."""
     for precision in options.precisions:
-        check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around))
+        check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around_of(precision)))
 
 
 def check_ahead(model: Model, options: Options, backend: str) -> None:
@@ -50,7 +50,7 @@ def check_choosable(model: Model, engines: EngineBackend, options: Options, plan
     if engines.is_typed:
         return
     for precision in options.precisions:
-        check_weak(model, plan or PrecisionPlan(model.sha256, precision, around=options.around))
+        check_weak(model, plan or PrecisionPlan(model.sha256, precision, around=options.around_of(precision)))
     for rung in options.ladder or ():
         if rung.is_for_pins:
             raise OptionError(f"ladder: {rung}: {CANNOT_CHOOSE_SUMS}; leave it, and name bf16 or fp32")
@@ -93,7 +93,8 @@ def _why_not(bound: Bound, reference: Comparison) -> str:
 
 def check_target(options: Options, target: DevicePeaks) -> None:
     """Raises OptionError where the target has no arithmetic in a precision asked for."""
-    for precision in (*options.precisions, options.around):
+    around = [options.around_of(precision) for precision in options.precisions if precision.is_quantized]
+    for precision in (*options.precisions, *around):
         if target.peak(precision) is None:
             others = ", ".join(device.name for device in devices_for([precision]))
             raise OptionError(

@@ -214,7 +214,14 @@ def _trials(
         return is_as_promised(model, _beside_original(model, work, original.evaluator))
 
     return RepairTrials(
-        original, precision, options.around, tolerance, opened, ranges_of, typed=options.typed, is_same=is_same
+        original,
+        precision,
+        options.around_of(precision),
+        tolerance,
+        opened,
+        ranges_of,
+        typed=options.typed,
+        is_same=is_same,
     )
 
 

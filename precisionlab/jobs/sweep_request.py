@@ -12,6 +12,7 @@ from precisionlab.backends.registry import EMULATION, RTX, choose_backend
 from precisionlab.compare.tolerance import parse_tolerance
 from precisionlab.errors import OptionError
 from precisionlab.evaluate.prepare import Source, parse_holdout
+from precisionlab.model.blocks import LARGEST
 from precisionlab.plan.arithmetic import parse_arithmetic
 from precisionlab.plan.file import plan_from_dict, read_plan_content
 from precisionlab.precision import Precision
@@ -22,6 +23,7 @@ from precisionlab.search.options import (
     check_calibration,
     check_ladder,
     parse_around,
+    parse_block,
     parse_grouping,
     parse_ladder,
     parse_minimize,
@@ -75,7 +77,8 @@ def sweep_options(
     tolerance: str | Iterable[str],
     max_pins: int | None,
     repair: bool,
-    around: str,
+    around: str | None,
+    block: int = LARGEST,
     calibration: str | None,
     metric: str | None,
     minimize: str,
@@ -100,6 +103,7 @@ def sweep_options(
         tolerance=parse_tolerance([tolerance] if isinstance(tolerance, str) else tolerance),
         max_pins=max_pins,
         around=parse_around(around),
+        block=parse_block(block),
         calibration=calibration,
         metric=metric,
         minimize=parse_minimize(minimize),

@@ -10,14 +10,14 @@ from precisionlab.calibration.methods import default_method
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import meets
 from precisionlab.evaluate.evaluator import Evaluator
-from precisionlab.evaluate.ranges import Methods, ranges_of_plan
+from precisionlab.evaluate.ranges import Methods, block_methods, ranges_of_plan
 from precisionlab.evaluate.running_sums import RunningSum, running_sums
 from precisionlab.evaluate.values import Look, ObservedValues, observed_values
 from precisionlab.jobs.quantized_ranges import NO_RANGES, Ranges, ranges_of_method, ranges_that_hold
 from precisionlab.model import Model
 from precisionlab.model.repair import Repair
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.precision import Precision, any_quantized, quantized_of
+from precisionlab.precision import Precision, any_scaled, quantized_of
 from precisionlab.rewrite.observe import is_observed
 from precisionlab.rewrite.plans import completed, plan_for
 from precisionlab.rewrite.repairs import Sight, found_repairs, is_repairable
@@ -98,19 +98,21 @@ class SweepJob:
         """The precision's ranges; none for a float one. Where the default's do not hold, better ones are tried.
 
         Where there is no time for that, the default's stay. Beside them stand those of other quantized precisions that
-        pins may have, by their usual method.
+        pins may have, by their usual method: those that the ladder names, and for weights alone those swept beside it.
         """
         if not precision.is_quantized:
             return NO_RANGES
         found = self._own_ranges(precision, methods, deadline)
-        rungs = [rung for rung in quantized_of(self._options.ladder or ()) if rung in precision.rungs]
+        named = self._options.quantized if precision.is_weight_only else quantized_of(self._options.ladder or ())
+        rungs = [rung for rung in named if rung in precision.rungs]
         if found.table is None or not rungs:
             return found
         others = tuple(methods[rung][default_method(rung)] for rung in rungs)
         return replace(found, table=replace(found.table, others=others))
 
     def _own_ranges(self, precision: Precision, methods: Mapping[Precision, Methods], deadline: Deadline) -> Ranges:
-        asked, usual, own = self._options.calibration, default_method(precision), methods[precision]
+        own = block_methods(self._options.block, precision) if precision.is_weight_only else methods[precision]
+        asked, usual = self._options.calibration, default_method(precision)
         default = Ranges(usual, own[usual])
         tolerance = self._options.tolerance_of(precision)
         if asked is None and self.grounds.unknown(tolerance):
@@ -154,7 +156,9 @@ class SweepJob:
         return replace(outcome, engine=self._with_own_sums(outcome, verified))
 
     def _bare_plan(self, precision: Precision, ranges: Ranges) -> PrecisionPlan:
-        return plan_for(self._model, precision, ranges.table, around=self._options.around, calibration=ranges.method)
+        return plan_for(
+            self._model, precision, ranges.table, around=self._options.around_of(precision), calibration=ranges.method
+        )
 
     def _bare_engine(self, precision: Precision, ranges: Ranges) -> EngineVariant | None:
         """The engine without pins, measured once; None without engines, or where it cannot be built."""
@@ -200,7 +204,7 @@ class SweepJob:
 
     def _with_unscaled(self, found: PrecisionResult) -> PrecisionResult:
         """The result with what other tools' models of it come to; weakly typed engines have no such models."""
-        if not found.precision.is_quantized or (self._engines is not None and not self._options.typed):
+        if not found.precision.needs_ranges or (self._engines is not None and not self._options.typed):
             return found
         plan, tolerance, known = found.mixed.plan, found.mixed.tolerance, found.low.comparison
         unscaled = unscaled_sums(self._evaluator, plan, found.table, tolerance, known, self._look)
@@ -282,7 +286,7 @@ class SweepJob:
 
     def ranges_of(self, plan: PrecisionPlan, methods: Mapping[Precision, Methods]) -> Ranges:
         """The ranges by a plan's own method, or the one that is asked for; none for a plan of floats."""
-        if not any_quantized(plan.precisions):
+        if not any_scaled(plan.precisions):
             return NO_RANGES
         asked = replace(plan, calibration=self._options.calibration or plan.calibration)
         asked, found = ranges_of_plan(self._evaluator, asked, methods)

@@ -40,7 +40,7 @@ from precisionlab.plan.arithmetic import Fusing
 from precisionlab.plan.assign import lowest_of, read_plan_for
 from precisionlab.plan.file import read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
-from precisionlab.precision import any_quantized
+from precisionlab.precision import any_scaled
 from precisionlab.report.fragment import verification_card
 from precisionlab.rewrite.plans import completed
 from precisionlab.search.certificate import (
@@ -163,7 +163,7 @@ def verify(
             for b in (ready.backend, measuring)
         )
         table = None
-        if any_quantized(asked.precisions):
+        if any_scaled(asked.precisions):
             asked, chosen = ranges_of_plan(emulated, asked)
             table = chosen.table
         bare = completed(evaluator.model, asked.with_pins(()), table)
@@ -240,7 +240,7 @@ def _trials(
         return Means(replace(evaluator, backend=made.backend), made.local.look)
 
     def ranges_of(means: Means) -> Ranges:
-        if not any_quantized(plan.precisions):
+        if not any_scaled(plan.precisions):
             return NO_RANGES
         of, found = ranges_of_plan(means.evaluator, plan)
         return Ranges(of.calibration, found.table, found.figures)

@@ -67,7 +67,8 @@ class Layer:
     `fixed` says why the layer cannot be given a precision (None: it can), `obstacle` of which kind that is, and `held`
     that it computes in floats all the same, which every export must hold at float32. `inside` are the tensors of its
     bodies (If, Loop, Scan) that are looked at, as `Model.inner` calls them.
-    `quantizable` is true where int8 arithmetic applies: Conv, ConvTranspose, Gemm, MatMul.
+    `quantizable` is true where int8 arithmetic applies: Conv, ConvTranspose, Gemm, MatMul; `blocked` where it holds a
+    weight that can be quantised alone, in blocks (see `blocks.py`).
     `multiply_adds` is None where the shapes are not known; `weight_bytes` counts float32 storage.
     `own` is the half precision that the model itself has the layer in (None: float32, or no float). `is_island` says
     that other layers are float32: then the layer keeps its own precision in every variant, unless a plan pins it.
@@ -92,6 +93,11 @@ class Layer:
     inside: tuple[str, ...] = ()
     has_own_inside: bool = False
     obstacle: Obstacle | None = None
+    blocked: bool = False
+
+    def takes(self, precision: Precision) -> bool:
+        """Whether a quantized precision is another for it than that of the floats around."""
+        return self.blocked if precision.is_weight_only else self.quantizable
 
     @property
     def watched(self) -> tuple[str, ...]:

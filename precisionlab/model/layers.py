@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
+from precisionlab.model.blocks import blocked_axis
 from precisionlab.model.flow import (
     ONNX_DOMAINS,
     SHAPE_FLOW,
@@ -252,6 +253,7 @@ def layer_of(
         held=fixed is not None and fixed.held,
         obstacle=None if fixed is None else fixed.obstacle,
         quantizable=fixed is None and is_anchor(group[0]) and not is_double,
+        blocked=fixed is None and not is_double and blocked_axis(group[0]) is not None,
         multiply_adds=multiply_adds(group[0], tensors, bodies),
         weight_bytes=sum(
             v.const_value.nbytes for v in (*weights.values(), *_own_constants(group)) if v.const_value is not None

@@ -34,7 +34,7 @@ def precision_under(layer: Layer, plan: PrecisionPlan, pinned: Precision | None)
         return Precision.FP32 if is_reference(plan) else layer.own or Precision.FP32
     precision = plan.default if pinned is None else pinned
     if precision.is_quantized:
-        return precision if layer.quantizable else around_of(layer, plan)
+        return precision if layer.takes(precision) else around_of(layer, plan)
     if not can_have(layer, precision):
         return precision.stored_as
     if pinned is None and layer.is_island and not is_reference(plan):
@@ -60,6 +60,12 @@ def read_plan_for(model: Model, path: Path) -> PrecisionPlan:
                 f"pin it to {pin.precision.stored_as}, bf16 or fp32"
             )
     return plan
+
+
+def computed_in(layer: Layer, plan: PrecisionPlan) -> Precision:
+    """The precision that the layer's arithmetic is done in: of weights alone that of the floats around."""
+    precision = precision_of(layer, plan)
+    return around_of(layer, plan) if precision.is_weight_only else precision
 
 
 def is_reference(plan: PrecisionPlan) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.errors import OptionError, PlanError
+from precisionlab.model.blocks import SIZES
 from precisionlab.model.repair import Repair
 from precisionlab.plan.plan import READ_SCHEMAS, Pin, PrecisionPlan
 from precisionlab.precision import Precision
@@ -50,9 +51,12 @@ def plan_from_dict(data: Any, where: str = "plan") -> PrecisionPlan:
     calibration = data.get("calibration")
     if calibration is not None and not isinstance(calibration, str):
         raise PlanError(f"{where}: `calibration` must be the name of a method")
+    block = data.get("block")
+    if block is not None and (isinstance(block, bool) or block not in SIZES):
+        raise PlanError(f"{where}: `block` is the most numbers of a weight with one scale: {either(map(str, SIZES))}")
     pins = tuple(_pin(p, i, where) for i, p in enumerate(raw_pins))
     _check_one_precision(((node, pin.precision) for pin in pins for node in pin.nodes), "node", where)
-    return PrecisionPlan(sha256, default, pins, around, calibration, repairs_from_dict(data, where))
+    return PrecisionPlan(sha256, default, pins, around, calibration, repairs_from_dict(data, where), block)
 
 
 def repairs_from_dict(data: Mapping[str, Any], where: str = "plan") -> tuple[Repair, ...]:

@@ -33,7 +33,8 @@ class PrecisionPlan:
     of the layers that int8 does not touch (every layer that is not a Conv, ConvTranspose, Gemm or
     MatMul); it only matters where the default is int8. `calibration` is the method that found the int8
     ranges; None where none were needed. `repairs` are made to the model first, in this order: nodes and layers are
-    those of the repaired model then.
+    those of the repaired model then. `block` is the most numbers that one scale of an int4 weight is of; None where no
+    layer is in a precision for weights alone.
     """
 
     model_sha256: str
@@ -42,6 +43,7 @@ class PrecisionPlan:
     around: Precision = Precision.FP32
     calibration: str | None = None
     repairs: tuple[Repair, ...] = ()
+    block: int | None = None
 
     def pinned(self) -> dict[str, Precision]:
         """Layer name → the precision that it is pinned to."""
@@ -72,6 +74,7 @@ class PrecisionPlan:
             "default": self.default.value,
             "around": self.around.value,
             **({} if self.calibration is None else {"calibration": self.calibration}),
+            **({} if self.block is None else {"block": self.block}),
             "repairs": [repair.to_dict() for repair in self.repairs],
             "pins": [
                 {

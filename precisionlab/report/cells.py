@@ -69,8 +69,13 @@ def as_flag(row: Row, column: str) -> bool:
 
 
 def is_quantized(precision: str) -> bool:
-    """Whether a precision of this name needs ranges; False for a name that is none."""
+    """Whether values of a precision of this name are steps of a scale; False for a name that is none."""
     return any(known.is_quantized and known.value == precision for known in Precision)
+
+
+def needs_ranges(precision: str) -> bool:
+    """Whether a precision of this name quantises activations; False for a name that is none."""
+    return any(known.needs_ranges and known.value == precision for known in Precision)
 
 
 def as_format(row: Row) -> Format:

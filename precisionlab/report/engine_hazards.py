@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard, capital, linked
-from precisionlab.report.inside import missed_text, strays_text
+from precisionlab.report.inside import missed_text, strays_text, unfused_text
 from precisionlab.report.section import PrecisionSection
+from precisionlab.report.views import LayerView
 
 
 def of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
@@ -53,6 +54,9 @@ def of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
                 "Pin them to the precision around: it costs no time, and is more exact.",
                 **linked([rows[name] for name in map(str, facts["missed"]) if name in rows], place),
             )
+        if said := unfused_text(facts):
+            views = [rows[name] for name in map(str, facts["unfused"]) if name in rows]
+            yield _unfused(section.title, f"{capital(said)} in the engine of {what}", views, place)
         for note in facts.get("notes", ()):
             yield Hazard(
                 WARNING,
@@ -69,6 +73,18 @@ def of_engines(section: PrecisionSection, place: int) -> Iterable[Hazard]:
                 "The compiler warned while it built this engine.",
                 "Look whether it names a layer that stands among the worst.",
             )
+
+
+def _unfused(precision: str, title: str, views: Sequence[LayerView], place: int) -> Hazard:
+    return Hazard(
+        WARNING,
+        precision,
+        title,
+        "A kernel of its own writes the whole weight in floats, and the product reads it from there: the engine is "
+        "smaller, and each run moves more bytes than without.",
+        "Pin them to the precision around, or make the number of columns even: an odd one is never fused.",
+        **linked(views, place),
+    )
 
 
 _EARLIER = {"taken": "honoured", "swallowed": "overridden"}

@@ -34,6 +34,7 @@ from precisionlab.search.certificate import json_number
 from precisionlab.search.devices import DevicePeaks
 from precisionlab.search.options import Options
 from precisionlab.search.outcome import CompiledVariant, EngineResult, PrecisionResult, Variant
+from precisionlab.search.size import saved_words
 from precisionlab.system.disk import write_whole, write_whole_bytes
 from precisionlab.system.versions import versions
 
@@ -172,6 +173,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "first_nonfinite": first,
         "first_nonfinite_layer": layer,
         "table": result.ranges_text or None,
+        "weights": saved_words(model, result.plan) or None,
     }
 
 

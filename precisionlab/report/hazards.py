@@ -12,7 +12,7 @@ from typing import Any
 
 from precisionlab.data.inspect import FEW
 from precisionlab.precision import Precision
-from precisionlab.report.cells import is_quantized, percent, show
+from precisionlab.report.cells import is_quantized, needs_ranges, percent, show
 from precisionlab.report.engine_hazards import of_engines
 from precisionlab.report.hazard import DANGER, NOTE, WARNING, Hazard, capital, linked
 from precisionlab.report.histograms import RunHistograms
@@ -33,7 +33,7 @@ def hazards(
     run: Mapping[str, Any], sections: Sequence[PrecisionSection], histograms: RunHistograms | None = None
 ) -> tuple[Hazard, ...]:
     """All hazards of a run, the worst first, else in the order of the page."""
-    calibrated = [section.title for section in sections if is_quantized(section.name)]
+    calibrated = [section.title for section in sections if needs_ranges(section.name)]
     found = list(_of_data(run, " and ".join(calibrated)))
     found += _of_reference(run)
     found += _of_tensorrt(run)
@@ -42,7 +42,7 @@ def hazards(
         found += _of_verdict(section, run)
         found += of_sums(section, place)
         found += of_engines(section, place)
-        if is_quantized(section.name) and histograms is not None:
+        if needs_ranges(section.name) and histograms is not None:
             found += _of_channels(section, place, histograms)
     found += _of_cost(sections)
     return tuple(sorted(found, key=lambda hazard: _ORDER.index(hazard.severity)))
@@ -203,7 +203,7 @@ def _of_channels(section: PrecisionSection, place: int, histograms: RunHistogram
     """Operands of quantized layers whose outlier channels leave the others few levels."""
     found, precision = [], Precision(section.name)
     for view in section.layers:
-        kept = not is_quantized(view.runs_in) or view.pinned or view.index is None
+        kept = not needs_ranges(view.runs_in) or view.pinned or view.index is None
         for name, values in () if kept or view.index is None else histograms.uneven_of(int(view.index), precision):
             if values.channels is not None:
                 found.append((values.channels.levels(values.ranges[precision].amax), view, name, values.channels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from precisionlab.backends.tensorrt.pin_report import reformats_of
@@ -36,6 +36,7 @@ def inside_facts(inside: Inside) -> dict[str, Any]:
         "sums": count_sums(inside.sums),
         "strays": {"layers": list(inside.strays), "held": inside.held},
         "missed": list(inside.missed),
+        "unfused": list(inside.unfused),
     }
 
 
@@ -88,17 +89,26 @@ def nans_line(engines: Mapping[str, Any]) -> str:
 def inside_lines(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """What is to be said of an engine beside its pins; nothing of runs by older versions, which do not tell."""
     sums = sums_text(facts["sums"]) if "sums" in facts else ""
-    return tuple(filter(None, [sums, strays_text(facts), missed_text(facts)]))
+    return tuple(filter(None, [sums, strays_text(facts), missed_text(facts), unfused_text(facts)]))
 
 
 def missed_text(facts: Mapping[str, Any]) -> str:
     """Which layers ran in floats though the plan quantises them; empty where none did, or an older run is silent."""
     names = [str(name) for name in facts.get("missed") or ()]
-    if not names:
-        return ""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     are = "layer that the plan quantises was" if len(names) == 1 else "layers that the plan quantises were"
-    return f"{len(names)} {are} computed in floats: {', '.join(names[:_NAMED])}{more}"
+    return f"{len(names)} {are} computed in floats: {_some(names)}" if names else ""
+
+
+def unfused_text(facts: Mapping[str, Any]) -> str:
+    """Which weights are dequantised by a kernel of their own; empty where none is, or an older run is silent."""
+    names = [str(name) for name in facts.get("unfused") or ()]
+    whose = "layer whose weight is" if len(names) == 1 else "layers whose weights are"
+    return f"{len(names)} {whose} dequantised ahead of the product: {_some(names)}" if names else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def strays_text(facts: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from precisionlab.calibration.coarse import OCTAVES, PARTS, CoarseHistogram
 from precisionlab.model.layers import quantized_operands
-from precisionlab.report.cells import Row, as_number, as_text, is_quantized
+from precisionlab.report.cells import Row, as_number, as_text, needs_ranges
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.layer_rows import layer_rows
 from precisionlab.search.quantized_choice import QuantizedChoice, quantized_choice, tail_of
@@ -24,7 +24,7 @@ def choice_of(names: Iterable[str], layers: Sequence[Row], tails: Mapping[int, f
 
     `tails` has by a layer's index the largest amax over rms of its operands.
     """
-    titles = {name: name.upper() for name in names if is_quantized(name)}
+    titles = {name: name.upper() for name in names if needs_ranges(name)}
     own: dict[str, dict[str, float]] = {name: {} for name in titles}
     kinds: dict[str, str] = {}
     of: dict[str, float] = {}

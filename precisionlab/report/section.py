@@ -101,6 +101,7 @@ class PrecisionSection:
     first_nonfinite: str | None
     first_nonfinite_layer: str | None
     table: str | None
+    weights: str | None
     around: str | None
     plan_file: str
     not_for: Mapping[str, str]
@@ -218,8 +219,7 @@ def section_of(
         evaluations=int(facts["evaluations"]),
         first_nonfinite=facts["first_nonfinite"],
         first_nonfinite_layer=facts["first_nonfinite_layer"],
-        table=facts["table"] if is_quantized(name) else None,  # the run may hold it for all; only int8 uses it
-        around=plans[name].around.value.upper() if name in plans and is_quantized(name) else None,
+        **_quantized(name, facts, plans),
         plan_file=plan_files(run["precisions"])[name],
         not_for=facts.get("not_for") or {},  # nor of this
         low=low,
@@ -233,6 +233,14 @@ def section_of(
         chart=_chart(title, views, bool(pins or repairs), verdict.met) if charted else None,
         front=_front(name, bound, tables.pareto, run) if charted else None,
     )
+
+
+def _quantized(name: str, facts: Mapping[str, Any], plans: Mapping[str, PrecisionPlan]) -> dict[str, Any]:
+    """What is said of a quantized precision's ranges or scales, weights, and the floats around; None of others."""
+    if not is_quantized(name):  # the run may hold ranges for all
+        return dict.fromkeys(("table", "weights", "around"))
+    around = plans[name].around.value.upper() if name in plans else None
+    return {"table": facts["table"], "weights": facts.get("weights"), "around": around}
 
 
 def _chart(title: str, views: Sequence[LayerView], changed: bool, met: bool) -> Chart | None:

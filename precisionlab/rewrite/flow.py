@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
+from precisionlab.model.blocks import WEIGHT, blocked_axis
 from precisionlab.model.flow import (
     FLOATS,
     KEEPS_VALUES,
@@ -25,7 +26,7 @@ from precisionlab.model.graph import Body, Scope
 from precisionlab.model.lift import OWN
 from precisionlab.model.recurrent import is_recurrent
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic, Sums
-from precisionlab.plan.assign import around_of, is_reference, precision_of
+from precisionlab.plan.assign import around_of, computed_in, is_reference, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.batchnorm import folded_batchnorm
@@ -141,7 +142,7 @@ class LayerCopier:
 
     def can_be_blended(self, layer: Layer, plan: PrecisionPlan) -> bool:
         """Whether the layer under the plan is the same nodes as in float32, but for what they are given and give."""
-        nodes, precision = [self._model.node[name] for name in layer.nodes], precision_of(layer, plan)
+        nodes, precision = [self._model.node[name] for name in layer.nodes], computed_in(layer, plan)
         border = around_of(layer, plan) if precision.is_quantized else precision
         if any(is_control(node) or is_recurrent(node) for node in nodes):
             return False
@@ -188,6 +189,7 @@ class LayerCopier:
     ) -> dict[ir.Value, ir.Value]:
         """Copy a layer that takes its inputs from `source`; returns its outputs' stand-ins."""
         precision = precision.stored_as
+        blocks, precision = (precision, around) if precision.is_weight_only else (None, precision)
         inside: dict[ir.Value, ir.Value] = {}
         nodes = [self._model.node[name] for name in layer.nodes]
         border = around if precision.is_quantized else precision
@@ -200,6 +202,8 @@ class LayerCopier:
             inputs = [
                 folded[i]
                 if i in folded
+                else self._blocked(node, value, (blocks, border))
+                if blocks is not None and first and i == WEIGHT
                 else self._input(node, i, value, source, inside, precision if first and i < 2 else border, foldable)
                 for i, value in enumerate(node.inputs)
             ]
@@ -356,6 +360,13 @@ class LayerCopier:
                 return self._gates.limit(value, precision, self._weights)
             return self._gates.weight(value, precision, weight_axis(node, index), self._weights)
         return self._gates.activation(source[value], precision, str(value.name)) if is_data else source[value]
+
+    def _blocked(self, node: ir.Node, value: ir.Value | None, kinds: tuple[Precision, Precision]) -> ir.Value:
+        """The weight of a product, quantised in blocks."""
+        axis = blocked_axis(node)
+        assert axis is not None
+        assert value is not None
+        return self._gates.blocks(value, axis, kinds, self._weights)
 
     def _is_double(self, node: ir.Node) -> bool:
         return self._model.tensors[str(node.outputs[0].name)].dtype == ir.DataType.DOUBLE

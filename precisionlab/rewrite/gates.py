@@ -18,6 +18,7 @@ from precisionlab.calibration.table import CalibrationTable, weight_scales
 from precisionlab.model.mapped import let_go
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
+from precisionlab.rewrite.blocks import blocked_tensor, scales_in_blocks
 from precisionlab.rewrite.builder import Environment, GraphBuilder
 from precisionlab.rewrite.constants import (
     clamped_in,
@@ -67,6 +68,7 @@ class Gates:
         self._clamped: dict[tuple[ir.Value, Precision], ir.Value] = {}
         self._table = table
         self._made: dict[tuple[ir.Value, Precision, int | None], ir.Value] = {}
+        self._in_blocks: dict[tuple[ir.Value, Precision, Precision], ir.Value] = {}
         self._choices: dict[tuple[ir.Value, ir.Value, ir.Value], ir.Value] = {}
         self._rounded: set[tuple[ir.Value, Precision, ir.Value | None]] = set()
         self.exact = False
@@ -154,6 +156,26 @@ class Gates:
             made = self._cast(self._clamp(original, precision, weights), precision)
         self._rounded.add((made, precision, None))
         return made
+
+    def blocks(
+        self, original: ir.Value, axis: int, kinds: tuple[Precision, Precision], weights: Environment
+    ) -> ir.Value:
+        """The model's initialiser quantised in blocks along `axis`, as the float of a kernel takes it.
+
+        `kinds` are the precision of the blocks and that float.
+        """
+        key = (original, *kinds)
+        if key not in self._in_blocks:
+            assert self._table is not None
+            assert original.const_value is not None
+            precision, border = kinds
+            scales = scales_in_blocks(original, axis, self._table.of(precision))
+            tensor = blocked_tensor(original.const_value, scales, axis, precision, border)
+            self._in_blocks[key] = self._builder.constant(tensor, f"{original.name}:{precision}:{border}")
+            self._rounded.add((self._in_blocks[key], border, None))
+        if self.switch is None:
+            return self._in_blocks[key]
+        return self._chosen(self._builder.weight(original, weights), self._in_blocks[key], kinds[0])
 
     def table(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
         """An initialiser that rows are taken from: rounded where they are taken (`taken`), which is cheaper."""

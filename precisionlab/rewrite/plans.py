@@ -26,7 +26,8 @@ def plan_for(
 
     `around` is what the float layers around quantized ones run in, `calibration` the method that found the ranges.
     """
-    plan = PrecisionPlan(model.sha256, precision, around=around, calibration=calibration, repairs=model.repairs)
+    block = None if table is None or table.blocks is None else table.blocks.size
+    plan = PrecisionPlan(model.sha256, precision, (), around, calibration, model.repairs, block)
     return completed(model, plan, table)
 
 
@@ -40,7 +41,7 @@ def completed(model: Model, plan: PrecisionPlan, table: CalibrationTable | None)
     pinned = plan.pinned()
     held = []
     for layer in model.layers:
-        if layer.quantizable and layer.name not in pinned:
+        if layer.takes(plan.default) and layer.name not in pinned:
             reason = unquantizable(model.node[layer.nodes[0]], table.of(plan.default))
             if reason is not None:
                 held.append(Pin(layer.name, layer.nodes, Precision.FP32, reason))
@@ -58,7 +59,7 @@ def unquantizable(node: ir.Node, table: CalibrationTable) -> str | None:
             let_go(value.const_value)
             if not is_finite:
                 return f"weight {value.name} holds values that are not finite"
-        else:
+        elif table.precision.needs_ranges:
             found = table.ranges.get(str(value.name))
             if found is None:
                 return f"no range was found for {value.name}"

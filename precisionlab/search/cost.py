@@ -16,7 +16,8 @@ What is assumed:
    int8 where an int8 layer takes the tensor as an operand, and else what the plan has `around`. The
    model's inputs and outputs keep their own types. A tensor of any other type keeps it in every plan.
 2. A float layer takes all that it takes in its own precision. An int8 layer takes the two operands of its
-   Conv, Gemm or MatMul as int8, and the rest (bias, what stands in fused nodes, the residual) as `around`.
+   Conv, Gemm or MatMul as int8, and the rest (bias, what stands in fused nodes, the residual) as `around`. An
+   int4 layer takes its weight as int4, without the scales, and all else as `around`; its arithmetic is in fp16.
 3. Where a tensor is wanted in a precision that it is not stored in, ONE conversion reads it and writes it
    anew, for all that want it in that precision; they read what was written.
 4. Gather and Slice read no more of their data than they give. Shape and Size read nothing. Identity and
@@ -49,7 +50,7 @@ from precisionlab.search.traffic import _Traffic, _traffic
 Bound = Literal["compute", "memory", "measured"]
 Figures = Literal["estimated", "measured", "partly measured"]
 
-_BYTES: Mapping[Precision, int] = {precision: precision.number_format.itemsize for precision in Precision}
+_BYTES: Mapping[Precision, float] = {precision: precision.number_format.itemsize for precision in Precision}
 _NOTHING: Mapping[tuple[str, Precision], float] = MappingProxyType({})
 
 
@@ -184,7 +185,7 @@ class CostModel:
         wanted: dict[str, set[Precision]] = {}
         for traffic, precision, border in zip(self._traffic, precisions, borders, strict=True):
             for name in traffic.operands:
-                wanted.setdefault(name, set()).add(precision.stored_as)
+                wanted.setdefault(name, set()).add(border if precision.is_weight_only else precision.stored_as)
             for name in traffic.others:
                 wanted.setdefault(name, set()).add(border)
             for name in traffic.always:
@@ -206,8 +207,11 @@ class CostModel:
         self, traffic: _Traffic, precision: Precision, border: Precision, stored: tuple[Precision, ...]
     ) -> LayerCost | None:
         layer = traffic.layer
-        moved = (
-            traffic.operand_elements * _BYTES[precision]
+        weights = traffic.weight_elements
+        taken = border if precision.is_weight_only else precision
+        moved = math.ceil(
+            weights * _BYTES[precision]
+            + (traffic.operand_elements - weights) * _BYTES[taken]
             + traffic.other_elements * _BYTES[border]
             + sum(count * _BYTES[kept] for count, kept in zip(traffic.output_elements, stored, strict=True))
             + traffic.fixed_bytes
@@ -240,7 +244,7 @@ class CostModel:
             if elements is None:
                 self._reformats[key] = None
             else:
-                moved = elements * (_BYTES[stored] + _BYTES[wanted])
+                moved = math.ceil(elements * (_BYTES[stored] + _BYTES[wanted]))
                 self._reformats[key] = Reformat(*key, moved, moved / self.device.bandwidth)
         return self._reformats[key]
 

@@ -41,7 +41,8 @@ def _compute(**peaks: float) -> Mapping[Precision, float]:
     FP32 is that of the CUDA cores: a layer pinned to fp32 is built with TF32 off. The others are those of
     the tensor cores, dense: half of what a datasheet gives "with sparsity". FP16 with sums in float32 has the peak of
     FP16: tensor cores of data-centre GPUs add up in either at one rate (NVIDIA A100 architecture whitepaper: 312 for
-    both), and that is taken for Orin's too. GeForce cards, of which none is here, have half the rate.
+    both), and that is taken for Orin's too. GeForce cards, of which none is here, have half the rate. INT4 is for
+    weights, and has the peak of FP16, which they are multiplied in; TensorRT-RTX 1.7.1 refuses it for SM75.
     """
     return MappingProxyType({Precision(name): peak * _TERA for name, peak in peaks.items()})
 
@@ -54,7 +55,7 @@ DEVICES: Mapping[str, DevicePeaks] = MappingProxyType(
                 "a100",
                 "NVIDIA A100 SXM 80 GB",
                 "sm80",
-                _compute(fp32=19.5, fp16=312, bf16=312, int8=624),
+                _compute(fp32=19.5, fp16=312, bf16=312, int8=624, int4=312),
                 2039 * _GIGA,
                 "NVIDIA A100 Tensor Core GPU datasheet, column A100 80GB SXM",
             ),
@@ -64,7 +65,7 @@ DEVICES: Mapping[str, DevicePeaks] = MappingProxyType(
                 "h100",
                 "NVIDIA H100 SXM5 80 GB",
                 "sm90",
-                _compute(fp32=67, fp16=989.4, bf16=989.4, fp8=1978.9, int8=1978.9),
+                _compute(fp32=67, fp16=989.4, bf16=989.4, fp8=1978.9, int8=1978.9, int4=989.4),
                 3350 * _GIGA,
                 "NVIDIA H100 Tensor Core GPU datasheet, column H100 SXM; NVIDIA H100 architecture whitepaper",
             ),
@@ -75,7 +76,7 @@ DEVICES: Mapping[str, DevicePeaks] = MappingProxyType(
                 "orin",
                 "NVIDIA Jetson AGX Orin 64 GB (GPU alone, MAXN)",
                 "sm87",
-                _compute(fp32=5.3, fp16=42.5, bf16=42.5, int8=85),
+                _compute(fp32=5.3, fp16=42.5, bf16=42.5, int8=85, int4=42.5),
                 204.8 * _GIGA,
                 "NVIDIA Jetson AGX Orin Series technical brief v1.2; FP16 and BF16 derived as half of dense INT8",
             ),
@@ -84,7 +85,7 @@ DEVICES: Mapping[str, DevicePeaks] = MappingProxyType(
                 "l4",
                 "NVIDIA L4 24 GB",
                 "sm89",
-                _compute(fp32=30.3, fp16=121, bf16=121, fp8=242.5, int8=242.5),
+                _compute(fp32=30.3, fp16=121, bf16=121, fp8=242.5, int8=242.5, int4=121),
                 300 * _GIGA,
                 "NVIDIA L4 Tensor Core GPU datasheet, its tensor core figures (with sparsity) halved",
             ),

@@ -9,6 +9,7 @@ from enum import Enum
 from precisionlab.calibration.methods import check_method, check_method_of, choices
 from precisionlab.compare.tolerance import Tolerance, default_tolerance
 from precisionlab.errors import OptionError
+from precisionlab.model.blocks import LARGEST, SIZES
 from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.precision import Precision, quantized_of
 from precisionlab.system.wording import either
@@ -39,14 +40,15 @@ class Options:
     whole run; `max_evaluations` are plans of each precision. None for these: until the
     search is done. `max_cost` is the most that a plan may cost, as a share of float32's; None: whatever it takes.
     `typed` says that the engines take each layer's type from the model, where its sums can be asked for in float32.
-    `arithmetic` is how variants are emulated. `repair` says whether the model may be repaired before pins are searched
-    for. `each_layer`: on so many samples each layer is measured by itself; None: on none.
+    `around` None: what each precision has around without a word. `block` is the most numbers of a weight in int4 that
+    have one scale. `arithmetic` is how variants are emulated. `repair` says whether the model may be repaired before
+    pins are searched for. `each_layer`: on so many samples each layer is measured by itself; None: on none.
     """
 
     precisions: tuple[Precision, ...] = (Precision.FP16, Precision.INT8)
     tolerance: Tolerance = ()
     max_pins: int | None = None
-    around: Precision = Precision.FP32
+    around: Precision | None = None
     calibration: str | None = None
     metric: str | None = None
     minimize: Minimize = Minimize.PINS
@@ -60,6 +62,7 @@ class Options:
     arithmetic: Arithmetic = TENSORRT
     repair: bool = True
     each_layer: int | None = None
+    block: int = LARGEST
 
     def tolerance_of(self, precision: Precision) -> Tolerance:
         """The tolerance that this precision is held to."""
@@ -69,6 +72,10 @@ class Options:
     def quantized(self) -> tuple[Precision, ...]:
         """The quantized precisions that layers may have, by default or by a pin."""
         return quantized_of((*self.precisions, *(self.ladder or ())))
+
+    def around_of(self, precision: Precision) -> Precision:
+        """The precision of the float layers around those in a quantized one."""
+        return self.around or precision.around
 
     @property
     def chooses_sums(self) -> bool:
@@ -125,8 +132,22 @@ def check_ladder(
             )
 
 
-def parse_around(text: str) -> Precision:
-    """The precision of the float layers around quantized ones. Raises OptionError for what is no float's own."""
+def parse_block(value: int) -> int:
+    """The most numbers of a weight that have one scale. Raises OptionError for what no block may be."""
+    if value not in SIZES:
+        raise OptionError(
+            f"block is how many numbers of a weight have one scale: {either(map(str, SIZES))}, not {value}"
+        )
+    return value
+
+
+def parse_around(text: str | None) -> Precision | None:
+    """The precision of the float layers around quantized ones; None: that which each has without a word.
+
+    Raises OptionError for what is no float's own.
+    """
+    if text is None:
+        return None
     precision = Precision.parse(text)
     if precision not in Precision.floats():
         raise OptionError(f"around is the precision of the float layers: {either(Precision.floats())}")

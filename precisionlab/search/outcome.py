@@ -259,9 +259,14 @@ class PrecisionResult:
 
     @property
     def ranges_text(self) -> str:
-        """By which method int8 ranges were found, of how many samples, and what `auto` took; empty without ranges."""
+        """By which method int8 ranges were found, of how many samples, and what `auto` took; empty without ranges.
+
+        Of weights alone how their scales were.
+        """
         if self.table is None:
             return ""
+        if (blocks := self.table.blocks) is not None:
+            return f"of blocks of up to {blocks.size} weights, by {blocks.method}"
         said = f"{self.low.plan.calibration} over {counted(self.table.samples, 'sample')}"
         if self.low.plan.calibration != AUTO:
             return said

@@ -29,8 +29,9 @@ class _Traffic:
     """What a layer takes and gives, as far as it does not depend on the plan.
 
     `operands` are the float tensors that int8 quantises, `others` the rest of the float tensors, `always` those
-    taken as float32 whatever the layer's precision. The elements count constants too; they and `fixed_bytes`
-    (all that keeps its type) are what moves. `known` is false where a shape or type is missing.
+    taken as float32 whatever the layer's precision. The elements count constants too, of operands `weight_elements` of
+    them; they and `fixed_bytes` (all that keeps its type) are what moves. `known` is false where a shape or type is
+    missing.
     """
 
     layer: Layer
@@ -39,10 +40,14 @@ class _Traffic:
     always: tuple[str, ...]
     outputs: tuple[str, ...]
     operand_elements: int
+    weight_elements: int
     other_elements: int
     output_elements: tuple[int, ...]
     fixed_bytes: int
     known: bool
+
+
+_Counts = dict[str, int]
 
 
 def _traffic(model: Model, layer: Layer) -> _Traffic:
@@ -52,10 +57,7 @@ def _traffic(model: Model, layer: Layer) -> _Traffic:
     own = _given(model.tensors, layer.outputs)
     view = len(nodes) == 1 and _is(nodes[0], _VIEWS)
     # Name → elements read; a residual that is the operand as well is read for each.
-    operands: dict[str, int] = {}
-    others: dict[str, int] = {}
-    always: dict[str, int] = {}
-    typed: dict[str, int] = {}
+    operands, others, always, typed = _Counts(), _Counts(), _Counts(), _Counts()
     activations: set[str] = set()
     known = own is not None
     for node in nodes:
@@ -87,7 +89,7 @@ def _traffic(model: Model, layer: Layer) -> _Traffic:
                 others[name] = elements
     in_bodies = [_moved_inside(model, node, model.tensors) for node in nodes]
     known = known and None not in in_bodies
-    fixed = sum(typed.values()) + sum(always.values()) * Precision.FP32.number_format.itemsize
+    fixed = sum(typed.values()) + sum(always.values()) * int(Precision.FP32.number_format.itemsize)
     outputs = []
     for name in layer.outputs:
         info = model.tensors.get(name)
@@ -102,6 +104,7 @@ def _traffic(model: Model, layer: Layer) -> _Traffic:
         always=tuple(name for name in always if name in activations),
         outputs=tuple(name for name, _ in outputs),
         operand_elements=sum(operands.values()),
+        weight_elements=sum(count for name, count in operands.items() if name not in activations),
         other_elements=sum(others.values()) + sum(count or 0 for count in in_bodies),
         output_elements=tuple(elements for _, elements in outputs),
         fixed_bytes=fixed,

@@ -138,7 +138,7 @@ def completed(command: str, *arguments: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "values"),
     [
-        (("--precisions", "fp16,i"), ["fp16,int8"]),
+        (("--precisions", "fp16,i"), ["fp16,int8", "fp16,int4"]),
         (("--backend", "tensorrt"), ["tensorrt", "tensorrt-rtx"]),
         (("--backend", "a"), ["auto"]),
         (("--minimize", ""), ["pins", "cost"]),

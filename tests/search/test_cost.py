@@ -25,7 +25,7 @@ from precisionlab.precision import Precision
 from precisionlab.search.cost import CostModel, LayerCost, PlanCost, Reformat, plan_cost
 from precisionlab.search.devices import DEVICES, DevicePeaks, find_device
 
-FP32, FP16, BF16, FP8, INT8 = Precision.formats()
+FP32, FP16, BF16, FP8, INT8, _ = Precision.formats()
 ORIENT = Path(__file__).parents[2] / "examples" / "prepared" / "orient"
 
 # Round figures: a byte takes a second, and arithmetic is either free or all that counts.

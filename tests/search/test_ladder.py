@@ -26,7 +26,7 @@ from precisionlab.search.options import (
 from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.parsing import parse_duration, parse_share
 
-FP32, FP16, BF16, FP8, INT8 = Precision.formats()
+FP32, FP16, BF16, FP8, INT8, INT4 = Precision.formats()
 RUNGS = {precision: precision.rungs for precision in Precision.low()}
 LADDERS = [*RUNGS.values(), (FP32,), (BF16, FP32), (FP16, FP32), (FP16, BF16)]
 
@@ -319,8 +319,8 @@ def test_the_rungs_of_a_precision_are_above_it_and_end_with_fp32() -> None:
         assert low not in rungs
         assert rungs[-1] is FP32
         assert len(set(rungs)) == len(rungs)
-    assert set(RUNGS) == {FP16, BF16, FP8, INT8}
-    assert [low for low, rungs in RUNGS.items() if {INT8, FP8} & set(rungs)] == [FP8, INT8]  # each the other
+    assert set(RUNGS) == {FP16, BF16, FP8, INT8, INT4}
+    assert [low for low, rungs in RUNGS.items() if {INT8, FP8} & set(rungs)] == [FP8, INT8, INT4]  # each the other
 
 
 def refused(read: Callable[[], object]) -> str:
@@ -335,4 +335,4 @@ def test_a_quantized_rung_is_for_pins_of_the_other_alone() -> None:
     check_ladder((INT8, FP32), (FP8,), TENSORRT)
     check_ladder((FP8, FP16, FP32), (FP16, INT8), TENSORRT)
     said = refused(lambda: check_ladder((INT8, FP32), (FP16,), TENSORRT))
-    assert said == "ladder: int8: pins of fp8 alone may have it, beside --precisions fp8; leave it"
+    assert said == "ladder: int8: pins of fp8 or int4 alone may have it, beside --precisions fp8 or int4; leave it"

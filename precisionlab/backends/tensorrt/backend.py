@@ -89,7 +89,8 @@ class Inside:
 
     `sums` has how each layer that is a Conv, ConvTranspose, Gemm or MatMul adds up. `strays` are the layers that run in
     INT8 though the plan has them in float, and `held` says whether TensorRT was asked to keep those in float. `missed`
-    are the layers that run in floats though the plan quantises them.
+    are the layers that run in floats though the plan quantises them, `unfused` those whose weight, which the plan
+    quantises alone, is dequantised ahead of the kernel that takes it.
     """
 
     built: Built
@@ -99,6 +100,7 @@ class Inside:
     strays: tuple[str, ...] = ()
     held: bool = False
     missed: tuple[str, ...] = ()
+    unfused: tuple[str, ...] = ()
 
     @property
     def overridden(self) -> tuple[PinReport, ...]:

@@ -46,9 +46,9 @@ _TACTIC = re.compile(r", TacticName: (?P<tactic>.*?)(?=, \w+: |$)", re.DOTALL)
 def layers_of(message: str, names: NodeNames = NO_NAMES) -> tuple[EngineLayer, ...]:
     """The layers of the builder's message that starts with `Layers:`, in the engine's order.
 
-    Inputs and outputs are what kernels take and give; their constants are left out (a half GEMM has its factors in
-    float). `names` are those of the file that it was built of. Raises EngineError where the message is not in the form
-    above.
+    Inputs and outputs are what kernels take and give; their constants stand by themselves (a half GEMM has its factors
+    in float). `names` are those of the file that it was built of. Raises EngineError where the message is not in the
+    form above.
     """
     if not message.startswith(START):
         raise EngineError(f"TensorRT's log of an engine's layers starts with {START!r}, this with {message[:40]!r}")
@@ -61,9 +61,9 @@ def _layer(line: str, names: NodeNames) -> EngineLayer:
     if head is None:
         raise _unreadable(line, 0)
     inputs, end = _tensors(line, head.end())
-    constants = _CONSTANTS.match(line, end)
+    constants, held = _CONSTANTS.match(line, end), None
     if constants is not None:
-        _, end = _tensors(line, constants.end())
+        held, end = _tensors(line, constants.end())
     between = _OUTPUTS.match(line, end)
     if between is None:
         raise _unreadable(line, end)
@@ -74,7 +74,7 @@ def _layer(line: str, names: NodeNames) -> EngineLayer:
     tactic = _TACTIC.search(tail["fields"])
     name = None if tactic is None else tactic["tactic"].strip() or None
     nodes = engine_nodes(tail["metadata"], names)
-    return EngineLayer(head["name"], head["kind"], nodes, inputs, outputs, name)
+    return EngineLayer(head["name"], head["kind"], nodes, inputs, outputs, name, constants=held)
 
 
 def _tensors(line: str, start: int) -> tuple[tuple[EngineTensor, ...], int]:

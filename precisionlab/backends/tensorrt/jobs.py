@@ -158,6 +158,7 @@ class EngineLayer:
 
     `nodes` are the ONNX nodes that its metadata names (several where they were fused; none for reformats and helpers).
     `profile` is the optimization profile that it is compiled for: an engine has layers of its own for each.
+    `constants` are those that the builder's log tells of; None where nothing does.
     """
 
     name: str
@@ -167,6 +168,7 @@ class EngineLayer:
     outputs: tuple[EngineTensor, ...]
     tactic: str | None = None
     profile: int = 0
+    constants: tuple[EngineTensor, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.tensorrt.backend import Engines, Inside, TensorRTBackend
 from precisionlab.backends.tensorrt.jobs import BuildJob, LayerPin
 from precisionlab.backends.tensorrt.matching import FLOATS
-from precisionlab.backends.tensorrt.missed import not_quantized
+from precisionlab.backends.tensorrt.missed import not_fused, not_quantized
 from precisionlab.backends.tensorrt.network import NetworkLayer
 from precisionlab.backends.tensorrt.pin_report import PinReport, reports_of
 from precisionlab.backends.tensorrt.settings import EngineSettings
@@ -105,7 +105,8 @@ class TypedBackend(TensorRTBackend):
         missed = not_quantized(self.model, plan, built.layers)
         network = self._engines.describe(job.model, job.typed)
         settled = (_settled(report, pin, network) for report, pin in zip(reports, pins, strict=True))
-        return replace(self._inside(built, tuple(map(self._as_summed, settled))), missed=missed)
+        unfused = not_fused(self.model, plan, built.layers)
+        return replace(self._inside(built, tuple(map(self._as_summed, settled))), missed=missed, unfused=unfused)
 
     def _as_summed(self, report: PinReport) -> PinReport:
         """The report, which does not say of a kernel of several products in half what it adds up in: no log tells.

@@ -57,8 +57,8 @@ PASSES: Mapping[str, RepairPass] = {
 
 def repaired_precisions() -> tuple[Precision, ...]:
     """The precisions that there are repairs for: floats, and what breaks by channels that leave others few levels."""
-    formats = ((one, one.number_format) for one in Precision.low())
-    return tuple(one for one, known in formats if known.is_uniform or not known.is_quantized)
+    ranged = (one for one in Precision.low() if not one.is_weight_only)
+    return tuple(one for one in ranged if one.number_format.is_uniform or not one.is_quantized)
 
 
 def is_repairable(model: Model, precision: Precision) -> bool:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from precisionlab.calibration.table import CalibrationTable, tables_in, weight_scales
 from precisionlab.errors import PlanError
 from precisionlab.model import Layer, Model
+from precisionlab.model.blocks import WEIGHT
 from precisionlab.model.flow import is_control, is_shape_input, outer_values, subgraphs
 from precisionlab.model.graph import Body, Scope, TensorInfo
 from precisionlab.model.recurrent import is_recurrent
@@ -101,7 +102,9 @@ def planned(model: Model, plan: PrecisionPlan, table: CalibrationTable | None) -
             _check_quantizable(model, layer, table, precision)
             quantized[layer.nodes[0]] = precision
             dtype = around_of(layer, plan).number_format.element
-            is_split = dtype == HALF and weight_by_channel(model.node[layer.nodes[0]]) is not None
+            is_split = (
+                precision.needs_ranges and dtype == HALF and weight_by_channel(model.node[layer.nodes[0]]) is not None
+            )
             reason = _too_wide(model, layer, table, precision, dtype)
             reason = reason or (_unsplit(model, layer, table, precision) if is_split else None)
             split.update(layer.nodes[:1] if is_split else ())
@@ -245,6 +248,8 @@ def _too_wide(
     """Why the type cannot hold what the layer's quantized operands stand for."""
     if dtype == FLOAT or table is None:
         return None
+    if precision.is_weight_only:
+        return _blocks_too_wide(model.node[layer.nodes[0]], dtype)
     node, number_format = model.node[layer.nodes[0]], precision.number_format
     for index, value in enumerate(node.inputs[:2]):
         if value is None:
@@ -258,6 +263,20 @@ def _too_wide(
         if not np.isfinite(converted(np.asarray(end, np.float32), dtype).astype(np.float32)):
             return f"{value.name} reaches {end:.3g}, which {short(dtype)} does not hold"
     return None
+
+
+def _blocks_too_wide(node: ir.Node, dtype: ir.DataType) -> str | None:
+    """Why the type cannot hold what a weight in blocks stands for.
+
+    The lowest level, −8, is what −7.5 and less are rounded to: that is 16 / 15 of what it stands for.
+    """
+    weight = node.inputs[WEIGHT]
+    assert weight is not None
+    assert weight.const_value is not None
+    end = np.abs(weight.const_value.numpy()).max(initial=0) * np.float32(16 / 15)
+    if np.isfinite(converted(np.asarray(end, np.float32), dtype).astype(np.float32)):
+        return None
+    return f"{weight.name} reaches {end:.3g}, which {short(dtype)} does not hold"
 
 
 def _unsplit(model: Model, layer: Layer, table: CalibrationTable | None, precision: Precision) -> str | None:

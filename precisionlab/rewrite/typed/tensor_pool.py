@@ -8,11 +8,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from precisionlab.calibration.table import CalibrationTable
+from precisionlab.model.blocks import blocked_axis
 from precisionlab.model.flow import ONNX_DOMAINS
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.names import all_names, new_name
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
+from precisionlab.rewrite.blocks import levels_tensor, scales_in_blocks
 from precisionlab.rewrite.constants import is_clamped
 from precisionlab.rewrite.typed.assignment import short
 from precisionlab.rewrite.typed.channels import HALF, ChannelFactors
@@ -173,6 +176,30 @@ class Stock:
             made = self._node("DequantizeLinear", [low, scale, zero], name, dtype, consumer, attributes)
             made.shape = low.shape
             self._made[key] = made
+        return self._made[key]
+
+    def blocked_weight(
+        self, weight: ir.Value, table: CalibrationTable, dtype: ir.DataType, consumer: ir.Node
+    ) -> ir.Value:
+        """A constant, quantised ahead in blocks along what the consumer sums over, dequantised to the type.
+
+        Its scales are in the type, which holds them exactly: a Cast behind float32 ones would be a kernel of its own.
+        Symmetric, so without a zero point.
+        """
+        axis = blocked_axis(consumer)
+        assert axis is not None
+        precision, key = table.precision, ("blocks", weight, axis, dtype, table.digest)
+        if key not in self._made:
+            assert weight.const_value is not None
+            scales = scales_in_blocks(weight, axis, table)
+            levels = levels_tensor(weight.const_value, scales, axis, precision)
+            low = self._initializer(levels, f"{weight.name}_{precision}")
+            scale = self.constant(scale_in(scales, dtype), dtype, f"{weight.name}_scale")
+            size = int(weight.const_value.shape.numpy()[axis]) // scales.shape[axis]
+            attributes = [ir.AttrInt64("axis", axis), ir.AttrInt64("block_size", size)]
+            name = f"{weight.name}_from_{precision}"
+            self._made[key] = self._node("DequantizeLinear", [low, scale], name, dtype, consumer, attributes)
+            self._made[key].shape = low.shape
         return self._made[key]
 
     def split_weight(

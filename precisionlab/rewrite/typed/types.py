@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
 
 from precisionlab.calibration.table import CalibrationTable
+from precisionlab.model.blocks import WEIGHT
 from precisionlab.model.flow import ONNX_DOMAINS, is_shape_input, outer_values, subgraphs
 from precisionlab.model.graph import TensorInfo
 from precisionlab.model.opset import opset_of
@@ -264,6 +265,11 @@ class TypesPass(InPlacePass):
         split, precision = self._factors.get(node), self._assignment.quantized[str(node.name)]
         if split is not None and value.const_value is not None:
             return stock.split_weight(value, split.axis, split.factors, node, precision)
+        if precision.is_weight_only:
+            if index != WEIGHT:
+                return stock.in_type(value, dtype, node)
+            assert self._table is not None
+            return stock.blocked_weight(value, self._table.of(precision), dtype, node)
         if value.const_value is not None:
             return stock.quantised_weight(value, weight_axis(node, index), dtype, node, precision)
         assert self._table is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.table import CalibrationTable, tables_in
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, meets
 from precisionlab.evaluate.evaluator import Evaluator
@@ -75,21 +75,26 @@ class Task:
 
     @property
     def rungs(self) -> tuple[Precision, ...]:
-        """The precisions that pins may have. FP32 alone is enough where pins are counted: others need no fewer."""
+        """The precisions that pins may have. FP32 alone is enough where pins are counted: others need no fewer.
+
+        But for weights alone: there bytes are what is saved, and a pin to float32 gives more of them away than it must.
+        """
         asked = self.options.ladder
-        if asked is None and self.aim is Aim.PINS:
+        if asked is None and self.aim is Aim.PINS and not self.precision.is_weight_only:
             return (Precision.FP32,)
         return tuple(
             rung
             for rung in self.precision.rungs
             if (self._is_at_hand(rung) if asked is None else rung in asked)
+            and (not rung.needs_ranges or any(table.precision is rung for table in tables_in(self.table)))
             and self.cost.device.peak(rung) is not None
             and (rung.is_quantized or rung.number_format.opset <= self.model.opset)
         )
 
     def takes(self, name: str, rung: Precision) -> bool:
         """Whether a pin of the layer to the rung is another than none."""
-        return can_have(self.model.layer[name], rung)
+        layer = self.model.layer[name]
+        return layer.takes(rung) if rung.is_quantized else can_have(layer, rung)
 
     def on_rung(self, names: Sequence[str], rung: Precision) -> dict[str, Precision]:
         """Layer → the rung; FP32 for those that it is none for."""
@@ -97,10 +102,12 @@ class Task:
 
     def _is_at_hand(self, rung: Precision) -> bool:
         if rung.is_quantized:
-            return False  # its ranges are another calibration: only where it is asked for
+            return self.precision.is_weight_only  # elsewhere its ranges are another calibration: where it is asked for
         if rung.is_for_pins:
             return self.options.chooses_sums
-        around = self.options.around if self.precision.is_quantized else self.precision
+        if self.precision.is_weight_only and self.aim is Aim.PINS:
+            return rung in (Precision.FP32, self.low_plan.around)
+        around = self.low_plan.around if self.precision.is_quantized else self.precision
         return not self.options.no_new_precision or rung in (Precision.FP32, around)
 
     @cached_property
