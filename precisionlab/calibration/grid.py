@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from precisionlab.precision import Format
 
+_DIGITS = 24
+"""Binary digits of a float32 significand."""
+
 
 def rounded_to_grid(steps: NDArray[np.float32], number_format: Format) -> NDArray[np.float32]:
     """Numbers in steps of a scale, rounded to the format's values: to nearest, ties to even, saturated; float32.
@@ -16,17 +19,37 @@ def rounded_to_grid(steps: NDArray[np.float32], number_format: Format) -> NDArra
     Of any shape. What lies beyond the largest value becomes that, Inf too; NaN stays NaN, and there is no −0. Source:
     ONNX's QuantizeLinear and its table "FP8 E4M3FN saturate" (`docs/docsgen/source/technical/float8.md`).
     """
-    clipped = np.clip(np.asarray(steps, np.float32), number_format.lowest, number_format.largest)
+    return _round(np.array(steps, np.float32), number_format)
+
+
+def splitting(number_format: Format) -> tuple[float, float]:
+    """What rounds to values that are not all as far apart by additions of float32 alone: a factor, and an addend.
+
+    From the smallest normal value on a number keeps p digits: with C = 2^(24 − p) + 1 and g = C·x that is g + (x − g)
+    (G. W. Veltkamp's splitting: T. J. Dekker, "A floating-point technique for extending the available precision",
+    1971, section 5; a tie has 24 − p zeros behind it, so that x − g is rounded to an even multiple, and the sum to the
+    even neighbour). Below it values lie as far apart as the least: there 1.5 · 2^23 of these are added and taken off.
+    """
+    kept = _DIGITS - (1 - round(math.log2(number_format.epsilon)))
+    return 2.0**kept + 1, 1.5 * 2.0 ** (_DIGITS - 1) * number_format.least
+
+
+def _round(values: NDArray[np.float32], number_format: Format) -> NDArray[np.float32]:
+    """The same in place: float32 numbers in steps, which are changed."""
+    np.clip(values, number_format.lowest, number_format.largest, out=values)
     if number_format.is_uniform:
-        return np.asarray(np.rint(clipped) + np.float32(0))
-    # |x| lies in [2^(e − 1), 2^e), where values are 2^(e − 1) · epsilon apart, and in the subnormal range `least`.
-    _, least = math.frexp(number_format.normal)
-    _, digits = math.frexp(number_format.epsilon)
-    with np.errstate(invalid="ignore"):  # signalling NaN
-        _, exponent = np.frexp(clipped)
-        power = np.maximum(exponent, least) + (digits - 2)
-        whole = np.rint(np.ldexp(clipped, -power))
-        return np.asarray(np.ldexp(whole, power) + np.float32(0), np.float32)
+        np.rint(values, out=values)
+    else:
+        factor, addend = map(np.float32, splitting(number_format))
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            is_small = np.abs(values) < np.float32(number_format.normal)
+            normal = values * factor
+            normal += values - normal
+            values += addend
+            values -= addend
+        np.copyto(values, normal, where=~is_small)
+    values += np.float32(0)
+    return values
 
 
 def quantized_array(
@@ -37,7 +60,9 @@ def quantized_array(
     `scales` are those of the channels along `axis`, float32 (channels,), or of all, float32 ().
     """
     spread = spread_along(scales, axis, array.ndim)
-    return np.asarray(rounded_to_grid(np.asarray(array, np.float32) / spread, number_format) * spread, np.float32)
+    found = _round(np.asarray(np.divide(array, spread), np.float32), number_format)
+    found *= spread
+    return found
 
 
 def spread_along(scales: NDArray[np.float32], axis: int | None, rank: int) -> NDArray[np.float32]:

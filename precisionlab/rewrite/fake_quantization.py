@@ -6,18 +6,13 @@ number (1.32, a core of its own); the arithmetic takes 6, gives the same bits, a
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from precisionlab.calibration.grid import spread_along
+from precisionlab.calibration.grid import splitting, spread_along
 from precisionlab.precision import Format, Precision
 from precisionlab.rewrite.builder import MICROSOFT, GraphBuilder
-
-_DIGITS = 24
-"""Binary digits of a float32 significand."""
 
 
 def fake_quantized(
@@ -52,25 +47,19 @@ def _by_integers(
 
 
 def _on_grid(builder: GraphBuilder, steps: ir.Value, number_format: Format) -> ir.Value:
-    """Numbers in steps, rounded to nearest, ties to even, by float32 additions alone.
-
-    From the smallest normal value on they keep p digits: with C = 2^(24 − p) + 1 and g = C·x that is g + (x − g)
-    (G. W. Veltkamp's splitting: T. J. Dekker, "A floating-point technique for extending the available precision",
-    1971, section 5; a tie has 24 − p zeros behind it, so that x − g is rounded to an even multiple, and the sum to the
-    even neighbour). Below it values lie as far apart as the least: there 1.5 · 2^23 of these are added and taken off.
-    """
+    """Numbers in steps, rounded to nearest, ties to even, by float32 additions alone: see `splitting`."""
     name = str(steps.name)
 
     def constant(number: float, label: str) -> ir.Value:
         return builder.constant(ir.tensor(np.asarray(number, np.float32)), f"{name}:{label}")
 
-    kept = _DIGITS - (1 - round(math.log2(number_format.epsilon)))
+    factor, addend = splitting(number_format)
     below = builder.op("Min", [steps, constant(number_format.largest, "largest")], f"{name}:below")
     held = builder.op("Max", [below, constant(number_format.lowest, "lowest")], f"{name}:held")
-    large = builder.op("Mul", [held, constant(2.0**kept + 1, "split")], f"{name}:large")
+    large = builder.op("Mul", [held, constant(factor, "split")], f"{name}:large")
     rest = builder.op("Sub", [held, large], f"{name}:rest")
     normal = builder.op("Add", [large, rest], f"{name}:normal")
-    shift = constant(1.5 * 2.0 ** (_DIGITS - 1) * number_format.least, "shift")
+    shift = constant(addend, "shift")
     shifted = builder.op("Add", [held, shift], f"{name}:shifted")
     subnormal = builder.op("Sub", [shifted, shift], f"{name}:subnormal")
     magnitude = builder.op("Abs", [held], f"{name}:magnitude")

@@ -9,11 +9,13 @@ import pytest
 from models import load, proto
 
 from precisionlab.backends.tensorrt.jobs import EngineLayer, EngineTensor
+from precisionlab.backends.tensorrt.missed import not_quantized
 from precisionlab.backends.tensorrt.pins import pins_of
 from precisionlab.backends.tensorrt.strays import int8_beyond
 from precisionlab.model import Model
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.report.inside import missed_text
 
 WEIGHTS = {"w": np.ones((2, 2, 1, 1), np.float32)}
 
@@ -87,3 +89,18 @@ def test_float_layers_are_held_beside_int8_only_where_that_is_asked(pooled: Mode
     assert every == {"pool": Precision.FP16, "two": Precision.FP32}
     half = PrecisionPlan(pooled.sha256, Precision.FP16)
     assert pins_of(pooled, half, hold_float=True) == (), "there is no int8 to be held from"
+
+
+@pytest.mark.parametrize(
+    ("takes", "missed"),
+    [("x:int8", ()), ("x:fp16", ("one",)), ("x:fp8", ("one",)), ("", ())],
+)
+def test_a_quantized_layer_is_missed_where_its_kernel_takes_other_types(
+    pooled: Model, takes: str, missed: tuple[str, ...]
+) -> None:
+    layers = (kernel("one", takes, "a:fp16"), kernel("two", "b:int8", "y:fp16"))
+    assert not_quantized(pooled, plan_of(pooled), layers) == missed
+    assert not_quantized(pooled, plan_of(pooled, "one"), layers) == ()
+    facts = {"missed": list(missed)}
+    assert missed_text(facts) == ("1 layer that the plan quantises was computed in floats: one" if missed else "")
+    assert missed_text({}) == ""
