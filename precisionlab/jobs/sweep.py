@@ -158,6 +158,7 @@ def sweep(
             layers=layers,
             target=target,
             precisions=precisions,
+            ladder=ladder,
             plan=plan,
             engine=engine,
         ),

@@ -94,7 +94,7 @@ def _why_not(bound: Bound, reference: Comparison) -> str:
 def check_target(options: Options, target: DevicePeaks) -> None:
     """Raises OptionError where the target has no arithmetic in a precision asked for."""
     around = [options.around_of(precision) for precision in options.precisions if precision.is_quantized]
-    for precision in (*options.precisions, *around):
+    for precision in (*options.precisions, *around, *options.quantized):
         if target.peak(precision) is None:
             others = ", ".join(device.name for device in devices_for([precision]))
             raise OptionError(

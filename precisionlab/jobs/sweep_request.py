@@ -15,7 +15,7 @@ from precisionlab.evaluate.prepare import Source, parse_holdout
 from precisionlab.model.blocks import LARGEST
 from precisionlab.plan.arithmetic import parse_arithmetic
 from precisionlab.plan.file import plan_from_dict, read_plan_content
-from precisionlab.precision import Precision
+from precisionlab.precision import Precision, quantized_of
 from precisionlab.search.devices import DEFAULT, DEVICES, DevicePeaks, devices_for, find_device
 from precisionlab.search.options import (
     Grouping,
@@ -136,12 +136,14 @@ def data_options(
     return Source(data, shapes or {}, samples, seed, parse_holdout(holdout), skip_bad)
 
 
-def _usual_device(precisions: str | Iterable[str], plan: str | Path | None) -> DevicePeaks:
+def _usual_device(
+    precisions: str | Iterable[str], ladder: str | Iterable[str] | None, plan: str | Path | None
+) -> DevicePeaks:
     """The device that costs are estimated for without a word: the usual one, or the first that has the precisions.
 
-    Those of the user's own plan, where there is one.
+    And the quantized ones that pins may have; or those of the user's own plan, where there is one.
     """
-    found: Iterable[Precision] = parse_precisions(precisions)
+    found: Iterable[Precision] = (*parse_precisions(precisions), *quantized_of(parse_ladder(ladder) or ()))
     if plan is not None:
         found = plan_from_dict(read_plan_content(Path(plan)), str(plan)).precisions
     return next(iter(devices_for(found)), DEVICES[DEFAULT])
@@ -159,6 +161,7 @@ def run_options(
     layers: str | None,
     target: str | None,
     precisions: str | Iterable[str],
+    ladder: str | Iterable[str] | None,
     plan: str | Path | None,
     engine: EngineOptions | None,
 ) -> RunOptions:
@@ -182,6 +185,6 @@ def run_options(
         processes=processes,
         dask=dask,
         grouping=grouping,
-        target=find_device(target) if target is not None else _usual_device(precisions, plan),
+        target=find_device(target) if target is not None else _usual_device(precisions, ladder, plan),
         engine=engine or EngineOptions(),
     )

@@ -105,7 +105,7 @@ def test_pins_of_one_may_have_the_other_where_it_is_asked_for(folder: Path) -> N
     assert {onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.INT8} <= kinds
     export(out / "plan.json", "json", out=folder / "mixed.json", threads=1)
     assert set(json.loads((folder / "mixed.json").read_text())["other_scales"]) == {"int8"}
-    assert "ladder: int8: pins of fp8 alone may have it" in refused(
+    assert "ladder: int8: pins of fp8 or int4 alone may have it" in refused(
         lambda: sweep(model, data, precisions="fp16", ladder="int8,fp32")
     )
 

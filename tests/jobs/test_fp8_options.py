@@ -57,15 +57,19 @@ def test_targets_without_it_are_refused(target: str) -> None:
         check_target(options, device)
         assert device.peak(FP8) == device.peak(INT8)
     else:
+        assert refused(lambda: check_target(Options(precisions=(INT8,), ladder=(FP8, Precision.FP32)), device))
         said = refused(lambda: check_target(options, device))
         assert said == f"target {target} has no fp8; choose another --target (h100, l4) or precision"
 
 
-@pytest.mark.parametrize(("precisions", "taken"), [("fp16,int8", "a100"), ("fp8", "h100"), ("int8,fp8,bf16", "h100")])
-def test_the_usual_target_is_one_that_has_what_is_asked_for(precisions: str, taken: str) -> None:
+@pytest.mark.parametrize(
+    ("precisions", "ladder", "taken"),
+    [("fp16,int8", None, "a100"), ("fp8", None, "h100"), ("int8,fp8,bf16", None, "h100"), ("int8", "fp8,fp32", "h100")],
+)
+def test_the_usual_target_is_one_that_has_what_is_asked_for(precisions: str, ladder: str | None, taken: str) -> None:
     found = run_options(
         backend="onnxruntime", out=None, threads=1, memory=None, device="cpu", processes=None, dask=None, layers=None,
-        target=None, precisions=precisions, plan=None, engine=None,
+        target=None, precisions=precisions, ladder=ladder, plan=None, engine=None,
     )  # fmt: skip
     assert found.target.name == taken
 
@@ -89,7 +93,7 @@ def test_methods_that_count_levels_are_refused_and_others_taken() -> None:
 def test_repairs_and_real_arithmetic_that_there_are_none_of_are_refused(tmp_path: Path) -> None:
     nowhere = tmp_path / "model.onnx"
     assert "repairs are for fp16, bf16 or int8" in refused(lambda: repair(nowhere, tmp_path, precision="fp8"))
-    assert "ONNX Runtime has no products in fp8" in refused(lambda: fidelity(nowhere, tmp_path, precisions="fp8"))
+    assert "fp8 needs a GPU" in refused(lambda: fidelity(nowhere, tmp_path, precisions="fp8"))
 
 
 def test_the_emulation_needs_opset_9(tmp_path: Path) -> None:
