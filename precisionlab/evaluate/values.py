@@ -92,8 +92,11 @@ def observed_values(evaluator: Evaluator, quantized: Collection[Precision], look
     given = (name for name in shown if is_observed(model, name))
     tensors = tuple(dict.fromkeys((*given, *operands)))
 
+    names = [precision.value for precision in quantized]
+
     def work() -> dict[str, Any]:
-        evaluator.observer.stage("ranges and histograms" if quantized else "histograms", len(chosen))
+        what = f"{' and '.join(names)} ranges and histograms" if names else "histograms"
+        evaluator.observer.stage(what, len(chosen))
         collector = evaluator.backend.collector(tensors)
         collector.add(chosen, evaluator.observer.advance)
         # One after the other: of thousands of tensors all at once are hundreds of MB.
@@ -105,7 +108,6 @@ def observed_values(evaluator: Evaluator, quantized: Collection[Precision], look
             {precision: tables_by_method(taken, len(chosen), precision) for precision in quantized},
         ).to_dict()
 
-    names = [precision.value for precision in quantized]
     key = {"values": hashlib.sha256(json.dumps(tensors).encode()).hexdigest(), "quantized": names}
 
     def fits(found: ObservedValues) -> bool:
