@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from precisionlab.calibration.methods import MAX, MSE
 from precisionlab.errors import ModelError
 from precisionlab.precision import Format
-
-MSE, MAX = "mse", "max"
-METHODS = (MSE, MAX)
-"""How a block's scale is found; the first is what is taken without a word."""
 
 _RATIOS = 1 - np.arange(33) / 64
 """The shares of a block's largest magnitude that are tried for the end of the range; the whole first."""
@@ -24,15 +23,23 @@ _MOST = 255 * 2.0**8
 
 @dataclass(frozen=True)
 class Blocks:
-    """How weights are quantised: in blocks of at most `size` numbers, each with a scale by `method`."""
+    """How weights are quantised: in blocks of at most `size` numbers, each with a scale by `method`.
+
+    `scales` has those that samples have chosen, by node; all others are found of the weight itself.
+    """
 
     size: int
     method: str = MSE
+    scales: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False)
 
     @property
     def digest(self) -> str:
         """Two of the same one quantise alike."""
-        return f"blocks of {self.size} by {self.method}"
+        found = hashlib.sha256()
+        for name, scales in sorted(self.scales.items()):
+            found.update(f"{name}\0{scales.shape}".encode() + scales.tobytes())
+        chosen = f", chosen: {found.hexdigest()}" if self.scales else ""
+        return f"blocks of {self.size} by {self.method}{chosen}"
 
 
 def held_scales(wanted: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -59,9 +66,30 @@ def block_scales(
     amax = np.abs(parts).max(axis=1).astype(np.float64)
     if not np.isfinite(amax).all():
         raise ModelError("a weight that holds NaN or Inf has no scales; leave its layer in a float precision")
-    ratios = _RATIOS if method == MSE else _RATIOS[:1]
-    found = np.stack([_best(part, end, ratios, number_format) for part, end in zip(parts, amax, strict=True)])
+    if method == MAX:
+        found = held_scales(amax / number_format.largest)
+    else:
+        found = np.stack([_best(part, end, _squared, number_format) for part, end in zip(parts, amax, strict=True)])
     return np.asarray(np.moveaxis(np.where(amax == 0, np.float32(1), found), 0, axis), np.float32, order="C")
+
+
+def output_scales(
+    weight: NDArray[np.float32], axis: int, moments: NDArray[np.float64], number_format: Format
+) -> NDArray[np.float32]:
+    """As `block_scales` by `mse`, with the least squared error of what the block adds to the product.
+
+    `moments` are Σ xᵢxⱼ over the values that a block's numbers are multiplied by: float64 (blocks, size, size). Of an
+    error e of a column of weights that is eᵀ · moments · e (the clipping of J. Lin et al., "AWQ", 2023, section 3, by
+    second moments in the place of samples).
+    """
+    parts = _in_blocks(np.asarray(weight, np.float32), axis, moments.shape[-1])
+    amax = np.abs(parts).max(axis=1).astype(np.float64)
+
+    def measured(moment: NDArray[np.float64]) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
+        return lambda error: np.asarray(np.einsum("ij,ij->j", moment @ error.astype(np.float64), error))
+
+    found = [_best(*one, number_format) for one in zip(parts, amax, map(measured, moments), strict=True)]
+    return np.asarray(np.moveaxis(np.where(amax == 0, np.float32(1), np.stack(found)), 0, axis), np.float32, order="C")
 
 
 def block_levels(
@@ -96,27 +124,35 @@ def _in_blocks(weight: NDArray[np.float32], axis: int, size: int) -> NDArray[np.
 
 
 def _best(
-    part: NDArray[np.float32], amax: NDArray[np.float64], ratios: NDArray[np.float64], number_format: Format
+    part: NDArray[np.float32],
+    amax: NDArray[np.float64],
+    size_of: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+    number_format: Format,
 ) -> NDArray[np.float32]:
-    """The scales of blocks that lie side by side: float32 (others,), of values (size, others)."""
-    best = held_scales(amax / number_format.largest)
-    if len(ratios) == 1:
-        return best
+    """The scales of blocks that lie side by side, float32 (others,), of values (size, others).
+
+    `size_of` says how large errors, float32 (size, others), are: float64 (others,).
+    """
     part = np.ascontiguousarray(part)
-    least = _squared(part, best, number_format)
-    for ratio in ratios[1:]:
+    best = held_scales(amax / number_format.largest)
+    least = size_of(_error(part, best, number_format))
+    for ratio in _RATIOS[1:]:
         scales = held_scales(amax * ratio / number_format.largest)
-        error = _squared(part, scales, number_format)
+        error = size_of(_error(part, scales, number_format))
         is_better = error < least
         best, least = np.where(is_better, scales, best), np.where(is_better, error, least)
     return best
 
 
-def _squared(part: NDArray[np.float32], scales: NDArray[np.float32], number_format: Format) -> NDArray[np.float64]:
-    """The squared error of each block: float64 (others,)."""
+def _error(part: NDArray[np.float32], scales: NDArray[np.float32], number_format: Format) -> NDArray[np.float32]:
+    """What quantising by these scales adds to the values."""
     steps = part / scales
     np.rint(steps, out=steps)
     np.clip(steps, number_format.lowest, number_format.largest, out=steps)
     steps *= scales
     steps -= part
-    return np.asarray(np.einsum("ij,ij->j", steps, steps, dtype=np.float64))
+    return steps
+
+
+def _squared(error: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("ij,ij->j", error, error, dtype=np.float64))

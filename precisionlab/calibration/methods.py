@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from precisionlab.calibration.blocks import METHODS as BLOCK_METHODS
 from precisionlab.errors import OptionError
 from precisionlab.precision import Format, Precision
 from precisionlab.system.wording import either, meant
@@ -19,8 +18,14 @@ from precisionlab.system.wording import either, meant
 if TYPE_CHECKING:
     from precisionlab.calibration.histogram import Histogram
 
+MSE, MAX, OUTPUT = "mse", "max", "output"
+BLOCK_METHODS = (MSE, MAX, OUTPUT)
+"""How scales of weights in blocks are found; the first is what is taken without a word, the last looks at samples."""
+
 AUTO = "auto"
 """Not a method of its own: for each tensor the one of METHODS that costs least, measured (`auto.py`)."""
+
+OUTPUT_WORDS = "the scales of weights with the least squared error of the products that samples make with them"
 
 AUTO_WORDS = "of the methods, the one that costs the model least, measured"
 
@@ -118,36 +123,39 @@ DEFAULT_PERCENTILE = PERCENTILE.default
 
 
 def methods_of(precision: Precision) -> dict[str, Method]:
-    """Name → method, of those that a quantized precision has; the first is what is taken without a word.
-
-    Of weights' blocks it finds the scales from the weights themselves.
+    """Name → method, of those that a precision with ranges has; the first is what is taken without a word.
 
     Where values lie closer together near zero, a wide range costs nothing but what vanishes below the least of them,
     and the first is the one that clips nothing.
     """
-    if precision.is_weight_only:
-        return {name: METHODS[name] for name in BLOCK_METHODS}
     if precision.number_format.is_uniform:
         return METHODS
     left = {name: method for name, method in METHODS.items() if not method.counts_levels}
     return {_WHOLE: left[_WHOLE], **left}
 
 
+def names_of(precision: Precision) -> tuple[str, ...]:
+    """The methods of a quantized precision; of one for weights alone those that find the scales of their blocks."""
+    return BLOCK_METHODS if precision.is_weight_only else tuple(methods_of(precision))
+
+
 def default_method(precision: Precision) -> str:
     """The method that is taken without a word."""
-    return next(iter(methods_of(precision)))
+    return names_of(precision)[0]
 
 
 def words_of(name: str) -> str:
     """What a method's ranges are, or those of `auto`; empty for what is neither."""
     if name == AUTO:
         return AUTO_WORDS
+    if name == OUTPUT:
+        return OUTPUT_WORDS
     return METHODS[name].words if name in METHODS else ""
 
 
 def choices() -> tuple[str, ...]:
     """All that may be asked for."""
-    return (*METHODS, AUTO)
+    return (*METHODS, OUTPUT, AUTO)
 
 
 def check_method(name: str, known: Collection[str]) -> None:
@@ -159,12 +167,14 @@ def check_method(name: str, known: Collection[str]) -> None:
 def check_method_of(name: str, precisions: Iterable[Precision]) -> None:
     """Raises OptionError for a method, or `auto`, that a quantized one of these precisions has not."""
     for precision in precisions:
-        if precision.is_weight_only and name not in (*methods_of(precision), AUTO):
+        if precision.is_weight_only and name not in (*names_of(precision), AUTO):
             raise OptionError(
                 f"calibration {name}: {precision} has scales of blocks of weights, and no ranges of tensors; use "
-                f"{either((*methods_of(precision), AUTO))} with {precision}"
+                f"{either((*names_of(precision), AUTO))} with {precision}"
             )
-        if precision.is_quantized and name not in (*methods_of(precision), AUTO):
+        if precision.needs_ranges and name == OUTPUT:
+            raise OptionError(f"calibration {name}: it is for scales of weights alone, in int4; leave {precision} out")
+        if precision.needs_ranges and name not in (*methods_of(precision), AUTO):
             raise OptionError(
                 f"calibration {name}: it counts values of one distance, and those of {precision} lie closer together "
                 f"near zero; use {either((*methods_of(precision), AUTO))} with {precision}"

@@ -98,9 +98,9 @@ class CalibrationTable:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def block_table(size: int, method: str, precision: Precision = Precision.INT4) -> CalibrationTable:
+def block_table(blocks: Blocks, precision: Precision = Precision.INT4) -> CalibrationTable:
     """What a precision for weights alone has in the place of ranges."""
-    return CalibrationTable({}, 0, precision, blocks=Blocks(size, method))
+    return CalibrationTable({}, 0, precision, blocks=blocks)
 
 
 def tables_in(table: CalibrationTable | None) -> tuple[CalibrationTable, ...]:

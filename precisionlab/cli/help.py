@@ -14,7 +14,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         *("plan", "max_pins", "no_repair", "minimize", "spend", "ladder", "target", "max_cost"),
         *("budget", "max_evaluations"),
     ),
-    "INT8": ("around", "calibration", "method", "percentile", "tensorrt", "cache", "shard", "merge"),
+    "INT8": ("around", "calibration", "block", "method", "percentile", "tensorrt", "cache", "shard", "merge"),
     "Emulation": ("layers", "kernels", "sums", "against", "device"),
     "Engines": (
         *("backend", "engine_shapes", "workspace", "observe", "builds", "engines", "typed", "prefer", "hold_float"),

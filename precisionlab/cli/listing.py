@@ -72,6 +72,13 @@ def method_names() -> Iterable[str]:
     return METHODS
 
 
+def sweep_methods() -> Iterable[str]:
+    """The same, and that which is for scales of weights alone."""
+    from precisionlab.calibration.methods import AUTO, choices
+
+    return [name for name in choices() if name != AUTO]
+
+
 def backend_lines() -> Iterable[str]:
     """The backends, each with what it does; `auto` left out."""
     from precisionlab.backends.registry import KINDS

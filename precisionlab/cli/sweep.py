@@ -17,9 +17,9 @@ from precisionlab.cli.listing import (
     backend_lines,
     float_precisions,
     low_precisions,
-    method_names,
     metric_names,
     pin_precisions,
+    sweep_methods,
     target_names,
 )
 from precisionlab.cli.verbosity import verbosity_options
@@ -125,10 +125,10 @@ from precisionlab.errors import OptionError
 @click.option(
     "--calibration",
     cls=Listing,
-    names=method_names,
+    names=sweep_methods,
     more=("auto",),
-    help="How int8 ranges are found: {names}, auto.  "
-    "[default: entropy, and where that does not hold auto, before any pin]",
+    help="How ranges are found, or of int4 the scales of weights (mse, max, output): {names}, auto.  "
+    "[default: entropy, of fp8 max, of int4 mse, and where that does not hold auto, before any pin]",
 )
 @click.option(
     "--backend",

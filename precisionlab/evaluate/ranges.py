@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from precisionlab.calibration.auto import cheapest_ranges
+from precisionlab.calibration.blocks import Blocks
 from precisionlab.calibration.find import table_of
 from precisionlab.calibration.histogram import Histogram
-from precisionlab.calibration.methods import AUTO, default_method, methods_of
+from precisionlab.calibration.methods import AUTO, OUTPUT, default_method, methods_of, names_of
 from precisionlab.calibration.table import CalibrationTable, block_table
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.confidence import interval
@@ -32,6 +33,9 @@ Compare = Callable[[str, CalibrationTable, bool], Comparison]
 
 Methods = Mapping[str, CalibrationTable]
 """By each calibration method the ranges of a model in one quantized precision."""
+
+ChosenBlocks = Callable[[int, Precision], CalibrationTable]
+"""The scales by `output` of weights in blocks of at most so many numbers, in a precision."""
 
 
 @dataclass(frozen=True)
@@ -125,19 +129,20 @@ def _histograms(evaluator: Evaluator) -> Mapping[str, Histogram]:
 
 
 def block_methods(size: int | None, precision: Precision = Precision.INT4) -> Methods:
-    """By each method the scales of weights in blocks of at most so many numbers (None: the largest); from no pass."""
-    return {method: block_table(size or LARGEST, method, precision) for method in methods_of(precision)}
+    """By each method that takes no samples the scales of weights in blocks of at most so many (None: the largest)."""
+    methods = (method for method in names_of(precision) if method != OUTPUT)
+    return {method: block_table(Blocks(size or LARGEST, method), precision) for method in methods}
 
 
 def block_ranges(plan: PrecisionPlan) -> tuple[PrecisionPlan, CalibrationTable]:
-    """The scales of a plan that quantises weights alone, and the plan with its method's name; from no pass.
+    """The scales of a plan that quantises weights alone by a method that takes no samples, and the plan with its name.
 
-    Raises PlanError where the plan names `auto`, which only samples tell.
+    Raises PlanError where the plan names `auto`, which is measured.
     """
     precision = next(p for p in plan.precisions if p.is_weight_only)
     method = method_of(plan, precision)
     if method == AUTO:
-        known = either(methods_of(precision))
+        known = either(names_of(precision))
         raise PlanError(f"the plan has `calibration` {AUTO} for {precision}, which is measured; name {known} in it")
     return replace(plan, calibration=method), block_methods(plan.block, precision)[method]
 
@@ -155,17 +160,21 @@ def method_of(plan: PrecisionPlan, precision: Precision) -> str:
     """
     named = plan.calibration
     is_other = plan.default.is_quantized and precision is not plan.default
-    if named is None or is_other or named not in (*methods_of(precision), AUTO):
+    if named is None or is_other or named not in (*names_of(precision), AUTO):
         return default_method(precision)
     return named
 
 
 def ranges_of_plan(
-    evaluator: Evaluator, plan: PrecisionPlan, methods: Mapping[Precision, Methods] | None = None
+    evaluator: Evaluator,
+    plan: PrecisionPlan,
+    methods: Mapping[Precision, Methods] | None = None,
+    chosen_blocks: ChosenBlocks | None = None,
 ) -> tuple[PrecisionPlan, ChosenRanges]:
     """The ranges of every quantized precision of a plan, each by its method, and the plan with its method's name.
 
-    `methods` None: they are found from a pass. The table is that of the default, with the others beside it.
+    `methods` None: they are found from a pass. The table is that of the default, with the others beside it. Of weights
+    alone `chosen_blocks` finds the scales by `output`, where the plan has these.
     """
     found = set(plan.precisions)
     wanted = [precision for precision in Precision if precision.is_quantized and precision in found]
@@ -174,7 +183,12 @@ def ranges_of_plan(
         ranged = quantized_of(found)
         histograms = _histograms(evaluator) if ranged else {}
         methods = {p: tables_by_method(histograms, len(evaluator.chosen), p) for p in ranged}
-    methods = {**methods, **{p: block_methods(plan.block, p) for p in wanted if p.is_weight_only}}
+    for precision in wanted:
+        if precision.is_weight_only:
+            own = block_methods(plan.block, precision)
+            if method_of(plan, precision) in (OUTPUT, AUTO) and chosen_blocks is not None:
+                own = {**own, OUTPUT: chosen_blocks(plan.block or LARGEST, precision)}
+            methods = {**methods, precision: own}
     chosen = [chosen_ranges(evaluator, methods[p], method_of(plan, p)) for p in wanted]
     table = replace(chosen[0].table, others=tuple(one.table for one in chosen[1:]))
     named = named_method(method_of(plan, wanted[0]), table)

@@ -40,7 +40,7 @@ def packed_weight(node: ir.Node, table: CalibrationTable) -> Packed:
     assert axis is not None
     assert weight is not None
     assert weight.const_value is not None
-    scales = scales_in_blocks(weight, axis, table)
+    scales = scales_in_blocks(node, table)
     levels = block_levels(weight.const_value.numpy(), scales, axis, table.precision.number_format)
     let_go(weight.const_value)
     levels, scales = (np.moveaxis(array, axis, -1) for array in (levels, scales))

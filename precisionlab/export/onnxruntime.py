@@ -92,7 +92,7 @@ class _Quantizer:
         self._table = table
         self._nodes = {str(node.name): node for node in model.graph}
         self._made: dict[tuple[ir.Value, int | None, Precision], ir.Value] = {}
-        self._packed: dict[tuple[ir.Value, int | None, Precision], tuple[ir.Value, ir.Value]] = {}
+        self._packed: dict[tuple[ir.Value, int | None, bytes], tuple[ir.Value, ir.Value]] = {}
         self._names = set(all_names(model.graph))
         self.domain = "" if opset_of(model) >= _PER_CHANNEL else _MICROSOFT
 
@@ -117,8 +117,8 @@ class _Quantizer:
         """Put ONNX Runtime's product with a weight in blocks in the place of the node, and of its bias an Add."""
         weight, bias, given = node.inputs[WEIGHT], node.inputs[2] if len(node.inputs) > 2 else None, node.outputs[0]
         assert weight is not None
-        key = (weight, blocked_axis(node), precision)
         packed = packed_weight(node, self._table.of(precision))
+        key = (weight, blocked_axis(node), packed.scales.tobytes())
         if key not in self._packed:
             stored = self._constant(packed.weight, f"{weight.name}_{precision}")
             self._packed[key] = (stored, self._constant(packed.scales, f"{weight.name}_scale"))

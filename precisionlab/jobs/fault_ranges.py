@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import AUTO, default_method
+from precisionlab.calibration.methods import AUTO, OUTPUT, default_method
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.errors import PlanError
+from precisionlab.evaluate.block_scales import chosen_table
 from precisionlab.evaluate.prepare import Prepared
 from precisionlab.evaluate.ranges import block_methods, operands_of
+from precisionlab.model.blocks import LARGEST
 from precisionlab.plan.file import plan_files, plan_from_dict, read_plan_content
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
@@ -45,7 +47,11 @@ def fault_ranges(
     """
     if precision.is_weight_only:
         method = default_method(precision) if plan is None or plan.calibration is None else plan.calibration
-        return block_methods(None if plan is None else plan.block, precision)[method]
+        size = LARGEST if plan is None or plan.block is None else plan.block
+        if method == OUTPUT:
+            observer.stage(f"{precision}, scales by {method}", len(ready.chosen))
+            return chosen_table(ready.local.model, ready.chosen, ready.local.look, size, observer.advance, precision)
+        return block_methods(size, precision)[method]
     wanted = operands_of(ready.local.model)
     known = _written(folder, precision) if run else None
     if known is not None and known.ranges.keys() >= set(wanted):

@@ -10,12 +10,14 @@ from precisionlab.backends.converted import SourceRun
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.backends.tensorrt.jobs import Profile
 from precisionlab.backends.tensorrt.profiles import profiles_for
+from precisionlab.calibration.methods import OUTPUT
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.data import Dataset
 from precisionlab.errors import OptionError
+from precisionlab.evaluate.block_scales import chosen_blocks
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, Source, prepare
-from precisionlab.evaluate.ranges import block_ranges, ranges_of_plan
+from precisionlab.evaluate.ranges import block_ranges, method_of, ranges_of_plan
 from precisionlab.jobs.repaired_file import same_in_float32
 from precisionlab.model import Model
 from precisionlab.model.opset import opset_of
@@ -40,13 +42,15 @@ class Needs:
 
         Of weights alone the scales, which take no samples.
         """
-        if not any_quantized(self._plan.precisions):
+        weights = [precision for precision in self._plan.precisions if precision.is_weight_only]
+        chosen = any(method_of(self._plan, precision) == OUTPUT for precision in weights)
+        if not any_quantized(self._plan.precisions) and not chosen:
             plan, table = block_ranges(self._plan)
             return completed(self._model, plan, table), table
-        kinds = " and ".join(precision.value for precision in quantized_of(self._plan.precisions))
+        kinds = " and ".join(precision.value for precision in (*quantized_of(self._plan.precisions), *weights))
         ready = self._prepared(f"the plan has {kinds} layers, and their ranges come from the samples; give --data")
         evaluator = ready.evaluator(NoJournal(), self._observer, ready.judging())
-        plan, found = ranges_of_plan(evaluator, self._plan)
+        plan, found = ranges_of_plan(evaluator, self._plan, None, chosen_blocks(evaluator, ready.local.look))
         return completed(evaluator.model, plan, found.table), found.table
 
     def profiles(self, shapes: Sequence[str]) -> tuple[dict[str, Profile], ...]:

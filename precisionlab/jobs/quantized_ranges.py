@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from precisionlab.calibration.methods import AUTO, default_method
@@ -28,20 +29,24 @@ NO_RANGES = Ranges()
 
 
 def ranges_that_hold(
-    evaluator: Evaluator, methods: Methods, tolerance: Tolerance, trying: Evaluator | None = None
+    evaluator: Evaluator,
+    methods: Methods,
+    tolerance: Tolerance,
+    trying: Evaluator | None = None,
+    others: Callable[[], Methods] = dict,
 ) -> Ranges:
     """The ranges by the default method; where these do not hold, the best of all, with which `trying` compares.
 
     They cost nothing at run time, pins do. They are judged with float32 around the layers, whatever is there: what
     fp16 does is not theirs to fix. The held-out samples may refute the default's, as they do a set of pins; which
-    others are taken then they have no say in.
+    others are taken then they have no say in. `others` finds further methods, which are tried then alone.
     """
     usual, table = next(iter(methods.items()))
     refuted = _refuted(evaluator, table, tolerance)
     if not refuted:
         return Ranges(usual, table)
     evaluator.observer.note(f"{table.precision} with {usual} ranges{refuted}: trying others before any pin")
-    return best_ranges(trying or evaluator, methods)
+    return best_ranges(trying or evaluator, {**methods, **others()})
 
 
 def best_ranges(evaluator: Evaluator, methods: Methods) -> Ranges:

@@ -10,9 +10,10 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.judging import has_named, judging_of
 from precisionlab.compare.metrics import AgreementMetric, Scope
 from precisionlab.compare.tolerance import Bound
-from precisionlab.errors import OptionError
+from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.task_metric import check_metric
 from precisionlab.model import Model
+from precisionlab.model.blocks import SIZES
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import CANNOT_CHOOSE_SUMS, check_weak
@@ -22,8 +23,13 @@ from precisionlab.search.options import Options
 
 
 def check_precisions(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
-    """Raises ModelError where a precision asked for cannot be had at the model's opset."""
+    """Raises ModelError where a precision asked for cannot be had at the model's opset, or in none of its layers."""
     for precision in options.precisions:
+        if precision.is_weight_only and not any(layer.takes(precision) for layer in model.layers):
+            raise ModelError(
+                f"{model.path}: no layer can have its weight in {precision}, which is for constants of MatMul and Gemm "
+                f"whose rows are a multiple of {SIZES[-1]}, and more than that; leave {precision} out"
+            )
         check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around_of(precision)))
 
 

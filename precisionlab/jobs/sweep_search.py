@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 
 from precisionlab.calibration.find import table_of
-from precisionlab.calibration.methods import default_method
+from precisionlab.calibration.methods import AUTO, OUTPUT, default_method
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.tolerance import meets
+from precisionlab.evaluate.block_scales import chosen_blocks
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.ranges import Methods, block_methods, ranges_of_plan
 from precisionlab.evaluate.running_sums import RunningSum, running_sums
@@ -59,6 +61,7 @@ class SweepJob:
         self.expected: Callable[[float], None] = lambda seconds: None
         """Is told how many seconds a search may still take at most, as it goes on."""
         self._bare_engines: dict[Precision, EngineVariant | None] = {}
+        self._chosen: dict[tuple[int, Precision], CalibrationTable] = {}
         self._wide: dict[str, CalibrationTable] = {}
         self._sums: tuple[PrecisionPlan, Mapping[str, RunningSum]] | None = None
 
@@ -111,8 +114,12 @@ class SweepJob:
         return replace(found, table=replace(found.table, others=others))
 
     def _own_ranges(self, precision: Precision, methods: Mapping[Precision, Methods], deadline: Deadline) -> Ranges:
-        own = block_methods(self._options.block, precision) if precision.is_weight_only else methods[precision]
         asked, usual = self._options.calibration, default_method(precision)
+        own, others = methods.get(precision, {}), partial(dict[str, CalibrationTable])
+        if precision.is_weight_only:
+            own = block_methods(self._options.block, precision)
+            others = partial(self._chosen_methods, self._options.block, precision)
+            own = {**own, **others()} if asked in (OUTPUT, AUTO) else own
         default = Ranges(usual, own[usual])
         tolerance = self._options.tolerance_of(precision)
         if asked is None and self.grounds.unknown(tolerance):
@@ -121,10 +128,16 @@ class SweepJob:
         try:
             if asked is not None:
                 return ranges_of_method(watched, own, asked)
-            return ranges_that_hold(self._evaluator, own, tolerance, watched)
+            return ranges_that_hold(self._evaluator, own, tolerance, watched, others)
         except BudgetExhausted as end:
             self._evaluator.observer.note(f"{precision}: {end} while ranges were tried: those by {usual} are taken")
             return default
+
+    def _chosen_methods(self, size: int, precision: Precision) -> dict[str, CalibrationTable]:
+        """The scales of weights by what the samples multiply them with; found once."""
+        if (size, precision) not in self._chosen:
+            self._chosen[size, precision] = chosen_blocks(self._evaluator, self._look)(size, precision)
+        return {OUTPUT: self._chosen[size, precision]}
 
     def note_figures(self, ranges: Ranges) -> None:
         """Say what the ranges were chosen by, where they were."""
@@ -289,7 +302,8 @@ class SweepJob:
         if not any_scaled(plan.precisions):
             return NO_RANGES
         asked = replace(plan, calibration=self._options.calibration or plan.calibration)
-        asked, found = ranges_of_plan(self._evaluator, asked, methods)
+        blocks = chosen_blocks(self._evaluator, self._look)
+        asked, found = ranges_of_plan(self._evaluator, asked, methods, blocks)
         return Ranges(asked.calibration, found.table, found.figures)
 
     def measure(self, plan: PrecisionPlan, methods: Mapping[Precision, Methods]) -> PrecisionResult:

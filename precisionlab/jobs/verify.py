@@ -17,6 +17,7 @@ from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, default_tolerance, parse_tolerance
 from precisionlab.data import Dataset
 from precisionlab.errors import EngineError, PlanError
+from precisionlab.evaluate.block_scales import chosen_blocks
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Prepared, prepare
@@ -164,7 +165,7 @@ def verify(
         )
         table = None
         if any_scaled(asked.precisions):
-            asked, chosen = ranges_of_plan(emulated, asked)
+            asked, chosen = ranges_of_plan(emulated, asked, None, chosen_blocks(emulated, ready.local.look))
             table = chosen.table
         bare = completed(evaluator.model, asked.with_pins(()), table)
         asked = completed(evaluator.model, asked, table)
@@ -242,7 +243,7 @@ def _trials(
     def ranges_of(means: Means) -> Ranges:
         if not any_scaled(plan.precisions):
             return NO_RANGES
-        of, found = ranges_of_plan(means.evaluator, plan)
+        of, found = ranges_of_plan(means.evaluator, plan, None, chosen_blocks(means.evaluator, means.look))
         return Ranges(of.calibration, found.table, found.figures)
 
     return RepairTrials(

@@ -9,25 +9,29 @@ from numpy.typing import NDArray
 from precisionlab.calibration.blocks import block_levels, block_scales, dequantized_blocks
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.errors import PlanError
-from precisionlab.model.blocks import block_of
+from precisionlab.model.blocks import WEIGHT, block_of, blocked_axis
 from precisionlab.model.mapped import let_go
 from precisionlab.precision import Precision
 from precisionlab.rewrite.constants import rounded_array
 
 
-def scales_in_blocks(value: ir.Value, axis: int, table: CalibrationTable) -> NDArray[np.float32]:
-    """The scales of a constant's blocks along the axis, float32; found once for a value.
+def scales_in_blocks(node: ir.Node, table: CalibrationTable) -> NDArray[np.float32]:
+    """The scales of the blocks of a product's weight, float32: those chosen for the node, or found once for a weight.
 
     Raises PlanError where no block divides the axis.
     """
-    blocks = table.blocks
+    blocks, value, axis = table.blocks, node.inputs[WEIGHT], blocked_axis(node)
     assert blocks is not None
+    assert axis is not None
+    assert value is not None
     assert value.const_value is not None
+    if str(node.name) in blocks.scales:
+        return blocks.scales[str(node.name)]
     length = int(value.const_value.shape.numpy()[axis])
     size = block_of(length, blocks.size)
     if size is None:
         raise PlanError(f"no block of {table.precision} divides the {length} rows of weight {value.name}")
-    key = f"precisionlab.{table.precision} in {blocks.digest} along {axis}"
+    key = f"precisionlab.{table.precision} in blocks of {size} along {axis} by {blocks.method}"
     if key not in value.meta:
         value.meta[key] = block_scales(
             value.const_value.numpy(), axis, size, table.precision.number_format, blocks.method

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
-from precisionlab.model.blocks import WEIGHT, blocked_axis
+from precisionlab.model.blocks import WEIGHT
 from precisionlab.model.flow import (
     FLOATS,
     KEEPS_VALUES,
@@ -202,7 +202,7 @@ class LayerCopier:
             inputs = [
                 folded[i]
                 if i in folded
-                else self._blocked(node, value, (blocks, border))
+                else self._gates.blocks(node, (blocks, border), self._weights)
                 if blocks is not None and first and i == WEIGHT
                 else self._input(node, i, value, source, inside, precision if first and i < 2 else border, foldable)
                 for i, value in enumerate(node.inputs)
@@ -360,13 +360,6 @@ class LayerCopier:
                 return self._gates.limit(value, precision, self._weights)
             return self._gates.weight(value, precision, weight_axis(node, index), self._weights)
         return self._gates.activation(source[value], precision, str(value.name)) if is_data else source[value]
-
-    def _blocked(self, node: ir.Node, value: ir.Value | None, kinds: tuple[Precision, Precision]) -> ir.Value:
-        """The weight of a product, quantised in blocks."""
-        axis = blocked_axis(node)
-        assert axis is not None
-        assert value is not None
-        return self._gates.blocks(value, axis, kinds, self._weights)
 
     def _is_double(self, node: ir.Node) -> bool:
         return self._model.tensors[str(node.outputs[0].name)].dtype == ir.DataType.DOUBLE

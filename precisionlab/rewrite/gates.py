@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from precisionlab.calibration.table import CalibrationTable, weight_scales
+from precisionlab.model.blocks import WEIGHT, blocked_axis
 from precisionlab.model.mapped import let_go
 from precisionlab.plan.arithmetic import Constants
 from precisionlab.precision import Precision
@@ -68,7 +69,7 @@ class Gates:
         self._clamped: dict[tuple[ir.Value, Precision], ir.Value] = {}
         self._table = table
         self._made: dict[tuple[ir.Value, Precision, int | None], ir.Value] = {}
-        self._in_blocks: dict[tuple[ir.Value, Precision, Precision], ir.Value] = {}
+        self._in_blocks: dict[tuple[object, ...], ir.Value] = {}
         self._choices: dict[tuple[ir.Value, ir.Value, ir.Value], ir.Value] = {}
         self._rounded: set[tuple[ir.Value, Precision, ir.Value | None]] = set()
         self.exact = False
@@ -157,19 +158,22 @@ class Gates:
         self._rounded.add((made, precision, None))
         return made
 
-    def blocks(
-        self, original: ir.Value, axis: int, kinds: tuple[Precision, Precision], weights: Environment
-    ) -> ir.Value:
-        """The model's initialiser quantised in blocks along `axis`, as the float of a kernel takes it.
+    def blocks(self, node: ir.Node, kinds: tuple[Precision, Precision], weights: Environment) -> ir.Value:
+        """The weight of a product quantised in blocks, as the float of a kernel takes it.
 
         `kinds` are the precision of the blocks and that float.
         """
-        key = (original, *kinds)
+        original, axis = node.inputs[WEIGHT], blocked_axis(node)
+        assert original is not None
+        assert axis is not None
+        assert self._table is not None
+        precision, border = kinds
+        table = self._table.of(precision)
+        own = str(node.name) if table.blocks is not None and table.blocks.scales else ""
+        key = (original, axis, own, *kinds)
         if key not in self._in_blocks:
-            assert self._table is not None
             assert original.const_value is not None
-            precision, border = kinds
-            scales = scales_in_blocks(original, axis, self._table.of(precision))
+            scales = scales_in_blocks(node, table)
             tensor = blocked_tensor(original.const_value, scales, axis, precision, border)
             self._in_blocks[key] = self._builder.constant(tensor, f"{original.name}:{precision}:{border}")
             self._rounded.add((self._in_blocks[key], border, None))

@@ -11,6 +11,7 @@ from precisionlab.model.blocks import LARGEST, WEIGHT, block_of, blocked_axis
 from precisionlab.plan.assign import around_of, precision_of
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
+from precisionlab.system.wording import counted
 
 
 def weight_bytes(model: Model, plan: PrecisionPlan) -> int:
@@ -45,7 +46,15 @@ def saved_words(model: Model, plan: PrecisionPlan) -> str:
     halves = weight_bytes(model, PrecisionPlan(model.sha256, plan.around))
     saved = f"{100 * (1 - left / whole):.0f} % saved" if whole else "none there"
     beside = "" if plan.around is Precision.FP32 else f" ({plan.around.number_format.title}: {_size(halves)})"
-    return f"{_size(left)} with their scales, of {_size(whole)} in FP32{beside}: {saved}"
+    held = sum(precision_of(layer, plan) is plan.default for layer in model.layers)
+    stored = f"{held} of {counted(_products(model), 'product')} in {plan.default.number_format.title}"
+    return f"{stored}; {_size(left)} with their scales, of {_size(whole)} in FP32{beside}: {saved}"
+
+
+def _products(model: Model) -> int:
+    """How many MatMul and Gemm hold a weight."""
+    found = (model.node[layer.nodes[0]].inputs[:2] for layer in model.layers if layer.is_matrix_product)
+    return sum(any(value is not None and value.is_initializer() for value in operands) for operands in found)
 
 
 def _size(size: int) -> str:

@@ -14,14 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from precisionlab.calibration.blocks import (
-    MAX,
-    METHODS,
-    MSE,
     block_levels,
     block_scales,
     dequantized_blocks,
     held_scales,
+    output_scales,
 )
+from precisionlab.calibration.methods import MAX, MSE
 from precisionlab.errors import ModelError
 from precisionlab.model.blocks import SIZES, block_of
 from precisionlab.precision import Precision
@@ -54,7 +53,7 @@ weights = arrays(np.float32, (64, 3), elements=st.floats(-1e4, 1e4, width=32)) |
 )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [MSE, MAX])
 @pytest.mark.parametrize("size", SIZES)
 def test_scales_are_those_of_a_loop_over_the_blocks(method: str, size: int) -> None:
     assert np.array_equal(block_scales(W, 0, size, INT4, method), by_hand(W, size, method))
@@ -79,7 +78,7 @@ def test_by_max_nothing_is_clipped_and_nothing_is_off_by_more_than_half_a_step(w
 
 
 @settings(max_examples=examples(60), deadline=None)
-@given(weights, st.sampled_from(METHODS))
+@given(weights, st.sampled_from([MSE, MAX]))
 def test_zero_stays_zero_and_half_and_bfloat16_hold_scales_and_half_what_comes_back(weight: Array, method: str) -> None:
     weight[::5] = 0
     scales = block_scales(weight, 0, 16, INT4, method)
@@ -126,3 +125,20 @@ def test_what_is_known_of_int4_is_what_its_bits_say() -> None:
     assert (INT4.lowest, INT4.largest, INT4.least) == (every.min(), every.max(), 1)
     assert ml_dtypes.int4 == INT4.numpy
     assert INT4.element.itemsize == INT4.itemsize
+
+
+def test_scales_by_output_make_the_error_of_the_product_least() -> None:
+    x = np.random.default_rng(4).standard_normal((200, 128)) * np.geomspace(0.1, 10, 128)
+    blocks = x.reshape(200, 4, 32)
+    moments = np.einsum("nbi,nbj->bij", blocks, blocks)
+    found = output_scales(W, 0, moments, INT4)
+    assert np.array_equal(output_scales(W.T.copy(), 1, moments, INT4), found.T)
+    plain = np.broadcast_to(np.eye(32), (4, 32, 32))
+    assert np.array_equal(output_scales(W, 0, plain, INT4), block_scales(W, 0, 32, INT4))
+
+    def errors(scales: Array) -> Array:
+        off = (dequantized_blocks(W, scales, 0, INT4).astype(np.float64) - W).reshape(4, 32, -1)
+        return np.asarray(np.square(np.einsum("nbi,bij->nbj", blocks, off)).sum(0))
+
+    assert (errors(found) <= errors(block_scales(W, 0, 32, INT4)) * (1 + 1e-6)).all()
+    assert errors(found).sum() < 0.95 * errors(block_scales(W, 0, 32, INT4)).sum()

@@ -58,7 +58,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(folder: Path) -> SweepResult:
     model, data = written(folder)
     return sweep(
-        model, data, precisions="int4", tolerance="sqnr>=21", out=folder / "run", threads=1, backend="onnxruntime"
+        model,
+        data,
+        precisions="int4",
+        calibration="mse",
+        tolerance="sqnr>=21",
+        out=folder / "run",
+        threads=1,
+        backend="onnxruntime",
     )
 
 
@@ -108,7 +115,9 @@ def test_the_report_tells_the_bytes_that_are_saved(found: SweepResult) -> None:
     facts = run["precisions"]["int4"]
     assert facts["table"] == "of blocks of up to 128 weights, by mse"
     size = weight_bytes(found.model, result.plan)
-    assert facts["weights"].startswith(f"{size / 1e3:.3g} kB with their scales, of ")
+    assert facts["weights"].startswith(
+        f"{3 - len(result.plan.pins)} of 3 products in INT4; {size / 1e3:.3g} kB with their scales, of "
+    )
     assert facts["weights"] in (found.folder / "report.html").read_text()
 
 
@@ -137,7 +146,39 @@ def test_the_export_takes_no_samples(found: SweepResult, tmp_path: Path) -> None
     assert export(tmp_path / "plan.json", "onnxruntime", model=model, out=tmp_path / "q.onnx").files
     (tmp_path / "auto.json").write_text(json.dumps({**plan, "calibration": "auto"}))
     said = refused(lambda: export(tmp_path / "auto.json", "onnxruntime", model=model, out=tmp_path / "r.onnx"))
-    assert "name mse or max in it" in said
+    assert "name mse, max or output in it" in said
+
+
+def test_where_weights_alone_do_not_choose_well_samples_do_before_any_pin(folder: Path, tmp_path: Path) -> None:
+    model, data = written(folder)
+    options = {"precisions": "int4", "threads": 1, "backend": "onnxruntime"}
+    figures = {
+        method: sweep(model, data, calibration=method, tolerance="sqnr>=1", out=tmp_path / method, **options)  # type: ignore[arg-type]
+        .precisions[0].low.comparison.worst("sqnr")
+        for method in ("mse", "output")
+    }  # fmt: skip
+    assert figures["output"] > figures["mse"]
+    between = (figures["output"] + figures["mse"]) / 2
+    found = sweep(model, data, tolerance=f"sqnr>={between}", out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    (result,) = found.precisions
+    assert (result.plan.calibration, result.plan.pins) == ("output", ())
+    assert verify(plan_file(found), threads=1).holds
+    for target in ("typed-onnx", "onnxruntime"):
+        export(plan_file(found), target, out=tmp_path / f"{target}.onnx", threads=1)
+        x = np.concatenate([np.load(file) for file in sorted((data / "x").glob("*.npy"))])
+        true, given = (
+            ort.InferenceSession(file).run(None, {"x": x})[0] for file in (model, tmp_path / f"{target}.onnx")
+        )
+        assert sqnr(true, given) == pytest.approx(figures["output"], abs=0.5)
+
+
+def test_a_model_without_such_weights_is_refused_and_one_with_them_taken(folder: Path, tmp_path: Path) -> None:
+    _, data = written(folder)
+    odd = {**WEIGHTS, "u": WEIGHTS["u"][:40], "v": WEIGHTS["v"][:40, :72], "w": WEIGHTS["w"][:40]}
+    text = BODY.replace("N,64", "N,40")
+    onnx.save(proto(text, {**odd, "u": WEIGHTS["u"][:40, :72], "o": WEIGHTS["o"][:40]}), tmp_path / "odd.onnx")
+    said = refused(lambda: sweep(tmp_path / "odd.onnx", data, precisions="int4", backend="onnxruntime"))
+    assert "no layer can have its weight in int4" in said
 
 
 @pytest.mark.parametrize(("target", "said"), [
@@ -178,8 +219,8 @@ def test_options_that_cannot_be_are_refused_and_others_taken(tmp_path: Path) -> 
     nowhere = tmp_path / "model.onnx"
     said = refused(lambda: sweep(nowhere, tmp_path, precisions="int4", calibration="entropy"))
     assert said == (
-        "calibration entropy: int4 has scales of blocks of weights, and no ranges of tensors; use mse, max or auto "
-        "with int4"
+        "calibration entropy: int4 has scales of blocks of weights, and no ranges of tensors; use mse, max, output "
+        "or auto with int4"
     )
     assert "repairs are for fp16, bf16 or int8" in refused(lambda: repair(nowhere, tmp_path, precision="int4"))
     assert "int4 is for weights alone" in refused(lambda: fidelity(nowhere, tmp_path, precisions="int4"))

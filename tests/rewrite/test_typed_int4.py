@@ -15,7 +15,7 @@ from test_channel_scales import run, sqnr
 
 from precisionlab.backends.tensorrt.buildlog import layers_of
 from precisionlab.backends.tensorrt.missed import not_fused, not_quantized
-from precisionlab.calibration.blocks import block_scales, dequantized_blocks
+from precisionlab.calibration.blocks import Blocks, block_scales, dequantized_blocks
 from precisionlab.calibration.table import CalibrationTable, block_table
 from precisionlab.model import Model
 from precisionlab.plan.assign import precision_of
@@ -46,7 +46,7 @@ OTHERS = {
     ),
     "two activations": ("(float[2,6,32] x, float[2,32,6] t) => (float[2,6,6] y) { [m] y = MatMul(x, t) }", {}),
 }  # fmt: skip
-TABLE = block_table(64, "mse")
+TABLE = block_table(Blocks(64))
 
 
 def made(kind: str, folder: Path) -> Model:

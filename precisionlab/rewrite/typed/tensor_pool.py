@@ -188,10 +188,10 @@ class Stock:
         """
         axis = blocked_axis(consumer)
         assert axis is not None
-        precision, key = table.precision, ("blocks", weight, axis, dtype, table.digest)
+        precision, scales = table.precision, scales_in_blocks(consumer, table)
+        key = ("blocks", weight, axis, dtype, scales.tobytes())
         if key not in self._made:
             assert weight.const_value is not None
-            scales = scales_in_blocks(weight, axis, table)
             levels = levels_tensor(weight.const_value, scales, axis, precision)
             low = self._initializer(levels, f"{weight.name}_{precision}")
             scale = self.constant(scale_in(scales, dtype), dtype, f"{weight.name}_scale")
