@@ -94,8 +94,8 @@ def opset_19(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_precision_that_is_added_is_offered_and_the_others_are_as_they_were(extended: Path) -> None:
     help_text = " ".join(told(extended, "sweep", "--help").stdout.split())
-    assert "Low precisions to sweep: fp16, bf16, fp8, int8, e5m2." in help_text
-    assert "around int8 ones: fp32, fp16, bf16, e5m2." in help_text
+    assert "Low precisions to sweep: fp16, bf16, fp8, int8, e5m2, int4." in help_text
+    assert "around quantized ones: fp32, fp16, bf16, e5m2." in help_text
     assert "e5m2" not in CliRunner().invoke(cli, ["sweep", "--help"]).output
     refused = told(extended, "sweep", DIGITS / "digits.onnx", "--data", DIGITS, "--precisions", "e5m2")
     assert refused.returncode == 2
