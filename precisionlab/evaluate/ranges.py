@@ -68,14 +68,18 @@ class ChosenRanges:
 def best_table(model: Model, methods: Mapping[str, CalibrationTable], compare: Compare) -> ChosenRanges:
     """The table under which the quantized model loses least: one method for all tensors, or the cheapest for each.
 
+    Scales of weights alone are of one method.
+
     Each candidate is run and compared, and judged by the error of the worst final output.
     """
     found = {name: compare(name, table, True) for name, table in methods.items()}
-    mixed = cheapest_ranges(model, methods, {name: comparison.introduced for name, comparison in found.items()})
-    found[AUTO] = compare("the cheapest method for each tensor", mixed, False)
+    tables = dict(methods)
+    if all(table.precision.needs_ranges for table in methods.values()):
+        mixed = cheapest_ranges(model, methods, {name: comparison.introduced for name, comparison in found.items()})
+        found[AUTO], tables[AUTO] = compare("the cheapest method for each tensor", mixed, False), mixed
     best = least_lossy(found)
     measured = (MeasuredRanges(name, c.worst("sqnr"), typical_sqnr(c), name == best) for name, c in found.items())
-    return ChosenRanges(mixed if best == AUTO else methods[best], tuple(measured))
+    return ChosenRanges(tables[best], tuple(measured))
 
 
 def least_lossy(found: Mapping[str, Comparison]) -> str:

@@ -45,7 +45,8 @@ def ranges_that_hold(
     refuted = _refuted(evaluator, table, tolerance)
     if not refuted:
         return Ranges(usual, table)
-    evaluator.observer.note(f"{table.precision} with {usual} ranges{refuted}: trying others before any pin")
+    kind = "ranges" if table.precision.needs_ranges else "scales"
+    evaluator.observer.note(f"{table.precision} with {usual} {kind}{refuted}: trying others before any pin")
     return best_ranges(trying or evaluator, {**methods, **others()})
 
 

@@ -49,6 +49,7 @@ def _given(files: RunFiles) -> dict[str, str]:
         **{f"engines: {key}": value for key, value in engines.items() if isinstance(value, (str, bool))},
         **{f"tolerance of {name}": value for name, value in run["tolerance"].items()},
         **{f"around {name}": plan.around for name, plan in files.plans.items() if is_quantized(name)},
+        **{f"block of {name}": plan.block for name, plan in files.plans.items() if plan.block},
         **{f"ranges of {name}": plan.calibration for name, plan in files.plans.items() if plan.calibration},
         "precisionlab": run["precisionlab"],
         **{name: version for name, version in run["versions"].items() if name != "precisionlab"},
