@@ -149,6 +149,7 @@ def test_a_weight_beyond_half_stays_in_float32_with_a_note(tmp_path: Path) -> No
 
 
 @needs_rtx
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", ["SM89", "SM120"])
 def test_the_compiler_dequantises_within_the_product_but_of_odd_columns(target: str, tmp_path: Path) -> None:
     files = {}
@@ -165,6 +166,7 @@ def test_the_compiler_dequantises_within_the_product_but_of_odd_columns(target: 
 
 
 @needs_rtx
+@pytest.mark.thorough
 def test_turing_is_refused(tmp_path: Path) -> None:
     save_typed(typed(made("MatMul", tmp_path)), tmp_path / "typed.onnx")
     (built,) = drive("typed", "build", tmp_path / "typed.onnx", "--target=SM75")
