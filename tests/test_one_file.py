@@ -133,7 +133,7 @@ def test_a_metric_of_the_network_that_is_added_stands_there_too(
     assert found.before == found.after == variants["broken"]["fp16"]
 
 
-HALVED = Method("halved", lambda histogram, _: histogram.amax / 2, "half the whole range, for no good reason")
+HALVED = Method("halved", lambda histogram, _, __: histogram.amax / 2, "half the whole range, for no good reason")
 
 
 def test_a_calibration_method_that_is_added_is_told_of_run_and_drawn(
@@ -144,7 +144,7 @@ def test_a_calibration_method_that_is_added_is_told_of_run_and_drawn(
         calibrate(DIGITS / "digits.onnx", DIGITS, method="halved", samples=2, threads=1, out=tmp_path)
     monkeypatch.setitem(METHODS, HALVED.name, HALVED)
     assert "mse, max, halved, or auto" in told("calibrate", "--help")
-    assert "mse, max, halved, auto" in told("sweep", "--help")
+    assert "mse, max, halved, output, auto" in told("sweep", "--help")
     result = calibrate(DIGITS / "digits.onnx", DIGITS, method="halved", samples=2, threads=1, out=tmp_path)
     assert all(found.amax == found.largest / 2 for found in result.table.ranges.values())
     ranges = pd.read_csv(tmp_path / "ranges.csv")

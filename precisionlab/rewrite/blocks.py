@@ -18,7 +18,7 @@ from precisionlab.rewrite.constants import rounded_array
 def scales_in_blocks(node: ir.Node, table: CalibrationTable) -> NDArray[np.float32]:
     """The scales of the blocks of a product's weight, float32: those chosen for the node, or found once for a weight.
 
-    Raises PlanError where no block divides the axis.
+    Raises PlanError where no block divides the axis, and for a weight that is not finite.
     """
     blocks, value, axis = table.blocks, node.inputs[WEIGHT], blocked_axis(node)
     assert blocks is not None
@@ -33,9 +33,13 @@ def scales_in_blocks(node: ir.Node, table: CalibrationTable) -> NDArray[np.float
         raise PlanError(f"no block of {table.precision} divides the {length} rows of weight {value.name}")
     key = f"precisionlab.{table.precision} in blocks of {size} along {axis} by {blocks.method}"
     if key not in value.meta:
-        value.meta[key] = block_scales(
-            value.const_value.numpy(), axis, size, table.precision.number_format, blocks.method
-        )
+        weight = value.const_value.numpy()
+        if not np.isfinite(weight).all():
+            raise PlanError(
+                f"weight {value.name} of node {node.name} holds NaN or Inf, for which {table.precision} has no scale; "
+                f"mend the model, or leave {table.precision} out"
+            )
+        value.meta[key] = block_scales(weight, axis, size, table.precision.number_format, blocks.method)
         let_go(value.const_value)
     found: NDArray[np.float32] = value.meta[key]
     return found

@@ -24,6 +24,7 @@ from precisionlab.rewrite.builder import GraphBuilder
 from precisionlab.rewrite.copiers import CopierOf
 from precisionlab.rewrite.flow import LayerCopier
 from precisionlab.rewrite.observe import Flow, Segment, is_judged
+from precisionlab.rewrite.plans import completed
 
 Switching = Callable[
     [LayerCopier, Layer, Mapping[ir.Value, ir.Value], ir.Value, PrecisionPlan], dict[ir.Value, ir.Value]
@@ -95,7 +96,11 @@ def switched_parts(
     copier_of: CopierOf = LayerCopier,
     switching: Switching | None = None,
 ) -> Iterator[SwitchedPart]:
-    """The graphs over the cut `parts` of the model: each layer that can be switched as in `base`, or in float32."""
+    """The graphs over the cut `parts` of the model: each layer that can be switched as in `base`, or in float32.
+
+    Layers that the base cannot quantise at all are in float32, whatever is pinned.
+    """
+    base = completed(model, base, table)
     for part, stop in zip(parts, accumulate(len(part) for part in parts), strict=True):
         yield _part(model, base, table, part, stop, copier_of, switching or in_branches)
 

@@ -15,7 +15,8 @@ from precisionlab.backends.base import SensitivityRequest
 from precisionlab.backends.device import CPU, Cpu, Device
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.switched import Switchable, SwitchedSessions, can_be_switched
-from precisionlab.calibration.table import CalibrationTable
+from precisionlab.calibration.blocks import Blocks
+from precisionlab.calibration.table import CalibrationTable, block_table
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.judging import judging_of
 from precisionlab.compare.sensitivity import Sensitivities, merged, to_plain
@@ -26,7 +27,7 @@ from precisionlab.plan.assign import precision_of
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.constants import is_clamped
-from precisionlab.rewrite.plans import plan_for
+from precisionlab.rewrite.plans import completed, plan_for
 
 R = np.random.default_rng(20)
 ATTENTION = """
@@ -86,8 +87,21 @@ def judged(
     arithmetic: Arithmetic = TENSORRT,
     device: Device = CPU,
 ) -> list[dict[str, object]]:
+    return judged_beside(model, every[0].with_pins(()), every, table, data, budget, arithmetic, device)
+
+
+def judged_beside(
+    model: Model,
+    low: PrecisionPlan,
+    every: Sequence[PrecisionPlan],
+    table: CalibrationTable | None,
+    data: Sequence[Sample],
+    budget: int | None = None,
+    arithmetic: Arithmetic = TENSORRT,
+    device: Device = CPU,
+) -> list[dict[str, object]]:
+    """The same, where the variant as it is has pins that it cannot do without."""
     backend = OnnxRuntimeBackend(model, data[0], 2, budget, device=device)
-    low = every[0].with_pins(())
     known = backend.compare(low, table, data, heard, metric=None, introduced=False, arithmetic=arithmetic)
 
     def figures(plan: PrecisionPlan) -> dict[str, object]:
@@ -135,6 +149,25 @@ def test_plans_that_share_their_sessions_have_the_figures_of_sessions_of_their_o
     assert str(together) == str(judged(model, every, table, data, budget))  # NaN is not itself
     assert len(made) == 1
     assert len({str(one["outputs"]) for one in together}) > 2  # the pins do something
+
+
+def test_a_weight_that_has_no_scale_is_in_float32_in_shared_sessions_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[PrecisionPlan]
+) -> None:
+    weights = {"w": R.standard_normal((64, 64)).astype(np.float32), "v": R.standard_normal((64, 32)).astype(np.float32)}
+    weights["v"][3, 5] = np.inf
+    body = "(float[n, 64] x) => (float[n, 32] y) { [first] a = MatMul(x, w) r = Relu(a) [last] y = MatMul(r, v) }"
+    model, table = load(proto(body, weights), tmp_path), block_table(Blocks(32))
+    data = [Sample("s", {"x": R.standard_normal((2, 64)).astype(np.float32)})]
+    low = completed(model, plan_for(model, Precision.INT4), table)
+    assert [pin.layer for pin in low.pins] == ["last"]
+    first = Pin("first", ("first",), Precision.FP32, "")
+    every = [low.with_pins((*low.pins, *more)) for more in ((), (first,))]
+    together = [str(one) for one in judged_beside(model, low, every, table, data)]
+    assert len(made) == 1
+    monkeypatch.setattr(switched, "can_be_switched", lambda *_: False)
+    assert together == [str(one) for one in judged_beside(model, low, every, table, data)]
+    assert len(set(together)) == 2
 
 
 @pytest.mark.parametrize("shared", [False, True])
