@@ -213,7 +213,13 @@ def _int8(scene: Scene) -> Iterator[Row]:
     """ModelOpt's INT8, our pins, and our repairs."""
     for high in ("fp32", "fp16"):
         made = scene.folder / f"modelopt.int8.{high}.onnx"
-        command = ["-m", "benchmarks.peers_pins.modelopt_int8", str(scene.case.model), str(scene.case.data)]
+        command = [
+            "-m",
+            "benchmarks.peers_pins.modelopt_quantized",
+            "int8",
+            str(scene.case.model),
+            str(scene.case.data),
+        ]
         failed = run_in("modelopt", [*command, str(made), high])
         title = f"ModelOpt INT8 among {high.upper()}"
         yield {"tool": title, **({"failed": failed} if failed else _tool(scene, made, "int8"))}
