@@ -192,7 +192,7 @@ class Gates:
 
     def taken(self, rows: ir.Value, original: ir.Value, precision: Precision) -> ir.Value:
         """Rows of such a table: what TensorRT would have put in the place of numbers that round to 0 stands in them."""
-        if not self._is_clamped(original, precision) or not self._is_raised(original, precision):
+        if not self._is_raised(original, precision):
             return rows
         return self._chosen(rows, raised(self._builder, rows, precision), precision)
 
@@ -206,8 +206,10 @@ class Gates:
         """
         tensor, clamped = original.const_value, clamped_in(original, precision)
         assert tensor is not None
+        if self._constants is not Constants.CLAMPED or clamped is None:
+            return False
         is_worth = tensor.nbytes >= _LARGE_TABLE and self._builder.opset >= _BROADCASTS
-        return is_worth and clamped is not None and abs(clamped[1]) < precision.number_format.largest
+        return is_worth and abs(clamped[1]) < precision.number_format.largest
 
     def limit(self, original: ir.Value, precision: Precision, weights: Environment) -> ir.Value:
         """An initialiser that TensorRT makes a parameter of a layer, as Clip's limits: rounded, and never clamped."""
