@@ -11,6 +11,7 @@ ModelOpt lives in an environment of its own: see `benchmarks.pins`. Needs the pr
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -65,9 +66,9 @@ def main(cases: tuple[str, ...], precisions: str, samples: int, patience: int) -
 def _modelopt(case: Case) -> Made:
     out = case.data.parent / "modelopt.onnx"
     given = [str(case.model), str(case.data), str(out)]
-    script = "modelopt_int4.py" if case.precision == "int4" else "modelopt_quantized.py"
+    module = "modelopt_int4" if case.precision == "int4" else "modelopt_quantized"
     asked = [*given, "rtn_dq"] if case.precision == "int4" else [case.precision, *given, "fp32"]
-    command = [str(environment("modelopt")), str(ROOT / "benchmarks" / "peers_pins" / script), *asked]
+    command = [str(environment("modelopt")), "-m", f"benchmarks.peers_pins.{module}", *asked]
     return _run("ModelOpt", [command], out, case.data.parent)  # it builds an extension, where it is
 
 
@@ -85,7 +86,8 @@ def _run(tool: str, commands: Sequence[Sequence[str]], out: Path, where: Path) -
     seconds, last = [], ""
     for command in commands:
         started = time.perf_counter()
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True)
+        found = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=where, env=found, capture_output=True, text=True)
         seconds.append(time.perf_counter() - started)
         last = (done.stderr.strip().splitlines() or [""])[-1]
     return Made(tool, out, seconds[0], "" if out.exists() else last[:200])
