@@ -71,6 +71,8 @@ def print_summary(result: SweepResult, stream: TextIO) -> None:
         console.print(run["layers"]["difference"])
     if run["layers"].get("note"):
         console.print(f"{run['layers']['note']}.", style="yellow")
+    for precision, why in run["not_swept"].items():
+        console.print(f"{precision}: {why}.", style="yellow")
     for note in run.get("judging", ()):
         console.print(note)
     if run["layers"]["held"]:

@@ -253,6 +253,7 @@ def _facts(
     )
     facts[REQUEST] = request_digest(request, work.ready.local.model)
     facts["layers"]["note"] = work.grouped.note
+    facts["not_swept"] = dict(work.not_swept)
     facts["judging"] = list(work.judging.notes)
     facts["arithmetic"] = {**options.arithmetic.to_plain(), "words": options.arithmetic.words}
     facts["reference"] = grounds.to_dict({p.value: options.tolerance_of(p) for p in options.precisions})

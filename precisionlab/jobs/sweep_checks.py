@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from precisionlab.backends.engine import EngineBackend
 from precisionlab.backends.registry import KINDS
@@ -17,19 +18,36 @@ from precisionlab.model.blocks import SIZES
 from precisionlab.plan.assign import check_opset
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.plan.weak import CANNOT_CHOOSE_SUMS, check_weak
+from precisionlab.precision import Precision
 from precisionlab.search.devices import DevicePeaks, devices_for
 from precisionlab.search.grounds import Grounds
-from precisionlab.search.options import Options
+from precisionlab.search.options import Options, check_ladder
+
+
+def without_needless(model: Model, options: Options) -> tuple[Options, dict[Precision, str]]:
+    """The options without the precisions of weights that no layer of the model can have, and why of each of these.
+
+    Around such a precision all would be swept in half, and called by its name. Raises ModelError where none is left,
+    OptionError where the ladder has a rung for it alone.
+    """
+    needless = {
+        precision: f"no layer can have its weight in {precision}, which is for constants of MatMul and Gemm whose rows "
+        f"are a multiple of {SIZES[-1]}, and more than that"
+        for precision in options.precisions
+        if precision.is_weight_only and not any(layer.takes(precision) for layer in model.layers)
+    }
+    left = tuple(precision for precision in options.precisions if precision not in needless)
+    if not left:
+        why = "; ".join(needless.values())
+        raise ModelError(f"{model.path}: {why}; leave {' and '.join(map(str, needless))} out")
+    if needless:
+        check_ladder(options.ladder, left, options.arithmetic)
+    return replace(options, precisions=left), needless
 
 
 def check_precisions(model: Model, options: Options, plan: PrecisionPlan | None) -> None:
-    """Raises ModelError where a precision asked for cannot be had at the model's opset, or in none of its layers."""
+    """Raises ModelError where a precision asked for cannot be had at the model's opset."""
     for precision in options.precisions:
-        if precision.is_weight_only and not any(layer.takes(precision) for layer in model.layers):
-            raise ModelError(
-                f"{model.path}: no layer can have its weight in {precision}, which is for constants of MatMul and Gemm "
-                f"whose rows are a multiple of {SIZES[-1]}, and more than that; leave {precision} out"
-            )
         check_opset(model.onnx, plan or PrecisionPlan(model.sha256, precision, around=options.around_of(precision)))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from precisionlab.jobs.plan_source import repaired_for
 from precisionlab.jobs.repair_trials import Means
 from precisionlab.jobs.repaired_file import repairs_text
 from precisionlab.jobs.run_place import default_folder
-from precisionlab.jobs.sweep_checks import check_ahead, check_choosable, check_precisions
+from precisionlab.jobs.sweep_checks import check_ahead, check_choosable, check_precisions, without_needless
 from precisionlab.jobs.sweep_request import RunOptions, SweepRequest
 from precisionlab.model import Model, load_model
 from precisionlab.model.measurable import check_lowerable, own_types, quantized_already
@@ -58,7 +58,8 @@ class SweepWork:
     `options` are the request's, as the plan that is asked for and the backend have them. `plan` is that plan, None
     where pins are searched for. `engines` None: all is emulated; `stage` measures on them where they can run here,
     `compiler` only compiles. `grouped` says where the layers come from. `emulated` opens the emulation alone of the
-    same model with repairs, `repaired` all of its means; both live as long as this does.
+    same model with repairs, `repaired` all of its means; both live as long as this does. `not_swept` says of precisions
+    that were asked for, by name, why they are not swept.
     """
 
     options: Options
@@ -74,6 +75,7 @@ class SweepWork:
     grouped: Grouped
     emulated: Callable[[Model], Means]
     repaired: Callable[[Model], SweepWork]
+    not_swept: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def means(self) -> Means:
@@ -93,9 +95,12 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
     loaded = _loaded(request.model, observer)
     grouped = as_the_plan(loaded, request.plan, run)
     plan = _plan_of(request, grouped.model)
-    options = _as_planned(request.options, plan)
+    options, needless = without_needless(grouped.model, _as_planned(request.options, plan))
     check_precisions(grouped.model, options, plan)
     check_ahead(grouped.model, options, run.backend)
+    not_swept = {precision.value: f"{why}: it is not swept" for precision, why in needless.items()}
+    for precision, why in not_swept.items():
+        observer.note(f"{precision}: {why}")
     with open_executor(run.processes, run.dask) or nullcontext() as executor, ExitStack() as opened:
         folder = run.out or default_folder(request, grouped.model, observer.note)
         opened.enter_context(held_folder(folder, observer.note))
@@ -111,7 +116,7 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
         for said in (grouped.note, "" if grouped.fusions is None else grouped.fusions.text):
             if said:
                 observer.note(said)
-        yield opening.work(ready, grouped, plan)
+        yield replace(opening.work(ready, grouped, plan), not_swept=not_swept)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,10 @@ def _run() -> dict[str, Any]:
             "tolerance": _map(_TEXT),
             "precisions": _map(precision),
         },
-        {"request": _TEXT},
+        {
+            "request": _TEXT,
+            "not_swept": {**_map(_TEXT), "description": "Precision asked for → why it is not swept."},
+        },
     )
 
 

@@ -106,6 +106,8 @@ def _warnings(run: Mapping[str, Any]) -> list[str]:
         found.append(f"> Rows with “engine” were **measured** on {text(engines['device'])}; others were emulated.")
     if engines is not None and (said := engines_line(engines)):
         found.append(f"> {text(said)}.")
+    for precision, why in run.get("not_swept", {}).items():  # runs of older versions do not say
+        found.append(f"> **{text(precision.upper())}:** {text(why)}.")
     if note := run["layers"].get("note"):
         found.append(f"> {text(note)}.")
     if held := run["layers"].get("held"):  # runs of older versions do not say

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from models import Array, load, plan_for, proto
 
 from precisionlab import fidelity, sweep, verify
+from precisionlab.cli.summary import print_summary
 from precisionlab.errors import ModelError, OptionError, PlanError
 from precisionlab.jobs.export import export_plan as export
 from precisionlab.jobs.repair import repair
@@ -79,6 +82,11 @@ def refused(call: Callable[[], object]) -> str:
         call()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def summary(found: SweepResult) -> str:
+    assert found.folder is not None
+    return (found.folder / "summary.md").read_text()
 
 
 def sqnr(true: Array, given: Array) -> float:
@@ -172,13 +180,26 @@ def test_where_weights_alone_do_not_choose_well_samples_do_before_any_pin(folder
         assert sqnr(true, given) == pytest.approx(figures["output"], abs=0.5)
 
 
-def test_a_model_without_such_weights_is_refused_and_one_with_them_taken(folder: Path, tmp_path: Path) -> None:
-    _, data = written(folder)
-    odd = {**WEIGHTS, "u": WEIGHTS["u"][:40], "v": WEIGHTS["v"][:40, :72], "w": WEIGHTS["w"][:40]}
-    text = BODY.replace("N,64", "N,40")
-    onnx.save(proto(text, {**odd, "u": WEIGHTS["u"][:40, :72], "o": WEIGHTS["o"][:40]}), tmp_path / "odd.onnx")
-    said = refused(lambda: sweep(tmp_path / "odd.onnx", data, precisions="int4", backend="onnxruntime"))
-    assert "no layer can have its weight in int4" in said
+def test_int4_alone_of_a_model_without_such_weights_is_refused_and_beside_others_these_are_swept(
+    found: SweepResult, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "(float[N,8] x) => (float[N,4] y) { [fc] y = MatMul(x, w) }"
+    onnx.save(proto(text, {"w": WEIGHTS["w"][:8, :4]}), tmp_path / "few.onnx")
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "x.npy", WEIGHTS["u"][:16, :8])
+    asked = partial(sweep, tmp_path / "few.onnx", tmp_path / "data", threads=1, backend="onnxruntime")
+    why = "no layer can have its weight in int4, which is for constants of MatMul and Gemm whose rows are a multiple of"
+    assert why in refused(lambda: asked(precisions="int4", out=tmp_path / "none"))
+    assert "ladder: int8: pins of" in refused(lambda: asked(precisions="fp16,int4", ladder="int8,fp32"))
+    others = asked(precisions="fp16,int4", out=tmp_path / "others")
+    assert [result.precision for result in others.precisions] == [FP16]
+    assert others.run["not_swept"]["int4"].startswith(why)
+    assert found.run["not_swept"] == {}
+    print_summary(others, sys.stdout)
+    assert "int4: no layer can have its weight in int4" in capsys.readouterr().out
+    for shown in (others._repr_html_(), (tmp_path / "others" / "report.html").read_text(), summary(others)):
+        assert why in shown
+    assert "no layer can have its weight" not in summary(found)
 
 
 @pytest.mark.parametrize(("target", "said"), [
