@@ -2,13 +2,14 @@
 
 Everything that cannot be tried without a GPU is tried here, on a model that is made on the spot: engines of each
 precision, a fault that only pins fix, both ways to INT8 ranges, dynamic shapes, layers that are looked at, times; and
-what the emulation takes for granted of FP16, BF16 and INT8.
+what the emulation takes for granted of FP16, BF16, INT8, FP8 and INT4.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from precisionlab.model import Model, load_model
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.rewrite.observe import is_observed
+from precisionlab.search.devices import computes_on
 from precisionlab.system.disk import TEMPORARY_ADVICE, temporary_folder, told, write_whole
 from precisionlab.system.lock import held_folder
 from precisionlab.system.notebook import observer_of
@@ -122,6 +124,7 @@ def _steps(folder: Path, observer: Observer, layers: list[tuple[str, float, floa
         collector.add(dataset, _unheard)
         table = table_of(collector.histograms(), "max", len(dataset))
         with opening.open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), folder, observer) as backend:
+            can_be_typed, device = backend.can_be_typed, backend.device
             yield Step("TensorRT and GPU", True, ", ".join(f"{k} {v}" for k, v in backend.identity.items()))
             steps = _Steps(backend, reference, dataset, table)
             yield from steps.all()
@@ -133,23 +136,31 @@ def _steps(folder: Path, observer: Observer, layers: list[tuple[str, float, floa
         with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, observer) as backend:
             yield from _Steps(backend, reference, dataset, table).batches()
         for family in FAMILIES:
-            yield from _assumptions(family, made, folder, observer)
+            if not family.is_typed or (can_be_typed and _has(device, family.precision)):
+                yield from _assumptions(family, made, folder, observer)
 
 
 def _assumptions(family: Family, made: Path, folder: Path, observer: Observer) -> Iterator[Step]:
     """What the emulation takes for granted; that it is otherwise here is no fault of the machine, and told.
 
-    Nothing of a precision that this TensorRT does not have.
+    Nothing of a precision that this TensorRT does not have by its flags.
     """
     with told(made, TEMPORARY_ADVICE):
         model, dataset = family.made(made)
     reference = emulation(model, dataset, None)
+    options = EngineOptions(typed=family.is_typed)
     try:
-        with opening.open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), folder, observer) as backend:
-            if family.precision is None or family.precision in backend.precisions:
+        with opening.open_engines(TENSORRT, reference, dataset, dataset, options, folder, observer) as backend:
+            if family.precision is None or family.is_typed or family.precision in backend.precisions:
                 yield from (Step(*found, is_assumption=True) for found in family.measured(backend))
     except PrecisionLabError as error:
         yield Step(f"what the emulation assumes of {family.title}", False, str(error))
+
+
+def _has(device: str, precision: Precision | None) -> bool:
+    """Whether the GPU, as the backend names it, has it; where its capability is not told, the engine says."""
+    found = re.search(r"compute capability (\d+)\.(\d+)", device)
+    return precision is None or found is None or computes_on(precision, (int(found[1]), int(found[2])))
 
 
 class _Steps:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.base import Detail, Evaluation
 from precisionlab.backends.engine import EngineBackend
-from precisionlab.calibration.table import CalibrationTable, Range
+from precisionlab.calibration.blocks import Blocks
+from precisionlab.calibration.methods import MAX
+from precisionlab.calibration.table import CalibrationTable, Range, block_table
 from precisionlab.compare.judging import judging_of
 from precisionlab.data import Dataset, Sample, open_dataset
 from precisionlab.model import Model, load_model
@@ -23,6 +25,26 @@ from precisionlab.precision import Precision
 
 Array = NDArray[Any]
 Judge = Callable[[Array], tuple[bool, str]]
+
+PLACES = 32
+"""Input channels, each of which is shown at a place of its own: what comes out there is its weight, or its value."""
+
+
+def at_places(values: Array) -> Array:
+    """Channel n holds its value at place n, and 0 elsewhere: `(1, 32, 4, 8)`."""
+    shown = np.zeros((PLACES, PLACES), np.float32)
+    shown[np.arange(len(values)), np.arange(len(values))] = values
+    return shown.reshape(1, PLACES, 4, 8)
+
+
+def of_places(found: Array) -> Array:
+    """What each channel has at each place: `(32, 32)`."""
+    return found.reshape(PLACES, PLACES)
+
+
+def listed(values: Array) -> str:
+    """The first of the values, in words."""
+    return ", ".join(f"{value:g}" for value in np.asarray(values).ravel()[:7])
 
 
 @dataclass(frozen=True)
@@ -40,7 +62,7 @@ class Family:
 
     `graph` is the model in ONNX's text, `constants` its initialisers. `inputs` are what the rules are tried on,
     `opened_with` what stands in their place where an engine is opened: samples are finite. `ranges` are the largest |x|
-    of the tensors at INT8 layers.
+    of the tensors at quantized layers, `around` and `block` are the plan's.
     """
 
     title: str
@@ -51,6 +73,8 @@ class Family:
     rules: tuple[Assumption, ...]
     opened_with: Mapping[str, Array] = field(default_factory=dict)
     ranges: Mapping[str, float] = field(default_factory=dict)
+    around: Precision = Precision.FP32
+    block: int | None = None
 
     def made(self, folder: Path) -> tuple[Model, Dataset]:
         """The model in a file, and a sample of finite values that it can be opened with."""
@@ -67,12 +91,22 @@ class Family:
 
     @property
     def table(self) -> CalibrationTable | None:
-        """The ranges; None without INT8 layers."""
-        return CalibrationTable({name: Range(amax) for name, amax in self.ranges.items()}, 1) if self.ranges else None
+        """The ranges, or how blocks have their scales; None without quantized layers."""
+        if self.precision is None or not self.precision.is_quantized:
+            return None
+        if self.block is not None:
+            return block_table(Blocks(self.block, MAX), self.precision)
+        return CalibrationTable({name: Range(amax) for name, amax in self.ranges.items()}, 1, self.precision)
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether strongly typed engines alone have the precision, by Q/DQ nodes."""
+        found = self.precision
+        return found is not None and found.is_quantized and not found.number_format.is_implicit
 
     def plan(self, model: Model) -> PrecisionPlan:
         """FP32, with each layer pinned: so no faster kernel in another precision answers in its place."""
-        plan = PrecisionPlan(model.sha256, Precision.FP32)
+        plan = PrecisionPlan(model.sha256, Precision.FP32, around=self.around, block=self.block)
         if self.precision is None:
             return plan
         free = (layer for layer in model.layers if layer.fixed is None)

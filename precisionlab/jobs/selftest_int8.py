@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from precisionlab.jobs.selftest_family import Array, Assumption, Family, Judge
+from precisionlab.jobs.selftest_family import PLACES, Array, Assumption, Family, Judge, at_places, listed, of_places
 from precisionlab.precision import Precision
 
 _K, _ROWS, _COLUMNS = 1024, 64, 64
-_PLACES = 32
-"""Input channels, each of which is shown at a place of its own: what comes out there is its weight, or its value."""
 _WEIGHTS = np.array([127, 0.5, 1.5, 2.5, 3.5, -0.5, -1.5, -2.5], np.float32)
 _SMALL = np.float32(10 / 128)
 """A weight in a channel whose largest is 127/128: ten steps of its own scale, and none of the first channel's."""
@@ -63,20 +61,13 @@ rules (float[1,32,4,8] values, float[1,16] logs, float[1,32,8,8] plane)
 """
 
 
-def _at_places(values: Array) -> Array:
-    """Channel n holds its value at place n, and 0 elsewhere: `(1, 32, 4, 8)`."""
-    shown = np.zeros((_PLACES, _PLACES), np.float32)
-    shown[np.arange(len(values)), np.arange(len(values))] = values
-    return shown.reshape(1, _PLACES, 4, 8)
-
-
 def _kernel() -> Array:
     """Weights of 32 channels: the first has halves of its step, the second is smaller by 128 throughout."""
-    kernel = np.full((_PLACES, _PLACES), 127, np.float32)
+    kernel = np.full((PLACES, PLACES), 127, np.float32)
     kernel[0, : len(_WEIGHTS)] = _WEIGHTS
     kernel[1] = _SMALL
     kernel[1, 0] = 127 / 128
-    return kernel.reshape(_PLACES, _PLACES, 1, 1)
+    return kernel.reshape(PLACES, PLACES, 1, 1)
 
 
 def _column() -> Array:
@@ -85,7 +76,7 @@ def _column() -> Array:
 
 
 def _identity(largest: float) -> Array:
-    return (largest * np.eye(_PLACES, dtype=np.float32)).reshape(_PLACES, _PLACES, 1, 1)
+    return (largest * np.eye(PLACES, dtype=np.float32)).reshape(PLACES, PLACES, 1, 1)
 
 
 def _ties(given: Array) -> str:
@@ -94,7 +85,7 @@ def _ties(given: Array) -> str:
 
 
 def _scale(found: Array) -> tuple[bool, str]:
-    given = float(found.reshape(_PLACES, _PLACES)[1, 1])
+    given = float(of_places(found)[1, 1])
     kinds = {float(_SMALL): (True, "each channel of a weight has a scale of its own")}
     if given in (0.0, 1.0):
         return False, f"a weight has one scale: in a smaller channel {_SMALL:g} gives {given:g}"
@@ -102,27 +93,27 @@ def _scale(found: Array) -> tuple[bool, str]:
 
 
 def _weights(found: Array) -> tuple[bool, str]:
-    given = found.reshape(_PLACES, _PLACES)[0, 1 : len(_WEIGHTS)]
+    given = of_places(found)[0, 1 : len(_WEIGHTS)]
     how = _ties(given)
     if np.array_equal(given, _WEIGHTS[1:]):
         return False, "weights are not rounded: the layer was not computed in INT8"
-    return how == "to the even", f"weights between two steps go {how or _listed(given)}"
+    return how == "to the even", f"weights between two steps go {how or listed(given)}"
 
 
 def _rounded(of: str, largest: float) -> Judge:
     def judge(found: Array) -> tuple[bool, str]:
-        given = np.diagonal(found.reshape(_PLACES, _PLACES))[:7] / largest
+        given = np.diagonal(of_places(found))[:7] / largest
         how = _ties(given)
         if np.array_equal(given, _VALUES[:7]):
             return False, f"{of} are not rounded: the layer was not computed in INT8"
-        return how == "to the even", f"{of} between two steps go {how or _listed(given)}"
+        return how == "to the even", f"{of} between two steps go {how or listed(given)}"
 
     return judge
 
 
 def _held(largest: float) -> Judge:
     def judge(found: Array) -> tuple[bool, str]:
-        high, low = np.diagonal(found.reshape(_PLACES, _PLACES))[8:10] / largest
+        high, low = np.diagonal(of_places(found))[8:10] / largest
         return bool(high == 127 and low == -128), f"beyond a range of 127 steps 1000 gives {high:g}, and -1000 {low:g}"
 
     return judge
@@ -132,7 +123,7 @@ def _sums(found: Array) -> tuple[bool, str]:
     given = np.unique(found)
     if len(given) == 1 and given[0] == _SUM:
         return True, f"sums are exact, and leave the layer as floats: {_SUM}"
-    return False, f"a sum of {_SUM} gives {_listed(given)}"
+    return False, f"a sum of {_SUM} gives {listed(given)}"
 
 
 def _powers(found: Array) -> tuple[bool, str]:
@@ -141,22 +132,18 @@ def _powers(found: Array) -> tuple[bool, str]:
     if np.allclose(steps, _VALUES[:7], atol=1e-2):
         return False, "the pair was taken out: what it rounds goes on as it was"
     how = _ties(np.round(steps, 2))
-    return how == "to the even", f"the pair rounds: values between two steps go {how or _listed(steps)}"
+    return how == "to the even", f"the pair rounds: values between two steps go {how or listed(steps)}"
 
 
 def _pooled(found: Array) -> tuple[bool, str]:
     given = np.unique(found)
     if len(given) == 1 and given[0] == 0.25:
         return True, "a mean of steps is no step: 0, 0, 0 and 1 give 0.25"
-    return False, f"the mean of 0, 0, 0 and 1 gives {_listed(given)}"
-
-
-def _listed(values: Array) -> str:
-    return ", ".join(f"{value:g}" for value in values[:7])
+    return False, f"the mean of 0, 0, 0 and 1 gives {listed(given)}"
 
 
 def _plane() -> Array:
-    plane = np.zeros((1, _PLACES, 8, 8), np.float32)
+    plane = np.zeros((1, PLACES, 8, 8), np.float32)
     plane[:, :, 1::2, 1::2] = 1
     return plane
 
@@ -171,8 +158,8 @@ INT8 = Family(
     graph=_MODEL,
     constants={"kernel": _kernel(), "identity": _identity(127), "tower": _TOWER},
     inputs={
-        "picks": _at_places(np.ones(_PLACES, np.float32)),
-        "values": _at_places(_VALUES),
+        "picks": at_places(np.ones(PLACES, np.float32)),
+        "values": at_places(_VALUES),
         "image": np.full((1, _K, 8, 8), 127, np.float32),
     },
     ranges={**_OPERANDS, **_RESULTS},
@@ -201,11 +188,11 @@ EXPLICIT = Family(
         "one": np.float32(1),
         "zero": np.int8(0),
         "stored": _identity(127).astype(np.int8),
-        "scales": np.full(_PLACES, 2.0**-3, np.float32),
-        "zeros": np.zeros(_PLACES, np.int8),
+        "scales": np.full(PLACES, 2.0**-3, np.float32),
+        "zeros": np.zeros(PLACES, np.int8),
     },
     inputs={
-        "values": _at_places(_VALUES),
+        "values": at_places(_VALUES),
         "logs": np.resize(_VALUES[:7], (1, 16)).astype(np.float32),
         "plane": _plane(),
     },

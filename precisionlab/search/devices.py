@@ -115,6 +115,17 @@ def devices_for(precisions: Iterable[Precision]) -> tuple[DevicePeaks, ...]:
     return tuple(sorted(found, key=lambda device: device.name != DEFAULT))
 
 
+def computes_on(precision: Precision, capability: tuple[int, int]) -> bool:
+    """Whether GPUs of this compute capability have the precision: from that of the least device here that has it on."""
+    return capability >= min(_version(device) for device in devices_for([precision]))
+
+
+def _version(device: DevicePeaks) -> tuple[int, int]:
+    """Its compute capability, such as (8, 9)."""
+    digits = device.capability.removeprefix("sm")
+    return int(digits[:-1]), int(digits[-1])
+
+
 def find_device(name: str) -> DevicePeaks:
     """The device of this name, or of this compute capability (`sm89`), in any case.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from precisionlab.backends.tensorrt.buildlog import layers_of
 from precisionlab.backends.tensorrt.opening import open_engines
 from precisionlab.jobs.selftest_family import Family
 from precisionlab.jobs.selftest_fp16 import COLUMNS, FP16, ROWS, K
+from precisionlab.jobs.selftest_int4 import INT4
 from precisionlab.jobs.selftest_rules import FAMILIES
 from precisionlab.precision import Precision
 from precisionlab.rewrite.typed import save_typed, typed_model
+from precisionlab.search.devices import computes_on
 from precisionlab.system.observer import Silent
 
 RULES = [rule for family in FAMILIES for rule in family.rules]
@@ -144,8 +147,9 @@ def test_every_output_tells_of_a_rule_and_every_layer_can_be_pinned(family: Fami
     assert {rule.output for rule in family.rules} == {info.name for info in model.outputs}
     if family.precision is not None:
         assert all(layer.fixed is None for layer in model.layers)
-    if family.precision is Precision.INT8:
-        assert all(layer.quantizable for layer in model.layers)
+    if family.precision is not None and family.precision.is_quantized:
+        assert all(layer.takes(family.precision) for layer in model.layers)
+    if family.precision is not None and family.precision.needs_ranges:
         assert set(family.ranges) == set(model.tensors) - set(family.constants)
 
 
@@ -162,15 +166,16 @@ def test_the_emulation_does_as_it_assumes(family: Family, tmp_path: Path) -> Non
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("family", FAMILIES[1:], ids=lambda family: family.title)
-def test_a_weakly_typed_engine_is_asked_by_pins_a_calibration_cache_and_the_models_own_pairs(
+@pytest.mark.parametrize("family", FAMILIES[1:-1], ids=lambda family: family.title)
+def test_an_engine_is_asked_by_pins_a_calibration_cache_and_pairs(
     family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The double's parser has no LayerNormalization, which FP16's graph holds."""
+    """The double's parser has no LayerNormalization, which FP16's graph holds, and no INT4."""
     arrange(monkeypatch, tmp_path)
     model, dataset = family.made(tmp_path)
     reference = emulation(model, dataset, None)
-    with open_engines(TENSORRT, reference, dataset, dataset, EngineOptions(), tmp_path, Silent()) as backend:
+    options = EngineOptions(typed=family.is_typed)
+    with open_engines(TENSORRT, reference, dataset, dataset, options, tmp_path, Silent()) as backend:
         found = list(family.measured(backend))
     assert [seen for _, holds, seen in found if not holds] == []
 
@@ -184,7 +189,8 @@ def test_a_real_compiler_builds_every_graph_in_the_types_of_its_pins(tmp_path: P
         paths.append(tmp_path / f"{len(paths)}.typed.onnx")
         save_typed(typed_model(model, family.plan(model), family.table), paths[-1])
     for family, built in zip(FAMILIES, drive("layers", *paths), strict=True):
-        types = {t.dtype for layer in layers_of(built["plain"]) for t in (*layer.inputs, *layer.outputs)}
+        layers = layers_of(built["plain"])
+        types = {t.dtype for layer in layers for t in (*layer.inputs, *layer.outputs, *(layer.constants or ()))}
         assert (family.precision or Precision.INT8).value in types
 
 
@@ -243,3 +249,68 @@ EVEN, AWAY, EXACT = (0, 2, 2, 4, 0, -2, -2), (1, 2, 3, 4, -1, -2, -3), (0.5, 1.5
 def test_every_answer_of_int8_and_bf16_has_its_words(name: str, found: Array, holds: bool, seen: str) -> None:
     judgement = judged(name, np.asarray(found, np.float32))
     assert (judgement[0], seen in judgement[1]) == (holds, True), judgement
+
+
+FP8_EVEN, FP8_AWAY = (16, 20, 20, 24, -16, -20, -20), (18, 20, 22, 24, -18, -20, -22)
+KEPT, LARGE = [2.0**-9, 3 * 2.0**-9, 2.0**-9], [448.0, -448.0]
+SMALL = 2.0**-14
+
+
+def fp8(values: Sequence[float], small: Sequence[float] = KEPT, large: Sequence[float] = LARGE) -> Array:
+    return one_hot([448 * value for value in (*values, *small, *large)])
+
+
+def changed(name: str, *at: tuple[slice | int, ...] | slice | int, by: float) -> Array:
+    """What the emulation gives of a constant of INT4's graph, with some of it otherwise."""
+    found = INT4.constants[name].copy()
+    for place in at:
+        found[place] *= by
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "holds", "seen"),
+    [
+        ("FP8: the scale of a weight", one_hot([0, 16 * SMALL], 1), True, "a scale of its own"),
+        ("FP8: the scale of a weight", one_hot([0, 0], 1), False, "one scale: of a channel smaller by 2⁻¹⁴ nothing is"),
+        ("FP8: the scale of a weight", one_hot([0, 17 * SMALL], 1), False, "0.0010376 gives 0.0010376"),
+        ("FP8: rounding of weights", one_hot([448, *FP8_EVEN], 0), True, "go to the even"),
+        ("FP8: rounding of weights", one_hot([448, *FP8_AWAY], 0), False, "go away from 0"),
+        ("FP8: rounding of weights", one_hot([448, 17, 19, 21, 23, -17, -19, -21], 0), False, "not computed in FP8"),
+        ("FP8: rounding of activations", fp8(FP8_EVEN), True, "activations between two values go to the even"),
+        ("FP8: rounding of activations", fp8((16, 18, 20, 22, -16, -18, -20)), False, "go towards 0"),
+        ("FP8: rounding of activations", fp8((17, 19, 21, 23, -17, -19, -21)), False, "not computed in FP8"),
+        ("FP8: beyond the range", fp8(FP8_EVEN), True, "1000 gives 448, and -1000 -448"),
+        ("FP8: beyond the range", fp8(FP8_EVEN, large=[np.nan, np.nan]), False, "1000 gives nan"),
+        ("FP8: beyond the range", fp8(FP8_EVEN, large=[480, -480]), False, "1000 gives 480"),
+        ("FP8: subnormal values", fp8(FP8_EVEN), True, "are kept"),
+        ("FP8: subnormal values", fp8(FP8_EVEN, [0, 0, 0]), False, "become 0"),
+        ("FP8: subnormal values", fp8(FP8_EVEN, [2.0**-9, 3 * 2.0**-9, 0]), False, "0.00585938, 0"),
+        ("FP8: sums of a MatMul", np.full((64, 64), 201727), True, "sums are exact: 201727"),
+        ("FP8: sums of a MatMul", np.full((64, 64), 200704), False, "what is small beside one large product is lost"),
+        ("FP8: sums of a MatMul", np.full((64, 64), np.inf), False, "gives inf"),
+        ("INT4: the levels of a weight", INT4.constants["levels"], True, "every level from -7 to 7"),
+        ("INT4: the levels of a weight", changed("levels", (0, 0), by=8 / 7), False, "level -7 comes back as -8"),
+        ("INT4: the scale of a block", INT4.constants["levels"], True, "a scale of its own"),
+        ("INT4: the scale of a block", changed("levels", slice(32, 64), by=64), False, "of the one before it"),
+        ("INT4: the scale of a block", changed("levels", slice(32, 64), by=2), False, "-0.109375 comes back as"),
+        ("INT4: activations", np.eye(64) * (4 + 2.0**-8), True, "is not quantised"),
+        ("INT4: activations", np.eye(64) * 4, False, "4 times 1.00098 gives 4"),
+        ("INT4: sums of a MatMul", np.full((64, 64), 28720), True, "kept in float32"),
+        ("INT4: sums of a MatMul", np.full((64, 64), 28672), False, "896 products are lost beside one"),
+        ("INT4: sums of a MatMul", np.full((64, 64), 28704), False, "gives 28704"),
+    ],
+)  # fmt: skip
+def test_every_answer_of_fp8_and_int4_has_its_words(name: str, found: Array, holds: bool, seen: str) -> None:
+    judgement = judged(name, np.asarray(found, np.float32))
+    assert (judgement[0], seen in judgement[1]) == (holds, True), judgement
+
+
+@pytest.mark.parametrize(("precision", "capability", "has"), [
+    (Precision.FP8, (8, 6), False), (Precision.FP8, (8, 9), True), (Precision.FP8, (12, 0), True),
+    (Precision.INT4, (7, 5), False), (Precision.INT4, (8, 0), True), (Precision.INT8, (7, 5), True),
+])  # fmt: skip
+def test_nothing_is_asked_of_a_precision_that_the_gpu_has_not(
+    precision: Precision, capability: tuple[int, int], has: bool
+) -> None:
+    assert computes_on(precision, capability) is has

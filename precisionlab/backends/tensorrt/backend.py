@@ -132,6 +132,11 @@ class TensorRTBackend(EngineBackend):
         return self._engines.features.precisions
 
     @property
+    def can_be_typed(self) -> bool:
+        """Whether this TensorRT has strongly typed networks."""
+        return self._engines.features.strongly_typed or not self._engines.features.pins
+
+    @property
     def identity(self) -> dict[str, str]:
         """What measured figures depend on: with another of these none is taken over from an earlier run."""
         return {
