@@ -96,6 +96,17 @@ class Device(Protocol):
         """A graph ready to run, on one thread."""
         ...
 
+    def repeated(self, graph: ir.Model) -> Running:
+        """The same for one that many plans run at the same shapes."""
+        ...
+
+    def replayed(self, session: Running, switches: Mapping[str, bool]) -> Running | None:
+        """What runs such a session with these inputs set; None where samples side by side are faster.
+
+        One sample after the other: its values hold until its next run.
+        """
+        ...
+
     def errors(self, formats: Sequence[Format]) -> Summing:
         """An empty error table, with a row for each of these, which its outputs are held in."""
         ...
@@ -130,6 +141,13 @@ class Cpu:
     def session(self, graph: ir.Model) -> Running:
         """A graph ready to run, on one thread."""
         return HalfSumsSession(graph, self._plain, on_cpu) if has_products(graph) else self._plain(graph)
+
+    def repeated(self, graph: ir.Model) -> Running:
+        """The same."""
+        return self.session(graph)
+
+    def replayed(self, session: Running, switches: Mapping[str, bool]) -> None:
+        """Samples run side by side."""
 
     def _plain(self, graph: ir.Model) -> Session:
         return Session(graph, 1, handed=lookup_tables(graph))

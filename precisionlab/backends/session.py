@@ -121,14 +121,14 @@ class Session:
         if not self.outputs:
             return {}
         try:
-            given = {name: self._fed(name, value) for name, value in feeds.items()}
+            given = {name: self.fed(name, value) for name, value in feeds.items()}
             values = self._values(self._session, given | self._handed)
         except RAISED as error:
             check_memory(error)
             raise ModelError(f"ONNX Runtime cannot run the model: {why_not_run(error)}") from None
         return dict(zip(self.outputs, values, strict=True))
 
-    def _fed(self, name: str, value: Any) -> Any:
+    def fed(self, name: str, value: Any) -> Any:
         """What the graph takes: a sample of a model that takes half stays half, and its lifted graph takes float32."""
         return as_float32(value) if name in self._floats else value
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from precisionlab.backends.device import CPU, Device, Running
-from precisionlab.backends.runner import Ready, sessions_of
+from precisionlab.backends.runner import MAKERS, Ready, sessions_of, side_by_side
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.plan.arithmetic import Arithmetic
@@ -100,7 +100,8 @@ class SwitchedSessions:
         switching = in_branches if device is CPU else in_values
         self._parts = list(switched_parts(model, base_of(plan), table, self.cut, copier, switching))
         self._set = {is_pinned: device.value(np.asarray(is_pinned)) for is_pinned in (False, True)}
-        self._sessions = list(sessions_of((part.graph for part in self._parts), device))
+        graphs = (part.graph for part in self._parts)
+        self._sessions = list(side_by_side(device.repeated, graphs, MAKERS, device))
 
     def of(self, plan: PrecisionPlan) -> Ready:
         """What runs the plan."""
@@ -108,10 +109,13 @@ class SwitchedSessions:
         pinned = pinned_to_float32(plan)
         tensors = differing(self.model, plan, self._copier)
         ready: list[tuple[Segment, Running]] = []
+        replayed: list[Running | None] = []
         for part, session in zip(self._parts, self._sessions, strict=True):
-            switches = {own: self._set[layer in pinned] for own, layer in part.switches.items()}
+            states = {own: layer in pinned for own, layer in part.switches.items()}
+            switches = {own: self._set[state] for own, state in states.items()}
             ready.append((part.segment(tensors), _Switched(session, switches)))
-        return Ready(self.cut, ready)
+            replayed.append(self.device.replayed(session, states))
+        return Ready(self.cut, ready, [one for one in replayed if one is not None] if all(replayed) else ())
 
     def run(self, part: int, values: Mapping[str, Any], pinned: Collection[str]) -> dict[str, Any]:
         """What the layers of a part give, by tensor, of values by tensor."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from precisionlab.backends.cuda.arrays import DeviceArray
 from precisionlab.backends.cuda.kernels import Kernels
-from precisionlab.backends.cuda.session import PROVIDER, CudaSession, load_libraries
+from precisionlab.backends.cuda.replay import Replays
+from precisionlab.backends.cuda.replayable import is_replayable
+from precisionlab.backends.cuda.session import CAPTURED, PROVIDER, CudaSession, load_libraries
 from precisionlab.backends.cuda.statistics import DeviceErrorTable, DeviceHistograms, Launcher
 from precisionlab.backends.cuda.sums import DeviceProducts
 from precisionlab.backends.cuda.weights import DeviceWeights
@@ -24,7 +27,7 @@ from precisionlab.backends.refusals import check_memory, why_not_run
 from precisionlab.backends.session import keep_what_is_freed
 from precisionlab.backends.sums.session import HalfSumsSession, has_products
 from precisionlab.backends.tensorrt.cuda import Cuda, GpuFacts
-from precisionlab.errors import EngineError, OptionError
+from precisionlab.errors import EngineError, ModelError, OptionError
 from precisionlab.model.expression import RAISED
 from precisionlab.precision import Format
 
@@ -78,6 +81,18 @@ class Gpu:
             return HalfSumsSession(graph, self._plain, self._products.of, self._launcher.settle)
         return self._plain(graph)
 
+    def repeated(self, graph: ir.Model) -> Running:
+        """A graph ready to run; where CUDA can, its runs are captured."""
+        if is_replayable(graph):
+            with suppress(ModelError):  # some node runs on the CPU
+                handed = self._weights.of(to_hand(graph, _SHARED))
+                return Repeated(CudaSession(graph, self._number, handed, CAPTURED), self)
+        return self.session(graph)
+
+    def replayed(self, session: Running, switches: Mapping[str, bool]) -> Running | None:
+        """What runs a session that is `repeated`, one sample after the other, as it was captured."""
+        return Replayed(session.replays, switches) if isinstance(session, Repeated) else None
+
     def _plain(self, graph: ir.Model) -> CudaSession:
         return CudaSession(graph, self._number, self._weights.of(to_hand(graph, _SHARED)))
 
@@ -104,6 +119,49 @@ class Gpu:
     def value(self, array: NDArray[Any]) -> DeviceArray:
         """A copy of an array in the GPU's memory."""
         return DeviceArray(ort.OrtValue.ortvalue_from_numpy(array, "cuda", self._number))
+
+    def empty(self, shape: tuple[int, ...]) -> DeviceArray:
+        """Room for a float32 tensor."""
+        return DeviceArray(ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, "cuda", self._number))
+
+    def fill(self, place: DeviceArray, value: DeviceArray | NDArray[Any]) -> None:
+        """Copy a value of the same shape and type to a place in the GPU's memory."""
+        if isinstance(value, DeviceArray):
+            self._cuda.copy(place.address, value.address, 4 * value.size)
+        else:
+            self._cuda.upload(place.address, np.ascontiguousarray(value))
+
+    def free(self) -> int:
+        """Bytes of its memory that are free."""
+        return self._cuda.memory()[0]
+
+
+class Repeated:
+    """A session whose runs can be captured."""
+
+    def __init__(self, session: CudaSession, memory: Gpu) -> None:
+        self.run = session.run
+        self.replays = Replays(session, memory)
+        self._session = session
+
+    def close(self) -> None:
+        """Let go of it, and of what was captured."""
+        self.replays.close()
+        self._session.close()
+
+
+class Replayed:
+    """A repeated session with its switches set."""
+
+    def __init__(self, replays: Replays, switches: Mapping[str, bool]) -> None:
+        self._replays, self._switches = replays, switches
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """All outputs by name; they hold until the next run."""
+        return self._replays.run(feeds, self._switches)
+
+    def close(self) -> None:
+        """Others use the session: it stays."""
 
 
 def count_of_gpus() -> int:

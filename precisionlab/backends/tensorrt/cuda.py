@@ -150,6 +150,13 @@ class Cuda:
             doing = f"{_size(array.nbytes)} were copied from it"
             self.check(self.cudart.cudaMemcpy(address_of(array), address, array.nbytes, kind), doing)
 
+    def copy(self, address: int, source: int, nbytes: int) -> None:
+        """Copy from one place in the GPU's memory to another; all of it is there when this returns."""
+        if nbytes:
+            kind = self.cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+            self.check(self.cudart.cudaMemcpy(address, source, nbytes, kind), f"{_size(nbytes)} were copied in it")
+            self.wait(0)
+
     def fetch(self, address: int, array: NDArray[Any], stream: Any) -> None:
         """Fill a contiguous array from an address of GPU or host memory, once the work queued in `stream` is done."""
         self.wait(stream)
