@@ -3,8 +3,9 @@
     PYTHONPATH=<repository>:<repository>/tests python tests/gpu/check_emulation.py [MODEL.onnx DATA]…
 
 Sums and counts of error are those of the CPU's loops (counts exactly, sums to 1e-10), histograms the same to the last
-bin, and a whole sweep of the bundled digits, and of each model given, ends with the same pins and with figures within
-2 dB of the CPU's, or 3 % of them. Prints a line for each check, and exits with 1 where one has failed.
+bin. Plans whose runs are captured as CUDA graphs have the figures of ordinary runs, and a whole sweep of the bundled
+digits, and of each model given, ends with the same pins and with figures within 2 dB of the CPU's, or 3 % of them.
+Prints a line for each check, and exits with 1 where one has failed.
 """
 
 from __future__ import annotations
@@ -16,16 +17,22 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from precisionlab import sweep
+from precisionlab.backends import emulation
 from precisionlab.backends.cuda.arrays import DeviceArray
 from precisionlab.backends.cuda.device import Gpu, gpu
 from precisionlab.calibration.histogram import Histograms
 from precisionlab.compare.errors import ErrorTable
+from precisionlab.data import open_dataset
+from precisionlab.model import load_model
+from precisionlab.plan.assign import precision_of
+from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 
 DIGITS = Path(__file__).parents[2] / "calib_data"
@@ -86,6 +93,27 @@ def check_histograms(card: Gpu) -> None:
         assert (a.exponent, a.amax, a.zeros, a.nonfinite) == (b.exponent, b.amax, b.zeros, b.nonfinite), (name, a, b)
 
 
+def check_replays(card: Gpu, path: Path, data: Path) -> None:
+    """Plans whose runs are captured, at the shapes that come again: every figure is that of ordinary runs."""
+    model = load_model(path)
+    samples = open_dataset(data, model, 8, 0)
+    backend = emulation(model, samples, 4, None, card.name)
+    low = PrecisionPlan(model.sha256, Precision.FP16)
+    layers = [layer for layer in backend.model.layers if precision_of(layer, low) is not Precision.FP32]
+    known = backend.compare(low, None, samples, lambda _: None, metric=None, introduced=False)
+
+    def judged() -> list[dict[str, object]]:
+        found = []
+        for count in (1, 2, 3):
+            plan = low.with_pins(Pin(layer.name, layer.nodes, Precision.FP32, "") for layer in layers[:: 2 * count])
+            found.append(backend.judge(plan, None, samples, lambda _: None, metric=None, known=known).to_dict())
+        return [{name: str(value) for name, value in one.items() if name != "seconds"} for one in found]
+
+    captured = judged()
+    with patch.object(Gpu, "replayed", lambda *_: None):
+        assert captured == judged()
+
+
 def check_sweep(model: Path, data: Path) -> None:
     """The whole job on both."""
     with tempfile.TemporaryDirectory() as folder:
@@ -112,6 +140,7 @@ def main() -> int:
     ]
     given = [Path(argument) for argument in sys.argv[1:]]
     for model, data in zip(given[::2], given[1::2], strict=True):
+        checks.append((f"captured runs of {model.stem}", partial(check_replays, card, model, data)))
         checks.append((f"sweep of {model.stem}", partial(check_sweep, model, data)))
     failed = 0
     for name, check in checks:

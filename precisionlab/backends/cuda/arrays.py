@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -25,7 +26,7 @@ class DeviceArray:
         self.shape: tuple[int, ...] = tuple(value.shape())
         self.size = math.prod(self.shape)
 
-    @property
+    @cached_property
     def address(self) -> int:
         """Where the values begin."""
         return int(self.value.data_ptr())
