@@ -1,12 +1,14 @@
 """What quantisers make of the same models: `python -m benchmarks.quantizers [CASES] [--precisions fp8,int8,int4]`.
 
 For each model and precision, among float32: NVIDIA ModelOpt with its defaults, and a sweep of ours as a user runs it
-(its default tolerance, so that it pins what it has to). Both see the same samples; ONNX Runtime runs the file that each
-has written, nothing optimised, on samples that neither has seen (every fourth). Shown are products (Conv,
-ConvTranspose, Gemm, MatMul) whose two operands, of int4 the weight, are dequantised, of how many; Q/DQ nodes; the SQNR
-of the worst output; and the seconds of the tool's own call.
+(its default tolerance, so that it pins what it has to). ModelOpt measures nothing and keeps what it likes high, so that
+the two files rarely have as many products low: a second sweep of ours is asked for more than can be had, and may pin no
+more layers than ModelOpt keeps high. Where the first sweep has pinned no more and is no worse it is left out. All see
+the same samples; ONNX Runtime runs the file that each has written, nothing optimised, on samples that none has seen
+(every fourth). Shown are products (Conv, ConvTranspose, Gemm, MatMul) whose two operands, of int4 the weight, are
+dequantised, of how many; Q/DQ nodes; the SQNR of the worst output; and the seconds of the tool's own call.
 
-ModelOpt lives in an environment of its own: see `benchmarks.pins`. Needs the prepared models (`make models`).
+ModelOpt lives in an environment of its own: see `benchmarks.pins`. The models are those of `benchmarks.typed`.
 """
 
 from __future__ import annotations
@@ -16,21 +18,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import onnx
 
-from benchmarks.comparison import PREPARED
 from benchmarks.pins import ROOT, Case, case_of, environment
 from benchmarks.pins_judge import QUANTIZED_OPS, end_error
+from benchmarks.typed_models import files_of
 
 CASES = ("magika", "minilm_l3", "orient", "ppocr4_rec")
 PRECISIONS = ("fp8", "int8", "int4")
 _THROUGH = frozenset({"Cast", "Reshape", "Transpose", "Mul"})
 """What may stand between what is dequantised and its product."""
+
+_WEIGHTED = frozenset({"MatMul", "Gemm"})
+"""Products whose weights may be in four bits."""
+
+_BEYOND = "sqnr>=60"
+"""What no quantised plan holds, so that a search goes on to the pins that it may have."""
 
 _BLOCKS = 21
 """ONNX's first opset whose DequantizeLinear has blocks."""
@@ -46,6 +54,15 @@ class Made:
     failed: str = ""
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The cells of a tool's row; how many products its file keeps high, and its SQNR, None where it does not run."""
+
+    row: str
+    high: int = 0
+    sqnr: float | None = None
+
+
 @click.command()
 @click.argument("cases", nargs=-1)
 @click.option("--precisions", default=",".join(PRECISIONS), show_default=True)
@@ -57,10 +74,19 @@ def main(cases: tuple[str, ...], precisions: str, samples: int, patience: int) -
     for name in cases or CASES:
         for precision in precisions.split(","):
             with tempfile.TemporaryDirectory() as folder:
-                source = PREPARED / name
-                case = case_of(name, precision, source / f"{name}.onnx", source / "data", samples, Path(folder))
-                for made in (_modelopt(case), _ours(case, patience)):
-                    click.echo(f"| {name} | {precision} | {made.tool} | {_judged(case, made)} |")
+                case = case_of(name, precision, *files_of(name), samples, Path(folder))
+                for row in _rows(case, patience):
+                    click.echo(f"| {name} | {precision} | {row} |")
+
+
+def _rows(case: Case, patience: int) -> Iterator[str]:
+    """A tool's row each, as soon as it is there."""
+    theirs = _judged(case, _modelopt(case))
+    yield theirs.row
+    ours = _judged(case, _ours(case, patience))
+    yield ours.row
+    if theirs.sqnr is not None and (ours.sqnr is None or ours.high > theirs.high or ours.sqnr < theirs.sqnr):
+        yield _judged(case, _ours(case, patience, theirs.high)).row
 
 
 def _modelopt(case: Case) -> Made:
@@ -72,13 +98,16 @@ def _modelopt(case: Case) -> Made:
     return _run("ModelOpt", [command], out, case.data.parent)  # it builds an extension, where it is
 
 
-def _ours(case: Case, patience: int) -> Made:
-    folder, out = case.data.parent / "run", case.data.parent / "ours.onnx"
+def _ours(case: Case, patience: int, most: int | None = None) -> Made:
+    """A sweep and its typed model; the best with at most so many pins where that is said."""
+    title = "precisionlab" if most is None else f"precisionlab, at most {most} pinned"
+    folder, out = case.data.parent / f"run {most}", case.data.parent / f"ours {most}.onnx"
     ours = [sys.executable, "-m", "precisionlab"]
     sweep = [*ours, "sweep", str(case.model), "--data", str(case.data), "--precisions", case.precision]
-    sweep += ["--around", "fp32", "--budget", f"{patience}s", "--out", str(folder)]
+    sweep += ["--around", "fp32", "--ladder", "fp32", "--budget", f"{patience}s", "--out", str(folder)]
+    sweep += [] if most is None else ["--max-pins", str(most), "--tolerance", _BEYOND]
     export = [*ours, "export", str(folder / "plan.json"), "--format", "typed-onnx", "--out", str(out)]
-    return _run("precisionlab", [sweep, export], out, ROOT)
+    return _run(title, [sweep, export], out, ROOT)
 
 
 def _run(tool: str, commands: Sequence[Sequence[str]], out: Path, where: Path) -> Made:
@@ -93,19 +122,21 @@ def _run(tool: str, commands: Sequence[Sequence[str]], out: Path, where: Path) -
     return Made(tool, out, seconds[0], "" if out.exists() else last[:200])
 
 
-def _judged(case: Case, made: Made) -> str:
-    """The cells of a row."""
+def _judged(case: Case, made: Made) -> Judged:
     if made.failed:
-        return f"– | – | {made.failed} | {made.seconds:.0f}"
+        return Judged(f"{made.tool} | – | – | {made.failed} | {made.seconds:.0f}")
     model = _readable(onnx.load(made.file))
     kinds = [node.op_type for node in model.graph.node]
     low, every = _products(model, case.precision)
     counts = f"{kinds.count('QuantizeLinear')} + {kinds.count('DequantizeLinear')}"
+    sqnr = None
     try:
-        figure = f"{end_error(onnx.load(case.model), model, case.held_out).sqnr:.1f}"
+        sqnr = end_error(onnx.load(case.model), model, case.held_out).sqnr
+        figure = f"{sqnr:.1f}"
     except Exception as error:  # whatever ONNX Runtime raises: a file that it refuses is an answer too
         figure = f"refused: {str(error)[-120:]}"
-    return f"{low} of {every} | {counts} | {figure} | {made.seconds:.0f}"
+    row = f"{made.tool} | {low} of {every} | {counts} | {figure} | {made.seconds:.0f}"
+    return Judged(row, every - low, sqnr)
 
 
 def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -119,18 +150,24 @@ def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _products(model: onnx.ModelProto, precision: str) -> tuple[int, int]:
-    """How many products are in the precision, and how many there are."""
+    """How many products are in the precision, and how many there are; of int4 those with a weight."""
     makers = {name: node for node in model.graph.node for name in node.output}
+    constants = {tensor.name for tensor in model.graph.initializer}
 
-    def is_low(name: str) -> bool:
-        node = makers.get(name)
-        while node is not None and node.op_type in _THROUGH:
-            node = makers.get(node.input[0])
-        return node is not None and node.op_type == "DequantizeLinear"
+    def source(name: str) -> str:
+        """What makes the tensor: an operator, nothing for a constant or an input."""
+        while (node := makers.get(name)) is not None and node.op_type in _THROUGH:
+            name = node.input[0]
+        return node.op_type if node is not None else "Constant" if name in constants else ""
 
-    products = [node for node in model.graph.node if node.op_type in QUANTIZED_OPS]
-    first = 1 if precision == "int4" else 0
-    return sum(all(map(is_low, node.input[first:2])) for node in products), len(products)
+    def is_low(node: onnx.NodeProto) -> bool:
+        return all(source(name) == "DequantizeLinear" for name in node.input[first:2])
+
+    first, kinds = (1, _WEIGHTED) if precision == "int4" else (0, QUANTIZED_OPS)
+    products = [node for node in model.graph.node if node.op_type in kinds]
+    if precision == "int4":
+        products = [node for node in products if source(node.input[1]) in ("Constant", "DequantizeLinear")]
+    return sum(map(is_low, products)), len(products)
 
 
 if __name__ == "__main__":

