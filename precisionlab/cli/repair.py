@@ -28,13 +28,16 @@ _CAUSES = 8
     examples={
         "model.onnx --data samples/": "write model.repaired.onnx, which is right in FP16",
         "model.onnx --data samples/ --precision int8": "move outlier channels into weights",
+        "model.onnx --data samples/ --precision fp8 --around fp16": "what breaks in FP16 around FP8",
     },
 )
 @click.argument("model", type=click.Path())
 @click.option("--data", required=True, type=click.Path(), help="The samples: a folder, or a Python function.")
 @click.option("--out", type=click.Path(), help="The repaired model.  [default: MODEL.repaired.onnx in this folder]")
-@click.option("--precision", help="What it is to be right in: a half precision, or int8.  [default: fp16]")
-@click.option("--around", default="fp32", show_default=True, help="With int8: the precision of the layers around.")
+@click.option("--precision", help="What it is to be right in: a half or quantized precision.  [default: fp16]")
+@click.option(
+    "--around", help="Of a quantized one the precision of the layers around.  [default: fp32, around int4 fp16]"
+)
 @click.option("--tolerance", multiple=True, help="What right is, such as sqnr>=30; may be given again.")
 @click.option("--samples", type=int, help="Use so many of the samples.")
 @click.option("--seed", default=0, show_default=True, help="Which samples are taken.")
@@ -54,7 +57,7 @@ def repair_command(
     data: str,
     out: str | None,
     precision: str | None,
-    around: str,
+    around: str | None,
     tolerance: tuple[str, ...],
     samples: int | None,
     seed: int,
@@ -64,7 +67,7 @@ def repair_command(
     threads: int | None,
     memory: str | None,
 ) -> None:
-    """Rewrite what breaks in MODEL in half, or int8, into an equivalent that does not, in place of pinning it to FP32.
+    """Rewrite what breaks in MODEL in a low precision into an equivalent that does not, in place of pinning it to FP32.
 
     Exits with 0 where the model is right then (or was), with 1 where it is not, with 2 for input that cannot be used.
     """

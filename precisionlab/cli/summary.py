@@ -208,7 +208,7 @@ def _print_precision(console: Console, result: SweepResult, outcome: PrecisionRe
         console.print(Padding(pin.reason, (0, 0, 0, 6)))
     if len(pins) > _WORST:
         console.print(f"  … and {len(pins) - _WORST} more, in the plan")
-    if outcome.repairs and (repair := repair_command_line(seen_from(Path.cwd(), result.run), name)):
+    if outcome.repairs and (repair := repair_command_line(seen_from(Path.cwd(), result.run), outcome.plan)):
         console.print("a repair may do without pins; none was tried:")
         console.print(f"  {repair}", soft_wrap=True)
     if outcome.each_layer is not None:

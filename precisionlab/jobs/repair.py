@@ -8,11 +8,13 @@ from pathlib import Path
 
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.coarse import CoarseHistogram
+from precisionlab.calibration.methods import OUTPUT
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, default_tolerance, meets, parse_tolerance
 from precisionlab.errors import ModelError, OptionError
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, parse_holdout, prepare
+from precisionlab.evaluate.ranges import Methods, block_methods
 from precisionlab.jobs.objects import DataSource, MetricSource, ModelSource, takes_objects
 from precisionlab.jobs.quantized_ranges import NO_RANGES, Ranges, ranges_that_hold
 from precisionlab.jobs.repair_trials import Means, RepairTrials
@@ -21,8 +23,8 @@ from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.repairs import repaired_precisions, why_left_alone
 from precisionlab.search.certificate import Figures, figures_of
-from precisionlab.search.migrating import find_migrations
 from precisionlab.search.options import parse_around
+from precisionlab.search.quantized_repairs import find_quantized_repairs
 from precisionlab.search.repairing import Found, find_repairs
 from precisionlab.system.lock import held_file
 from precisionlab.system.notebook import observer_of
@@ -63,7 +65,7 @@ def repair(
     data: DataSource,
     *,
     precision: str | None = None,
-    around: str = "fp32",
+    around: str | None = None,
     tolerance: str | Iterable[str] = (),
     out: str | Path | None = None,
     samples: int | None = None,
@@ -80,18 +82,16 @@ def repair(
     Repairs are found where the model breaks, and kept by whole evaluations in emulation, none that is not needed. The
     repaired model gives the original's float32: bit for bit, or where one of its repairs rounds elsewhere to 1e-5 of an
     output's largest number, on every sample, or nothing is written. `out` is by default `<model>.repaired.onnx` in the
-    current folder. `precision` is float16 by default; the options are those of `sweep`. In int8 powers of two are moved
-    from activations' channels into weights, and the ranges are found anew, of the repaired model, by the method that
-    the model as it is needs; `around` is the precision of the other layers then.
+    current folder. `precision` is float16 by default; the options are those of `sweep`. Of a quantized precision
+    `around` is that of the other layers (by default fp32, and fp16 around int4): where it is a half one, what breaks in
+    these is repaired. In int8 powers of two are moved from activations' channels into weights then, and the ranges are
+    found anew, of the repaired model, by the method that the model as it is needs.
 
     Raises PrecisionLabError (ModelError, DataError, OptionError) for input that cannot be used.
     """
     observer = observer_of(observer)
     check_workers(threads, None)
-    low = Precision.FP16 if precision is None else _low(precision)
-    beside = parse_around(around) or Precision.FP32
-    if beside is not Precision.FP32 and not low.is_quantized:
-        raise OptionError(f"around {around}: is for {_quantized()}; {low} has no other layers around")
+    low, beside = _low(precision, parse_around(around))
     loaded = load_model(Path(model))
     if own := why_left_alone(loaded):
         raise ModelError(f"{loaded.path}: {own}; repair the float32 model that it was made from")
@@ -113,7 +113,7 @@ def repair(
             return is_as_promised(model, same)
 
         def ranges_of(means: Means) -> Ranges:
-            return ranges_that_hold(means.evaluator, means.methods(low), bounds) if low.is_quantized else NO_RANGES
+            return _ranges(means, low, bounds)
 
         trials = RepairTrials(opened(loaded), low, beside, bounds, opened, ranges_of, is_same=is_same)
         before, held_before = trials.whole(())
@@ -124,8 +124,7 @@ def repair(
             held = None if held_before is None else (figures_of(held_before, bounds),) * 2
             return RepairResult(low, bounds, nothing, figures, figures, held, None, None, {})
         why = trials.broken(())
-        find = find_migrations if low.is_quantized else find_repairs
-        found = find(trials, low, bounds, observer.note)
+        found = _found(trials, low, beside, bounds, observer)
         if compared := trials.ranges(found.repairs).figures:
             observer.note(compared)
         after, held_after = trials.whole(found.repairs)
@@ -148,16 +147,46 @@ def repair(
         )
 
 
-def _quantized() -> str:
-    """The quantized precisions that there are repairs for, in words."""
-    return either(one for one in repaired_precisions() if one.is_quantized)
+def _found(
+    trials: RepairTrials, precision: Precision, around: Precision, bounds: Tolerance, observer: Observer
+) -> Found:
+    if precision.is_quantized:
+        return find_quantized_repairs(trials, precision, around, bounds, observer.note)
+    return find_repairs(trials, precision, bounds, observer.note)
 
 
-def _low(name: str) -> Precision:
-    precision = Precision.parse(name)
-    if precision not in repaired_precisions():
-        raise OptionError(f"precision {name}: repairs are for {either(repaired_precisions())}")
-    return precision
+def _ranges(means: Means, precision: Precision, bounds: Tolerance) -> Ranges:
+    """The ranges of a quantized precision, or scales of its weights: the usual, or the best where those do not hold."""
+    if not precision.is_quantized:
+        return NO_RANGES
+    own = block_methods(None) if precision.is_weight_only else means.methods(precision)
+
+    def by_samples() -> Methods:
+        return {OUTPUT: means.methods(precision)[OUTPUT]} if precision.is_weight_only else {}
+
+    return ranges_that_hold(means.evaluator, own, bounds, others=by_samples)
+
+
+def _low(name: str | None, around: Precision | None) -> tuple[Precision, Precision]:
+    """The precision, and that of the float layers around. Raises OptionError where there are no repairs for them."""
+    precision = Precision.FP16 if name is None else Precision.parse(name)
+    own, floats = repaired_precisions(), [one for one in repaired_precisions() if not one.is_quantized]
+    if not precision.is_quantized:
+        if precision not in own:
+            quantized = either(one for one in Precision.low() if one.is_quantized)
+            raise OptionError(
+                f"precision {precision}: repairs are for {either(floats)}, and for {quantized} among these"
+            )
+        if around not in (None, Precision.FP32):
+            raise OptionError(f"around {around}: is for quantized precisions; {precision} has no other layers around")
+        return precision, Precision.FP32
+    beside = around or precision.around
+    if precision not in own and beside not in floats:
+        raise OptionError(
+            f"precision {precision}: among {beside} there are no repairs for it, and among {either(floats)} those of "
+            f"the layers around; give --around {floats[0]}"
+        )
+    return precision, beside
 
 
 def _note_outputs(

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.coarse import CoarseHistogram
-from precisionlab.calibration.methods import AUTO
+from precisionlab.calibration.methods import AUTO, OUTPUT
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.comparison import Comparison
 from precisionlab.compare.tolerance import Tolerance, closeness, meets
 from precisionlab.data import Dataset
+from precisionlab.evaluate.block_scales import chosen_blocks
 from precisionlab.evaluate.evaluator import Evaluator
-from precisionlab.evaluate.ranges import Methods, chosen_ranges, compared_with, least_lossy, ranges_by
+from precisionlab.evaluate.ranges import Methods, block_methods, chosen_ranges, compared_with, least_lossy, ranges_by
 from precisionlab.evaluate.values import Look, observed_values
 from precisionlab.jobs.quantized_ranges import NO_RANGES, Ranges, best_ranges
 from precisionlab.jobs.repaired_file import same_in_float32
 from precisionlab.model import Model
+from precisionlab.model.blocks import LARGEST
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision, quantized_of
 from precisionlab.rewrite.plans import plan_for
@@ -39,8 +41,11 @@ class Means:
     evaluator: Evaluator
     look: Look
 
-    def methods(self, precision: Precision) -> Methods:
-        """By each calibration method the ranges in a quantized precision."""
+    def methods(self, precision: Precision, block: int = LARGEST) -> Methods:
+        """By each calibration method the ranges in a quantized precision, or its scales of weights in blocks."""
+        if precision.is_weight_only:
+            own = chosen_blocks(self.evaluator, self.look)(block, precision)
+            return {**block_methods(block, precision), OUTPUT: own}
         return observed_values(self.evaluator, (precision,), self.look).methods[precision]
 
 
@@ -61,15 +66,17 @@ class RepairTrials:
         ranges_of: Callable[[Means], Ranges] = lambda means: NO_RANGES,
         *,
         typed: bool = False,
+        block: int = LARGEST,
         is_same: Callable[[Model], bool] = lambda repaired: True,
     ) -> None:
         """`opened` makes the means of a repaired model, `ranges_of` finds the ranges of one.
 
         `is_same` tells of a repaired model whether its float32 is what its repairs promise.
-        `typed`: engines take each layer's type from the model, and constants as they stand there.
+        `typed`: engines take each layer's type from the model, and constants as they stand there. `block` is the most
+        numbers of a weight that have one scale.
         """
         self._precision, self._around, self._opened, self._ranges_of = precision, around, opened, ranges_of
-        self._tolerance, self._typed, self._is_same = tolerance, typed, is_same
+        self._tolerance, self._typed, self._block, self._is_same = tolerance, typed, block, is_same
         self._means: dict[Repairs, Means] = {(): original}
         self._ranges: dict[Repairs, Ranges] = {}
         self._alike: dict[Repairs, Comparison] = {}
@@ -172,9 +179,9 @@ class RepairTrials:
         means = self.means(repairs)
         return observed_values(means.evaluator, quantized_of((self._precision,)), means.look).histograms
 
-    def channels(self, profiles: Mapping[str, Profile]) -> Mapping[str, ChannelValues]:
-        """What tensors of the model as it is hold in float32 by channels, on the samples that choose."""
-        means, watch = self.means(()), ChannelWatch(profiles)
+    def channels(self, profiles: Mapping[str, Profile], repairs: Repairs = ()) -> Mapping[str, ChannelValues]:
+        """What tensors of the model with these repairs hold by channels in float32, on the samples that choose."""
+        means, watch = self.means(repairs), ChannelWatch(profiles)
         means.evaluator.observer.stage("channels", len(means.evaluator.chosen))
         means.look(means.evaluator.chosen, watch.add)
         return watch.found()
@@ -193,7 +200,7 @@ class RepairTrials:
     def _method(self) -> str:
         """The method under whose ranges the model as it is loses least."""
         means = self.means(())
-        tables = means.methods(self._precision).items()
+        tables = means.methods(self._precision, self._block).items()
         return least_lossy({name: compared_with(means.evaluator, name, table, True) for name, table in tables})
 
     def same(self, repairs: Repairs, samples: Dataset, threads: int) -> Equivalence:
@@ -219,7 +226,7 @@ class RepairTrials:
             # Where the model as it is needed other ranges than the default's, so does what is compared with it.
             tries = bool(repairs) and self.ranges(()).method == AUTO
             means = self.means(repairs)
-            methods = means.methods(self._precision) if tries else {}
+            methods = means.methods(self._precision, self._block) if tries else {}
             self._ranges[repairs] = best_ranges(means.evaluator, methods) if tries else self._ranges_of(means)
         return self._ranges[repairs]
 
@@ -234,7 +241,7 @@ class RepairTrials:
         """As `plan`, with ranges by this method."""
         if method in (None, self.ranges(repairs).method):
             return self.plan(repairs)
-        methods = self.means(repairs).methods(self._precision)
+        methods = self.means(repairs).methods(self._precision, self._block)
         table = chosen_ranges(self._evaluator(repairs), methods, method).table
         model = self.model(repairs)
         return plan_for(model, self._precision, table, around=self._around, calibration=method), table

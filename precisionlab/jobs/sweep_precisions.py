@@ -27,11 +27,11 @@ from precisionlab.precision import Precision, quantized_of
 from precisionlab.rewrite.repairs import is_repairable
 from precisionlab.search.alternatives import AlternativeKind
 from precisionlab.search.certificate import certificate_without_pins
-from precisionlab.search.migrating import find_migrations
 from precisionlab.search.options import Minimize
 from precisionlab.search.outcome import EngineResult, PrecisionResult, Repaired, Variant
+from precisionlab.search.quantized_repairs import find_quantized_repairs
 from precisionlab.search.repairing import Found, find_repairs
-from precisionlab.system.deadline import BudgetExhausted, Deadline, Watched
+from precisionlab.system.deadline import Deadline, Watched
 
 _TRIES = 0.5
 """The share of a precision's time in which repairs are tried: what they do not mend is left to pins."""
@@ -134,17 +134,14 @@ class _Precision:
         options, model = self.work.options, self.work.evaluator.model
         if not options.repair or self.job.grounds.unknown(options.tolerance_of(self.precision)):
             return False
-        return is_repairable(model, self.precision)
+        return is_repairable(model, self.precision, options.around_of(self.precision))
 
     def _found(self, trials: RepairTrials) -> Found:
         tolerance, note = self.work.options.tolerance_of(self.precision), self.work.evaluator.observer.note
         if not self.precision.is_quantized:
             return find_repairs(trials, self.precision, tolerance, note)
-        try:
-            return find_migrations(trials, self.precision, tolerance, note)
-        except BudgetExhausted as end:
-            note(f"{self.precision}: {end} while channels were tried: none is scaled")
-            return Found((), (), {}, 0)
+        around = self.work.options.around_of(self.precision)
+        return find_quantized_repairs(trials, self.precision, around, tolerance, note)
 
     def _repaired(self, bare: PrecisionResult, trials: RepairTrials, found: Found, means: SweepWork) -> PrecisionResult:
         """The search for pins on the repaired model, and what each repair does for the plan that it finds."""
@@ -221,6 +218,7 @@ def _trials(
         opened,
         ranges_of,
         typed=options.typed,
+        block=options.block,
         is_same=is_same,
     )
 

@@ -224,12 +224,14 @@ class SweepJob:
         return replace(found, unscaled=unscaled)
 
     def _applicable(self, found: PrecisionResult) -> tuple[Repair, ...]:
-        """The repairs that apply where the precision breaks without pins."""
-        if found.precision.is_quantized or found.low.met or self.values is None:
+        """The repairs that apply where the precision breaks without pins; of a quantized one where the floats do."""
+        precision = found.precision
+        broken = self._options.around_of(precision) if precision.is_quantized else precision
+        if not broken.is_low_float or found.low.met or self.values is None:
             return ()
-        if not is_repairable(self._model, found.precision):
+        if not is_repairable(self._model, broken):
             return ()
-        sight = Sight(self._model, self.values.histograms, frozenset(found.causes), found.precision.number_format)
+        sight = Sight(self._model, self.values.histograms, frozenset(found.causes), broken.number_format)
         return found_repairs(sight)
 
     def _with_own_sums(self, outcome: PrecisionResult, engine: EngineResult) -> EngineResult:

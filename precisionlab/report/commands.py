@@ -12,6 +12,7 @@ from typing import Any
 from precisionlab.data.hook import is_hook
 from precisionlab.data.saved import is_raw
 from precisionlab.errors import OptionError
+from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.report.cells import bounds_of, is_quantized
 from precisionlab.report.section import PrecisionSection
@@ -113,6 +114,12 @@ def _named(run: Mapping[str, Any], spec: str) -> str:
     return f"{_absolute(run, module)}:{name}" if module.endswith(".py") else spec
 
 
+def _around(plan: PrecisionPlan) -> list[str]:
+    """The floats around a quantized precision, where they are not those that it has without a word."""
+    is_usual = not plan.default.is_quantized or plan.around is plan.default.around
+    return [] if is_usual else ["--around", plan.around.value]
+
+
 def _held_to(run: Mapping[str, Any], precision: str) -> list[str]:
     """What the precision was held to, as options."""
     bounds = bounds_of(str(run["tolerance"][precision]))
@@ -173,15 +180,16 @@ def _doubled(before: Sequence[str], word: str) -> str:
     return word
 
 
-def repair_command_line(run: Mapping[str, Any], precision: str) -> str:
-    """The command that looks for an equivalent model that is right in the precision without pins, as the run holds it.
+def repair_command_line(run: Mapping[str, Any], plan: PrecisionPlan) -> str:
+    """The command that looks for an equivalent model that is right in a plan's precision without pins.
 
-    "" for a run on random inputs: a repair is held to samples.
+    The precision is held to what the run holds it to.     "" for a run on random inputs: a repair is held to samples.
     """
     given = (run["data"]["folder"], run["data"].get("metric"))
     if given[0] is None or any(map(is_object, map(str, given))):
         return ""
-    options = [*_data(run), "--precision", precision, *_held_to(run, precision), *_metric(run)]
+    precision = plan.default.value
+    options = [*_data(run), "--precision", precision, *_around(plan), *_held_to(run, precision), *_metric(run)]
     return _line("repair", _model(run), *options)
 
 

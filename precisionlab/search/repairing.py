@@ -62,13 +62,21 @@ class Found:
     evaluations: int
 
 
-def find_repairs(trials: Trials, precision: Precision, tolerance: Tolerance, note: Callable[[str], None]) -> Found:
+def find_repairs(
+    trials: Trials,
+    precision: Precision,
+    tolerance: Tolerance,
+    note: Callable[[str], None],
+    around: Precision | None = None,
+) -> Found:
     """The repairs that bring the low precision nearest to its tolerance, and none of them needless.
+
+    Of a quantized one those of the float layers `around`.
 
     Each round looks at what is broken now, and takes all that applies there if that comes nearer; then each is
     released in turn, the last first. Where a budget ends that (BudgetExhausted), what was kept until then is taken.
     """
-    search = _Search(trials, precision, tolerance, note)
+    search = _Search(trials, around or precision, tolerance, note)
     try:
         search.collect()
         search.release()

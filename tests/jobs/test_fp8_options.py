@@ -92,7 +92,11 @@ def test_methods_that_count_levels_are_refused_and_others_taken() -> None:
 
 def test_repairs_and_real_arithmetic_that_there_are_none_of_are_refused(tmp_path: Path) -> None:
     nowhere = tmp_path / "model.onnx"
-    assert "repairs are for fp16, bf16 or int8" in refused(lambda: repair(nowhere, tmp_path, precision="fp8"))
+    said = refused(lambda: repair(nowhere, tmp_path, precision="fp8"))
+    assert "precision fp8: among fp32 there are no repairs for it" in said
+    assert "repairs are for fp16 or bf16, and for fp8, int8 or int4 among these" in refused(
+        lambda: repair(nowhere, tmp_path, precision="fp32")
+    )
     assert "fp8 needs a GPU" in refused(lambda: fidelity(nowhere, tmp_path, precisions="fp8"))
 
 

@@ -243,7 +243,10 @@ def test_options_that_cannot_be_are_refused_and_others_taken(tmp_path: Path) -> 
         "calibration entropy: int4 has scales of blocks of weights, and no ranges of tensors; use mse, max, output "
         "or auto with int4"
     )
-    assert "repairs are for fp16, bf16 or int8" in refused(lambda: repair(nowhere, tmp_path, precision="int4"))
+    assert refused(lambda: repair(nowhere, tmp_path, precision="int4", around="fp32")) == (
+        "precision int4: among fp32 there are no repairs for it, and among fp16 or bf16 those of the layers around; "
+        "give --around fp16"
+    )
     assert "int4 is for weights alone" in refused(lambda: fidelity(nowhere, tmp_path, precisions="int4"))
 
 

@@ -144,7 +144,7 @@ def test_a_sweep_repairs_what_a_quantised_model_leaves_in_float(tmp_path: Path) 
 
 def test_layers_around_are_for_int8_alone(breaking: tuple[Path, Path]) -> None:
     model, data = breaking
-    with pytest.raises(OptionError, match="around fp16: is for int8"):
+    with pytest.raises(OptionError, match="around fp16: is for quantized precisions"):
         repair(model, data, around="fp16")
 
 

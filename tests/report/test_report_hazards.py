@@ -222,7 +222,7 @@ def test_what_only_a_python_session_has_makes_no_commands(given: dict[str, str])
     assert "Not for the command line: samples or metric were objects of a Python session" in text
     assert "precisionlab export" not in text
     assert "precisionlab verify" not in text
-    assert repair_command_line(run, "fp16") == ""
+    assert repair_command_line(run, rest[-1]["fp16"]) == ""
 
 
 def test_a_hook_stands_in_every_command_that_needs_its_samples() -> None:
