@@ -20,20 +20,25 @@ def emulation(
     memory: int | None = None,
     device: str = "cpu",
     shaped: Model | None = None,
+    batch: int = 1,
 ) -> OnnxRuntimeBackend:
     """The emulation, ready for the model at the shapes of the dataset's first sample.
 
     `memory` is what this process may take; None: half of the machine's. `device` is `cpu`, `cuda` or `cuda:N`. `shaped`
-    is what the model is a repaired one of, at those shapes: then they are not looked for again. Raises ModelError where
-    the model does not run, OptionError where the memory is too little for it or there is no such device, EngineError
-    where a GPU cannot be used.
+    is what the model is a repaired one of, at those shapes: then they are not looked for again. `batch` is how many
+    samples run together. Raises ModelError where the model does not run, OptionError where the memory is too little for
+    it, there is no such device or samples cannot run together, EngineError where a GPU cannot be used.
     """
+    from precisionlab.backends.batching import batching_of
     from precisionlab.backends.memory import default_memory
     from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 
     memory = memory or default_memory()
     first = next(iter(dataset))
-    return OnnxRuntimeBackend(model, first, threads, memory=memory, device=device_of(device), shaped=shaped)
+    backend = OnnxRuntimeBackend(model, first, threads, memory=memory, device=device_of(device), shaped=shaped)
+    if batch > 1:
+        backend.run_together(batching_of(backend.model, batch, dataset, backend.runs_on, backend.budget))
+    return backend
 
 
 def device_of(device: str) -> Device:

@@ -56,6 +56,13 @@ class KeptOutputs:
         self._keep(key, found)
         return found
 
+    def has(self, sample: Sample, names: Collection[str]) -> bool:
+        """Whether the values of all these tensors are kept."""
+        key = (sample.name, _checksum(sample))
+        with self._lock:
+            known = self._values.get(key, {})
+            return all(name in known for name in names)
+
     def keep(self, sample: Sample, values: Mapping[str, Any]) -> None:
         """Keep what was computed anyway."""
         self._keep((sample.name, _checksum(sample)), values)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from threading import Lock
@@ -12,8 +11,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from precisionlab.backends.base import Backend, Detail, Evaluation, Progress, SensitivityRequest
+from precisionlab.backends.base import Backend, Detail, Evaluation, SensitivityRequest
+from precisionlab.backends.batching import ONE, Batching
 from precisionlab.backends.branches import branch_sensitivities
+from precisionlab.backends.collecting import Collector, Counting
 from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.kept import KeptOutputs
 from precisionlab.backends.memory import UNLIMITED, share_of
@@ -25,14 +26,12 @@ from precisionlab.backends.switched import Switchable, SwitchedSessions, parts_o
 from precisionlab.backends.toggling import Toggling, can_be_toggled, low_of
 from precisionlab.backends.walk import border_bytes
 from precisionlab.backends.watching import Watch, Watching, constant_outputs
-from precisionlab.calibration.histogram import Histogram
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.gather import SampleResult
 from precisionlab.compare.judging import Judging
 from precisionlab.compare.sensitivity import Toggled
 from precisionlab.data import Sample
 from precisionlab.model import Model
-from precisionlab.model.layers import one_node_a_layer
 from precisionlab.model.load import at_shapes
 from precisionlab.plan.arithmetic import Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
@@ -45,11 +44,6 @@ from precisionlab.rewrite.toggle import stage_ends, stage_need
 
 DEFAULT_BUDGET = UNLIMITED.segment
 """Bytes of activations that one segment may show for one sample, where memory does not ask for less."""
-
-_CACHED = 4 * 1024**2
-"""As much as a segment may show for a core's cache to hold it still when its values are counted: calibration reads
-every value that was just written, and does little else (orient: 12.8 ms a sample in one segment, 8.7 in eighteen).
-Comparing does more with each value, and gains nothing by it."""
 
 
 class OnnxRuntimeBackend(Backend):
@@ -88,15 +82,26 @@ class OnnxRuntimeBackend(Backend):
         self.share = UNLIMITED if memory is None or device is not CPU else share_of(memory, model)
         self.budget = self.share.segment if budget is None else budget
         self.model = at_shapes(model, self._shapes(model, first, shaped))
-        self._kept = KeptOutputs(memory)
+        self._kept = self._kept_together = KeptOutputs(memory)
         self._references: dict[str, Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]] = {}
         self._lock = Lock()
         self._switched: tuple[Any, SwitchedSessions] | None = None
         self._switchable = Switchable(self.model, device)
         self._ranking: Toggling | SensitivityParts | None = None
+        self.batching = ONE
         self._original: OnnxRuntimeBackend | None = None
         if model.original is not None and model.is_rounded_by_repairs:
             self._original = OnnxRuntimeBackend(model.original, first, threads, budget, memory, device, shaped)
+
+    def run_together(self, batching: Batching) -> None:
+        """Have evaluations and histograms run samples together from now on."""
+        self.batching, self._kept_together = batching, KeptOutputs(self.memory)
+
+    @property
+    def title(self) -> str:
+        """What a report says that the emulation ran on, and how."""
+        together = f", up to {self.batching.size} samples in one batch" if self.batching.size > 1 else ""
+        return self.runs_on.title + together
 
     @property
     def cuts(self) -> dict[str, list[int]]:
@@ -122,9 +127,9 @@ class OnnxRuntimeBackend(Backend):
             session.close()
         return shapes
 
-    def collector(self, tensors: Sequence[str]) -> OnnxRuntimeCollector:
+    def collector(self, tensors: Sequence[str]) -> Collector:
         """Takes the histograms of |x| of these float32 tensors from reference passes."""
-        return OnnxRuntimeCollector(self, tensors)
+        return Collector(self.model, tensors, self.threads, self.budget, self.share, self.runs_on, self.batching)
 
     def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
         """Reference and variant, and where it is asked for each layer alone, in one graph."""
@@ -138,15 +143,15 @@ class OnnxRuntimeBackend(Backend):
 
     def _reference_of(self, judging: Judging) -> Callable[[Sample], dict[str, NDArray[Any]]]:
         """The reference's values of all that is judged, for one sample; its sessions are made when one is asked for."""
+        return lambda sample: next(self._references_of(judging)([sample]))
 
-        def computed(sample: Sample) -> dict[str, NDArray[Any]]:
-            with self._lock:
-                if judging.digest not in self._references:
-                    names, model = frozenset(judging.names), judging.watched(self.model)
-                    self._references[judging.digest] = self._values(names, LayerCopier, model)
-            return next(self._references[judging.digest]([sample]))
-
-        return computed
+    def _references_of(self, judging: Judging) -> Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]:
+        """The same for samples that run together."""
+        with self._lock:
+            if judging.digest not in self._references:
+                names, model = frozenset(judging.names), judging.watched(self.model)
+                self._references[judging.digest] = self._values(names, LayerCopier, model)
+            return self._references[judging.digest]
 
     def kept_reference(self, judging: Judging) -> Callable[[Sample], dict[str, NDArray[Any]]]:
         """The function that gives what is judged of the reference, for one sample: as it is kept, or computed."""
@@ -173,9 +178,7 @@ class OnnxRuntimeBackend(Backend):
     def _values(
         self, names: Collection[str], copier: CopierOf, model: Model | None = None
     ) -> Callable[[Iterable[Sample]], Iterator[dict[str, NDArray[Any]]]]:
-        flows = (Flow.REFERENCE,)
-        plan = PrecisionPlan(self.model.sha256, Precision.FP32)
-        runner = Runner(model or self.model, plan, None, flows, flows, self.budget, self.share, self.runs_on, copier)
+        runner = self._reference_runner(model or self.model, copier)
         constants = constant_outputs(self.model)
 
         def picking(sample: Sample) -> _Picking:
@@ -184,20 +187,23 @@ class OnnxRuntimeBackend(Backend):
 
         return lambda samples: runner.each(samples, picking, 1)
 
+    def _reference_runner(self, model: Model, copier: CopierOf) -> Runner:
+        plan, flows = PrecisionPlan(self.model.sha256, Precision.FP32), (Flow.REFERENCE,)
+        how = self.budget, self.share, self.runs_on, copier, None, self.batching
+        return Runner(model, plan, None, flows, flows, *how)
+
     def look(self, samples: Iterable[Sample], observer: Callable[[str, NDArray[Any]], None]) -> None:
         """Show the reference's inputs and every float32 tensor that a layer gives, by its name, sample by sample."""
-        flows = (Flow.REFERENCE,)
-        plan = PrecisionPlan(self.model.sha256, Precision.FP32)
-        runner = Runner(self.model, plan, None, flows, flows, self.budget, self.share, self.runs_on)
+        runner = self._reference_runner(self.model, LayerCopier)
 
         def shown(tensors: Iterable[tuple[str, Any]]) -> None:
             for name, value in tensors:
                 observer(name, self.runs_on.host(value))
 
-        def visit(sample: Sample) -> _Counting:
+        def visit(sample: Sample) -> Counting:
             for name, array in sample.inputs.items():
                 observer(name, as_float32(array))
-            return _Counting(shown)
+            return Counting(shown)
 
         for _ in runner.each(samples, visit, 1):
             pass
@@ -214,17 +220,23 @@ class OnnxRuntimeBackend(Backend):
         copier = copier_of(evaluation.arithmetic)
         self._ranking = None
         ready = self._switched_for(model, evaluation)
-        runner = Runner(model, plan, table, flows, shown, self.budget, self.share, self.runs_on, copier, ready)
+        how = self.budget, self.share, self.runs_on, copier, ready, self.batching
+        runner = Runner(model, plan, table, flows, shown, *how)
         what = Watching(self.model, evaluation, self.runs_on)
-        original = self.original_outputs(what.judged)
+        original, kept = self.original_outputs(what.judged), self._kept_together
+
+        def before(group: Sequence[Sample]) -> None:
+            if not beside and len(group) > 1 and not all(kept.has(sample, what.computed) for sample in group):
+                for sample, values in zip(group, self._references_of(evaluation.judging)(group), strict=True):
+                    kept.keep(sample, values)
 
         def watch(sample: Sample) -> Watch:
             if beside:
-                return Watch(what, sample, original(sample), self._kept)
-            known = self._kept.of(sample, what.computed, self._reference_of(evaluation.judging))
+                return Watch(what, sample, original(sample), kept)
+            known = kept.of(sample, what.computed, self._reference_of(evaluation.judging))
             return Watch(what, sample, known | original(sample), None)
 
-        return lambda samples: runner.each(samples, watch, self.threads)
+        return lambda samples: runner.each(samples, watch, self.threads, before)
 
     def _switched_for(self, model: Model, evaluation: Evaluation) -> Ready | None:
         """What runs the plan in sessions that plans with other pins share; None where it has to have its own."""
@@ -322,75 +334,3 @@ class _Picking:
 
     def result(self) -> dict[str, NDArray[Any]]:
         return self._found
-
-
-class OnnxRuntimeCollector:
-    """Histograms of tensors in the reference, one pass over whatever samples it is given.
-
-    A tensor inside a fused layer can be asked for too; then nothing is fused in that pass.
-    """
-
-    def __init__(self, backend: OnnxRuntimeBackend, tensors: Sequence[str]) -> None:
-        model = backend.model
-        shown = {name for layer in model.layers for name in (*layer.inputs, *layer.outputs)}
-        if not shown.issuperset(tensors):
-            model = one_node_a_layer(model)
-        flows = (Flow.REFERENCE,)
-        plan = PrecisionPlan(model.sha256, Precision.FP32)
-        self._threads = backend.threads if backend.runs_on is CPU else 1  # a GPU's bins are for one at a time
-        budget = min(backend.budget, _CACHED) if backend.runs_on is CPU else backend.budget
-        self._device = backend.runs_on
-        self._runner = Runner(model, plan, None, flows, flows, budget, backend.share, backend.runs_on)
-        self._tensors = tuple(tensors)
-        # One set for all threads, as it is what grows with the number of tensors.
-        self._counted = backend.runs_on.histograms(tensors)
-        self._wanted = frozenset(tensors)
-
-    def emptied(self) -> OnnxRuntimeCollector:
-        """Another with nothing counted yet, that shares the sessions."""
-        fresh = copy(self)
-        fresh._counted = self._device.histograms(self._tensors)
-        return fresh
-
-    def add(self, samples: Iterable[Sample], progress: Progress) -> None:
-        """Count the values of these samples."""
-
-        def visit(sample: Sample) -> _Counting:
-            self._count((name, as_float32(array)) for name, array in sample.inputs.items())
-            return _Counting(self._count, self._counted.settle)
-
-        for done, _ in enumerate(self._runner.each(samples, visit, self._threads), 1):
-            progress(done)
-
-    def _count(self, tensors: Iterable[tuple[str, Any]]) -> None:
-        self._counted.add_all((name, array) for name, array in tensors if name in self._wanted)
-
-    def restore(self, histograms: Mapping[str, Histogram]) -> None:
-        """Add what an earlier run has counted."""
-        for name in self._tensors:
-            self._counted.merge(name, histograms[name])
-
-    def histograms(self) -> dict[str, Histogram]:
-        """What has been counted so far."""
-        return {name: self.histogram(name) for name in self._tensors}
-
-    def histogram(self, tensor: str) -> Histogram:
-        """The same of one tensor."""
-        return self._counted[tensor]
-
-
-class _Counting:
-    """Counts the values of one sample in the reference."""
-
-    def __init__(
-        self, count: Callable[[Iterable[tuple[str, Any]]], None], settle: Callable[[], None] = lambda: None
-    ) -> None:
-        self._count = count
-        self._settle = settle
-
-    def observer(self, segment: Segment, state: State) -> None:
-        self._count((name, state[Flow.REFERENCE, name]) for name in segment.observed)
-        self._settle()
-
-    def result(self) -> None:
-        return None

@@ -8,10 +8,11 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import onnx_ir as ir
 
+from precisionlab.backends.batching import ONE, Batching
 from precisionlab.backends.device import CPU, Device, Running
 from precisionlab.backends.memory import UNLIMITED, Share
 from precisionlab.backends.sums.session import has_products
@@ -65,6 +66,14 @@ class Ready:
     replayed: Sequence[Running] = ()
 
 
+@dataclass
+class _Group(Generic[T]):
+    """Samples that run together, each with its visit, and their values so far."""
+
+    visits: Sequence[Visit[T]]
+    state: Values
+
+
 class Runner:
     """One plan's segments. Their sessions live as long as the runner does, or where the model is parted, in turn."""
 
@@ -80,10 +89,11 @@ class Runner:
         device: Device = CPU,
         copier: CopierOf = LayerCopier,
         ready: Ready | None = None,
+        batching: Batching = ONE,
     ) -> None:
         """`budget` is how much a segment may show for a sample, `copier` makes its layers.
 
-        `ready` is what runs the plan, where others have made it.
+        `ready` is what runs the plan, where others have made it. `batching` says which samples run together.
         Raises OptionError where the share is too small.
         """
         check_opset(model.onnx, plan)
@@ -93,7 +103,8 @@ class Runner:
         self._segments = partial(segments, model, plan, table, parts, flows, shown, copier)
         self._stops = list(accumulate(len(part) for part in parts))
         self._each, self._carried, where = largest_need(model, parts, len(shown), len(frozenset(flows)))
-        self._each *= _INSIDE
+        self._each, self._carried = _INSIDE * batching.size * self._each, batching.size * self._carried
+        self._batching = batching
         self.most = share.side_by_side(model, 1 << 16, self._each, where)
         self._ready = None if ready is None else ready.sessions
         self._replayed = () if ready is None else ready.replayed
@@ -101,14 +112,30 @@ class Runner:
             made = list(self._segments())
             self._ready = list(zip(made, sessions_of((one.graph for one in made), device), strict=True))
 
-    def each(self, samples: Iterable[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
-        """What each sample's visit gives, in the samples' order; some side by side, on as many threads as fit."""
+    def each(
+        self,
+        samples: Iterable[Sample],
+        visit: Callable[[Sample], Visit[T]],
+        threads: int,
+        before: Callable[[Sequence[Sample]], None] = lambda group: None,
+    ) -> Iterator[T]:
+        """What each sample's visit gives, in the samples' order; some side by side, on as many threads as fit.
+
+        `before` is told of the samples that run together before any of them is visited.
+        """
         threads = min(threads, self.most)
         if self._device is not CPU and any(has_products(segment.graph) for segment, _ in self._ready or ()):
             threads = 1  # what our own kernels read may be freed, and taken by another sample's
         threads = self._device.threads(threads, self._each)
+
+        def begun(group: Sequence[Sample]) -> _Group[T]:
+            before(group)
+            visits = [visit(sample) for sample in group]
+            fed = self._batching.inputs_of(group).items()
+            return _Group(visits, {(Flow.REFERENCE, name): array for name, array in fed})
+
         if self._ready is None:
-            return self._in_turn(iter(samples), visit, threads)
+            return self._in_turn(iter(samples), begun, threads)
         ready = self._ready
         if self._replayed:
             samples, is_alike = _peeked(samples)
@@ -116,44 +143,49 @@ class Runner:
                 ready = [(segment, run) for (segment, _), run in zip(ready, self._replayed, strict=True)]
                 threads = 1
 
-        def through(sample: Sample) -> T:
-            visitor, state = visit(sample), _inputs(sample)
+        def through(samples: Sequence[Sample]) -> list[T]:
+            group = begun(samples)
             for (segment, session), stop in zip(ready, self._stops, strict=True):
-                state = self._step(segment, session, stop, (state, visitor))
-            return visitor.result()
+                self._step(segment, session, stop, group)
+            return [visit.result() for visit in group.visits]
 
-        return side_by_side(through, samples, threads, self._device)
+        found = side_by_side(through, self._batching.groups(samples), threads, self._device)
+        return chain.from_iterable(found)
 
-    def _in_turn(self, samples: Iterator[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
-        """Each segment for as many samples as may wait together, before the next one is made."""
+    def _in_turn(
+        self, samples: Iterator[Sample], begun: Callable[[Sequence[Sample]], _Group[T]], threads: int
+    ) -> Iterator[T]:
+        """Each segment for as many groups as may wait together, before the next one is made."""
         room = self._share.samples - threads * self._each
         count = max(1, min(_AT_ONCE, room // max(1, 2 * self._carried)))
-        while chunk := list(islice(samples, count)):
-            visitors = [visit(sample) for sample in chunk]
-            states = [_inputs(sample) for sample in chunk]
-            chunk.clear()
+        waiting = self._batching.groups(samples)
+        while groups := [begun(group) for group in islice(waiting, count)]:
             for segment, stop in zip(self._segments(), self._stops, strict=True):
                 session = self._device.session(segment.graph)
                 step = partial(self._step, segment, session, stop)
-                states = list(side_by_side(step, zip(states, visitors, strict=True), threads, self._device))
+                for _ in side_by_side(step, groups, threads, self._device):
+                    pass
                 session.close()
-            yield from (visitor.result() for visitor in visitors)
+            yield from (visit.result() for group in groups for visit in group.visits)
 
-    def _step(self, segment: Segment, session: Running, stop: int, sample: tuple[Values, Visit[Any]]) -> Values:
-        """One segment for one sample; what those behind its end, the layer `stop`, need of the values."""
-        state, visitor = sample
-        values = session.run({name: state[key] for name, key in segment.feeds.items()})
-        state.update((segment.fetches[name], value) for name, value in values.items())
+    def _step(self, segment: Segment, session: Running, stop: int, group: _Group[Any]) -> None:
+        """One segment for one group, which keeps what those behind the segment's end, the layer `stop`, need."""
+        values = session.run({name: group.state[key] for name, key in segment.feeds.items()})
+        group.state.update((segment.fetches[name], value) for name, value in values.items())
         values.clear()
-        visitor.observer(segment, state)
-        if stop == len(self._model.layers):
-            return {}
+        for index, visit in enumerate(group.visits):
+            visit.observer(segment, self._batching.share_of(group.state, index, len(group.visits)))
         last = self._model.last_use
-        return {
-            (flow, name): v
-            for (flow, name), v in state.items()
-            if flow is not Flow.ALONE and last.get(name, -1) >= stop
-        }
+        is_end = stop == len(self._model.layers)
+        group.state = (
+            {}
+            if is_end
+            else {
+                (flow, name): v
+                for (flow, name), v in group.state.items()
+                if flow is not Flow.ALONE and last.get(name, -1) >= stop
+            }
+        )
 
 
 def sessions_of(graphs: Iterable[ir.Model], device: Device) -> Iterator[Running]:
@@ -191,7 +223,3 @@ def _peeked(samples: Iterable[Sample]) -> tuple[Iterable[Sample], bool]:
     first = list(islice(rest, 2))
     shapes = [{name: array.shape for name, array in sample.inputs.items()} for sample in first]
     return chain(first, rest), len(first) == 2 and shapes[0] == shapes[1]
-
-
-def _inputs(sample: Sample) -> Values:
-    return {(Flow.REFERENCE, name): array for name, array in sample.inputs.items()}

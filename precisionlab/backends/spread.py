@@ -46,6 +46,7 @@ def source_of(backend: OnnxRuntimeBackend, dataset: Dataset) -> Source:
         budget=backend.budget,
         memory=backend.memory,
         device=backend.runs_on.name,
+        batching=backend.batching,
         versions=tuple(versions().items()),
     )
 
@@ -77,7 +78,7 @@ class SpreadBackend(Backend):
     def results(self, evaluation: Evaluation, samples: Iterable[Sample]) -> Iterator[SampleResult]:
         """Reference and variant, a few samples in each task."""
         function = partial(worker.evaluate, self._source, evaluation)
-        for found in self._executor.map(function, _chunks(_wanted(samples))):
+        for found in self._executor.map(function, _chunks(_wanted(samples), self._source.batching.size)):
             yield from found
 
     def toggled(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Toggled]:
@@ -116,7 +117,7 @@ class SpreadCollector:
 
     def add(self, samples: Iterable[Sample], progress: Progress) -> None:
         """Count the values of these samples. At each call of `progress` exactly so many are counted."""
-        tasks = _chunks(_wanted(samples))
+        tasks = _chunks(_wanted(samples), self._source.batching.size)
         function = partial(worker.histograms, self._source, self._tensors)
         done = 0
         for chunk, found in zip(tasks, self._executor.map(function, tasks), strict=True):
@@ -145,8 +146,9 @@ def _wanted(samples: Iterable[Sample]) -> tuple[Wanted, ...]:
     return tuple(Wanted(sample.name, digest(sample.inputs), sample.label) for sample in samples)
 
 
-def _chunks(wanted: Sequence[Wanted]) -> list[Chunk]:
-    size = max(1, min(_LARGEST, len(wanted) // _CHUNKS))
+def _chunks(wanted: Sequence[Wanted], together: int) -> list[Chunk]:
+    """Tasks of whole batches, so that those which run together are the same as in one process."""
+    size = max(1, min(_LARGEST, len(wanted) // _CHUNKS) // together) * together
     return [Chunk(tuple(wanted[start : start + size])) for start in range(0, len(wanted), size)]
 
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from precisionlab.backends import device_of
 from precisionlab.backends.base import Evaluation, SensitivityRequest
+from precisionlab.backends.batching import Batching
 from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.backends.sensitivity import SensitivityStages
@@ -63,7 +64,8 @@ class Source:
     """What a worker opens: the model, the data and the versions of the packages that figures depend on.
 
     `data` is a folder or a hook; None for random inputs, which `shapes` and `seed` tell. `first` is the sample that
-    says the model's shapes, `budget`, `memory` and `device` those of the backend. `repairs` are made to the model.
+    says the model's shapes, `budget`, `memory`, `device` and `batching` those of the backend. `repairs` are made to the
+    model.
     """
 
     model: str
@@ -76,6 +78,7 @@ class Source:
     budget: int
     memory: int | None
     device: str
+    batching: Batching
     versions: tuple[tuple[str, str], ...]
 
 
@@ -151,6 +154,7 @@ class _Opened:
             self._reader = _Reader(dataset)
             first = self._reader.read(source.first)
         self.backend = OnnxRuntimeBackend(model, first, 1, source.budget, source.memory, _device(source.device))
+        self.backend.run_together(source.batching)
 
     def read(self, samples: Sequence[Wanted]) -> list[Sample]:
         """These samples, each as the main process has seen it. Raises DataError otherwise."""

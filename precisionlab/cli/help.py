@@ -15,7 +15,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         *("budget", "max_evaluations"),
     ),
     "INT8": ("around", "calibration", "block", "method", "percentile", "tensorrt", "cache", "shard", "merge"),
-    "Emulation": ("layers", "kernels", "sums", "against", "device"),
+    "Emulation": ("layers", "kernels", "sums", "against", "device", "batch"),
     "Engines": (
         *("backend", "engine_shapes", "workspace", "observe", "builds", "engines", "typed", "prefer", "hold_float"),
         *("engine_calibration", "plugins", "optimization_level", "avg_timing", "dla", "weight_streaming"),

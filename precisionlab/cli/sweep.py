@@ -188,6 +188,14 @@ from precisionlab.errors import OptionError
 )
 @click.option("--skip-bad", is_flag=True, help="Go on past samples that cannot be used, and say which.")
 @work_options
+@click.option(
+    "--batch",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Run so many samples of one shape together, where the model's batch is dynamic: faster for short inputs, and "
+    "last bits may differ from those of samples by themselves.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("--open", "opened", is_flag=True, help="Open the report in the browser.")
 @verbosity_options
@@ -230,6 +238,7 @@ def sweep_command(
     device: str,
     processes: int | None,
     dask: str | None,
+    batch: int,
     as_json: bool,
     opened: bool,
     **engine: Any,
@@ -272,6 +281,7 @@ def sweep_command(
             threads=threads,
             memory=memory,
             device=device,
+            batch=batch,
             processes=processes,
             dask=dask,
             around=around,

@@ -70,7 +70,8 @@ class Prepared:
         Other layers are known to this process alone; only those that patterns make can be shared out.
         """
         own = self.local
-        local = emulation(model, self.dataset, threads, own.memory, own.runs_on.name, shaped=own.model)
+        where = own.memory, own.runs_on.name
+        local = emulation(model, self.dataset, threads, *where, shaped=own.model, batch=own.batching.size)
         return replace(self, local=local, backend=shared_out(local, self.dataset, executor))
 
     def engines(
@@ -124,8 +125,11 @@ def prepare(
     observer: Observer,
     memory: int | None = None,
     device: str = "cpu",
+    batch: int = 1,
 ) -> Prepared:
     """Open and check the samples, part them, and make the emulation ready, in so many bytes of memory, on a device.
+
+    `batch` is how many samples run together.
 
     Raises DataError for bad samples or missing labels, OptionError for options that do not fit them, ModelError
     where the model does not run.
@@ -135,7 +139,7 @@ def prepare(
         observer.note(f"{counted(source.samples, 'sample')} were asked for, and {len(dataset)} are there: all are used")
     chosen, held_out = split(dataset, source.holdout, observer)
     made = metric_of(metric, dataset)
-    local = emulation(model, dataset, threads, memory, device)
+    local = emulation(model, dataset, threads, memory, device, batch=batch)
     return Prepared(dataset, chosen, held_out, made, local, shared_out(local, dataset, executor))
 
 

@@ -36,6 +36,7 @@ def request_digest(request: SweepRequest, model: Model) -> str:
         "options": options,
         "backend": run.backend,
         "device": run.device,
+        "batch": run.batch,
         "grouping": run.grouping,
         "target": run.target.name,
         "engine": asdict(run.engine),

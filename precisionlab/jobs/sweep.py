@@ -60,6 +60,7 @@ def sweep(
     threads: int | None = None,
     memory: str | int | None = None,
     device: str = "cpu",
+    batch: int = 1,
     processes: int | None = None,
     dask: str | None = None,
     around: str | None = None,
@@ -97,7 +98,8 @@ def sweep(
     best plan so far. `processes` or a Dask cluster (the address of its scheduler)
     share the work, to the same bits. `memory` (such as "4G") is what each process may take; by default half of what the
     machine has. `device` "cuda" or "cuda:1" has the emulation run on a GPU, by ONNX Runtime's CUDA provider; processes
-    take the machine's GPUs in turn.
+    take the machine's GPUs in turn. `batch` samples of one shape run together, where the model's batch is dynamic:
+    faster for short inputs, and last bits may differ from those of samples by themselves.
 
     `backend` is "onnxruntime" (all is emulated), "tensorrt" (the emulation ranks and searches, and real engines are
     built, measured and verified, as `engine` says), "tensorrt-rtx" (the same from typed models; where no GPU is, the
@@ -153,6 +155,7 @@ def sweep(
             threads=threads,
             memory=memory,
             device=device,
+            batch=batch,
             processes=processes,
             dask=dask,
             layers=layers,

@@ -36,9 +36,9 @@ from precisionlab.system.parsing import check_at_least, check_workers, parse_dur
 class RunOptions:
     """Where and with what the work is done.
 
-    `out` None: `reports/<model>`. `device` is what the emulation runs on, `target` the GPU that costs are estimated
-    for. `grouping` says where layers come from; None: as the backend has it by default.
-    `notes` are of the backend's choice.
+    `out` None: `reports/<model>`. `device` is what the emulation runs on, `batch` how many samples run together,
+    `target` the GPU that costs are estimated for. `grouping` says where layers come from; None: as the
+    backend has it by default. `notes` are of the backend's choice.
     """
 
     backend: str
@@ -47,6 +47,7 @@ class RunOptions:
     threads: int | None
     memory: int | None
     device: str
+    batch: int
     processes: int | None
     dask: str | None
     grouping: Grouping | None
@@ -156,6 +157,7 @@ def run_options(
     threads: int | None,
     memory: str | int | None,
     device: str,
+    batch: int,
     processes: int | None,
     dask: str | None,
     layers: str | None,
@@ -170,6 +172,7 @@ def run_options(
     Raises OptionError for a value that cannot be, EngineError for a backend that is not here.
     """
     check_workers(threads, processes)
+    check_at_least(1, batch=batch)
     device_of(device)
     grouping = None if layers is None else parse_grouping(layers)
     if grouping is Grouping.COMPILED and (processes or dask):
@@ -182,6 +185,7 @@ def run_options(
         threads=threads,
         memory=parse_memory(memory),
         device=device,
+        batch=batch,
         processes=processes,
         dask=dask,
         grouping=grouping,

@@ -105,7 +105,8 @@ def open_work(request: SweepRequest, observer: Observer) -> Iterator[SweepWork]:
         folder = run.out or default_folder(request, grouped.model, observer.note)
         opened.enter_context(held_folder(folder, observer.note))
         given = grouped.model
-        ready = prepare(given, request.source, options.metric, run.threads, executor, observer, run.memory, run.device)
+        how = run.threads, executor, observer, run.memory, run.device, run.batch
+        ready = prepare(given, request.source, options.metric, *how)
         opening = _Opening(run, options, executor, opened, folder, observer)
         if plan is None:
             grouped = by_default(grouped, run, options, opening.engines_of(ready), observer)
@@ -265,6 +266,7 @@ def _context(model: Model, ready: Prepared, options: Options, engines: EngineBac
         "engines": None if engines is None else engines.identity,
         "layers": [[*layer.nodes, *layer.inside] for layer in model.layers],
         "device": ready.local.runs_on.name,
+        "batch": ready.local.batching.size,
         "cuts": ready.local.cuts,  # of the memory budget only this: the last bits of a pooling may hang on it
         "statistics": STATISTICS,
         "rules": RULES,

@@ -102,7 +102,7 @@ def run_facts(
             "seed": dataset.seed,
         },
         "tolerance": {p.value: ", ".join(map(str, options.tolerance_of(p))) for p in options.precisions},
-        "device": ready.local.runs_on.title,
+        "device": ready.local.title,
         "threads": backend.threads,
         "seconds": round(seconds, 3),
         "annotated": {"file": None if note else ANNOTATED, "note": note},

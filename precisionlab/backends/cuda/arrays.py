@@ -36,6 +36,26 @@ class DeviceArray:
         copy: NDArray[Any] = self.value.numpy()
         return copy
 
+    def __getitem__(self, rows: slice) -> DeviceRows:
+        """Some of it along the first axis, where it is."""
+        return DeviceRows(self, rows)
+
+
+class DeviceRows(DeviceArray):
+    """Rows of a float32 tensor in the GPU's memory, which lives as long as they do."""
+
+    def __init__(self, of: DeviceArray, rows: slice) -> None:
+        super().__init__(of.value)
+        self._of, self._rows = of, rows
+        start, stop, _ = rows.indices(of.shape[0])
+        self.shape = (stop - start, *of.shape[1:])
+        self.size = math.prod(self.shape)
+        self.address = of.address + 4 * start * math.prod(of.shape[1:])
+
+    def host(self) -> NDArray[Any]:
+        """A copy in the host's memory."""
+        return self._of.host()[self._rows]
+
 
 class Buffer:
     """GPU memory of our own, for an array of this shape and type; zero at first. Freed by `close`, or with it."""
