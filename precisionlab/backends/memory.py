@@ -31,7 +31,7 @@ _NODE = 64 * 1024
 """What a node takes for the whole job: in the model, in what is measured of it (32 KB are a histogram's while it is
 counted), and in the report."""
 
-_BUILT = 32 * 1024
+BUILT = 32 * 1024
 """What a node takes besides in the graphs that are made of it, and in ONNX Runtime's sessions."""
 
 _NODES = 1024
@@ -160,7 +160,7 @@ def share_of(memory: int, model: Model) -> Share:
 def _parted(memory: int, model: Model) -> Share:
     weights, largest = _weights(model), _largest(model)
     work = memory - sum(_held(model).values())
-    others = _BUILT * max(0, len(model.node) - _NODES)  # the nodes beside those of one graph
+    others = BUILT * max(0, len(model.node) - _NODES)  # the nodes beside those of one graph
     worth = _WORTH if is_laid_out(model) else work
     if _SESSIONS * weights <= min((work - others) // 2, worth) and others <= work // 4:
         samples = work - others - _SESSIONS * weights
@@ -223,7 +223,7 @@ def _held(model: Model) -> dict[str, int]:
         if value.const_value is not None and not isinstance(value.const_value, (ir.ExternalTensor, ir.LazyTensor))
     )
     nodes = len(model.node)
-    graphs = _NODE * nodes + _BUILT * min(nodes, _NODES)
+    graphs = _NODE * nodes + BUILT * min(nodes, _NODES)
     return {"the program": _PROGRAM, "the model and its graphs": inside + model.folded + graphs}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, islice
 from threading import Lock
 from typing import Any
 
@@ -13,16 +13,24 @@ from numpy.typing import NDArray
 
 from precisionlab.backends.base import Backend, Detail, Evaluation, SensitivityRequest
 from precisionlab.backends.batching import ONE, Batching
-from precisionlab.backends.branches import branch_sensitivities
+from precisionlab.backends.branches import Turns, branch_sensitivities
 from precisionlab.backends.collecting import Collector, Counting
 from precisionlab.backends.device import CPU, Device
 from precisionlab.backends.kept import KeptOutputs
 from precisionlab.backends.memory import UNLIMITED, share_of
 from precisionlab.backends.ranking import SensitivityParts, pays
-from precisionlab.backends.runner import Ready, Runner, State, side_by_side
+from precisionlab.backends.runner import Runner, State, side_by_side
 from precisionlab.backends.sensitivity import Reference, SensitivityStages, judged_outputs
 from precisionlab.backends.session import UNPACKED, Session, as_float32
-from precisionlab.backends.switched import Switchable, SwitchedSessions, parts_of, pinned_to_float32
+from precisionlab.backends.stretch_turns import StretchTurns
+from precisionlab.backends.switched import (
+    Switchable,
+    SwitchedSessions,
+    has_room_for_sessions,
+    parts_of,
+    pinned_to_float32,
+)
+from precisionlab.backends.switched_turns import SwitchedTurns
 from precisionlab.backends.toggling import Toggling, can_be_toggled, low_of
 from precisionlab.backends.walk import border_bytes
 from precisionlab.backends.watching import Watch, Watching, constant_outputs
@@ -44,6 +52,9 @@ from precisionlab.rewrite.toggle import stage_ends, stage_need
 
 DEFAULT_BUDGET = UNLIMITED.segment
 """Bytes of activations that one segment may show for one sample, where memory does not ask for less."""
+
+_AT_ONCE = 64
+"""Samples whose reference is computed in one go, where the parts of a model take turns for it."""
 
 
 class OnnxRuntimeBackend(Backend):
@@ -211,16 +222,17 @@ class OnnxRuntimeBackend(Backend):
     def watch(self, evaluation: Evaluation) -> Callable[[Iterable[Sample]], Iterator[SampleResult]]:
         """The function that gives `results` for samples; its sessions live as long as it does."""
         flows = evaluation.flows
+        model = evaluation.judging.watched(self.model)
+        self._ranking = None
+        switched = self._switched_for(model, evaluation)
         # Where parts of the model take turns, all samples go through each: one by one the reference would cost more.
-        beside = evaluation.is_beside_reference or self.share.is_parted
+        beside = evaluation.is_beside_reference or (self.share.is_parted and switched is None)
         if beside:
             flows = tuple(dict.fromkeys((Flow.REFERENCE, *flows)))
         plan, table = evaluation.plan, evaluation.table
-        shown, model = evaluation.flows, evaluation.judging.watched(self.model)
-        copier = copier_of(evaluation.arithmetic)
-        self._ranking = None
-        ready = self._switched_for(model, evaluation)
-        how = self.budget, self.share, self.runs_on, copier, ready, self.batching
+        shown, copier = evaluation.flows, copier_of(evaluation.arithmetic)
+        share, ready = (self.share, None) if switched is None else (switched.share, switched.of(plan))
+        how = self.budget, share, self.runs_on, copier, ready, self.batching
         runner = Runner(model, plan, table, flows, shown, *how)
         what = Watching(self.model, evaluation, self.runs_on)
         original, kept = self.original_outputs(what.judged), self._kept_together
@@ -236,17 +248,35 @@ class OnnxRuntimeBackend(Backend):
             known = kept.of(sample, what.computed, self._reference_of(evaluation.judging))
             return Watch(what, sample, known | original(sample), None)
 
-        return lambda samples: runner.each(samples, watch, self.threads, before)
+        if beside or not self.share.is_parted:
+            return lambda samples: runner.each(samples, watch, self.threads, before)
+        keeping = partial(self._with_references, evaluation.judging, what.computed)
+        return lambda samples: runner.each(keeping(samples), watch, self.threads)
 
-    def _switched_for(self, model: Model, evaluation: Evaluation) -> Ready | None:
-        """What runs the plan in sessions that plans with other pins share; None where it has to have its own."""
+    def _with_references(self, judging: Judging, names: frozenset[str], samples: Iterable[Sample]) -> Iterator[Sample]:
+        """The samples, once the reference's values are kept: of all that are missing in one go, part by part."""
+        rest = iter(samples)
+        while some := list(islice(rest, _AT_ONCE)):
+            missing = [sample for sample in some if not self._kept.has(sample, names)]
+            for sample, values in zip(missing, self._references_of(judging)(missing), strict=True):
+                self._kept.keep(sample, values)
+            yield from some
+
+    def _switched_for(self, model: Model, evaluation: Evaluation) -> SwitchedSessions | None:
+        """The sessions that plans with other pins share; None where the plan has to have its own."""
         plan, arithmetic = evaluation.plan, evaluation.arithmetic
         pinned = pinned_to_float32(plan)
-        is_one = evaluation.detail is Detail.NONFINITE and not self.share.is_parted and pinned
+        is_one = evaluation.detail is Detail.NONFINITE and pinned and self._can_share(model)
         if not is_one or not self._switchable.is_shared(base_of(plan), pinned, arithmetic):
             self._switched = None  # no more than one thing at a time takes memory
             return None
-        return self._sessions_for(model, plan, evaluation.table, evaluation.judging, arithmetic).of(plan)
+        return self._sessions_for(model, plan, evaluation.table, evaluation.judging, arithmetic)
+
+    def _can_share(self, model: Model) -> bool:
+        """Whether there is room for sessions that stay."""
+        if self.share.is_parted and self.batching.size > 1:
+            return False  # a batch's reference is another one than that of all samples, part by part
+        return has_room_for_sessions(model, self.budget, self.share, self.runs_on)
 
     def _sessions_for(
         self,
@@ -261,7 +291,7 @@ class OnnxRuntimeBackend(Backend):
         with self._lock:
             if self._switched is None or self._switched[0] != key:
                 self._switched = None
-                made = SwitchedSessions(model, plan, table, arithmetic, self.budget, self.runs_on)
+                made = SwitchedSessions(model, plan, table, arithmetic, self.budget, self.share, self.runs_on)
                 self._switched = key, made
             return self._switched[1]
 
@@ -275,7 +305,8 @@ class OnnxRuntimeBackend(Backend):
 
     def _toggled_at_once(self, model: Model) -> int:
         """How many samples there is room for that layers are toggled on."""
-        return self.share.samples // 2 // max(1, border_bytes(model, parts_of(model, self.budget, self.runs_on)))
+        parts = parts_of(model, self.budget, self.share, self.runs_on)
+        return self.share.samples // 2 // max(1, border_bytes(model, parts))
 
     def _toggling(self, request: SensitivityRequest) -> Toggling:
         """What toggles layers in the sessions that a search's plans share."""
@@ -287,7 +318,7 @@ class OnnxRuntimeBackend(Backend):
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
         every = list(samples)
         if self.share.is_parted:
-            yield from branch_sensitivities(self.model, request, every, self.threads, self.budget, self.share)
+            yield from branch_sensitivities(self._turns_for(request), request, every, self.threads)
             return
         layers, reference = frozenset(request.layers), self.kept_reference(request.judging)
         if (ranking := self._ranking_for(request, reference)) is not None:
@@ -302,6 +333,17 @@ class OnnxRuntimeBackend(Backend):
         stages = SensitivityStages(self.model, request, len(every), self.budget, self.runs_on, reference)
         for toggled_of in stages.each():
             yield from side_by_side(partial(toggled_of, threads=at_once), every, threads, self.runs_on)
+
+    def _turns_for(self, request: SensitivityRequest) -> Turns:
+        """The parts of the model that take turns: in the sessions that plans share, where that can be."""
+        model, low = request.judging.watched(self.model), low_of(request)
+        layers = frozenset(request.layers) | pinned_to_float32(low)
+        is_shared = self._can_share(model) and self._switchable.is_shared(base_of(low), layers, request.arithmetic)
+        if is_shared and can_be_toggled(model, request):
+            sessions = self._sessions_for(model, low, request.table, request.judging, request.arithmetic)
+            return SwitchedTurns(sessions, request)
+        self._switched = None  # no more than one thing at a time takes memory
+        return StretchTurns(self.model, request, self.budget, self.share)
 
     def _ranking_for(self, request: SensitivityRequest, reference: Reference) -> Toggling | SensitivityParts | None:
         """The sessions that the rounds of a ranking share; they stay until a plan is evaluated."""

@@ -32,7 +32,7 @@ State = Mapping[Key, Any]
 """Values by flow and tensor, as the device has them: numpy's arrays on the CPU."""
 Values = dict[Key, Any]
 
-_INSIDE = 2
+INSIDE = 2
 """What a segment holds while it runs, of what it shows and is given: rounded copies, and what its layers share."""
 
 MAKERS = 4
@@ -103,7 +103,7 @@ class Runner:
         self._segments = partial(segments, model, plan, table, parts, flows, shown, copier)
         self._stops = list(accumulate(len(part) for part in parts))
         self._each, self._carried, where = largest_need(model, parts, len(shown), len(frozenset(flows)))
-        self._each, self._carried = _INSIDE * batching.size * self._each, batching.size * self._carried
+        self._each, self._carried = INSIDE * batching.size * self._each, batching.size * self._carried
         self._batching = batching
         self.most = share.side_by_side(model, 1 << 16, self._each, where)
         self._ready = None if ready is None else ready.sessions
@@ -134,7 +134,7 @@ class Runner:
             fed = self._batching.inputs_of(group).items()
             return _Group(visits, {(Flow.REFERENCE, name): array for name, array in fed})
 
-        if self._ready is None:
+        if self._ready is None or self._share.is_parted:
             return self._in_turn(iter(samples), begun, threads)
         ready = self._ready
         if self._replayed:
@@ -160,13 +160,19 @@ class Runner:
         count = max(1, min(_AT_ONCE, room // max(1, 2 * self._carried)))
         waiting = self._batching.groups(samples)
         while groups := [begun(group) for group in islice(waiting, count)]:
-            for segment, stop in zip(self._segments(), self._stops, strict=True):
-                session = self._device.session(segment.graph)
+            for (segment, session), stop in zip(self._opened(), self._stops, strict=True):
                 step = partial(self._step, segment, session, stop)
                 for _ in side_by_side(step, groups, threads, self._device):
                     pass
                 session.close()
             yield from (visit.result() for group in groups for visit in group.visits)
+
+    def _opened(self) -> Iterator[tuple[Segment, Running]]:
+        """The segments in turn, each with its session."""
+        if self._ready is not None:
+            yield from self._ready
+        else:
+            yield from ((segment, self._device.session(segment.graph)) for segment in self._segments())
 
     def _step(self, segment: Segment, session: Running, stop: int, group: _Group[Any]) -> None:
         """One segment for one group, which keeps what those behind the segment's end, the layer `stop`, need."""

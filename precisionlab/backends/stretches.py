@@ -52,6 +52,10 @@ class StretchPart:
         """Make the session without branches."""
         self._session(False)
 
+    def end_base(self) -> None:
+        """Let go of the session without branches before the one with them is made."""
+        self.close()
+
     def close(self) -> None:
         """Let go of the sessions; they are made again when they are needed."""
         for _, session in self._sessions.values():

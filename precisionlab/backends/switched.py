@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from precisionlab.backends.device import CPU, Device, Running
-from precisionlab.backends.runner import MAKERS, Ready, sessions_of, side_by_side
+from precisionlab.backends.memory import BUILT, Share
+from precisionlab.backends.part_sessions import PartSessions, TurnedSession
+from precisionlab.backends.runner import INSIDE, Ready, sessions_of
 from precisionlab.calibration.table import CalibrationTable
 from precisionlab.model import Layer, Model
 from precisionlab.plan.arithmetic import Arithmetic
@@ -32,6 +35,12 @@ from precisionlab.rewrite.switched import (
 
 _PARTS, _LEAST = 16, 32
 """Into so many parts a model is cut, of no fewer nodes: to toggle a layer takes its part, and those behind it."""
+
+_SESSIONS = 2
+"""One part in so many of what samples have is for sessions that stay, where a model is parted."""
+
+_COPIES = 3
+"""Copies of its weights that such a session takes: rounded ones, and both packed."""
 
 _ON_GPU = 64
 """Nodes of a part on a GPU: to begin and end a run takes as long there as dozens of kernels."""
@@ -70,10 +79,21 @@ class Switchable:
         return self._asked[1] and not any(has_bodies(self._model, self._model.layer[name]) for name in pinned)
 
 
-def parts_of(model: Model, budget: int, device: Device) -> list[list[Layer]]:
+def parts_of(model: Model, budget: int, share: Share, device: Device) -> list[list[Layer]]:
     """How the model is cut for them: what a part shows for a sample stays within `budget` bytes."""
     nodes = max(_LEAST, len(model.node) // _PARTS) if device is CPU else _ON_GPU
-    return cut(model, 1, budget, None, nodes)
+    return cut(model, 1, budget, share.weights, nodes if share.nodes is None else min(nodes, share.nodes))
+
+
+def has_room_for_sessions(model: Model, budget: int, share: Share, device: Device) -> bool:
+    """Whether sessions may stay from plan to plan, and samples still have their room.
+
+    Where the model is parted, half of what samples have is for sessions that stay.
+    """
+    if not share.is_parted:
+        return True
+    each, *_ = largest_need(model, parts_of(model, budget, share, device), 1, 1)
+    return INSIDE * each <= share.samples - share.samples // _SESSIONS
 
 
 class SwitchedSessions:
@@ -86,22 +106,28 @@ class SwitchedSessions:
         table: CalibrationTable | None,
         arithmetic: Arithmetic,
         budget: int,
+        share: Share,
         device: Device,
     ) -> None:
-        """`budget` is how much a graph may show for a sample."""
+        """`budget` is how much a graph may show for a sample; of the `share` is what stays, where it has to be parted.
+
+        `share` is from then on what is left of it.
+        """
         copier = copier_of(arithmetic)
         self._copier_of, self._table = copier, table
         self._copier = copier(GraphBuilder(model.onnx), model, table)
         self.model, self.device = model, device
         self._beside: tuple[PrecisionPlan, list[tuple[Segment, Running]]] | None = None
-        self.cut = parts_of(model, budget, device)
+        self.cut = parts_of(model, budget, share, device)
         self.stops = list(accumulate(len(part) for part in self.cut))
         self.each, *_ = largest_need(model, self.cut, 1, 1)
         switching = in_branches if device is CPU else in_values
         self._parts = list(switched_parts(model, base_of(plan), table, self.cut, copier, switching))
         self._set = {is_pinned: device.value(np.asarray(is_pinned)) for is_pinned in (False, True)}
-        graphs = (part.graph for part in self._parts)
-        self._sessions = list(side_by_side(device.repeated, graphs, MAKERS, device))
+        needs = [sum(_COPIES * layer.weight_bytes + BUILT * len(layer.nodes) for layer in part) for part in self.cut]
+        room = share.samples // _SESSIONS if share.is_parted else None
+        self._sessions = PartSessions([part.graph for part in self._parts], needs, room, device)
+        self.share = replace(share, samples=share.samples - self._sessions.held)
 
     def of(self, plan: PrecisionPlan) -> Ready:
         """What runs the plan."""
@@ -110,16 +136,26 @@ class SwitchedSessions:
         tensors = differing(self.model, plan, self._copier)
         ready: list[tuple[Segment, Running]] = []
         replayed: list[Running | None] = []
-        for part, session in zip(self._parts, self._sessions, strict=True):
+        for index, part in enumerate(self._parts):
             states = {own: layer in pinned for own, layer in part.switches.items()}
             switches = {own: self._set[state] for own, state in states.items()}
-            ready.append((part.segment(tensors), _Switched(session, switches)))
-            replayed.append(self.device.replayed(session, states))
+            ready.append((part.segment(tensors), TurnedSession(self._sessions, index, switches)))
+            if self.device is not CPU:
+                replayed.append(self.device.replayed(self._sessions.at(index), states))
         return Ready(self.cut, ready, [one for one in replayed if one is not None] if all(replayed) else ())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the sessions of all parts stay."""
+        return self._sessions.is_whole
+
+    def end_turn(self, part: int) -> None:
+        """Let go of a part's session, unless it stays."""
+        self._sessions.end_turn(part)
 
     def run(self, part: int, values: Mapping[str, Any], pinned: Collection[str]) -> dict[str, Any]:
         """What the layers of a part give, by tensor, of values by tensor."""
-        of, session = self._parts[part], self._sessions[part]
+        of, session = self._parts[part], self._sessions.at(part)
         feeds = {own: values[name] for own, name in of.feeds.items()}
         feeds.update((own, self._set[layer in pinned]) for own, layer in of.switches.items())
         return {of.fetches[own]: value for own, value in session.run(feeds).items()}
@@ -140,17 +176,3 @@ class SwitchedSessions:
             sessions = sessions_of((segment.graph for segment in made), self.device)
             self._beside = plan, list(zip(made, sessions, strict=True))
         return self._beside[1]
-
-
-class _Switched:
-    """A session with its switches set."""
-
-    def __init__(self, session: Running, switches: Mapping[str, Any]) -> None:
-        self._session, self._switches = session, switches
-
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """All outputs by name."""
-        return self._session.run({**feeds, **self._switches})
-
-    def close(self) -> None:
-        """Others use the session: it stays."""

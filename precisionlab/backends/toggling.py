@@ -49,6 +49,11 @@ def can_be_toggled(model: Model, request: SensitivityRequest) -> bool:
     return all(copier.is_exact(layer, float32) for layer in model.layers)
 
 
+def pins_of(model: Model, plan: PrecisionPlan) -> frozenset[str]:
+    """What the plan pins to float32 of its base: of the reference that is every layer."""
+    return frozenset(layer.name for layer in model.layers) if is_reference(plan) else pinned_to_float32(plan)
+
+
 class Toggling:
     """One request's way through the sessions that are shared; on a GPU the base has some of its own beside them."""
 
@@ -58,10 +63,10 @@ class Toggling:
         self._model, self._host = sessions.model, sessions.device.host
         self._names = judged_outputs(self._model)
         self._all = frozenset(layer.name for layer in self._model.layers)
-        pins = self._pins_of(request.plan), self._pins_of(request.other)
-        self._parts: list[_SwitchedPart]
+        pins = pins_of(self._model, request.plan), pins_of(self._model, request.other)
+        self._parts: list[SwitchedPart]
         if sessions.device is CPU:
-            self._parts = [_SwitchedPart(sessions, index, *pins) for index in range(len(sessions.cut))]
+            self._parts = [SwitchedPart(sessions, index, *pins) for index in range(len(sessions.cut))]
         else:
             own = sessions.beside(request.plan)
             self._parts = [_PartWithOwnBase(sessions, index, *pins, one) for index, one in enumerate(own)]
@@ -81,16 +86,13 @@ class Toggling:
             ways = list(side_by_side(self._way, some, min(threads, len(some)), device))
             yield from walk.toggled(ways, layers, threads)
 
-    def _pins_of(self, plan: PrecisionPlan) -> frozenset[str]:
-        return self._all if is_reference(plan) else pinned_to_float32(plan)
-
     def _way(self, sample: Sample) -> Way:
         request = self._request
         before = values_before(self._model, self._parts, sample.inputs)
         outputs = {name: self._host(before[-1][name]) for name in self._names}
         switched = partial(self._through, sample.inputs)
         if is_reference(request.plan):
-            reference, variant = outputs, switched(self._pins_of(request.other))
+            reference, variant = outputs, switched(pins_of(self._model, request.other))
         else:
             reference, variant = switched(self._all), outputs
         return Way(sample.name, before, outputs, reference, judged_differences(request.judging, reference, variant))
@@ -104,7 +106,7 @@ class Toggling:
         return {name: self._host(state[name]) for name in self._names}
 
 
-class _SwitchedPart:
+class SwitchedPart:
     """One part, which has each layer behind a switch, in the base and with a layer toggled."""
 
     is_one_run = False
@@ -133,7 +135,7 @@ class _SwitchedPart:
         return {name: value for name, value in found.items() if name in self._needed}
 
 
-class _PartWithOwnBase(_SwitchedPart):
+class _PartWithOwnBase(SwitchedPart):
     """The same where a switch is a kernel for each value that is rounded: the base has a session without any."""
 
     def __init__(
