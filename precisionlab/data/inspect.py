@@ -175,14 +175,10 @@ def _about_samples(look: Look) -> Iterable[Finding]:
         names = some([name for name, _ in look.skipped])
         yield Finding(Severity.WARNING, None, f"{_count(len(look.skipped), 'bad sample')} left out: {names}")
     if look.samples < FEW:
-        batch = max((seen.largest_batch for seen in look.inputs), default=1)
-        stack = f" (one holds a batch of {batch}: a file is one sample where the model's batch is dynamic)"
-        if any(seen.fixed_batch for seen in look.inputs):
-            stack = f" (each a batch of {batch}, as the model is made for)"
         yield Finding(
             Severity.WARNING,
             None,
-            f"few: ranges and verdicts rest on {_count(look.samples, 'sample')}{stack if batch > 1 else ''}; "
+            f"few: ranges and verdicts rest on {_count(look.samples, 'sample')}{_of_batches(look)}; "
             "some hundred that look like real use are common",
         )
     if look.duplicates:
@@ -192,6 +188,17 @@ def _about_samples(look: Look) -> Iterable[Finding]:
             None,
             f"{_count(len(look.duplicates), 'sample')} the same as an earlier one, counted twice: {pairs}",
         )
+
+
+def _of_batches(look: Look) -> str:
+    """That samples hold batches; nothing where first axes of their inputs differ, as of a graph's nodes and edges."""
+    stacked = [seen for seen in look.inputs if seen.largest_batch > 1]
+    batches = {seen.largest_batch for seen in stacked}
+    if len(batches) != 1:
+        return ""
+    if any(seen.fixed_batch for seen in stacked):
+        return f" (each a batch of {batches.pop()}, as the model is made for)"
+    return f" (one holds a batch of {batches.pop()}: a file is one sample where the model's batch is dynamic)"
 
 
 def _about_remarks(look: Look) -> Iterable[Finding]:

@@ -179,6 +179,16 @@ def test_few_samples() -> None:
     assert "batch of 1000" in texts(1, shapes={(1000, 3, 224, 224): 1})
 
 
+def test_a_batch_is_told_of_where_all_inputs_have_it_alone() -> None:
+    def said(*inputs: tuple[tuple[int, ...], bool]) -> str:
+        looks = [an_input(shapes={shape: 1}, fixed_batch=fixed) for shape, fixed in inputs]
+        return "; ".join(finding.text for finding in Look(1, tuple(looks)).findings)
+
+    assert "one holds a batch of 4: a file" in said(((4, 3), False), ((4, 5), False), ((1, 5), True))
+    assert "each a batch of 4, as the model is made for" in said(((4, 3), True), ((4, 5), True))
+    assert "batch" not in said(((43, 85), False), ((86, 13), False), ((2, 86), True))  # a graph's nodes and edges
+
+
 def test_constant_samples() -> None:
     assert "2 samples constant, all values equal: a, b;" in texts(constant=("a", "b"))
     assert "a, b, c and 1 more" in texts(constant=("a", "b", "c", "d"))
