@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
+from precisionlab.compare.tolerance import meets
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import lower_rungs, without_needless
 from precisionlab.search.pinning.choice import Aim, best, order_of
 from precisionlab.search.pinning.evaluations import Evaluations
+from precisionlab.search.pinning.nearest import nearest
 from precisionlab.search.pinning.task import Task
 from precisionlab.search.pins import find_pins
 from precisionlab.system.deadline import BudgetExhausted
@@ -24,9 +26,11 @@ def found_pins(task: Task, evaluations: Evaluations) -> dict[str, Precision]:
 def _passing(task: Task, evaluations: Evaluations) -> dict[str, Precision]:
     """The best plan that passes, each pin on its rung; where none passes the nearest one, or nothing."""
     found = find_pins(evaluations.suspects.ranking, evaluations.verdict, task.options.max_pins)
-    pins = dict.fromkeys(evaluations.in_order(found.pins), Precision.FP32)
     if not found.passes:
-        return pins
+        tried = evaluations.comparisons
+        right = {key: comparison for key, comparison in tried.items() if meets(comparison, task.tolerance)}
+        return evaluations.pins_of(nearest(right or tried, evaluations.strict))
+    pins = dict.fromkeys(evaluations.in_order(found.pins), Precision.FP32)
     with suppress(BudgetExhausted):
         _come_down(task, evaluations, pins)
     chosen = best(evaluations.trials(evaluations.strict, task.most_seconds), task.aim)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from precisionlab.compare.comparison import Comparison
+from precisionlab.compare.tolerance import meets
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.outcome import PrecisionResult, Variant
 from precisionlab.search.pinning.choice import Aim, best
 from precisionlab.search.pinning.confirming import GROWN, Confirmation
 from precisionlab.search.pinning.evaluations import Evaluations
 from precisionlab.search.pinning.finding import found_pins
+from precisionlab.search.pinning.nearest import TYPICAL, strictly_nearest
 from precisionlab.search.pinning.proving import certificate, widen_front
 from precisionlab.search.pinning.suspects import suspects_by_own_error, suspects_by_sensitivity
 from precisionlab.search.pinning.task import Task
@@ -47,10 +49,11 @@ class PinSearch:
             self._stopped = self._stopped or evaluations.spent
             return self._result(low, self._confirmation.undominated(grown), None, GROWN)
         self._stopped = self._stopped or evaluations.spent
+        remark = self._chance(mixed)
         if mixed is low:
             widen_front(task, evaluations, mixed)
-            return self._result(low, low, None)
-        return self._proven(low, mixed)
+            return self._result(low, low, None, remark)
+        return self._proven(low, mixed, remark)
 
     def bare(self) -> PrecisionResult:
         """The low precision compared, and no pin searched for."""
@@ -93,7 +96,14 @@ class PinSearch:
                 break
         return mixed
 
-    def _proven(self, low: Variant, mixed: Variant) -> PrecisionResult:
+    def _chance(self, mixed: Variant) -> str:
+        """That another plan is nearer by its figures alone, where none is right and that is so."""
+        tried, strict = self._evaluations.comparisons, self._evaluations.strict
+        key = frozenset(self._evaluations.assignment(mixed.plan).items())
+        is_right = meets(mixed.comparison, self._task.tolerance)
+        return "" if is_right or strictly_nearest(tried, strict) == key else TYPICAL
+
+    def _proven(self, low: Variant, mixed: Variant, remark: str) -> PrecisionResult:
         """The plan with its certificate; one that proves better on the way takes its place."""
         task, evaluations = self._task, self._evaluations
         certificate(task, evaluations, mixed)
@@ -101,7 +111,7 @@ class PinSearch:
         while (better := self._confirmation.undominated(mixed)) is not mixed:
             mixed = better
             certificate(task, evaluations, mixed)
-        return self._result(low, mixed, certificate(task, evaluations, mixed))
+        return self._result(low, mixed, certificate(task, evaluations, mixed), remark)
 
     def _result(self, low: Variant, mixed: Variant, proof: Certificate | None, remark: str = "") -> PrecisionResult:
         suspects = self._evaluations.suspects
