@@ -3,7 +3,7 @@
 For each model two sweeps among float32, by the default tolerance and ranges: INT8 and FP8 together, and INT4; pins go
 to float32. A row has of each precision the SQNR of the worst output as it is, behind a slash on samples held out where
 there are enough of them; what makes it right, and the SQNR with that; how many layers are more exact by themselves in
-INT8 and in FP8, and of how many an operand reaches beyond 11.6 times its rms (where FP8 begins to be the better one);
+INT8 and in FP8, and of how many an operand reaches beyond 16 times its rms (where FP8 begins to be the better one);
 which of the two the run says to take; the bytes that INT4 saves; and the task's metric, where the model has one, with
 all layers low.
 
@@ -34,7 +34,7 @@ from precisionlab.report.quantized_choice import choice_of, tails_of
 from precisionlab.report.redraw import RunFiles, read_run
 from precisionlab.report.section import Tables, section_of
 from precisionlab.report.shipping import recommendation
-from precisionlab.search.quantized_choice import EVEN
+from precisionlab.search.quantized_choice import EVEN_OF_LAYER
 from precisionlab.system.wording import counted
 
 EVERY = (*MODELS, "minimol", "traceforge", "ddddocr", "ddddocr_old")
@@ -134,7 +134,7 @@ def _each(run: Swept) -> str:
     choice = choice_of(files.run["precisions"], records_of(files.layers), tails_of(files.histograms))
     if choice is None:
         return "–"
-    long = sum(layer.tail is not None and layer.tail > EVEN for layer in choice.layers)
+    long = sum(layer.tail is not None and layer.tail > EVEN_OF_LAYER for layer in choice.layers)
     return f"{choice.count('int8')} / {choice.count('fp8')}, {long} of {len(choice.layers)}"
 
 

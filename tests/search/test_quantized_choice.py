@@ -12,7 +12,7 @@ from precisionlab.calibration.grid import quantized_array
 from precisionlab.calibration.histogram import histogram_of
 from precisionlab.precision import Precision
 from precisionlab.report.quantized_choice import choice_of, histogram_tail
-from precisionlab.search.quantized_choice import EVEN, quantized_choice, tail_of
+from precisionlab.search.quantized_choice import EVEN, EVEN_OF_LAYER, quantized_choice, tail_of
 from precisionlab.search.recommendation import Candidate, recommend
 from precisionlab.search.verdict import State, Verdict
 
@@ -26,11 +26,17 @@ SPREADS = {
 }
 
 
+def rounded(x: np.ndarray, precision: Precision, amax: np.ndarray) -> np.ndarray:
+    scale = np.asarray(amax / precision.number_format.largest, np.float32)
+    return quantized_array(x, scale, 1 if scale.ndim else None, precision.number_format).astype(np.float64)
+
+
+def decibels(true: np.ndarray, found: np.ndarray) -> float:
+    return float(10 * np.log10((true**2).sum() / ((found - true) ** 2).sum()))
+
+
 def noise(x: np.ndarray, precision: Precision) -> float:
-    number_format = precision.number_format
-    scale = np.asarray(np.abs(x).max() / number_format.largest, np.float32)
-    found = quantized_array(x, scale, None, number_format).astype(np.float64)
-    return float(10 * np.log10((x.astype(np.float64) ** 2).sum() / ((found - x) ** 2).sum()))
+    return decibels(x.astype(np.float64), rounded(x, precision, np.abs(x).max()))
 
 
 @pytest.mark.parametrize("name", SPREADS)
@@ -42,6 +48,22 @@ def test_the_tail_says_which_of_the_two_is_more_exact(name: str) -> None:
     assert (fp8 > int8) == (tail > EVEN)
     assert int8 == pytest.approx(20 * math.log10(127 / tail) + 10 * math.log10(12), abs=1.5)
     assert 31 < fp8 < 33
+
+
+@pytest.mark.parametrize("tail", [6, 11, 14, 19, 25, 40])
+def test_a_layer_of_two_operands_is_more_exact_in_fp8_where_one_has_a_longer_tail_than_an_operand_needs(
+    tail: float,
+) -> None:
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((500, 64)).astype(np.float32), rng.standard_normal((64, 32)).astype(np.float32)
+    x[0, 0] = tail * np.sqrt((x[1:] ** 2).mean())
+    true = x.astype(np.float64)[1:] @ w.astype(np.float64)
+    int8, fp8 = (
+        decibels(true, rounded(x, low, np.abs(x).max())[1:] @ rounded(w, low, np.abs(w).max(0)))
+        for low in (Precision.INT8, Precision.FP8)
+    )
+    assert (fp8 > int8) == (tail > EVEN_OF_LAYER)
+    assert 27.5 < fp8 < 29.5
 
 
 def test_a_histogram_tells_the_tail_to_a_few_percent() -> None:
