@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, chain, islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -58,12 +59,14 @@ class Visit(Protocol[T_co]):
 class Ready:
     """The parts of a model, and a plan's segments of them with the sessions that run these.
 
-    `replayed` are sessions in the place of those, faster where samples of one shape run one after the other.
+    `replayed` are sessions in the place of those, faster where samples of one shape run one after the other: a sample
+    has its `turn` for all of them, as what one gives holds until its next run, whichever thread or plan that is of.
     """
 
     parts: Sequence[Sequence[Layer]]
     sessions: Sequence[tuple[Segment, Running]]
     replayed: Sequence[Running] = ()
+    turn: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
 
 @dataclass
@@ -107,7 +110,7 @@ class Runner:
         self._batching = batching
         self.most = share.side_by_side(model, 1 << 16, self._each, where)
         self._ready = None if ready is None else ready.sessions
-        self._replayed = () if ready is None else ready.replayed
+        self._shared = ready
         if ready is None and not share.is_parted:
             made = list(self._segments())
             self._ready = list(zip(made, sessions_of((one.graph for one in made), device), strict=True))
@@ -137,17 +140,19 @@ class Runner:
         if self._ready is None or self._share.is_parted:
             return self._in_turn(iter(samples), begun, threads)
         ready = self._ready
-        if self._replayed:
+        turn: AbstractContextManager[Any] = nullcontext()
+        if self._shared is not None and self._shared.replayed:
             samples, is_alike = _peeked(samples)
             if is_alike:
-                ready = [(segment, run) for (segment, _), run in zip(ready, self._replayed, strict=True)]
-                threads = 1
+                ready = [(segment, run) for (segment, _), run in zip(ready, self._shared.replayed, strict=True)]
+                threads, turn = 1, self._shared.turn
 
         def through(samples: Sequence[Sample]) -> list[T]:
             group = begun(samples)
-            for (segment, session), stop in zip(ready, self._stops, strict=True):
-                self._step(segment, session, stop, group)
-            return [visit.result() for visit in group.visits]
+            with turn:
+                for (segment, session), stop in zip(ready, self._stops, strict=True):
+                    self._step(segment, session, stop, group)
+                return [visit.result() for visit in group.visits]
 
         found = side_by_side(through, self._batching.groups(samples), threads, self._device)
         return chain.from_iterable(found)

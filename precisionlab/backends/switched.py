@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import accumulate
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,7 @@ class SwitchedSessions:
         self._copier_of, self._table = copier, table
         self._copier = copier(GraphBuilder(model.onnx), model, table)
         self.model, self.device = model, device
+        self._turn = Lock()
         self._beside: tuple[PrecisionPlan, list[tuple[Segment, Running]]] | None = None
         self.cut = parts_of(model, budget, share, device)
         self.stops = list(accumulate(len(part) for part in self.cut))
@@ -142,7 +144,8 @@ class SwitchedSessions:
             ready.append((part.segment(tensors), TurnedSession(self._sessions, index, switches)))
             if self.device is not CPU:
                 replayed.append(self.device.replayed(self._sessions.at(index), states))
-        return Ready(self.cut, ready, [one for one in replayed if one is not None] if all(replayed) else ())
+        usable = [one for one in replayed if one is not None] if all(replayed) else ()
+        return Ready(self.cut, ready, usable, self._turn)
 
     @property
     def is_whole(self) -> bool:

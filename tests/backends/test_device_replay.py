@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,18 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from test_switched import attention, heard, plans
+from test_switched import samples as shared_samples
 
 from precisionlab.backends.cuda.arrays import DeviceArray
 from precisionlab.backends.cuda.replay import Replays
 from precisionlab.backends.cuda.replayable import is_replayable
+from precisionlab.backends.device import Cpu, Running
+from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
+from precisionlab.data import Sample
 from precisionlab.errors import ModelError
+from precisionlab.precision import Precision
+from precisionlab.rewrite.plans import plan_for
 
 WHERE = """(bool pinned, float[n, 4] x) => (float[n, 4] y) {
     low = Cast<to = 10>(x)
@@ -192,3 +202,59 @@ def test_a_graph_whose_values_stay_on_the_gpu_can_be_replayed(text: str) -> None
 )
 def test_a_graph_in_which_the_host_reads_values_is_not(text: str) -> None:
     assert not is_replayable(ir.from_proto(graph(text)))
+
+
+class OnePlace(Cpu):
+    """A device whose repeated sessions give their values at one place, which the next run of any thread fills anew."""
+
+    name = "one place"
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self._places: dict[int, dict[str, NDArray[Any]]] = {}
+
+    def replayed(self, session: Running, switches: Mapping[str, bool]) -> Running:
+        return _AtOnePlace(self, session, switches, self._places.setdefault(id(session), {}))
+
+
+class _AtOnePlace:
+    def __init__(
+        self, device: OnePlace, session: Running, switches: Mapping[str, bool], place: dict[str, NDArray[Any]]
+    ) -> None:
+        self._device, self._session, self._place = device, session, place
+        self._switches = {name: np.asarray(state) for name, state in switches.items()}
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        self._device.runs += 1
+        for name, value in self._session.run({**feeds, **self._switches}).items():
+            self._place.setdefault(name, np.zeros_like(value))[...] = value
+        sleep(1e-4)  # another thread has time to run here
+        return dict(self._place)
+
+    def close(self) -> None:
+        """Others use it."""
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_plans_on_two_threads_do_not_fill_each_others_places(tmp_path: Path, alike: bool) -> None:
+    model, every = attention(tmp_path), shared_samples(6)
+    words = [5, 5, 5, 5, 5, 5] if alike else [3, 4, 5, 3, 4, 5]
+    data = [
+        Sample(one.name, {name: array[:, :count] for name, array in one.inputs.items()})
+        for one, count in zip(every, words, strict=True)
+    ]
+    low = plan_for(model, Precision.FP16)
+    device = OnePlace()
+    backend = OnnxRuntimeBackend(model, data[0], 2, device=device)
+    known = backend.compare(low, None, data, heard, metric=None, introduced=False)
+    judged = partial(backend.judge, table=None, samples=data, progress=heard, metric=None, known=known)
+    wanted = plans(model, Precision.FP16)[:2]
+    beside = OnnxRuntimeBackend(model, data[0], 2)
+    expected = [
+        str({**beside.judge(p, None, data, heard, metric=None, known=known).to_dict(), "seconds": 0}) for p in wanted
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(judged, plan) for plan in wanted * 3]
+        texts = [str({**one.result().to_dict(), "seconds": 0}) for one in found]
+    assert texts == expected * 3
+    assert (device.runs > 0) == alike  # samples of many shapes run side by side
