@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from precisionlab.cli.console import Console, shortened
-from precisionlab.evaluate.each_layer import EachLayer, LayerFigures
+from precisionlab.evaluate.each_layer import EachLayer, LayerFigures, extremes
 from precisionlab.jobs.result import SweepResult
 from precisionlab.model.selections import moving_layers
 from precisionlab.report.layer_rows import layer_errors
@@ -19,7 +19,6 @@ from precisionlab.system.prefix import common_prefix
 from precisionlab.system.wording import counted, decibel, number
 
 _SHOWN = 8
-_NOTHING = 0.1  # dB
 _OTHER_COLUMNS = 52  # what the table of layers needs beside the names
 _SHARE = 7  # what its share of the error takes of that
 
@@ -45,20 +44,16 @@ def by_itself_lines(outcome: PrecisionResult, each: EachLayer) -> Iterator[str]:
     def told(found: LayerFigures) -> str:
         return f"{decibel(found.sqnr)} dB" + ("" if found.metric is None else f", {metric} {number(found.metric, 3)}")
 
-    def worth(found: LayerFigures) -> float:
-        return -math.inf if math.isnan(found.sqnr) else found.sqnr
-
+    on, off = ({name: found.sqnr for name, found in part.items()} for part in (each.one_on, each.one_off))
+    worst, best = extremes(each.low.sqnr, on, off)
     samples = counted(each.samples, "sample")
     yield f"each layer by itself, on {samples}; {outcome.precision} throughout: {told(each.low)}"
-    if each.one_on:
-        worst = min(each.one_on, key=lambda name: worth(each.one_on[name]))
+    if worst is not None:
         yield f"  only one in {outcome.precision}: worst {worst}, {told(each.one_on[worst])}"
-    if each.one_off:
-        best = max(each.one_off, key=lambda name: worth(each.one_off[name]))
-        if worth(each.one_off[best]) - worth(each.low) >= _NOTHING:  # not so of two that are no number
-            yield f"  all but one in it: best without {best}, {told(each.one_off[best])}"
-        else:
-            yield "  all but one in it: no single layer gains a tenth of a decibel"
+    if best is not None:
+        yield f"  all but one in it: best without {best}, {told(each.one_off[best])}"
+    elif off:
+        yield "  all but one in it: no single layer gains a tenth of a decibel"
 
 
 def _order(outcome: PrecisionResult) -> str:

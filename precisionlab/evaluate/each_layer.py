@@ -27,6 +27,9 @@ from precisionlab.rewrite.observe import output_bytes
 from precisionlab.system.deadline import BudgetExhausted
 from precisionlab.system.plain import Count, of_kind
 
+_NOTHING = 0.1
+"""dB: no layer is told of that gains less."""
+
 _AT_ONCE = 64
 """Layers that are measured before the journal is told: what a kill costs."""
 
@@ -60,6 +63,23 @@ class EachLayer:
     one_off: Mapping[str, LayerFigures]
     low: LayerFigures
     reference_metric: float | None
+
+
+def extremes(low: float, one_on: Mapping[str, float], one_off: Mapping[str, float]) -> tuple[str | None, str | None]:
+    """The layer that harms most alone in the low precision, and that which buys most alone in float32.
+
+    By SQNR in dB, of which NaN is the least; `low` is that of the precision throughout. None of the first where none
+    was measured, and of the second where none gains a tenth of a decibel either.
+    """
+
+    def worth(sqnr: float) -> float:
+        return -math.inf if math.isnan(sqnr) else sqnr
+
+    worst = min(one_on, key=lambda name: worth(one_on[name]), default=None)
+    best = max(one_off, key=lambda name: worth(one_off[name]), default=None)
+    # Not so of two that are no number: their difference is none.
+    gains = best is not None and worth(one_off[best]) - worth(low) >= _NOTHING
+    return worst, best if gains else None
 
 
 @dataclass(frozen=True)

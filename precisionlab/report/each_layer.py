@@ -9,9 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from precisionlab.evaluate.each_layer import extremes
 from precisionlab.report.cells import Row, as_number, as_text, show
 from precisionlab.report.drawing import SETTLED
 from precisionlab.report.each_chart import EachPoint, draw_each
+from precisionlab.system.wording import counted
 
 _MOST = 25
 """Rows that are shown; all stand in layers.csv."""
@@ -121,6 +123,34 @@ def by_itself(facts: Mapping[str, Any] | None, rows: Sequence[Row], title: str) 
         at=axis.place(whole[by]),
         chart=_chart(found, whole[by], by, figure, title),
     )
+
+
+def told_in_words(facts: Mapping[str, Any] | None, rows: Sequence[Row], title: str) -> str:
+    """Which layer harms most alone in the low precision, and which buys most alone in float32; "" where none was asked.
+
+    `facts` and `rows` are as `by_itself` has them.
+    """
+    found = [figures for row in rows if (figures := _figures(row, with_metric=False)) is not None] if facts else []
+    if not facts or not found:
+        return ""
+    on, off = ({one.layer: v for one, v in pairs if v is not None} for pairs in _pairs(found))
+    low = _number(facts["low"]["sqnr"])
+    worst, best = extremes(math.nan if low is None else low, on, off)
+    said = [f"on {counted(int(facts['samples']), 'sample')}, {title} throughout {show(low, '.1f')} dB"]
+    if worst is not None:
+        said.append(f"only one layer in {title}: worst {worst}, {show(on[worst], '.1f')} dB")
+    if best is not None:
+        said.append(f"all but one: best without {best}, {show(off[best], '.1f')} dB")
+    elif off:
+        said.append("all but one: no single layer gains a tenth of a decibel")
+    return "; ".join(said)
+
+
+def _pairs(
+    found: Sequence[_Figures],
+) -> tuple[list[tuple[_Figures, float | None]], list[tuple[_Figures, float | None]]]:
+    """Each layer with its SQNR in dB: alone in the low precision, and alone in float32."""
+    return [(one, one.on["sqnr"]) for one in found], [(one, one.off["sqnr"]) for one in found]
 
 
 def _chart(found: Sequence[_Figures], whole: float | None, by: str, figure: str, title: str) -> Markup:

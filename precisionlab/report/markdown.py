@@ -17,6 +17,7 @@ from precisionlab.compare.metrics import SQNR, Metric, brief_metrics
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.report.cells import Row, figure_cell, percent, show, value_text, visible
 from precisionlab.report.commands import next_command
+from precisionlab.report.each_layer import told_in_words
 from precisionlab.report.hazard import capital
 from precisionlab.report.inside import emulated_words, engines_line
 from precisionlab.report.quantized_choice import choice_of, tails_of
@@ -75,6 +76,7 @@ def render_markdown(run: Mapping[str, Any], tables: Tables, plans: Mapping[str, 
         "\n".join(_verdict(section, run) for section in sections),
         _variants(tables.variants, bool(run["data"]["held_out"]), any(section.repaired for section in sections)),
         *_choice(run, tables),
+        *_each_layer(run, tables),
         *(part for section in sections for part in (*_repairs(section), *_pins(section))),
         *_reproduce(run),
         *_next(run, [section for section in sections if section.name == advice.taken]),
@@ -86,6 +88,14 @@ def render_markdown(run: Mapping[str, Any], tables: Tables, plans: Mapping[str, 
 def _choice(run: Mapping[str, Any], tables: Tables) -> list[str]:
     choice = choice_of(run["precisions"], tables.layers, tails_of(tables.histograms))
     return [] if choice is None else [f"**{text(choice.question)}** {text(capital(choice.sentence))}."]
+
+
+def _each_layer(run: Mapping[str, Any], tables: Tables) -> Iterable[str]:
+    """What each layer does by itself, where that was asked for."""
+    for name, facts in run["precisions"].items():
+        rows = [row for row in tables.layers if row["precision"] == name]
+        if said := told_in_words(facts.get("each_layer"), rows, name.upper()):
+            yield f"**Each layer by itself:** {text(said)}."
 
 
 def _warnings(run: Mapping[str, Any]) -> list[str]:

@@ -239,6 +239,19 @@ def test_the_terminal_names_the_worst_and_what_buys_most(swept: SweepResult) -> 
     assert "no single layer gains" in list(by_itself_lines(found, none))[2]
 
 
+def test_the_summary_names_them_too_and_says_nothing_where_they_were_not_asked_for(
+    swept: SweepResult, swept_digits: SweepResult
+) -> None:
+    assert swept.folder is not None
+    worst = swept.layers.sort_values("one_on_sqnr_db").iloc[0]
+    told = (swept.folder / "summary.md").read_text().replace("\\", "")
+    low = swept.run["precisions"]["bf16"]["each_layer"]["low"]["sqnr"]
+    assert f"**Each layer by itself:** on 4 samples, BF16 throughout {low:.1f} dB; only one layer in BF16" in told
+    assert f"worst {worst['layer']}, {worst['one_on_sqnr_db']:.1f} dB; all but one: no single layer gains a ten" in told
+    assert swept_digits.folder is not None
+    assert "by itself" not in (swept_digits.folder / "summary.md").read_text()
+
+
 def test_the_page_shows_them_the_worst_first_and_the_tables_are_read_again(swept: SweepResult) -> None:
     assert swept.folder is not None
     page = (swept.folder / "report.html").read_text()
