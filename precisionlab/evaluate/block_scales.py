@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
@@ -56,9 +58,29 @@ def chosen_table(
         assert axis is not None
         content = weight.const_value.numpy()
         if np.isfinite(content).all():
-            scales[name] = output_scales(content, axis, moments.sums[name], precision.number_format)
+            scales[name] = _scales_once(content, axis, moments.sums[name], precision)
         let_go(weight.const_value)
     return block_table(Blocks(size, OUTPUT, scales), precision)
+
+
+_known: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+_MOST_KNOWN = 1024
+"""Weights: trials of repairs ask for the scales of dozens of models in which a few weights differ."""
+
+
+def _scales_once(
+    weight: NDArray[np.float32], axis: int, moments: NDArray[np.float64], precision: Precision
+) -> NDArray[np.float32]:
+    """`output_scales`, found once of the same weight and moments."""
+    asked = hashlib.sha256(f"{precision} {axis} {weight.shape} {moments.shape}".encode())
+    for part in (weight, moments):
+        asked.update(np.ascontiguousarray(part).tobytes())
+    key = asked.digest()
+    if key not in _known:
+        _known[key] = output_scales(weight, axis, moments, precision.number_format)
+        if len(_known) > _MOST_KNOWN:
+            _known.popitem(last=False)
+    return _known[key]
 
 
 def chosen_blocks(evaluator: Evaluator, look: Look) -> ChosenBlocks:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from precisionlab.backends.equivalence import Equivalence
 from precisionlab.calibration.coarse import CoarseHistogram
@@ -48,6 +50,14 @@ class Means:
             return {**block_methods(block, precision), OUTPUT: own}
         return observed_values(self.evaluator, (precision,), self.look).methods[precision]
 
+    def table(self, method: str, precision: Precision, block: int = LARGEST) -> CalibrationTable:
+        """The same by one method."""
+        if not precision.is_weight_only:
+            return ranges_by(self.evaluator, method, precision)
+        if method == OUTPUT:
+            return chosen_blocks(self.evaluator, self.look)(block, precision)
+        return block_methods(block, precision)[method]
+
 
 class RepairTrials:
     """One model with repairs, each set of them built once and evaluated without pins; see `Trials`.
@@ -67,19 +77,22 @@ class RepairTrials:
         *,
         typed: bool = False,
         block: int = LARGEST,
+        expected: Callable[[float], None] = lambda seconds: None,
         is_same: Callable[[Model], bool] = lambda repaired: True,
     ) -> None:
         """`opened` makes the means of a repaired model, `ranges_of` finds the ranges of one.
 
         `is_same` tells of a repaired model whether its float32 is what its repairs promise.
         `typed`: engines take each layer's type from the model, and constants as they stand there. `block` is the most
-        numbers of a weight that have one scale.
+        numbers of a weight that have one scale. `expected` is told how many seconds are about to come, as sets are
+        tried.
         """
         self._precision, self._around, self._opened, self._ranges_of = precision, around, opened, ranges_of
         self._tolerance, self._typed, self._block, self._is_same = tolerance, typed, block, is_same
         self._means: dict[Repairs, Means] = {(): original}
         self._ranges: dict[Repairs, Ranges] = {}
         self._alike: dict[Repairs, Comparison] = {}
+        self._expected, self._seconds = expected, 0.0
 
     def model(self, repairs: Repairs) -> Model:
         """The model at the shapes of the data. Raises PlanError where a repair cannot be carried out."""
@@ -190,13 +203,21 @@ class RepairTrials:
         """All tensors in int8, and each layer alone: with ranges by the method that is best for the model as it is."""
         if repairs not in self._alike:
             # Opened for this alone: of dozens of sets all at once are as many models.
-            evaluator = self.means(()).evaluator if not repairs else self._open(repairs).evaluator
-            method = self._method()
-            table = ranges_by(evaluator, method, self._precision)
+            method, started = self._method, time.monotonic()
+            means = self._open(repairs) if repairs else self.means(())
+            evaluator = means.evaluator
+            table = means.table(method, self._precision, self._block)
             plan = plan_for(evaluator.model, self._precision, table, around=self._around, calibration=method)
             self._alike[repairs] = evaluator.compare(self._title(repairs), plan, table, introduced=True)
+            self._seconds = time.monotonic() - started
         return self._alike[repairs]
 
+    def to_come(self, count: int) -> None:
+        """Tell how long so many sets may take, by how long the last one took."""
+        if self._seconds:
+            self._expected(count * self._seconds)
+
+    @cached_property
     def _method(self) -> str:
         """The method under whose ranges the model as it is loses least."""
         means = self.means(())

@@ -187,7 +187,7 @@ def run_sweep(request: SweepRequest, observer: Observer) -> SweepResult:
         an_engine = 0.0 if fp32_engine is None else time.perf_counter() - begun
         share = min(options.each_layer or 0, len(work.ready.chosen)) / len(work.ready.dataset)
         schedule.begin(reference, options.precisions, layers, an_engine, searched=work.plan is None, by_itself=share)
-        job.expected = schedule.searching
+        job.expected, job.trying = schedule.searching, schedule.trying
         if work.stage is not None:
             # All costs are shares of this one: measured times on one side and estimates on the other do not compare.
             reference = replace(reference, cost=work.stage.cost.of(reference.plan))

@@ -151,11 +151,12 @@ class _Precision:
 
         releases = trials.releases(outcome.mixed.plan)
         proof = outcome.certificate or certificate_without_pins(outcome.mixed.comparison, outcome.mixed.tolerance)
+        # Of pins that nobody has released nothing is proven.
+        is_seen = outcome.certificate is not None or outcome.mixed.plan.pins == outcome.low.plan.pins
+        complete = proof.complete and is_seen and len(releases) == len(found.repairs)
         outcome = replace(
             outcome,
-            certificate=replace(
-                proof, repairs=releases, complete=proof.complete and len(releases) == len(found.repairs)
-            ),
+            certificate=replace(proof, repairs=releases, complete=complete),
             evaluations=bare.evaluations + found.evaluations + outcome.evaluations,
         )
         return _combined(bare, outcome, Repaired(sub.model, outcome.low, found.released, same, bare.table))
@@ -219,6 +220,7 @@ def _trials(
         ranges_of,
         typed=options.typed,
         block=options.block,
+        expected=job.trying,
         is_same=is_same,
     )
 
@@ -247,7 +249,7 @@ def _beside_original(repaired: Model, work: SweepWork, evaluator: Evaluator) -> 
 def _job_of(job: SweepJob, work: SweepWork) -> SweepJob:
     """The same job for the repaired model."""
     sub = SweepJob(work.evaluator, work.options, work.cost, work.ready.local.look, work.stage)
-    sub.grounds, sub.expected = job.grounds, job.expected
+    sub.grounds, sub.expected, sub.trying = job.grounds, job.expected, job.trying
     sub.observed(quantized_of((*work.options.quantized, *(work.plan.precisions if work.plan else ()))))
     return sub
 

@@ -44,6 +44,7 @@ class Schedule:
         self._report = 0.0
         self._is_searched, self._is_compared, self._is_met = True, False, False
         self._search: tuple[float, float] | None = None
+        self._trial: tuple[float, float] | None = None
         self._compared_at = 0.0
         self._runs_by_itself, self._through_at = 0.0, 0.0
         self._is_through = False
@@ -85,10 +86,14 @@ class Schedule:
         """Pins of the precision at hand are searched for, which takes about so many seconds from now on."""
         self._search = (self._clock(), seconds)
 
+    def trying(self, seconds: float) -> None:
+        """Repairs of the precision at hand are tried, which takes about so many seconds from now on."""
+        self._trial = (self._clock(), seconds)
+
     def finished(self) -> None:
         """The precision at hand is done."""
         del self._to_come[:1]
-        self._is_compared, self._is_met, self._search = False, False, None
+        self._is_compared, self._is_met, self._search, self._trial = False, False, None, None
         self._is_through = False
 
     @property
@@ -189,9 +194,10 @@ class Schedule:
         """About what is left of trying repairs."""
         a_pass = self._pass or 0.0
         whole = _TRIES[precision.is_quantized] * a_pass
-        if self._is_compared and precision is self._to_come[0]:
-            return max(a_pass, whole - (self._clock() - self._compared_at))
-        return whole
+        if not (self._is_compared and precision is self._to_come[0]):
+            return whole
+        since, seconds = self._trial or (self._compared_at, whole)
+        return max(a_pass, seconds - (self._clock() - since))
 
 
 def seconds_of(variant: Variant) -> float:

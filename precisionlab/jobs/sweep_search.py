@@ -60,6 +60,8 @@ class SweepJob:
         """What the reference's tensors hold, once that is known."""
         self.expected: Callable[[float], None] = lambda seconds: None
         """Is told how many seconds a search may still take at most, as it goes on."""
+        self.trying: Callable[[float], None] = lambda seconds: None
+        """Is told how many seconds it may still take to try repairs."""
         self._bare_engines: dict[Precision, EngineVariant | None] = {}
         self._chosen: dict[tuple[int, Precision], CalibrationTable] = {}
         self._wide: dict[str, CalibrationTable] = {}

@@ -52,6 +52,10 @@ class MigrationTrials(Protocol):
         """Layer → why it breaks."""
         ...
 
+    def to_come(self, count: int) -> None:
+        """Hear that about so many sets are still to be evaluated."""
+        ...
+
 
 def find_migrations(
     trials: MigrationTrials, precision: Precision, tolerance: Tolerance, note: Callable[[str], None]
@@ -105,10 +109,14 @@ class _Search:
     def __init__(self, trials: MigrationTrials, tolerance: Tolerance, note: Callable[[str], None]) -> None:
         self._trials, self._tolerance, self._note = trials, tolerance, note
         self.known: dict[Repairs, tuple[int, float]] = {}
+        self._seen: set[Repairs] = set()
+        self._to_come = 1
 
     def alone(self, choices: Mapping[str, Sequence[Migration]]) -> Mapping[str, _Own]:
         """By the product that a group is found at, how it does by itself under each rule."""
         groups = {one.place: one for own in choices.values() for one in own}
+        # Each rule, none, of each group its own; and what is released of them.
+        self._to_come = max(self._to_come, len(choices) + 2 + len(groups))
         before = self._noises((), groups)
         found = {place: _Own(None, before[place], before[place]) for place in groups}
         for own in choices.values():
@@ -130,6 +138,7 @@ class _Search:
     def released(self, kept: Repairs, alone: Mapping[str, _Own]) -> Repairs:
         """Without those that the final outputs do not need, and without copies that bring too little."""
         doubtful = [one for one in kept if not alone[one.nodes[0]].is_clear]
+        self._to_come = 1 + 2 * len(doubtful) + sum(bool(one.conditions) for one in kept)
         kept = self._without(kept, sorted(doubtful, key=lambda one: -alone[one.nodes[0]].noise))
         for one in kept:
             if one.conditions:
@@ -153,7 +162,7 @@ class _Search:
 
     def _noises(self, repairs: Repairs, groups: Mapping[str, Migration]) -> Mapping[str, float]:
         """What the products of each group lose by themselves, with these repairs."""
-        introduced, layers = self._trials.alike(repairs).introduced, self._trials.model(()).layer
+        introduced, layers = self._alike(repairs).introduced, self._trials.model(()).layer
         noises = {}
         for place, group in groups.items():
             outputs = [name for taker in group.takers for name in layers[taker].outputs]
@@ -164,11 +173,18 @@ class _Search:
 
     def _closeness(self, repairs: Repairs) -> tuple[int, float]:
         if repairs not in self.known:
-            self.known[repairs] = closeness(self._trials.alike(repairs), self._tolerance)
+            self.known[repairs] = closeness(self._alike(repairs), self._tolerance)
         return self.known[repairs]
 
+    def _alike(self, repairs: Repairs) -> Comparison:
+        if repairs not in self._seen:
+            self._seen.add(repairs)
+            self._trials.to_come(self._to_come)
+            self._to_come = max(1, self._to_come - 1)
+        return self._trials.alike(repairs)
+
     def _words(self, repairs: Repairs) -> str:
-        bounds = ", ".join(f"{bound.figure} {bound.of(self._trials.alike(repairs)):.4g}" for bound in self._tolerance)
+        bounds = ", ".join(f"{bound.figure} {bound.of(self._alike(repairs)):.4g}" for bound in self._tolerance)
         return f"{bounds}, {len(repairs)} groups"
 
 

@@ -33,6 +33,10 @@ class QuantizedTrials(Trials, Protocol):
         """All tensors, and what each layer loses by itself: with ranges by the method that is best without repairs."""
         ...
 
+    def to_come(self, count: int) -> None:
+        """Hear that about so many sets are still to be evaluated."""
+        ...
+
 
 def find_quantized_repairs(
     trials: QuantizedTrials, precision: Precision, around: Precision, tolerance: Tolerance, note: Callable[[str], None]
@@ -82,3 +86,6 @@ class _Behind:
 
     def broken(self, repairs: Repairs) -> Mapping[str, str]:
         return self.trials.broken((*self.before, *repairs))
+
+    def to_come(self, count: int) -> None:
+        self.trials.to_come(count)

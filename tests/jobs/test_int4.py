@@ -18,7 +18,6 @@ from precisionlab import fidelity, sweep, verify
 from precisionlab.cli.summary import print_summary
 from precisionlab.errors import ModelError, OptionError, PlanError
 from precisionlab.jobs.export import export_plan as export
-from precisionlab.jobs.repair import repair
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep_checks import check_target
 from precisionlab.plan.file import plan_from_dict
@@ -242,10 +241,6 @@ def test_options_that_cannot_be_are_refused_and_others_taken(tmp_path: Path) -> 
     assert said == (
         "calibration entropy: int4 has scales of blocks of weights, and no ranges of tensors; use mse, max, output "
         "or auto with int4"
-    )
-    assert refused(lambda: repair(nowhere, tmp_path, precision="int4", around="fp32")) == (
-        "precision int4: among fp32 there are no repairs for it, and among fp16 or bf16 those of the layers around; "
-        "give --around fp16"
     )
     assert "int4 is for weights alone" in refused(lambda: fidelity(nowhere, tmp_path, precisions="int4"))
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import Array, proto
+from models import DIGITS, Array, proto
 
 from precisionlab import sweep, verify
 from precisionlab.cli.summary import print_summary
-from precisionlab.errors import OptionError
 from precisionlab.jobs.repair import repair
 from precisionlab.jobs.result import SweepResult
 
@@ -58,10 +57,6 @@ def test_a_sum_of_squares_beyond_half_around_quantized_layers_is_scaled(precisio
 def test_among_float32_nothing_of_it_breaks_and_nothing_is_repaired(precision: str, tmp_path: Path) -> None:
     model, data = written(tmp_path)
     options = {"precision": precision, "around": "fp32", "tolerance": "sqnr>=15", "out": tmp_path / "fixed.onnx"}
-    if precision == "int4":
-        with pytest.raises(OptionError, match="among fp32 there are no repairs for it"):
-            repair(model, data, **options)  # type: ignore[arg-type]
-        return
     found = repair(model, data, threads=1, **options)  # type: ignore[arg-type]
     assert found.met
     assert found.found.repairs == ()
@@ -105,3 +100,43 @@ def test_a_sweep_without_repairs_pins_and_names_the_command(tmp_path: Path, caps
     assert {pin.layer for pin in result.plan.pins} >= {"square"}
     print_summary(found, sys.stdout)
     assert "--precision fp8 --around fp16" in capsys.readouterr().out
+
+
+@pytest.mark.thorough
+def test_pins_that_nobody_has_released_are_not_said_to_be_proven_beside_repairs(tmp_path: Path) -> None:
+    """digits in FP8: no smallest set of pins that holds on the samples that choose holds on those held out."""
+    (result,) = sweep(
+        DIGITS / "digits.onnx", DIGITS, precisions="fp8", around="fp16", samples=32, threads=1, out=tmp_path / "run",
+        backend="onnxruntime",
+    ).precisions  # fmt: skip
+    assert result.met
+    assert "longer prefixes of the ranking are taken instead" in result.remark
+    assert result.plan.pins
+    assert result.certificate is not None
+    assert (result.certificate.releases, result.certificate.proven) == ((), False)
+
+
+NORM = "(float[8,256] x) => (float[8,48] y) { h = LayerNormalization(x, g, b) [last] y = MatMul(h, w) }"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("is_uneven", [True, False])
+def test_weights_in_int4_are_larger_where_they_are_multiplied_with_more(is_uneven: bool, tmp_path: Path) -> None:
+    """One channel in 128 is 40 times as large as the others, and its weights are as the others'."""
+    rng = np.random.default_rng(1)
+    g = np.where((np.arange(256) % 128 == 5) & is_uneven, 40, 1).astype(np.float32)
+    weights = {"g": g, "b": np.zeros(256, np.float32), "w": rng.standard_normal((256, 48)).astype(np.float32)}
+    onnx.save(proto(NORM, weights), tmp_path / "net.onnx")
+    (tmp_path / "data").mkdir()
+    for i in range(4):
+        np.save(tmp_path / "data" / f"{i}.npy", rng.standard_normal((8, 256)).astype(np.float32))
+    found = repair(
+        tmp_path / "net.onnx", tmp_path / "data", precision="int4", around="fp32", tolerance="sqnr>=40",
+        out=tmp_path / "fixed.onnx", threads=1,
+    )  # fmt: skip
+    gained = found.after.values["sqnr"] - found.before.values["sqnr"]
+    assert [one.kind for one in found.found.repairs] == ["migrate_channels"] * is_uneven
+    assert (gained > 1) if is_uneven else (gained == 0)
+    if is_uneven:
+        assert found.same is not None
+        assert found.same.is_bitwise

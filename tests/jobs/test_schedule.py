@@ -130,6 +130,19 @@ def test_what_is_left_is_told_without_a_search_and_with_one_until_it_is_known_wh
     assert schedule.left == "about 17 s left"
 
 
+def test_what_is_left_of_tries_goes_by_what_the_sets_take_that_are_still_to_be_tried() -> None:
+    schedule, clock = begun(None, Precision.INT8)
+    schedule.compared(took(6.0))
+    schedule.trying(240.0)
+    assert schedule.left.startswith(f"about {duration(7 + 240)} left, ")
+    clock.now += 60
+    assert schedule.left.startswith(f"about {duration(7 + 180)} left, ")
+    schedule.trying(120.0)  # fewer than was thought
+    assert schedule.left.startswith(f"about {duration(7 + 120)} left, ")
+    schedule.finished()
+    assert schedule.left == "about 1 s left"
+
+
 def test_of_precisions_that_are_still_to_come_nobody_knows_whether_they_are_searched_for() -> None:
     schedule, _ = begun(None, FP16, Precision.INT8)
     schedule.compared(took(6.0))

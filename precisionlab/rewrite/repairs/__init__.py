@@ -61,8 +61,7 @@ def repaired_precisions() -> tuple[Precision, ...]:
     Not FP8: it has as many digits in a small channel as in a large one, down to 2⁻¹⁵ of that (on minilm_l3 and orient
     no channel's power of two brings 0.4 dB, in either direction).
     """
-    ranged = (one for one in Precision.low() if not one.is_weight_only)
-    return tuple(one for one in ranged if one.number_format.is_uniform or not one.is_quantized)
+    return tuple(one for one in Precision.low() if one.number_format.is_uniform or not one.is_quantized)
 
 
 def is_repairable(model: Model, precision: Precision, around: Precision = Precision.FP32) -> bool:

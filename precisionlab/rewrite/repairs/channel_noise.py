@@ -89,6 +89,20 @@ class ChannelNoise:
         found = np.clip(np.round(logs - np.median(known)), -_FURTHEST, _FURTHEST)
         return np.asarray(np.where(unknown, 0, found), np.int32)
 
+    def by_power(self, alpha: float) -> Scales:
+        """Scales of what weights alone lose: the more a channel is multiplied with, the larger its weights, by alpha.
+
+        Powers of two around the median, of (the root of the mean of x²)^alpha. A weight that is larger than before has
+        less error in the product, where the largest of its block is another one.
+        Source: J. Lin et al., "AWQ", MLSys 2024, section 3.2, with the mean of |x| there.
+        """
+        logs = np.zeros(self.channels)
+        for weights in self.weights:
+            share = np.sqrt(weights.power / (weights.power.max() or 1.0))
+            logs += weights.sign * np.log2(np.maximum(share, _LEAST)) / len(self.weights)
+        found = np.round(alpha * (logs - np.median(logs)))
+        return np.asarray(np.clip(found, -_FURTHEST, _FURTHEST), np.int32)
+
 
 def noise_of(
     region: ChannelRegion, products: Iterable[ir.Node], values: Mapping[str, ChannelValues], largest: Largest

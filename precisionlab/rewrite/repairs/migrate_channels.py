@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from precisionlab.model import Model
 from precisionlab.model.repair import Exactness, Repair
+from precisionlab.precision import Format, Precision
 from precisionlab.rewrite.repairs.base import Proposal, Sight, node_of, refused
 from precisionlab.rewrite.repairs.channel_noise import ChannelNoise, Largest, Scales, held_normal, noise_of
 from precisionlab.rewrite.repairs.channel_region import ChannelRegion, apply, captured, channel_region
@@ -28,6 +29,7 @@ from precisionlab.rewrite.repairs.profiles import BlockedError
 from precisionlab.rewrite.repairs.scale_text import read_scales, scale_texts
 
 _ALPHAS = (0.5, 0.65, 0.8, 1.0)
+_POWERS = (0.25, 0.35, 0.5)
 _TRIED = tuple(round(0.3 + step / 20, 2) for step in range(15))
 _RANGES: Mapping[str, Largest] = {
     "typical": lambda values: values.typical,
@@ -94,11 +96,8 @@ class MigrateChannels:
         """By each rule for scales the repairs of all groups; which is best of a group, evaluations say."""
         if not sight.number_format.is_quantized or sight.channels is None:
             return {}
-        groups = groups_of(sight.model)
-        noises = _noises(sight, groups)
-        scales = {_least(kind): [_quietest(noise) for noise in noises[kind]] for kind in _RANGES}
-        for alpha in _ALPHAS:
-            scales[f"alpha {alpha}"] = [noise.scales(alpha) for noise in noises["typical"]]
+        groups = groups_of(sight.model, sight.number_format)
+        scales = _scales(_noises(sight, groups), sight.number_format)
         return {
             rule: tuple(
                 Migration(group.repair(held), group.takers)
@@ -128,9 +127,10 @@ class MigrateChannels:
         apply(graph, region, scales)
 
 
-def groups_of(model: Model) -> tuple[Group, ...]:
-    """The groups of channels that fold: of all products that int8 applies to, each value in one group alone."""
-    layers = {layer.nodes[0]: layer.name for layer in model.layers if layer.quantizable}
+def groups_of(model: Model, number_format: Format = Precision.INT8.number_format) -> tuple[Group, ...]:
+    """The groups of channels that fold: of all products that the format applies to, each value in one group alone."""
+    taken = {layer.name: layer.blocked if number_format.is_weight_only else layer.quantizable for layer in model.layers}
+    layers = {layer.nodes[0]: layer.name for layer in model.layers if taken[layer.name]}
     folded, blocked = _folded(model.onnx.graph, layers, list(layers))
     return (*folded, *_folded_with_copies(model, layers, blocked))
 
@@ -171,6 +171,15 @@ def _folded_with_copies(model: Model, layers: Mapping[str, str], products: Itera
         if value is not None:
             tried.append(name)
     return _folded(graph, layers, tried)[0]
+
+
+def _scales(noises: Mapping[str, list[ChannelNoise]], number_format: Format) -> Mapping[str, list[Scales]]:
+    """By each rule the scales of all groups."""
+    typical = noises["typical"]
+    if number_format.is_weight_only:
+        return {f"activations {alpha}": [noise.by_power(alpha) for noise in typical] for alpha in _POWERS}
+    scales = {_least(kind): [_quietest(noise) for noise in noises[kind]] for kind in _RANGES}
+    return scales | {f"alpha {alpha}": [noise.scales(alpha) for noise in typical] for alpha in _ALPHAS}
 
 
 def _noises(sight: Sight, groups: Sequence[Group]) -> Mapping[str, list[ChannelNoise]]:
