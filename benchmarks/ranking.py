@@ -22,12 +22,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from precisionlab.calibration.table import CalibrationTable
 from precisionlab.compare.sensitivity import Sensitivity
 from precisionlab.evaluate.evaluator import Evaluator
 from precisionlab.evaluate.journal import NoJournal
 from precisionlab.evaluate.prepare import Source, prepare
 from precisionlab.evaluate.ranges import chosen_ranges, ranges_by_method
-from precisionlab.model import load_model
+from precisionlab.model import Model, load_model
 from precisionlab.precision import Precision
 from precisionlab.rewrite.plans import plan_for
 from precisionlab.search.cost import CostModel
@@ -95,19 +96,28 @@ def encoder(folder: Path, layers: int, width: int, seed: int) -> Path:
     return folder / "model.onnx"
 
 
-def measured(path: Path, samples: int, precisions: list[Precision]) -> None:
-    """A line for each precision and measure."""
+def opened(path: Path, samples: int | None, options: Options) -> tuple[Model, Evaluator, CostModel]:
+    """The model with an evaluator on its samples, of which a quarter is held out, and what its plans cost."""
     model = load_model(path)
     ready = prepare(model, Source(path.parent / "data", {}, samples, 0, 0.25, False), None, None, None, Silent())
-    options = Options(precisions=tuple(precisions))
-    judging = ready.judging(*map(options.tolerance_of, precisions))
+    judging = ready.judging(*map(options.tolerance_of, options.precisions))
     judging = ready.with_groups(judging, NoJournal(), Silent())
-    evaluator: Evaluator = ready.evaluator(NoJournal(), Silent(), judging)
-    cost = CostModel(ready.backend.model, find_device("a100"))
+    return model, ready.evaluator(NoJournal(), Silent(), judging), CostModel(ready.backend.model, find_device("a100"))
+
+
+def ranges_of(evaluator: Evaluator, precision: Precision) -> CalibrationTable | None:
+    """INT8's ranges by entropy; None of floats."""
+    if precision is not Precision.INT8:
+        return None
+    return chosen_ranges(evaluator, ranges_by_method(evaluator, precision), "entropy").table
+
+
+def measured(path: Path, samples: int, precisions: list[Precision]) -> None:
+    """A line for each precision and measure."""
+    options = Options(precisions=tuple(precisions))
+    model, evaluator, cost = opened(path, samples, options)
     for precision in precisions:
-        table = None
-        if precision is Precision.INT8:
-            table = chosen_ranges(evaluator, ranges_by_method(evaluator), "entropy")
+        table = ranges_of(evaluator, precision)
         for name, measure in MEASURES.items():
             for minimum in [20.0, 30.0] if precision is Precision.INT8 else [30.0, 60.0]:
                 asked = replace(

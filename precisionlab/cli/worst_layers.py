@@ -32,6 +32,8 @@ def print_worst_layers(console: Console, result: SweepResult, outcome: Precision
     console.print(f"own: introduced by the layer itself; so far: with what it inherited{''.join(marks)}", style="dim")
     if prefix:
         console.print(f"at the beginning of a name … stands for {prefix}", style="dim")
+    if outcome.carriers is not None:
+        console.print(outcome.carriers.words(len(outcome.ranked)), style="dim")
     order, above = _order(outcome), itertools.takewhile(lambda one: one is not outcome, result.precisions)
     if order not in {_order(one) for one in above if one.ranked}:  # said once for all tables that have it
         console.print(f"order: {order}", style="dim")

@@ -70,6 +70,7 @@ class Metric:
     brief: str = ""
     least_span: float | None = None
     required: bool = False
+    squared: Callable[[float], float] | None = None
 
     @property
     def column(self) -> str:
@@ -146,6 +147,11 @@ def _cosine(sums: Sums) -> Any:
     return sums.ref_out / (np.sqrt(sums.ref2) * np.sqrt(sums.out2))
 
 
+def _of_decibel(sqnr: float) -> float:
+    """Σerr² / Σref² of an SQNR in dB."""
+    return math.inf if sqnr < -3000 else 10 ** (-sqnr / 10)  # where float64 ends
+
+
 def _rel_l2(sums: Sums) -> Any:
     import numpy as np
 
@@ -171,6 +177,7 @@ _ALL: tuple[Metric, ...] = (
         brief="SQNR",
         least_span=20.0,
         required=True,
+        squared=_of_decibel,
     ),
     ErrorMetric(
         name="cosine",
@@ -195,6 +202,7 @@ _ALL: tuple[Metric, ...] = (
         least_change=0.0,
         least_share=0.005,  # digits that are not shown
         required=True,
+        squared=lambda rel_l2: rel_l2 * rel_l2,
     ),
     ErrorMetric(
         name="max_error",

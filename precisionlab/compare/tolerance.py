@@ -57,6 +57,15 @@ class Bound:
             return -math.inf
         return figure - self.value if self.at_least else self.value - figure
 
+    def excess(self, comparison: Comparison) -> float:
+        """How many times the squared error that it allows there is; NaN where it is about none, or allows none."""
+        squared = self.of_metric.squared
+        if squared is None or self.at_least is not self.of_metric.higher_is_better:
+            return math.nan
+        if not (allowed := squared(self.value)) > 0:
+            return math.nan
+        return squared(self.of(comparison)) / allowed
+
     def tighter(self, by: float) -> Bound:
         """The same bound, stricter by so much."""
         return replace(self, value=self.value + by if self.at_least else self.value - by)
@@ -127,3 +136,14 @@ def meets(comparison: Comparison, tolerance: Sequence[Bound]) -> bool:
 def closeness(comparison: Comparison, tolerance: Sequence[Bound]) -> tuple[int, float]:
     """Orders variants by how near they come: fewer broken tensors first, then the worst margin."""
     return -len(comparison.broken), min((bound.margin(comparison) for bound in tolerance), default=0.0)
+
+
+def excess(comparison: Comparison, tolerance: Sequence[Bound]) -> float:
+    """How many times the squared error that the bounds allow there is: above 1 it is too much.
+
+    By the worst of those that are about a squared error. NaN where none is, or where something else keeps the variant
+    from being right: a broken tensor, another bound.
+    """
+    found = [share for bound in tolerance if not math.isnan(share := bound.excess(comparison))]
+    worst = max(found, default=math.nan)
+    return worst if meets(comparison, tolerance) or (worst > 1 and not comparison.broken) else math.nan

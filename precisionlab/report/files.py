@@ -159,6 +159,7 @@ def _precision_facts(model: Model, result: PrecisionResult, names: SampleNames) 
         "evaluations": result.evaluations,
         "proven": None if result.certificate is None else result.certificate.proven,
         "remark": result.remark,
+        "carriers": None if result.carriers is None else result.carriers.to_dict(),
         "repairs": list(map(str, result.repairs)),
         "repaired": repairs_drawn(result),
         "rows": rows_text(model, result.low, names),

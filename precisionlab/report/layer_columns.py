@@ -159,6 +159,13 @@ def _alone() -> Iterator[Column]:
         "`alone_samples`, or where no pin was searched for on `each_samples`; else empty.",
         required=False,
     )
+    yield number_column(
+        "output_share_sum",
+        "Shares down to it",
+        "The sum of its share and of all that are larger: where it reaches 0.9 are the layers that make 90 % of the "
+        "error, which is diffuse where these are many (`carriers` in `run.json`).",
+        required=False,
+    )
     yield count_column("alone_nonfinite", "NaN + Inf alone", "The new NaN and Inf in the final outputs by it alone.")
     yield count_column(
         "alone_samples",

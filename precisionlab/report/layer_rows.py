@@ -24,7 +24,7 @@ from precisionlab.report.cells import Row
 from precisionlab.report.column_kinds import SPREAD_PARTS
 from precisionlab.search.certificate import Figures
 from precisionlab.search.cost import LayerCost
-from precisionlab.search.rank import relative_gain
+from precisionlab.search.rank import relative_gain, sums_of_shares
 from precisionlab.search.worst import worst_first
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class _Lookups:
     costs: Mapping[str, LayerCost]
     repairs: Mapping[str, Sequence[str]]
     shares: Mapping[str, float]
+    sums: Mapping[str, float]
 
     @classmethod
     def of(cls, model: Model, outcome: PrecisionResult) -> _Lookups:
@@ -86,6 +87,7 @@ class _Lookups:
             {cost.layer: cost for cost in outcome.low.cost.layers} if outcome.low.cost else {},
             repair_kinds(outcome.plan.repairs),
             outcome.output_shares,
+            sums_of_shares(outcome.output_shares),
         )
 
 
@@ -138,6 +140,7 @@ def _layer_row(
         "overflow": inherited.overflow if inherited else None,
         **_sensitivity_columns(outcome.sensitivities.get(layer.name)),
         "output_share": lookups.shares.get(layer.name),
+        "output_share_sum": lookups.sums.get(layer.name),
         "alone_samples": outcome.sensitivity_samples.get(layer.name),
         **_by_itself_columns(layer, outcome.each_layer),
         **_error_columns("introduced", layer_errors(layer, outcome.low.comparison.introduced)),

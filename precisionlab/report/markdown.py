@@ -142,6 +142,8 @@ def _verdict(section: PrecisionSection, run: Mapping[str, Any]) -> str:
         said += f" A repair may do without pins, and was not tried: {', '.join(map(text, section.repairs))}."
     if section.remark:
         said += f" {text(section.remark)}."
+    if section.carriers is not None and section.carriers.is_diffuse:
+        said += f" {text(section.spread)}"
     said += "".join(f" {text(line)}." for line in (*section.picked, *section.inside))
     for doubt in section.doubts:
         said += f" ⚠ The verdict is inconclusive: {text(doubt.figure)} {text(doubt.low)} to {text(doubt.high)}."

@@ -34,12 +34,14 @@ from precisionlab.report.details import details_json
 from precisionlab.report.each_layer import ByItself, by_itself
 from precisionlab.report.figure_rows import FigureRow, figure_rows
 from precisionlab.report.front import Front, draw_front
+from precisionlab.report.hazard import capital
 from precisionlab.report.histograms import RunHistograms
 from precisionlab.report.inside import inside_lines
 from precisionlab.report.kernel_times import Times, times_view
 from precisionlab.report.repair_views import RepairedView, repaired_view
 from precisionlab.report.views import LayerView, PinView, VariantView, layer_view, pin_views, variant_view
 from precisionlab.report.work import Work, work_of
+from precisionlab.search.carriers import Carriers
 from precisionlab.search.verdict import State, Verdict
 from precisionlab.search.worst import order_words
 from precisionlab.system.prefix import common_prefix
@@ -96,6 +98,7 @@ class PrecisionSection:
     given_up: str
     cost: str
     evaluations: int
+    carriers: Carriers | None
     repairs: tuple[str, ...]
     repaired: int
     first_nonfinite: str | None
@@ -131,6 +134,11 @@ class PrecisionSection:
     def order(self) -> str:
         """What the layers are ordered by, in words."""
         return order_words(sum(view.share is not None for view in self.layers), self.touched)
+
+    @property
+    def spread(self) -> str:
+        """How many layers make most of the error, as a sentence; empty where that was not measured."""
+        return "" if self.carriers is None else capital(self.carriers.words(self.touched)) + "."
 
     @property
     def bare_words(self) -> str:
@@ -217,6 +225,7 @@ def section_of(
         given_up=_given_up(rows),
         cost=_cost(low, mixed, "as it is" if repairs else "without pins"),
         evaluations=int(facts["evaluations"]),
+        carriers=Carriers.from_dict(facts["carriers"]) if facts.get("carriers") else None,  # nor of this
         first_nonfinite=facts["first_nonfinite"],
         first_nonfinite_layer=facts["first_nonfinite_layer"],
         **_quantized(name, facts, plans),

@@ -23,6 +23,7 @@ from precisionlab.plan.arithmetic import TENSORRT, Arithmetic
 from precisionlab.plan.plan import PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.alternatives import Alternative, AlternativeKind
+from precisionlab.search.carriers import Carriers, carriers_of
 from precisionlab.search.causes import Cause
 from precisionlab.search.certificate import Certificate
 from precisionlab.search.cost import PlanCost
@@ -201,6 +202,11 @@ class PrecisionResult:
         if self.sensitivities or self.each_layer is None:
             return output_shares(self.sensitivities)
         return shares_of({name: 10 ** (-found.sqnr / 10) for name, found in self.each_layer.one_on.items()})
+
+    @cached_property
+    def carriers(self) -> Carriers | None:
+        """How many layers make most of the outputs' error; None where that was not measured, or is not finite."""
+        return carriers_of(self.output_shares.values())
 
     @property
     def met(self) -> bool:

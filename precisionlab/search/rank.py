@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from precisionlab.compare.errors import ErrorSums
 from precisionlab.compare.sensitivity import Sensitivities, Sensitivity, gain_of
 from precisionlab.model import Layer
+from precisionlab.search.carriers import tied
 
 Measure = Callable[[Mapping[str, Sensitivity]], float]
 """How much harm a layer does, by the final outputs' sensitivities to it: more is worse, NaN is worst."""
@@ -64,27 +66,36 @@ ALONE: Measure = relative_error
 
 
 def rank_by_sensitivity(
-    first: Ranking, sensitivities: Sensitivities, weights: Mapping[str, float] | None = None, measure: Measure = ALONE
+    first: Ranking,
+    sensitivities: Sensitivities,
+    weights: Mapping[str, float] | None = None,
+    measure: Measure = ALONE,
+    cost: Callable[[str], float] = lambda name: 0.0,
 ) -> Ranking:
     """Rank anew by what each layer alone does to the final outputs.
 
-    Required pins stay in front. Then layers that alone make a final output NaN or Inf, then by harm, the largest first;
-    of equal harm, and where it was not measured, in the order of `first`. `weights` divide the harm: what pinning each
-    layer costs.
+    Required pins stay in front. Then layers that alone make a final output NaN or Inf, then by harm, the largest first.
+    Of layers that it does not tell apart (see `carriers.tied`) the one whose pin costs least, by `cost`, comes first:
+    of pins that do the same the others are released. What is still equal, does no harm or was not measured stands in
+    the order of `first`. `weights` divide the harm: what pinning each layer costs.
     """
     place = {name: i for i, name in enumerate(first.order)}
+    divided = weights or {}
+    harms = {name: measure(sensitivities[name]) / divided.get(name, 1.0) for name in place if name in sensitivities}
 
     def key(name: str) -> tuple[int, float, int]:
         if name in first.required:
             return 0, 0.0, place[name]
-        if name not in sensitivities:
+        if name not in harms:
             return 3, 0.0, place[name]
-        harm = measure(sensitivities[name])
-        if math.isnan(harm):
-            return 1, 0.0, place[name]
-        return 2, -harm / (weights[name] if weights else 1.0), place[name]
+        return (1, 0.0, place[name]) if math.isnan(harms[name]) else (2, -harms[name], place[name])
 
-    return Ranking(tuple(sorted(first.order, key=key)), first.required)
+    order = sorted(place, key=key)
+    for name in first.required:
+        harms.pop(name, None)
+    for start, end in tied(order, harms):
+        order[start:end] = sorted(order[start:end], key=lambda name: (cost(name), place[name]))
+    return Ranking(tuple(order), first.required)
 
 
 def output_shares(sensitivities: Sensitivities) -> dict[str, float]:
@@ -101,6 +112,14 @@ def shares_of(harms: Mapping[str, float]) -> dict[str, float]:
     """The same of each layer's Σerr² / Σref²; what is not finite breaks an output."""
     total = sum(harm for harm in harms.values() if math.isfinite(harm))
     return {name: (harm / total if harm else 0.0) if math.isfinite(harm) else math.nan for name, harm in harms.items()}
+
+
+def sums_of_shares(shares: Mapping[str, float]) -> dict[str, float]:
+    """Layer → its share and all that are larger, or as large and before it; NaN for one that has none."""
+    finite = {name: share for name, share in shares.items() if math.isfinite(share)}
+    order = sorted(finite, key=lambda name: -finite[name])
+    sums = dict(zip(order, accumulate(finite[name] for name in order), strict=True))
+    return {name: sums.get(name, math.nan) for name in shares}
 
 
 def by_share(

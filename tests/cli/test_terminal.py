@@ -68,6 +68,12 @@ def test_what_all_tables_of_layers_are_ordered_by_is_said_once(swept: tuple[str,
     assert result.stdout.count("order: ") == 1
 
 
+def test_below_the_worst_layers_stands_how_many_make_the_error(swept: tuple[str, ...]) -> None:
+    result = run(*swept, "--tolerance", "sqnr>=90")
+    assert re.search(r"^[12] of 2 layers makes? 90 % of the error, by what each does alone$", result.stdout, re.M)
+    assert "90 %" not in run(*swept, "--out", "right").stdout, "not measured where no pin was needed"
+
+
 # The run's log
 
 

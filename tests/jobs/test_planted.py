@@ -242,3 +242,29 @@ def test_the_ranking_has_the_planted_layers_in_front(tmp_path: Path) -> None:
 def name_is_behind(name: str, planted: set[str]) -> bool:
     """Whether the planted layer before it is its partner: alone it takes what the other has not broken."""
     return f"n{int(name[1:]) - 1}" in planted
+
+
+@pytest.mark.thorough
+def test_a_diffuse_error_is_called_so_and_its_pins_are_found_without_plans_that_cannot_be_right(tmp_path: Path) -> None:
+    """Twenty additions that each lose digits alike; of them many must be in float32."""
+    weights = {f"w{i}": np.float32([0.1 + i / 37]) for i in range(20)}
+    steps = " ".join(f'["n{i}"] t{i + 1} = Add(t{i}, w{i})' for i in range(20))
+    onnx.save_model(proto(f"(float[1,64] t0) => (float[1,64] t20) {{ {steps} }}", weights), tmp_path / "sums.onnx")
+    (tmp_path / "data").mkdir()
+    for index in range(3):
+        numbers = np.random.default_rng(index).uniform(1, 9, (1, 64)).astype(np.float32)
+        np.save(tmp_path / "data" / f"{index}.npy", numbers)
+    found = swept(tmp_path / "sums.onnx", tmp_path / "data", tmp_path / "run", tolerance="sqnr>=72")
+    carriers = found.carriers
+    assert carriers is not None
+    assert carriers.is_diffuse
+    assert carriers.layers == 20
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["precisions"]["fp16"]
+    assert facts["carriers"] == {"share": 0.9, "layers": carriers.carrying, "measured": 20, "diffuse": True}
+    assert carriers.words(20).capitalize() in (tmp_path / "run" / "summary.md").read_text()
+    assert found.certificate is not None
+    assert found.certificate.proven
+    tried = [len(point.pins) for point in found.points]
+    assert len(found.mixed.plan.pins) > 6
+    assert tried[0] == 0
+    assert tried[1] > 4, "not one, two and four pins first"

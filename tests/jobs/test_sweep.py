@@ -20,6 +20,7 @@ from precisionlab.errors import DataError, ModelError, OptionError, PlanError
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.report.columns import LAYERS, PARETO, SAMPLES, VARIANTS
+from precisionlab.search.carriers import carriers_of
 
 MODEL = DIGITS / "digits.onnx"
 NORM = ["/norm/square", "/norm/variance", "/norm/add_eps", "/norm/std"]
@@ -307,6 +308,9 @@ def test_run_json_holds_what_a_reader_needs_to_trust_and_repeat_it(digits: Sweep
     assert run["precisions"]["fp16"]["touched"] == 17
     assert run["data"]["choosing"], run["data"]["held_out"] == (48, 16)
     assert run["precisions"]["int8"]["table"] == "entropy over 48 samples"
+    for found in digits.precisions:
+        carriers = carriers_of(found.output_shares.values())
+        assert run["precisions"][found.precision.value]["carriers"] == (carriers and carriers.to_dict())
     assert run["command"]
 
 

@@ -288,6 +288,15 @@ def test_shares_of_the_output_error_are_shown_and_what_the_order_is_by() -> None
     assert "Ordered by the error that each introduces itself" in Page(render(run, variants, layers, plans)).text
 
 
+def test_one_sentence_says_how_many_layers_an_error_is_spread_over() -> None:
+    run, variants, layers, plans = report()
+    carriers = {"share": 0.9, "layers": 39, "measured": 92, "diffuse": True}
+    spread = run | {"precisions": {"fp16": run["precisions"]["fp16"] | {"carriers": carriers, "touched": 92}}}
+    said = "The error is diffuse: 39 of 92 layers make 90 % of it, by what each does alone."
+    assert said in Page(render(spread, variants, layers, plans)).text
+    assert "of it, by what each does alone" not in Page(render(run, variants, layers, plans)).text
+
+
 def test_what_most_names_begin_with_is_left_out_to_the_eye_alone() -> None:
     html = render(*report(["/encoder/layer/Conv", "/encoder/layer/Sum", "/encoder/layer/Tanh", "Shape"]))
     assert Page(html).row("1", "/encoder/layer/Conv")

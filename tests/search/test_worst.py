@@ -9,7 +9,7 @@ import pytest
 
 from precisionlab.compare.errors import error_sums
 from precisionlab.compare.sensitivity import Sensitivity
-from precisionlab.search.rank import by_share, output_shares
+from precisionlab.search.rank import by_share, output_shares, sums_of_shares
 from precisionlab.search.worst import order_words
 from precisionlab.system.prefix import common_prefix
 
@@ -26,6 +26,15 @@ def test_shares_are_of_the_sum_and_what_breaks_an_output_has_none() -> None:
     assert math.isnan(output_shares({"a": sensitivity(math.nan), "b": sensitivity(1.0)})["a"])
     assert output_shares({"a": sensitivity(math.nan), "b": sensitivity(1.0)})["b"] == 1.0
     assert output_shares({"a": sensitivity(0.0)}) == {"a": 0.0}
+
+
+def test_sums_of_shares_go_down_from_the_largest_and_leave_out_what_breaks_an_output() -> None:
+    shares = {"small": 0.1, "nan": math.nan, "large": 0.6, "none": 0.0, "middle": 0.3}
+    found = sums_of_shares(shares)
+    assert list(found) == list(shares)
+    assert math.isnan(found.pop("nan"))
+    assert found == pytest.approx({"large": 0.6, "middle": 0.9, "small": 1.0, "none": 1.0})
+    assert sums_of_shares({}) == {}
 
 
 def test_the_largest_share_stands_first_whatever_the_search_had_in_front() -> None:

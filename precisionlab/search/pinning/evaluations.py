@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from precisionlab.compare.comparison import Comparison
-from precisionlab.compare.tolerance import Tolerance, closeness, meets
+from precisionlab.compare.tolerance import Tolerance, closeness, excess, meets
 from precisionlab.plan.plan import Pin, PrecisionPlan
 from precisionlab.precision import Precision
 from precisionlab.search.ladder import Assignment
@@ -90,7 +90,8 @@ class Evaluations:
         comparison = self.evaluate(dict.fromkeys(pins, Precision.FP32))
         unpinned = set(self.suspects.ranking.order) - pins
         starts = nonfinite_starts(self._task.model, comparison, unpinned)
-        return Verdict(meets(comparison, self.strict), closeness(comparison, self.strict), starts)
+        strict = self.strict
+        return Verdict(meets(comparison, strict), closeness(comparison, strict), starts, excess(comparison, strict))
 
     def _check(self) -> None:
         if self._limit is not None and len(self.comparisons) >= self._limit:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from precisionlab.compare.tolerance import meets
 from precisionlab.precision import Precision
+from precisionlab.search.expectation import Expectation
 from precisionlab.search.ladder import lower_rungs, without_needless
 from precisionlab.search.pinning.choice import Aim, best, order_of
 from precisionlab.search.pinning.evaluations import Evaluations
@@ -25,7 +26,8 @@ def found_pins(task: Task, evaluations: Evaluations) -> dict[str, Precision]:
 
 def _passing(task: Task, evaluations: Evaluations) -> dict[str, Precision]:
     """The best plan that passes, each pin on its rung; where none passes the nearest one, or nothing."""
-    found = find_pins(evaluations.suspects.ranking, evaluations.verdict, task.options.max_pins)
+    suspects = evaluations.suspects
+    found = find_pins(suspects.ranking, evaluations.verdict, task.options.max_pins, Expectation(suspects.harms))
     if not found.passes:
         tried = evaluations.comparisons
         right = {key: comparison for key, comparison in tried.items() if meets(comparison, task.tolerance)}

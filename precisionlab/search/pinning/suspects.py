@@ -18,7 +18,7 @@ from precisionlab.search.pinning.choice import Aim
 from precisionlab.search.pinning.reasons import reason_of
 from precisionlab.search.pinning.rounds import ranked_in_rounds
 from precisionlab.search.pinning.task import Task
-from precisionlab.search.rank import Ranking, by_share, output_shares, rank, rank_by_sensitivity
+from precisionlab.search.rank import Ranking, by_share, output_shares, rank, rank_by_sensitivity, relative_error
 from precisionlab.system.deadline import Watched
 
 _SHARE = 0.5
@@ -40,6 +40,11 @@ class Suspects:
     """On how many samples each was measured."""
     by_cost: bool = False
     """Whether the harm was divided by what pinning a layer costs."""
+
+    @cached_property
+    def harms(self) -> Mapping[str, float]:
+        """What each layer alone does to the output that it harms most; see `relative_error`."""
+        return {name: relative_error(outputs) for name, outputs in self.sensitivities.items()}
 
     @cached_property
     def _told_order(self) -> tuple[str, ...]:
@@ -98,7 +103,9 @@ def suspects_by_sensitivity(
         names,
         worst,
         measured,
-        lambda ranking, more: rank_by_sensitivity(ranking, more, weights, task.measure),
+        lambda ranking, more: rank_by_sensitivity(
+            ranking, more, weights, task.measure, lambda name: cost({name: Precision.FP32})
+        ),
     )
     if len(found.sensitivities) < len(names) and task.deadline.left:
         task.note(
