@@ -46,6 +46,12 @@ class LayerChoice:
     tail: float | None
 
     @property
+    def apart(self) -> float:
+        """How far apart their noise is, of the layer's signal."""
+        shares = [10 ** (-sqnr / 10) for sqnr in self.own.values()]
+        return max(shares) - min(shares)
+
+    @property
     def why(self) -> str:
         """What its operands' tails have to do with it; "though" where they would have it otherwise.
 
@@ -77,11 +83,17 @@ class QuantizedChoice:
 
     @property
     def sentence(self) -> str:
-        """Which is more exact in how many layers, each by itself."""
+        """Which is more exact in how many layers, each by itself, and what they have where their noise differs most.
+
+        One layer whose noise is all over may outweigh all others: so the outputs may speak for what few layers do.
+        """
         said = ", ".join(f"{title} in {self.count(name)}" for name, title in self.titles.items())
         alike = sum(not layer.better for layer in self.layers)
         more = f"; {alike} within {ALIKE:g} dB" if alike else ""
-        return f"of {counted(len(self.layers), 'layer')} by themselves, more exact: {said}{more}"
+        widest = max(self.layers, key=lambda layer: layer.apart)
+        most = ", ".join(f"{title} {widest.own[name]:.1f}" for name, title in self.titles.items())
+        apart = f"; where they differ most, in dB: {most}" if widest.better else ""
+        return f"of {counted(len(self.layers), 'layer')} by themselves, more exact: {said}{more}{apart}"
 
 
 def quantized_choice(

@@ -88,7 +88,13 @@ def test_each_layer_has_its_better_one_and_the_reason() -> None:
         "",
     ]
     assert found.question == "INT8 or FP8?"
-    assert found.sentence == "of 3 layers by themselves, more exact: INT8 in 1, FP8 in 1; 1 within 1 dB"
+    assert found.sentence == (
+        "of 3 layers by themselves, more exact: INT8 in 1, FP8 in 1; 1 within 1 dB; "
+        "where they differ most, in dB: INT8 20.0, FP8 29.0"
+    )
+    alike = quantized_choice(TITLES, {"int8": {"a": 30.0}, "fp8": {"a": 30.5}}, {}, {})
+    assert alike is not None
+    assert alike.sentence == "of 1 layer by themselves, more exact: INT8 in 0, FP8 in 0; 1 within 1 dB"
     assert quantized_choice({"fp8": "FP8"}, own, {}, {}) is None
     assert quantized_choice(TITLES, {"int8": {}, "fp8": own["fp8"]}, {}, {}) is None
 
