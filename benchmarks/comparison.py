@@ -1,8 +1,9 @@
-"""What comparing every layer costs: `python -m benchmarks.comparison [--samples 32] [--repeats 5] [--peer]`.
+"""What comparing every layer costs: `python -m benchmarks.comparison [--samples 32] [--batch 1] [--peer]`.
 
 For each model: the time of one `compare` call (inherited and introduced error of all layers, one FP16 variant;
 building its graph included) over the time of plain ONNX Runtime passes of the same samples, taken alternately
-in one process, and the process's peak memory. With `--peer` also ONNX Runtime's own `qdq_loss_debug`, which
+in one process, and the process's peak memory. `--batch` runs so many samples of one shape together; the plain passes
+stay one by one. With `--peer` also ONNX Runtime's own `qdq_loss_debug`, which
 compares each tensor of an INT8 model with the float one, in a process of its own. Needs the prepared models
 (`make models`).
 
@@ -22,6 +23,8 @@ import click
 import numpy as np
 
 from benchmarks.processes import in_process, peak_megabytes, timed
+from precisionlab.backends.batching import batching_of
+from precisionlab.backends.device import CPU
 from precisionlab.backends.onnxruntime import OnnxRuntimeBackend
 from precisionlab.data import Sample, open_dataset
 from precisionlab.model import load_model
@@ -37,13 +40,14 @@ CASES = ("orient", "minilm_l3", "minilm_l3 at 128 tokens", "magika", "ppocr4_rec
 @click.option("--samples", default=32, show_default=True)
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--threads", default=2, show_default=True)
+@click.option("--batch", default=1, show_default=True, help="Samples of one shape that ours runs together.")
 @click.option("--peer", is_flag=True, help="Also measure ONNX Runtime's qdq_loss_debug.")
-def main(cases: tuple[str, ...], samples: int, repeats: int, threads: int, peer: bool) -> None:
+def main(cases: tuple[str, ...], samples: int, repeats: int, threads: int, batch: int, peer: bool) -> None:
     """Print a row for each of CASES (all if none is named)."""
-    click.echo(f"{samples} samples, {threads} threads, medians of {repeats}")
+    click.echo(f"{samples} samples, {batch} together, {threads} threads, medians of {repeats}")
     click.echo(f"{'model':<26}{'plain ms':>9}{'ours ms':>9}{'ratio':>7}{'peak MB':>9}{'peer ratio':>12}{'peer MB':>9}")
     for case in cases or CASES:
-        row = in_process(_measure, case, samples, repeats, threads)
+        row = in_process(_measure, case, samples, repeats, threads, batch)
         line = f"{case:<26}{row['plain']:9.1f}{row['ours']:9.1f}{row['ratio']:7.1f}{row['peak']:9.0f}"
         if peer:
             other = in_process(_measure_peer, case, samples, threads)
@@ -88,10 +92,11 @@ def plain_passes(path: Path, samples: list[Sample], threads: int) -> Callable[[]
     return run
 
 
-def _measure(case: str, count: int, repeats: int, threads: int) -> dict[str, Any]:
+def _measure(case: str, count: int, repeats: int, threads: int, batch: int) -> dict[str, Any]:
     path, samples = load_case(case, count)
     plain = plain_passes(path, samples, threads)
     backend = OnnxRuntimeBackend(load_model(path), samples[0], threads)
+    backend.run_together(batching_of(backend.model, batch, samples, CPU, backend.budget))
     plan = PrecisionPlan(backend.model.sha256, Precision.FP16)
 
     def ours() -> None:
