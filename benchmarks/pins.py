@@ -200,7 +200,9 @@ def ask_precisionlab(case: Case, patience: float, *options: str) -> Choice:
     """Sweep the model as a user would, with the patience as the search's budget, and read the plan."""
     out = case.data.parent / "-".join(["sweep", *options])
     command = [sys.executable, "-m", "precisionlab", "sweep", str(case.model), "--data", str(case.data)]
-    command += ["--precisions", case.precision, "--out", str(out), "--budget", f"{patience:.0f}s", *options]
+    # The judge has the model as it is: a plan that counts on a repaired graph would be judged without its repairs.
+    command += ["--precisions", case.precision, "--no-repair", "--out", str(out), "--budget", f"{patience:.0f}s"]
+    command += options
     title = " ".join(["precisionlab", *options])
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode > 1:  # 1: the tolerance is not met; the nearest plan is there all the same
