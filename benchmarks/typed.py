@@ -1,7 +1,7 @@
 """Plans as strongly typed models, built by TensorRT-RTX: `python -m benchmarks.typed [MODELS] [--peers] [--json FILE]`.
 
-For each model: FP16, BF16, INT8 and FP8 (among float32 and among FP16 layers), and the plans with pins that a short
-sweep finds. Each becomes a typed model, which is
+For each model: FP16, BF16, INT8 and FP8 (among float32 and among FP16 layers), INT4 weights among FP16 where a layer
+can have them, and the plans with pins that a short sweep finds. Each becomes a typed model, which is
 
 * checked by ONNX's checker with full type inference,
 * run by ONNX Runtime on the CPU, beside what the emulation says (INT8 and FP8 as they stand; FP16 and BF16 loosely, as
@@ -9,7 +9,8 @@ sweep finds. Each becomes a typed model, which is
 * built by the real TensorRT-RTX for SM89 and SM120, which needs no GPU. From the builder's own list of kernels: their
   number, the copies that do nothing but convert, and for each layer whether it is compiled in the type that the plan
   asks. A layer is, where its kernels take or give that type, or where they do not tell and the network, which a
-  strongly typed TensorRT compiles as it is typed, has it in that type.
+  strongly typed TensorRT compiles as it is typed, has it in that type. One in INT4 is where the kernel that multiplies
+  holds the weight in it: else it is dequantised ahead, and nothing is won.
 
 With `--peers` also ModelOpt AutoCast and onnxconverter-common's float16 on the same models, in FP16 and with inputs and
 outputs kept: the Casts from and to float types (the original's own among them), the bytes that they read and write for
@@ -31,7 +32,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ from precisionlab.system.plainfiles import make_plain_folder
 COMPUTES = ("SM89", "SM120")
 VARIANTS = (
     *("fp16", "bf16", "int8", "int8 among fp16", "int8 mixed", "fp8", "fp8 among fp16", "fp8 mixed"),
-    *("fp16 mixed", "fp16 with fp32"),
+    *("int4 among fp16", "int4 mixed", "fp16 mixed", "fp16 with fp32"),
 )
 PATIENCE = 900.0  # seconds for one model
 PEER_PATIENCE = 180.0
@@ -117,6 +118,7 @@ onnx.save(float16.convert_float_to_float16(onnx.load(sys.argv[1]), keep_io_types
 
 Row = dict[str, Any]
 _QUANTIZED = frozenset(precision.value for precision in Precision if precision.is_quantized)
+_WEIGHTS = frozenset(precision.value for precision in Precision if precision.is_weight_only)
 
 
 @dataclass(frozen=True)
@@ -154,13 +156,16 @@ class Scene:
 @click.option("--peers", is_flag=True, help="Also ModelOpt AutoCast and onnxconverter-common.")
 @click.option("--samples", default=16, show_default=True, help="Samples of each model.")
 @click.option("--budget", default="20s", show_default=True, help="The most time of a search for pins.")
+@click.option("--precisions", default="fp16,int8,fp8,int4", show_default=True, help="What is swept and typed.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Keep the rows in this file.")
-def main(models: tuple[str, ...], peers: bool, samples: int, budget: str, json_file: Path | None) -> None:
+def main(
+    models: tuple[str, ...], peers: bool, samples: int, budget: str, precisions: str, json_file: Path | None
+) -> None:
     """Measure MODELS (all if none is named), and print the tables of all that is known."""
     known: dict[str, Row] = json.loads(json_file.read_text()) if json_file and json_file.exists() else {}
     for name in models or MODELS:
         started = time.perf_counter()
-        known[name] = in_process(_measured, name, samples, budget, peers, seconds=PATIENCE)
+        known[name] = in_process(_measured, name, samples, budget, peers, precisions, seconds=PATIENCE)
         said = known[name].get("failed", f"{time.perf_counter() - started:.0f} s")
         click.echo(f"{name}: {said}", err=True)
         if json_file:
@@ -169,21 +174,21 @@ def main(models: tuple[str, ...], peers: bool, samples: int, budget: str, json_f
     click.echo("\n".join(tables(found)))
 
 
-def _measured(name: str, samples: int, budget: str, peers: bool) -> Row:
+def _measured(name: str, samples: int, budget: str, peers: bool, precisions: str) -> Row:
     """All rows of one model: `variants`, and `tools`."""
     try:
         path, data = files_of(name)
         with tempfile.TemporaryDirectory() as folder:
-            return _rows(path, data, samples, budget, peers, Path(folder))
+            return _rows(path, data, samples, budget, peers, precisions, Path(folder))
     except Exception as error:  # whatever it is, the other models' rows are to be had
         return {"failed": f"{type(error).__name__}: {_line(error)}"}
 
 
-def _rows(path: Path, data: Path, samples: int, budget: str, peers: bool, folder: Path) -> Row:
+def _rows(path: Path, data: Path, samples: int, budget: str, peers: bool, precisions: str, folder: Path) -> Row:
     model = load_model(path)
     dataset = open_dataset(data, model, samples, 0)
     backend = emulation(model, dataset, None)
-    variants = _variants(backend.model, data, samples, budget, folder)
+    variants = _variants(backend.model, data, samples, budget, precisions, folder)
     log = folder / "tensorrt.log"
     store = EngineStore(make_plain_folder(folder, "engines"))
     with ChildEngines(MODULE, backend.model, dataset, store, log, Silent()) as engines:
@@ -202,8 +207,11 @@ def _rows(path: Path, data: Path, samples: int, budget: str, peers: bool, folder
         return found
 
 
-def _variants(model: Model, data: Path, samples: int, budget: str, folder: Path) -> list[Variant]:
-    """The plain precisions, and with pins what a sweep finds for those that need any; the mixed ones last."""
+def _variants(model: Model, data: Path, samples: int, budget: str, precisions: str, folder: Path) -> list[Variant]:
+    """The plain precisions, and with pins what a sweep finds for those that need any; the mixed ones last.
+
+    BF16 goes with FP16.
+    """
 
     def searched(precisions: str, ladder: str | None = None) -> tuple[PrecisionResult, ...]:
         found = sweep(
@@ -220,18 +228,23 @@ def _variants(model: Model, data: Path, samples: int, budget: str, folder: Path)
         )
         return found.precisions
 
-    fp16, *quantized = searched("fp16,int8,fp8")
-    plain = PrecisionPlan(model.sha256, Precision.FP16)
-    variants = [Variant("fp16", plain, None), Variant("bf16", PrecisionPlan(model.sha256, Precision.BF16), None)]
-    for one in quantized:
-        bare = PrecisionPlan(model.sha256, one.precision, calibration=one.plan.calibration)
+    found = searched(precisions)
+    fp16 = next((one for one in found if one.precision is Precision.FP16), None)
+    halves = (Precision.FP16, Precision.BF16) if fp16 is not None else ()
+    variants = [Variant(half.value, PrecisionPlan(model.sha256, half), None) for half in halves]
+    for one in found:
+        if one is fp16:
+            continue
+        calibration, block = one.plan.calibration, one.plan.block
+        bare = PrecisionPlan(model.sha256, one.precision, calibration=calibration, block=block)
         low = completed(model, bare, one.table)
-        among = PrecisionPlan(model.sha256, one.precision, low.pins, Precision.FP16, low.calibration)
-        variants.append(Variant(f"{one.precision}", low, one.table))
+        among = replace(low, around=Precision.FP16)
+        if not one.precision.is_weight_only:  # whose scales are not fused among float32
+            variants.append(Variant(f"{one.precision}", low, one.table))
         variants.append(Variant(f"{one.precision} among fp16", among, one.table))
         if one.plan.pins != low.pins:
             variants.append(Variant(f"{one.precision} mixed", one.plan, one.table))
-    if fp16.plan.pins:
+    if fp16 is not None and fp16.plan.pins:
         variants.append(Variant("fp16 mixed", fp16.plan, None))
         variants.append(Variant("fp16 with fp32", searched("fp16", "fp32")[0].plan, None))
     return variants
@@ -300,7 +313,10 @@ def _compiled(scene: Scene, variant: Variant, compute: str, notes: Sequence[str]
     exceptions = []
     for report in inside.pins:
         layer = scene.model.layer[report.layer]
-        if report.verdict == "honoured" and report.asked.value in report.got:
+        is_asked = report.verdict == "honoured" and report.asked.value in report.got
+        if report.asked.is_weight_only:
+            is_asked = report.verdict != "not found" and layer.name not in inside.unfused
+        if is_asked:
             continue
         exceptions.append(
             {
@@ -349,6 +365,8 @@ def spelled_out(model: Model, plan: PrecisionPlan) -> PrecisionPlan:
 def explained(found: Mapping[str, Any]) -> str:
     """Why a layer is not compiled in the type that was asked for; "not explained" where it is not known."""
     operators = set(found["kind"].split("+"))
+    if found["asked"] in _WEIGHTS and found["verdict"] != "not found":
+        return "its weight is dequantised by a kernel of its own, ahead of the product"
     if found["note"]:
         return "left in fp32 by the rewrite, with a note"
     if found["verdict"] == "not found":

@@ -56,6 +56,7 @@ def test_stale_types_in_a_tools_model_do_not_count() -> None:
         ({}, "a kernel of its own that takes and gives fp32; TensorRT's network has it as asked"),
         ({"network": ["fp32"]}, "TensorRT's network has it in fp32"),
         ({"verdict": "overridden", "got": ["int8"], "kind": "MaxPool"}, "moved behind the QuantizeLinear"),
+        ({"asked": "int4", "verdict": "overridden", "kind": "MatMul"}, "dequantised by a kernel of its own"),
         ({"verdict": "overridden", "got": ["int8"], "kind": "Softmax"}, "not explained: overridden, int8"),
     ],
 )
