@@ -26,6 +26,11 @@ from precisionlab.search.pinning.task import Task
 from precisionlab.search.pins import Verdict, find_pins
 
 ABOVE = (1.0, 3.0, 6.0, 10.0, 15.0, 25.0)  # dB
+ENCODERS = {
+    **{0: (3, 64), 1: (4, 96), 2: (6, 48)},
+    **{10: (2, 32), 11: (2, 48), 12: (3, 32), 13: (3, 48), 14: (2, 64), 15: (4, 32)},
+}
+"""Seed → blocks and width."""
 
 
 def main() -> None:
@@ -37,9 +42,11 @@ def main() -> None:
     parser.add_argument("--encoders", type=int, default=9, help="How many random encoders.")
     asked = parser.parse_args()
     total = {"by doubling": [0, 0, 0], "as expected": [0, 0, 0]}
-    sizes = [(3, 64), (4, 96), (6, 48), (2, 32), (2, 48), (3, 32), (3, 48), (2, 64), (4, 32)][: asked.encoders]
     with tempfile.TemporaryDirectory() as scratch:
-        made = [encoder(Path(scratch) / f"encoder{i}", *size, i) for i, size in enumerate(sizes)]
+        made = [
+            encoder(Path(scratch) / f"encoder{seed}", *ENCODERS[seed], seed)
+            for seed in list(ENCODERS)[: asked.encoders]
+        ]
         for path in [*made, *(folder / f"{folder.name}.onnx" for folder in asked.folders)]:
             for precision in map(Precision.parse, asked.precisions.split(",")):
                 _searched(path, asked.samples, precision, total)

@@ -15,7 +15,7 @@ from precisionlab.search.carriers import carriers_of
 _WRONG_BY = 8.0
 """Pins whose errors together are so many times what is left to give are not tried as one group.
 
-In 150 searches (benchmarks/README.md, "The way to the pins") a fourth of it cost a pin in one of them, this in none.
+Of 150 searches (benchmarks/README.md, "The way to the pins") half of it cost a pin in one, this in none.
 """
 
 
@@ -37,12 +37,14 @@ class Expectation:
     def first(self, order: Sequence[str], allowed: float) -> int:
         """How many layers of the ranking to begin with.
 
-        So many that those behind them do no more harm than is allowed. Where that is not known half of them if the
-        error is diffuse, else one.
+        One, but where the error is diffuse: so many that those behind them do no more harm than is allowed, and half of
+        them where that is not known.
         """
+        carriers = carriers_of(self.harms[name] for name in order if name in self.harms)
+        if carriers is None or not carriers.is_diffuse:
+            return 1
         if math.isnan(allowed):
-            carriers = carriers_of(self.harms[name] for name in order if name in self.harms)
-            return max(1, len(order) // 2) if carriers is not None and carriers.is_diffuse else 1
+            return max(1, len(order) // 2)
         left = 0.0
         for count in range(len(order), 1, -1):
             left += self.harms[order[count - 1]]

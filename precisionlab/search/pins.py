@@ -1,9 +1,8 @@
 """The search for a small set of pins: pure decisions; every set that it accepts was evaluated.
 
 1. The required pins, and with them layers where NaN or Inf still starts, until there is none.
-2. The shortest prefix of the ranking that passes. The first one tried is as long as the layers' own errors let one
-   expect (see `expectation`): one layer, or a few, of an error that few layers make, about half of a diffuse one. It is
-   doubled until one passes, then bisected.
+2. The shortest prefix of the ranking that passes: doubled until one does, then bisected. The first one tried is of one
+   layer; of a diffuse error it is as long as the layers' own errors let one expect (see `expectation`), about half.
 3. Pins are released again, in groups that halve, as long as the rest still passes. Groups that are far beyond what is
    left to give are not tried; single pins all are.
 """
