@@ -68,8 +68,8 @@ def test_targets_without_it_are_refused(target: str) -> None:
 )
 def test_the_usual_target_is_one_that_has_what_is_asked_for(precisions: str, ladder: str | None, taken: str) -> None:
     found = run_options(
-        backend="onnxruntime", out=None, threads=1, memory=None, device="cpu", processes=None, dask=None, layers=None,
-        target=None, precisions=precisions, ladder=ladder, plan=None, engine=None,
+        backend="onnxruntime", out=None, threads=1, memory=None, device="cpu", batch=1, processes=None, dask=None,
+        layers=None, target=None, precisions=precisions, ladder=ladder, plan=None, engine=None,
     )  # fmt: skip
     assert found.target.name == taken
 
