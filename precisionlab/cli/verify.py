@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from precisionlab.cli.console import Console
     from precisionlab.jobs.verify import Verification
-    from precisionlab.search.certificate import Figures, RepairRelease
+    from precisionlab.search.certificate import Certificate, Figures, RepairRelease
 
 
 @click.command(
@@ -132,14 +132,23 @@ def _print(found: Verification, stream: TextIO) -> None:
         console.print(f"in float32 the repaired model gives what the original gives, {found.same.words}")
     if found.holds:
         less = [*(["any one of its pins released"] if proof.releases else [])]
-        joint = any(one.together > 1 for one in proof.repairs)
-        less += [*([f"{'all' if joint else 'any one'} of its repairs left out"] if proof.repairs else [])]
+        less += _repairs_left_out(proof)
         worse_too = ", or clearly worse" if proof.repairs else ""
         worse_too += ", or right only as TensorRT clamps constants" * any(r.hangs_on_clamping for r in proof.repairs)
         how = f", and with {' or '.join(less)} it is not{worse_too}" if less else ""
         console.print(f"verified: the plan is right{how}", style="bold green")
         return
     _print_faults(console, found)
+
+
+def _repairs_left_out(proof: Certificate) -> list[str]:
+    """What was taken of a plan's repairs for the proof: of channels all at once, of others each."""
+    joint, every = sum(one.together > 1 for one in proof.repairs), len(proof.repairs)
+    if not joint:
+        return ["any one of its repairs left out"] if every else []
+    if joint == every:
+        return ["all of its repairs left out"]
+    return ["all of its channels as they were", "any other of its repairs left out"]
 
 
 def _print_faults(console: Console, found: Verification) -> None:

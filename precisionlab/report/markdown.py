@@ -201,7 +201,7 @@ def _repairs(section: PrecisionSection) -> Iterable[str]:
         "Why",
         "At",
         "In float32",
-        f"{text(section.released)} if {'all are ' if found.are_joint else ''}left out",
+        f"{text(section.released)} if {found.left_out_words}",
     ]
     yield _folded(_table(head, [_repair(one) for one in found.repairs], left=(0, 1, 2, 3, 4)), len(found.repairs))
 

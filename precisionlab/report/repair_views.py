@@ -78,6 +78,27 @@ class RepairedView:
         return any(one.together > 1 for one in self.repairs)
 
     @property
+    def _joint(self) -> int:
+        """How many were left out all at once; 0 where each was by itself."""
+        return sum(one.together > 1 for one in self.repairs)
+
+    @property
+    def left_out_words(self) -> str:
+        """When the figures beside them are so: `left out`, `all are left out`, or of channels and others both."""
+        if not self._joint:
+            return "left out"
+        return "all are left out" if self._joint == len(self.repairs) else "left out, of channels all"
+
+    @property
+    def proof_words(self) -> str:
+        """How they were left out for the proof, as a sentence."""
+        if not self._joint:
+            return "Each was, alone"
+        if self._joint == len(self.repairs):
+            return f"All {self._joint} of them were, at once, as each does little by itself"
+        return f"All {self._joint} of channels were, at once, as each does little by itself, and any other alone"
+
+    @property
     def hangs_on_clamping(self) -> bool:
         """Whether some are needed for constants that are not clamped alone."""
         return any(one.hangs_on_clamping for one in self.repairs)
@@ -95,9 +116,9 @@ class RepairedView:
 
     @property
     def without(self) -> str:
-        """What was left out for the proof: `all 12 of them`, `it`, `any one of them`."""
-        if self.are_joint:
-            return f"all {len(self.repairs)} of them"
+        """What was left out for the proof: `all 12 of them`, `all 11 of channels or any other`, `it`, `any one`."""
+        if self._joint:
+            return f"all {self._joint} of {'them' if self._joint == len(self.repairs) else 'channels or any other'}"
         return "it" if len(self.repairs) == 1 else "any one of them"
 
 

@@ -19,6 +19,7 @@ from test_report import HOSTILE, Page, Report, report, said
 
 from precisionlab.cli.diff import print_diff
 from precisionlab.cli.summary import print_summary
+from precisionlab.cli.verify import _repairs_left_out
 from precisionlab.jobs.result import SweepResult
 from precisionlab.jobs.sweep import sweep
 from precisionlab.model import load_model
@@ -31,10 +32,11 @@ from precisionlab.report.html import render, render_fragment
 from precisionlab.report.machine import to_json
 from precisionlab.report.markdown import render_markdown
 from precisionlab.report.redraw import read_run, redraw
-from precisionlab.report.repair_views import scale_texts
+from precisionlab.report.repair_views import RepairedView, RepairView, scale_texts
 from precisionlab.report.section import Tables
 from precisionlab.report.subgraph import MOST, changed_part, number_text
 from precisionlab.report.subgraph_drawing import MOST_NODES, draw_part, nodes_of
+from precisionlab.search.certificate import Certificate, Figures, RepairRelease
 
 LAYER = "LayerNorm_1/Sum_1"
 REPAIR = Repair(
@@ -477,4 +479,37 @@ def test_each_of_two_repairs_has_the_graph_as_the_other_leaves_it(tmp_path: Path
     assert (
         Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text.count("the graph before and after")
         == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("together", "without", "head", "proof"),
+    [
+        ([1], "it", "left out", "Each was, alone"),
+        ([1, 1], "any one of them", "left out", "Each was, alone"),
+        ([2, 2], "all 2 of them", "all are left out", "All 2 of them were, at once, as each does little by itself"),
+        (
+            [1, 3, 3, 3],
+            "all 3 of channels or any other",
+            "left out, of channels all",
+            "All 3 of channels were, at once, as each does little by itself, and any other alone",
+        ),
+    ],
+)
+def test_what_was_left_out_at_once_and_what_by_itself_is_told_apart(
+    together: list[int], without: str, head: str, proof: str
+) -> None:
+    repair = Repair("migrate_channels", Exactness.BITWISE, "a", ("a",))
+    releases = [RepairRelease(repair, None, True, count) for count in together]
+    views = [RepairView("", "", "a", "", (), (), (), "", "", 0, together=one.together) for one in releases]
+    found = RepairedView(tuple(views), "")
+    assert (found.without, found.left_out_words, found.proof_words) == (without, head, proof)
+    told = _repairs_left_out(Certificate((), Figures({}, 0, True), (), True, tuple(releases)))
+    assert (
+        told
+        == {
+            "left out": ["any one of its repairs left out"],
+            "all are left out": ["all of its repairs left out"],
+            "left out, of channels all": ["all of its channels as they were", "any other of its repairs left out"],
+        }[head]
     )
