@@ -59,7 +59,7 @@ def repaired_precisions() -> tuple[Precision, ...]:
     """The precisions that there are repairs of their own for: floats, and what channels leave few levels of.
 
     Not FP8: it has as many digits in a small channel as in a large one, down to 2⁻¹⁵ of that (on minilm_l3 and orient
-    no channel's power of two brings 0.4 dB, in either direction).
+    no channel's power of two brings more than 0.6 dB, in either direction).
     """
     return tuple(one for one in Precision.low() if one.number_format.is_uniform or not one.is_quantized)
 
