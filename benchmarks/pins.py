@@ -164,6 +164,8 @@ def _rows(case: Case, peers: Sequence[Peer], patience: float) -> Sequence[dict[s
     choices = [Choice("nothing kept high", seconds=0.0), ours]
     if case.precision == "fp16":  # peers keep nodes in float32 alone
         choices.append(ask_precisionlab(case, patience, "--ladder", "fp32"))
+    else:  # peers choose by all the samples that they see
+        choices.append(ask_precisionlab(case, patience, "--holdout", "0"))
     choices += [ask(peer, case, patience) for peer in peers if case.precision in peer.precisions]
     return [_judged(case, choice, amax) for choice in choices]
 
