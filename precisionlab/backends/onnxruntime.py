@@ -237,29 +237,25 @@ class OnnxRuntimeBackend(Backend):
         what = Watching(self.model, evaluation, self.runs_on)
         original, kept = self.original_outputs(what.judged), self._kept_together
 
-        def before(group: Sequence[Sample]) -> None:
-            if not beside and len(group) > 1 and not all(kept.has(sample, what.computed) for sample in group):
-                for sample, values in zip(group, self._references_of(evaluation.judging)(group), strict=True):
-                    kept.keep(sample, values)
-
         def watch(sample: Sample) -> Watch:
             if beside:
                 return Watch(what, sample, original(sample), kept)
             known = kept.of(sample, what.computed, self._reference_of(evaluation.judging))
             return Watch(what, sample, known | original(sample), None)
 
-        if beside or not self.share.is_parted:
-            return lambda samples: runner.each(samples, watch, self.threads, before)
+        if beside or not (self.share.is_parted or self.batching.size > 1):
+            return lambda samples: runner.each(samples, watch, self.threads)
         keeping = partial(self._with_references, evaluation.judging, what.computed)
         return lambda samples: runner.each(keeping(samples), watch, self.threads)
 
     def _with_references(self, judging: Judging, names: frozenset[str], samples: Iterable[Sample]) -> Iterator[Sample]:
-        """The samples, once the reference's values are kept: of all that are missing in one go, part by part."""
-        rest = iter(samples)
-        while some := list(islice(rest, _AT_ONCE)):
-            missing = [sample for sample in some if not self._kept.has(sample, names)]
-            for sample, values in zip(missing, self._references_of(judging)(missing), strict=True):
-                self._kept.keep(sample, values)
+        """The samples, once the reference's values are kept of those that run together, or go part by part."""
+        rest, kept = iter(samples), self._kept_together
+        count = _AT_ONCE if self.share.is_parted else self.batching.size
+        while some := list(islice(rest, count)):
+            if not all(kept.has(sample, names) for sample in some):
+                for sample, values in zip(some, self._references_of(judging)(some), strict=True):
+                    kept.keep(sample, values)
             yield from some
 
     def _switched_for(self, model: Model, evaluation: Evaluation) -> SwitchedSessions | None:
@@ -297,22 +293,25 @@ class OnnxRuntimeBackend(Backend):
 
     def can_toggle(self, request: SensitivityRequest) -> bool:
         """Whether layers are toggled in sessions that live on: whatever is asked for together, they are made once."""
+        model = request.judging.watched(self.model)
+        return not self.share.is_parted and self._is_toggled_by_plans(request) and self._toggled_at_once(model) > 0
+
+    def _is_toggled_by_plans(self, request: SensitivityRequest) -> bool:
+        """Whether the sessions that plans share can toggle its layers."""
         model, low = request.judging.watched(self.model), low_of(request)
         layers = frozenset(request.layers) | pinned_to_float32(low)
-        if self.share.is_parted or not self._switchable.is_shared(base_of(low), layers, request.arithmetic):
-            return False
-        return can_be_toggled(model, request) and self._toggled_at_once(model) > 0
+        is_shared = self._can_share(model) and self._switchable.is_shared(base_of(low), layers, request.arithmetic)
+        return is_shared and can_be_toggled(model, request)
 
     def _toggled_at_once(self, model: Model) -> int:
         """How many samples there is room for that layers are toggled on."""
         parts = parts_of(model, self.budget, self.share, self.runs_on)
         return self.share.samples // 2 // max(1, border_bytes(model, parts))
 
-    def _toggling(self, request: SensitivityRequest) -> Toggling:
-        """What toggles layers in the sessions that a search's plans share."""
-        model, low = request.judging.watched(self.model), low_of(request)
-        sessions = self._sessions_for(model, low, request.table, request.judging, request.arithmetic)
-        return Toggling(sessions, request, self._toggled_at_once(model))
+    def _sessions_toggling(self, request: SensitivityRequest) -> SwitchedSessions:
+        """The sessions that a search's plans share, where they toggle its layers."""
+        model = request.judging.watched(self.model)
+        return self._sessions_for(model, low_of(request), request.table, request.judging, request.arithmetic)
 
     def toggled(self, request: SensitivityRequest, samples: Iterable[Sample]) -> Iterator[Toggled]:
         """Each layer toggled in a branch that goes on from the others' values, so that only what follows is run."""
@@ -336,12 +335,8 @@ class OnnxRuntimeBackend(Backend):
 
     def _turns_for(self, request: SensitivityRequest) -> Turns:
         """The parts of the model that take turns: in the sessions that plans share, where that can be."""
-        model, low = request.judging.watched(self.model), low_of(request)
-        layers = frozenset(request.layers) | pinned_to_float32(low)
-        is_shared = self._can_share(model) and self._switchable.is_shared(base_of(low), layers, request.arithmetic)
-        if is_shared and can_be_toggled(model, request):
-            sessions = self._sessions_for(model, low, request.table, request.judging, request.arithmetic)
-            return SwitchedTurns(sessions, request)
+        if self._is_toggled_by_plans(request):
+            return SwitchedTurns(self._sessions_toggling(request), request)
         self._switched = None  # no more than one thing at a time takes memory
         return StretchTurns(self.model, request, self.budget, self.share)
 
@@ -350,12 +345,13 @@ class OnnxRuntimeBackend(Backend):
         if self._ranking is None or not self._ranking.is_for(request):
             self._ranking = None  # no more than one at a time takes memory
             if self.can_toggle(request):
-                self._ranking = self._toggling(request)
+                sessions = self._sessions_toggling(request)
+                self._ranking = Toggling(sessions, request, self._toggled_at_once(sessions.model))
                 return self._ranking
             self._switched = None
             if pays(self.model, request, self.budget, self.share, self.runs_on):
-                sessions = SensitivityParts(self.model, request, self.budget, self.share, self.runs_on, reference)
-                self._ranking = sessions
+                how = self.budget, self.share, self.runs_on
+                self._ranking = SensitivityParts(self.model, request, *how, reference)
         return self._ranking
 
 

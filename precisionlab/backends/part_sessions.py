@@ -28,11 +28,6 @@ class PartSessions:
         made = side_by_side(device.repeated, [graphs[index] for index in first], MAKERS, device)
         self._made: dict[int, Running] = dict(zip(first, made, strict=True))
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all stay."""
-        return len(self.staying) == len(self._graphs)
-
     def at(self, index: int) -> Running:
         """The session of a part, made where it is not there."""
         with self._lock:

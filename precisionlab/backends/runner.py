@@ -115,24 +115,14 @@ class Runner:
             made = list(self._segments())
             self._ready = list(zip(made, sessions_of((one.graph for one in made), device), strict=True))
 
-    def each(
-        self,
-        samples: Iterable[Sample],
-        visit: Callable[[Sample], Visit[T]],
-        threads: int,
-        before: Callable[[Sequence[Sample]], None] = lambda group: None,
-    ) -> Iterator[T]:
-        """What each sample's visit gives, in the samples' order; some side by side, on as many threads as fit.
-
-        `before` is told of the samples that run together before any of them is visited.
-        """
+    def each(self, samples: Iterable[Sample], visit: Callable[[Sample], Visit[T]], threads: int) -> Iterator[T]:
+        """What each sample's visit gives, in the samples' order; some side by side, on as many threads as fit."""
         threads = min(threads, self.most)
         if self._device is not CPU and any(has_products(segment.graph) for segment, _ in self._ready or ()):
             threads = 1  # what our own kernels read may be freed, and taken by another sample's
         threads = self._device.threads(threads, self._each)
 
         def begun(group: Sequence[Sample]) -> _Group[T]:
-            before(group)
             visits = [visit(sample) for sample in group]
             fed = self._batching.inputs_of(group).items()
             return _Group(visits, {(Flow.REFERENCE, name): array for name, array in fed})

@@ -147,11 +147,6 @@ class SwitchedSessions:
         usable = [one for one in replayed if one is not None] if all(replayed) else ()
         return Ready(self.cut, ready, usable, self._turn)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the sessions of all parts stay."""
-        return self._sessions.is_whole
-
     def end_turn(self, part: int) -> None:
         """Let go of a part's session, unless it stays."""
         self._sessions.end_turn(part)

@@ -109,7 +109,7 @@ def test_plans_of_parts_in_turn_have_the_figures_of_the_whole(
     sessions = backend._switched[1]
     assert len(sessions.cut) > 3
     staying = len(sessions._sessions.staying)
-    assert (staying > 0, sessions.is_whole) == {
+    assert (staying > 0, staying == len(sessions.cut)) == {
         "none stay": (False, False), "some stay": (True, False), "all stay": (True, True),
     }[how]  # fmt: skip
     known = backend.compare(every[0].with_pins(()), table, data, heard, metric=None, introduced=False)
@@ -190,5 +190,5 @@ def test_a_session_that_does_not_stay_is_made_once_a_turn() -> None:
             sessions.end_turn(index)
         assert len(made) == 1 + turn
     whole = PartSessions(graphs, [10, 20], None, CPU)
-    assert whole.is_whole
+    assert whole.staying == (0, 1)
     assert whole.at(1) is whole.at(1)
